@@ -1,0 +1,24 @@
+//! What every part of dagger agrees on, byte for byte: ids, keys, signatures, payloads, events, peer
+//! messages, objects of the judged state, and quorum arithmetic.
+//!
+//! Owns the formats and their limits. Never does I/O, reads a clock, starts a thread or draws randomness; all
+//! functions are total over hostile input. Called by all three daemons, by `daggerctl` and by offline verifiers.
+#![forbid(unsafe_code)]
+
+pub mod codec;
+pub mod committee;
+pub mod event;
+pub mod genesis;
+pub mod id;
+pub mod key;
+pub mod kind;
+pub mod limits;
+pub mod merkle;
+pub mod name;
+pub mod object;
+pub mod payload;
+pub mod peer;
+pub mod refusal;
+pub mod release;
+pub mod sshsig;
+pub mod strict_json;

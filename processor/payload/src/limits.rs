@@ -1,0 +1,59 @@
+//! The one table of maxima that cross a package border. Package-local bounds live in that package's own
+//! `limits.rs`. Called by whoever reads bytes from outside; checked before anything is allocated.
+
+/// A payload document, in bytes, without its signature.
+pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
+/// Nesting of JSON objects and arrays in a payload or genesis document.
+pub const JSON_DEPTH_MAX: usize = 8;
+/// Largest integer a payload may carry: the largest that every JSON reader represents exactly.
+pub const JSON_INTEGER_MAX: u64 = (1 << 53) - 1;
+/// The genesis document, in bytes.
+pub const GENESIS_BYTES_MAX: usize = 256 * 1024;
+/// An event's body (its payload records), in bytes.
+pub const EVENT_BODY_BYTES_MAX: usize = 960 * 1024;
+/// An event's header, in bytes: 128 parents of at most 64 bytes, and room to spare.
+pub const EVENT_HEADER_BYTES_MAX: usize = 16 * 1024;
+/// Payloads in one event.
+pub const EVENT_PAYLOADS_MAX: usize = 16 * 1024;
+/// One frame between two ledgers, in bytes: an event with both parts full fits.
+pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
+/// Members (hosts that vote) in one committee.
+pub const MEMBERS_MAX: usize = 128;
+/// Digests that one `Want` may name.
+pub const WANT_DIGESTS_MAX: usize = 256;
+/// How far `not_after_ms` may lie ahead of ledger time, in milliseconds.
+pub const NOT_AFTER_AHEAD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
+/// Bytes of one account's payloads that may wait unordered on one host.
+pub const UNORDERED_BYTES_PER_ACCOUNT_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of all payloads that may wait unordered on one host.
+pub const UNORDERED_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// SSH keys that a VM may be created with.
+pub const VM_SSH_KEYS_MAX: usize = 16;
+/// One guest SSH key line, in bytes.
+pub const SSH_KEY_LINE_BYTES_MAX: usize = 2048;
+/// Public user-data of a VM, in bytes.
+pub const USER_DATA_BYTES_MAX: usize = 32 * 1024;
+/// Labels on one object, and bytes of one label value.
+pub const LABELS_MAX: usize = 32;
+/// Bytes of one label value.
+pub const LABEL_VALUE_BYTES_MAX: usize = 128;
+/// Sources that an image may name, and bytes of one.
+pub const IMAGE_SOURCES_MAX: usize = 8;
+/// Bytes of one image source.
+pub const IMAGE_SOURCE_BYTES_MAX: usize = 512;
+/// Virtual CPUs of one VM.
+pub const VM_CPUS_MAX: u32 = 256;
+/// Memory of one VM, in MiB.
+pub const VM_MEMORY_MIB_MAX: u64 = 4 * 1024 * 1024;
+/// Disk of one VM, in GiB.
+pub const VM_DISK_GIB_MAX: u64 = 64 * 1024;
+/// Reason text in a report, in bytes.
+pub const REASON_BYTES_MAX: usize = 512;
+/// How long a placed host may take to accept, in ledger milliseconds, before the next host is tried.
+pub const ACCEPTANCE_MS_MAX: u64 = 15_000;
+/// A host whose events stay unordered for this many ledger milliseconds is no candidate for placement.
+pub const HOST_SILENCE_MS_MAX: u64 = 90_000;
+
+const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
+const _: () = assert!(PAYLOAD_BYTES_MAX + 256 <= EVENT_BODY_BYTES_MAX);
+const _: () = assert!(MEMBERS_MAX * 64 <= EVENT_HEADER_BYTES_MAX);

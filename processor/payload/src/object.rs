@@ -1,0 +1,387 @@
+//! Objects of the judged state: what the ordered history has made so far.
+//!
+//! Owns their shape and what follows from it alone (a VM's state in one word). Never decides a change: the judge in
+//! `dagger-processor` does, and publishes the whole new version of each object as an [`Effect`]. Called by the
+//! processor (writes), the agent (folds and shows) and `daggerctl` (shows). CBOR maps with the keys below.
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{
+    AccountId, Generation, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest, Position,
+    VmId,
+};
+use crate::key::PublicKey;
+use crate::kind::{Capacity, GuestSubnet, ImageFormat, ReportPhase, VmImage};
+use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine};
+
+/// Which payload made a version of an object.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Cause {
+    /// Its identity.
+    #[n(0)]
+    pub digest: PayloadDigest,
+    /// Its place.
+    #[n(1)]
+    pub position: Position,
+}
+
+/// A host and what it offers.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cbor(map)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Host {
+    /// Its id.
+    #[n(0)]
+    pub id: HostId,
+    /// Its name.
+    #[n(1)]
+    pub name: Name,
+    /// Whose it is.
+    #[n(2)]
+    pub operator: OperatorId,
+    /// Where it stands.
+    #[n(3)]
+    pub region: Name,
+    /// Labels for placement.
+    #[n(4)]
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
+    /// Signs its events.
+    #[n(5)]
+    pub ledger_key: PublicKey,
+    /// Signs its reports.
+    #[n(6)]
+    pub agent_key: PublicKey,
+    /// What it offers.
+    #[n(7)]
+    pub capacity: Capacity,
+    /// Addresses for its guests.
+    #[n(8)]
+    pub guest_subnet: GuestSubnet,
+    /// Version.
+    #[n(9)]
+    pub generation: Generation,
+    /// What made this version.
+    #[n(10)]
+    pub cause: Cause,
+}
+
+/// What one operator lets an account use.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Grant {
+    /// Whose hosts.
+    #[n(0)]
+    pub operator: OperatorId,
+    /// How much in all.
+    #[n(1)]
+    pub capacity: Capacity,
+    /// How many VMs.
+    #[n(2)]
+    pub vms: u32,
+    /// Until when.
+    #[n(3)]
+    pub until: LedgerTime,
+    /// What made it.
+    #[n(4)]
+    pub cause: Cause,
+}
+
+/// A developer's account.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cbor(map)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Account {
+    /// Its id.
+    #[n(0)]
+    pub id: AccountId,
+    /// The key that signs for it.
+    #[n(1)]
+    pub key: PublicKey,
+    /// Grants, by operator; at most one of each.
+    #[n(2)]
+    pub grants: Vec<Grant>,
+    /// Version.
+    #[n(3)]
+    pub generation: Generation,
+    /// What made this version.
+    #[n(4)]
+    pub cause: Cause,
+}
+
+/// A registered image.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cbor(map)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Image {
+    /// `publisher/name`.
+    #[n(0)]
+    pub name: ImageName,
+    /// Who registered it.
+    #[n(1)]
+    pub publisher: PublicKey,
+    /// Digest of the file.
+    #[n(2)]
+    pub digest: ImageDigest,
+    /// Format of the file.
+    #[n(3)]
+    pub format: ImageFormat,
+    /// Size of the file, in bytes.
+    #[n(4)]
+    pub size_bytes: u64,
+    /// Size of the guest's disk, in bytes.
+    #[n(5)]
+    pub virtual_size_bytes: u64,
+    /// Where hosts may fetch it.
+    #[n(6)]
+    pub sources: Vec<ImageSource>,
+    /// Version.
+    #[n(7)]
+    pub generation: Generation,
+    /// What made this version.
+    #[n(8)]
+    pub cause: Cause,
+}
+
+/// What the owner wants of a VM.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Wanted {
+    /// It should run.
+    #[n(0)]
+    Running,
+    /// It should exist, switched off.
+    #[n(1)]
+    Stopped,
+    /// It should be gone.
+    #[n(2)]
+    Deleted,
+}
+
+/// Where a VM is to be, and whether that host has agreed.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case", tag = "status")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Placement {
+    /// The host was chosen and has until the deadline to accept.
+    #[n(0)]
+    Offered {
+        /// Which host.
+        #[n(0)]
+        host: HostId,
+        /// The guest's address there.
+        #[n(1)]
+        #[cbor(with = "crate::kind::ipv4")]
+        #[cfg_attr(feature = "schema", schema(value_type = String))]
+        address: Ipv4Addr,
+        /// When the next host is tried.
+        #[n(2)]
+        deadline: LedgerTime,
+    },
+    /// The host's acceptance is ordered: from here on this host, and no other, acts.
+    #[n(1)]
+    Accepted {
+        /// Which host.
+        #[n(0)]
+        host: HostId,
+        /// The guest's address there.
+        #[n(1)]
+        #[cbor(with = "crate::kind::ipv4")]
+        #[cfg_attr(feature = "schema", schema(value_type = String))]
+        address: Ipv4Addr,
+        /// Position of the acceptance.
+        #[n(2)]
+        position: Position,
+    },
+    /// Every candidate refused or let its deadline pass.
+    #[n(2)]
+    NoHost {},
+}
+
+impl Placement {
+    /// The host that is to carry the VM, accepted or not.
+    pub fn host(&self) -> Option<HostId> {
+        match self {
+            Self::Offered { host, .. } | Self::Accepted { host, .. } => Some(*host),
+            Self::NoHost {} => None,
+        }
+    }
+
+    /// The guest's address.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        match self {
+            Self::Offered { address, .. } | Self::Accepted { address, .. } => Some(*address),
+            Self::NoHost {} => None,
+        }
+    }
+}
+
+/// The last thing that the host said about a VM.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct VmReport {
+    /// Which host said it.
+    #[n(0)]
+    pub host: HostId,
+    /// About which generation.
+    #[n(1)]
+    pub generation: Generation,
+    /// What.
+    #[n(2)]
+    pub phase: ReportPhase,
+    /// Why.
+    #[n(3)]
+    pub reason: Option<String>,
+    /// The report itself.
+    #[n(4)]
+    pub cause: Cause,
+}
+
+/// A virtual machine: what is wanted, where, and what was last reported.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cbor(map)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Vm {
+    /// Its id.
+    #[n(0)]
+    pub id: VmId,
+    /// Whose it is.
+    #[n(1)]
+    pub account: AccountId,
+    /// Its name, unique in the account.
+    #[n(2)]
+    pub name: Name,
+    /// Grows with every accepted change of what is wanted or where; reports do not change it.
+    #[n(3)]
+    pub generation: Generation,
+    /// What created it.
+    #[n(4)]
+    pub created: Cause,
+    /// What made this generation.
+    #[n(5)]
+    pub changed: Cause,
+    /// What its owner wants.
+    #[n(6)]
+    pub wanted: Wanted,
+    /// What it boots.
+    #[n(7)]
+    pub image: VmImage,
+    /// Its size.
+    #[n(8)]
+    pub size: Capacity,
+    /// Keys that may log in.
+    #[n(9)]
+    pub ssh_keys: Vec<SshKeyLine>,
+    /// Public cloud-init user-data.
+    #[n(10)]
+    pub public_user_data: Option<String>,
+    /// Its labels.
+    #[n(11)]
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub labels: Labels,
+    /// Only hosts of this region.
+    #[n(12)]
+    pub region: Option<Name>,
+    /// Only hosts with these labels.
+    #[n(13)]
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub host_labels: Labels,
+    /// Only this host.
+    #[n(14)]
+    pub pinned_host: Option<HostId>,
+    /// Where it is to be.
+    #[n(15)]
+    pub placement: Placement,
+    /// Hosts that were tried and did not take it.
+    #[n(16)]
+    pub tried: Vec<HostId>,
+    /// The host's last report.
+    #[n(17)]
+    pub reported: Option<VmReport>,
+    /// The guest's SSH host key, once reported.
+    #[n(18)]
+    pub guest_host_key: Option<SshKeyLine>,
+}
+
+/// A VM's state in one word (design R11); every state accepts delete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum VmState {
+    /// Waiting for a host to accept.
+    Pending,
+    /// The host works towards what is wanted.
+    Converging,
+    /// Reported running, as wanted.
+    Running,
+    /// Reported stopped, as wanted.
+    Stopped,
+    /// Cannot be brought to what is wanted; see the reason.
+    Degraded,
+    /// To be deleted, and not yet gone.
+    Deleting,
+    /// Gone; its disk is in quarantine.
+    Deleted,
+}
+
+impl Vm {
+    /// The state in one word, from wanted, placement and the last report about this generation.
+    pub fn state(&self) -> VmState {
+        let phase = self
+            .reported
+            .as_ref()
+            .map(|report| (report.phase, report.generation));
+        let current = |wanted: ReportPhase| phase == Some((wanted, self.generation));
+        match (self.wanted, &self.placement) {
+            (Wanted::Deleted, _) if current(ReportPhase::Deleted) => VmState::Deleted,
+            (Wanted::Deleted, Placement::NoHost {} | Placement::Offered { .. }) => VmState::Deleted,
+            (Wanted::Deleted, Placement::Accepted { .. }) => VmState::Deleting,
+            (_, Placement::NoHost {}) => VmState::Degraded,
+            (_, Placement::Offered { .. }) => VmState::Pending,
+            (_, Placement::Accepted { .. }) if current(ReportPhase::Degraded) => VmState::Degraded,
+            (Wanted::Running, _) if current(ReportPhase::Running) => VmState::Running,
+            (Wanted::Stopped, _) if current(ReportPhase::Stopped) => VmState::Stopped,
+            (Wanted::Running | Wanted::Stopped, _) => VmState::Converging,
+        }
+    }
+}
+
+/// The new version of an object: the whole of it, so that a reader folds without knowing a rule.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Effect {
+    /// A host.
+    #[n(0)]
+    Host(#[n(0)] Box<Host>),
+    /// An account.
+    #[n(1)]
+    Account(#[n(0)] Box<Account>),
+    /// An image.
+    #[n(2)]
+    Image(#[n(0)] Box<Image>),
+    /// A VM. When its state is `Deleted` this is its last version: the judge has forgotten it.
+    #[n(3)]
+    Vm(#[n(0)] Box<Vm>),
+}

@@ -1,0 +1,177 @@
+//! What two ledgers say to each other over a link: one message per frame, canonical CBOR, bounded.
+//!
+//! Owns the messages' bytes and limits. Never opens a link (the ledger's `link` does) and never decides what to answer
+//! (the ledger core does). A frame on the wire is a 4-byte big-endian length and these bytes.
+
+use bytes::Bytes;
+
+use crate::codec;
+use crate::event::Event;
+use crate::id::{AuthorIndex, ClusterId, Epoch, EventDigest, Round};
+use crate::limits::{FRAME_BYTES_MAX, MEMBERS_MAX, WANT_DIGESTS_MAX};
+
+/// Version of the messages.
+pub const PEER_VERSION: u8 = 1;
+
+/// The highest round of one author that the sender has accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Highest {
+    /// Whose.
+    #[n(0)]
+    pub author: AuthorIndex,
+    /// The round; 0 for none.
+    #[n(1)]
+    pub round: Round,
+}
+
+/// A message between ledgers.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum PeerMessage {
+    /// First on every connection, both ways.
+    #[n(0)]
+    Hello {
+        /// [`PEER_VERSION`].
+        #[n(0)]
+        version: u8,
+        /// The cluster.
+        #[n(1)]
+        cluster: ClusterId,
+        /// The sender's epoch.
+        #[n(2)]
+        epoch: Epoch,
+    },
+    /// What the sender has: after `Hello`, and from time to time. The receiver sends what the sender lacks.
+    #[n(1)]
+    Have {
+        /// One entry per member, by author.
+        #[n(0)]
+        highest: Vec<Highest>,
+    },
+    /// A whole event.
+    #[n(2)]
+    Event {
+        /// See [`Event::read`].
+        #[n(0)]
+        #[cbor(with = "crate::codec::shared_bytes")]
+        bytes: Bytes,
+    },
+    /// The sender lacks these events.
+    #[n(3)]
+    Want {
+        /// Which, at most [`WANT_DIGESTS_MAX`].
+        #[n(0)]
+        digests: Vec<EventDigest>,
+    },
+    /// Before it signs anything after a start, the sender asks what is known of its own past.
+    #[n(4)]
+    AskRecovery {
+        /// Repeated in the answer.
+        #[n(0)]
+        nonce: u64,
+    },
+    /// The answer, sent after everything that was queued on the link before.
+    #[n(5)]
+    AnswerRecovery {
+        /// As asked.
+        #[n(0)]
+        nonce: u64,
+        /// The highest round of the asker's own events held here; 0 for none.
+        #[n(1)]
+        highest_of_asker: Round,
+        /// The highest round with events of a quorum of authors here; 0 for none.
+        #[n(2)]
+        quorum_round: Round,
+    },
+}
+
+/// Why a frame was refused; the link is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// Over [`FRAME_BYTES_MAX`] or a list over its limit.
+    #[error("the frame is over a size limit")]
+    TooLarge,
+    /// Not a canonical message.
+    #[error("the frame is no message in canonical form")]
+    Malformed,
+}
+
+impl PeerMessage {
+    /// The frame's bytes, without the length.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        codec::encode(self)
+    }
+
+    /// A message that carries `event`.
+    pub fn event(event: &Event) -> Self {
+        Self::Event {
+            bytes: event.bytes.clone(),
+        }
+    }
+
+    /// Reads a frame.
+    ///
+    /// # Errors
+    /// [`FrameError`].
+    pub fn read(frame: &[u8]) -> Result<Self, FrameError> {
+        if frame.len() > FRAME_BYTES_MAX {
+            return Err(FrameError::TooLarge);
+        }
+        let message: Self = codec::decode(frame).map_err(|_| FrameError::Malformed)?;
+        let fits = match &message {
+            Self::Have { highest } => highest.len() <= MEMBERS_MAX,
+            Self::Want { digests } => digests.len() <= WANT_DIGESTS_MAX,
+            Self::Hello { .. }
+            | Self::Event { .. }
+            | Self::AskRecovery { .. }
+            | Self::AnswerRecovery { .. } => true,
+        };
+        if fits {
+            Ok(message)
+        } else {
+            Err(FrameError::TooLarge)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_read_back_and_lists_over_their_limit_are_refused() {
+        for message in [
+            PeerMessage::Hello {
+                version: 1,
+                cluster: ClusterId([1; 32]),
+                epoch: Epoch(2),
+            },
+            PeerMessage::Have {
+                highest: vec![Highest {
+                    author: AuthorIndex(1),
+                    round: Round(9),
+                }],
+            },
+            PeerMessage::Event {
+                bytes: Bytes::from_static(b"bytes"),
+            },
+            PeerMessage::Want {
+                digests: vec![EventDigest([1; 32])],
+            },
+            PeerMessage::AskRecovery { nonce: 1 },
+            PeerMessage::AnswerRecovery {
+                nonce: 1,
+                highest_of_asker: Round(2),
+                quorum_round: Round(3),
+            },
+        ] {
+            assert_eq!(PeerMessage::read(&message.to_bytes()), Ok(message));
+        }
+        let many = PeerMessage::Want {
+            digests: vec![EventDigest([1; 32]); WANT_DIGESTS_MAX + 1],
+        };
+        assert_eq!(
+            PeerMessage::read(&many.to_bytes()),
+            Err(FrameError::TooLarge)
+        );
+    }
+}
