@@ -1,1 +1,412 @@
-//! (see the folder's decisions)
+//! JSON shapes of the developers' HTTP API (`/v1/...`), shared by the agent, which serves them, and `daggerctl`, which
+//! reads them. Objects of the judged state are shown as they are (`dagger_payload::object`).
+//!
+//! Owns names and units of what is shown. Never opens a connection and never decides.
+#![forbid(unsafe_code)]
+
+use dagger_payload::id::{
+    AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, PayloadDigest,
+    Position, VmId,
+};
+use dagger_payload::kind::{Capacity, ReportPhase};
+use dagger_payload::name::{ImageName, Name};
+use dagger_payload::object::{Account, Host, Image, Vm, VmState};
+use dagger_payload::refusal::Refusal;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The header that carries a payload's signature on `POST /v1/payloads`: the base64 text of an OpenSSH signature
+/// (what stands between the first and the last line of a `.sig` file), on one line.
+pub const SIGNATURE_HEADER: &str = "dagger-signature";
+
+/// Media type of errors (RFC 9457).
+pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
+
+/// An error (RFC 9457, problem details).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Problem {
+    /// `https://dagger.example/problems/CODE`: names the code, is not meant to be fetched.
+    #[serde(rename = "type")]
+    pub type_uri: String,
+    /// The code's meaning in a few words.
+    pub title: String,
+    /// HTTP status.
+    pub status: u16,
+    /// Stable code: one of the refusal codes, or one of [`Problem`]'s own (`no_quorum`, `not_found`, ...).
+    pub code: String,
+    /// What is wrong here.
+    pub detail: String,
+    /// What to do next.
+    pub advice: String,
+    /// Who is missing, for `no_quorum`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quorum: Option<QuorumProblem>,
+}
+
+/// Why there is no quorum.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct QuorumProblem {
+    /// Members that can be reached, this one included.
+    pub have: u16,
+    /// Members that it takes.
+    pub need: u16,
+    /// Names of those that are missing.
+    pub missing: Vec<Name>,
+}
+
+/// `GET /v1/cluster`: what a client needs to make a payload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ClusterView {
+    /// Goes into every payload.
+    pub cluster: ClusterId,
+    /// What the cluster is called.
+    pub name: Name,
+    /// The host that answers.
+    pub host: HostId,
+    /// Its name.
+    pub host_name: Name,
+    /// Ledger time to count `not_after_ms` from: the later of the newest commit's and this host's clock.
+    pub ledger_time: LedgerTime,
+    /// Version of the agent.
+    pub version: String,
+}
+
+/// Where a payload stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PayloadState {
+    /// Durable on the answering host, not yet ordered.
+    Received,
+    /// Ordered; not yet judged here.
+    Ordered,
+    /// Judged and accepted.
+    Accepted,
+    /// Judged and refused; see `refusal`.
+    Refused,
+}
+
+/// `POST /v1/payloads` and `GET /v1/payloads/{digest}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PayloadView {
+    /// Identity of the payload.
+    pub digest: PayloadDigest,
+    /// Where it stands.
+    pub state: PayloadState,
+    /// Its position, once ordered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    /// Whether a quorum attests that position.
+    pub attested: Attested,
+    /// Why it was refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// The VM that it made or changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmId>,
+}
+
+/// Whether a quorum attests a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Attested {
+    /// Yes.
+    Yes,
+    /// Not yet.
+    No,
+}
+
+/// What the answering host itself sees of a VM that it carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Sight {
+    /// The hypervisor shows it running.
+    Running,
+    /// The hypervisor shows it switched off.
+    Stopped,
+    /// A full listing does not show it.
+    Absent,
+    /// The hypervisor cannot be asked.
+    Unknown,
+    /// Another host carries it.
+    Elsewhere,
+}
+
+/// `GET /v1/vms` (a list) and `GET /v1/vms/{id or name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmView {
+    /// The judged object.
+    pub vm: Vm,
+    /// Its state in one word.
+    pub state: VmState,
+    /// Why, when degraded or held.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Name of the host that is to carry it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_name: Option<Name>,
+    /// Name of its image, while registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_name: Option<ImageName>,
+    /// What the answering host sees.
+    pub sight: Sight,
+    /// The generation that the carrying host has applied, if the answering host knows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub applied_generation: Option<Generation>,
+}
+
+/// One step in a VM's history: an ordered payload that named it, or a deadline that passed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HistoryEntry {
+    /// The payload's position; none for what the passing of ledger time did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Position>,
+    /// The commit that ordered it.
+    pub commit: CommitIndex,
+    /// The commit's ledger time.
+    pub ledger_time: LedgerTime,
+    /// The payload, if one caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub payload: Option<HistoryPayload>,
+    /// One sentence: what happened.
+    pub summary: String,
+    /// The VM's generation after it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<Generation>,
+    /// For reports: what the host said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub phase: Option<ReportPhase>,
+    /// Why it was refused, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// Names of the hosts whose signed headers attest this commit.
+    pub attested_by: Vec<Name>,
+}
+
+/// The payload behind a step: who signed it, and everything to check that with stock OpenSSH.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HistoryPayload {
+    /// Its identity.
+    pub digest: PayloadDigest,
+    /// Its kind.
+    pub kind: String,
+    /// Who signed it, as an OpenSSH public key.
+    pub signer: String,
+    /// Who that is: `account ...`, `operator NAME`, `host NAME`.
+    pub signer_name: String,
+    /// Name of the host whose event carried it.
+    pub carried_by: Name,
+    /// The exact signed text.
+    pub document: String,
+    /// The armoured signature for `ssh-keygen -Y verify -n dagger`.
+    pub signature: String,
+}
+
+/// `GET /v1/vms/{id or name}/history`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HistoryView {
+    /// The VM.
+    pub vm: VmId,
+    /// Its name.
+    pub name: Name,
+    /// Steps, oldest first.
+    pub entries: Vec<HistoryEntry>,
+}
+
+/// `GET /v1/hosts` (a list).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostView {
+    /// Its id.
+    pub id: HostId,
+    /// Its name.
+    pub name: Name,
+    /// Its operator's name.
+    pub operator: Name,
+    /// The judged object; none before its operator declared it with `host.join`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host: Option<Host>,
+    /// What its VMs take.
+    pub used: Capacity,
+    /// How many VMs it carries.
+    pub vms: u32,
+    /// How the answering host's ledger sees the link to it.
+    pub link: HostLink,
+}
+
+/// A link to a host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HostLink {
+    /// The answering host itself.
+    Own,
+    /// Connected.
+    Connected,
+    /// Not connected.
+    Missing,
+    /// The ledger cannot be asked.
+    Unknown,
+}
+
+/// `GET /v1/accounts/{id}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccountView {
+    /// The judged object.
+    pub account: Account,
+    /// What its VMs take.
+    pub used: Capacity,
+    /// How many VMs it has.
+    pub vms: u32,
+}
+
+/// `GET /v1/accounts` (a list).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct AccountSummary {
+    /// Its id.
+    pub id: AccountId,
+    /// Its key's fingerprint.
+    pub fingerprint: String,
+    /// How many VMs it has.
+    pub vms: u32,
+}
+
+/// `GET /v1/images` (a list).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageView {
+    /// The judged object.
+    pub image: Image,
+    /// Whether the answering host holds the file.
+    pub held: Held,
+}
+
+/// Whether a host holds an image file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// Yes, verified.
+    Yes,
+    /// No.
+    No,
+}
+
+/// `POST /v1/images` (Unix socket only): a file of this host was taken into its store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ImageImport {
+    /// Absolute path of the file on this host.
+    pub path: String,
+    /// Digest that it must have.
+    pub digest: ImageDigest,
+}
+
+/// `GET /v1/ledger`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct LedgerView {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Newest commit.
+    pub committed: CommitIndex,
+    /// Newest judged commit.
+    pub judged: CommitIndex,
+    /// Newest commit that a quorum attests.
+    pub attested: CommitIndex,
+    /// Position of the newest ordered payload.
+    pub position: Position,
+    /// Ledger time of the newest commit.
+    pub ledger_time: LedgerTime,
+    /// Highest round of this host's events.
+    pub round: u64,
+    /// Members that must be reached for a change.
+    pub quorum: u16,
+    /// Members that are reached, this one included.
+    pub reached: u16,
+    /// Hosts that may crash, and hosts that may lie, without harm.
+    pub faults_survived: u16,
+    /// Payloads that wait here.
+    pub waiting: u64,
+    /// Bytes in the store.
+    pub store_bytes: u64,
+    /// Members.
+    pub members: Vec<MemberView>,
+    /// Why changes are not possible now, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unavailable: Option<String>,
+}
+
+/// A member of the committee.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct MemberView {
+    /// Its name.
+    pub name: Name,
+    /// Its host id.
+    pub host: HostId,
+    /// The link to it.
+    pub link: HostLink,
+    /// The highest round of its events here.
+    pub highest_round: u64,
+}
+
+/// `GET /v1/health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HealthView {
+    /// Whether everything below is well.
+    pub status: HealthStatus,
+    /// One entry per part: `ledger`, `processor`, `hypervisor`, `quorum`.
+    pub parts: Vec<HealthPart>,
+}
+
+/// Well or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HealthStatus {
+    /// Works.
+    Ok,
+    /// Does not; see why.
+    Degraded,
+}
+
+/// One part's health.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HealthPart {
+    /// Which part.
+    pub name: String,
+    /// How it is.
+    pub status: HealthStatus,
+    /// Why, in one sentence.
+    pub detail: String,
+}
+
+/// One event of `GET /v1/events` (server-sent events; the event's id is the commit index, and `?after=COMMIT` or
+/// `Last-Event-ID` resumes).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case", tag = "event")]
+pub enum StreamEvent {
+    /// A payload was judged.
+    Payload {
+        /// Its commit.
+        commit: CommitIndex,
+        /// Where it stands.
+        payload: PayloadView,
+    },
+    /// A VM changed.
+    Vm {
+        /// The commit that changed it.
+        commit: CommitIndex,
+        /// The new version.
+        vm: Box<Vm>,
+        /// Its state in one word.
+        state: VmState,
+    },
+    /// A host, account or image changed.
+    Object {
+        /// The commit that changed it.
+        commit: CommitIndex,
+        /// `host`, `account` or `image`.
+        kind: String,
+        /// Its id or name.
+        id: String,
+    },
+    /// A quorum attests everything up to this commit.
+    Attested {
+        /// The commit.
+        commit: CommitIndex,
+    },
+}

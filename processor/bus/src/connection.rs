@@ -1,0 +1,135 @@
+//! One connection: frames of a 4-byte big-endian length and a CBOR message.
+//!
+//! Owns framing and its errors. Never retries and never waits for ever on its own: callers put a deadline around what
+//! they await. Called by servers and clients of all three conversations.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+
+use crate::limits::MESSAGE_BYTES_MAX;
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+pub enum BusError {
+    /// The other daemon is not there, or went away.
+    #[error("the other daemon closed the stream")]
+    Closed,
+    /// The socket failed.
+    #[error("the stream failed")]
+    Io(#[from] std::io::Error),
+    /// The other daemon sent what is no message of this conversation: a defect or another version.
+    #[error("the other daemon sent an unknown message; are all daemons of one version?")]
+    Malformed,
+    /// The other daemon belongs to another cluster.
+    #[error("the other daemon serves another cluster; compare the genesis files")]
+    ForeignCluster,
+    /// No answer within the deadline.
+    #[error("the other daemon did not answer in time")]
+    TimedOut,
+}
+
+/// The sending half.
+pub struct Sender {
+    frames: FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>,
+}
+
+/// The receiving half.
+pub struct Receiver {
+    frames: FramedRead<OwnedReadHalf, LengthDelimitedCodec>,
+}
+
+/// Both halves.
+pub struct Connection {
+    /// To the other daemon.
+    pub sender: Sender,
+    /// From the other daemon.
+    pub receiver: Receiver,
+}
+
+fn codec() -> LengthDelimitedCodec {
+    LengthDelimitedCodec::builder()
+        .max_frame_length(MESSAGE_BYTES_MAX)
+        .new_codec()
+}
+
+impl Connection {
+    /// Speaks over an accepted or connected stream.
+    pub fn new(stream: UnixStream) -> Self {
+        let (read, write) = stream.into_split();
+        Self {
+            sender: Sender {
+                frames: FramedWrite::new(write, codec()),
+            },
+            receiver: Receiver {
+                frames: FramedRead::new(read, codec()),
+            },
+        }
+    }
+
+    /// Connects to the socket at `path`.
+    ///
+    /// # Errors
+    /// [`BusError::Io`] when nobody listens there.
+    pub async fn connect(path: &Path) -> Result<Self, BusError> {
+        Ok(Self::new(UnixStream::connect(path).await?))
+    }
+}
+
+impl Sender {
+    /// Sends one message and flushes it.
+    ///
+    /// # Errors
+    /// [`BusError::Io`].
+    pub async fn send<M: minicbor::Encode<()>>(&mut self, message: &M) -> Result<(), BusError> {
+        self.frames
+            .send(encode(message))
+            .await
+            .map_err(BusError::Io)
+    }
+
+    /// Queues one message; [`Sender::flush`] sends what is queued.
+    ///
+    /// # Errors
+    /// [`BusError::Io`].
+    pub async fn feed<M: minicbor::Encode<()>>(&mut self, message: &M) -> Result<(), BusError> {
+        self.frames
+            .feed(encode(message))
+            .await
+            .map_err(BusError::Io)
+    }
+
+    /// Sends what was queued.
+    ///
+    /// # Errors
+    /// [`BusError::Io`].
+    pub async fn flush(&mut self) -> Result<(), BusError> {
+        SinkExt::<Bytes>::flush(&mut self.frames)
+            .await
+            .map_err(BusError::Io)
+    }
+}
+
+fn encode<M: minicbor::Encode<()>>(message: &M) -> Bytes {
+    minicbor::to_vec(message)
+        .expect("writing to memory cannot fail")
+        .into()
+}
+
+impl Receiver {
+    /// Receives one message. Cancel-safe: a message is either returned or still unread.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`], [`BusError::Io`], [`BusError::Malformed`].
+    pub async fn receive<M>(&mut self) -> Result<M, BusError>
+    where
+        M: for<'b> minicbor::Decode<'b, ()>,
+    {
+        let frame = self.frames.next().await.ok_or(BusError::Closed)??;
+        minicbor::decode(&frame).map_err(|_| BusError::Malformed)
+    }
+}

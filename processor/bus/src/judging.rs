@@ -1,0 +1,136 @@
+//! The conversation between ledger (client) and processor (server): admission before order, judgement after it.
+//!
+//! Each connection starts with [`Open`] and [`Opened`]. Judgement is strictly in order of commits, one answer per commit;
+//! admissions are answered in any order.
+
+use dagger_payload::event::CommitEnd;
+use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest};
+use dagger_payload::key::PublicKey;
+use dagger_payload::payload::SignedPayload;
+use dagger_payload::refusal::Refusal;
+use dagger_payload::release::{OrderedCommit, SealedRelease};
+use minicbor::{Decode, Encode};
+
+/// First message of the ledger.
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Open {
+    /// The cluster.
+    #[n(0)]
+    pub cluster: ClusterId,
+    /// What the connection is for.
+    #[n(1)]
+    pub purpose: Purpose,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Purpose {
+    /// [`Admit`] and [`Admission`].
+    #[n(0)]
+    Admissions,
+    /// [`Judge`] and [`Judged`].
+    #[n(1)]
+    Judgement,
+}
+
+/// Answer to [`Open`].
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Opened {
+    /// The processor's cluster.
+    #[n(0)]
+    pub cluster: ClusterId,
+    /// The seal key of this processor's life; a new one means that it was restarted and starts from the beginning.
+    #[n(1)]
+    pub seal_key: PublicKey,
+    /// The last judged commit end; commit 0 with the root of the founding state at first.
+    #[n(2)]
+    pub judged: CommitEnd,
+    /// The earliest open deadline.
+    #[n(3)]
+    pub next_deadline: Option<LedgerTime>,
+}
+
+/// May this payload be packed?
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Admit {
+    /// Repeated in the answer.
+    #[n(0)]
+    pub id: u64,
+    /// The payload.
+    #[n(1)]
+    pub payload: SignedPayload,
+    /// The later of ledger time and the host's clock: for the expiry check at the door only.
+    #[n(2)]
+    pub now: LedgerTime,
+}
+
+/// Answer to [`Admit`].
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Admission {
+    /// As asked.
+    #[n(0)]
+    pub id: u64,
+    /// The answer.
+    #[n(1)]
+    pub outcome: AdmissionOutcome,
+}
+
+/// Whether a payload may be packed.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum AdmissionOutcome {
+    /// Yes.
+    #[n(0)]
+    Admitted {
+        /// Its identity.
+        #[n(0)]
+        digest: PayloadDigest,
+        /// The account that signs it; none for operators and hosts.
+        #[n(1)]
+        account: Option<AccountId>,
+    },
+    /// Ordered before: the first copy counts.
+    #[n(1)]
+    Known {
+        /// Its identity.
+        #[n(0)]
+        digest: PayloadDigest,
+    },
+    /// No.
+    #[n(2)]
+    Refused {
+        /// Why.
+        #[n(0)]
+        refusal: Refusal,
+    },
+}
+
+/// Judge the next commit.
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Judge {
+    /// Follows the last judged one without a gap.
+    #[n(0)]
+    pub commit: OrderedCommit,
+}
+
+/// Answer to [`Judge`].
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Judged {
+    /// Done. The release may be empty; its `end` then still says the state root.
+    #[n(0)]
+    Done {
+        /// What came of it, sealed.
+        #[n(0)]
+        sealed: Box<SealedRelease>,
+        /// The earliest open deadline after it.
+        #[n(1)]
+        next_deadline: Option<LedgerTime>,
+    },
+    /// Not the next commit.
+    #[n(1)]
+    OutOfOrder {
+        /// The one that would be.
+        #[n(0)]
+        expected: CommitIndex,
+    },
+}

@@ -1,0 +1,325 @@
+//! The conversation between agent (client) and ledger (server): requests, and the stream of releases.
+//!
+//! Each connection starts with [`Open`] and its answer [`Opened`], then serves one purpose. Requests carry an id, and answers
+//! may come in any order. On a release stream the ledger sends [`StreamItem`]s and the agent answers [`Consumed`]; at most
+//! the asked window of releases is under way.
+
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, Epoch, HostId, LedgerTime, PayloadDigest, Position, Round,
+};
+use dagger_payload::name::Name;
+use dagger_payload::payload::SignedPayload;
+use dagger_payload::refusal::Refusal;
+use dagger_payload::release::{QuorumEvidence, SealedRelease};
+use minicbor::{Decode, Encode};
+
+/// First message of the agent.
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Open {
+    /// The cluster that the agent serves.
+    #[n(0)]
+    pub cluster: ClusterId,
+    /// What the connection is for.
+    #[n(1)]
+    pub purpose: Purpose,
+}
+
+/// What a connection is for.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Purpose {
+    /// [`Request`]s and [`Response`]s.
+    #[n(0)]
+    Requests {},
+    /// Releases of the commits after `after`, from the oldest on, for ever.
+    #[n(1)]
+    Releases {
+        /// The last commit that the agent has.
+        #[n(0)]
+        after: CommitIndex,
+        /// How many unacknowledged releases may be under way; capped by `RELEASE_WINDOW_MAX`.
+        #[n(1)]
+        window: u32,
+    },
+}
+
+/// Answer to [`Open`].
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Opened {
+    /// The ledger's cluster; the agent leaves when it is another.
+    #[n(0)]
+    pub cluster: ClusterId,
+    /// The host whose ledger this is.
+    #[n(1)]
+    pub host: HostId,
+}
+
+/// A request.
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Request {
+    /// Repeated in the response.
+    #[n(0)]
+    pub id: u64,
+    /// What is asked.
+    #[n(1)]
+    pub call: Call,
+}
+
+/// What an agent may ask.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Call {
+    /// Admit this payload, keep it durably, and have it ordered.
+    #[n(0)]
+    Submit {
+        /// The payload.
+        #[n(0)]
+        payload: SignedPayload,
+    },
+    /// What became of a payload.
+    #[n(1)]
+    Look {
+        /// Which.
+        #[n(0)]
+        digest: PayloadDigest,
+    },
+    /// How the ledger is.
+    #[n(2)]
+    Status {},
+    /// Headers by which a quorum attests the commit end at or after this commit.
+    #[n(3)]
+    Evidence {
+        /// Which commit.
+        #[n(0)]
+        commit: CommitIndex,
+    },
+}
+
+/// A response.
+#[derive(Debug, Clone, Encode, Decode)]
+pub struct Response {
+    /// The request's id.
+    #[n(0)]
+    pub id: u64,
+    /// The answer.
+    #[n(1)]
+    pub answer: Answer,
+}
+
+/// What a ledger answers.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Answer {
+    /// The payload is durable here, or was ordered before.
+    #[n(0)]
+    Receipt {
+        /// Its identity.
+        #[n(0)]
+        digest: PayloadDigest,
+        /// Where it stands.
+        #[n(1)]
+        standing: Standing,
+    },
+    /// Where a payload stands.
+    #[n(1)]
+    Standing {
+        /// Where.
+        #[n(0)]
+        standing: Standing,
+    },
+    /// How the ledger is.
+    #[n(2)]
+    Status {
+        /// The report.
+        #[n(0)]
+        status: Box<LedgerStatus>,
+    },
+    /// The payload was refused at the door; nothing of it is kept.
+    #[n(3)]
+    Refused {
+        /// Why.
+        #[n(0)]
+        refusal: Refusal,
+    },
+    /// Not now; nothing of it is kept.
+    #[n(4)]
+    Unavailable {
+        /// Why.
+        #[n(0)]
+        reason: Unavailable,
+    },
+    /// Evidence, or none yet.
+    #[n(5)]
+    Evidence {
+        /// The headers.
+        #[n(0)]
+        evidence: Option<QuorumEvidence>,
+    },
+}
+
+/// Where a payload stands in this ledger.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum Standing {
+    /// Never seen here.
+    #[n(0)]
+    Unknown {},
+    /// Durable here, waiting to be ordered.
+    #[n(1)]
+    Received {},
+    /// Ordered (at its first valid position).
+    #[n(2)]
+    Ordered {
+        /// At this position.
+        #[n(0)]
+        position: Position,
+        /// By this commit.
+        #[n(1)]
+        commit: CommitIndex,
+    },
+}
+
+/// Why a ledger cannot take a change now.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub enum Unavailable {
+    /// Too few members can be reached.
+    #[n(0)]
+    NoQuorum {
+        /// How many are reached, this one included.
+        #[n(0)]
+        have: u16,
+        /// How many it takes.
+        #[n(1)]
+        need: u16,
+        /// Who is missing.
+        #[n(2)]
+        missing: Vec<Name>,
+    },
+    /// The processor is not there.
+    #[n(1)]
+    NoProcessor {},
+    /// The ledger asks its peers about its own past, or catches up.
+    #[n(2)]
+    Recovering {},
+    /// Too much waits already.
+    #[n(3)]
+    Overloaded {},
+    /// The disk is full or the store's map is.
+    #[n(4)]
+    StoreFull {},
+}
+
+/// A member as this ledger sees it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct MemberStatus {
+    /// Its index.
+    #[n(0)]
+    pub author: AuthorIndex,
+    /// Its name.
+    #[n(1)]
+    pub name: Name,
+    /// Its host id.
+    #[n(2)]
+    pub host: HostId,
+    /// The link to it.
+    #[n(3)]
+    pub link: LinkStatus,
+    /// The highest round of its events here.
+    #[n(4)]
+    pub highest_round: Round,
+}
+
+/// State of a link to a member.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum LinkStatus {
+    /// This is the ledger itself.
+    #[n(0)]
+    Own,
+    /// Connected and authenticated.
+    #[n(1)]
+    Connected,
+    /// Not connected.
+    #[n(2)]
+    Missing,
+}
+
+/// How a ledger is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct LedgerStatus {
+    /// The cluster.
+    #[n(0)]
+    pub cluster: ClusterId,
+    /// This ledger's index.
+    #[n(1)]
+    pub author: AuthorIndex,
+    /// The epoch.
+    #[n(2)]
+    pub epoch: Epoch,
+    /// The highest round of its own events.
+    #[n(3)]
+    pub round: Round,
+    /// The newest commit.
+    #[n(4)]
+    pub committed: CommitIndex,
+    /// The newest judged commit.
+    #[n(5)]
+    pub judged: CommitIndex,
+    /// The newest commit that a quorum attests.
+    #[n(6)]
+    pub attested: CommitIndex,
+    /// Position of the newest ordered payload.
+    #[n(7)]
+    pub position: Position,
+    /// Ledger time of the newest commit.
+    #[n(8)]
+    pub ledger_time: LedgerTime,
+    /// All members.
+    #[n(9)]
+    pub members: Vec<MemberStatus>,
+    /// How many must be reached for a change.
+    #[n(10)]
+    pub quorum: u16,
+    /// Payloads that wait here.
+    #[n(11)]
+    pub waiting: u64,
+    /// Bytes in the store.
+    #[n(12)]
+    pub store_bytes: u64,
+    /// Why it cannot take changes now, if so.
+    #[n(13)]
+    pub unavailable: Option<Unavailable>,
+}
+
+/// What a release stream carries, in order of commits.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum StreamItem {
+    /// A commit with payloads or effects.
+    #[n(0)]
+    Release {
+        /// Sealed by the processor that runs now.
+        #[n(0)]
+        sealed: Box<SealedRelease>,
+    },
+    /// A quorum has attested a commit end at or above `commit`; sent when that advances, after its release.
+    #[n(1)]
+    Attested {
+        /// The highest commit that the evidence covers.
+        #[n(0)]
+        commit: CommitIndex,
+        /// By which headers.
+        #[n(1)]
+        evidence: QuorumEvidence,
+    },
+    /// Everything judged so far has been sent; sent once after the history, and after each reset.
+    #[n(2)]
+    CaughtUp {
+        /// The newest judged commit.
+        #[n(0)]
+        commit: CommitIndex,
+    },
+}
+
+/// The agent has taken in all items up to and with this commit.
+#[derive(Debug, Clone, Copy, Encode, Decode)]
+pub struct Consumed {
+    /// The commit.
+    #[n(0)]
+    pub commit: CommitIndex,
+}

@@ -1,0 +1,17 @@
+//! Maxima of the local streams. Both ends of a stream are daemons of the same host, so these bound mistakes rather
+//! than attacks. Called by the connection and by the daemons' servers.
+
+use std::time::Duration;
+
+/// One message, in bytes: the payloads of one commit after a long partition fit.
+pub const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Releases that may be under way to a reader that has not yet acknowledged them.
+pub const RELEASE_WINDOW_MAX: u32 = 256;
+/// Requests under way on one connection.
+pub const REQUESTS_UNDER_WAY_MAX: usize = 1024;
+/// Connections that one socket serves at a time.
+pub const CONNECTIONS_MAX: usize = 64;
+/// How long the first message of a conversation may take.
+pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
+/// How long an answer may take before the caller counts the other daemon as unavailable.
+pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
