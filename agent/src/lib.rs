@@ -1,1 +1,4 @@
-//! (see the folder's decisions)
+//! The agent of one host: it follows the ledger, serves developers, and works on the host's machines. The daemon's
+//! `main` only starts what stands here.
+
+pub mod handover;

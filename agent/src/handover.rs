@@ -1,0 +1,87 @@
+//! What passes between the agent's two halves: the one that follows the ledger (link, verification, read model, API) and
+//! the one that works on machines (controller, journal, actuator, hypervisors).
+//!
+//! Owns only these shapes. Never decides. The first half sends [`Order`]s through a bounded channel, the second answers
+//! with [`ReportVm`] bodies through a bounded channel and keeps a [`SightBoard`] for the API to show.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, RwLock};
+
+use dagger_api::Sight;
+use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
+use dagger_payload::kind::ReportVm;
+use dagger_payload::object::Vm;
+
+/// Orders that may wait for the controller.
+pub const ORDERS_WAITING_MAX: usize = 1024;
+/// Reports that may wait to be submitted.
+pub const REPORTS_WAITING_MAX: usize = 1024;
+
+/// What the controller is told, in order of commits. Everything in it is sealed by the processor and attested by a
+/// quorum, as checked by the agent itself.
+#[derive(Debug, Clone)]
+pub enum Order {
+    /// The new version of a VM whose placement names this host, or named it before.
+    Vm(Box<AttestedVm>),
+    /// Ledger time moved on (with each attested commit).
+    LedgerTime(LedgerTime),
+    /// The history up to this commit has been told; before the first of these nothing is done to any machine.
+    CaughtUp(CommitIndex),
+    /// What the ledger shows is older than what this host has seen before: nothing may change until
+    /// [`Order::CaughtUp`] comes again. VMs run on.
+    Hold(String),
+}
+
+/// A version of a VM that a quorum attests.
+#[derive(Debug, Clone)]
+pub struct AttestedVm {
+    /// The whole object.
+    pub vm: Vm,
+    /// The commit that made this version.
+    pub commit: CommitIndex,
+}
+
+/// Reports on their way to the ledger. The submitting half signs each with the agent key and repeats it until it is
+/// ordered or superseded by a later report about the same VM.
+pub type ReportSender = tokio::sync::mpsc::Sender<ReportVm>;
+
+/// What this host sees of the VMs that it carries; written by the observation, read by the API.
+#[derive(Debug, Clone, Default)]
+pub struct SightBoard {
+    shared: Arc<RwLock<SightContents>>,
+}
+
+/// Contents of a [`SightBoard`].
+#[derive(Debug, Clone, Default)]
+pub struct SightContents {
+    /// By VM.
+    pub vms: BTreeMap<VmId, VmSight>,
+    /// How the hypervisor is: `Ok` with a description, or why it cannot be asked.
+    pub hypervisor: Option<Result<String, String>>,
+    /// Why this host holds, if so.
+    pub hold: Option<String>,
+}
+
+/// What is seen of one VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmSight {
+    /// What the hypervisor shows.
+    pub sight: Sight,
+    /// The generation that was carried out last.
+    pub applied_generation: Option<Generation>,
+    /// Why it is not as wanted, if so.
+    pub reason: Option<String>,
+}
+
+impl SightBoard {
+    /// Changes the contents.
+    pub fn update(&self, change: impl FnOnce(&mut SightContents)) {
+        let mut contents = self.shared.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        change(&mut contents);
+    }
+
+    /// Reads the contents.
+    pub fn read<T>(&self, look: impl FnOnce(&SightContents) -> T) -> T {
+        look(&self.shared.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+    }
+}
