@@ -10,7 +10,7 @@ use std::sync::{Arc, RwLock};
 use dagger_api::Sight;
 use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
 use dagger_payload::kind::ReportVm;
-use dagger_payload::object::Vm;
+use dagger_payload::object::{Host, Image, Vm};
 
 /// Orders that may wait for the controller.
 pub const ORDERS_WAITING_MAX: usize = 1024;
@@ -23,6 +23,10 @@ pub const REPORTS_WAITING_MAX: usize = 1024;
 pub enum Order {
     /// The new version of a VM whose placement names this host, or named it before.
     Vm(Box<AttestedVm>),
+    /// The new version of this host's own object: its guests' subnet, among others.
+    Host(Box<Host>),
+    /// The new version of a registered image: where its file may be had.
+    Image(Box<Image>),
     /// Ledger time moved on (with each attested commit).
     LedgerTime(LedgerTime),
     /// The history up to this commit has been told; before the first of these nothing is done to any machine.
@@ -76,12 +80,20 @@ pub struct VmSight {
 impl SightBoard {
     /// Changes the contents.
     pub fn update(&self, change: impl FnOnce(&mut SightContents)) {
-        let mut contents = self.shared.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut contents = self
+            .shared
+            .write()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         change(&mut contents);
     }
 
     /// Reads the contents.
     pub fn read<T>(&self, look: impl FnOnce(&SightContents) -> T) -> T {
-        look(&self.shared.read().unwrap_or_else(std::sync::PoisonError::into_inner))
+        look(
+            &self
+                .shared
+                .read()
+                .unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
 }
