@@ -1,0 +1,327 @@
+//! What goes into the core and what comes out: the whole contract with the driver.
+//!
+//! The driver calls [`crate::Core::handle`] with one [`Input`] at a time and carries out the [`Output`]s in their order. It may
+//! put several [`Output::Write`]s into one durable transaction, but may neither reorder them nor send or deliver
+//! anything whose `after` is not durable yet. When a write is durable it says so with [`Input::WriteDurable`].
+
+use std::sync::Arc;
+
+use dagger_payload::committee::Committee;
+use dagger_payload::event::{CommitEnd, Event, Parent, SignedHeader};
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, PayloadDigest, Position,
+    PrefixHash, Round,
+};
+use dagger_payload::key::Signature;
+use dagger_payload::payload::SignedPayload;
+use dagger_payload::peer::{Highest, PeerMessage};
+use dagger_payload::release::OrderedCommit;
+
+/// A point on the driver's monotonic clock, in milliseconds since any start; never goes back.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Moment(pub u64);
+
+impl Moment {
+    /// This moment plus `milliseconds`.
+    #[must_use]
+    pub fn plus_ms(self, milliseconds: u64) -> Self {
+        Self(self.0.saturating_add(milliseconds))
+    }
+}
+
+/// Number of a write; grows by one with each.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WriteNumber(pub u64);
+
+/// What the core is told.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// An event whose form ([`Event::read`]), cluster, epoch and signature ([`Event::verify`]) the driver has checked.
+    EventReceived {
+        /// Which peer sent it (not always its author).
+        from: AuthorIndex,
+        /// The event.
+        event: Arc<Event>,
+    },
+    /// An authenticated link to a member is up.
+    PeerConnected(AuthorIndex),
+    /// It is gone.
+    PeerDisconnected(AuthorIndex),
+    /// What a peer has.
+    PeerHave {
+        /// Which peer.
+        from: AuthorIndex,
+        /// Its highest accepted rounds.
+        highest: Vec<Highest>,
+    },
+    /// What a peer lacks.
+    PeerWant {
+        /// Which peer.
+        from: AuthorIndex,
+        /// The events.
+        digests: Vec<EventDigest>,
+    },
+    /// A peer asks about its own past.
+    RecoveryAsked {
+        /// Which peer.
+        from: AuthorIndex,
+        /// Repeated in the answer.
+        nonce: u64,
+    },
+    /// A peer tells about this host's past.
+    RecoveryAnswered {
+        /// Which peer.
+        from: AuthorIndex,
+        /// As asked.
+        nonce: u64,
+        /// Highest round of this host's events that the peer holds.
+        highest_of_asker: Round,
+        /// Highest round at which the peer holds events of a quorum.
+        quorum_round: Round,
+    },
+    /// A payload of this host's users, admitted and already durable in the driver's pool.
+    Submitted(SignedPayload),
+    /// The processor has judged a commit. Repeats after a restart of the processor are welcome.
+    Judged {
+        /// The commit end with its state root.
+        end: CommitEnd,
+        /// The earliest ledger time at which something will happen by itself.
+        next_deadline: Option<LedgerTime>,
+    },
+    /// Every write up to and with this one is durable.
+    WriteDurable(WriteNumber),
+    /// The time asked for with [`Output::WakeAt`] has come (or any other time: it does no harm).
+    Tick,
+}
+
+/// What the core wants done, in this order.
+#[derive(Debug, Clone)]
+pub enum Output {
+    /// Make these records durable, all or none of them, after all earlier writes.
+    Write {
+        /// Number of the write.
+        number: WriteNumber,
+        /// The records.
+        records: Vec<Record>,
+    },
+    /// Send to one peer, if it is connected.
+    Send {
+        /// To whom.
+        to: AuthorIndex,
+        /// What.
+        message: PeerMessage,
+        /// Only once this write is durable.
+        after: WriteNumber,
+    },
+    /// Send to every connected peer.
+    Broadcast {
+        /// What.
+        message: PeerMessage,
+        /// Only once this write is durable.
+        after: WriteNumber,
+    },
+    /// Send all stored events above these rounds and below `below`, by ascending round, to a peer that is further
+    /// behind than memory reaches.
+    ServeStored {
+        /// To whom.
+        to: AuthorIndex,
+        /// What the peer has.
+        above: Vec<Highest>,
+        /// Events of this round and higher are sent by the core itself.
+        below: Round,
+    },
+    /// Send these stored events to a peer, as far as the store has them.
+    ServeDigests {
+        /// To whom.
+        to: AuthorIndex,
+        /// Which.
+        digests: Vec<EventDigest>,
+    },
+    /// A commit, for the judge. It is also in the store as a [`CommitRecord`], so that delivery may read it from there.
+    Committed {
+        /// The commit.
+        commit: OrderedCommit,
+        /// Only once this write is durable.
+        after: WriteNumber,
+    },
+    /// Call again with [`Input::Tick`] at this moment; replaces an earlier wish.
+    WakeAt(Moment),
+    /// Stop for ever and say why: more than f members lie, or this code is wrong.
+    Halted(HaltReason),
+}
+
+/// Why the core stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HaltReason {
+    /// Two events of one leader slot both have a quorum of certificates.
+    #[error("two events of {author:?} in round {round} are both certified: more than f members lie")]
+    TwoCertifiedLeaders {
+        /// Whose slot.
+        author: AuthorIndex,
+        /// Which round.
+        round: Round,
+    },
+    /// The judge's answer differs from one that it gave before.
+    #[error("commit {index} was judged twice with different results: this host's judge is broken")]
+    JudgedDifferently {
+        /// Which commit.
+        index: CommitIndex,
+    },
+    /// The judge speaks of a commit that does not match what was committed.
+    #[error("commit {index} was judged with another prefix than was ordered")]
+    JudgedForeign {
+        /// Which commit.
+        index: CommitIndex,
+    },
+}
+
+/// What the store keeps. Keys: events by (epoch, round, author, digest) and by digest, commits by index, the pool by
+/// payload digest, forks by (author, round).
+#[derive(Debug, Clone)]
+pub enum Record {
+    /// An accepted event. When its author is this host, the witness file must show its round before it is sent.
+    Event(Arc<Event>),
+    /// A commit.
+    Commit(CommitRecord),
+    /// These payloads left the pool: they are in an own event of the same write.
+    Packed(Vec<PayloadDigest>),
+    /// These payloads are back in the pool: their event can no longer be ordered.
+    Returned(Vec<SignedPayload>),
+    /// Proof that a member lies.
+    Fork(Fork),
+}
+
+/// A commit, from which its [`OrderedCommit`] can be rebuilt with the events that it names.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct CommitRecord {
+    /// Which commit.
+    #[n(0)]
+    pub index: CommitIndex,
+    /// The committed leader.
+    #[n(1)]
+    pub leader: Parent,
+    /// The slot of the leader in its round.
+    #[n(2)]
+    pub slot: u16,
+    /// The events in order; payloads are ordered by event, then by place in the event.
+    #[n(3)]
+    pub events: Vec<Parent>,
+    /// Events of the leader's history that are never ordered, because another one of their author and round is.
+    #[n(4)]
+    pub forked: Vec<Parent>,
+    /// Position of the first payload.
+    #[n(5)]
+    pub first_position: Position,
+    /// Position of the last payload up to and with this commit.
+    #[n(6)]
+    pub last_position: Position,
+    /// The agreed time.
+    #[n(7)]
+    pub ledger_time: LedgerTime,
+    /// The chain after this commit.
+    #[n(8)]
+    pub prefix_hash: PrefixHash,
+    /// Events of this round and lower can no longer be ordered after this commit.
+    #[n(9)]
+    pub collection_round: Round,
+}
+
+/// Two headers of one author for one round.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct Fork {
+    /// The author.
+    #[n(0)]
+    pub author: AuthorIndex,
+    /// The round.
+    #[n(1)]
+    pub round: Round,
+    /// One header.
+    #[n(2)]
+    pub first: SignedHeader,
+    /// The other.
+    #[n(3)]
+    pub second: SignedHeader,
+}
+
+/// Signs this host's events. The simulator has a cheap one; ed25519 is deterministic, so the core stays so.
+pub trait EventSigner {
+    /// Signs an event digest.
+    fn sign(&self, digest: &EventDigest) -> Signature;
+}
+
+/// What never changes while the core runs.
+#[derive(Debug, Clone)]
+pub struct CoreConfiguration {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its members.
+    pub committee: Committee,
+    /// This host.
+    pub me: AuthorIndex,
+    /// Rounds behind the committed leader below which events can no longer be ordered.
+    pub collection_depth_rounds: u64,
+    /// The commit end before the first commit, with the root of the founding state.
+    pub founding: CommitEnd,
+}
+
+/// What the store gives back at start.
+#[derive(Debug, Clone, Default)]
+pub struct RestoredState {
+    /// All events of the last commit's collection round and above (all events, before the first commit), by round.
+    pub events: Vec<Arc<Event>>,
+    /// The last commit and all before it whose leader's round is at or above the last one's collection round, by index.
+    pub commits: Vec<CommitRecord>,
+    /// This host's event of the highest round.
+    pub own_last: Option<Arc<Event>>,
+    /// Payloads that are in no event.
+    pub pool: Vec<SignedPayload>,
+    /// Whether this memory can be trusted.
+    pub memory: Memory,
+}
+
+/// Whether the store still knows everything that this host ever signed.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum Memory {
+    /// Store and witness agree.
+    #[default]
+    Agrees,
+    /// Empty, damaged, restored from a copy, or behind its witness.
+    Doubtful,
+}
+
+/// How the core is, for the driver's status.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CoreStatus {
+    /// Whether it may sign.
+    pub phase: Phase,
+    /// Round of the own newest event.
+    pub round: Round,
+    /// Newest commit.
+    pub committed: CommitIndex,
+    /// Newest judged commit.
+    pub judged: CommitIndex,
+    /// Position of the newest ordered payload.
+    pub position: Position,
+    /// Ledger time of the newest commit.
+    pub ledger_time: LedgerTime,
+    /// Payloads that wait here.
+    pub waiting: usize,
+    /// Highest accepted round of each member.
+    pub highest: Vec<Highest>,
+    /// Members of whom two events for one round were seen.
+    pub forkers: Vec<AuthorIndex>,
+}
+
+/// Whether the core may sign.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Phase {
+    /// It asks its peers about its own past.
+    Recovering,
+    /// It takes part.
+    Member,
+    /// It stopped for ever.
+    Halted,
+}
