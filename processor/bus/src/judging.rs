@@ -1,7 +1,9 @@
 //! The conversation between ledger (client) and processor (server): admission before order, judgement after it.
 //!
 //! Each connection starts with [`Open`] and [`Opened`]. Judgement is strictly in order of commits, one answer per commit;
-//! admissions are answered in any order.
+//! admissions are answered in any order. A ledger that died may have lost the answers that were under way: the last
+//! [`crate::limits::JUDGED_KEPT_MAX`] judged commits may be asked for again and get the same answer. A ledger that lacks
+//! more than that asks for [`Purpose::JudgementAnew`].
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest};
@@ -32,6 +34,10 @@ pub enum Purpose {
     /// [`Judge`] and [`Judged`].
     #[n(1)]
     Judgement,
+    /// The same, but the processor first begins a new life, as if it had been restarted: founding state, commit 0, a new
+    /// seal key, all other connections closed. Asked by a ledger whose store knows less than the processor has judged.
+    #[n(2)]
+    JudgementAnew,
 }
 
 /// Answer to [`Open`].

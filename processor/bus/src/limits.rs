@@ -15,3 +15,6 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long an answer may take before the caller counts the other daemon as unavailable.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Judged commits whose sealed releases the processor keeps, to answer again a ledger that died before it stored them;
+/// more than a ledger ever has under way.
+pub const JUDGED_KEPT_MAX: usize = 64;
