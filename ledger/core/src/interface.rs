@@ -154,7 +154,9 @@ pub enum Output {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum HaltReason {
     /// Two events of one leader slot both have a quorum of certificates.
-    #[error("two events of {author:?} in round {round} are both certified: more than f members lie")]
+    #[error(
+        "two events of {author:?} in round {round} are both certified: more than f members lie"
+    )]
     TwoCertifiedLeaders {
         /// Whose slot.
         author: AuthorIndex,
@@ -276,6 +278,8 @@ pub struct RestoredState {
     pub commits: Vec<CommitRecord>,
     /// This host's event of the highest round.
     pub own_last: Option<Arc<Event>>,
+    /// The highest stored round of each author, also where its event is not among `events`.
+    pub highest: Vec<Highest>,
     /// Payloads that are in no event.
     pub pool: Vec<SignedPayload>,
     /// Whether this memory can be trusted.

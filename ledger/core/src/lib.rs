@@ -1,1 +1,301 @@
-//! (see the folder's decisions)
+//! The consensus of the ledger: an uncertified DAG with leader slots in every round, as a deterministic state machine.
+//!
+//! Owns the graph, the commit rule, when an event is made, what it carries, and what peers are told. Never reads a
+//! clock, opens a socket or file, starts a thread or draws a random number: time comes in with each call, everything
+//! else goes out as an [`Output`]. Called by the ledger's driver and by the simulator. The argument for safety and
+//! liveness stands in `ledger/decisions.md`.
+#![forbid(unsafe_code)]
+
+mod commit;
+mod gossip;
+mod graph;
+mod intake;
+pub mod interface;
+mod limits;
+mod pace;
+mod recovery;
+
+use std::sync::Arc;
+
+use dagger_payload::event::{Attestation, CHECKPOINT_COMMITS, CommitEnd, Event};
+use dagger_payload::id::{AuthorIndex, CommitIndex, LedgerTime, PrefixHash};
+use dagger_payload::peer::Highest;
+use dagger_payload::release::{OrderedCommit, OrderedPayload};
+
+pub use interface::{
+    CommitRecord, CoreConfiguration, CoreStatus, EventSigner, Fork, HaltReason, Input, Memory,
+    Moment, Output, Phase, Record, RestoredState, WriteNumber,
+};
+
+use commit::Committer;
+use gossip::Gossip;
+use graph::Graph;
+use intake::Intake;
+use pace::Pace;
+use recovery::Recovery;
+
+/// The consensus of one member.
+pub struct Core {
+    configuration: CoreConfiguration,
+    signer: Box<dyn EventSigner + Send>,
+    graph: Graph,
+    committer: Committer,
+    intake: Intake,
+    gossip: Gossip,
+    pace: Pace,
+    recovery: Recovery,
+    judging: Judging,
+    /// Number of the last write that was given out, and of the last one that is durable.
+    written: WriteNumber,
+    durable: WriteNumber,
+    halted: Option<HaltReason>,
+}
+
+/// What the judge has said so far.
+#[derive(Debug)]
+struct Judging {
+    /// Newest judged commit.
+    index: CommitIndex,
+    /// What the next event attests.
+    attestation: Attestation,
+    next_deadline: Option<LedgerTime>,
+    /// Prefixes of commits that are not judged yet, to compare the judge's answers with.
+    unjudged: std::collections::BTreeMap<CommitIndex, PrefixHash>,
+}
+
+/// What one call collects before it is given out.
+struct Turn<'a> {
+    now: Moment,
+    wall: LedgerTime,
+    records: Vec<Record>,
+    /// Outputs that must follow this turn's write.
+    outputs: Vec<Output>,
+    sink: &'a mut Vec<Output>,
+}
+
+impl Core {
+    /// Starts from what the store holds. Nothing is signed before recovery is over.
+    pub fn restore(
+        configuration: CoreConfiguration,
+        signer: Box<dyn EventSigner + Send>,
+        state: RestoredState,
+    ) -> Self {
+        let committee = configuration.committee;
+        let mut graph = Graph::new(committee);
+        let mut committer = Committer::new(
+            committee,
+            configuration.epoch,
+            configuration.collection_depth_rounds,
+            &configuration.founding,
+        );
+        if let Some(last) = state.commits.last() {
+            committer.restore(last);
+            graph.restore_collection_round(last.collection_round);
+        }
+        for event in &state.events {
+            graph.insert(event.clone());
+        }
+        for commit in &state.commits {
+            let forked = commit.forked.iter().map(|event| (event, graph::Fate::Forked));
+            let ordered = commit.events.iter().map(|event| (event, graph::Fate::Ordered));
+            for (event, fate) in ordered.chain(forked) {
+                graph.set_fate(&event.digest, fate);
+            }
+        }
+        for highest in &state.highest {
+            if committee.contains(highest.author) {
+                graph.raise_highest(highest.author, highest.round);
+            }
+        }
+        let founding = configuration.founding;
+        let attestation = state
+            .own_last
+            .as_ref()
+            .map_or(Attestation { newest: founding, checkpoint: None }, |event| {
+                event.header.attestation
+            });
+        let unjudged = state.commits.iter().map(|c| (c.index, c.prefix_hash)).collect();
+        Self {
+            recovery: Recovery::new(committee, state.memory),
+            pace: Pace::new(committee, state.own_last, state.pool, founding),
+            intake: Intake::new(committee),
+            gossip: Gossip::new(committee),
+            judging: Judging { index: founding.index, attestation, next_deadline: None, unjudged },
+            configuration,
+            signer,
+            graph,
+            committer,
+            written: WriteNumber(0),
+            durable: WriteNumber(0),
+            halted: None,
+        }
+    }
+
+    /// Takes one input and appends what is to be done. `now` is the driver's monotonic clock, `wall` the host's clock,
+    /// which goes into this host's timestamps and decides when a deadline is worth a round, nothing else.
+    pub fn handle(
+        &mut self,
+        now: Moment,
+        wall: LedgerTime,
+        input: Input,
+        outputs: &mut Vec<Output>,
+    ) {
+        if self.halted.is_some() {
+            return;
+        }
+        let turn = &mut Turn { now, wall, records: Vec::new(), outputs: Vec::new(), sink: outputs };
+        let result = self.take(turn, input).and_then(|()| self.advance(turn));
+        self.give_out(turn);
+        if let Err(reason) = result {
+            self.halted = Some(reason);
+            turn.sink.push(Output::Halted(reason));
+            return;
+        }
+        turn.sink.push(Output::WakeAt(self.next_wake(now, wall)));
+    }
+
+    fn take(&mut self, turn: &mut Turn<'_>, input: Input) -> Result<(), HaltReason> {
+        match input {
+            Input::EventReceived { from, event } => self.receive(turn, from, event)?,
+            Input::PeerConnected(peer) => self.peer_connected(turn, peer),
+            Input::PeerDisconnected(peer) => self.gossip.disconnected(peer),
+            Input::PeerHave { from, highest } => self.peer_has(turn, from, &highest),
+            Input::PeerWant { from, digests } => self.peer_wants(turn, from, digests),
+            Input::RecoveryAsked { from, nonce } => self.answer_recovery(turn, from, nonce),
+            Input::RecoveryAnswered { from, nonce, quorum_round, highest_of_asker: _ } => {
+                self.recovery.answered(from, nonce, quorum_round);
+            }
+            Input::Submitted(payload) => self.pace.submit(payload),
+            Input::Judged { end, next_deadline } => self.judged(end, next_deadline)?,
+            Input::WriteDurable(number) => self.durable = number.max(self.durable),
+            Input::Tick => {}
+        }
+        Ok(())
+    }
+
+    /// Does what time or the input has made due.
+    fn advance(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
+        self.ask_recovery(turn);
+        self.ask_missing(turn);
+        self.tell_have(turn);
+        self.make_events(turn)
+    }
+
+    /// Accepted events may decide slots; commits may return payloads.
+    fn commit_what_is_decided(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
+        while let Some(new) = self.committer.next_commit(&mut self.graph)? {
+            let collection_round = new.record.collection_round;
+            self.judging.unjudged.insert(new.record.index, new.record.prefix_hash);
+            turn.records.push(Record::Commit(new.record));
+            turn.outputs
+                .push(Output::Committed { commit: new.commit, after: self.written.following() });
+            self.pace.committed(self.graph.quorum_round());
+            let me = self.configuration.me;
+            let lost = self.graph.collect(collection_round, me);
+            self.intake.collect(collection_round);
+            let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
+            if !returned.is_empty() {
+                self.pace.give_back(&returned);
+                turn.records.push(Record::Returned(returned));
+            }
+        }
+        Ok(())
+    }
+
+    fn judged(
+        &mut self,
+        end: CommitEnd,
+        next_deadline: Option<LedgerTime>,
+    ) -> Result<(), HaltReason> {
+        let judging = &mut self.judging;
+        if end.index > self.committer.index() {
+            return Err(HaltReason::JudgedForeign { index: end.index });
+        }
+        if judging.unjudged.get(&end.index).is_some_and(|prefix| *prefix != end.prefix_hash) {
+            return Err(HaltReason::JudgedForeign { index: end.index });
+        }
+        let attested = &mut judging.attestation;
+        for known in [Some(attested.newest), attested.checkpoint].into_iter().flatten() {
+            if known.index == end.index && known != end {
+                return Err(HaltReason::JudgedDifferently { index: end.index });
+            }
+        }
+        // A judge that was restarted judges again from the beginning; what was attested stays attested.
+        if end.index > judging.index {
+            judging.index = end.index;
+            judging.next_deadline = next_deadline;
+            judging.unjudged = judging.unjudged.split_off(&end.index);
+        }
+        if end.index > attested.newest.index {
+            let same = (end.position, end.state_root)
+                == (attested.newest.position, attested.newest.state_root);
+            if !same {
+                attested.newest = end;
+            }
+            if end.index.0.is_multiple_of(CHECKPOINT_COMMITS) {
+                attested.checkpoint = Some(end);
+            }
+        }
+        Ok(())
+    }
+
+    /// Numbers this turn's records and puts everything into the driver's list.
+    fn give_out(&mut self, turn: &mut Turn<'_>) {
+        if !turn.records.is_empty() {
+            self.written = self.written.following();
+            let records = std::mem::take(&mut turn.records);
+            turn.sink.push(Output::Write { number: self.written, records });
+        }
+        turn.sink.append(&mut turn.outputs);
+    }
+
+    /// How the core is.
+    pub fn status(&self) -> CoreStatus {
+        let phase = match (self.halted, self.recovery.is_over()) {
+            (Some(_), _) => Phase::Halted,
+            (None, false) => Phase::Recovering,
+            (None, true) => Phase::Member,
+        };
+        CoreStatus {
+            phase,
+            round: self.pace.own_round(),
+            committed: self.committer.index(),
+            judged: self.judging.index,
+            position: self.committer.position(),
+            ledger_time: self.committer.ledger_time(),
+            waiting: self.pace.waiting(),
+            highest: self.highest(),
+            forkers: self.graph.forkers().collect(),
+        }
+    }
+
+    fn highest(&self) -> Vec<Highest> {
+        let authors = self.configuration.committee.authors();
+        authors.map(|author| Highest { author, round: self.graph.highest_of(author) }).collect()
+    }
+
+    fn is_me(&self, author: AuthorIndex) -> bool {
+        author == self.configuration.me
+    }
+}
+
+impl WriteNumber {
+    /// The next write.
+    #[must_use]
+    pub fn following(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl CommitRecord {
+    /// Rebuilds the commit for the judge from its events, given in the record's order. `None` when they are not those.
+    pub fn to_ordered_commit(&self, events: &[Arc<Event>]) -> Option<OrderedCommit> {
+        let same = events.len() == self.events.len()
+            && events.iter().zip(&self.events).all(|(event, parent)| event.digest == parent.digest);
+        let payloads = events.iter().flat_map(|event| {
+            let author = event.header.author;
+            event.payloads.iter().cloned().map(move |payload| OrderedPayload { author, payload })
+        });
+        same.then(|| commit::ordered_commit(self, payloads.collect(), &self.events))
+    }
+}

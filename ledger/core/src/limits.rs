@@ -1,39 +1,41 @@
 //! Maxima and waits of the core. Called by its own modules only.
 
 /// Events of one peer that wait for missing parents.
-pub const SUSPENDED_PER_PEER_MAX: usize = 4096;
+pub(crate) const SUSPENDED_PER_PEER_MAX: usize = 4096;
 /// How long a leader or a certificate is waited for at first, in milliseconds.
-pub const WAIT_MS_MIN: u64 = 50;
+pub(crate) const WAIT_MS_MIN: u64 = 50;
 /// To how much that wait grows while nothing commits, in milliseconds.
-pub const WAIT_MS_MAX: u64 = 10_000;
+pub(crate) const WAIT_MS_MAX: u64 = 10_000;
 /// Rounds without a commit after which the wait doubles.
-pub const WAIT_DOUBLING_ROUNDS: u64 = 6;
+pub(crate) const WAIT_DOUBLING_ROUNDS: u64 = 6;
 /// Waits that an author may let expire before he is waited for no more, until an event of his arrives.
-pub const STRIKES_MAX: u8 = 3;
+pub(crate) const STRIKES_MAX: u8 = 3;
 /// First delay of an idle host before it fills up to a round that it sees, in milliseconds.
-pub const FILL_MS_MIN: u64 = 50;
+pub(crate) const FILL_MS_MIN: u64 = 50;
 /// Longest such delay, in milliseconds.
-pub const FILL_MS_MAX: u64 = 1_000;
+pub(crate) const FILL_MS_MAX: u64 = 1_000;
 /// Delay between rounds whose only purpose is to let ledger time pass a deadline, in milliseconds.
-pub const DEADLINE_ROUND_MS: u64 = 250;
+pub(crate) const DEADLINE_ROUND_MS: u64 = 250;
 /// Delay between rounds while judging lags behind, in milliseconds.
-pub const BACKLOG_ROUND_MS: u64 = 1_000;
+pub(crate) const BACKLOG_ROUND_MS: u64 = 1_000;
 /// Commits that may wait for the judge before this host stops packing.
-pub const JUDGE_BACKLOG_COMMITS_MAX: u64 = 1_000;
+pub(crate) const JUDGE_BACKLOG_COMMITS_MAX: u64 = 1_000;
 /// Peers tell each other what they have at least this often, in milliseconds.
-pub const HAVE_MS: u64 = 30_000;
+pub(crate) const HAVE_MS: u64 = 30_000;
 /// Missing parents are asked for again, of the next peer, after this many milliseconds.
-pub const WANT_AGAIN_MS: u64 = 500;
+pub(crate) const WANT_AGAIN_MS: u64 = 500;
 /// Recovery is asked for again after this many milliseconds without enough answers.
-pub const RECOVERY_ASK_MS: u64 = 1_000;
+pub(crate) const RECOVERY_ASK_MS: u64 = 1_000;
 /// Payloads are packed only above parents whose median time is at most this far behind the own clock, so that
 /// their first judgement happens at a fresh ledger time. Milliseconds.
-pub const STALE_PARENTS_MS_MAX: u64 = 60_000;
+pub(crate) const STALE_PARENTS_MS_MAX: u64 = 60_000;
 /// Empty rounds that may be spent on freshening the parents' times before packing goes on regardless.
-pub const FRESHENING_ROUNDS_MAX: u32 = 3;
+pub(crate) const FRESHENING_ROUNDS_MAX: u32 = 3;
 /// Rounds above the quorum's that a host without a trustworthy memory leaves out before it signs again.
-pub const RECOVERY_MARGIN_ROUNDS: u64 = 2;
+pub(crate) const RECOVERY_MARGIN_ROUNDS: u64 = 2;
+/// Second events of one author that are kept until somebody names them; others are asked for when they are named.
+pub(crate) const TWINS_PER_AUTHOR_MAX: usize = 64;
 /// Fork evidence kept per author.
-pub const EVIDENCE_PER_AUTHOR_MAX: usize = 4;
+pub(crate) const EVIDENCE_PER_AUTHOR_MAX: usize = 4;
 
 const _: () = assert!(WAIT_MS_MIN <= WAIT_MS_MAX && FILL_MS_MIN <= FILL_MS_MAX);

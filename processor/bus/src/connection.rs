@@ -52,9 +52,7 @@ pub struct Connection {
 }
 
 fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder()
-        .max_frame_length(MESSAGE_BYTES_MAX)
-        .new_codec()
+    LengthDelimitedCodec::builder().max_frame_length(MESSAGE_BYTES_MAX).new_codec()
 }
 
 impl Connection {
@@ -62,12 +60,8 @@ impl Connection {
     pub fn new(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
         Self {
-            sender: Sender {
-                frames: FramedWrite::new(write, codec()),
-            },
-            receiver: Receiver {
-                frames: FramedRead::new(read, codec()),
-            },
+            sender: Sender { frames: FramedWrite::new(write, codec()) },
+            receiver: Receiver { frames: FramedRead::new(read, codec()) },
         }
     }
 
@@ -86,10 +80,7 @@ impl Sender {
     /// # Errors
     /// [`BusError::Io`].
     pub async fn send<M: minicbor::Encode<()>>(&mut self, message: &M) -> Result<(), BusError> {
-        self.frames
-            .send(encode(message))
-            .await
-            .map_err(BusError::Io)
+        self.frames.send(encode(message)).await.map_err(BusError::Io)
     }
 
     /// Queues one message; [`Sender::flush`] sends what is queued.
@@ -97,10 +88,7 @@ impl Sender {
     /// # Errors
     /// [`BusError::Io`].
     pub async fn feed<M: minicbor::Encode<()>>(&mut self, message: &M) -> Result<(), BusError> {
-        self.frames
-            .feed(encode(message))
-            .await
-            .map_err(BusError::Io)
+        self.frames.feed(encode(message)).await.map_err(BusError::Io)
     }
 
     /// Sends what was queued.
@@ -108,16 +96,12 @@ impl Sender {
     /// # Errors
     /// [`BusError::Io`].
     pub async fn flush(&mut self) -> Result<(), BusError> {
-        SinkExt::<Bytes>::flush(&mut self.frames)
-            .await
-            .map_err(BusError::Io)
+        SinkExt::<Bytes>::flush(&mut self.frames).await.map_err(BusError::Io)
     }
 }
 
 fn encode<M: minicbor::Encode<()>>(message: &M) -> Bytes {
-    minicbor::to_vec(message)
-        .expect("writing to memory cannot fail")
-        .into()
+    minicbor::to_vec(message).expect("writing to memory cannot fail").into()
 }
 
 impl Receiver {

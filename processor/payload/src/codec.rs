@@ -28,11 +28,7 @@ where
     T: minicbor::Decode<'b, ()> + minicbor::Encode<()>,
 {
     let value: T = minicbor::decode(bytes).map_err(|_| CodecError::Malformed)?;
-    if encode(&value) == bytes {
-        Ok(value)
-    } else {
-        Err(CodecError::NotCanonical)
-    }
+    if encode(&value) == bytes { Ok(value) } else { Err(CodecError::NotCanonical) }
 }
 
 /// Shared bytes as a CBOR byte string; for `#[cbor(with = "...")]`.

@@ -16,9 +16,7 @@ impl Committee {
     /// A committee of `members`; `None` outside 1 to [`MEMBERS_MAX`].
     pub fn new(members: usize) -> Option<Self> {
         let fits = (1..=MEMBERS_MAX).contains(&members);
-        fits.then(|| Self {
-            members: members.try_into().expect("128 fits into 16 bits"),
-        })
+        fits.then(|| Self { members: members.try_into().expect("128 fits into 16 bits") })
     }
 
     /// n: how many members vote.
@@ -80,9 +78,8 @@ mod tests {
     fn the_slots_of_a_round_have_different_leaders() {
         let committee = Committee::new(4).expect("in range");
         for round in 0..9 {
-            let mut leaders: Vec<_> = (0..3)
-                .map(|slot| committee.leader(Epoch(1), Round(round), slot))
-                .collect();
+            let mut leaders: Vec<_> =
+                (0..3).map(|slot| committee.leader(Epoch(1), Round(round), slot)).collect();
             leaders.dedup();
             assert_eq!(leaders.len(), 3);
         }

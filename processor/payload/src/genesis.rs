@@ -113,20 +113,13 @@ impl Genesis {
 
     fn check(&self) -> Result<(), GenesisError> {
         let require = |holds: bool, what: &str| {
-            if holds {
-                Ok(())
-            } else {
-                Err(GenesisError::Inconsistent(what.to_owned()))
-            }
+            if holds { Ok(()) } else { Err(GenesisError::Inconsistent(what.to_owned())) }
         };
         require(self.dagger == 1, "dagger must be 1")?;
         let is_hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
         let nonce = self.nonce.len() == 32 && self.nonce.bytes().all(is_hex);
         require(nonce, "nonce must be 32 lower-case hex digits")?;
-        require(
-            (1..=MEMBERS_MAX).contains(&self.hosts.len()),
-            "1 to 128 hosts",
-        )?;
+        require((1..=MEMBERS_MAX).contains(&self.hosts.len()), "1 to 128 hosts")?;
         require(
             (8..=10_000).contains(&self.collection_depth_rounds),
             "collection_depth_rounds must be 8 to 10000",
@@ -135,26 +128,15 @@ impl Genesis {
             (1..=1_000).contains(&self.handover_distance_commits),
             "handover_distance_commits must be 1 to 1000",
         )?;
-        let operators: BTreeSet<_> = self
-            .operators
-            .iter()
-            .map(|operator| &operator.name)
-            .collect();
-        require(
-            operators.len() == self.operators.len(),
-            "operators' names must differ",
-        )?;
+        let operators: BTreeSet<_> = self.operators.iter().map(|operator| &operator.name).collect();
+        require(operators.len() == self.operators.len(), "operators' names must differ")?;
         let hosts: BTreeSet<_> = self.hosts.iter().map(|host| &host.name).collect();
         require(hosts.len() == self.hosts.len(), "hosts' names must differ")?;
-        let owned = self
-            .hosts
-            .iter()
-            .all(|host| operators.contains(&host.operator));
+        let owned = self.hosts.iter().all(|host| operators.contains(&host.operator));
         require(owned, "a host names an operator that is not listed")?;
         let operator_keys = self.operators.iter().map(|operator| &operator.key);
-        let keys: BTreeSet<_> = operator_keys
-            .chain(self.hosts.iter().map(|host| &host.ledger_key))
-            .collect();
+        let keys: BTreeSet<_> =
+            operator_keys.chain(self.hosts.iter().map(|host| &host.ledger_key)).collect();
         let count = self.operators.len() + self.hosts.len();
         require(keys.len() == count, "no key may stand twice")
     }
@@ -166,11 +148,7 @@ impl Genesis {
     pub fn check_signatures(&self, bytes: &[u8], signatures: &str) -> Result<(), GenesisError> {
         const END: &str = "-----END SSH SIGNATURE-----";
         let mut signed = BTreeSet::new();
-        for block in signatures
-            .split_inclusive(END)
-            .map(str::trim)
-            .filter(|b| !b.is_empty())
-        {
+        for block in signatures.split_inclusive(END).map(str::trim).filter(|b| !b.is_empty()) {
             let read = sshsig::from_armor(block, Namespace::Genesis)
                 .map_err(|error| GenesisError::Signature(error.to_string()))?;
             if !sshsig::verifies(&read.signer, Namespace::Genesis, bytes, &read.signature) {
@@ -179,11 +157,7 @@ impl Genesis {
             }
             signed.insert(read.signer);
         }
-        match self
-            .operators
-            .iter()
-            .find(|operator| !signed.contains(&operator.key))
-        {
+        match self.operators.iter().find(|operator| !signed.contains(&operator.key)) {
             Some(operator) => Err(GenesisError::Unsigned(operator.name.clone())),
             None => Ok(()),
         }
@@ -247,10 +221,7 @@ mod tests {
             nonce: "0".repeat(32),
             name: name("test"),
             mode: GenesisMode::Judged,
-            operators: vec![GenesisOperator {
-                name: name("op1"),
-                key: key(1).public_key(),
-            }],
+            operators: vec![GenesisOperator { name: name("op1"), key: key(1).public_key() }],
             hosts: vec![GenesisHost {
                 name: name("host1"),
                 operator: name("op1"),

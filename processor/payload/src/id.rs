@@ -166,10 +166,7 @@ hex_id!(
 
 fn derive<const N: usize>(context: &str, bytes: &[u8]) -> [u8; N] {
     let mut id = [0; N];
-    blake3::Hasher::new_derive_key(context)
-        .update(bytes)
-        .finalize_xof()
-        .fill(&mut id);
+    blake3::Hasher::new_derive_key(context).update(bytes).finalize_xof().fill(&mut id);
     id
 }
 
@@ -295,13 +292,7 @@ mod tests {
     fn an_id_reads_back_what_it_prints_and_nothing_else() {
         let digest = PayloadDigest::of(b"x");
         assert_eq!(digest.to_string().parse(), Ok(digest));
-        assert!(
-            digest
-                .to_string()
-                .to_uppercase()
-                .parse::<PayloadDigest>()
-                .is_err()
-        );
+        assert!(digest.to_string().to_uppercase().parse::<PayloadDigest>().is_err());
         assert!("00".parse::<PayloadDigest>().is_err());
     }
 

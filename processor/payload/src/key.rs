@@ -78,16 +78,13 @@ impl PublicKey {
     pub fn to_openssh(&self) -> String {
         let key = ssh_key::public::Ed25519PublicKey(*self.as_bytes());
         let key = ssh_key::PublicKey::new(ssh_key::public::KeyData::Ed25519(key), "");
-        key.to_openssh()
-            .expect("an ed25519 key always has a text form")
+        key.to_openssh().expect("an ed25519 key always has a text form")
     }
 
     /// The key's fingerprint as `ssh-keygen -l` prints it: `SHA256:...`.
     pub fn fingerprint(&self) -> String {
         let key = ssh_key::public::Ed25519PublicKey(*self.as_bytes());
-        ssh_key::public::KeyData::Ed25519(key)
-            .fingerprint(ssh_key::HashAlg::Sha256)
-            .to_string()
+        ssh_key::public::KeyData::Ed25519(key).fingerprint(ssh_key::HashAlg::Sha256).to_string()
     }
 }
 
@@ -143,9 +140,7 @@ impl Serialize for PublicKey {
 }
 impl<'de> Deserialize<'de> for PublicKey {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 impl<C> minicbor::Encode<C> for PublicKey {
@@ -170,10 +165,7 @@ impl<'b, C> minicbor::Decode<'b, C> for PublicKey {
 #[cfg(feature = "schema")]
 impl utoipa::PartialSchema for PublicKey {
     fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
-        crate::name::string_schema(
-            "^ssh-ed25519 [A-Za-z0-9+/=]+$",
-            "an OpenSSH ed25519 public key",
-        )
+        crate::name::string_schema("^ssh-ed25519 [A-Za-z0-9+/=]+$", "an OpenSSH ed25519 public key")
     }
 }
 #[cfg(feature = "schema")]
@@ -186,10 +178,7 @@ pub struct Signature(pub [u8; 64]);
 impl fmt::Debug for Signature {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str("Signature(")?;
-        self.0
-            .iter()
-            .take(4)
-            .try_for_each(|byte| write!(formatter, "{byte:02x}"))?;
+        self.0.iter().take(4).try_for_each(|byte| write!(formatter, "{byte:02x}"))?;
         formatter.write_str("..)")
     }
 }
@@ -208,9 +197,7 @@ impl<'b, C> minicbor::Decode<'b, C> for Signature {
         _: &mut C,
     ) -> Result<Self, minicbor::decode::Error> {
         let bytes = decoder.bytes()?.try_into();
-        bytes
-            .map(Self)
-            .map_err(|_| minicbor::decode::Error::message("a signature has 64 bytes"))
+        bytes.map(Self).map_err(|_| minicbor::decode::Error::message("a signature has 64 bytes"))
     }
 }
 
@@ -246,9 +233,7 @@ pub struct SecretKey {
 impl SecretKey {
     /// A key from 32 secret bytes, drawn by the caller from the operating system.
     pub fn from_seed(seed: &Zeroizing<[u8; 32]>) -> Self {
-        Self {
-            key: SigningKey::from_bytes(seed),
-        }
+        Self { key: SigningKey::from_bytes(seed) }
     }
 
     /// Reads an unencrypted OpenSSH private key file (`-----BEGIN OPENSSH PRIVATE KEY-----`).
@@ -262,9 +247,7 @@ impl SecretKey {
             return Err(KeyError::Encrypted);
         }
         let pair = key.key_data().ed25519().ok_or(KeyError::NotPrivateKey)?;
-        Ok(Self {
-            key: SigningKey::from_bytes(pair.private.as_ref()),
-        })
+        Ok(Self { key: SigningKey::from_bytes(pair.private.as_ref()) })
     }
 
     /// The key as an OpenSSH private key file.
@@ -275,8 +258,7 @@ impl SecretKey {
         };
         let key = ssh_key::PrivateKey::new(ssh_key::private::KeypairData::Ed25519(pair), comment)
             .expect("an unencrypted key needs no cipher");
-        key.to_openssh(ssh_key::LineEnding::LF)
-            .expect("an ed25519 key always has a text form")
+        key.to_openssh(ssh_key::LineEnding::LF).expect("an ed25519 key always has a text form")
     }
 
     /// The 32 secret bytes, for the link layer's own key format.
@@ -286,9 +268,7 @@ impl SecretKey {
 
     /// The public half.
     pub fn public_key(&self) -> PublicKey {
-        PublicKey {
-            point: self.key.verifying_key(),
-        }
+        PublicKey { point: self.key.verifying_key() }
     }
 
     /// Signs exactly `message`.
@@ -304,11 +284,7 @@ impl SecretKey {
 
 impl fmt::Debug for SecretKey {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "SecretKey(of {})",
-            self.public_key().fingerprint()
-        )
+        write!(formatter, "SecretKey(of {})", self.public_key().fingerprint())
     }
 }
 
@@ -335,21 +311,9 @@ mod tests {
     #[test]
     fn a_signature_counts_only_in_its_domain() {
         let signature = key(1).sign_in(Domain::Event, &[7; 32]);
-        assert!(
-            key(1)
-                .public_key()
-                .verifies_in(Domain::Event, &[7; 32], &signature)
-        );
-        assert!(
-            !key(1)
-                .public_key()
-                .verifies_in(Domain::Seal, &[7; 32], &signature)
-        );
-        assert!(
-            !key(2)
-                .public_key()
-                .verifies_in(Domain::Event, &[7; 32], &signature)
-        );
+        assert!(key(1).public_key().verifies_in(Domain::Event, &[7; 32], &signature));
+        assert!(!key(1).public_key().verifies_in(Domain::Seal, &[7; 32], &signature));
+        assert!(!key(2).public_key().verifies_in(Domain::Event, &[7; 32], &signature));
     }
 
     #[test]

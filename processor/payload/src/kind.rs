@@ -388,11 +388,7 @@ impl Body {
     /// `limit_exceeded`, with the field's name and its range.
     pub fn check(&self) -> Result<(), Refusal> {
         let require = |holds: bool, rule: &str| {
-            if holds {
-                Ok(())
-            } else {
-                Err(Refusal::new(RefusalCode::LimitExceeded, rule))
-            }
+            if holds { Ok(()) } else { Err(Refusal::new(RefusalCode::LimitExceeded, rule)) }
         };
         match self {
             Self::HostJoin(body) => {
@@ -406,10 +402,7 @@ impl Body {
                 Ok(())
             }
             Self::ImageRegister(body) => {
-                require(
-                    body.sources.len() <= IMAGE_SOURCES_MAX,
-                    "sources: at most 8",
-                )?;
+                require(body.sources.len() <= IMAGE_SOURCES_MAX, "sources: at most 8")?;
                 require(body.size_bytes > 0, "size_bytes: above 0")?;
                 require(body.virtual_size_bytes > 0, "virtual_size_bytes: above 0")
             }
@@ -417,26 +410,14 @@ impl Body {
                 require((1..=VM_CPUS_MAX).contains(&body.cpus), "cpus: 1 to 256")?;
                 let memory = (64..=VM_MEMORY_MIB_MAX).contains(&body.memory_mib);
                 require(memory, "memory_mib: 64 to 4194304")?;
-                require(
-                    (1..=VM_DISK_GIB_MAX).contains(&body.disk_gib),
-                    "disk_gib: 1 to 65536",
-                )?;
+                require((1..=VM_DISK_GIB_MAX).contains(&body.disk_gib), "disk_gib: 1 to 65536")?;
                 let image_fits = body.image.virtual_size_bytes <= body.disk_gib << 30;
                 require(image_fits, "disk_gib: at least the image's virtual size")?;
-                require(
-                    body.ssh_keys.len() <= VM_SSH_KEYS_MAX,
-                    "ssh_keys: at most 16",
-                )?;
+                require(body.ssh_keys.len() <= VM_SSH_KEYS_MAX, "ssh_keys: at most 16")?;
                 let user_data = body.public_user_data.as_ref().map_or(0, String::len);
-                require(
-                    user_data <= USER_DATA_BYTES_MAX,
-                    "public_user_data: at most 32768 bytes",
-                )?;
+                require(user_data <= USER_DATA_BYTES_MAX, "public_user_data: at most 32768 bytes")?;
                 require(labels_are_within_limits(&body.labels), "labels: at most 32")?;
-                require(
-                    labels_are_within_limits(&body.host_labels),
-                    "host_labels: at most 32",
-                )
+                require(labels_are_within_limits(&body.host_labels), "host_labels: at most 32")
             }
             Self::ReportVm(body) => {
                 let reason = body.reason.as_ref().map_or(0, String::len);
@@ -449,10 +430,6 @@ impl Body {
 impl VmCreate {
     /// What the VM takes of a host and of a grant.
     pub fn size(&self) -> Capacity {
-        Capacity {
-            cpus: self.cpus,
-            memory_mib: self.memory_mib,
-            disk_gib: self.disk_gib,
-        }
+        Capacity { cpus: self.cpus, memory_mib: self.memory_mib, disk_gib: self.disk_gib }
     }
 }

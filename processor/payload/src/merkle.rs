@@ -11,10 +11,7 @@ pub type Leaf = [u8; 32];
 
 /// Hash of a record's bytes.
 pub fn leaf(record: &[u8]) -> Leaf {
-    *blake3::Hasher::new_derive_key("dagger v1 merkle leaf")
-        .update(record)
-        .finalize()
-        .as_bytes()
+    *blake3::Hasher::new_derive_key("dagger v1 merkle leaf").update(record).finalize().as_bytes()
 }
 
 fn node(left: &Leaf, right: &Leaf) -> Leaf {
@@ -32,9 +29,7 @@ pub fn root(leaves: &[Leaf]) -> MerkleRoot {
             .map(|pair| pair.get(1).map_or(pair[0], |right| node(&pair[0], right)))
             .collect();
     }
-    level
-        .first()
-        .map_or(MerkleRoot::ZERO, |root| MerkleRoot(*root))
+    level.first().map_or(MerkleRoot::ZERO, |root| MerkleRoot(*root))
 }
 
 /// The hashes beside the path from leaf `index` to the root, lowest first; `None` when there is no such leaf.
@@ -65,11 +60,7 @@ pub fn verify(root: &MerkleRoot, count: usize, index: usize, leaf: &Leaf, path: 
             let Some(beside) = path.next() else {
                 return false;
             };
-            hash = if at % 2 == 0 {
-                node(&hash, beside)
-            } else {
-                node(beside, &hash)
-            };
+            hash = if at % 2 == 0 { node(&hash, beside) } else { node(beside, &hash) };
         }
         at /= 2;
         width = width.div_ceil(2);
@@ -90,13 +81,7 @@ mod tests {
                 let path = prove(&leaves, index).expect("exists");
                 assert!(verify(&root, leaves.len(), index, &leaves[index], &path));
                 assert!(!verify(&root, leaves.len(), index, &leaf(b"other"), &path));
-                assert!(!verify(
-                    &root,
-                    leaves.len(),
-                    leaves.len(),
-                    &leaves[index],
-                    &path
-                ));
+                assert!(!verify(&root, leaves.len(), leaves.len(), &leaves[index], &path));
                 let longer: Vec<_> = path.iter().copied().chain([[0; 32]]).collect();
                 assert!(!verify(&root, leaves.len(), index, &leaves[index], &longer));
             }

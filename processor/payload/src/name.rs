@@ -148,9 +148,7 @@ fn is_ssh_key_line(text: &str) -> bool {
     text.len() <= SSH_KEY_LINE_BYTES_MAX
         && text.bytes().all(|c| (b' '..=b'~').contains(&c))
         && fields.next().is_some_and(|kind| TYPES.contains(&kind))
-        && fields
-            .next()
-            .is_some_and(|key| key.len() >= 32 && key.bytes().all(base64))
+        && fields.next().is_some_and(|key| key.len() >= 32 && key.bytes().all(base64))
 }
 
 /// Labels of an object; the number is checked by [`labels_are_within_limits`].
@@ -182,16 +180,7 @@ mod tests {
 
     #[test]
     fn names_outside_lower_case_ascii_are_refused() {
-        for text in [
-            "",
-            "Web",
-            "wéb",
-            "-web",
-            "web-",
-            "a_b",
-            "a.b",
-            &"x".repeat(64),
-        ] {
+        for text in ["", "Web", "wéb", "-web", "web-", "a_b", "a.b", &"x".repeat(64)] {
             assert!(text.parse::<Name>().is_err(), "{text:?} was accepted");
         }
         assert!("web-1".parse::<Name>().is_ok());
@@ -205,10 +194,6 @@ mod tests {
             "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0000000000000000000000000000000000000000000 me";
         assert!(key.parse::<SshKeyLine>().is_ok());
         assert!(format!("{key}\nssh-rsa A").parse::<SshKeyLine>().is_err());
-        assert!(
-            format!("command=\"x\" {key}")
-                .parse::<SshKeyLine>()
-                .is_err()
-        );
+        assert!(format!("command=\"x\" {key}").parse::<SshKeyLine>().is_err());
     }
 }

@@ -350,10 +350,7 @@ pub enum VmState {
 impl Vm {
     /// The state in one word, from wanted, placement and the last report about this generation.
     pub fn state(&self) -> VmState {
-        let phase = self
-            .reported
-            .as_ref()
-            .map(|report| (report.phase, report.generation));
+        let phase = self.reported.as_ref().map(|report| (report.phase, report.generation));
         let current = |wanted: ReportPhase| phase == Some((wanted, self.generation));
         match (self.wanted, &self.placement) {
             (Wanted::Deleted, _) if current(ReportPhase::Deleted) => VmState::Deleted,

@@ -58,11 +58,7 @@ impl SignedPayload {
     pub fn sign(key: &SecretKey, document: &Payload) -> Self {
         let bytes = document.to_bytes();
         let signature = sshsig::sign(key, Namespace::Payload, &bytes);
-        Self {
-            signature_kind: SignatureKind::SshEd25519,
-            signature,
-            bytes: bytes.into(),
-        }
+        Self { signature_kind: SignatureKind::SshEd25519, signature, bytes: bytes.into() }
     }
 
     /// Reads the document. The signature is not looked at.
@@ -145,17 +141,11 @@ impl Payload {
         let envelope: ReadEnvelope =
             serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
         if envelope.dagger != PAYLOAD_VERSION {
-            return Err(malformed(format!(
-                "dagger: version {} is unknown",
-                envelope.dagger
-            )));
+            return Err(malformed(format!("dagger: version {} is unknown", envelope.dagger)));
         }
-        let signer = envelope
-            .signer
-            .parse()
-            .map_err(|error: crate::key::KeyError| {
-                Refusal::new(RefusalCode::SignerUnsupported, format!("signer: {error}"))
-            })?;
+        let signer = envelope.signer.parse().map_err(|error: crate::key::KeyError| {
+            Refusal::new(RefusalCode::SignerUnsupported, format!("signer: {error}"))
+        })?;
         Ok(Self {
             cluster: envelope.cluster,
             signer,
@@ -175,19 +165,8 @@ mod tests {
     fn payload() -> (SecretKey, Payload) {
         let key = SecretKey::from_seed(&Zeroizing::new([9; 32]));
         let signer = key.public_key();
-        let body = Body::VmStop(VmChange {
-            vm: VmId([1; 16]),
-            expected_generation: None,
-        });
-        (
-            key,
-            Payload {
-                cluster: ClusterId([2; 32]),
-                signer,
-                not_after: LedgerTime(5),
-                body,
-            },
-        )
+        let body = Body::VmStop(VmChange { vm: VmId([1; 16]), expected_generation: None });
+        (key, Payload { cluster: ClusterId([2; 32]), signer, not_after: LedgerTime(5), body })
     }
 
     #[test]
@@ -210,31 +189,14 @@ mod tests {
         let text = String::from_utf8(payload.to_bytes()).expect("JSON");
         let refused = |from: &str, to: &str| {
             assert!(text.contains(from));
-            Payload::read(text.replacen(from, to, 1).as_bytes())
-                .expect_err("refused")
-                .code
+            Payload::read(text.replacen(from, to, 1).as_bytes()).expect_err("refused").code
         };
-        assert_eq!(
-            refused("\"kind\"", "\"x\":1,\"kind\""),
-            RefusalCode::PayloadMalformed
-        );
-        assert_eq!(
-            refused("\"vm\"", "\"x\":1,\"vm\""),
-            RefusalCode::PayloadMalformed
-        );
+        assert_eq!(refused("\"kind\"", "\"x\":1,\"kind\""), RefusalCode::PayloadMalformed);
+        assert_eq!(refused("\"vm\"", "\"x\":1,\"vm\""), RefusalCode::PayloadMalformed);
         assert_eq!(refused("vm.stop", "vm.stopp"), RefusalCode::KindUnknown);
-        assert_eq!(
-            refused("\"dagger\": 1", "\"dagger\": 2"),
-            RefusalCode::PayloadMalformed
-        );
-        assert_eq!(
-            refused("ssh-ed25519", "ssh-rsa"),
-            RefusalCode::SignerUnsupported
-        );
+        assert_eq!(refused("\"dagger\": 1", "\"dagger\": 2"), RefusalCode::PayloadMalformed);
+        assert_eq!(refused("ssh-ed25519", "ssh-rsa"), RefusalCode::SignerUnsupported);
         let large = vec![b' '; PAYLOAD_BYTES_MAX + 1];
-        assert_eq!(
-            Payload::read(&large).expect_err("refused").code,
-            RefusalCode::PayloadTooLarge
-        );
+        assert_eq!(Payload::read(&large).expect_err("refused").code, RefusalCode::PayloadTooLarge);
     }
 }

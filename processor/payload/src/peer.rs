@@ -103,9 +103,7 @@ impl PeerMessage {
 
     /// A message that carries `event`.
     pub fn event(event: &Event) -> Self {
-        Self::Event {
-            bytes: event.bytes.clone(),
-        }
+        Self::Event { bytes: event.bytes.clone() }
     }
 
     /// Reads a frame.
@@ -125,11 +123,7 @@ impl PeerMessage {
             | Self::AskRecovery { .. }
             | Self::AnswerRecovery { .. } => true,
         };
-        if fits {
-            Ok(message)
-        } else {
-            Err(FrameError::TooLarge)
-        }
+        if fits { Ok(message) } else { Err(FrameError::TooLarge) }
     }
 }
 
@@ -140,23 +134,12 @@ mod tests {
     #[test]
     fn messages_read_back_and_lists_over_their_limit_are_refused() {
         for message in [
-            PeerMessage::Hello {
-                version: 1,
-                cluster: ClusterId([1; 32]),
-                epoch: Epoch(2),
-            },
+            PeerMessage::Hello { version: 1, cluster: ClusterId([1; 32]), epoch: Epoch(2) },
             PeerMessage::Have {
-                highest: vec![Highest {
-                    author: AuthorIndex(1),
-                    round: Round(9),
-                }],
+                highest: vec![Highest { author: AuthorIndex(1), round: Round(9) }],
             },
-            PeerMessage::Event {
-                bytes: Bytes::from_static(b"bytes"),
-            },
-            PeerMessage::Want {
-                digests: vec![EventDigest([1; 32])],
-            },
+            PeerMessage::Event { bytes: Bytes::from_static(b"bytes") },
+            PeerMessage::Want { digests: vec![EventDigest([1; 32])] },
             PeerMessage::AskRecovery { nonce: 1 },
             PeerMessage::AnswerRecovery {
                 nonce: 1,
@@ -166,12 +149,7 @@ mod tests {
         ] {
             assert_eq!(PeerMessage::read(&message.to_bytes()), Ok(message));
         }
-        let many = PeerMessage::Want {
-            digests: vec![EventDigest([1; 32]); WANT_DIGESTS_MAX + 1],
-        };
-        assert_eq!(
-            PeerMessage::read(&many.to_bytes()),
-            Err(FrameError::TooLarge)
-        );
+        let many = PeerMessage::Want { digests: vec![EventDigest([1; 32]); WANT_DIGESTS_MAX + 1] };
+        assert_eq!(PeerMessage::read(&many.to_bytes()), Err(FrameError::TooLarge));
     }
 }

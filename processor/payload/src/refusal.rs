@@ -117,10 +117,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal with its detail.
     pub fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
-        Self {
-            code,
-            detail: detail.into(),
-        }
+        Self { code, detail: detail.into() }
     }
 }
 

@@ -27,19 +27,13 @@ pub fn extend_prefix<'p>(
     payloads: impl IntoIterator<Item = &'p SignedPayload>,
 ) -> PrefixHash {
     let mut hasher = blake3::Hasher::new_derive_key("dagger v1 prefix");
-    hasher
-        .update(before.as_bytes())
-        .update(&ledger_time.0.to_be_bytes());
+    hasher.update(before.as_bytes()).update(&ledger_time.0.to_be_bytes());
     let mut count: u64 = 0;
     for payload in payloads {
         hasher.update(&crate::merkle::leaf(&payload.to_record()));
         count += 1;
     }
-    if count == 0 {
-        *before
-    } else {
-        PrefixHash(*hasher.finalize().as_bytes())
-    }
+    if count == 0 { *before } else { PrefixHash(*hasher.finalize().as_bytes()) }
 }
 
 /// What the ledger hands to the processor: one commit, in order.

@@ -90,10 +90,8 @@ pub fn to_armor(signer: &PublicKey, namespace: Namespace, signature: &Signature)
 /// # Errors
 /// One of [`SshSigError`], each of which says what to do.
 pub fn from_armor(armor: &str, namespace: Namespace) -> Result<ReadSignature, SshSigError> {
-    let framed = armor
-        .trim()
-        .parse::<SshSig>()
-        .map_err(|_| SshSigError::Malformed(namespace.as_str()))?;
+    let framed =
+        armor.trim().parse::<SshSig>().map_err(|_| SshSigError::Malformed(namespace.as_str()))?;
     read(&framed, namespace)
 }
 
@@ -104,10 +102,7 @@ pub fn from_armor(armor: &str, namespace: Namespace) -> Result<ReadSignature, Ss
 /// As [`from_armor`].
 pub fn from_base64(text: &str, namespace: Namespace) -> Result<ReadSignature, SshSigError> {
     let text: String = text.chars().filter(|c| !c.is_ascii_whitespace()).collect();
-    if !text
-        .bytes()
-        .all(|c| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'='))
-    {
+    if !text.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'+' | b'/' | b'=')) {
         return Err(SshSigError::Malformed(namespace.as_str()));
     }
     let mut armor = String::from("-----BEGIN SSH SIGNATURE-----\n");
@@ -122,10 +117,7 @@ pub fn from_base64(text: &str, namespace: Namespace) -> Result<ReadSignature, Ss
 /// The base64 text of an armoured signature, on one line.
 pub fn to_base64(signer: &PublicKey, namespace: Namespace, signature: &Signature) -> String {
     let armor = to_armor(signer, namespace, signature);
-    armor
-        .lines()
-        .filter(|line| !line.starts_with('-'))
-        .collect()
+    armor.lines().filter(|line| !line.starts_with('-')).collect()
 }
 
 fn read(framed: &SshSig, namespace: Namespace) -> Result<ReadSignature, SshSigError> {
@@ -142,14 +134,8 @@ fn read(framed: &SshSig, namespace: Namespace) -> Result<ReadSignature, SshSigEr
         return Err(SshSigError::WrongKeyType);
     }
     let signer = PublicKey::from_bytes(&key.0).map_err(|_| SshSigError::WrongKeyType)?;
-    let bytes = framed
-        .signature_bytes()
-        .try_into()
-        .map_err(|_| SshSigError::WrongKeyType)?;
-    Ok(ReadSignature {
-        signer,
-        signature: Signature(bytes),
-    })
+    let bytes = framed.signature_bytes().try_into().map_err(|_| SshSigError::WrongKeyType)?;
+    Ok(ReadSignature { signer, signature: Signature(bytes) })
 }
 
 #[cfg(test)]
@@ -163,27 +149,11 @@ mod tests {
         let signature = sign(&key, Namespace::Payload, b"text");
         let armor = to_armor(&key.public_key(), Namespace::Payload, &signature);
         let read = from_armor(&armor, Namespace::Payload).expect("own armour");
-        assert_eq!(
-            read,
-            ReadSignature {
-                signer: key.public_key(),
-                signature
-            }
-        );
+        assert_eq!(read, ReadSignature { signer: key.public_key(), signature });
         let line = to_base64(&key.public_key(), Namespace::Payload, &signature);
         assert_eq!(from_base64(&line, Namespace::Payload), Ok(read.clone()));
-        assert!(verifies(
-            &read.signer,
-            Namespace::Payload,
-            b"text",
-            &read.signature
-        ));
-        assert!(!verifies(
-            &read.signer,
-            Namespace::Genesis,
-            b"text",
-            &read.signature
-        ));
+        assert!(verifies(&read.signer, Namespace::Payload, b"text", &read.signature));
+        assert!(!verifies(&read.signer, Namespace::Genesis, b"text", &read.signature));
         assert_eq!(
             from_armor(&armor, Namespace::Genesis),
             Err(SshSigError::WrongNamespace("dagger-genesis"))

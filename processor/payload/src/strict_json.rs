@@ -154,9 +154,7 @@ impl<'a> Scanner<'a> {
         let start = self.at;
         let mut number: u64 = 0;
         while let Some(digit @ b'0'..=b'9') = self.peek() {
-            number = number
-                .saturating_mul(10)
-                .saturating_add(u64::from(digit - b'0'));
+            number = number.saturating_mul(10).saturating_add(u64::from(digit - b'0'));
             self.at += 1;
         }
         let leading_zero = self.bytes[start] == b'0' && self.at - start > 1;
@@ -220,12 +218,9 @@ mod tests {
 
     #[test]
     fn ordinary_documents_pass() {
-        for text in [
-            "{}",
-            "{\"a\":[1,{\"b\":\"\\\"é\"}],\"c\":null}\n",
-            " [ ] ",
-            "9007199254740991",
-        ] {
+        for text in
+            ["{}", "{\"a\":[1,{\"b\":\"\\\"é\"}],\"c\":null}\n", " [ ] ", "9007199254740991"]
+        {
             assert!(check(text.as_bytes()).is_ok(), "{text:?} was refused");
         }
     }

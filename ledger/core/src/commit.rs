@@ -1,0 +1,324 @@
+//! The commit rule: which leaders are committed, and in which order their histories follow.
+//!
+//! Owns direct and indirect decisions, linearisation, the collection round and ledger time; all are functions of the graph
+//! alone. Never looks at time or arrival order. Called after every accepted event. Source: the Mysticeti family of
+//! uncertified DAGs (Babel et al., 2023), with three leader slots a round; the argument stands in `../../decisions.md`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dagger_payload::committee::Committee;
+use dagger_payload::event::{CommitEnd, Event, Parent, order_key};
+use dagger_payload::id::{
+    AuthorIndex, CommitIndex, Epoch, EventDigest, LedgerTime, Position, PrefixHash, Round,
+};
+use dagger_payload::release::{OrderedCommit, OrderedPayload, extend_prefix};
+
+use crate::graph::{Fate, Graph};
+use crate::interface::{CommitRecord, HaltReason};
+
+/// Rounds from a leader to the events that certify it, and one more: the first round that can anchor it.
+const WAVE_ROUNDS: u64 = 3;
+
+/// A place for a leader.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Slot {
+    round: Round,
+    index: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Decision {
+    Commit(EventDigest),
+    Skip,
+    Undecided,
+}
+
+/// Everything that follows from the committed prefix.
+#[derive(Debug)]
+pub(crate) struct Committer {
+    committee: Committee,
+    epoch: Epoch,
+    collection_depth_rounds: u64,
+    next_slot: Slot,
+    index: CommitIndex,
+    position: Position,
+    prefix_hash: PrefixHash,
+    ledger_time: LedgerTime,
+}
+
+/// A new commit, in both of its forms.
+#[derive(Debug)]
+pub(crate) struct NewCommit {
+    pub(crate) record: CommitRecord,
+    pub(crate) commit: OrderedCommit,
+}
+
+impl Committer {
+    pub(crate) fn new(
+        committee: Committee,
+        epoch: Epoch,
+        collection_depth_rounds: u64,
+        founding: &CommitEnd,
+    ) -> Self {
+        Self {
+            committee,
+            epoch,
+            collection_depth_rounds,
+            next_slot: Slot { round: Round(1), index: 0 },
+            index: founding.index,
+            position: founding.position,
+            prefix_hash: founding.prefix_hash,
+            ledger_time: LedgerTime(0),
+        }
+    }
+
+    /// Continues after the last stored commit.
+    pub(crate) fn restore(&mut self, last: &CommitRecord) {
+        self.next_slot = Slot { round: last.leader.round, index: usize::from(last.slot) };
+        self.next_slot = self.after(self.next_slot);
+        self.index = last.index;
+        self.position = last.last_position;
+        self.prefix_hash = last.prefix_hash;
+        self.ledger_time = last.ledger_time;
+    }
+
+    pub(crate) fn index(&self) -> CommitIndex {
+        self.index
+    }
+
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    pub(crate) fn ledger_time(&self) -> LedgerTime {
+        self.ledger_time
+    }
+
+    fn after(&self, slot: Slot) -> Slot {
+        if slot.index + 1 < self.committee.leader_slots() {
+            Slot { round: slot.round, index: slot.index + 1 }
+        } else {
+            Slot { round: slot.round.next(), index: 0 }
+        }
+    }
+
+    fn leader(&self, slot: Slot) -> AuthorIndex {
+        self.committee.leader(self.epoch, slot.round, slot.index)
+    }
+
+    /// The next commit, if the graph decides one now. Called again until it returns none.
+    ///
+    /// # Errors
+    /// [`HaltReason::TwoCertifiedLeaders`].
+    pub(crate) fn next_commit(
+        &mut self,
+        graph: &mut Graph,
+    ) -> Result<Option<NewCommit>, HaltReason> {
+        let decisions = self.decide(graph)?;
+        let mut slot = self.next_slot;
+        while let Some(decision) = decisions.get(&slot) {
+            match decision {
+                Decision::Undecided => break,
+                Decision::Skip => slot = self.after(slot),
+                Decision::Commit(leader) => {
+                    self.next_slot = self.after(slot);
+                    return Ok(Some(self.commit(graph, slot, *leader)));
+                }
+            }
+        }
+        self.next_slot = slot;
+        Ok(None)
+    }
+
+    /// Decides every slot from the highest round down to the first one that is not yet emitted.
+    fn decide(&self, graph: &Graph) -> Result<BTreeMap<Slot, Decision>, HaltReason> {
+        let mut decisions = BTreeMap::new();
+        let highest = graph.highest_round();
+        // A slot of the last two rounds cannot be certified yet; one of the last round not even blamed.
+        let mut round = Round(highest.0.saturating_sub(1));
+        while round >= self.next_slot.round && round.0 > 0 {
+            for index in (0..self.committee.leader_slots()).rev() {
+                let slot = Slot { round, index };
+                if slot < self.next_slot {
+                    break;
+                }
+                let decision = match self.decide_directly(graph, slot)? {
+                    Decision::Undecided => self.decide_by_anchor(graph, slot, &decisions),
+                    decided => decided,
+                };
+                decisions.insert(slot, decision);
+            }
+            round = Round(round.0 - 1);
+        }
+        Ok(decisions)
+    }
+
+    fn decide_directly(&self, graph: &Graph, slot: Slot) -> Result<Decision, HaltReason> {
+        let leader = self.leader(slot);
+        let quorum = self.committee.quorum();
+        let mut certified = None;
+        for digest in graph.at(slot.round, leader) {
+            let certifiers: BTreeSet<AuthorIndex> = graph
+                .in_round(Round(slot.round.0 + 2))
+                .filter(|(_, event)| self.certifies(graph, event, slot.round, digest))
+                .map(|(author, _)| author)
+                .collect();
+            if certifiers.len() < quorum {
+                continue;
+            }
+            if certified.replace(*digest).is_some() {
+                let reason = HaltReason::TwoCertifiedLeaders { author: leader, round: slot.round };
+                return Err(reason);
+            }
+        }
+        if let Some(digest) = certified {
+            return Ok(Decision::Commit(digest));
+        }
+        let skipped = blamers(graph, slot.round, leader).len() >= quorum;
+        Ok(if skipped { Decision::Skip } else { Decision::Undecided })
+    }
+
+    /// Whether `event`, of round + 2, has a quorum of votes for `leader`, of `round`, among its parents.
+    fn certifies(&self, graph: &Graph, event: &Event, round: Round, leader: &EventDigest) -> bool {
+        let votes = event.header.parents.iter().filter(|parent| {
+            parent.round == round.next()
+                && graph.get(&parent.digest).is_some_and(|vote| votes_for(vote, leader))
+        });
+        votes.count() >= self.committee.quorum()
+    }
+
+    fn decide_by_anchor(
+        &self,
+        graph: &Graph,
+        slot: Slot,
+        decisions: &BTreeMap<Slot, Decision>,
+    ) -> Decision {
+        let first = Slot { round: Round(slot.round.0 + WAVE_ROUNDS), index: 0 };
+        let anchor = decisions.range(first..).find(|(_, decision)| **decision != Decision::Skip);
+        let Some((_, Decision::Commit(anchor))) = anchor else {
+            return Decision::Undecided;
+        };
+        let certifying_round = Round(slot.round.0 + 2);
+        let history = graph.history([*anchor], certifying_round);
+        let certified = graph.at(slot.round, self.leader(slot)).iter().find(|leader| {
+            graph.in_round(certifying_round).any(|(_, event)| {
+                history.contains(&event.digest) && self.certifies(graph, event, slot.round, leader)
+            })
+        });
+        certified.map_or(Decision::Skip, |leader| Decision::Commit(*leader))
+    }
+
+    fn commit(&mut self, graph: &mut Graph, slot: Slot, leader: EventDigest) -> NewCommit {
+        let leader = graph.get(&leader).expect("a committed leader is accepted").clone();
+        let (events, forked) = linearise(graph, &leader);
+        self.ledger_time = self.ledger_time.max(time_of(graph, &leader));
+        let payloads: Vec<OrderedPayload> = events
+            .iter()
+            .flat_map(|event| {
+                let author = event.header.author;
+                let payloads = event.payloads.iter().cloned();
+                payloads.map(move |payload| OrderedPayload { author, payload })
+            })
+            .collect();
+        let count = u64::try_from(payloads.len()).expect("a count fits into 64 bits");
+        let first_position = self.position.next();
+        self.index = self.index.next();
+        self.position = Position(self.position.0 + count);
+        self.prefix_hash = extend_prefix(
+            &self.prefix_hash,
+            self.ledger_time,
+            payloads.iter().map(|ordered| &ordered.payload),
+        );
+        let depth = self.collection_depth_rounds;
+        let collection_round =
+            Round(leader.header.round.0.saturating_sub(depth)).max(graph.collection_round());
+        let record = CommitRecord {
+            index: self.index,
+            leader: leader.as_parent(),
+            slot: u16::try_from(slot.index).expect("at most three slots"),
+            events: events.iter().map(|event| event.as_parent()).collect(),
+            forked: forked.iter().map(|event| event.as_parent()).collect(),
+            first_position,
+            last_position: self.position,
+            ledger_time: self.ledger_time,
+            prefix_hash: self.prefix_hash,
+            collection_round,
+        };
+        let commit = ordered_commit(&record, payloads, &record.events);
+        NewCommit { commit, record }
+    }
+}
+
+/// The commit as the judge sees it.
+pub(crate) fn ordered_commit(
+    record: &CommitRecord,
+    payloads: Vec<OrderedPayload>,
+    events: &[Parent],
+) -> OrderedCommit {
+    let mut authors = BTreeMap::new();
+    for event in events {
+        let highest = authors.entry(event.author).or_insert(event.round);
+        *highest = event.round.max(*highest);
+    }
+    OrderedCommit {
+        index: record.index,
+        ledger_time: record.ledger_time,
+        leader_round: record.leader.round,
+        authors: authors.into_iter().collect(),
+        payloads,
+        first_position: record.first_position,
+        prefix_hash: record.prefix_hash,
+    }
+}
+
+fn votes_for(vote: &Event, leader: &EventDigest) -> bool {
+    vote.header.parents.iter().any(|parent| parent.digest == *leader)
+}
+
+/// Authors of the round after `round` with an event that has no parent by `leader` in `round`.
+pub(crate) fn blamers(graph: &Graph, round: Round, leader: AuthorIndex) -> BTreeSet<AuthorIndex> {
+    let names = |event: &Event| {
+        event.header.parents.iter().any(|parent| parent.author == leader && parent.round == round)
+    };
+    let blaming = graph.in_round(round.next()).filter(|(_, event)| !names(event));
+    blaming.map(|(author, _)| author).collect()
+}
+
+/// Authors of the round after `round` with an event that votes for `leader`.
+pub(crate) fn voters(graph: &Graph, round: Round, leader: &EventDigest) -> BTreeSet<AuthorIndex> {
+    let voting = graph.in_round(round.next()).filter(|(_, event)| votes_for(event, leader));
+    voting.map(|(author, _)| author).collect()
+}
+
+/// The leader's open history in order, and those of it that lose to a twin. Both have their fate afterwards.
+fn linearise(graph: &mut Graph, leader: &Event) -> (Vec<Arc<Event>>, Vec<Arc<Event>>) {
+    let mut history = graph.open_history(leader.digest);
+    history
+        .sort_by_cached_key(|event| (event.header.round, order_key(&leader.digest, &event.digest)));
+    let (mut ordered, mut forked) = (Vec::with_capacity(history.len()), Vec::new());
+    for event in history {
+        if graph.has_ordered_twin(&event) {
+            graph.set_fate(&event.digest, Fate::Forked);
+            forked.push(event);
+        } else {
+            graph.set_fate(&event.digest, Fate::Ordered);
+            ordered.push(event);
+        }
+    }
+    (ordered, forked)
+}
+
+/// The lower median of the timestamps of the leader's parents of the round before; 0 in round 1.
+fn time_of(graph: &Graph, leader: &Event) -> LedgerTime {
+    let below = Round(leader.header.round.0 - 1);
+    let times = leader.header.parents.iter().filter(|parent| parent.round == below);
+    let times = times.filter_map(|parent| graph.get(&parent.digest));
+    lower_median(times.map(|event| event.header.timestamp).collect())
+}
+
+/// The lower median; 0 of none.
+pub(crate) fn lower_median(mut times: Vec<LedgerTime>) -> LedgerTime {
+    times.sort_unstable();
+    times.get(times.len().saturating_sub(1) / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,273 @@
+//! The graph in memory: accepted events from the collection round up, who made them, and what became of them.
+//!
+//! Owns look-ups by digest, round and author, ancestry, and which authors lie. Never decides order (`commit` does) and
+//! never checks signatures (the driver does). Called by the other modules of the core.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dagger_payload::committee::Committee;
+use dagger_payload::event::{Event, Parent};
+use dagger_payload::id::{AuthorIndex, EventDigest, Round};
+
+/// What became of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// Neither ordered nor forked, so far.
+    Open,
+    /// In a commit.
+    Ordered,
+    /// Never ordered: another event of its author and round is.
+    Forked,
+}
+
+#[derive(Debug)]
+struct Node {
+    event: Arc<Event>,
+    fate: Fate,
+}
+
+/// Accepted events of the collection round and above.
+#[derive(Debug)]
+pub(crate) struct Graph {
+    committee: Committee,
+    nodes: BTreeMap<EventDigest, Node>,
+    rounds: BTreeMap<Round, BTreeMap<AuthorIndex, Vec<EventDigest>>>,
+    /// Events with payloads whose fate is open.
+    open_payloads: BTreeSet<(Round, EventDigest)>,
+    /// Highest accepted round of each author, also of pruned events.
+    highest: Vec<Round>,
+    /// Authors with two accepted events in one round: never named again.
+    forkers: BTreeSet<AuthorIndex>,
+    collection_round: Round,
+}
+
+impl Graph {
+    pub(crate) fn new(committee: Committee) -> Self {
+        Self {
+            committee,
+            nodes: BTreeMap::new(),
+            rounds: BTreeMap::new(),
+            open_payloads: BTreeSet::new(),
+            highest: vec![Round(0); committee.members()],
+            forkers: BTreeSet::new(),
+            collection_round: Round(0),
+        }
+    }
+
+    pub(crate) fn collection_round(&self) -> Round {
+        self.collection_round
+    }
+
+    pub(crate) fn get(&self, digest: &EventDigest) -> Option<&Arc<Event>> {
+        self.nodes.get(digest).map(|node| &node.event)
+    }
+
+    pub(crate) fn contains(&self, digest: &EventDigest) -> bool {
+        self.nodes.contains_key(digest)
+    }
+
+    pub(crate) fn fate(&self, digest: &EventDigest) -> Option<Fate> {
+        self.nodes.get(digest).map(|node| node.fate)
+    }
+
+    /// Takes in an event all of whose parents above the collection round are here.
+    pub(crate) fn insert(&mut self, event: Arc<Event>) {
+        let (author, round, digest) = (event.header.author, event.header.round, event.digest);
+        let own = self.rounds.entry(round).or_default().entry(author).or_default();
+        own.push(digest);
+        if own.len() > 1 {
+            self.forkers.insert(author);
+        }
+        if event.header.payload_count > 0 {
+            self.open_payloads.insert((round, digest));
+        }
+        let highest = &mut self.highest[usize::from(author.0)];
+        *highest = round.max(*highest);
+        self.nodes.insert(digest, Node { event, fate: Fate::Open });
+    }
+
+    pub(crate) fn set_fate(&mut self, digest: &EventDigest, fate: Fate) {
+        if let Some(node) = self.nodes.get_mut(digest) {
+            node.fate = fate;
+            self.open_payloads.remove(&(node.event.header.round, *digest));
+        }
+    }
+
+    /// Forgets everything below `collection_round` and returns the events of `author` that were never ordered there
+    /// or at it: at and below it nothing will be.
+    pub(crate) fn collect(
+        &mut self,
+        collection_round: Round,
+        author: AuthorIndex,
+    ) -> Vec<Arc<Event>> {
+        let mut lost = Vec::new();
+        let passed = (
+            std::ops::Bound::Excluded(self.collection_round),
+            std::ops::Bound::Included(collection_round),
+        );
+        for authors in self.rounds.range(passed).map(|(_, authors)| authors) {
+            for digest in authors.values().flatten() {
+                let node = &self.nodes[digest];
+                if node.fate == Fate::Open {
+                    self.open_payloads.remove(&(node.event.header.round, *digest));
+                    if node.event.header.author == author {
+                        lost.push(node.event.clone());
+                    }
+                }
+            }
+        }
+        let kept = self.rounds.split_off(&collection_round);
+        let dropped = std::mem::replace(&mut self.rounds, kept);
+        for digest in dropped.values().flat_map(BTreeMap::values).flatten() {
+            self.nodes.remove(digest);
+        }
+        self.collection_round = collection_round;
+        lost
+    }
+
+    /// Sets the collection round of a restored graph, whose events below it were never loaded.
+    pub(crate) fn restore_collection_round(&mut self, round: Round) {
+        self.collection_round = round;
+    }
+
+    /// Events of `author` in `round`, in the order of their arrival; more than one only of a liar.
+    pub(crate) fn at(&self, round: Round, author: AuthorIndex) -> &[EventDigest] {
+        let authors = self.rounds.get(&round);
+        authors.and_then(|authors| authors.get(&author)).map_or(&[], Vec::as_slice)
+    }
+
+    /// All events of a round, by author.
+    pub(crate) fn in_round(
+        &self,
+        round: Round,
+    ) -> impl Iterator<Item = (AuthorIndex, &Arc<Event>)> {
+        self.rounds.get(&round).into_iter().flatten().flat_map(|(author, digests)| {
+            digests.iter().map(|digest| (*author, &self.nodes[digest].event))
+        })
+    }
+
+    /// Whether events of a quorum of authors who may be named stand in `round`.
+    pub(crate) fn has_quorum(&self, round: Round) -> bool {
+        let authors = self.rounds.get(&round).into_iter().flatten();
+        let named = authors.filter(|(author, _)| self.may_name(**author)).count();
+        named >= self.committee.quorum()
+    }
+
+    /// The highest round with a quorum; 0 for none.
+    pub(crate) fn quorum_round(&self) -> Round {
+        let found = self.rounds.keys().rev().find(|round| self.has_quorum(**round));
+        found.copied().unwrap_or_default()
+    }
+
+    /// The highest round with any accepted event.
+    pub(crate) fn highest_round(&self) -> Round {
+        self.rounds.last_key_value().map(|(round, _)| *round).unwrap_or_default()
+    }
+
+    /// The highest round in which an author who may be named has an event.
+    pub(crate) fn highest_named_round(&self) -> Round {
+        let names = |authors: &BTreeMap<AuthorIndex, _>| authors.keys().any(|a| self.may_name(*a));
+        let found = self.rounds.iter().rev().find(|(_, authors)| names(authors));
+        found.map(|(round, _)| *round).unwrap_or_default()
+    }
+
+    /// Highest accepted round of one author.
+    pub(crate) fn highest_of(&self, author: AuthorIndex) -> Round {
+        self.highest[usize::from(author.0)]
+    }
+
+    pub(crate) fn raise_highest(&mut self, author: AuthorIndex, round: Round) {
+        let highest = &mut self.highest[usize::from(author.0)];
+        *highest = round.max(*highest);
+    }
+
+    pub(crate) fn may_name(&self, author: AuthorIndex) -> bool {
+        !self.forkers.contains(&author)
+    }
+
+    pub(crate) fn forkers(&self) -> impl Iterator<Item = AuthorIndex> {
+        self.forkers.iter().copied()
+    }
+
+    /// The highest event of `author` below `round`, if he may be named and it is still in memory.
+    pub(crate) fn highest_below(&self, author: AuthorIndex, round: Round) -> Option<Parent> {
+        if !self.may_name(author) || self.highest_of(author).0 == 0 {
+            return None;
+        }
+        let mut below = self.rounds.range(..round).rev();
+        let digest = below.find_map(|(_, authors)| authors.get(&author)?.first())?;
+        Some(self.nodes[digest].event.as_parent())
+    }
+
+    /// Whether some event with payloads still waits to be ordered, in the history of the own newest event or of the
+    /// highest event of an author who may be named.
+    pub(crate) fn has_open_payloads(&self, own_newest: Option<EventDigest>) -> bool {
+        if self.open_payloads.is_empty() {
+            return false;
+        }
+        let nameable = |(_, digest): &(Round, EventDigest)| {
+            self.may_name(self.nodes[digest].event.header.author)
+        };
+        // The highest event of a nameable author has all of his own in its history.
+        if self.open_payloads.iter().any(nameable) {
+            return true;
+        }
+        let floor = self.open_payloads.first().map_or(Round(0), |(round, _)| *round);
+        let tips = self.committee.authors().filter_map(|author| {
+            let newest = self.highest_below(author, Round(u64::MAX))?;
+            Some(newest.digest)
+        });
+        let reached = self.history(tips.chain(own_newest), floor);
+        self.open_payloads.iter().any(|(_, digest)| reached.contains(digest))
+    }
+
+    /// Everything from `tips` down to `floor`, itself included.
+    pub(crate) fn history(
+        &self,
+        tips: impl IntoIterator<Item = EventDigest>,
+        floor: Round,
+    ) -> BTreeSet<EventDigest> {
+        let mut reached = BTreeSet::new();
+        let mut next: Vec<EventDigest> = tips.into_iter().collect();
+        while let Some(digest) = next.pop() {
+            let Some(node) = self.nodes.get(&digest) else {
+                continue;
+            };
+            if node.event.header.round < floor || !reached.insert(digest) {
+                continue;
+            }
+            let parents = node.event.header.parents.iter();
+            next.extend(parents.filter(|parent| parent.round >= floor).map(|p| p.digest));
+        }
+        reached
+    }
+
+    /// The open events in the history of `leader` above the collection round, itself included.
+    pub(crate) fn open_history(&self, leader: EventDigest) -> Vec<Arc<Event>> {
+        let mut seen = BTreeSet::new();
+        let mut open = Vec::new();
+        let mut next = vec![leader];
+        while let Some(digest) = next.pop() {
+            let Some(node) = self.nodes.get(&digest) else {
+                continue;
+            };
+            let decided = node.fate != Fate::Open;
+            let collected = node.event.header.round <= self.collection_round;
+            if decided || collected || !seen.insert(digest) {
+                continue;
+            }
+            open.push(node.event.clone());
+            next.extend(node.event.header.parents.iter().map(|parent| parent.digest));
+        }
+        open
+    }
+
+    /// Whether another event of this author and round is in a commit.
+    pub(crate) fn has_ordered_twin(&self, event: &Event) -> bool {
+        let twins = self.at(event.header.round, event.header.author);
+        twins
+            .iter()
+            .any(|digest| *digest != event.digest && self.fate(digest) == Some(Fate::Ordered))
+    }
+}

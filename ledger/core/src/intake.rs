@@ -1,0 +1,254 @@
+//! Taking events in: what is accepted, what waits for its parents, and what proves that its author lies.
+//!
+//! Owns suspended events and twins that nobody has named yet. Never checks signatures. Called for every received and
+//! every own event.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use dagger_payload::committee::Committee;
+use dagger_payload::event::{Event, Parent};
+use dagger_payload::id::{AuthorIndex, EventDigest, Round};
+use dagger_payload::peer::PeerMessage;
+
+use crate::limits::{
+    EVIDENCE_PER_AUTHOR_MAX, SUSPENDED_PER_PEER_MAX, TWINS_PER_AUTHOR_MAX, WANT_AGAIN_MS,
+};
+use crate::{Core, Fork, HaltReason, Moment, Output, Record, Turn};
+
+#[derive(Debug)]
+struct Suspended {
+    event: Arc<Event>,
+    from: AuthorIndex,
+    missing: BTreeSet<EventDigest>,
+}
+
+#[derive(Debug)]
+struct Missing {
+    children: BTreeSet<EventDigest>,
+    /// Whom to ask next, counted from the peer who sent the child.
+    ask: AuthorIndex,
+    ask_at: Moment,
+    round: Round,
+}
+
+/// Events that are not in the graph yet.
+#[derive(Debug)]
+pub(crate) struct Intake {
+    committee: Committee,
+    suspended: BTreeMap<EventDigest, Suspended>,
+    suspended_of: BTreeMap<AuthorIndex, usize>,
+    missing: BTreeMap<EventDigest, Missing>,
+    /// Second events of an author and round: accepted only when another author's event names them.
+    twins: BTreeMap<EventDigest, Arc<Event>>,
+    evidence: BTreeMap<AuthorIndex, usize>,
+}
+
+impl Intake {
+    pub(crate) fn new(committee: Committee) -> Self {
+        Self {
+            committee,
+            suspended: BTreeMap::new(),
+            suspended_of: BTreeMap::new(),
+            missing: BTreeMap::new(),
+            twins: BTreeMap::new(),
+            evidence: BTreeMap::new(),
+        }
+    }
+
+    /// Forgets what can no longer be ordered.
+    pub(crate) fn collect(&mut self, collection_round: Round) {
+        self.twins.retain(|_, event| event.header.round > collection_round);
+        let old = self.suspended.iter().filter(|(_, s)| s.event.header.round <= collection_round);
+        for digest in old.map(|(digest, _)| *digest).collect::<Vec<_>>() {
+            self.release(&digest);
+        }
+    }
+
+    /// When a missing event should be asked for next.
+    pub(crate) fn ask_at(&self) -> Option<Moment> {
+        self.missing.values().map(|missing| missing.ask_at).min()
+    }
+
+    fn keep_twin(&mut self, event: Arc<Event>) {
+        let author = event.header.author;
+        let kept = self.twins.values().filter(|twin| twin.header.author == author).count();
+        if kept < TWINS_PER_AUTHOR_MAX {
+            self.twins.insert(event.digest, event);
+        }
+    }
+
+    /// Takes a suspended event out, with its wishes.
+    fn release(&mut self, digest: &EventDigest) -> Option<Suspended> {
+        let suspended = self.suspended.remove(digest)?;
+        if let Some(count) = self.suspended_of.get_mut(&suspended.from) {
+            *count = count.saturating_sub(1);
+        }
+        for parent in &suspended.missing {
+            if let Some(missing) = self.missing.get_mut(parent) {
+                missing.children.remove(digest);
+                if missing.children.is_empty() {
+                    self.missing.remove(parent);
+                }
+            }
+        }
+        Some(suspended)
+    }
+
+    fn suspend(&mut self, from: AuthorIndex, event: Arc<Event>, missing: Vec<Parent>, now: Moment) {
+        let count = self.suspended_of.entry(from).or_default();
+        if *count >= SUSPENDED_PER_PEER_MAX {
+            return; // it comes again when the peer is asked what it has
+        }
+        *count += 1;
+        for parent in &missing {
+            let wish = self.missing.entry(parent.digest).or_insert_with(|| Missing {
+                children: BTreeSet::new(),
+                ask: from,
+                ask_at: now,
+                round: parent.round,
+            });
+            wish.children.insert(event.digest);
+        }
+        let missing = missing.iter().map(|parent| parent.digest).collect();
+        self.suspended.insert(event.digest, Suspended { event, from, missing });
+    }
+}
+
+impl Core {
+    /// An event came from a peer.
+    pub(crate) fn receive(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: AuthorIndex,
+        event: Arc<Event>,
+    ) -> Result<(), HaltReason> {
+        if self.is_me(event.header.author) {
+            self.recovery.own_event_seen(event.header.round);
+        }
+        let known = self.graph.contains(&event.digest)
+            || self.intake.suspended.contains_key(&event.digest)
+            || self.intake.twins.contains_key(&event.digest);
+        let old = event.header.round <= self.graph.collection_round();
+        let fits = self.intake.committee.contains(event.header.author)
+            && event.has_quorum_below(self.intake.committee);
+        if known || old || !fits {
+            return Ok(());
+        }
+        self.pace.heard_from(event.header.author);
+        let wanted = self.intake.missing.contains_key(&event.digest);
+        let twin = self.graph.at(event.header.round, event.header.author).first().copied();
+        if let Some(first) = twin {
+            self.keep_evidence(turn, first, &event);
+            if !wanted {
+                self.intake.keep_twin(event);
+                return Ok(());
+            }
+        }
+        self.admit(turn, from, event)
+    }
+
+    /// Accepts an event, and then whatever waited for it; or suspends it.
+    pub(crate) fn admit(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: AuthorIndex,
+        event: Arc<Event>,
+    ) -> Result<(), HaltReason> {
+        let mut ready = vec![(from, event)];
+        while let Some((from, event)) = ready.pop() {
+            if self.graph.contains(&event.digest) || !self.parents_are_true(&event) {
+                continue;
+            }
+            let missing = self.missing_parents(&event);
+            let mut held_back = Vec::new();
+            for parent in &missing {
+                // A twin that somebody names is wanted now.
+                held_back.extend(self.intake.twins.remove(&parent.digest));
+            }
+            if !missing.is_empty() {
+                self.intake.suspend(from, event, missing, turn.now);
+                ready.extend(held_back.into_iter().map(|twin| (from, twin)));
+                continue;
+            }
+            self.accept(turn, &event)?;
+            let waiting = self.intake.missing.remove(&event.digest);
+            for child in waiting.into_iter().flat_map(|missing| missing.children) {
+                let Some(suspended) = self.intake.suspended.get_mut(&child) else {
+                    continue;
+                };
+                suspended.missing.remove(&event.digest);
+                if suspended.missing.is_empty() {
+                    let released = self.intake.release(&child).expect("it was just seen");
+                    ready.push((released.from, released.event));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, turn: &mut Turn<'_>, event: &Arc<Event>) -> Result<(), HaltReason> {
+        if let Some(first) = self.graph.at(event.header.round, event.header.author).first() {
+            self.keep_evidence(turn, *first, event);
+        }
+        self.graph.insert(event.clone());
+        turn.records.push(Record::Event(event.clone()));
+        self.commit_what_is_decided(turn)
+    }
+
+    /// A parent must be the event that its author and round say.
+    fn parents_are_true(&self, event: &Event) -> bool {
+        event.header.parents.iter().all(|parent| {
+            self.graph.get(&parent.digest).is_none_or(|known| known.as_parent() == *parent)
+        })
+    }
+
+    fn missing_parents(&self, event: &Event) -> Vec<Parent> {
+        let collection_round = self.graph.collection_round();
+        let parents = event.header.parents.iter();
+        let above = parents.filter(|parent| parent.round > collection_round);
+        above.filter(|parent| !self.graph.contains(&parent.digest)).copied().collect()
+    }
+
+    fn keep_evidence(&mut self, turn: &mut Turn<'_>, first: EventDigest, second: &Event) {
+        let author = second.header.author;
+        let kept = self.intake.evidence.entry(author).or_default();
+        if first == second.digest || *kept >= EVIDENCE_PER_AUTHOR_MAX {
+            return;
+        }
+        if let Some(first) = self.graph.get(&first) {
+            *kept += 1;
+            turn.records.push(Record::Fork(Fork {
+                author,
+                round: second.header.round,
+                first: first.signed_header(),
+                second: second.signed_header(),
+            }));
+        }
+    }
+
+    /// Asks for missing parents: first the peer who sent the child, then one connected peer after the other.
+    pub(crate) fn ask_missing(&mut self, turn: &mut Turn<'_>) {
+        let collection_round = self.graph.collection_round();
+        let mut wants: BTreeMap<AuthorIndex, Vec<EventDigest>> = BTreeMap::new();
+        for (digest, missing) in &mut self.intake.missing {
+            // Suspended parents come by themselves.
+            let under_way = self.intake.suspended.contains_key(digest);
+            if missing.ask_at > turn.now || under_way || missing.round <= collection_round {
+                missing.ask_at = missing.ask_at.max(turn.now.plus_ms(WANT_AGAIN_MS));
+                continue;
+            }
+            missing.ask_at = turn.now.plus_ms(WANT_AGAIN_MS);
+            if let Some(peer) = self.gossip.connected_from(missing.ask) {
+                wants.entry(peer).or_default().push(*digest);
+                missing.ask = self.gossip.following(peer);
+            }
+        }
+        for (to, digests) in wants {
+            for digests in digests.chunks(dagger_payload::limits::WANT_DIGESTS_MAX) {
+                let message = PeerMessage::Want { digests: digests.to_vec() };
+                turn.outputs.push(Output::Send { to, message, after: self.written });
+            }
+        }
+    }
+}
