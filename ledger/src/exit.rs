@@ -1,0 +1,94 @@
+//! How the daemon ends: the exit codes, and the way by which any part asks for the end.
+//!
+//! Owns the meaning of each code; the systemd unit lists which of them must not restart the daemon. Called by `main` and by every
+//! part that may find something broken.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use tokio::sync::mpsc;
+
+/// Exit codes of the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// An orderly stop.
+    Ok = 0,
+    /// The configuration, a key or the genesis was refused.
+    Configuration = 64,
+    /// The store is damaged, or this host's state contradicts itself.
+    Broken = 65,
+    /// A defect of this program.
+    Internal = 70,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a running daemon ends.
+#[derive(Debug)]
+pub enum Stop {
+    /// Someone asked (SIGTERM, SIGINT).
+    Asked,
+    /// State is damaged or contradicts itself: [`Exit::Broken`].
+    Broken(Box<dyn Error + Send + Sync>),
+    /// A part ended that never should: [`Exit::Internal`].
+    Internal(Box<dyn Error + Send + Sync>),
+}
+
+impl Stop {
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
+        match self {
+            Self::Asked => Exit::Ok,
+            Self::Broken(_) => Exit::Broken,
+            Self::Internal(_) => Exit::Internal,
+        }
+    }
+}
+
+/// Asks the daemon to end; the first reason counts.
+#[derive(Clone)]
+pub struct StopHandle {
+    reasons: mpsc::Sender<Stop>,
+}
+
+/// Receives the reason.
+pub struct StopReceiver {
+    reasons: mpsc::Receiver<Stop>,
+}
+
+/// A handle and its receiver.
+pub fn channel() -> (StopHandle, StopReceiver) {
+    let (sender, reasons) = mpsc::channel(1);
+    (StopHandle { reasons: sender }, StopReceiver { reasons })
+}
+
+impl StopHandle {
+    /// Asks for the end.
+    pub fn stop(&self, reason: Stop) {
+        // When the one place is taken an earlier reason stands, which counts.
+        drop(self.reasons.try_send(reason));
+    }
+}
+
+impl StopReceiver {
+    /// The first reason; [`Stop::Asked`] when every part has gone.
+    pub async fn wait(&mut self) -> Stop {
+        self.reasons.recv().await.unwrap_or(Stop::Asked)
+    }
+}
+
+/// An error with all of its causes, in one line.
+pub fn in_words(error: &(dyn Error + 'static)) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words.push_str(": ");
+        words.push_str(&error.to_string());
+        cause = error.source();
+    }
+    words
+}

@@ -1,0 +1,69 @@
+//! Maxima that concern the ledger alone; those that cross a package border stand in `dagger_payload::limits`.
+//! Called by all parts of the daemon.
+
+use std::time::Duration;
+
+/// TLS handshake and `Hello` together.
+pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(5);
+/// From the first byte of a frame to its last.
+pub const FRAME_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long one write to a peer may make no progress before the link is given up.
+pub const SEND_WAIT_MAX: Duration = Duration::from_secs(15);
+/// Connections that are not yet authenticated, from all addresses.
+pub const HANDSHAKES_MAX: usize = 64;
+/// Connections that are not yet authenticated, from one address.
+pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 16;
+/// Frames that may wait for one peer; more drop the link, and a new one starts with what the peer lacks.
+pub const PEER_QUEUE_FRAMES_MAX: usize = 8192;
+/// Bytes that may wait for one peer.
+pub const PEER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// First wait before dialling again.
+pub const REDIAL_WAIT_MIN: Duration = Duration::from_millis(100);
+/// Longest wait before dialling again.
+pub const REDIAL_WAIT_MAX: Duration = Duration::from_secs(2);
+/// A link that lived shorter than this does not reset the wait before dialling again.
+pub const LINK_SETTLED: Duration = Duration::from_secs(5);
+/// One attempt to dial.
+pub const DIAL_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Silence of a link, in seconds, after which the kernel asks whether the peer's host is alive.
+pub const KEEPALIVE_IDLE_SECONDS: u32 = 5;
+/// Seconds between two such questions.
+pub const KEEPALIVE_INTERVAL_SECONDS: u32 = 3;
+/// Unanswered questions after which the link is dead: a dead host is noticed within 14 seconds.
+pub const KEEPALIVE_PROBES: u32 = 3;
+/// Unacknowledged bytes make a link dead after this many milliseconds.
+pub const UNACKNOWLEDGED_MS_MAX: u32 = 14_000;
+/// Digests of accepted events that are remembered, so that a second copy costs no verification.
+pub const KNOWN_EVENTS_MAX: usize = 64 * 1024;
+
+/// Inputs that may wait for the core.
+pub const CORE_INPUTS_MAX: usize = 4096;
+/// Inputs that the core takes before its outputs are carried out: one write then covers them all.
+pub const CORE_INPUTS_PER_TURN_MAX: usize = 256;
+/// Requests that may wait for the writer.
+pub const WRITER_REQUESTS_MAX: usize = 1024;
+/// Bytes that one commit of the store covers at most (the request that crosses it still joins).
+pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
+/// First wait before a commit that found the store full is tried again.
+pub const STORE_FULL_WAIT_MIN: Duration = Duration::from_millis(250);
+/// Longest such wait.
+pub const STORE_FULL_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Room on the disk that the store leaves untouched, in bytes.
+pub const STORE_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+/// Read transactions at a time.
+pub const STORE_READERS_MAX: u32 = 512;
+/// Records that are read from the store in one go.
+pub const STORE_PAGE_RECORDS: usize = 256;
+
+/// Commits that are sent to the processor before its answer to the first of them.
+pub const JUDGING_WINDOW: usize = 32;
+/// Admissions under way at the processor.
+pub const ADMISSIONS_MAX: usize = 1024;
+/// Attestations of one author that wait for this host's own judge.
+pub const ATTESTATIONS_WAITING_MAX: usize = 256;
+/// Commits whose judged ends are kept in memory for comparing attestations.
+pub const JUDGED_ENDS_IN_MEMORY: usize = 4096;
+/// First and longest wait before connecting to the processor again.
+pub const PROCESSOR_WAIT_MIN: Duration = Duration::from_millis(100);
+/// See [`PROCESSOR_WAIT_MIN`].
+pub const PROCESSOR_WAIT_MAX: Duration = Duration::from_secs(2);

@@ -1,0 +1,3 @@
+//! links
+pub mod frames;
+pub mod tls;

@@ -1,0 +1,201 @@
+//! What must survive: ordered tables of bytes in one store, and the records in them.
+//!
+//! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for simulations and tests), the
+//! typed records with their checksums (`records`), the thread that commits groups of changes (`writer`) and the witness
+//! file beside the store (`witness`). Never interprets an event. Called by driver and delivery.
+
+pub mod lmdb;
+pub mod memory;
+pub mod records;
+pub mod witness;
+pub mod writer;
+
+/// The tables. Keys of the large ones grow with time, so that writes stay sequential.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Table {
+    /// Single values: instance id, layout version, own last round.
+    Meta,
+    /// Events by (epoch, round, author, digest).
+    Events,
+    /// Key of an event by its digest.
+    EventKeys,
+    /// Commits by index.
+    Commits,
+    /// Position and commit of an ordered payload by its digest.
+    Ordered,
+    /// Judged commit ends by index.
+    Judged,
+    /// Sealed releases by (seal key, commit).
+    Releases,
+    /// Own payloads that are not yet ordered, by order of arrival.
+    Pool,
+    /// Pairs of signed headers that prove a fork, by (author, round).
+    Forks,
+    /// Highest round of an author's events, by author.
+    Highest,
+}
+
+impl Table {
+    /// All tables.
+    pub const ALL: [Self; 10] = [
+        Self::Meta,
+        Self::Events,
+        Self::EventKeys,
+        Self::Commits,
+        Self::Ordered,
+        Self::Judged,
+        Self::Releases,
+        Self::Pool,
+        Self::Forks,
+        Self::Highest,
+    ];
+
+    /// The table's name on disk.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Meta => "meta",
+            Self::Events => "events",
+            Self::EventKeys => "event_keys",
+            Self::Commits => "commits",
+            Self::Ordered => "ordered",
+            Self::Judged => "judged",
+            Self::Releases => "releases",
+            Self::Pool => "pool",
+            Self::Forks => "forks",
+            Self::Highest => "highest",
+        }
+    }
+}
+
+/// One change of one record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Writes a record, in place of an earlier one.
+    Put {
+        /// Where.
+        table: Table,
+        /// Under which key, 1 to 511 bytes.
+        key: Vec<u8>,
+        /// What.
+        value: Vec<u8>,
+    },
+    /// Removes a record if it is there.
+    Delete {
+        /// Where.
+        table: Table,
+        /// Under which key.
+        key: Vec<u8>,
+    },
+}
+
+impl Change {
+    /// Roughly what the change takes on disk, in bytes.
+    pub fn size_bytes(&self) -> usize {
+        match self {
+            Self::Put { key, value, .. } => key.len() + value.len() + 16,
+            Self::Delete { key, .. } => key.len() + 16,
+        }
+    }
+}
+
+/// Which way a page is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    /// Ascending keys.
+    Forward,
+    /// Descending keys.
+    Backward,
+}
+
+/// A record as it stands in a table.
+pub type Entry = (Vec<u8>, Vec<u8>);
+
+/// Why the store could not do its work.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Unavailable: no room for more. Nothing of the commit was written; reads go on.
+    #[error("the store is full: {0}")]
+    Full(&'static str),
+    /// Broken: a record does not match its checksum or does not decode.
+    #[error(
+        "the store is damaged: record {key} of table {table} is not what was written; move the \
+         store's directory away and start again: this host then recovers from its peers"
+    )]
+    Damaged {
+        /// The table's name.
+        table: &'static str,
+        /// The key in hex.
+        key: String,
+    },
+    /// Broken: the disk or the store's files failed; what is on disk is uncertain.
+    #[error("the store failed while it tried to {doing}; check the disk and its file system")]
+    Failed {
+        /// What was tried.
+        doing: &'static str,
+        /// The cause.
+        #[source]
+        cause: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// Refused: this process or another one has the store open.
+    #[error("the store {0} is open already; does another ledger run with this state directory?")]
+    OpenAlready(String),
+}
+
+/// Ordered tables of bytes with atomic, durable commits. All calls block and may be made from any thread;
+/// commits are made by one thread at a time.
+pub trait Store: Send + Sync {
+    /// Applies all of `changes` or none, and returns once they survive a power cut.
+    ///
+    /// # Errors
+    /// `Full` (nothing written, may be repeated) or `Failed` (broken).
+    fn commit(&self, changes: &[Change]) -> Result<(), StoreError>;
+
+    /// The value under `key`.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+
+    /// Whether there is a value under `key`.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn contains(&self, table: Table, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.get(table, key)?.is_some())
+    }
+
+    /// Up to `count_max` records from `from` (included) in `direction`; of forward pages `from` empty is the first record,
+    /// of backward pages the last.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn page(
+        &self,
+        table: Table,
+        from: &[u8],
+        direction: Direction,
+        count_max: usize,
+    ) -> Result<Vec<Entry>, StoreError>;
+
+    /// The first record of a table.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn first(&self, table: Table) -> Result<Option<Entry>, StoreError> {
+        Ok(self.page(table, &[], Direction::Forward, 1)?.pop())
+    }
+
+    /// The last record of a table.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn last(&self, table: Table) -> Result<Option<Entry>, StoreError> {
+        Ok(self.page(table, &[], Direction::Backward, 1)?.pop())
+    }
+
+    /// Bytes that the store takes on disk.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn used_bytes(&self) -> Result<u64, StoreError>;
+}

@@ -1,0 +1,510 @@
+//! The records: their keys, their bytes, their checksums, and how changes and answers are made of them.
+//!
+//! Owns the layout of every table (see `../decisions.md`). Each value ends with eight bytes of a BLAKE3 hash over its table, key
+//! and content, checked at every read. Never decides what is written. Called by driver and delivery.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dagger_ledger_core::interface::{CommitRecord, Fork, Record};
+use dagger_payload::codec;
+use dagger_payload::event::{CommitEnd, Event};
+use dagger_payload::id::{
+    AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, Position, Round,
+};
+use dagger_payload::key::PublicKey;
+use dagger_payload::limits::MEMBERS_MAX;
+use dagger_payload::payload::SignedPayload;
+use dagger_payload::peer::Highest;
+use dagger_payload::release::{OrderedCommit, SealedRelease};
+use minicbor::{Decode, Encode};
+
+use super::{Change, Direction, Store, StoreError, Table};
+use crate::limits::STORE_PAGE_RECORDS;
+
+const CHECKSUM_BYTES: usize = 8;
+const INSTANCE_KEY: &[u8] = b"instance";
+const FOUNDING_KEY: &[u8] = b"founding";
+const OWN_LAST_KEY: &[u8] = b"own_last";
+const RELEASED_KEY: &[u8] = b"released";
+
+/// Random at the making of a store; the witness file names it too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(transparent)]
+pub struct InstanceId(#[n(0)] pub minicbor::bytes::ByteArray<16>);
+
+/// For which cluster and member a store was made, and which one it is.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Instance {
+    /// Which store.
+    #[n(0)]
+    pub id: InstanceId,
+    /// The cluster.
+    #[n(1)]
+    pub cluster: dagger_payload::id::ClusterId,
+    /// The member.
+    #[n(2)]
+    pub author: AuthorIndex,
+}
+
+/// Up to which commit the releases of one processor's life are stored without a gap.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Released {
+    /// The seal key of that life.
+    #[n(0)]
+    pub seal_key: PublicKey,
+    /// The last commit.
+    #[n(1)]
+    pub through: CommitIndex,
+}
+
+/// Where a payload was ordered first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct OrderedAt {
+    /// The position.
+    #[n(0)]
+    pub position: Position,
+    /// The commit.
+    #[n(1)]
+    pub commit: CommitIndex,
+}
+
+/// Place of an event in its table: sorts by epoch, round and author.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct EventKey {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The round.
+    pub round: Round,
+    /// The author.
+    pub author: AuthorIndex,
+    /// The digest.
+    pub digest: EventDigest,
+}
+
+impl EventKey {
+    /// The key of `event`.
+    pub fn of(event: &Event) -> Self {
+        let header = &event.header;
+        Self {
+            epoch: header.epoch,
+            round: header.round,
+            author: header.author,
+            digest: event.digest,
+        }
+    }
+
+    fn to_bytes(self) -> Vec<u8> {
+        let (epoch, round) = (self.epoch.0.to_be_bytes(), self.round.0.to_be_bytes());
+        [&epoch[..], &round, &self.author.0.to_be_bytes(), self.digest.as_bytes()].concat()
+    }
+}
+
+fn checksum(table: Table, key: &[u8], content: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let mut hasher = blake3::Hasher::new_derive_key("dagger v1 record");
+    let name = table.name().as_bytes();
+    for part in [name, key] {
+        let length = u64::try_from(part.len()).expect("a length fits into 64 bits");
+        hasher.update(&length.to_be_bytes()).update(part);
+    }
+    let mut checksum = [0; CHECKSUM_BYTES];
+    hasher.update(content).finalize_xof().fill(&mut checksum);
+    checksum
+}
+
+fn damaged(table: Table, key: &[u8]) -> StoreError {
+    let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    StoreError::Damaged { table: table.name(), key }
+}
+
+fn put(table: Table, key: Vec<u8>, mut content: Vec<u8>) -> Change {
+    content.extend(checksum(table, &key, &content));
+    Change::Put { table, key, value: content }
+}
+
+fn put_encoded<T: Encode<()>>(table: Table, key: Vec<u8>, content: &T) -> Change {
+    put(table, key, codec::encode(content))
+}
+
+fn open(table: Table, key: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+    let length = value.len().checked_sub(CHECKSUM_BYTES).ok_or_else(|| damaged(table, key))?;
+    if value[length..] == checksum(table, key, &value[..length]) {
+        value.truncate(length);
+        Ok(value)
+    } else {
+        Err(damaged(table, key))
+    }
+}
+
+fn open_encoded<T>(table: Table, key: &[u8], value: Vec<u8>) -> Result<T, StoreError>
+where
+    T: for<'b> Decode<'b, ()>,
+{
+    let content = open(table, key, value)?;
+    minicbor::decode(&content).map_err(|_| damaged(table, key))
+}
+
+fn open_event(key: &[u8], value: Vec<u8>) -> Result<Arc<Event>, StoreError> {
+    let bytes = open(Table::Events, key, value)?;
+    let event = Event::read(bytes.into()).map_err(|_| damaged(Table::Events, key))?;
+    Ok(Arc::new(event))
+}
+
+fn index_key(index: CommitIndex) -> Vec<u8> {
+    index.0.to_be_bytes().to_vec()
+}
+
+fn release_key(seal_key: &PublicKey, index: CommitIndex) -> Vec<u8> {
+    [&seal_key.as_bytes()[..], &index.0.to_be_bytes()].concat()
+}
+
+/// Turns the core's records into changes.
+#[derive(Debug)]
+pub struct Recorder {
+    me: AuthorIndex,
+    highest: BTreeMap<AuthorIndex, Round>,
+}
+
+impl Recorder {
+    /// For the member `me`, with the `highest` rounds that the store knows.
+    pub fn new(me: AuthorIndex, highest: &[Highest]) -> Self {
+        let highest = highest.iter().map(|entry| (entry.author, entry.round)).collect();
+        Self { me, highest }
+    }
+
+    /// What is written for `records`, and the highest round among this host's events in them.
+    pub fn changes_of(&mut self, records: &[Record]) -> (Vec<Change>, Option<Round>) {
+        let mut changes = Vec::new();
+        let mut own_round = None;
+        for record in records {
+            match record {
+                Record::Event(event) => {
+                    self.event_changes(event, &mut changes);
+                    if event.header.author == self.me {
+                        own_round = own_round.max(Some(event.header.round));
+                    }
+                }
+                Record::Commit(commit) => {
+                    changes.push(put_encoded(Table::Commits, index_key(commit.index), commit));
+                }
+                Record::Packed(digests) => {
+                    changes.extend(digests.iter().map(|digest| Change::Delete {
+                        table: Table::Pool,
+                        key: digest.as_bytes().to_vec(),
+                    }));
+                }
+                Record::Returned(payloads) => changes.extend(payloads.iter().map(pool_change)),
+                Record::Fork(fork) => {
+                    let key = fork_key(fork.author, fork.round);
+                    changes.push(put_encoded(Table::Forks, key, fork));
+                }
+            }
+        }
+        (changes, own_round)
+    }
+
+    fn event_changes(&mut self, event: &Event, changes: &mut Vec<Change>) {
+        let (author, round) = (event.header.author, event.header.round);
+        let key = EventKey::of(event).to_bytes();
+        let digest = event.digest.as_bytes().to_vec();
+        changes.push(put(Table::EventKeys, digest.clone(), key.clone()));
+        changes.push(put(Table::Events, key, event.bytes.to_vec()));
+        let highest = self.highest.entry(author).or_default();
+        if round > *highest {
+            *highest = round;
+            let key = author.0.to_be_bytes().to_vec();
+            changes.push(put_encoded(Table::Highest, key, &Highest { author, round }));
+            if author == self.me {
+                changes.push(put(Table::Meta, OWN_LAST_KEY.to_vec(), digest));
+            }
+        }
+    }
+}
+
+fn fork_key(author: AuthorIndex, round: Round) -> Vec<u8> {
+    [&author.0.to_be_bytes()[..], &round.0.to_be_bytes()].concat()
+}
+
+/// Keeps a payload in the pool.
+pub fn pool_change(payload: &SignedPayload) -> Change {
+    let key = payload.digest().as_bytes().to_vec();
+    put(Table::Pool, key, payload.to_record())
+}
+
+/// Keeps what the store is for.
+pub fn instance_change(instance: &Instance) -> Change {
+    put_encoded(Table::Meta, INSTANCE_KEY.to_vec(), instance)
+}
+
+/// Keeps the commit end before the first commit.
+pub fn founding_change(founding: &CommitEnd) -> Change {
+    put_encoded(Table::Meta, FOUNDING_KEY.to_vec(), founding)
+}
+
+/// Keeps a judged commit end that differs from the one before.
+pub fn judged_change(end: &CommitEnd) -> Change {
+    put_encoded(Table::Judged, index_key(end.index), end)
+}
+
+/// Keeps a sealed release.
+pub fn release_change(seal_key: &PublicKey, sealed: &SealedRelease) -> Change {
+    put_encoded(Table::Releases, release_key(seal_key, sealed.release.end.index), sealed)
+}
+
+/// Keeps up to where releases are stored.
+pub fn released_change(released: &Released) -> Change {
+    put_encoded(Table::Meta, RELEASED_KEY.to_vec(), released)
+}
+
+/// Keeps where a payload was ordered.
+pub fn ordered_change(digest: &PayloadDigest, at: &OrderedAt) -> Change {
+    put_encoded(Table::Ordered, digest.as_bytes().to_vec(), at)
+}
+
+/// Typed reading of a store.
+#[derive(Clone)]
+pub struct Records {
+    store: Arc<dyn Store>,
+}
+
+impl Records {
+    /// Reads from `store`.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        Self { store }
+    }
+
+    /// The store itself, for its writer.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    fn get<T>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StoreError>
+    where
+        T: for<'b> Decode<'b, ()>,
+    {
+        let value = self.store.get(table, key)?;
+        value.map(|value| open_encoded(table, key, value)).transpose()
+    }
+
+    /// What the store is for; none in a new one.
+    ///
+    /// # Errors
+    /// [`StoreError`], as everywhere below.
+    pub fn instance(&self) -> Result<Option<Instance>, StoreError> {
+        self.get(Table::Meta, INSTANCE_KEY)
+    }
+
+    /// The commit end before the first commit, once it is known.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn founding(&self) -> Result<Option<CommitEnd>, StoreError> {
+        self.get(Table::Meta, FOUNDING_KEY)
+    }
+
+    /// This host's newest event.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn own_last(&self) -> Result<Option<Arc<Event>>, StoreError> {
+        let Some(value) = self.store.get(Table::Meta, OWN_LAST_KEY)? else {
+            return Ok(None);
+        };
+        let digest = open(Table::Meta, OWN_LAST_KEY, value)?;
+        let digest = digest.try_into().map_err(|_| damaged(Table::Meta, OWN_LAST_KEY))?;
+        match self.event(&EventDigest(digest))? {
+            Some(event) => Ok(Some(event)),
+            None => Err(damaged(Table::EventKeys, &digest)),
+        }
+    }
+
+    /// An event by its digest.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn event(&self, digest: &EventDigest) -> Result<Option<Arc<Event>>, StoreError> {
+        let Some(value) = self.store.get(Table::EventKeys, digest.as_bytes())? else {
+            return Ok(None);
+        };
+        let key = open(Table::EventKeys, digest.as_bytes(), value)?;
+        match self.store.get(Table::Events, &key)? {
+            Some(value) => open_event(&key, value).map(Some),
+            None => Err(damaged(Table::Events, &key)),
+        }
+    }
+
+    /// A page of events of `epoch` from `from` on, by round and author, and where the next page starts (none at the end).
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn events(
+        &self,
+        from: EventKey,
+    ) -> Result<(Vec<Arc<Event>>, Option<EventKey>), StoreError> {
+        let start = from.to_bytes();
+        let count = STORE_PAGE_RECORDS + 1;
+        let mut page = self.store.page(Table::Events, &start, Direction::Forward, count)?;
+        let more = page.len() == count;
+        let last = if more { page.pop() } else { None };
+        let of_epoch = |event: &Arc<Event>| event.header.epoch == from.epoch;
+        let events: Vec<_> = page
+            .into_iter()
+            .map(|(key, value)| open_event(&key, value))
+            .collect::<Result<_, _>>()?;
+        let next = last.map(|(key, value)| open_event(&key, value)).transpose()?;
+        let next = next.filter(of_epoch).map(|event| EventKey::of(&event));
+        Ok((events.into_iter().filter(of_epoch).collect(), next))
+    }
+
+    /// A commit.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn commit(&self, index: CommitIndex) -> Result<Option<CommitRecord>, StoreError> {
+        self.get(Table::Commits, &index_key(index))
+    }
+
+    /// The newest commit.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn last_commit(&self) -> Result<Option<CommitRecord>, StoreError> {
+        let last = self.store.last(Table::Commits)?;
+        last.map(|(key, value)| open_encoded(Table::Commits, &key, value)).transpose()
+    }
+
+    /// A commit as the judge sees it, rebuilt from its record and its events.
+    ///
+    /// # Errors
+    /// [`StoreError`]; `Damaged` also when an event is missing.
+    pub fn ordered_commit(&self, index: CommitIndex) -> Result<Option<OrderedCommit>, StoreError> {
+        let Some(record) = self.commit(index)? else {
+            return Ok(None);
+        };
+        let mut events = Vec::with_capacity(record.events.len());
+        for parent in &record.events {
+            let event = self.event(&parent.digest)?;
+            events.push(event.ok_or_else(|| damaged(Table::Events, parent.digest.as_bytes()))?);
+        }
+        let commit = record.to_ordered_commit(&events);
+        commit.map(Some).ok_or_else(|| damaged(Table::Commits, &index_key(index)))
+    }
+
+    /// Where a payload was ordered.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn ordered(&self, digest: &PayloadDigest) -> Result<Option<OrderedAt>, StoreError> {
+        self.get(Table::Ordered, digest.as_bytes())
+    }
+
+    /// The judged commit end at `index`: that of the last commit up to it which changed anything.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn judged(&self, index: CommitIndex) -> Result<Option<CommitEnd>, StoreError> {
+        let page = self.store.page(Table::Judged, &index_key(index), Direction::Backward, 1)?.pop();
+        let end = page.map(|(key, value)| open_encoded::<CommitEnd>(Table::Judged, &key, value));
+        Ok(end.transpose()?.map(|end| CommitEnd { index, ..end }))
+    }
+
+    /// The newest judged commit end that changed anything.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn last_judged(&self) -> Result<Option<CommitEnd>, StoreError> {
+        let last = self.store.last(Table::Judged)?;
+        last.map(|(key, value)| open_encoded(Table::Judged, &key, value)).transpose()
+    }
+
+    /// Up to where the releases of which processor's life are stored.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn released(&self) -> Result<Option<Released>, StoreError> {
+        self.get(Table::Meta, RELEASED_KEY)
+    }
+
+    /// Up to `count_max` releases sealed by `seal_key`, of commits after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn releases(
+        &self,
+        seal_key: &PublicKey,
+        after: CommitIndex,
+        count_max: usize,
+    ) -> Result<Vec<SealedRelease>, StoreError> {
+        let from = release_key(seal_key, after.next());
+        let page = self.store.page(Table::Releases, &from, Direction::Forward, count_max)?;
+        page.into_iter()
+            .take_while(|(key, _)| key.starts_with(seal_key.as_bytes()))
+            .map(|(key, value)| open_encoded(Table::Releases, &key, value))
+            .collect()
+    }
+
+    /// Removals of up to a page of releases that another key than `seal_key` sealed: nobody can use them any more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn stale_releases(&self, seal_key: &PublicKey) -> Result<Vec<Change>, StoreError> {
+        let own = seal_key.as_bytes();
+        let after_own = [&own[..], &[0xff; 9]].concat();
+        let mut changes = Vec::new();
+        for from in [&[][..], &after_own] {
+            let page =
+                self.store.page(Table::Releases, from, Direction::Forward, STORE_PAGE_RECORDS)?;
+            let stale = page.into_iter().map(|(key, _)| key);
+            let stale = stale.take_while(|key| !key.starts_with(own));
+            changes.extend(stale.map(|key| Change::Delete { table: Table::Releases, key }));
+        }
+        Ok(changes)
+    }
+
+    /// The highest stored round of each author.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn highest(&self) -> Result<Vec<Highest>, StoreError> {
+        let page =
+            self.store.page(Table::Highest, &[], Direction::Forward, MEMBERS_MAX)?.into_iter();
+        page.map(|(key, value)| open_encoded(Table::Highest, &key, value)).collect()
+    }
+
+    /// All payloads in the pool.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn pool(&self) -> Result<Vec<SignedPayload>, StoreError> {
+        let mut payloads = Vec::new();
+        let mut from = Vec::new();
+        loop {
+            let page =
+                self.store.page(Table::Pool, &from, Direction::Forward, STORE_PAGE_RECORDS)?;
+            let Some((last, _)) = page.last() else {
+                return Ok(payloads);
+            };
+            from = [&last[..], &[0]].concat();
+            for (key, value) in page {
+                payloads.push(open_encoded(Table::Pool, &key, value)?);
+            }
+        }
+    }
+
+    /// Proof that `author` made two events for `round`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn fork(&self, author: AuthorIndex, round: Round) -> Result<Option<Fork>, StoreError> {
+        self.get(Table::Forks, &fork_key(author, round))
+    }
+
+    /// The whole bytes of an event, to send it again.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn event_bytes(&self, digest: &EventDigest) -> Result<Option<Bytes>, StoreError> {
+        Ok(self.event(digest)?.map(|event| event.bytes.clone()))
+    }
+}

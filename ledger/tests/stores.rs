@@ -1,0 +1,194 @@
+//! One suite for both stores, and what only the one on disk can show.
+//!
+//! Pins: commits are whole and survive a reopening, pages are in order both ways, a full store writes nothing and still
+//! reads, and a changed byte is found at the next read.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use dagger_ledger::store::lmdb::LmdbStore;
+use dagger_ledger::store::memory::{Fault, MemoryStore};
+use dagger_ledger::store::records::{self, OrderedAt, Records};
+use dagger_ledger::store::{Change, Direction, Store, StoreError, Table};
+use dagger_payload::event::CommitEnd;
+use dagger_payload::id::{CommitIndex, PayloadDigest, Position, PrefixHash, StateRoot};
+
+const MAP_BYTES: usize = 1 << 30;
+
+fn put(table: Table, key: &[u8], value: &[u8]) -> Change {
+    Change::Put { table, key: key.to_vec(), value: value.to_vec() }
+}
+
+fn delete(table: Table, key: &[u8]) -> Change {
+    Change::Delete { table, key: key.to_vec() }
+}
+
+fn keys(store: &dyn Store, from: &[u8], direction: Direction, count_max: usize) -> Vec<Vec<u8>> {
+    let page = store.page(Table::Events, from, direction, count_max).expect("reads");
+    page.into_iter().map(|(key, _)| key).collect()
+}
+
+fn conforms(store: &dyn Store) {
+    assert_eq!(store.get(Table::Meta, b"x").expect("reads"), None);
+    assert_eq!(store.first(Table::Events).expect("reads"), None);
+    assert_eq!(store.last(Table::Events).expect("reads"), None);
+    store.commit(&[]).expect("an empty commit does nothing");
+
+    let changes: Vec<_> = [b"b", b"d", b"f"].map(|key| put(Table::Events, key, key)).into();
+    store.commit(&changes).expect("commits");
+    assert_eq!(store.get(Table::Events, b"d").expect("reads"), Some(b"d".to_vec()));
+    assert_eq!(store.get(Table::Commits, b"d").expect("reads"), None, "tables are apart");
+    assert!(store.contains(Table::Events, b"d").expect("reads"));
+    assert!(!store.contains(Table::Events, b"e").expect("reads"));
+
+    use Direction::{Backward, Forward};
+    assert_eq!(keys(store, b"", Forward, 9), [b"b", b"d", b"f"]);
+    assert_eq!(keys(store, b"", Backward, 9), [b"f", b"d", b"b"]);
+    assert_eq!(keys(store, b"d", Forward, 9), [b"d", b"f"]);
+    assert_eq!(keys(store, b"d", Backward, 9), [b"d", b"b"]);
+    assert_eq!(keys(store, b"c", Forward, 1), [b"d"]);
+    assert_eq!(keys(store, b"e", Backward, 1), [b"d"]);
+    assert_eq!(keys(store, b"g", Backward, 9), [b"f", b"d", b"b"]);
+    assert!(keys(store, b"g", Forward, 9).is_empty());
+    assert!(keys(store, b"a", Backward, 9).is_empty());
+    assert!(keys(store, b"", Forward, 0).is_empty());
+    assert_eq!(store.first(Table::Events).expect("reads").expect("some").0, b"b");
+    assert_eq!(store.last(Table::Events).expect("reads").expect("some").0, b"f");
+
+    // Within one commit the later change counts; deleting what is not there is nothing.
+    let changes = [
+        put(Table::Events, b"d", b"new"),
+        delete(Table::Events, b"f"),
+        delete(Table::Events, b"absent"),
+        put(Table::Events, b"h", b"1"),
+        put(Table::Events, b"h", b"2"),
+    ];
+    store.commit(&changes).expect("commits");
+    assert_eq!(store.get(Table::Events, b"d").expect("reads"), Some(b"new".to_vec()));
+    assert_eq!(store.get(Table::Events, b"h").expect("reads"), Some(b"2".to_vec()));
+    assert_eq!(keys(store, b"", Forward, 9), [b"b", b"d", b"h"]);
+    assert!(store.used_bytes().expect("measures") > 0);
+}
+
+#[test]
+fn both_stores_keep_the_same_promises() {
+    conforms(&MemoryStore::default());
+    let directory = tempfile::tempdir().expect("a directory");
+    conforms(&LmdbStore::open(directory.path(), MAP_BYTES).expect("opens"));
+}
+
+fn end(index: u64) -> CommitEnd {
+    CommitEnd {
+        index: CommitIndex(index),
+        position: Position(index * 2),
+        prefix_hash: PrefixHash([1; 32]),
+        state_root: StateRoot([2; 32]),
+    }
+}
+
+fn keeps_records(store: Arc<dyn Store>) {
+    let digest = PayloadDigest([5; 32]);
+    let at = OrderedAt { position: Position(3), commit: CommitIndex(2) };
+    let changes = [
+        records::judged_change(&end(0)),
+        records::judged_change(&end(5)),
+        records::ordered_change(&digest, &at),
+    ];
+    store.commit(&changes).expect("commits");
+    let records = Records::new(store.clone());
+    assert_eq!(records.ordered(&digest).expect("reads"), Some(at));
+    assert_eq!(records.judged(CommitIndex(5)).expect("reads"), Some(end(5)));
+    let between = CommitEnd { index: CommitIndex(4), ..end(0) };
+    assert_eq!(records.judged(CommitIndex(4)).expect("reads"), Some(between));
+    assert_eq!(records.last_judged().expect("reads"), Some(end(5)));
+
+    // One flipped bit, and a value moved to another key, are both found.
+    let (key, value) = store.last(Table::Judged).expect("reads").expect("some");
+    for at in 0..value.len() {
+        let mut flipped = value.clone();
+        flipped[at] ^= 4;
+        store.commit(&[put(Table::Judged, &key, &flipped)]).expect("commits");
+        let read = records.last_judged();
+        assert!(matches!(read, Err(StoreError::Damaged { .. })), "byte {at}");
+    }
+    store.commit(&[put(Table::Judged, &[9; 8], &value)]).expect("commits");
+    assert!(matches!(records.last_judged(), Err(StoreError::Damaged { .. })));
+}
+
+#[test]
+fn a_changed_or_moved_record_is_found_at_its_next_read() {
+    keeps_records(Arc::new(MemoryStore::default()));
+    let directory = tempfile::tempdir().expect("a directory");
+    keeps_records(Arc::new(LmdbStore::open(directory.path(), MAP_BYTES).expect("opens")));
+}
+
+#[test]
+fn what_was_committed_is_there_after_reopening_and_only_one_may_have_it_open() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let open = || LmdbStore::open(directory.path(), MAP_BYTES);
+    let store = open().expect("opens");
+    store.commit(&[put(Table::Events, b"a", b"1")]).expect("commits");
+    assert!(matches!(open(), Err(StoreError::OpenAlready(_))));
+    drop(store);
+    let store = open().expect("opens again");
+    assert_eq!(store.get(Table::Events, b"a").expect("reads"), Some(b"1".to_vec()));
+}
+
+#[test]
+fn a_full_map_writes_nothing_reads_on_and_takes_deletes() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = LmdbStore::open(directory.path(), 1 << 20).expect("opens");
+    let mut kept = 0_u32;
+    let refused = loop {
+        let changes = [
+            put(Table::Events, &kept.to_be_bytes(), &[7; 4096]),
+            put(Table::Commits, &kept.to_be_bytes(), b"same commit"),
+        ];
+        match store.commit(&changes) {
+            Ok(()) => kept += 1,
+            Err(error) => break error,
+        }
+        assert!(kept < 1000, "a map of 1 MiB must be full by now");
+    };
+    assert!(matches!(refused, StoreError::Full(_)), "{refused}");
+    for number in 0..kept {
+        let key = number.to_be_bytes();
+        assert!(store.contains(Table::Events, &key).expect("reads"));
+        assert!(store.contains(Table::Commits, &key).expect("reads"));
+    }
+    assert!(!store.contains(Table::Commits, &kept.to_be_bytes()).expect("reads"));
+}
+
+#[test]
+fn planned_faults_of_the_memory_store_act_as_a_crashed_process_would_find_them() {
+    let store = MemoryStore::default();
+    store.commit(&[put(Table::Events, b"a", b"1")]).expect("commits");
+    store.fail_next(Fault::Sync);
+    assert!(store.commit(&[put(Table::Events, b"b", b"1")]).is_err());
+    store.fail_next(Fault::CrashAfter);
+    assert!(store.commit(&[put(Table::Events, b"c", b"1")]).is_err());
+    store.fail_next(Fault::Full);
+    let full = store.commit(&[put(Table::Events, b"d", b"1")]);
+    assert!(matches!(full, Err(StoreError::Full(_))));
+    assert_eq!(keys(&store.crash(), b"", Direction::Forward, 9), [b"a", b"c"]);
+}
+
+#[test]
+fn only_one_file_imports_the_store_crate() {
+    fn walk(directory: &Path, importing: &mut Vec<String>) {
+        for entry in std::fs::read_dir(directory).expect("reads") {
+            let path = entry.expect("reads").path();
+            if path.is_dir() {
+                walk(&path, importing);
+            } else {
+                let text = std::fs::read_to_string(&path).expect("is text");
+                if text.contains("use lmdb::") || text.contains(" lmdb::Env") {
+                    importing.push(path.file_name().expect("a name").display().to_string());
+                }
+            }
+        }
+    }
+    let mut importing = Vec::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut importing);
+    assert_eq!(importing, ["lmdb.rs"]);
+}
