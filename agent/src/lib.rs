@@ -3,4 +3,6 @@
 
 pub mod controller;
 pub mod handover;
+pub mod hypervisor;
+pub mod journal;
 pub mod machines;

@@ -1,8 +1,419 @@
-//! From what is wanted, seen and written down to the next step: the rules of this host for its machines.
+//! From what is wanted, seen and written down to the next step: the rules of this host for its machines (design R3 to R9).
 //!
-//! Owns every decision about a machine. Never touches one: it knows no clock, socket, file, thread or randomness. Called
-//! by [`crate::machines`].
+//! Owns every decision about a machine: [`Controller::handle`] takes one input and says what to do. Never touches a
+//! machine, and knows no clock, socket, file, thread or randomness: the time is told with each input. Called by
+//! [`crate::machines`], and by tests that crash it at every step.
 
+mod decide;
+mod entry;
+mod limits;
+mod offer;
 mod policy;
+pub mod proof;
+mod report;
+mod step;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId};
+use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm};
+use dagger_payload::name::{ImageSource, SshKeyLine};
+use dagger_payload::object::{Placement, VmState};
+
+use self::decide::{Decision, Surroundings, decide};
+use self::entry::{Entry, Taken};
+use crate::handover::{AttestedVm, Order, VmSight};
+use crate::hypervisor::{Inventory, Machine, Power, Tags};
+use crate::journal::Record;
 
 pub use policy::LocalPolicy;
+pub use step::{Action, DiskRule, Finished, Job, Outcome, Seen, Sighting, Step};
+
+/// Time since an arbitrary beginning, from a clock that never goes back.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Monotonic(pub Duration);
+
+impl Monotonic {
+    /// This time plus `wait`.
+    #[must_use]
+    pub fn plus(self, wait: Duration) -> Self {
+        Self(self.0.saturating_add(wait))
+    }
+
+    /// How long ago `earlier` was.
+    pub fn since(self, earlier: Self) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+/// What the controller is told.
+#[derive(Debug, Clone)]
+pub enum Input {
+    /// From the ledger's side.
+    Order(Order),
+    /// A full listing.
+    Inventory {
+        /// Drawn before the listing began; see [`Sighting::ticket`].
+        ticket: u64,
+        /// Complete: what is not in it is absent.
+        machines: Inventory,
+    },
+    /// A look at one machine.
+    Sighting(VmId, Sighting),
+    /// The hypervisor cannot be asked; looks that began before this ticket do not count any more.
+    SightLost {
+        /// Drawn when it was lost.
+        ticket: u64,
+    },
+    /// A step ended; looks that began before this ticket do not count if its outcome is unknown.
+    Finished(Finished, u64),
+    /// The guest shows this SSH host key.
+    GuestHostKey(VmId, SshKeyLine),
+    /// Time went on.
+    Tick,
+}
+
+/// What is to be done, in this order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Make the job's record durable, then carry its action out. One job at a time per VM.
+    Act(Box<Job>),
+    /// Make this record durable.
+    Persist(Box<Record>),
+    /// Forget the VM's record.
+    Forget(VmId),
+    /// Tell the ledger.
+    Report(ReportVm),
+    /// Look at this machine; the answer comes as a [`Input::Sighting`] or [`Input::Inventory`].
+    Look(VmId),
+    /// Read this VM's console until its SSH host key shows.
+    ReadConsole(VmId),
+    /// Tell the operator.
+    Alarm(VmId, String),
+}
+
+/// Whether anything may be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mode {
+    /// History is being told.
+    CatchingUp,
+    /// What is told is now.
+    Live,
+    /// The ledger's view is older than what was seen before.
+    Hold(String),
+}
+
+/// The controller of one host.
+#[derive(Debug, Clone)]
+pub struct Controller {
+    here: HostId,
+    policy: LocalPolicy,
+    mode: Mode,
+    ledger_time: LedgerTime,
+    subnet: Option<GuestSubnet>,
+    sources: BTreeMap<ImageDigest, Vec<ImageSource>>,
+    entries: BTreeMap<VmId, Entry>,
+}
+
+impl Controller {
+    /// A controller that knows the journal's records and nothing else yet.
+    pub fn new(here: HostId, policy: LocalPolicy, records: BTreeMap<VmId, Record>) -> Self {
+        let entries =
+            records.into_iter().map(|(vm, record)| (vm, Entry::new(vm, Some(record)))).collect();
+        Self {
+            here,
+            policy,
+            mode: Mode::CatchingUp,
+            ledger_time: LedgerTime::default(),
+            subnet: None,
+            sources: BTreeMap::new(),
+            entries,
+        }
+    }
+
+    /// Takes one input at the time `now` and says what to do.
+    pub fn handle(&mut self, now: Monotonic, input: Input) -> Vec<Output> {
+        let mut outputs = Vec::new();
+        match input {
+            Input::Order(order) => self.take_order(now, order, &mut outputs),
+            Input::Inventory { ticket, mut machines } => {
+                for (vm, entry) in &mut self.entries {
+                    let seen = machines.remove(vm).map_or(Seen::Absent, Seen::Present);
+                    entry.see(Sighting { ticket, seen });
+                }
+                self.advance_all(now, &mut outputs);
+            }
+            Input::Sighting(vm, sighting) => {
+                if let Some(entry) = self.entries.get_mut(&vm) {
+                    entry.see(sighting);
+                }
+                self.advance(now, vm, &mut outputs);
+            }
+            Input::SightLost { ticket } => {
+                for entry in self.entries.values_mut() {
+                    entry.lose_sight(ticket);
+                }
+            }
+            Input::Finished(finished, ticket) => {
+                let vm = finished.vm;
+                if let Some(entry) = self.entries.get_mut(&vm) {
+                    entry.finish(now, finished, ticket);
+                }
+                self.advance(now, vm, &mut outputs);
+            }
+            Input::GuestHostKey(vm, key) => {
+                if let Some(entry) = self.entries.get_mut(&vm) {
+                    entry.guest_host_key = Some(key);
+                }
+                self.advance(now, vm, &mut outputs);
+            }
+            Input::Tick => {
+                let due = |entry: &&Entry| entry.wake.is_some_and(|wake| wake <= now);
+                let due: Vec<_> = self.entries.values().filter(due).map(|entry| entry.vm).collect();
+                for vm in due {
+                    self.advance(now, vm, &mut outputs);
+                }
+            }
+        }
+        outputs
+    }
+
+    /// When to say [`Input::Tick`] next.
+    pub fn next_wake(&self) -> Option<Monotonic> {
+        self.entries.values().filter_map(|entry| entry.wake).min()
+    }
+
+    /// Why nothing may be done now, if so.
+    pub fn hold(&self) -> Option<&str> {
+        match &self.mode {
+            Mode::Hold(reason) => Some(reason),
+            Mode::CatchingUp | Mode::Live => None,
+        }
+    }
+
+    /// What is seen of each VM that concerns this host.
+    pub fn sights(&self) -> BTreeMap<VmId, VmSight> {
+        self.entries.iter().map(|(vm, entry)| (*vm, sight(entry))).collect()
+    }
+
+    fn take_order(&mut self, now: Monotonic, order: Order, outputs: &mut Vec<Output>) {
+        match order {
+            Order::Vm(attested) => {
+                let vm = attested.vm.id;
+                self.take_version(*attested, outputs);
+                self.advance(now, vm, outputs);
+            }
+            Order::Host(host) if host.id == self.here => {
+                self.subnet = Some(host.guest_subnet);
+                self.advance_all(now, outputs);
+            }
+            Order::Host(_) => {}
+            Order::Image(image) => {
+                self.sources.insert(image.digest, image.sources);
+            }
+            Order::LedgerTime(time) => self.ledger_time = self.ledger_time.max(time),
+            Order::CaughtUp(_) => {
+                self.mode = Mode::Live;
+                self.advance_all(now, outputs);
+            }
+            Order::Hold(reason) => self.mode = Mode::Hold(reason),
+        }
+    }
+
+    fn take_version(&mut self, attested: AttestedVm, outputs: &mut Vec<Output>) {
+        let (vm, here) = (attested.vm.id, self.here);
+        let entry = self.entries.entry(vm).or_insert_with(|| Entry::new(vm, None));
+        match entry.take(attested) {
+            Taken::Newer | Taken::Older => {}
+            Taken::Conflict(evidence) => {
+                let reason = format!(
+                    "conflicting_generation: payloads {} and {} both claim generation {}",
+                    evidence.known, evidence.told, evidence.generation.0
+                );
+                entry.hold = Some(reason.clone());
+                if entry.is_accepted_by(here)
+                    && let Some(known) = entry.wanted.clone()
+                {
+                    let record = entry.record_now(here, &known);
+                    record.keep(evidence);
+                    outputs.push(Output::Persist(Box::new(record.clone())));
+                }
+                outputs.push(Output::Alarm(vm, reason));
+            }
+        }
+    }
+
+    fn advance_all(&mut self, now: Monotonic, outputs: &mut Vec<Output>) {
+        let vms: Vec<_> = self.entries.keys().copied().collect();
+        for vm in vms {
+            self.advance(now, vm, outputs);
+        }
+    }
+
+    /// Says what is next for one VM.
+    fn advance(&mut self, now: Monotonic, vm: VmId, outputs: &mut Vec<Output>) {
+        if self.mode != Mode::Live {
+            return;
+        }
+        let Some(entry) = self.entries.get(&vm) else { return };
+        if entry.busy.is_some() {
+            return;
+        }
+        if entry.is_done_with(self.here) {
+            self.entries.remove(&vm);
+            return;
+        }
+        let offered = entry.record.is_none()
+            && entry.wanted.as_ref().is_some_and(|wanted| {
+                matches!(wanted.vm.placement, Placement::Offered { host, .. } if host == self.here)
+            });
+        if offered {
+            self.answer_offer(vm, outputs);
+        } else {
+            self.work(now, vm, outputs);
+        }
+    }
+
+    /// Works on a VM that this host carries.
+    fn work(&mut self, now: Monotonic, vm: VmId, outputs: &mut Vec<Output>) {
+        let (here, subnet) = (self.here, self.subnet);
+        let Some(entry) = self.entries.get_mut(&vm) else { return };
+        let Some(wanted) = entry.wanted.clone() else {
+            entry.reason = Some("unknown_to_ledger: only this host's journal knows it".to_owned());
+            return;
+        };
+        if wanted.vm.state() == VmState::Deleted && entry.is_accepted_by(here) {
+            // Its deletion is told and ordered: nothing is left to remember.
+            self.entries.remove(&vm);
+            outputs.push(Output::Forget(vm));
+            return;
+        }
+        let sources = self.sources.get(&wanted.vm.image.digest).map_or(&[][..], Vec::as_slice);
+        let around = Surroundings { here, now, subnet, sources };
+        entry.wake = None;
+        let mut decision = decide(entry, &around);
+        if decision == Decision::Restart {
+            entry.restart(now);
+            entry.record_now(here, &wanted).done.remove(&Step::Start);
+            decision = decide(entry, &around);
+        }
+        carry_out(entry, here, &wanted, decision, outputs);
+    }
+}
+
+/// Turns a decision into outputs.
+fn carry_out(
+    entry: &mut Entry,
+    here: HostId,
+    wanted: &AttestedVm,
+    decision: Decision,
+    outputs: &mut Vec<Output>,
+) {
+    let before = entry.reason.take();
+    entry.reason = entry.failure.as_ref().map(|failure| failure.reason.clone());
+    let told = match decision {
+        Decision::Settled(phase) => return settle(entry, here, wanted, phase, outputs),
+        Decision::Hold(reason) => {
+            if before.as_ref() != Some(&reason) {
+                outputs.push(Output::Alarm(entry.vm, reason.clone()));
+            }
+            entry.reason = Some(reason);
+            return;
+        }
+        Decision::Degraded(reason) => {
+            entry.reason = Some(reason);
+            entry.reason.clone()
+        }
+        Decision::Act(action) => {
+            act(entry, here, wanted, action, outputs);
+            entry.told_failure()
+        }
+        Decision::Look => {
+            if !std::mem::replace(&mut entry.look_asked, true) {
+                outputs.push(Output::Look(entry.vm));
+            }
+            entry.told_failure()
+        }
+        Decision::Wait(until) => {
+            entry.wake = until;
+            entry.told_failure()
+        }
+        Decision::Restart => None,
+    };
+    if let Some(reason) = told {
+        let news = report::news(entry, here, ReportPhase::Degraded, Some(&reason));
+        outputs.extend(news.map(Output::Report));
+    }
+}
+
+/// It is as wanted: write that down, tell it, and see whether the guest shows its key.
+fn settle(
+    entry: &mut Entry,
+    here: HostId,
+    wanted: &AttestedVm,
+    phase: ReportPhase,
+    outputs: &mut Vec<Output>,
+) {
+    let generation = wanted.vm.generation;
+    entry.failure = None;
+    entry.reason = None;
+    entry.asked = None;
+    let record = entry.record_now(here, wanted);
+    let before = record.clone();
+    record.applied = Some(generation);
+    record.step = None;
+    if phase == ReportPhase::Running {
+        record.done.insert(Step::Start);
+    }
+    if *record != before || before.applied.is_none() {
+        outputs.push(Output::Persist(Box::new(record.clone())));
+    }
+    outputs.extend(report::news(entry, here, phase, None).map(Output::Report));
+    let unwatched = entry.console_watched != Some(generation);
+    if phase == ReportPhase::Running && entry.guest_host_key.is_none() && unwatched {
+        entry.console_watched = Some(generation);
+        outputs.push(Output::ReadConsole(entry.vm));
+    }
+}
+
+/// Begins a step: its record first.
+fn act(
+    entry: &mut Entry,
+    here: HostId,
+    wanted: &AttestedVm,
+    action: Action,
+    outputs: &mut Vec<Output>,
+) {
+    let step = action.step();
+    let record = entry.record_now(here, wanted);
+    record.attempts = if record.step == Some(step) { record.attempts.saturating_add(1) } else { 1 };
+    record.step = Some(step);
+    let record = record.clone();
+    entry.busy = Some(step);
+    let tags = Tags {
+        host: here,
+        vm: wanted.vm.id,
+        generation: wanted.vm.generation,
+        payload: wanted.vm.changed.digest,
+    };
+    outputs.push(Output::Act(Box::new(Job { vm: wanted.vm.clone(), tags, record, action })));
+}
+
+/// What the API shows of an entry.
+fn sight(entry: &Entry) -> VmSight {
+    use dagger_api::Sight;
+    let sight = match &entry.sighting.seen {
+        Seen::Unknown => Sight::Unknown,
+        Seen::Absent | Seen::Present(Machine::Foreign(_)) => Sight::Absent,
+        Seen::Present(Machine::Ours { power, .. }) => match power {
+            Power::Running | Power::Paused => Sight::Running,
+            Power::Stopped => Sight::Stopped,
+        },
+    };
+    VmSight {
+        sight,
+        applied_generation: entry.record.as_ref().and_then(|record| record.applied),
+        reason: entry.reason.clone(),
+    }
+}

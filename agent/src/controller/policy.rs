@@ -26,14 +26,13 @@ impl LocalPolicy {
         if let Some(vms_max) = self.vms_max
             && carried >= vms_max
         {
-            return Err(format!(
-                "local_policy: this host carries at most {vms_max} VMs"
-            ));
+            return Err(format!("local_policy: this host carries at most {vms_max} VMs"));
         }
         match &self.capacity_max {
-            Some(capacity) if !capacity.covers(&used.plus(size)) => Err(
-                "local_policy: this host's operator set aside less than this VM needs".to_owned(),
-            ),
+            Some(capacity) if !capacity.covers(&used.plus(size)) => {
+                Err("local_policy: this host's operator set aside less than this VM needs"
+                    .to_owned())
+            }
             _ => Ok(()),
         }
     }

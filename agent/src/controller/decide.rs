@@ -1,0 +1,186 @@
+//! From what is wanted, seen and written down to the next step for one VM: a pure function.
+//!
+//! Owns the order of steps, the ladder of stopping, and the rule that nothing is done while what is seen is unknown
+//! (R3, R8, R9). Changes nothing. Called by the controller whenever something about the VM changed.
+
+use dagger_payload::id::HostId;
+use dagger_payload::kind::{GuestSubnet, ReportPhase};
+use dagger_payload::name::ImageSource;
+use dagger_payload::object::{Placement, Wanted};
+
+use super::Monotonic;
+use super::entry::{Entry, Then};
+use super::limits::{RESTART_WINDOW, RESTARTS_MAX, SHUTDOWN_ASK_AGAIN, SHUTDOWN_WAIT_MAX};
+use super::proof::{DeleteProof, StopProof};
+use super::step::{Action, Seen, Step};
+use crate::handover::AttestedVm;
+use crate::hypervisor::{Machine, Power};
+
+/// What else the decision rests on.
+pub(super) struct Surroundings<'a> {
+    pub(super) here: HostId,
+    pub(super) now: Monotonic,
+    pub(super) subnet: Option<GuestSubnet>,
+    pub(super) sources: &'a [ImageSource],
+}
+
+/// What to do for one VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// It is as wanted.
+    Settled(ReportPhase),
+    /// Carry this out.
+    Act(Action),
+    /// Start it again, counted: it stopped by itself.
+    Restart,
+    /// Look at the machine first.
+    Look,
+    /// Nothing before something changes, or before this time.
+    Wait(Option<Monotonic>),
+    /// It cannot be brought to what is wanted; nothing is done.
+    Degraded(String),
+    /// What the ledger shows does not fit what this host knows: nothing is done, the operator is told.
+    Hold(String),
+}
+
+/// The steps towards a machine that can be switched on.
+const MAKING: [Step; 5] = [Step::Image, Step::Disk, Step::Seed, Step::Network, Step::Define];
+/// The steps towards nothing.
+const REMOVING: [Step; 3] = [Step::Destroy, Step::Undefine, Step::Quarantine];
+
+/// The decision for a VM that this host carries, while no step is carried out.
+pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
+    let Some(wanted) = &entry.wanted else { return Decision::Wait(None) };
+    if let Some(objection) = objection(entry, wanted, around.here) {
+        return Decision::Hold(objection);
+    }
+    let power = match &entry.sighting.seen {
+        Seen::Unknown => return Decision::Look,
+        Seen::Present(Machine::Foreign(why)) => {
+            return Decision::Degraded(format!("name_occupied: {why}"));
+        }
+        Seen::Present(Machine::Ours { power, .. }) => Some(*power),
+        Seen::Absent => None,
+    };
+    match entry.failure.as_ref().map(|failure| failure.then) {
+        Some(Then::Retry(at)) if at > around.now => return Decision::Wait(Some(at)),
+        Some(Then::Stay) => return Decision::Wait(None),
+        Some(Then::Retry(_)) | None => {}
+    }
+    match (wanted.vm.wanted, power) {
+        (Wanted::Running, Some(Power::Running)) => settle(entry, wanted, ReportPhase::Running),
+        (Wanted::Running, Some(Power::Paused)) => Decision::Degraded(
+            "paused: the guest is in memory but does not run; its disk may be full".to_owned(),
+        ),
+        (Wanted::Running, Some(Power::Stopped) | None) => run(entry, around),
+        (Wanted::Stopped, Some(Power::Running)) => stop(entry, wanted, around),
+        (Wanted::Stopped, Some(Power::Paused)) => {
+            with_stop_proof(wanted, around.here, Action::Destroy)
+        }
+        (Wanted::Stopped, Some(Power::Stopped)) => settle(entry, wanted, ReportPhase::Stopped),
+        (Wanted::Stopped, None) => make(entry, around).unwrap_or(Decision::Act(Action::Define)),
+        (Wanted::Deleted, _) => delete(entry, wanted, around.here),
+    }
+}
+
+/// Why the wanted version must not be carried out, if so (R3).
+fn objection(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Option<String> {
+    if let Some(hold) = &entry.hold {
+        return Some(hold.clone());
+    }
+    let told = (wanted.vm.generation, wanted.vm.changed.digest);
+    let recorded = entry.record.as_ref().map(|record| (record.generation, record.payload));
+    let tagged = entry.tags().map(|tags| (tags.generation, tags.payload));
+    for (generation, payload) in recorded.into_iter().chain(tagged) {
+        if told.0 < generation {
+            return Some(format!(
+                "older_view: the ledger shows generation {} and this host carried out {}",
+                told.0.0, generation.0
+            ));
+        }
+        if told.0 == generation && told.1 != payload {
+            return Some(format!(
+                "conflicting_generation: another payload made generation {} before",
+                generation.0
+            ));
+        }
+    }
+    let accepted = matches!(wanted.vm.placement, Placement::Accepted { host, .. } if host == here);
+    (!accepted).then(|| {
+        "moved_after_acceptance: this host had accepted the VM and the ledger shows it elsewhere"
+            .to_owned()
+    })
+}
+
+/// The power is as wanted; the tags should say for which generation.
+fn settle(entry: &Entry, wanted: &AttestedVm, phase: ReportPhase) -> Decision {
+    let tagged = entry.tags().is_some_and(|tags| tags.generation == wanted.vm.generation);
+    if tagged { Decision::Settled(phase) } else { Decision::Act(Action::Tag) }
+}
+
+/// The first step of [`MAKING`] that is not ensured yet.
+fn make(entry: &Entry, around: &Surroundings<'_>) -> Option<Decision> {
+    let step = MAKING.into_iter().find(|step| !entry.ensured.contains(step))?;
+    let Some(subnet) = around.subnet else {
+        // The host's own object comes with the history; a VM cannot be placed before it.
+        return Some(Decision::Wait(None));
+    };
+    Some(Decision::Act(match step {
+        Step::Image => Action::Image(around.sources.to_vec()),
+        Step::Disk => Action::Disk(entry.disk_rule()),
+        Step::Seed => Action::Seed(subnet),
+        Step::Network => Action::Network(subnet),
+        _ => Action::Define,
+    }))
+}
+
+/// Towards a running guest. One that was started and is off has stopped by itself: it is started again, a few times.
+fn run(entry: &Entry, around: &Surroundings<'_>) -> Decision {
+    if !entry.was_started() {
+        return make(entry, around).unwrap_or(Decision::Act(Action::Start));
+    }
+    let recent = |at: &&Monotonic| around.now.since(**at) < RESTART_WINDOW;
+    if entry.restarts.iter().filter(recent).count() < RESTARTS_MAX {
+        return Decision::Restart;
+    }
+    Decision::Degraded(format!(
+        "guest_stopped: it stopped by itself and was started again {RESTARTS_MAX} times within \
+         {} minutes; stop and start it to try again",
+        RESTART_WINDOW.as_secs() / 60
+    ))
+}
+
+/// The ladder: ask, ask again, switch off.
+fn stop(entry: &Entry, wanted: &AttestedVm, around: &Surroundings<'_>) -> Decision {
+    let Some(asked) = entry.asked else {
+        return with_stop_proof(wanted, around.here, Action::AskShutdown);
+    };
+    let (end, again) = (asked.first.plus(SHUTDOWN_WAIT_MAX), asked.last.plus(SHUTDOWN_ASK_AGAIN));
+    if around.now >= end {
+        with_stop_proof(wanted, around.here, Action::Destroy)
+    } else if around.now >= again {
+        with_stop_proof(wanted, around.here, Action::AskShutdown)
+    } else {
+        Decision::Wait(Some(end.min(again)))
+    }
+}
+
+/// Off, gone, disk in quarantine: each done whatever is seen, since a look may have missed a machine that was just
+/// started, and leaving that one behind would be worse than asking twice.
+fn delete(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Decision {
+    let Some(proof) = DeleteProof::of(wanted, here) else { return Decision::Wait(None) };
+    match REMOVING.into_iter().find(|step| !entry.ensured.contains(step)) {
+        Some(Step::Destroy) => Decision::Act(Action::Destroy(proof.stop().clone())),
+        Some(Step::Undefine) => Decision::Act(Action::Undefine(proof)),
+        Some(_) => Decision::Act(Action::Quarantine(proof)),
+        None => Decision::Settled(ReportPhase::Deleted),
+    }
+}
+
+fn with_stop_proof(
+    wanted: &AttestedVm,
+    here: HostId,
+    action: impl Fn(StopProof) -> Action,
+) -> Decision {
+    StopProof::of(wanted, here).map_or(Decision::Wait(None), |proof| Decision::Act(action(proof)))
+}

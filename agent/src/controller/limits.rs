@@ -1,0 +1,18 @@
+//! The maxima of the controller's waits and repetitions. Called by the controller only.
+
+use std::time::Duration;
+
+/// The first wait before a failed step is tried again; it doubles.
+pub(super) const RETRY_WAIT_FIRST: Duration = Duration::from_secs(1);
+/// The longest wait before a failed step is tried again.
+pub(super) const RETRY_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Failed tries of one step before the VM is reported degraded; trying goes on.
+pub(super) const SILENT_TRIES_MAX: u32 = 3;
+/// How long a guest may take to switch itself off before it is switched off.
+pub(super) const SHUTDOWN_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long before a guest is asked again: one that was booting may have missed the first button.
+pub(super) const SHUTDOWN_ASK_AGAIN: Duration = Duration::from_secs(8);
+/// How often a guest that stopped by itself is started again within [`RESTART_WINDOW`].
+pub(super) const RESTARTS_MAX: usize = 3;
+/// The window for [`RESTARTS_MAX`].
+pub(super) const RESTART_WINDOW: Duration = Duration::from_secs(600);

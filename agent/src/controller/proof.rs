@@ -1,0 +1,72 @@
+//! Proofs that a machine may be switched off or removed.
+//!
+//! Owns the only way to make them: from an attested version of the VM whose accepted placement names this host. A function
+//! that destroys takes one of these, never an id (R9). Made by the controller, checked by nobody else.
+
+use dagger_payload::id::{Generation, HostId, PayloadDigest, Position, VmId};
+use dagger_payload::object::{Placement, Wanted};
+
+use crate::handover::AttestedVm;
+
+/// The VM's owner wants it switched off, or gone, and this host carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StopProof {
+    vm: VmId,
+    generation: Generation,
+    payload: PayloadDigest,
+    position: Position,
+}
+
+/// The VM's owner wants it gone, and this host carries it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeleteProof(StopProof);
+
+impl StopProof {
+    /// The proof, if `attested` is one.
+    pub fn of(attested: &AttestedVm, here: HostId) -> Option<Self> {
+        let vm = &attested.vm;
+        match (&vm.placement, vm.wanted) {
+            (Placement::Accepted { host, .. }, Wanted::Stopped | Wanted::Deleted)
+                if *host == here =>
+            {
+                Some(Self {
+                    vm: vm.id,
+                    generation: vm.generation,
+                    payload: vm.changed.digest,
+                    position: vm.changed.position,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// Which VM.
+    pub fn vm(&self) -> VmId {
+        self.vm
+    }
+
+    /// By which order, for the log.
+    pub fn order(&self) -> (Generation, PayloadDigest, Position) {
+        (self.generation, self.payload, self.position)
+    }
+}
+
+impl DeleteProof {
+    /// The proof, if `attested` is one.
+    pub fn of(attested: &AttestedVm, here: HostId) -> Option<Self> {
+        (attested.vm.wanted == Wanted::Deleted)
+            .then(|| StopProof::of(attested, here))
+            .flatten()
+            .map(Self)
+    }
+
+    /// Which VM.
+    pub fn vm(&self) -> VmId {
+        self.0.vm
+    }
+
+    /// What wants to be gone may be switched off.
+    pub fn stop(&self) -> &StopProof {
+        &self.0
+    }
+}

@@ -1,0 +1,155 @@
+//! Steps, what they are given and how they end.
+//!
+//! Owns these shapes. Made by the controller, carried out by the actuator.
+
+use dagger_payload::id::VmId;
+use dagger_payload::kind::GuestSubnet;
+use dagger_payload::name::ImageSource;
+use dagger_payload::object::Vm;
+use serde::{Deserialize, Serialize};
+
+use super::proof::{DeleteProof, StopProof};
+use crate::hypervisor::{Machine, Tags};
+use crate::journal::Record;
+
+/// What can be done for a VM; each only makes sure that something holds, so it may be repeated (R6).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Step {
+    /// The image file is here and has its digest.
+    Image,
+    /// The VM's disk is here.
+    Disk,
+    /// The cloud-init seed is here.
+    Seed,
+    /// The host's guest network runs.
+    Network,
+    /// The machine is defined.
+    Define,
+    /// The machine's tags name this generation.
+    Tag,
+    /// The machine is switched on.
+    Start,
+    /// The guest was asked to switch itself off.
+    AskShutdown,
+    /// The machine is switched off.
+    Destroy,
+    /// The machine is not defined any more.
+    Undefine,
+    /// The disk is in quarantine, the seed gone.
+    Quarantine,
+}
+
+/// A step with what it needs; destroying needs a proof.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// [`Step::Image`], with the places where the file may be had.
+    Image(Vec<ImageSource>),
+    /// [`Step::Disk`]
+    Disk(DiskRule),
+    /// [`Step::Seed`]
+    Seed(GuestSubnet),
+    /// [`Step::Network`]
+    Network(GuestSubnet),
+    /// [`Step::Define`]
+    Define,
+    /// [`Step::Tag`]
+    Tag,
+    /// [`Step::Start`]
+    Start,
+    /// [`Step::AskShutdown`]
+    AskShutdown(StopProof),
+    /// [`Step::Destroy`]
+    Destroy(StopProof),
+    /// [`Step::Undefine`]
+    Undefine(DeleteProof),
+    /// [`Step::Quarantine`]
+    Quarantine(DeleteProof),
+}
+
+impl Action {
+    /// Which step this is.
+    pub fn step(&self) -> Step {
+        match self {
+            Self::Image(_) => Step::Image,
+            Self::Disk(_) => Step::Disk,
+            Self::Seed(_) => Step::Seed,
+            Self::Network(_) => Step::Network,
+            Self::Define => Step::Define,
+            Self::Tag => Step::Tag,
+            Self::Start => Step::Start,
+            Self::AskShutdown(_) => Step::AskShutdown,
+            Self::Destroy(_) => Step::Destroy,
+            Self::Undefine(_) => Step::Undefine,
+            Self::Quarantine(_) => Step::Quarantine,
+        }
+    }
+}
+
+/// Whether a disk that is not there may be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiskRule {
+    /// It never existed.
+    MayMake,
+    /// It existed: making an empty one now would hide a loss.
+    MustExist,
+}
+
+/// One step to carry out. The record is made durable first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Job {
+    /// The VM as wanted.
+    pub vm: Vm,
+    /// What its machine is to carry.
+    pub tags: Tags,
+    /// What to write down before.
+    pub record: Record,
+    /// What to do.
+    pub action: Action,
+}
+
+/// How a step ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// What it ensures holds.
+    Done,
+    /// Not now; the reason begins with a stable code and a colon.
+    Retryable(String),
+    /// Not ever in this generation.
+    Terminal(String),
+    /// Nobody can say whether it took effect: look before doing anything else.
+    Unknown(String),
+}
+
+/// What is seen of one machine (R8).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Seen {
+    /// The hypervisor could not be asked.
+    Unknown,
+    /// A full listing over a live connection does not show it.
+    Absent,
+    /// It is there.
+    Present(Machine),
+}
+
+/// A look, and when it began: of two looks the one that began later counts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sighting {
+    /// Drawn from one growing counter before the hypervisor was asked.
+    pub ticket: u64,
+    /// What it gave.
+    pub seen: Seen,
+}
+
+/// A step that ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finished {
+    /// Whose.
+    pub vm: VmId,
+    /// Which.
+    pub step: Step,
+    /// How.
+    pub outcome: Outcome,
+    /// What the machine looked like afterwards, where the step may have changed that.
+    pub sighting: Option<Sighting>,
+}

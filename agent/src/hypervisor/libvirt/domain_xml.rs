@@ -1,0 +1,430 @@
+//! Domain definitions as typed values: what libvirt reads and shows of one VM.
+//!
+//! Owns the shape of the XML (libvirt's manual, "Domain XML format"). Text is escaped by the serializer; nothing is pasted
+//! together. Formats of disks and the end of every backing chain are always written, so that nothing is ever probed. Never
+//! talks to libvirt. Called by the libvirt implementation.
+
+use std::path::Path;
+
+use dagger_payload::kind::ImageFormat;
+use serde::{Deserialize, Serialize};
+
+use super::flavour::{Flavour, Virtualization};
+use crate::hypervisor::names::{HostNames, TAGS_NAMESPACE, uuid};
+use crate::hypervisor::{GuestNetwork, MachineSpecification, Tags};
+
+#[derive(Serialize)]
+#[serde(rename = "domain")]
+struct Domain<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    name: String,
+    uuid: String,
+    title: &'a str,
+    metadata: Metadata,
+    memory: Memory,
+    vcpu: u32,
+    os: OperatingSystem,
+    features: Features,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cpu: Option<Cpu>,
+    clock: Clock,
+    on_poweroff: &'static str,
+    on_reboot: &'static str,
+    on_crash: &'static str,
+    devices: Devices<'a>,
+}
+
+#[derive(Serialize)]
+struct Metadata {
+    #[serde(rename = "dagger:domain")]
+    tags: TagsElement,
+}
+
+#[derive(Serialize)]
+struct TagsElement {
+    #[serde(rename = "@xmlns:dagger")]
+    namespace: &'static str,
+    #[serde(rename = "@host")]
+    host: String,
+    #[serde(rename = "@vm")]
+    vm: String,
+    #[serde(rename = "@generation")]
+    generation: u64,
+    #[serde(rename = "@payload")]
+    payload: String,
+}
+
+#[derive(Serialize)]
+struct Memory {
+    #[serde(rename = "@unit")]
+    unit: &'static str,
+    #[serde(rename = "$text")]
+    value: u64,
+}
+
+#[derive(Serialize)]
+struct OperatingSystem {
+    #[serde(rename = "type")]
+    kind: OperatingSystemType,
+    boot: Boot,
+}
+
+#[derive(Serialize)]
+struct OperatingSystemType {
+    #[serde(rename = "@arch", skip_serializing_if = "Option::is_none")]
+    architecture: Option<&'static str>,
+    #[serde(rename = "@machine", skip_serializing_if = "Option::is_none")]
+    machine: Option<&'static str>,
+    #[serde(rename = "$text")]
+    value: &'static str,
+}
+
+#[derive(Serialize)]
+struct Boot {
+    #[serde(rename = "@dev")]
+    device: &'static str,
+}
+
+#[derive(Serialize)]
+struct Features {
+    acpi: (),
+}
+
+#[derive(Serialize)]
+struct Cpu {
+    #[serde(rename = "@mode")]
+    mode: &'static str,
+}
+
+#[derive(Serialize)]
+struct Clock {
+    #[serde(rename = "@offset")]
+    offset: &'static str,
+}
+
+#[derive(Serialize)]
+struct Devices<'a> {
+    disk: Vec<Disk<'a>>,
+    controller: Controller,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interface: Option<Interface>,
+    serial: CharacterDevice<'a>,
+    console: CharacterDevice<'a>,
+    rng: RandomSource,
+    memballoon: Model,
+}
+
+#[derive(Serialize)]
+struct Disk<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@device")]
+    device: &'static str,
+    driver: DiskDriver,
+    source: File<'a>,
+    #[serde(rename = "backingStore")]
+    backing: BackingStore<'a>,
+    target: DiskTarget,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    readonly: Option<()>,
+}
+
+#[derive(Serialize)]
+struct DiskDriver {
+    #[serde(rename = "@name")]
+    name: &'static str,
+    #[serde(rename = "@type")]
+    format: &'static str,
+}
+
+#[derive(Serialize)]
+struct File<'a> {
+    #[serde(rename = "@file")]
+    file: &'a Path,
+}
+
+/// An element without content ends the chain.
+#[derive(Default, Serialize)]
+struct BackingStore<'a> {
+    #[serde(rename = "@type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    format: Option<Format>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<File<'a>>,
+    #[serde(rename = "backingStore", skip_serializing_if = "Option::is_none")]
+    end: Option<()>,
+}
+
+#[derive(Serialize)]
+struct Format {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct DiskTarget {
+    #[serde(rename = "@dev")]
+    device: &'static str,
+    #[serde(rename = "@bus")]
+    bus: &'static str,
+}
+
+#[derive(Serialize)]
+struct Controller {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@model")]
+    model: &'static str,
+}
+
+#[derive(Serialize)]
+struct Interface {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    mac: Address,
+    source: NetworkName,
+    model: InterfaceModel,
+}
+
+#[derive(Serialize)]
+struct Address {
+    #[serde(rename = "@address")]
+    address: String,
+}
+
+#[derive(Serialize)]
+struct NetworkName {
+    #[serde(rename = "@network")]
+    network: String,
+}
+
+#[derive(Serialize)]
+struct InterfaceModel {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+}
+
+#[derive(Serialize)]
+struct CharacterDevice<'a> {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<Log<'a>>,
+    target: CharacterTarget,
+}
+
+#[derive(Serialize)]
+struct Log<'a> {
+    #[serde(rename = "@file")]
+    file: &'a Path,
+    #[serde(rename = "@append")]
+    append: &'static str,
+}
+
+#[derive(Serialize)]
+struct CharacterTarget {
+    #[serde(rename = "@type", skip_serializing_if = "Option::is_none")]
+    kind: Option<&'static str>,
+    #[serde(rename = "@port")]
+    port: u8,
+}
+
+#[derive(Serialize)]
+struct RandomSource {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    backend: RandomBackend,
+}
+
+#[derive(Serialize)]
+struct RandomBackend {
+    #[serde(rename = "@model")]
+    model: &'static str,
+    #[serde(rename = "$text")]
+    path: &'static str,
+}
+
+#[derive(Serialize)]
+struct Model {
+    #[serde(rename = "@model")]
+    model: &'static str,
+}
+
+/// The definition of `machine`, for `define`.
+///
+/// # Errors
+/// A path that is not UTF-8.
+pub(super) fn domain(
+    machine: &MachineSpecification,
+    names: &HostNames,
+    flavour: &Flavour,
+) -> Result<String, quick_xml::SeError> {
+    let emulated = |virtualization: Virtualization| match virtualization {
+        Virtualization::Kvm => ("kvm", "host-passthrough"),
+        Virtualization::Tcg => ("qemu", "maximum"),
+    };
+    let (kind, cpu, operating_system) = match flavour {
+        Flavour::Qemu { virtualization, .. } => {
+            let (kind, mode) = emulated(*virtualization);
+            // The older of the two PC machines: fewer bridges to enumerate, so it boots faster where all is emulated.
+            (kind, Some(Cpu { mode }), (Some("x86_64"), Some("pc")))
+        }
+        // libvirt's test driver knows domains of its own type only, and no machine types or CPU modes.
+        Flavour::Test => ("test", None, (None, None)),
+    };
+    let log = match flavour {
+        Flavour::Qemu { console_log: true, .. } => {
+            Some(Log { file: &machine.console, append: "on" })
+        }
+        Flavour::Qemu { .. } | Flavour::Test => None,
+    };
+    let definition = Domain {
+        kind,
+        name: names.domain(machine.tags.vm),
+        uuid: uuid(machine.tags.vm),
+        title: &machine.title,
+        metadata: Metadata { tags: tags_element(&machine.tags) },
+        memory: Memory { unit: "MiB", value: machine.memory_mib },
+        vcpu: machine.cpus,
+        os: OperatingSystem {
+            kind: OperatingSystemType {
+                architecture: operating_system.0,
+                machine: operating_system.1,
+                value: "hvm",
+            },
+            boot: Boot { device: "hd" },
+        },
+        features: Features { acpi: () },
+        cpu,
+        clock: Clock { offset: "utc" },
+        on_poweroff: "destroy",
+        on_reboot: "restart",
+        on_crash: "destroy",
+        devices: devices(machine, names, log),
+    };
+    quick_xml::se::to_string(&definition)
+}
+
+fn devices<'a>(
+    machine: &'a MachineSpecification,
+    names: &HostNames,
+    log: Option<Log<'a>>,
+) -> Devices<'a> {
+    let interface = match machine.network {
+        GuestNetwork::HostNat => Some(Interface {
+            kind: "network",
+            mac: Address { address: names.mac(machine.tags.vm) },
+            source: NetworkName { network: names.network() },
+            model: InterfaceModel { kind: "virtio" },
+        }),
+        GuestNetwork::None => None,
+    };
+    Devices {
+        disk: vec![overlay(machine), seed(machine)],
+        controller: Controller { kind: "usb", model: "none" },
+        interface,
+        serial: CharacterDevice {
+            kind: "pty",
+            log,
+            target: CharacterTarget { kind: None, port: 0 },
+        },
+        console: CharacterDevice {
+            kind: "pty",
+            log: None,
+            target: CharacterTarget { kind: Some("serial"), port: 0 },
+        },
+        rng: RandomSource {
+            model: "virtio",
+            backend: RandomBackend { model: "random", path: "/dev/urandom" },
+        },
+        memballoon: Model { model: "none" },
+    }
+}
+
+fn overlay(machine: &MachineSpecification) -> Disk<'_> {
+    Disk {
+        kind: "file",
+        device: "disk",
+        driver: DiskDriver { name: "qemu", format: "qcow2" },
+        source: File { file: &machine.disk },
+        backing: BackingStore {
+            kind: Some("file"),
+            format: Some(Format { kind: format_name(machine.image_format) }),
+            source: Some(File { file: &machine.image }),
+            end: Some(()),
+        },
+        target: DiskTarget { device: "vda", bus: "virtio" },
+        readonly: None,
+    }
+}
+
+fn seed(machine: &MachineSpecification) -> Disk<'_> {
+    Disk {
+        kind: "file",
+        device: "disk",
+        driver: DiskDriver { name: "qemu", format: "raw" },
+        source: File { file: &machine.seed },
+        backing: BackingStore::default(),
+        target: DiskTarget { device: "vdb", bus: "virtio" },
+        readonly: Some(()),
+    }
+}
+
+fn format_name(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Raw => "raw",
+        ImageFormat::Qcow2 => "qcow2",
+    }
+}
+
+fn tags_element(tags: &Tags) -> TagsElement {
+    TagsElement {
+        namespace: TAGS_NAMESPACE,
+        host: tags.host.to_string(),
+        vm: tags.vm.to_string(),
+        generation: tags.generation.0,
+        payload: tags.payload.to_string(),
+    }
+}
+
+/// The tags as libvirt takes and shows them by themselves: without prefix or namespace.
+#[derive(Serialize, Deserialize)]
+#[serde(rename = "domain")]
+struct BareTags {
+    #[serde(rename = "@host")]
+    host: String,
+    #[serde(rename = "@vm")]
+    vm: String,
+    #[serde(rename = "@generation")]
+    generation: u64,
+    #[serde(rename = "@payload")]
+    payload: String,
+}
+
+/// The tags, for `set_metadata`.
+pub(super) fn tags(tags: &Tags) -> Result<String, quick_xml::SeError> {
+    quick_xml::se::to_string(&BareTags {
+        host: tags.host.to_string(),
+        vm: tags.vm.to_string(),
+        generation: tags.generation.0,
+        payload: tags.payload.to_string(),
+    })
+}
+
+/// Reads what `get_metadata` gave.
+///
+/// # Errors
+/// Why these are no tags of ours, in one sentence.
+pub(super) fn read_tags(xml: &str) -> Result<Tags, String> {
+    let bare: BareTags =
+        quick_xml::de::from_str(xml).map_err(|error| format!("its tags do not read: {error}"))?;
+    let wrong = |error: dagger_payload::id::ParseIdError| format!("its tags do not read: {error}");
+    Ok(Tags {
+        host: bare.host.parse().map_err(wrong)?,
+        vm: bare.vm.parse().map_err(wrong)?,
+        generation: dagger_payload::id::Generation(bare.generation),
+        payload: bare.payload.parse().map_err(wrong)?,
+    })
+}

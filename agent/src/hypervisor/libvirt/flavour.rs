@@ -1,0 +1,103 @@
+//! Which libvirt driver answers, and what it can do.
+//!
+//! Owns the finding of driver and accelerator when a connection is new. Called by the libvirt implementation only.
+
+use std::path::{Path, PathBuf};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use virt::connect::Connect;
+
+use crate::hypervisor::HypervisorError;
+use crate::machines::Accelerator;
+
+/// How long libvirt may take to say whether KVM works. It probes QEMU for that; on a machine whose `/dev/kvm` exists but
+/// is very slow this takes a minute, and such a KVM is of no use anyway.
+const KVM_ANSWER_MS_MAX: u64 = 10_000;
+
+/// The driver behind a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flavour {
+    /// Real machines by QEMU.
+    Qemu {
+        /// What runs the guest's processors.
+        virtualization: Virtualization,
+        /// Whether consoles can be written to files.
+        console_log: bool,
+    },
+    /// libvirt's built-in test driver: machines that exist in its memory only. For tests; it says so wherever it is shown.
+    Test,
+}
+
+/// What runs a guest's processors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Virtualization {
+    /// The kernel's virtual machine.
+    Kvm,
+    /// QEMU's own translation.
+    Tcg,
+}
+
+impl Flavour {
+    /// Asks a new connection.
+    pub(super) fn find(
+        connection: &Connect,
+        uri: &str,
+        accelerator: Accelerator,
+    ) -> Result<Self, HypervisorError> {
+        let driver = connection
+            .driver_type()
+            .map_err(|error| HypervisorError::Unavailable(error.to_string()))?;
+        match driver.as_str() {
+            "TEST" => Ok(Self::Test),
+            "QEMU" => Ok(Self::Qemu {
+                virtualization: match accelerator {
+                    Accelerator::Kvm => Virtualization::Kvm,
+                    Accelerator::Tcg => Virtualization::Tcg,
+                    Accelerator::Auto => find_virtualization(connection),
+                },
+                console_log: log_daemon_socket(uri).exists(),
+            }),
+            other => Err(HypervisorError::Refused(format!(
+                "libvirt's driver {other} is not supported; use a qemu:/// or test:/// address"
+            ))),
+        }
+    }
+
+    /// For people.
+    pub(super) fn describe(self) -> &'static str {
+        match self {
+            Self::Qemu { virtualization: Virtualization::Kvm, .. } => "libvirt, QEMU with KVM",
+            Self::Qemu { virtualization: Virtualization::Tcg, .. } => {
+                "libvirt, QEMU with TCG (slow: no KVM)"
+            }
+            Self::Test => "libvirt's test driver (no real machines)",
+        }
+    }
+}
+
+/// KVM if libvirt says so in time. A late answer is dropped with its thread's result.
+fn find_virtualization(connection: &Connect) -> Virtualization {
+    let (answer, asked) = mpsc::sync_channel(1);
+    let connection = connection.clone();
+    let spawned = std::thread::Builder::new().name("kvm-question".to_owned()).spawn(move || {
+        let answered =
+            connection.domain_capabilities(None, Some("x86_64"), None, Some("kvm"), 0).is_ok();
+        let _ = answer.send(answered);
+    });
+    let answered = spawned.is_ok()
+        && asked.recv_timeout(Duration::from_millis(KVM_ANSWER_MS_MAX)).unwrap_or(false);
+    if answered { Virtualization::Kvm } else { Virtualization::Tcg }
+}
+
+/// Where the daemon that writes consoles to files listens: beside the socket that the address names, else in libvirt's
+/// own runtime directory. Without it a domain that asks for a console log does not start.
+fn log_daemon_socket(uri: &str) -> PathBuf {
+    let named = uri
+        .split_once('?')
+        .and_then(|(_, query)| query.split('&').find_map(|pair| pair.strip_prefix("socket=")));
+    let directory = named
+        .and_then(|socket| Path::new(socket).parent())
+        .unwrap_or_else(|| Path::new("/run/libvirt"));
+    directory.join("virtlogd-sock")
+}

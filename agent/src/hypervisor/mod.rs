@@ -1,0 +1,205 @@
+//! What runs machines: one trait, real implementations behind it.
+//!
+//! Owns the words in which the rest of the agent speaks of machines: tags, power, sight, and three kinds of failure. Never
+//! decides what should run. Every call blocks; callers put it on a thread of its own with a deadline. Called by the
+//! actuator (changes) and the observation (looks).
+
+pub mod libvirt;
+pub mod names;
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use dagger_payload::id::{Generation, HostId, PayloadDigest, VmId};
+use dagger_payload::kind::{GuestSubnet, ImageFormat};
+use dagger_payload::name::SshKeyLine;
+
+use crate::controller::proof::{DeleteProof, StopProof};
+
+/// What every machine of ours carries, so that a host can tell its own machines from others' without its journal (R6).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tags {
+    /// The host that carries it.
+    pub host: HostId,
+    /// The VM that it is.
+    pub vm: VmId,
+    /// The generation that was worked on last.
+    pub generation: Generation,
+    /// The payload that made that generation.
+    pub payload: PayloadDigest,
+}
+
+/// Whether a machine that exists has a running guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Power {
+    /// The guest runs, or is just being started or stopped.
+    Running,
+    /// The guest is in memory but does not run.
+    Paused,
+    /// Defined, no guest in memory.
+    Stopped,
+}
+
+/// What stands under the name of one of our VMs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Machine {
+    /// A machine whose tags name this host and that VM.
+    Ours {
+        /// How it is.
+        power: Power,
+        /// What it carries.
+        tags: Tags,
+    },
+    /// Something else that only has the name: it is never touched. The text says what is wrong with it.
+    Foreign(String),
+}
+
+/// All machines under our names; only ever made from a full listing over a live connection.
+pub type Inventory = BTreeMap<VmId, Machine>;
+
+/// A machine to be defined.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MachineSpecification {
+    /// What it will carry.
+    pub tags: Tags,
+    /// What people call it; only shown.
+    pub title: String,
+    /// Virtual CPUs.
+    pub cpus: u32,
+    /// Memory, in MiB.
+    pub memory_mib: u64,
+    /// The writable disk: a qcow2 overlay.
+    pub disk: PathBuf,
+    /// The image below it.
+    pub image: PathBuf,
+    /// The image's format.
+    pub image_format: ImageFormat,
+    /// The cloud-init seed: a raw, read-only disk.
+    pub seed: PathBuf,
+    /// The file that receives what the guest says on its serial console, where the hypervisor can write one.
+    pub console: PathBuf,
+    /// Whether the guest is connected.
+    pub network: GuestNetwork,
+}
+
+/// Whether a guest is connected, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GuestNetwork {
+    /// To this host's NAT network.
+    HostNat,
+    /// Not at all.
+    None,
+}
+
+/// Why a hypervisor did not do what it was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum HypervisorError {
+    /// It cannot be asked: nothing is known now.
+    #[error("hypervisor_unavailable: {0}")]
+    Unavailable(String),
+    /// Another thing stands under the name.
+    #[error("name_occupied: {0}")]
+    Occupied(String),
+    /// It will never do this as asked.
+    #[error("hypervisor_refused: {0}")]
+    Refused(String),
+    /// It did not work this time.
+    #[error("hypervisor_failed: {0}")]
+    Failed(String),
+}
+
+/// What happened at the hypervisor on its own account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Something happened to this machine: look at it.
+    Machine(VmId),
+    /// The connection ended; nothing is known until the next full listing.
+    ConnectionLost(String),
+}
+
+/// A hypervisor on this host. All calls block and may hang; all of them may be repeated.
+pub trait Hypervisor: Send + Sync + 'static {
+    /// Opens a connection if none lives, and says what answers.
+    ///
+    /// # Errors
+    /// `Unavailable`, or `Refused` for a driver that we do not know.
+    fn connect(&self) -> Result<String, HypervisorError>;
+
+    /// Gives the connection up; the next [`Hypervisor::connect`] opens another.
+    fn disconnect(&self);
+
+    /// Everything that stands under our names: complete or an error, never a part.
+    ///
+    /// # Errors
+    /// `Unavailable` when any part of the answer is missing.
+    fn list(&self) -> Result<Inventory, HypervisorError>;
+
+    /// What stands under the name of `vm`; `None` only when the hypervisor itself says that nothing does.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    fn look(&self, vm: VmId) -> Result<Option<Machine>, HypervisorError>;
+
+    /// Makes this host's guest network if it is not there, and switches it on.
+    ///
+    /// # Errors
+    /// `Failed`, `Occupied` when a network of our name has another subnet, `Unavailable`.
+    fn ensure_network(&self, subnet: &GuestSubnet) -> Result<(), HypervisorError>;
+
+    /// Defines the machine, switched off, or defines it anew while it is switched off.
+    ///
+    /// # Errors
+    /// `Occupied`, `Refused`, `Failed`, `Unavailable`.
+    fn define(&self, machine: &MachineSpecification) -> Result<(), HypervisorError>;
+
+    /// Writes new tags on a machine of ours, running or not.
+    ///
+    /// # Errors
+    /// `Occupied`, `Failed`, `Unavailable`.
+    fn tag(&self, tags: &Tags) -> Result<(), HypervisorError>;
+
+    /// Switches the machine on; one that runs already is left as it is.
+    ///
+    /// # Errors
+    /// `Occupied`, `Failed`, `Unavailable`.
+    fn start(&self, vm: VmId) -> Result<(), HypervisorError>;
+
+    /// Asks the guest to switch itself off (ACPI power button).
+    ///
+    /// # Errors
+    /// `Occupied`, `Failed`, `Unavailable`.
+    fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError>;
+
+    /// Switches the machine off at once and sees that it is off; one that is off or not there is left as it is.
+    ///
+    /// # Errors
+    /// `Occupied`, `Failed`, `Unavailable`.
+    fn destroy(&self, proof: &StopProof) -> Result<(), HypervisorError>;
+
+    /// Removes the definition of a machine that is switched off and sees that it is gone; disks stay.
+    ///
+    /// # Errors
+    /// `Occupied`, `Failed`, `Unavailable`.
+    fn undefine(&self, proof: &DeleteProof) -> Result<(), HypervisorError>;
+}
+
+/// What the guest's seed tells it about its network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GuestAddress {
+    /// Its own address.
+    pub address: Ipv4Addr,
+    /// The host's address on the same network.
+    pub gateway: Ipv4Addr,
+    /// Prefix length of both.
+    pub prefix_length: u8,
+}
+
+/// What a guest said about itself on its console.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GuestWord {
+    /// Which guest.
+    pub vm: VmId,
+    /// The SSH host key that it shows.
+    pub host_key: SshKeyLine,
+}

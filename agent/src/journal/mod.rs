@@ -1,0 +1,177 @@
+//! What this host means to do with each VM, durable before it does it (R5).
+//!
+//! Owns one JSON file per VM: written whole under another name, synced, renamed, its directory synced. Never decides, and
+//! never acts on a machine. The controller makes the records, the actuator writes them before each step; at the start all
+//! are read. A file that does not read is set aside: its VM is adopted again from what is seen.
+
+mod record;
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use dagger_payload::id::{HostId, VmId};
+
+pub use record::{DiskMark, Evidence, Record};
+
+/// A record's file, in bytes: ten times what the largest record takes.
+const RECORD_BYTES_MAX: u64 = 64 * 1024;
+
+/// The directory of records.
+#[derive(Debug, Clone)]
+pub struct Journal {
+    directory: PathBuf,
+    host: HostId,
+}
+
+/// What was found at the start.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Records by VM.
+    pub records: BTreeMap<VmId, Record>,
+    /// Files that did not read and where they are now, each with the reason.
+    pub set_aside: Vec<(PathBuf, String)>,
+}
+
+impl Journal {
+    /// Opens or makes the directory of `host`, and removes what a crash left half-written.
+    ///
+    /// # Errors
+    /// The directory cannot be made, read or written.
+    pub fn open(directory: PathBuf, host: HostId) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory)?;
+        for entry in fs::read_dir(&directory)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "partial") {
+                fs::remove_file(path)?;
+            }
+        }
+        Ok(Self { directory, host })
+    }
+
+    /// Reads all records; what does not read is renamed to `*.damaged` and reported.
+    ///
+    /// # Errors
+    /// The directory cannot be read, or a damaged file not be renamed.
+    pub fn read_all(&self) -> io::Result<Found> {
+        let mut found = Found::default();
+        for entry in fs::read_dir(&self.directory)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|extension| extension != "json") {
+                continue;
+            }
+            match read(&path, self.host) {
+                Ok(record) => {
+                    found.records.insert(record.vm, record);
+                }
+                Err(reason) => {
+                    let aside = path.with_extension("damaged");
+                    fs::rename(&path, &aside)?;
+                    found.set_aside.push((aside, reason));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// Makes `record` durable; when this returns, it survives a power cut.
+    ///
+    /// # Errors
+    /// Any failed write or sync: the caller must not act, and must not try the sync again.
+    pub fn write(&self, record: &Record) -> io::Result<()> {
+        let path = self.path(record.vm);
+        let partial = path.with_extension("partial");
+        let bytes = serde_json::to_vec_pretty(record)?;
+        let mut options = OpenOptions::new();
+        let mut file =
+            options.write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
+        file.write_all(&bytes)?;
+        file.sync_all()?;
+        fs::rename(&partial, &path)?;
+        self.sync_directory()
+    }
+
+    /// Forgets a VM that is gone.
+    ///
+    /// # Errors
+    /// The file cannot be removed; that it is not there is none.
+    pub fn forget(&self, vm: VmId) -> io::Result<()> {
+        match fs::remove_file(self.path(vm)) {
+            Ok(()) => self.sync_directory(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn path(&self, vm: VmId) -> PathBuf {
+        self.directory.join(format!("{vm}.json"))
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.directory)?.sync_all()
+    }
+}
+
+/// One record, with everything checked that the file can get wrong.
+fn read(path: &Path, host: HostId) -> Result<Record, String> {
+    let mut text = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    file.take(RECORD_BYTES_MAX).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    let record: Record = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let named = path.file_stem().and_then(|stem| stem.to_str()).map(str::parse::<VmId>);
+    if named != Some(Ok(record.vm)) {
+        return Err("it speaks of another VM than its name".to_owned());
+    }
+    if record.host != host {
+        return Err("another host wrote it".to_owned());
+    }
+    Ok(record)
+}
+
+#[cfg(test)]
+mod tests {
+    use dagger_payload::id::{Generation, HostId, PayloadDigest};
+
+    use super::*;
+
+    fn record() -> Record {
+        Record::new(HostId([1; 16]), VmId([2; 16]), Generation(3), PayloadDigest([4; 32]))
+    }
+
+    #[test]
+    fn a_record_reads_back_as_written_and_is_gone_when_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path().join("journal"), HostId([1; 16])).unwrap();
+        journal.write(&record()).unwrap();
+        let found = journal.read_all().unwrap();
+        assert_eq!(found.records.get(&record().vm), Some(&record()));
+        journal.forget(record().vm).unwrap();
+        journal.forget(record().vm).unwrap();
+        assert!(journal.read_all().unwrap().records.is_empty());
+    }
+
+    #[test]
+    fn a_damaged_or_misnamed_record_is_set_aside_and_the_others_are_read() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path().to_owned(), HostId([1; 16])).unwrap();
+        journal.write(&record()).unwrap();
+        let whole = fs::read(journal.path(record().vm)).unwrap();
+        fs::write(journal.path(VmId([9; 16])), &whole).unwrap();
+        fs::write(journal.path(VmId([8; 16])), &whole[..whole.len() / 2]).unwrap();
+        let found = journal.read_all().unwrap();
+        assert_eq!(found.records.len(), 1);
+        assert_eq!(found.set_aside.len(), 2);
+        assert!(journal.read_all().unwrap().set_aside.is_empty());
+    }
+
+    #[test]
+    fn what_a_crash_left_half_written_is_removed_at_the_start() {
+        let directory = tempfile::tempdir().unwrap();
+        let partial = directory.path().join(format!("{}.partial", VmId([2; 16])));
+        fs::write(&partial, b"{").unwrap();
+        Journal::open(directory.path().to_owned(), HostId([1; 16])).unwrap();
+        assert!(!partial.exists());
+    }
+}

@@ -1,0 +1,100 @@
+//! What is written down about one VM.
+//!
+//! Owns the record's shape and nothing else. Made by the controller.
+
+use std::collections::BTreeSet;
+
+use dagger_payload::id::{CommitIndex, Generation, HostId, PayloadDigest, VmId};
+use serde::{Deserialize, Serialize};
+
+use crate::controller::Step;
+
+/// Versions of one generation that are kept as evidence.
+const EVIDENCE_MAX: usize = 8;
+
+/// One VM in the journal.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The host that wrote it: a record that was copied from another host is no record.
+    pub host: HostId,
+    /// Which VM.
+    pub vm: VmId,
+    /// The highest generation that this host worked on.
+    pub generation: Generation,
+    /// The payload that made it.
+    pub payload: PayloadDigest,
+    /// The step that was begun and whose end is not written down.
+    pub step: Option<Step>,
+    /// How often that step was begun.
+    pub attempts: u32,
+    /// Steps that ended well in this generation. A start does them again, since each only ensures.
+    pub done: BTreeSet<Step>,
+    /// Whether the VM's disk was made: then a disk that is missing is a loss to be told, never to be made anew.
+    pub disk: DiskMark,
+    /// The generation that was carried out last.
+    pub applied: Option<Generation>,
+    /// Other payloads that claimed a generation that this host knew already.
+    pub evidence: Vec<Evidence>,
+}
+
+/// Whether a disk was ever made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DiskMark {
+    /// Not yet: it may be made.
+    NotMade,
+    /// It was: it may only be found.
+    Made,
+}
+
+/// A second payload for a generation that was known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Evidence {
+    /// Which generation.
+    pub generation: Generation,
+    /// The payload known before.
+    pub known: PayloadDigest,
+    /// The payload told later.
+    pub told: PayloadDigest,
+    /// The commit with which it was told.
+    pub commit: CommitIndex,
+}
+
+impl Record {
+    /// A first record, before anything was done.
+    pub fn new(host: HostId, vm: VmId, generation: Generation, payload: PayloadDigest) -> Self {
+        Self {
+            host,
+            vm,
+            generation,
+            payload,
+            step: None,
+            attempts: 0,
+            done: BTreeSet::new(),
+            disk: DiskMark::NotMade,
+            applied: None,
+            evidence: Vec::new(),
+        }
+    }
+
+    /// Takes up a new generation: what was done for the older one counts no more.
+    pub fn take_up(&mut self, generation: Generation, payload: PayloadDigest) {
+        if (self.generation, self.payload) != (generation, payload) {
+            self.generation = generation;
+            self.payload = payload;
+            self.step = None;
+            self.attempts = 0;
+            self.done.clear();
+        }
+    }
+
+    /// Keeps `evidence`, unless it is known or there is enough.
+    pub fn keep(&mut self, evidence: Evidence) {
+        let known = self.evidence.iter().any(|kept| kept.told == evidence.told);
+        if !known && self.evidence.len() < EVIDENCE_MAX {
+            self.evidence.push(evidence);
+        }
+    }
+}
