@@ -242,6 +242,16 @@ impl Event {
         Ok(Self { header, digest, signature, payloads, bytes })
     }
 
+    /// The digest of the event in `bytes`, without any other check: enough to tell a copy of what is known already.
+    ///
+    /// # Errors
+    /// The bytes do not begin as an event does.
+    pub fn digest_in(bytes: &[u8]) -> Result<EventDigest, EventError> {
+        let mut decoder = minicbor::Decoder::new(bytes);
+        let header = decoder.array().and_then(|_| decoder.bytes());
+        header.map(EventDigest::of).map_err(|_| EventError::NotCanonical)
+    }
+
     /// Checks what depends on the cluster but not on other events: cluster, epoch, author, signature.
     ///
     /// # Errors
@@ -391,6 +401,7 @@ mod tests {
     fn an_event_reads_back_and_verifies_under_its_authors_key_only() {
         for event in [event(1, 0), event(2, 3)] {
             assert_eq!(Event::read(event.bytes.clone()), Ok(event.clone()));
+            assert_eq!(Event::digest_in(&event.bytes), Ok(event.digest));
             let (own, other) = (key().public_key(), SecretKey::from_seed(&Zeroizing::new([5; 32])));
             assert_eq!(event.verify(&ClusterId([1; 32]), Epoch(0), |_| Some(&own)), Ok(()));
             let other = other.public_key();
