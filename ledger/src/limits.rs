@@ -23,8 +23,6 @@ pub const REDIAL_WAIT_MIN: Duration = Duration::from_millis(100);
 pub const REDIAL_WAIT_MAX: Duration = Duration::from_secs(2);
 /// A link that lived shorter than this does not reset the wait before dialling again.
 pub const LINK_SETTLED: Duration = Duration::from_secs(5);
-/// One attempt to dial.
-pub const DIAL_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Silence of a link, in seconds, after which the kernel asks whether the peer's host is alive.
 pub const KEEPALIVE_IDLE_SECONDS: u32 = 5;
 /// Seconds between two such questions.
@@ -67,3 +65,7 @@ pub const JUDGED_ENDS_IN_MEMORY: usize = 4096;
 pub const PROCESSOR_WAIT_MIN: Duration = Duration::from_millis(100);
 /// See [`PROCESSOR_WAIT_MIN`].
 pub const PROCESSOR_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Frames from the store that may wait for one peer; the reader of the store waits for room.
+pub const STORED_FRAMES_MAX: usize = 16;
+/// Frames that are written to a link before it is flushed.
+pub const SEND_FRAMES_PER_FLUSH: usize = 64;

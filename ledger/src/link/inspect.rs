@@ -1,0 +1,102 @@
+//! What a received frame is worth: form, cluster, epoch, author and signature are checked here, before the core hears of it.
+//!
+//! Owns these checks and the memory of accepted events, whose second copies cost no verification. Runs in the link's own
+//! task, so the links' runtime is the pool on which signatures are verified, and each peer's order is kept. Never decides
+//! whether an event fits into the graph (the core does). Called by the link's sessions.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use dagger_payload::event::{Event, EventError};
+use dagger_payload::id::{AuthorIndex, ClusterId, Epoch, EventDigest};
+use dagger_payload::key::PublicKey;
+use dagger_payload::peer::{FrameError, PeerMessage};
+
+use crate::limits::KNOWN_EVENTS_MAX;
+
+/// The newest accepted events' digests, at most [`KNOWN_EVENTS_MAX`].
+#[derive(Default)]
+pub struct KnownEvents {
+    recent: Mutex<Recent>,
+}
+
+#[derive(Default)]
+struct Recent {
+    digests: HashSet<EventDigest>,
+    order: VecDeque<EventDigest>,
+}
+
+impl KnownEvents {
+    /// Remembers an event that the core has accepted.
+    pub fn remember(&self, digest: EventDigest) {
+        let mut recent = self.recent.lock().expect("no holder of this lock panics");
+        if !recent.digests.insert(digest) {
+            return;
+        }
+        recent.order.push_back(digest);
+        if recent.order.len() > KNOWN_EVENTS_MAX
+            && let Some(oldest) = recent.order.pop_front()
+        {
+            recent.digests.remove(&oldest);
+        }
+    }
+
+    fn contains(&self, digest: &EventDigest) -> bool {
+        self.recent.lock().expect("no holder of this lock panics").digests.contains(digest)
+    }
+}
+
+/// A message that passed.
+#[derive(Debug)]
+pub enum Inbound {
+    /// A new event with a valid signature.
+    Event(Arc<Event>),
+    /// An event that is known already.
+    Known,
+    /// Any other message.
+    Message(PeerMessage),
+}
+
+/// Why a frame was refused; the link is closed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// No message.
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    /// No valid event.
+    #[error("{0}")]
+    Event(#[from] EventError),
+}
+
+/// Checks frames against one cluster's members.
+pub struct Inspector {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The members' keys, by author.
+    pub keys: Vec<PublicKey>,
+    /// What needs no second check.
+    pub known: Arc<KnownEvents>,
+}
+
+impl Inspector {
+    /// Checks one frame.
+    ///
+    /// # Errors
+    /// [`Refused`]: an honest peer never sends such a frame.
+    pub fn inspect(&self, frame: &[u8]) -> Result<Inbound, Refused> {
+        let message = PeerMessage::read(frame)?;
+        let PeerMessage::Event { bytes } = message else {
+            return Ok(Inbound::Message(message));
+        };
+        if self.known.contains(&Event::digest_in(&bytes)?) {
+            return Ok(Inbound::Known);
+        }
+        let event = Event::read(bytes)?;
+        event.verify(&self.cluster, self.epoch, |author: AuthorIndex| {
+            self.keys.get(usize::from(author.0))
+        })?;
+        Ok(Inbound::Event(Arc::new(event)))
+    }
+}

@@ -1,0 +1,233 @@
+//! One link from its TCP connection to its end: handshake, `Hello`, then frames both ways.
+//!
+//! Owns the deadlines and the order of a link's life: the driver hears `Connected`, then messages, then `Closed`, and never of
+//! two links to one peer at a time. Never decides whom to dial (`super` does) or what a message means. Called by the
+//! links' dialling and accepting tasks.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dagger_payload::id::AuthorIndex;
+use dagger_payload::peer::{PEER_VERSION, PeerMessage};
+use futures_util::SinkExt;
+use nix::sys::socket::{setsockopt, sockopt};
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, WriteHalf, split};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_util::sync::CancellationToken;
+
+use super::frames::{self, FrameReader, FrameWriter};
+use super::inspect::{Inbound, Refused};
+use super::queue::{Outgoing, queue};
+use super::{LinkEvent, Shared};
+use crate::limits::{
+    HANDSHAKE_WAIT_MAX, KEEPALIVE_IDLE_SECONDS, KEEPALIVE_INTERVAL_SECONDS, KEEPALIVE_PROBES,
+    SEND_FRAMES_PER_FLUSH, SEND_WAIT_MAX, UNACKNOWLEDGED_MS_MAX,
+};
+
+/// Why a link ended.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LinkError {
+    /// TCP or TLS failed; a wrong key shows here.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// Handshake and `Hello` took too long.
+    #[error("the handshake took too long")]
+    HandshakeTimedOut,
+    /// The peer's key is no member's, or not the one that was dialled.
+    #[error("the peer's key is not that of the expected member")]
+    UnknownKey,
+    /// The peer does not begin with `Hello`.
+    #[error("the peer did not begin with Hello")]
+    NoHello,
+    /// The peer belongs to another cluster, or to another epoch of it.
+    #[error("the peer belongs to another cluster, epoch or version")]
+    Foreign,
+    /// The peer sent what no honest peer sends.
+    #[error("the peer sent an invalid frame: {0}")]
+    Refused(#[from] Refused),
+    /// The peer took too long to take a frame.
+    #[error("the peer takes no frames")]
+    SendTimedOut,
+    /// The peer closed the link.
+    #[error("the peer closed the link")]
+    Closed,
+    /// This side gave the link up: a newer one took its place, too much waited for the peer, or the daemon stops.
+    #[error("the link was given up on this side")]
+    GivenUp,
+}
+
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = stream.as_fd();
+    setsockopt(&socket, sockopt::KeepAlive, &true)?;
+    setsockopt(&socket, sockopt::TcpKeepIdle, &KEEPALIVE_IDLE_SECONDS)?;
+    setsockopt(&socket, sockopt::TcpKeepInterval, &KEEPALIVE_INTERVAL_SECONDS)?;
+    setsockopt(&socket, sockopt::TcpKeepCount, &KEEPALIVE_PROBES)?;
+    setsockopt(&socket, sockopt::TcpUserTimeout, &UNACKNOWLEDGED_MS_MAX)?;
+    Ok(())
+}
+
+/// Dials `peer` and serves the link until it ends.
+///
+/// # Errors
+/// Always: why it ended.
+pub(super) async fn dial(
+    shared: &Arc<Shared>,
+    peer: AuthorIndex,
+    address: SocketAddr,
+) -> Result<(), LinkError> {
+    let opening = async {
+        let stream = TcpStream::connect(address).await?;
+        prepare(&stream)?;
+        let connector = TlsConnector::from(shared.identity.client(peer));
+        // No name takes part: the address only fills the place.
+        let stream = connector.connect(ServerName::from(address.ip()), stream).await?;
+        greet(shared, stream).await
+    };
+    let opened = timeout(HANDSHAKE_WAIT_MAX, opening).await;
+    let (reader, writer) = opened.map_err(|_| LinkError::HandshakeTimedOut)??;
+    serve(shared, peer, reader, writer).await
+}
+
+/// Takes a connection's handshake; the caller frees its place among the handshakes and then calls [`Accepted::serve`].
+pub(super) struct Accepted {
+    peer: AuthorIndex,
+    reader: FrameReader<tokio::io::ReadHalf<tokio_rustls::server::TlsStream<TcpStream>>>,
+    writer: FrameWriter<WriteHalf<tokio_rustls::server::TlsStream<TcpStream>>>,
+}
+
+/// Authenticates who has connected.
+///
+/// # Errors
+/// [`LinkError`].
+pub(super) async fn accept(shared: &Arc<Shared>, stream: TcpStream) -> Result<Accepted, LinkError> {
+    let opening = async {
+        prepare(&stream)?;
+        let stream = TlsAcceptor::from(shared.server.clone()).accept(stream).await?;
+        let presented = stream.get_ref().1.peer_certificates();
+        let peer = shared.identity.author_of(presented).ok_or(LinkError::UnknownKey)?;
+        let (reader, writer) = greet(shared, stream).await?;
+        Ok(Accepted { peer, reader, writer })
+    };
+    let opened = timeout(HANDSHAKE_WAIT_MAX, opening).await;
+    opened.map_err(|_| LinkError::HandshakeTimedOut)?
+}
+
+impl Accepted {
+    /// Serves the link until it ends.
+    ///
+    /// # Errors
+    /// Always: why it ended.
+    pub(super) async fn serve(self, shared: &Arc<Shared>) -> Result<(), LinkError> {
+        serve(shared, self.peer, self.reader, self.writer).await
+    }
+}
+
+type Halves<S> = (FrameReader<tokio::io::ReadHalf<S>>, FrameWriter<WriteHalf<S>>);
+
+async fn greet<S>(shared: &Shared, stream: S) -> Result<Halves<S>, LinkError>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let (read, write) = split(stream);
+    let (mut reader, mut writer) = (FrameReader::new(read), frames::writer(write));
+    let inspector = &shared.inspector;
+    let hello = PeerMessage::Hello {
+        version: PEER_VERSION,
+        cluster: inspector.cluster,
+        epoch: inspector.epoch,
+    };
+    writer.send(Bytes::from(hello.to_bytes())).await?;
+    let frame = reader.next().await?.ok_or(LinkError::Closed)?;
+    match PeerMessage::read(&frame).map_err(Refused::from)? {
+        theirs if theirs == hello => Ok((reader, writer)),
+        PeerMessage::Hello { .. } => Err(LinkError::Foreign),
+        _ => Err(LinkError::NoHello),
+    }
+}
+
+async fn serve<S>(
+    shared: &Arc<Shared>,
+    peer: AuthorIndex,
+    mut reader: FrameReader<tokio::io::ReadHalf<S>>,
+    writer: FrameWriter<WriteHalf<S>>,
+) -> Result<(), LinkError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (filling, emptying) = queue();
+    let given_up = shared.stopping.child_token();
+    // The newest link counts: only one side of a pair dials, and it dials only when its own link has ended.
+    let place = shared.take_place(peer, filling, given_up.clone()).await;
+    tracing::info!(peer = %shared.name(peer), "linked");
+    let sending = tokio::spawn(send_all(writer, emptying, given_up.clone()));
+    let received = tokio::select! {
+        () = given_up.cancelled() => Err(LinkError::GivenUp),
+        received = async {
+            shared.tell(LinkEvent::Connected(peer)).await?;
+            receive_all(shared, peer, &mut reader).await
+        } => received,
+    };
+    given_up.cancel();
+    let sent = sending.await.unwrap_or(Err(LinkError::GivenUp));
+    place.leave();
+    let told = shared.tell(LinkEvent::Closed(peer)).await;
+    // When sending failed, that is the cause; receiving was then only given up.
+    match (sent, received) {
+        (Err(error @ (LinkError::Io(_) | LinkError::SendTimedOut)), _) => Err(error),
+        (_, received) => received.and(told),
+    }
+}
+
+async fn receive_all<R: AsyncRead + Unpin>(
+    shared: &Shared,
+    peer: AuthorIndex,
+    reader: &mut FrameReader<R>,
+) -> Result<(), LinkError> {
+    loop {
+        let frame = reader.next().await?.ok_or(LinkError::Closed)?;
+        match shared.inspector.inspect(&frame)? {
+            Inbound::Known => {}
+            Inbound::Event(event) => shared.tell(LinkEvent::Event(peer, event)).await?,
+            Inbound::Message(message) => shared.tell(LinkEvent::Message(peer, message)).await?,
+        }
+    }
+}
+
+async fn send_all<W: AsyncWrite + Unpin>(
+    mut writer: FrameWriter<W>,
+    mut outgoing: Outgoing,
+    given_up: CancellationToken,
+) -> Result<(), LinkError> {
+    let sending = async {
+        while let Some(frame) = outgoing.next().await {
+            let flushing = async {
+                writer.feed(frame).await?;
+                for _ in 0..SEND_FRAMES_PER_FLUSH {
+                    let Some(frame) = outgoing.next_now() else {
+                        break;
+                    };
+                    writer.feed(frame).await?;
+                }
+                SinkExt::<Bytes>::flush(&mut writer).await
+            };
+            match timeout(SEND_WAIT_MAX, flushing).await {
+                Ok(sent) => sent?,
+                Err(_) => return Err(LinkError::SendTimedOut),
+            }
+        }
+        Ok(())
+    };
+    let sent = tokio::select! {
+        () = given_up.cancelled() => Ok(()),
+        sent = sending => sent,
+    };
+    given_up.cancel();
+    sent
+}
