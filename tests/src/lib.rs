@@ -1,1 +1,6 @@
-//! (see the folder's decisions)
+//! Tests of the whole: a simulator of the ledger under faults, and the promises that every run is held to.
+//!
+//! Owns what no single package can test alone. Never ships. Called by `make test` and by the programs beside it.
+
+pub mod promise;
+pub mod simulator;

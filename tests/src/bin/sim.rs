@@ -1,0 +1,69 @@
+//! Runs seeds of the simulator, and replays one that failed.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use clap::Parser;
+use dagger_tests::simulator::{self, HOSTS, Verbosity};
+
+/// Simulates whole clusters under faults and holds them to dagger's promises.
+///
+/// One seed decides everything: the same seed gives the same log hash. A seed that breaks a promise prints the
+/// command that replays it.
+#[derive(Parser)]
+struct Options {
+    /// How many seeds to run.
+    #[arg(long, default_value_t = 100)]
+    seeds: u64,
+    /// The first of them.
+    #[arg(long, default_value_t = 0)]
+    first_seed: u64,
+    /// How many hosts each cluster has (1, 2, 3, 4, 7 or 10); without it, each of them in turn.
+    #[arg(long, value_parser = parse_hosts)]
+    hosts: Option<usize>,
+    /// Print a line for each step, on standard error.
+    #[arg(long)]
+    log: bool,
+    /// Go on after a failure, and count.
+    #[arg(long)]
+    keep_going: bool,
+    /// Print each run's log hash.
+    #[arg(long)]
+    hashes: bool,
+}
+
+fn parse_hosts(text: &str) -> Result<usize, String> {
+    let hosts = text.parse().map_err(|_| "not a number".to_owned())?;
+    if HOSTS.contains(&hosts) { Ok(hosts) } else { Err(format!("choose one of {HOSTS:?}")) }
+}
+
+fn main() -> ExitCode {
+    let options = Options::parse();
+    let begin = Instant::now();
+    let verbosity = if options.log { Verbosity::Lines } else { Verbosity::Quiet };
+    let host_counts = options.hosts.map_or(HOSTS.to_vec(), |hosts| vec![hosts]);
+    let mut tally = simulator::Tally::default();
+    let mut failed: u64 = 0;
+    for seed in options.first_seed..options.first_seed.saturating_add(options.seeds) {
+        for &hosts in &host_counts {
+            match simulator::run(seed, hosts, verbosity) {
+                Ok(summary) => {
+                    if options.hashes {
+                        println!("{seed} {hosts} {}", summary.log_hash);
+                    }
+                    tally.add(&summary);
+                }
+                Err(failure) => {
+                    println!("{failure}");
+                    failed += 1;
+                    if !options.keep_going {
+                        return ExitCode::FAILURE;
+                    }
+                }
+            }
+        }
+    }
+    println!("{tally}");
+    println!("{failed} failed, {:.1} s", begin.elapsed().as_secs_f64());
+    ExitCode::from(u8::from(failed > 0))
+}

@@ -1,0 +1,184 @@
+//! Promises: oracles that watch a simulated run and speak up at the first step that breaks one.
+//!
+//! Owns what each promise means, one file each. Never changes the run. Called by the simulator after everything that an
+//! honest host does, and once more at the end.
+
+mod agreement;
+mod heals;
+mod no_self_equivocation;
+mod nothing_lost;
+mod persisted_before_sent;
+pub mod returns_to_silence;
+mod true_attestation;
+
+use std::sync::Arc;
+
+use dagger_payload::committee::Committee;
+use dagger_payload::event::{CommitEnd, Event};
+use dagger_payload::id::{AuthorIndex, ClusterId, PayloadDigest};
+use dagger_payload::release::OrderedCommit;
+
+use crate::simulator::disk::Image;
+
+/// What an honest host just did.
+pub enum Observed<'a> {
+    /// It told a user that his payload is durable here.
+    Received {
+        /// Which payload.
+        digest: PayloadDigest,
+    },
+    /// It sends an event, its own or another's.
+    EventLeaves {
+        /// The event.
+        event: &'a Event,
+        /// Its disk at this moment.
+        disk: &'a Image,
+    },
+    /// It sends anything.
+    Sends {
+        /// Name of the message's kind.
+        kind: &'static str,
+        /// Size of the frame.
+        bytes: usize,
+    },
+    /// It hands a durable commit on.
+    Ordered {
+        /// The commit.
+        commit: &'a OrderedCommit,
+        /// Its disk at this moment.
+        disk: &'a Image,
+    },
+    /// Its judge reached a commit end.
+    Judged {
+        /// The end.
+        end: &'a CommitEnd,
+    },
+    /// It comes back after a crash, with this disk.
+    Restarted {
+        /// What survived.
+        disk: &'a Image,
+    },
+    /// Its core stopped for ever.
+    Halted {
+        /// Why.
+        reason: String,
+    },
+    /// Nothing; but from now on no work is left, and only the rare exchange of what each has may travel.
+    SilenceBegins,
+}
+
+/// One honest host at the end of a run.
+pub struct HostAtEnd<'a> {
+    /// Which host.
+    pub host: AuthorIndex,
+    /// Its disk.
+    pub disk: &'a Image,
+    /// Its last judged commit end.
+    pub judged: CommitEnd,
+    /// Payloads that still wait there.
+    pub waiting: usize,
+    /// Its newest own event, if it made one.
+    pub own_last: Option<&'a Arc<Event>>,
+}
+
+/// The end of a run, after all faults stopped and time to heal passed.
+pub struct End<'a> {
+    /// The honest hosts.
+    pub hosts: Vec<HostAtEnd<'a>>,
+}
+
+/// What all promises know from the start.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its members.
+    pub committee: Committee,
+    /// The end before the first commit.
+    pub founding: CommitEnd,
+}
+
+/// A broken promise.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("promise `{promise}` broken by host {host}: {detail}", host = .host.0)]
+pub struct Broken {
+    /// Which promise.
+    pub promise: &'static str,
+    /// By whom, as far as it can be said.
+    pub host: AuthorIndex,
+    /// What happened.
+    pub detail: String,
+}
+
+/// One promise.
+trait Promise {
+    /// Its name.
+    fn name(&self) -> &'static str;
+
+    /// Looks at one step of `host`.
+    ///
+    /// # Errors
+    /// Says how the step breaks the promise.
+    fn check(&mut self, host: AuthorIndex, observed: &Observed<'_>) -> Result<(), String>;
+
+    /// Looks at the end.
+    ///
+    /// # Errors
+    /// Says which host breaks the promise, and how.
+    fn check_end(&mut self, end: &End<'_>) -> Result<(), (AuthorIndex, String)> {
+        let _ = end;
+        Ok(())
+    }
+}
+
+/// All promises.
+pub struct Promises {
+    promises: Vec<Box<dyn Promise>>,
+}
+
+impl Promises {
+    /// Promises about a cluster of this setting.
+    pub fn new(setting: Setting) -> Self {
+        Self {
+            promises: vec![
+                Box::new(agreement::Agreement::new(setting)),
+                Box::new(nothing_lost::NothingLost::default()),
+                Box::new(no_self_equivocation::NoSelfEquivocation::default()),
+                Box::new(persisted_before_sent::PersistedBeforeSent),
+                Box::new(true_attestation::TrueAttestation::new(setting)),
+                Box::new(heals::Heals::new(setting)),
+                Box::new(returns_to_silence::ReturnsToSilence::default()),
+            ],
+        }
+    }
+
+    /// Shows a step of an honest host to all promises.
+    ///
+    /// # Errors
+    /// The first promise that it breaks.
+    pub fn observe(&mut self, host: AuthorIndex, observed: &Observed<'_>) -> Result<(), Broken> {
+        for promise in &mut self.promises {
+            promise.check(host, observed).map_err(|detail| Broken {
+                promise: promise.name(),
+                host,
+                detail,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Shows the end to all promises.
+    ///
+    /// # Errors
+    /// The first promise that is broken.
+    pub fn observe_end(&mut self, end: &End<'_>) -> Result<(), Broken> {
+        for promise in &mut self.promises {
+            promise.check_end(end).map_err(|(host, detail)| Broken {
+                promise: promise.name(),
+                host,
+                detail,
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! Nothing lost: a payload reported *received* is durable there and is ordered, once for each submission; one reported
+//! *ordered* stays on that host for ever.
+
+use std::collections::BTreeMap;
+
+use dagger_payload::id::{AuthorIndex, CommitIndex, PayloadDigest, PrefixHash};
+use dagger_payload::release::OrderedCommit;
+
+use super::{End, Observed, Promise};
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct NothingLost {
+    received: BTreeMap<(AuthorIndex, PayloadDigest), usize>,
+    ordered: BTreeMap<(AuthorIndex, PayloadDigest), usize>,
+    counted_to: CommitIndex,
+    handed_on: BTreeMap<AuthorIndex, (CommitIndex, PrefixHash)>,
+}
+
+impl NothingLost {
+    fn count(&mut self, commit: &OrderedCommit) {
+        if commit.index <= self.counted_to {
+            return;
+        }
+        self.counted_to = commit.index;
+        for ordered in &commit.payloads {
+            let key = (ordered.author, ordered.payload.digest());
+            *self.ordered.entry(key).or_default() += 1;
+        }
+    }
+}
+
+impl Promise for NothingLost {
+    fn name(&self) -> &'static str {
+        "nothing_lost"
+    }
+
+    fn check(&mut self, host: AuthorIndex, observed: &Observed<'_>) -> Result<(), String> {
+        match observed {
+            Observed::Received { digest } => {
+                *self.received.entry((host, *digest)).or_default() += 1;
+            }
+            Observed::Ordered { commit, .. } => {
+                self.count(commit);
+                let newest = (commit.index, commit.prefix_hash);
+                self.handed_on.insert(host, newest);
+            }
+            Observed::Restarted { disk } => {
+                let Some((index, prefix_hash)) = self.handed_on.get(&host) else {
+                    return Ok(());
+                };
+                let kept = disk.commit(*index);
+                if kept.is_none_or(|commit| commit.prefix_hash != *prefix_hash) {
+                    return Err(format!(
+                        "commit {index} was handed on but did not survive a crash"
+                    ));
+                }
+            }
+            Observed::EventLeaves { .. }
+            | Observed::Sends { .. }
+            | Observed::Judged { .. }
+            | Observed::Halted { .. }
+            | Observed::SilenceBegins => {}
+        }
+        Ok(())
+    }
+
+    fn check_end(&mut self, _: &End<'_>) -> Result<(), (AuthorIndex, String)> {
+        for ((host, digest), received) in &self.received {
+            let ordered = self.ordered.get(&(*host, *digest)).copied().unwrap_or(0);
+            if ordered != *received {
+                let detail =
+                    format!("payload {digest} was received {received} times, ordered {ordered}");
+                return Err((*host, detail));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,113 @@
+//! True attestations: what an honest host attests is what it judged, all honest judges agree, and at the end a quorum
+//! (indeed every honest host) has attested the whole order.
+
+use std::collections::BTreeMap;
+
+use dagger_payload::event::{Attestation, CHECKPOINT_COMMITS, CommitEnd};
+use dagger_payload::id::{AuthorIndex, CommitIndex};
+
+use super::{End, Observed, Promise, Setting};
+
+/// See the module.
+pub(super) struct TrueAttestation {
+    setting: Setting,
+    ends: BTreeMap<CommitIndex, CommitEnd>,
+    attested: BTreeMap<AuthorIndex, Attestation>,
+}
+
+impl TrueAttestation {
+    pub(super) fn new(setting: Setting) -> Self {
+        Self {
+            setting,
+            ends: BTreeMap::from([(CommitIndex(0), setting.founding)]),
+            attested: BTreeMap::new(),
+        }
+    }
+
+    /// The end that stands for `index`: of consecutive equal ends the first.
+    fn canonical(&self, index: CommitIndex) -> Option<CommitEnd> {
+        let mut found = *self.ends.get(&index)?;
+        for (_, end) in self.ends.range(..index).rev() {
+            if (end.position, end.state_root) != (found.position, found.state_root) {
+                break;
+            }
+            found = *end;
+        }
+        Some(found)
+    }
+
+    fn check_attestation(&self, attestation: &Attestation) -> Result<(), String> {
+        let newest = attestation.newest;
+        if self.canonical(newest.index) != Some(newest) {
+            let index = newest.index;
+            return Err(format!("attests commit {index} falsely, or not the first of equals"));
+        }
+        let Some(checkpoint) = attestation.checkpoint else {
+            return Ok(());
+        };
+        let multiple =
+            checkpoint.index.0 > 0 && checkpoint.index.0.is_multiple_of(CHECKPOINT_COMMITS);
+        if multiple && self.ends.get(&checkpoint.index) == Some(&checkpoint) {
+            Ok(())
+        } else {
+            Err(format!("attests checkpoint {} falsely", checkpoint.index))
+        }
+    }
+}
+
+impl Promise for TrueAttestation {
+    fn name(&self) -> &'static str {
+        "true_attestation"
+    }
+
+    fn check(&mut self, host: AuthorIndex, observed: &Observed<'_>) -> Result<(), String> {
+        match observed {
+            Observed::Judged { end, .. } => {
+                let reference = self.ends.entry(end.index).or_insert(**end);
+                if reference != *end {
+                    let index = end.index;
+                    return Err(format!("judged commit {index} otherwise than another host"));
+                }
+            }
+            Observed::EventLeaves { event, .. } if event.header.author == host => {
+                let attestation = event.header.attestation;
+                let before = self.attested.insert(host, attestation);
+                if before != Some(attestation) {
+                    self.check_attestation(&attestation)?;
+                }
+            }
+            Observed::EventLeaves { .. }
+            | Observed::Received { .. }
+            | Observed::Sends { .. }
+            | Observed::Ordered { .. }
+            | Observed::Restarted { .. }
+            | Observed::Halted { .. }
+            | Observed::SilenceBegins => {}
+        }
+        Ok(())
+    }
+
+    fn check_end(&mut self, end: &End<'_>) -> Result<(), (AuthorIndex, String)> {
+        let Some((&last, _)) = self.ends.last_key_value() else {
+            return Ok(());
+        };
+        let newest = self.canonical(last);
+        let mut attesting = 0;
+        for host in &end.hosts {
+            let event = host.own_last.map(|event| event.header.attestation.newest);
+            if event.unwrap_or(self.setting.founding) == newest.unwrap_or(self.setting.founding) {
+                attesting += 1;
+            } else {
+                let detail = format!(
+                    "newest own event attests {:?}, the end is {newest:?}",
+                    event.map(|end| end.index)
+                );
+                return Err((host.host, detail));
+            }
+        }
+        if attesting < self.setting.committee.quorum() {
+            return Err((AuthorIndex(0), format!("only {attesting} attest the end")));
+        }
+        Ok(())
+    }
+}

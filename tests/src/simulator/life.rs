@@ -1,0 +1,302 @@
+//! What befalls hosts and links from outside: start, crash, pause, connections, durable writes, judging, submissions.
+//!
+//! Owns how each is carried out. Never decides when a fault comes: `faults` does. Called by the world and by faults.
+
+use dagger_ledger_core::interface::{Input, WriteNumber};
+use dagger_payload::payload::SignedPayload;
+
+use super::faults::{self, CrashPoint};
+use super::host::Incarnation;
+use super::random::Random;
+use super::world::{
+    Happening, HostHappening, LINK_TIMEOUT_US, RECONNECT_US, REJUDGE_US, SLOW_WRITE_US, Step, World,
+};
+use crate::promise::{Broken, Observed};
+
+impl World {
+    /// How many hosts there are.
+    pub(super) fn hosts_count(&self) -> usize {
+        self.hosts.len()
+    }
+
+    /// Which hosts do not lie.
+    pub(super) fn honest_hosts(&self) -> Vec<usize> {
+        (0..self.hosts.len()).collect()
+    }
+
+    /// A generator of its own for one fault.
+    pub(super) fn fork_random(&mut self) -> Random {
+        Random::new(self.random.bits(), "fault")
+    }
+
+    pub(super) fn fault(&mut self) {
+        if !self.injecting || self.settings.faults.is_empty() {
+            return;
+        }
+        let kind = self.random.choose(&self.settings.faults);
+        *self.fault_counts.entry(kind).or_default() += 1;
+        let now = self.now();
+        self.log.explain(now, 0, || format!("fault {kind:?}"));
+        faults::inject(self, kind);
+        let gap_us = self.random.within(self.settings.fault_gap_us);
+        self.schedule.after_us(gap_us, Happening::Fault);
+    }
+
+    pub(super) fn start(&mut self, host: usize) -> Step {
+        if self.hosts[host].core.is_some() {
+            return Ok(());
+        }
+        let now = self.now();
+        self.log.note(now, host, "start", 0);
+        let author = self.hosts[host].me;
+        let restarted = Observed::Restarted { disk: &self.hosts[host].disk.durable };
+        self.promises.observe(author, &restarted)?;
+        self.hosts[host].start(now);
+        self.hand_on_stored(host)?;
+        for other in (0..self.hosts.len()).filter(|other| *other != host) {
+            self.connect_later(host, other);
+        }
+        self.feed(host, Input::Tick)?;
+        self.judge(host);
+        Ok(())
+    }
+
+    /// A driver hands on what its store holds: also commits that became durable in the moment of a crash.
+    fn hand_on_stored(&mut self, host: usize) -> Step {
+        let author = self.hosts[host].me;
+        let disk = &self.hosts[host].disk.durable;
+        for index in disk.commits.keys().filter(|index| **index > self.handed_on[host]) {
+            let commit = disk.commit(*index).ok_or_else(|| Broken {
+                promise: "nothing_lost",
+                host: author,
+                detail: format!("commit {index} has events that are not stored"),
+            })?;
+            let commit = &commit;
+            self.promises.observe(author, &Observed::Ordered { commit, disk })?;
+        }
+        self.handed_on[host] = disk.commits.keys().next_back().copied().unwrap_or_default();
+        Ok(())
+    }
+
+    /// A host loses power for so many microseconds.
+    pub(super) fn crash(&mut self, host: usize, down_us: u64) {
+        if self.hosts[host].core.is_none() {
+            return;
+        }
+        let now = self.now();
+        self.log.note(now, host, "crash", 0);
+        self.hosts[host].disk.crash(&mut self.random);
+        self.hosts[host].stop();
+        for other in (0..self.hosts.len()).filter(|other| *other != host) {
+            self.reset(host, other);
+        }
+        self.schedule.after_us(down_us, Happening::Start(host));
+    }
+
+    /// A host will lose power at its next write.
+    pub(super) fn crash_at_write(&mut self, host: usize, point: CrashPoint) {
+        self.hosts[host].crash_point = Some(point);
+    }
+
+    /// A host stands still for so many microseconds.
+    pub(super) fn pause(&mut self, host: usize, length_us: u64) {
+        let (now, incarnation) = (self.now(), self.hosts[host].incarnation);
+        self.log.note(now, host, "pause", length_us);
+        self.hosts[host].paused = true;
+        let resume = Happening::Resume(host, incarnation);
+        self.schedule.after_us(length_us, resume);
+    }
+
+    pub(super) fn resume(&mut self, host: usize, incarnation: Incarnation) -> Step {
+        if self.hosts[host].incarnation != incarnation || !self.hosts[host].paused {
+            return Ok(());
+        }
+        self.log.note(self.now(), host, "resume", 0);
+        self.hosts[host].paused = false;
+        for happening in std::mem::take(&mut self.hosts[host].backlog) {
+            self.happen(Happening::Host(host, happening))?;
+        }
+        Ok(())
+    }
+
+    /// A host's writes take long for a while.
+    pub(super) fn slow_disk(&mut self, host: usize, length_us: u64) {
+        self.hosts[host].disk_slow_until = self.now().plus_us(length_us);
+    }
+
+    /// A host's judge stands still for a while.
+    pub(super) fn slow_judge(&mut self, host: usize, length_us: u64) {
+        self.hosts[host].judge_slow_until = self.now().plus_us(length_us);
+    }
+
+    pub(super) fn flush(&mut self, host: usize) {
+        let now = self.now();
+        let state = &mut self.hosts[host];
+        let (Some(through), false) = (state.disk.last_pending(), state.flushing) else {
+            return;
+        };
+        state.flushing = true;
+        let slow = now < state.disk_slow_until;
+        let life = state.incarnation;
+        let range = if slow { SLOW_WRITE_US } else { self.settings.write_us };
+        let write_us = self.random.within(range);
+        let written = Happening::Host(host, HostHappening::Written(life, through));
+        self.schedule.after_us(write_us, written);
+    }
+
+    pub(super) fn written(&mut self, host: usize, through: WriteNumber) -> Step {
+        let down_us = self.random.within((10_000, 800_000));
+        let point = self.hosts[host].crash_point.take();
+        if point == Some(CrashPoint::BeforeDurable) {
+            self.crash(host, down_us);
+            return Ok(());
+        }
+        self.log.note(self.now(), host, "written", through.0);
+        let me = self.hosts[host].me;
+        self.hosts[host].disk.flush(through, me);
+        if point == Some(CrashPoint::AfterDurable) {
+            self.crash(host, down_us);
+            return Ok(());
+        }
+        self.hosts[host].durable = through;
+        self.hosts[host].flushing = false;
+        self.release(host)?;
+        self.feed(host, Input::WriteDurable(through))?;
+        self.flush(host);
+        Ok(())
+    }
+
+    /// Lets the judge begin with the next stored commit, if it is idle.
+    pub(super) fn judge(&mut self, host: usize) {
+        let now = self.now();
+        let state = &mut self.hosts[host];
+        let next = state.judge.end.index.next();
+        if state.core.is_none() || state.judging || !state.disk.durable.commits.contains_key(&next)
+        {
+            return;
+        }
+        state.judging = true;
+        let life = state.incarnation;
+        let again = self.judged_before[host] >= next;
+        let work_us = if again { REJUDGE_US } else { self.random.within(self.settings.judge_us) };
+        let begin = self.hosts[host].judge_slow_until.max(now);
+        let judged = Happening::Host(host, HostHappening::Judged(life));
+        self.schedule.at(begin.plus_us(work_us), judged);
+    }
+
+    pub(super) fn judged(&mut self, host: usize) -> Step {
+        let state = &mut self.hosts[host];
+        state.judging = false;
+        let next = state.judge.end.index.next();
+        let Some(commit) = state.disk.durable.commit(next) else {
+            return Ok(());
+        };
+        let (end, next_deadline) = state.judge.judge(&commit);
+        self.judged_before[host] = self.judged_before[host].max(next);
+        self.log.note(self.now(), host, "judged", end.index.0);
+        self.observe(host, &Observed::Judged { end: &end })?;
+        self.feed(host, Input::Judged { end, next_deadline })?;
+        self.judge(host);
+        Ok(())
+    }
+
+    pub(super) fn submit(&mut self) {
+        let Some((payload, gap_us)) = self.users.submit() else {
+            return;
+        };
+        let host = self.random.index(self.hosts.len());
+        self.submit_at(host, payload.clone());
+        if self.random.happens(30) {
+            let other = self.random.index(self.hosts.len());
+            if other != host {
+                self.submit_at(other, payload);
+            }
+        }
+        self.schedule.after_us(gap_us, Happening::Submit);
+    }
+
+    pub(super) fn submit_at(&mut self, host: usize, payload: SignedPayload) {
+        if self.hosts[host].core.is_none() {
+            return;
+        }
+        let life = self.hosts[host].incarnation;
+        let write_us = self.random.within(self.settings.write_us);
+        let submitted = Happening::Host(host, HostHappening::Submitted(life, payload));
+        self.schedule.after_us(write_us, submitted);
+    }
+
+    pub(super) fn connect_later(&mut self, a: usize, b: usize) {
+        let delay_us = self.random.within(RECONNECT_US);
+        let connect = Happening::Connect(a.min(b), a.max(b));
+        self.schedule.after_us(delay_us, connect);
+    }
+
+    pub(super) fn connect(&mut self, a: usize, b: usize) {
+        if self.network.connection(a, b).is_some() {
+            return;
+        }
+        let up = |host: usize| self.hosts[host].core.is_some() && !self.hosts[host].paused;
+        if !up(a) || !up(b) || !self.network.connect(a, b) {
+            // A host that is down connects by itself once it starts.
+            let both_live = self.hosts[a].core.is_some() && self.hosts[b].core.is_some();
+            if both_live {
+                self.connect_later(a, b);
+            }
+            return;
+        }
+        let connection = self.network.connection(a, b).expect("just made");
+        for (host, peer) in [(a, b), (b, a)] {
+            let connected = HostHappening::Connected(peer, connection);
+            self.schedule.after_us(0, Happening::Host(host, connected));
+        }
+    }
+
+    /// Breaks a connection with all that is under way on it.
+    pub(super) fn reset(&mut self, a: usize, b: usize) {
+        let Some(connection) = self.network.connection(a, b) else {
+            return;
+        };
+        self.network.disconnect(a, b);
+        for (host, peer) in [(a, b), (b, a)] {
+            let disconnected = HostHappening::Disconnected(peer, connection);
+            self.schedule.after_us(0, Happening::Host(host, disconnected));
+        }
+        self.connect_later(a, b);
+    }
+
+    /// Closes a direction in `begins_us` for `length_us` microseconds.
+    pub(super) fn close_later(&mut self, begins_us: u64, link: (usize, usize), length_us: u64) {
+        let close = Happening::Close(link.0, link.1, length_us);
+        self.schedule.after_us(begins_us, close);
+    }
+
+    pub(super) fn close(&mut self, from: usize, to: usize, length_us: u64) {
+        if !self.injecting {
+            return;
+        }
+        self.network.close(from, to);
+        *self.closed.entry((from, to)).or_default() += 1;
+        self.schedule.after_us(length_us, Happening::Open(from, to));
+        if let Some(connection) = self.network.connection(from, to) {
+            let timeout_us = self.random.within(LINK_TIMEOUT_US);
+            let timeout = Happening::TimeOut(from, to, connection);
+            self.schedule.after_us(timeout_us, timeout);
+        }
+    }
+
+    pub(super) fn open(&mut self, from: usize, to: usize) {
+        let closed = self.closed.entry((from, to)).or_default();
+        *closed = closed.saturating_sub(1);
+        if *closed > 0 && self.injecting {
+            return;
+        }
+        let now = self.now();
+        let Some(connection) = self.network.connection(from, to) else {
+            self.network.open(now, from, to);
+            return;
+        };
+        for (at, message) in self.network.open(now, from, to) {
+            self.arrive_at(at, from, to, connection, message);
+        }
+    }
+}

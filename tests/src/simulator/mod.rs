@@ -1,0 +1,108 @@
+//! The simulator: a whole cluster in one thread, in which one seed decides everything.
+//!
+//! It runs the real consensus core of every host against simulated clocks, links, disks, judges and users, injects
+//! faults, and shows every step to the promises. Never touches a clock, socket, file or thread. Called by the `sim`
+//! program and by tests. Method: FoundationDB's simulation and TigerBeetle's VOPR.
+
+pub mod disk;
+mod faults;
+mod host;
+mod judge;
+mod keys;
+mod life;
+mod log;
+mod network;
+mod random;
+mod schedule;
+mod settings;
+mod tally;
+mod users;
+mod world;
+
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use dagger_payload::id::AuthorIndex;
+
+pub use log::Verbosity;
+pub use tally::{Summary, Tally};
+
+use self::log::Log;
+use self::schedule::SimulatedTime;
+use self::world::World;
+use crate::promise::Broken;
+
+/// Numbers of hosts that a run may have.
+pub const HOSTS: [usize; 6] = [1, 2, 3, 4, 7, 10];
+
+/// Time after the last fault in which everything must settle, in microseconds.
+const SETTLE_US: u64 = 60_000_000;
+/// Time of silence that is then watched, in microseconds: three times the pause between exchanges and more.
+const SILENCE_US: u64 = 100_000_000;
+
+/// A run that broke a promise.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "seed {seed} with {hosts} hosts at {at_ms} ms: {broken}\n\
+     replay it with: cargo run -p dagger-tests --bin sim -- --hosts {hosts} --first-seed {seed} --seeds 1 --log"
+)]
+pub struct Failure {
+    /// The seed.
+    pub seed: u64,
+    /// How many hosts.
+    pub hosts: usize,
+    /// When, in simulated milliseconds.
+    pub at_ms: u64,
+    /// What.
+    pub broken: Broken,
+}
+
+/// Runs one seed.
+///
+/// # Errors
+/// The first broken promise.
+pub fn run(seed: u64, hosts: usize, verbosity: Verbosity) -> Result<Summary, Failure> {
+    let mut world = World::new(seed, hosts, Log::new(verbosity));
+    let result = catch_unwind(AssertUnwindSafe(|| live(&mut world)));
+    match result.unwrap_or_else(|_| Err(panicked())) {
+        Ok(()) => Ok(summary(&world)),
+        Err(broken) => Err(Failure { seed, hosts, at_ms: world.now().milliseconds(), broken }),
+    }
+}
+
+/// A panic stops a real host; here it ends the run and names its seed.
+fn panicked() -> Broken {
+    let detail = "a host panicked (its message stands above)".to_owned();
+    Broken { promise: "no_panic", host: AuthorIndex(0), detail }
+}
+
+fn live(world: &mut World) -> Result<(), Broken> {
+    world.begin();
+    let faults_end = SimulatedTime(world.settings().faults_us);
+    world.run_until(faults_end)?;
+    world.heal();
+    let half = faults_end.plus_us(SETTLE_US / 2);
+    world.run_until(half)?;
+    world.submit_everywhere();
+    let settled = half.plus_us(SETTLE_US / 2);
+    world.run_until(settled)?;
+    world.silence_begins()?;
+    world.run_until(settled.plus_us(SILENCE_US))?;
+    world.check_end()
+}
+
+fn summary(world: &World) -> Summary {
+    let mut faults: BTreeMap<String, u64> =
+        world.fault_counts.iter().map(|(kind, count)| (format!("{kind:?}"), *count)).collect();
+    let network = world.network_counts();
+    faults.insert("Drop".to_owned(), network.dropped);
+    faults.insert("Duplicate".to_owned(), network.duplicated);
+    faults.insert("Reorder".to_owned(), network.reordered);
+    Summary {
+        log_hash: world.log.hash(),
+        steps: world.log.notes,
+        received: world.received(),
+        faults,
+        simulated_ms: world.now().milliseconds(),
+    }
+}

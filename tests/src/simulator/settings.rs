@@ -1,0 +1,106 @@
+//! What a seed draws before its run starts: how fast, how bad and how busy its world is.
+//!
+//! Owns the ranges. Never changes during a run. Called by the world. Each run draws its own mixture ("swarm testing":
+//! Groce and others, 2012), for faults that are always all on hide each other.
+
+use super::faults::FaultKind;
+use super::random::Random;
+
+/// How a connection treats messages; see `network`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LinkStyle {
+    /// As TCP: in order, all or nothing.
+    Stream,
+    /// Loses, doubles and reorders single messages.
+    Lossy,
+}
+
+/// The links' behaviour; times in microseconds, chances in thousandths.
+#[derive(Debug, Clone)]
+pub(crate) struct LinkSettings {
+    /// See [`LinkStyle`].
+    pub(crate) style: LinkStyle,
+    /// Usual delay of a message, from and to.
+    pub(crate) delay_us: (u64, u64),
+    /// Chance of a further delay.
+    pub(crate) spike_permille: u64,
+    /// That further delay, from and to.
+    pub(crate) spike_us: (u64, u64),
+    /// Chance to lose a message on a lossy link.
+    pub(crate) drop_permille: u64,
+    /// Chance to double a message on a lossy link.
+    pub(crate) duplicate_permille: u64,
+}
+
+/// All that is drawn.
+#[derive(Debug, Clone)]
+pub(crate) struct Settings {
+    /// Number of hosts.
+    pub(crate) hosts: usize,
+    /// The genesis' collection depth.
+    pub(crate) collection_depth_rounds: u64,
+    /// The links.
+    pub(crate) links: LinkSettings,
+    /// Time of a durable write, from and to.
+    pub(crate) write_us: (u64, u64),
+    /// Time to judge a commit, from and to.
+    pub(crate) judge_us: (u64, u64),
+    /// Difference of each host's wall clock from simulated time, in milliseconds, added to a common base.
+    pub(crate) clock_ahead_ms: Vec<u64>,
+    /// How many payloads are submitted in all.
+    pub(crate) payloads: u64,
+    /// Gap between two submissions, from and to; a burst has none.
+    pub(crate) submit_gap_us: (u64, u64),
+    /// Chance that a submission is followed by others at once.
+    pub(crate) burst_permille: u64,
+    /// Chance that a payload starts a ledger-time deadline.
+    pub(crate) deadline_permille: u64,
+    /// For how long faults are injected.
+    pub(crate) faults_us: u64,
+    /// Gap between two faults, from and to.
+    pub(crate) fault_gap_us: (u64, u64),
+    /// Kinds of faults in this run, each once or more (more: more often).
+    pub(crate) faults: Vec<FaultKind>,
+    /// How many hosts lie.
+    pub(crate) liars: usize,
+}
+
+impl Settings {
+    /// Draws the settings of `seed` for `hosts` hosts.
+    pub(crate) fn draw(seed: u64, hosts: usize) -> Self {
+        let random = &mut Random::new(seed, "settings");
+        let liars_max = (hosts - 1) / 3;
+        let liars =
+            if liars_max > 0 && random.happens(500) { 1 + random.index(liars_max) } else { 0 };
+        let faults = FaultKind::ALL.into_iter().filter(|_| random.happens(600)).collect();
+        let fault_gap_us =
+            random.choose(&[(10_000, 200_000), (50_000, 500_000), (100_000, 1_500_000)]);
+        Self {
+            hosts,
+            collection_depth_rounds: random.choose(&[8, 12, 20, 60]),
+            links: Self::draw_links(random),
+            write_us: random.choose(&[(50, 200), (500, 3_000), (2_000, 40_000)]),
+            judge_us: random.choose(&[(10, 100), (500, 5_000), (5_000, 80_000)]),
+            clock_ahead_ms: (0..hosts).map(|_| random.within((0, 4_000))).collect(),
+            payloads: random.within((50, 200)),
+            submit_gap_us: random.choose(&[(1_000, 20_000), (20_000, 150_000), (0, 250_000)]),
+            burst_permille: random.choose(&[0, 300, 700]),
+            deadline_permille: random.choose(&[0, 0, 50]),
+            faults_us: random.within((4_000_000, 15_000_000)),
+            fault_gap_us,
+            faults,
+            liars,
+        }
+    }
+
+    fn draw_links(random: &mut Random) -> LinkSettings {
+        LinkSettings {
+            style: random.choose(&[LinkStyle::Stream, LinkStyle::Lossy]),
+            delay_us: random.choose(&[(100, 400), (500, 5_000), (1_000, 60_000)]),
+            spike_permille: random.choose(&[0, 10, 50]),
+            spike_us: (10_000, 400_000),
+            drop_permille: random.choose(&[5, 30, 120]),
+            duplicate_permille: random.choose(&[0, 20, 100]),
+        }
+    }
+}

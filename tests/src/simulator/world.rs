@@ -1,0 +1,550 @@
+//! The world of one run: hosts, links, users and faults, moved one happening at a time.
+//!
+//! Owns the run. Never breaks what it models: a host sees only its own clock, disk and links. Called by [`super::run`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dagger_ledger_core::interface::{CoreConfiguration, Input, Output, WriteNumber};
+use dagger_payload::committee::Committee;
+use dagger_payload::event::{CommitEnd, Event};
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, Position, StateRoot};
+use dagger_payload::payload::SignedPayload;
+use dagger_payload::peer::{Highest, PeerMessage};
+use dagger_payload::release::initial_prefix;
+
+use super::faults::FaultKind;
+use super::host::{Host, Incarnation};
+use super::keys::Keys;
+use super::log::Log;
+use super::network::{Care, Connection, Network};
+use super::random::Random;
+use super::schedule::{Schedule, SimulatedTime};
+use super::settings::Settings;
+use super::users::Users;
+use crate::promise::returns_to_silence::EXCHANGE;
+use crate::promise::{Broken, End, HostAtEnd, Observed, Promises, Setting};
+
+/// How long a broken connection takes to come back, from and to, in microseconds.
+pub(super) const RECONNECT_US: (u64, u64) = (20_000, 600_000);
+/// How long a closed direction is borne before the connection breaks, from and to, in microseconds.
+pub(super) const LINK_TIMEOUT_US: (u64, u64) = (200_000, 4_000_000);
+/// Slowest write of a slow disk, and longest stand-still of a slow judge, in microseconds.
+pub(super) const SLOW_WRITE_US: (u64, u64) = (50_000, 400_000);
+/// Time to judge a commit again after a restart, in microseconds.
+pub(super) const REJUDGE_US: u64 = 20;
+
+/// What may happen.
+pub(crate) enum Happening {
+    /// Something in one host.
+    Host(usize, HostHappening),
+    /// A pair tries to connect.
+    Connect(usize, usize),
+    /// A direction that was closed has not opened: the connection breaks.
+    TimeOut(usize, usize, Connection),
+    /// A direction closes for so many microseconds.
+    Close(usize, usize, u64),
+    /// A direction opens again.
+    Open(usize, usize),
+    /// A host that stood still goes on.
+    Resume(usize, Incarnation),
+    /// A host that is down starts.
+    Start(usize),
+    /// A user submits.
+    Submit,
+    /// A fault begins.
+    Fault,
+}
+
+/// What may happen in one host.
+pub(crate) enum HostHappening {
+    /// A message arrives.
+    Arrives(usize, Connection, Arc<PeerMessage>),
+    /// A link is up.
+    Connected(usize, Connection),
+    /// A link is gone.
+    Disconnected(usize, Connection),
+    /// A flush has ended.
+    Written(Incarnation, WriteNumber),
+    /// A submitted payload is to become durable.
+    Submitted(Incarnation, SignedPayload),
+    /// The judge is done with the next commit.
+    Judged(Incarnation),
+    /// It is time to wake.
+    Wake(Incarnation, u64),
+}
+
+/// See the module.
+pub(crate) struct World {
+    pub(super) settings: Settings,
+    pub(super) committee: Committee,
+    pub(super) keys: Keys,
+    pub(super) schedule: Schedule<Happening>,
+    pub(super) network: Network<Arc<PeerMessage>>,
+    pub(super) hosts: Vec<Host>,
+    pub(super) users: Users,
+    pub(super) promises: Promises,
+    pub(super) random: Random,
+    pub(super) closed: BTreeMap<(usize, usize), u32>,
+    pub(super) parsed: BTreeMap<usize, Option<Arc<Event>>>,
+    pub(super) injecting: bool,
+    pub(super) judged_before: Vec<CommitIndex>,
+    pub(super) handed_on: Vec<CommitIndex>,
+    /// What happened.
+    pub(crate) log: Log,
+    /// Faults by kind.
+    pub(crate) fault_counts: BTreeMap<FaultKind, u64>,
+}
+
+pub(super) type Step = Result<(), Broken>;
+
+impl World {
+    /// The world that `seed` draws.
+    pub(crate) fn new(seed: u64, hosts: usize, log: Log) -> Self {
+        let settings = Settings::draw(seed, hosts);
+        let committee = Committee::new(hosts).expect("the caller bounds the hosts");
+        let cluster = ClusterId::of(&seed.to_be_bytes());
+        let keys = Keys::draw(seed, cluster, hosts);
+        let founding = CommitEnd {
+            index: CommitIndex(0),
+            position: Position(0),
+            prefix_hash: initial_prefix(&cluster),
+            state_root: StateRoot::ZERO,
+        };
+        let host = |me: AuthorIndex| {
+            let configuration = CoreConfiguration {
+                cluster,
+                epoch: Epoch(0),
+                committee,
+                me,
+                collection_depth_rounds: settings.collection_depth_rounds,
+                founding,
+            };
+            let at = usize::from(me.0);
+            Host::new(configuration, keys.of(at), settings.clock_ahead_ms[at])
+        };
+        let hosts: Vec<Host> = committee.authors().map(host).collect();
+        let links = settings.links.clone();
+        Self {
+            network: Network::new(hosts.len(), links, Random::new(seed, "network")),
+            users: Users::new(Random::new(seed, "users"), &settings),
+            promises: Promises::new(Setting { cluster, committee, founding }),
+            settings,
+            committee,
+            keys,
+            schedule: Schedule::default(),
+            hosts,
+            random: Random::new(seed, "world"),
+            closed: BTreeMap::new(),
+            parsed: BTreeMap::new(),
+            injecting: true,
+            judged_before: vec![CommitIndex(0); committee.members()],
+            handed_on: vec![CommitIndex(0); committee.members()],
+            log,
+            fault_counts: BTreeMap::new(),
+        }
+    }
+
+    /// What was drawn.
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// Payloads reported received.
+    pub(crate) fn received(&self) -> u64 {
+        self.users.received
+    }
+
+    /// The network's own misdeeds.
+    pub(crate) fn network_counts(&self) -> super::network::NetworkCounts {
+        self.network.counts
+    }
+
+    /// The present.
+    pub(crate) fn now(&self) -> SimulatedTime {
+        self.schedule.now()
+    }
+
+    /// Starts hosts, links, users and faults.
+    pub(crate) fn begin(&mut self) {
+        for host in 0..self.hosts.len() {
+            let delay_us = self.random.within((0, 300_000));
+            self.schedule.after_us(delay_us, Happening::Start(host));
+            for other in 0..host {
+                self.connect_later(other, host);
+            }
+        }
+        self.schedule.after_us(100_000, Happening::Submit);
+        let gap_us = self.random.within(self.settings.fault_gap_us);
+        self.schedule.after_us(gap_us, Happening::Fault);
+    }
+
+    /// Ends all faults: links open, hosts go on or start.
+    pub(crate) fn heal(&mut self) {
+        self.injecting = false;
+        self.network.faulty = false;
+        self.closed.clear();
+        for host in 0..self.hosts.len() {
+            self.hosts[host].crash_point = None;
+            self.hosts[host].disk_slow_until = SimulatedTime::default();
+            self.hosts[host].judge_slow_until = SimulatedTime::default();
+            let incarnation = self.hosts[host].incarnation;
+            self.schedule.after_us(0, Happening::Resume(host, incarnation));
+            self.schedule.after_us(1, Happening::Start(host));
+            for other in 0..self.hosts.len() {
+                self.schedule.after_us(0, Happening::Open(host, other));
+            }
+        }
+    }
+
+    /// Lets one payload be submitted at every host.
+    pub(crate) fn submit_everywhere(&mut self) {
+        for host in 0..self.hosts.len() {
+            let payload = self.users.payload();
+            self.submit_at(host, payload);
+        }
+    }
+
+    /// Says that nothing is left to do.
+    ///
+    /// # Errors
+    /// A broken promise.
+    pub(crate) fn silence_begins(&mut self) -> Step {
+        self.observe(0, &Observed::SilenceBegins)
+    }
+
+    /// Moves on to `end`.
+    ///
+    /// # Errors
+    /// The first broken promise.
+    pub(crate) fn run_until(&mut self, end: SimulatedTime) -> Step {
+        while let Some(happening) = self.schedule.next_until(end) {
+            self.happen(happening)?;
+        }
+        Ok(())
+    }
+
+    /// Shows the end to the promises.
+    ///
+    /// # Errors
+    /// A broken promise.
+    pub(crate) fn check_end(&mut self) -> Step {
+        let at_end = |host: &'_ Host| -> usize {
+            let status = host.core.as_ref().map(|core| core.status());
+            status.map_or(0, |status| status.waiting)
+        };
+        let hosts = self
+            .hosts
+            .iter()
+            .map(|host| HostAtEnd {
+                host: host.me,
+                disk: &host.disk.durable,
+                judged: host.judge.end,
+                waiting: at_end(host),
+                own_last: host.disk.durable.own_last(host.me),
+            })
+            .collect();
+        self.promises.observe_end(&End { hosts })
+    }
+
+    pub(super) fn observe(&mut self, host: usize, observed: &Observed<'_>) -> Step {
+        let author = self.hosts[host].me;
+        self.promises.observe(author, observed)
+    }
+
+    pub(super) fn happen(&mut self, happening: Happening) -> Step {
+        match happening {
+            Happening::Host(host, happening) => {
+                if self.hosts[host].paused {
+                    self.hosts[host].backlog.push(happening);
+                    return Ok(());
+                }
+                self.happen_in(host, happening)
+            }
+            Happening::Connect(a, b) => {
+                self.connect(a, b);
+                Ok(())
+            }
+            Happening::TimeOut(a, b, connection) => {
+                let open = self.network.is_open(a, b) && self.network.is_open(b, a);
+                if !open && self.network.connection(a, b) == Some(connection) {
+                    self.reset(a, b);
+                }
+                Ok(())
+            }
+            Happening::Close(from, to, length_us) => {
+                self.close(from, to, length_us);
+                Ok(())
+            }
+            Happening::Open(from, to) => {
+                self.open(from, to);
+                Ok(())
+            }
+            Happening::Resume(host, incarnation) => self.resume(host, incarnation),
+            Happening::Start(host) => self.start(host),
+            Happening::Submit => {
+                self.submit();
+                Ok(())
+            }
+            Happening::Fault => {
+                self.fault();
+                Ok(())
+            }
+        }
+    }
+
+    fn happen_in(&mut self, host: usize, happening: HostHappening) -> Step {
+        let incarnation = self.hosts[host].incarnation;
+        match happening {
+            HostHappening::Arrives(from, connection, message) => {
+                if self.hosts[host].connections[from] == Some(connection) {
+                    self.arrive(host, from, &message)?;
+                }
+            }
+            HostHappening::Connected(peer, connection) => {
+                if self.hosts[host].core.is_some()
+                    && self.network.connection(host, peer) == Some(connection)
+                {
+                    self.log.note(self.now(), host, "connected", connection.0);
+                    self.hosts[host].connections[peer] = Some(connection);
+                    let author = self.hosts[peer].me;
+                    self.feed(host, Input::PeerConnected(author))?;
+                }
+            }
+            HostHappening::Disconnected(peer, connection) => {
+                if self.hosts[host].connections[peer] == Some(connection) {
+                    self.log.note(self.now(), host, "disconnected", connection.0);
+                    self.hosts[host].connections[peer] = None;
+                    let author = self.hosts[peer].me;
+                    self.feed(host, Input::PeerDisconnected(author))?;
+                }
+            }
+            HostHappening::Written(life, through) if life == incarnation => {
+                self.written(host, through)?;
+            }
+            HostHappening::Submitted(life, payload) if life == incarnation => {
+                self.log.note(self.now(), host, "received", 0);
+                let digest = payload.digest();
+                let pool = &mut self.hosts[host].disk.durable.pool;
+                pool.insert(digest, payload.clone());
+                self.users.received += 1;
+                self.observe(host, &Observed::Received { digest })?;
+                self.feed(host, Input::Submitted(payload))?;
+            }
+            HostHappening::Judged(life) if life == incarnation => self.judged(host)?,
+            HostHappening::Wake(life, token) if life == incarnation => {
+                if self.hosts[host].wake_token == token {
+                    self.feed(host, Input::Tick)?;
+                }
+            }
+            HostHappening::Written(..)
+            | HostHappening::Submitted(..)
+            | HostHappening::Judged(_)
+            | HostHappening::Wake(..) => {}
+        }
+        Ok(())
+    }
+
+    fn arrive(&mut self, host: usize, from: usize, message: &Arc<PeerMessage>) -> Step {
+        let author = self.hosts[from].me;
+        let input = match message.as_ref() {
+            PeerMessage::Event { bytes } => match self.parse(bytes) {
+                Some(event) => Input::EventReceived { from: author, event },
+                None => return Ok(()),
+            },
+            PeerMessage::Have { highest } => {
+                Input::PeerHave { from: author, highest: highest.clone() }
+            }
+            PeerMessage::Want { digests } => {
+                Input::PeerWant { from: author, digests: digests.clone() }
+            }
+            PeerMessage::AskRecovery { nonce } => {
+                Input::RecoveryAsked { from: author, nonce: *nonce }
+            }
+            PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round } => {
+                Input::RecoveryAnswered {
+                    from: author,
+                    nonce: *nonce,
+                    highest_of_asker: *highest_of_asker,
+                    quorum_round: *quorum_round,
+                }
+            }
+            PeerMessage::Hello { .. } => return Ok(()),
+        };
+        let now = self.now();
+        self.log.note(now, host, kind_of(message), u64::from(author.0));
+        self.feed(host, input)
+    }
+
+    /// Reads and verifies an event's bytes, once for all hosts that share them.
+    fn parse(&mut self, bytes: &Bytes) -> Option<Arc<Event>> {
+        let place = bytes.as_ptr().addr();
+        if let Some(parsed) = self.parsed.get(&place) {
+            return parsed.clone();
+        }
+        let read = Event::read(bytes.clone()).ok();
+        let verified = read.filter(|event| self.keys.verify(event, self.committee));
+        // The entry keeps the bytes alive, so that no others can come to stand at their place.
+        let parsed = verified.map(Arc::new);
+        if parsed.is_some() {
+            self.parsed.insert(place, parsed.clone());
+        }
+        parsed
+    }
+
+    pub(super) fn feed(&mut self, host: usize, input: Input) -> Step {
+        let now = self.now();
+        let outputs = self.hosts[host].handle(now, input);
+        for output in outputs {
+            match output {
+                Output::Write { number, records } => {
+                    self.hosts[host].disk.write(number, records);
+                    self.flush(host);
+                }
+                Output::WakeAt(moment) => {
+                    let at = self.hosts[host].time_of(moment);
+                    self.hosts[host].wake_token += 1;
+                    let token = self.hosts[host].wake_token;
+                    let life = self.hosts[host].incarnation;
+                    let happening = Happening::Host(host, HostHappening::Wake(life, token));
+                    self.schedule.at(at, happening);
+                }
+                Output::Halted(reason) => {
+                    let reason = reason.to_string();
+                    self.observe(host, &Observed::Halted { reason })?;
+                }
+                Output::Send { .. }
+                | Output::Broadcast { .. }
+                | Output::ServeStored { .. }
+                | Output::ServeDigests { .. }
+                | Output::Committed { .. } => self.hosts[host].held.push_back(output),
+            }
+        }
+        self.release(host)
+    }
+
+    pub(super) fn release(&mut self, host: usize) -> Step {
+        while let Some(output) = self.hosts[host].release() {
+            match output {
+                Output::Send { to, message, .. } => {
+                    self.send(host, usize::from(to.0), &Arc::new(message))?;
+                }
+                Output::Broadcast { message, .. } => {
+                    let message = Arc::new(message);
+                    for to in (0..self.hosts.len()).filter(|to| *to != host) {
+                        self.send(host, to, &message)?;
+                    }
+                }
+                Output::ServeStored { to, above, below } => {
+                    let wanted = |event: &Arc<Event>| {
+                        let header = &event.header;
+                        let has =
+                            |h: &Highest| h.author == header.author && h.round >= header.round;
+                        header.round < below && !above.iter().any(has)
+                    };
+                    let events = self.hosts[host].disk.durable.events.values();
+                    let events: Vec<_> = events.filter(|e| wanted(e)).cloned().collect();
+                    self.serve(host, to, &events)?;
+                }
+                Output::ServeDigests { to, digests } => {
+                    let image = &self.hosts[host].disk.durable;
+                    let events = digests.iter().filter_map(|digest| image.event(digest));
+                    let events: Vec<_> = events.cloned().collect();
+                    self.serve(host, to, &events)?;
+                }
+                Output::Committed { commit, .. } => {
+                    let (now, index) = (self.now(), commit.index.0);
+                    self.log.note(now, host, "committed", index);
+                    let author = self.hosts[host].me;
+                    let observed =
+                        Observed::Ordered { commit: &commit, disk: &self.hosts[host].disk.durable };
+                    self.promises.observe(author, &observed)?;
+                    self.handed_on[host] = commit.index;
+                    self.judge(host);
+                }
+                Output::Write { .. } | Output::WakeAt(_) | Output::Halted(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, host: usize, to: AuthorIndex, events: &[Arc<Event>]) -> Step {
+        for event in events {
+            let message = Arc::new(PeerMessage::event(event));
+            self.send(host, usize::from(to.0), &message)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, host: usize, to: usize, message: &Arc<PeerMessage>) -> Step {
+        let Some(connection) = self.hosts[host].connections[to] else {
+            return Ok(());
+        };
+        if self.network.connection(host, to) != Some(connection) {
+            return Ok(());
+        }
+        self.observe_sending(host, message)?;
+        let care = match message.as_ref() {
+            PeerMessage::AnswerRecovery { .. } => Care::AfterEarlier,
+            _ => Care::Usual,
+        };
+        let now = self.now();
+        let arrivals = self.network.send(now, (host, to), care, message);
+        for at in arrivals.at {
+            self.arrive_at(at, host, to, connection, message.clone());
+        }
+        Ok(())
+    }
+
+    fn observe_sending(&mut self, host: usize, message: &Arc<PeerMessage>) -> Step {
+        let kind = kind_of(message);
+        let bytes = match message.as_ref() {
+            PeerMessage::Event { bytes } => bytes.len(),
+            other => other.to_bytes().len(),
+        };
+        let length = u64::try_from(bytes).expect("a length fits into 64 bits");
+        self.log.note(self.now(), host, "sends", length);
+        self.observe(host, &Observed::Sends { kind, bytes })?;
+        let PeerMessage::Event { bytes } = message.as_ref() else {
+            return Ok(());
+        };
+        let author = self.hosts[host].me;
+        let Some(event) = self.parse(bytes) else {
+            return self.promises.observe(
+                author,
+                &Observed::Halted {
+                    reason: "an honest host sends an event that others refuse".to_owned(),
+                },
+            );
+        };
+        self.log.digest(&event.digest.0);
+        let observed =
+            Observed::EventLeaves { event: &event, disk: &self.hosts[host].disk.durable };
+        self.promises.observe(author, &observed)
+    }
+
+    pub(super) fn arrive_at(
+        &mut self,
+        at: SimulatedTime,
+        from: usize,
+        to: usize,
+        connection: Connection,
+        message: Arc<PeerMessage>,
+    ) {
+        let happening = HostHappening::Arrives(from, connection, message);
+        self.schedule.at(at, Happening::Host(to, happening));
+    }
+}
+
+/// The name of a message's kind.
+fn kind_of(message: &PeerMessage) -> &'static str {
+    match message {
+        PeerMessage::Hello { .. } => "hello",
+        PeerMessage::Have { .. } => EXCHANGE,
+        PeerMessage::Event { .. } => "event",
+        PeerMessage::Want { .. } => "want",
+        PeerMessage::AskRecovery { .. } => "ask recovery",
+        PeerMessage::AnswerRecovery { .. } => "answer recovery",
+    }
+}
