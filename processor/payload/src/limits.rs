@@ -50,9 +50,11 @@ pub const VM_DISK_GIB_MAX: u64 = 64 * 1024;
 /// Reason text in a report, in bytes.
 pub const REASON_BYTES_MAX: usize = 512;
 /// How long a placed host may take to accept, in ledger milliseconds, before the next host is tried.
-pub const ACCEPTANCE_MS_MAX: u64 = 15_000;
-/// A host whose events stay unordered for this many ledger milliseconds is no candidate for placement.
-pub const HOST_SILENCE_MS_MAX: u64 = 90_000;
+pub const ACCEPTANCE_MS_MAX: u64 = 10_000;
+/// A host that has been behind for longer than this is no candidate for placement. Ledger milliseconds.
+pub const HOST_SILENCE_MS_MAX: u64 = 10_000;
+/// Rounds that the newest ordered event of a host may be below the committed leader before the host counts as behind.
+pub const HOST_BEHIND_ROUNDS_MAX: u64 = 16;
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX + 256 <= EVENT_BODY_BYTES_MAX);

@@ -1,0 +1,60 @@
+//! `host.join`: an operator declares what his host offers.
+//!
+//! Owns who may declare it and what may change while VMs are placed there.
+
+use dagger_payload::id::{Generation, HostId};
+use dagger_payload::kind::HostJoin;
+use dagger_payload::object::{Effect, Host};
+use dagger_payload::refusal::RefusalCode;
+
+use super::state::{State, Usage};
+use super::{Case, Ruling, refuse};
+
+pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
+    let member = state.genesis.hosts.iter().find(|host| host.ledger_key == body.ledger_key);
+    let Some(member) = member else {
+        return refuse(RefusalCode::NotFound, "ledger_key: no member of this cluster has this key");
+    };
+    let operators = &state.genesis.operators;
+    let owner = operators.iter().find(|operator| operator.name == member.operator);
+    let Some(owner) = owner.filter(|owner| owner.key == *case.signer) else {
+        let detail = format!("host {} belongs to operator {}", member.name, member.operator);
+        return refuse(RefusalCode::NotAuthorized, detail);
+    };
+    if body.name != member.name {
+        let detail = format!("name: the genesis calls this host {}", member.name);
+        return refuse(RefusalCode::Conflict, detail);
+    }
+    let id = HostId::of(&body.ledger_key);
+    let other = state.host_of_agent(&body.agent_key).is_some_and(|host| host.id != id);
+    let is_ledger_key = state.genesis.author_of(&body.agent_key).is_some();
+    if other || is_ledger_key || state.operator(&body.agent_key).is_some() {
+        return refuse(RefusalCode::Conflict, "agent_key: this key has another use in the cluster");
+    }
+    let old = state.hosts.get(&id);
+    let moved = old.is_some_and(|old| old.guest_subnet != body.guest_subnet);
+    if moved && state.used_on(&id) != Usage::default() {
+        return refuse(RefusalCode::StateWrong, "guest_subnet: VMs have addresses of the old one");
+    }
+    let host = Host {
+        id,
+        name: body.name.clone(),
+        operator: owner.id(),
+        region: body.region.clone(),
+        labels: body.labels.clone(),
+        ledger_key: body.ledger_key.clone(),
+        agent_key: body.agent_key.clone(),
+        capacity: body.capacity,
+        guest_subnet: body.guest_subnet,
+        generation: old.map_or(Generation(1), |old| old.generation.next()),
+        cause: case.cause,
+    };
+    let unchanged = old.is_some_and(|old| {
+        let (generation, cause) = (old.generation, old.cause);
+        *old == Host { generation, cause, ..host.clone() }
+    });
+    if unchanged {
+        return refuse(RefusalCode::AlreadyExists, "the host has declared exactly this before");
+    }
+    Ok(vec![Effect::Host(Box::new(host))])
+}

@@ -1,0 +1,44 @@
+//! `image.register`: a name for an image file.
+//!
+//! Owns that a name belongs to who registered it first. Never looks at a file: hosts verify digests before use.
+
+use dagger_payload::id::Generation;
+use dagger_payload::kind::ImageRegister;
+use dagger_payload::object::{Effect, Image};
+use dagger_payload::refusal::RefusalCode;
+
+use super::state::State;
+use super::{Case, Ruling, refuse};
+
+pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> Ruling {
+    let is_operator = state.operator(case.signer).is_some();
+    if !is_operator && state.live_account(case.signer, case.now).is_none() {
+        let detail = "the signer is no operator and has no live grant";
+        return refuse(RefusalCode::AccountUnknown, detail);
+    }
+    let old = state.images.get(&body.name);
+    if old.is_some_and(|old| old.publisher != *case.signer) {
+        let detail = format!("{} belongs to another publisher", body.name);
+        return refuse(RefusalCode::NameTaken, detail);
+    }
+    let image = Image {
+        name: body.name.clone(),
+        publisher: case.signer.clone(),
+        digest: body.digest,
+        format: body.format,
+        size_bytes: body.size_bytes,
+        virtual_size_bytes: body.virtual_size_bytes,
+        sources: body.sources.clone(),
+        generation: old.map_or(Generation(1), |old| old.generation.next()),
+        cause: case.cause,
+    };
+    let unchanged = old.is_some_and(|old| {
+        let (generation, cause) = (old.generation, old.cause);
+        *old == Image { generation, cause, ..image.clone() }
+    });
+    if unchanged {
+        let detail = format!("{} is registered exactly like this", body.name);
+        return refuse(RefusalCode::AlreadyExists, detail);
+    }
+    Ok(vec![Effect::Image(Box::new(image))])
+}

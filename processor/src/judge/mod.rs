@@ -1,0 +1,248 @@
+//! The judge: what every ordered payload means. A pure state machine: no I/O, clock, float, randomness or hash-map order,
+//! total over all inputs, the same on every host.
+//!
+//! Owns the order of checks and who may sign what kind. Each rule lives in the file of its subject; a rule looks at the
+//! state and returns the new versions of objects, which only [`state::State::absorb`] takes in. Called by the daemon for each
+//! commit, and by admission for a prediction.
+
+mod accounts;
+mod hosts;
+mod images;
+mod placement;
+mod reports;
+mod silence;
+mod state;
+mod tree;
+mod vms;
+
+use dagger_payload::event::CommitEnd;
+use dagger_payload::genesis::Genesis;
+use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest, Position};
+use dagger_payload::key::PublicKey;
+use dagger_payload::kind::Body;
+use dagger_payload::limits::NOT_AFTER_AHEAD_MS_MAX;
+use dagger_payload::object::{Cause, Effect};
+use dagger_payload::payload::Payload;
+use dagger_payload::refusal::{Refusal, RefusalCode};
+use dagger_payload::release::{
+    CommitRelease, OrderedCommit, Release, Verdict, extend_prefix, initial_prefix,
+};
+
+use crate::verify::Verified;
+use state::State;
+
+/// What a rule needs to know about the payload in hand.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Case<'a> {
+    pub(crate) signer: &'a PublicKey,
+    pub(crate) cause: Cause,
+    pub(crate) now: LedgerTime,
+}
+
+/// What a rule decides: new versions of objects, or why not.
+pub(crate) type Ruling = Result<Vec<Effect>, Refusal>;
+
+/// A commit that the judge cannot take. Never the fault of a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CommitError {
+    /// Not the next one.
+    #[error("commit {expected} comes next")]
+    OutOfOrder {
+        /// The next one.
+        expected: CommitIndex,
+    },
+    /// Positions or the prefix hash do not follow from what was judged before: the ledger is broken.
+    #[error("the commit does not continue the judged history")]
+    Discontinuous,
+    /// Not one verified payload for each ordered one.
+    #[error("the verified payloads are not those of the commit")]
+    Mismatched,
+}
+
+/// The judge of one cluster.
+#[derive(Debug)]
+pub struct Judge {
+    state: State,
+    end: CommitEnd,
+}
+
+impl Judge {
+    /// The judge before the first commit.
+    pub fn found(genesis: Genesis, cluster: ClusterId) -> Self {
+        let state = State::found(genesis, cluster);
+        let end = CommitEnd {
+            index: CommitIndex(0),
+            position: Position(0),
+            prefix_hash: initial_prefix(&cluster),
+            state_root: state.root(),
+        };
+        Self { state, end }
+    }
+
+    /// The last judged commit end.
+    pub fn end(&self) -> CommitEnd {
+        self.end
+    }
+
+    /// The cluster whose payloads it judges.
+    pub fn cluster(&self) -> ClusterId {
+        self.state.cluster
+    }
+
+    /// Ledger time of the last judged commit.
+    pub fn ledger_time(&self) -> LedgerTime {
+        self.state.time
+    }
+
+    /// The earliest ledger time at which something will change by itself.
+    pub fn next_deadline(&self) -> Option<LedgerTime> {
+        self.state.next_deadline()
+    }
+
+    /// Judges the next commit. `verified` has one entry per payload, in order.
+    ///
+    /// # Errors
+    /// [`CommitError`]; nothing has changed then.
+    pub fn apply(
+        &mut self,
+        commit: &OrderedCommit,
+        verified: &[Verified],
+    ) -> Result<CommitRelease, CommitError> {
+        let expected = self.end.index.next();
+        if commit.index != expected {
+            return Err(CommitError::OutOfOrder { expected });
+        }
+        if verified.len() != commit.payloads.len() {
+            return Err(CommitError::Mismatched);
+        }
+        let payloads = commit.payloads.iter().map(|ordered| &ordered.payload);
+        let prefix_hash = extend_prefix(&self.end.prefix_hash, commit.ledger_time, payloads);
+        let continues = commit.first_position == self.end.position.next()
+            && prefix_hash == commit.prefix_hash
+            && commit.ledger_time >= self.state.time;
+        if !continues {
+            return Err(CommitError::Discontinuous);
+        }
+        self.state.time = commit.ledger_time;
+        self.state.silence.observe(commit);
+        if !commit.payloads.is_empty() {
+            self.state.forget_expired();
+        }
+        let mut position = commit.first_position;
+        let mut releases = Vec::with_capacity(commit.payloads.len());
+        for (ordered, verified) in commit.payloads.iter().zip(verified) {
+            let (verdict, effects) = match self.judge(verified, position) {
+                Ok(effects) => (Verdict::Accepted, effects),
+                Err(refusal) => (Verdict::Refused(refusal), Vec::new()),
+            };
+            let (digest, ordered) = (verified.digest, ordered.clone());
+            releases.push(Release { position, digest, ordered, verdict, effects });
+            position = position.next();
+        }
+        let time_effects = self.lapse_offers();
+        self.end = CommitEnd {
+            index: commit.index,
+            position: commit.last_position(),
+            prefix_hash,
+            state_root: self.state.root(),
+        };
+        let (end, ledger_time) = (self.end, commit.ledger_time);
+        Ok(CommitRelease { end, ledger_time, releases, time_effects })
+    }
+
+    fn judge(&mut self, verified: &Verified, position: Position) -> Ruling {
+        let payload = verified.outcome.as_ref().map_err(Clone::clone)?;
+        let now = self.state.time;
+        if self.state.remembers(&verified.digest) {
+            let detail = "these bytes were ordered before";
+            return Err(Refusal::new(RefusalCode::Duplicate, detail));
+        }
+        let ruling = self.rule_at(&verified.digest, payload, now, position);
+        // Refused payloads are remembered too: what was refused once is not accepted by sending it again.
+        let for_this_cluster = payload.cluster == self.state.cluster;
+        if for_this_cluster && check_time(payload, now).is_ok() {
+            self.state.remember(verified.digest, payload.not_after);
+        }
+        for effect in ruling.iter().flatten() {
+            self.state.absorb(effect);
+        }
+        ruling
+    }
+
+    /// What the rules say about a payload now, without changing anything.
+    pub(crate) fn rule(
+        &self,
+        digest: &PayloadDigest,
+        payload: &Payload,
+        now: LedgerTime,
+    ) -> Ruling {
+        self.rule_at(digest, payload, now, self.end.position.next())
+    }
+
+    fn rule_at(
+        &self,
+        digest: &PayloadDigest,
+        payload: &Payload,
+        now: LedgerTime,
+        position: Position,
+    ) -> Ruling {
+        if payload.cluster != self.state.cluster {
+            let detail = format!("this is cluster {}", self.state.cluster);
+            return Err(Refusal::new(RefusalCode::ClusterWrong, detail));
+        }
+        check_time(payload, now)?;
+        let cause = Cause { digest: *digest, position };
+        let case = Case { signer: &payload.signer, cause, now };
+        let state = &self.state;
+        match &payload.body {
+            Body::HostJoin(body) => hosts::join(state, &case, body),
+            Body::AccountGrant(body) => accounts::grant(state, &case, body),
+            Body::ImageRegister(body) => images::register(state, &case, body),
+            Body::VmCreate(body) => vms::create(state, &case, body),
+            Body::VmStart(body) => vms::start(state, &case, body),
+            Body::VmStop(body) => vms::stop(state, &case, body),
+            Body::VmDelete(body) => vms::delete(state, &case, body),
+            Body::ReportVm(body) => reports::report(state, &case, body),
+        }
+    }
+
+    /// Offers that no host accepted in time go to the next host.
+    fn lapse_offers(&mut self) -> Vec<Effect> {
+        let now = self.state.time;
+        let mut effects = Vec::new();
+        for vm in self.state.lapsed(now) {
+            let Some(vm) = self.state.vms.get(&vm) else { continue };
+            let effect = vms::offer_next(&self.state, vm, now);
+            self.state.absorb(&effect);
+            effects.push(effect);
+        }
+        effects
+    }
+
+    pub(crate) fn remembers(&self, digest: &PayloadDigest) -> bool {
+        self.state.remembers(digest)
+    }
+
+    /// The account that signs a payload, unless an operator or a host does.
+    pub(crate) fn account_of(&self, payload: &Payload) -> Option<AccountId> {
+        let id = AccountId::of(&payload.signer);
+        self.state.accounts.contains_key(&id).then_some(id)
+    }
+}
+
+fn check_time(payload: &Payload, now: LedgerTime) -> Result<(), Refusal> {
+    if payload.not_after < now {
+        let late = now.0 - payload.not_after.0;
+        let detail = format!("not_after_ms passed {late} ms of ledger time ago");
+        return Err(Refusal::new(RefusalCode::Expired, detail));
+    }
+    if payload.not_after > now.plus_ms(NOT_AFTER_AHEAD_MS_MAX) {
+        let detail = format!("ledger time is {now}; not_after_ms may be a day ahead");
+        return Err(Refusal::new(RefusalCode::NotAfterTooFar, detail));
+    }
+    Ok(())
+}
+
+pub(crate) fn refuse<T>(code: RefusalCode, detail: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::new(code, detail))
+}

@@ -1,0 +1,128 @@
+//! `vm.create`, `vm.start`, `vm.stop`, `vm.delete`, and the way of an offer from host to host.
+//!
+//! Owns who may change a VM and what a change makes of it. Every state accepts delete. Reports of hosts are in `reports`.
+
+use dagger_payload::id::{Generation, LedgerTime, VmId};
+use dagger_payload::kind::{VmChange, VmCreate};
+use dagger_payload::object::{Effect, Placement, Vm, Wanted};
+use dagger_payload::refusal::{Refusal, RefusalCode};
+
+use super::placement::place;
+use super::state::{State, is_live};
+use super::{Case, Ruling, refuse};
+
+pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling {
+    let Some(account) = state.live_account(case.signer, case.now) else {
+        let detail = format!("{} has no live grant", case.signer.fingerprint());
+        return refuse(RefusalCode::AccountUnknown, detail);
+    };
+    if let Some(other) = state.vm_named(account.id, &body.name) {
+        let detail = format!("your VM {other} is called {}", body.name);
+        return refuse(RefusalCode::NameTaken, detail);
+    }
+    let usable = state.images_with(&body.image.digest).any(|image| {
+        let granting = account.grants.iter().filter(|grant| is_live(grant, case.now));
+        let publisher = state.operator(&image.publisher);
+        let trusted = image.publisher == account.key
+            || granting.into_iter().any(|grant| Some(grant.operator) == publisher);
+        trusted
+            && image.format == body.image.format
+            && image.virtual_size_bytes == body.image.virtual_size_bytes
+    });
+    if !usable {
+        let detail = "no image of yours or of an operator who granted you capacity has this \
+                      digest, format and virtual size";
+        return refuse(RefusalCode::ImageUnknown, detail);
+    }
+    let mut vm = Vm {
+        id: VmId::of(&case.cause.digest),
+        account: account.id,
+        name: body.name.clone(),
+        generation: Generation(1),
+        created: case.cause,
+        changed: case.cause,
+        wanted: Wanted::Running,
+        image: body.image.clone(),
+        size: body.size(),
+        ssh_keys: body.ssh_keys.clone(),
+        public_user_data: body.public_user_data.clone(),
+        labels: body.labels.clone(),
+        region: body.region.clone(),
+        host_labels: body.host_labels.clone(),
+        pinned_host: body.host,
+        placement: Placement::NoHost {},
+        tried: Vec::new(),
+        reported: None,
+        guest_host_key: None,
+    };
+    vm.placement = place(state, &vm, case.now)?;
+    Ok(vec![Effect::Vm(Box::new(vm))])
+}
+
+/// Also gives a VM that found no host another round of offers.
+pub(crate) fn start(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
+    let mut vm = owned(state, case, body)?.clone();
+    let homeless = vm.placement == Placement::NoHost {};
+    if vm.wanted == Wanted::Running && !homeless {
+        return Ok(Vec::new()); // it is wanted running already
+    }
+    if homeless {
+        vm.tried.clear();
+        vm.placement = place(state, &vm, case.now)?;
+    }
+    Ok(change(vm, Wanted::Running, case))
+}
+
+pub(crate) fn stop(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
+    let vm = owned(state, case, body)?;
+    if vm.wanted == Wanted::Stopped {
+        return Ok(Vec::new()); // it is wanted stopped already
+    }
+    Ok(change(vm.clone(), Wanted::Stopped, case))
+}
+
+pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
+    let vm = owned(state, case, body)?;
+    Ok(change(vm.clone(), Wanted::Deleted, case))
+}
+
+fn change(mut vm: Vm, wanted: Wanted, case: &Case<'_>) -> Vec<Effect> {
+    vm.wanted = wanted;
+    vm.generation = vm.generation.next();
+    vm.changed = case.cause;
+    vec![Effect::Vm(Box::new(vm))]
+}
+
+/// The VM that `body` names, if the signer owns it and it may still be changed.
+fn owned<'s>(state: &'s State, case: &Case<'_>, body: &VmChange) -> Result<&'s Vm, Refusal> {
+    // Who holds no grant any more may still stop and delete what is his.
+    let account = dagger_payload::id::AccountId::of(case.signer);
+    if !state.accounts.contains_key(&account) {
+        let detail = format!("{} has no account", case.signer.fingerprint());
+        return refuse(RefusalCode::AccountUnknown, detail);
+    }
+    let Some(vm) = state.vms.get(&body.vm) else {
+        return refuse(RefusalCode::NotFound, format!("there is no VM {}", body.vm));
+    };
+    if vm.account != account {
+        return refuse(RefusalCode::NotAuthorized, "the VM belongs to another account");
+    }
+    if let Some(expected) = body.expected_generation.filter(|g| *g != vm.generation) {
+        let detail = format!("generation {expected} expected, the VM is at {}", vm.generation);
+        return refuse(RefusalCode::Conflict, detail);
+    }
+    if vm.wanted == Wanted::Deleted {
+        return refuse(RefusalCode::StateWrong, "the VM is being deleted");
+    }
+    Ok(vm)
+}
+
+/// The present host did not take the VM: the next one is offered it, or there is none.
+pub(crate) fn offer_next(state: &State, vm: &Vm, now: LedgerTime) -> Effect {
+    let mut vm = vm.clone();
+    vm.tried.extend(vm.placement.host());
+
+    vm.placement = place(state, &vm, now).unwrap_or(Placement::NoHost {});
+    vm.generation = vm.generation.next();
+    Effect::Vm(Box::new(vm))
+}
