@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 pub mod connection;
+pub mod handed;
 pub mod judging;
 pub mod ledger;
 pub mod limits;
