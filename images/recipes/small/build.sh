@@ -104,10 +104,30 @@ recipe_digest() {
     (cd "$RECIPE" && find . -type f -print0 | sort -z | xargs -0 sha256sum)
 }
 
+# What apt's answer depends on. Reading its lists takes a second, so the answer is remembered under this.
+apt_fingerprint() {
+    find /var/lib/apt/lists /etc/apt /var/lib/dpkg/status -type f -printf '%p %s %T@\n' 2>/dev/null |
+        sort | cat - "$RECIPE/packages.list" | sha256sum | cut -c 1-32
+}
+
+remembered_versions() {
+    local memory
+    memory=$cache/small-versions-$(apt_fingerprint)
+    [ -s "$memory" ] || {
+        rm -f "$cache"/small-versions-*
+        candidate_versions >"$memory.$$" || {
+            rm -f "$memory.$$"
+            return 1
+        }
+        mv "$memory.$$" "$memory"
+    }
+    cat "$memory"
+}
+
 install_tools
-versions=$(candidate_versions) || {
+versions=$(remembered_versions) || {
     update_package_lists
-    versions=$(candidate_versions) || fail "apt offers no $KERNEL_META; is this Debian 12 on amd64?"
+    versions=$(remembered_versions) || fail "apt offers no $KERNEL_META; is this Debian 12 on amd64?"
 }
 key=$( (recipe_digest && echo "$versions" && tool_versions) | sha256sum | cut -c 1-32)
 image=$cache/small-$key.qcow2
@@ -141,15 +161,20 @@ download() {
     for package in "$work"/packages/*.deb; do dpkg-deb -x "$package" "$work/debian"; done
 }
 
-# Copies the modules of one stage and writes their names in order of loading.
-copy_modules() { # stage, directory
-    local source module
-    source=$(echo "$work"/debian/lib/modules/*/kernel)
-    mkdir -p "$2"
-    awk -v stage="$1" '$1 == stage { print $2 }' "$RECIPE/guest/modules.list" | while read -r module; do
-        cp "$source/$module" "$2/"
-        basename "$module" >>"$2/order"
-    done
+# Copies the modules of one stage, and their names in order of loading on one line. The order carries the dependencies,
+# so the dependency file names none.
+copy_modules() { # stage, root of the tree
+    local release source target module name
+    release=$(basename "$work"/debian/lib/modules/*)
+    source=$work/debian/lib/modules/$release/kernel
+    target=$2/lib/modules/$release
+    mkdir -p "$target"
+    for module in $(awk -v stage="$1" '$1 == stage { print $2 }' "$RECIPE/guest/modules.list"); do
+        name=$(basename "$module")
+        cp "$source/$module" "$target/"
+        echo "$name:" >>"$target/modules.dep"
+        echo "${name%.ko}"
+    done | paste -sd ' ' >"$2/lib/modules/order"
 }
 
 link_busybox() { # root of the tree, directory of the links within it
@@ -164,11 +189,12 @@ make_initramfs() {
     mkdir -p "$tree"/{bin,dev,proc,sys,root}
     cp "$work/debian/bin/busybox" "$tree/bin/busybox"
     local applet
-    for applet in sh mount insmod findfs cat basename dirname readlink dd printf blockdev sync sleep \
-        switch_root; do
+    for applet in sh mount mkdir modprobe findfs dd blockdev sleep switch_root; do
         ln -s busybox "$tree/bin/$applet"
     done
-    copy_modules early "$tree/modules"
+    copy_modules early "$tree"
+    mkdir "$tree/etc"
+    grep -E '^(proc|sys|dev) ' "$RECIPE/guest/root/etc/fstab" >"$tree/etc/fstab"
     install -m 755 "$RECIPE/guest/initramfs-init" "$tree/init"
     find "$tree" -exec touch -h -d "@$SOURCE_DATE_EPOCH" {} +
     (cd "$tree" && find . -print0 | sort -z |
@@ -207,7 +233,7 @@ make_root() {
     copy_program usr/bin/dropbearkey usr/bin
     copy_program sbin/resize2fs sbin
     install -m 755 "$(realpath "$work/debian/lib64/ld-linux-x86-64.so.2")" "$tree/lib64/ld-linux-x86-64.so.2"
-    copy_modules late "$tree/lib/modules"
+    copy_modules late "$tree"
     install -m 755 "$work/debian/bin/busybox" "$tree/bin/busybox"
     ln -s /bin/busybox "$tree/sbin/init"
     link_busybox "$tree" bin

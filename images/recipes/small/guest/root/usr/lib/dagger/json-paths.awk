@@ -79,5 +79,9 @@ NR == 1 && /^#/ { next }
 
 END {
     if (failed || depth != 0) exit 1
-    for (line = 1; line <= line_count; line++) print lines[line]
+    for (line = 1; line <= line_count; line++) {
+        # A network-config may stand below "network", as in netplan's own files.
+        sub(/^network\//, "", lines[line])
+        print lines[line]
+    }
 }
