@@ -79,7 +79,8 @@ impl Graph {
         if own.len() > 1 {
             self.forkers.insert(author);
         }
-        if event.header.payload_count > 0 {
+        // A restored graph also holds the collection round itself, where nothing will be ordered any more.
+        if event.header.payload_count > 0 && round > self.collection_round {
             self.open_payloads.insert((round, digest));
         }
         let highest = &mut self.highest[usize::from(author.0)];

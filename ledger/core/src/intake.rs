@@ -42,6 +42,10 @@ pub(crate) struct Intake {
     /// Second events of an author and round: accepted only when another author's event names them.
     twins: BTreeMap<EventDigest, Arc<Event>>,
     evidence: BTreeMap<AuthorIndex, usize>,
+    /// Suspended events whose last missing parents have sunk below the collection round: nobody needs those any more.
+    freed: Vec<Suspended>,
+    /// When the earliest of the missing events should be asked for.
+    ask_at: Option<Moment>,
 }
 
 impl Intake {
@@ -53,21 +57,42 @@ impl Intake {
             missing: BTreeMap::new(),
             twins: BTreeMap::new(),
             evidence: BTreeMap::new(),
+            freed: Vec::new(),
+            ask_at: None,
         }
     }
 
-    /// Forgets what can no longer be ordered.
+    /// Forgets what can no longer be ordered; what waited only for such events waits no more.
     pub(crate) fn collect(&mut self, collection_round: Round) {
         self.twins.retain(|_, event| event.header.round > collection_round);
         let old = self.suspended.iter().filter(|(_, s)| s.event.header.round <= collection_round);
         for digest in old.map(|(digest, _)| *digest).collect::<Vec<_>>() {
             self.release(&digest);
         }
+        let sunk = self.missing.iter().filter(|(_, missing)| missing.round <= collection_round);
+        for parent in sunk.map(|(digest, _)| *digest).collect::<Vec<_>>() {
+            let children = self.missing.remove(&parent).map(|missing| missing.children);
+            for child in children.into_iter().flatten() {
+                let freed = self.no_longer_missing(&child, &parent);
+                self.freed.extend(freed);
+            }
+        }
+    }
+
+    /// Strikes `parent` off what `child` waits for; gives the child if that was the last.
+    fn no_longer_missing(
+        &mut self,
+        child: &EventDigest,
+        parent: &EventDigest,
+    ) -> Option<Suspended> {
+        let suspended = self.suspended.get_mut(child)?;
+        suspended.missing.remove(parent);
+        if suspended.missing.is_empty() { self.release(child) } else { None }
     }
 
     /// When a missing event should be asked for next.
     pub(crate) fn ask_at(&self) -> Option<Moment> {
-        self.missing.values().map(|missing| missing.ask_at).min()
+        self.ask_at.filter(|_| !self.missing.is_empty())
     }
 
     fn keep_twin(&mut self, event: Arc<Event>) {
@@ -101,6 +126,7 @@ impl Intake {
             return; // it comes again when the peer is asked what it has
         }
         *count += 1;
+        self.ask_at = Some(now);
         for parent in &missing {
             let wish = self.missing.entry(parent.digest).or_insert_with(|| Missing {
                 children: BTreeSet::new(),
@@ -174,15 +200,10 @@ impl Core {
             self.accept(turn, &event)?;
             let waiting = self.intake.missing.remove(&event.digest);
             for child in waiting.into_iter().flat_map(|missing| missing.children) {
-                let Some(suspended) = self.intake.suspended.get_mut(&child) else {
-                    continue;
-                };
-                suspended.missing.remove(&event.digest);
-                if suspended.missing.is_empty() {
-                    let released = self.intake.release(&child).expect("it was just seen");
-                    ready.push((released.from, released.event));
-                }
+                let freed = self.intake.no_longer_missing(&child, &event.digest);
+                self.intake.freed.extend(freed);
             }
+            ready.extend(self.intake.freed.drain(..).map(|freed| (freed.from, freed.event)));
         }
         Ok(())
     }
@@ -229,21 +250,26 @@ impl Core {
 
     /// Asks for missing parents: first the peer who sent the child, then one connected peer after the other.
     pub(crate) fn ask_missing(&mut self, turn: &mut Turn<'_>) {
-        let collection_round = self.graph.collection_round();
+        if self.intake.ask_at().is_none_or(|at| at > turn.now) {
+            return;
+        }
         let mut wants: BTreeMap<AuthorIndex, Vec<EventDigest>> = BTreeMap::new();
+        let mut next = turn.now.plus_ms(WANT_AGAIN_MS);
         for (digest, missing) in &mut self.intake.missing {
-            // Suspended parents come by themselves.
-            let under_way = self.intake.suspended.contains_key(digest);
-            if missing.ask_at > turn.now || under_way || missing.round <= collection_round {
-                missing.ask_at = missing.ask_at.max(turn.now.plus_ms(WANT_AGAIN_MS));
+            if missing.ask_at > turn.now {
+                next = next.min(missing.ask_at);
                 continue;
             }
             missing.ask_at = turn.now.plus_ms(WANT_AGAIN_MS);
+            if self.intake.suspended.contains_key(digest) {
+                continue; // it is here and waits for its own parents
+            }
             if let Some(peer) = self.gossip.connected_from(missing.ask) {
                 wants.entry(peer).or_default().push(*digest);
                 missing.ask = self.gossip.following(peer);
             }
         }
+        self.intake.ask_at = Some(next);
         for (to, digests) in wants {
             for digests in digests.chunks(dagger_payload::limits::WANT_DIGESTS_MAX) {
                 let message = PeerMessage::Want { digests: digests.to_vec() };
