@@ -5,5 +5,8 @@
 //! offline verification.
 
 pub mod admit;
+pub mod configuration;
+pub mod daemon;
 pub mod judge;
+pub mod sandbox;
 pub mod verify;

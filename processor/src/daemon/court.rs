@@ -1,0 +1,122 @@
+//! One life of the judge: its state, its seal key, and the newest answers.
+//!
+//! Owns the seal key, which exists in memory only. Never talks. Called by the conversations in `serve`.
+
+use std::collections::VecDeque;
+
+use anyhow::Context;
+use dagger_bus::judging::{AdmissionOutcome, Judged, Opened};
+use dagger_bus::limits::JUDGED_KEPT_MAX;
+use dagger_bus::seal::SealKey;
+use dagger_payload::genesis::Genesis;
+use dagger_payload::id::{ClusterId, LedgerTime};
+use dagger_payload::key::{Domain, SecretKey};
+use dagger_payload::release::{OrderedCommit, SealedRelease};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
+
+use crate::judge::{CommitError, Judge};
+use crate::verify::Verified;
+
+/// The judge with everything that one life of it has.
+pub(super) struct Court {
+    genesis: Genesis,
+    judge: Judge,
+    seal: SecretKey,
+    /// The newest answers, for a ledger that died before it stored them.
+    kept: VecDeque<Judged>,
+    /// Number of this life: conversations of an earlier one end.
+    life: watch::Sender<u64>,
+}
+
+impl Court {
+    /// Begins the first life.
+    pub(super) fn open(genesis: Genesis, cluster: ClusterId) -> anyhow::Result<Self> {
+        Ok(Self {
+            judge: Judge::found(genesis.clone(), cluster),
+            genesis,
+            seal: draw_key()?,
+            kept: VecDeque::new(),
+            life: watch::Sender::new(0),
+        })
+    }
+
+    /// Begins another life: founding state, a new seal key; all conversations end.
+    pub(super) fn reopen(&mut self) -> anyhow::Result<()> {
+        self.seal = draw_key()?;
+        self.judge = Judge::found(self.genesis.clone(), self.judge.cluster());
+        self.kept.clear();
+        self.life.send_modify(|life| *life += 1);
+        Ok(())
+    }
+
+    pub(super) fn life(&self) -> watch::Receiver<u64> {
+        self.life.subscribe()
+    }
+
+    pub(super) fn cluster(&self) -> ClusterId {
+        self.judge.cluster()
+    }
+
+    pub(super) fn seal_key(&self) -> SealKey {
+        SealKey { cluster: self.judge.cluster(), key: self.seal.public_key() }
+    }
+
+    pub(super) fn opened(&self) -> Opened {
+        Opened {
+            cluster: self.judge.cluster(),
+            seal_key: self.seal.public_key(),
+            judged: self.judge.end(),
+            next_deadline: self.judge.next_deadline(),
+        }
+    }
+
+    pub(super) fn admit(&self, verified: &Verified, now: LedgerTime) -> AdmissionOutcome {
+        self.judge.admit(verified, now)
+    }
+
+    /// Judges a commit, or repeats the answer to a recent one.
+    ///
+    /// # Errors
+    /// The commit contradicts what was judged: the ledger is broken.
+    pub(super) fn judge(
+        &mut self,
+        commit: &OrderedCommit,
+        verified: &[Verified],
+    ) -> Result<Judged, CommitError> {
+        let release = match self.judge.apply(commit, verified) {
+            Ok(release) => release,
+            Err(CommitError::OutOfOrder { expected }) => {
+                return Ok(self.repeated(commit).unwrap_or(Judged::OutOfOrder { expected }));
+            }
+            Err(broken) => return Err(broken),
+        };
+        let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
+        let judged = Judged::Done {
+            sealed: Box::new(SealedRelease { release, seal }),
+            next_deadline: self.judge.next_deadline(),
+        };
+        if self.kept.len() == JUDGED_KEPT_MAX {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(judged.clone());
+        Ok(judged)
+    }
+
+    fn repeated(&self, commit: &OrderedCommit) -> Option<Judged> {
+        let same = |judged: &&Judged| match judged {
+            Judged::Done { sealed, .. } => {
+                let end = &sealed.release.end;
+                end.index == commit.index && end.prefix_hash == commit.prefix_hash
+            }
+            Judged::OutOfOrder { .. } => false,
+        };
+        self.kept.iter().find(same).cloned()
+    }
+}
+
+fn draw_key() -> anyhow::Result<SecretKey> {
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(seed.as_mut_slice()).context("cannot draw a seal key")?;
+    Ok(SecretKey::from_seed(&seed))
+}

@@ -1,0 +1,142 @@
+//! The conversations: admissions and judgement with the ledger, the seal key for the agent.
+//!
+//! Owns who is answered when. Judgement is strictly in order on one connection; admissions may overtake each other. Never
+//! decides: the court does. Called by the daemon for each accepted connection.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dagger_bus::judging::{Admission, Admit, Judge, Open, Purpose};
+use dagger_bus::limits::{CONNECTIONS_MAX, OPEN_WAIT_MAX};
+use dagger_bus::{BusError, Connection};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::court::Court;
+use super::pool::Pool;
+
+type SharedCourt = Rc<RefCell<Court>>;
+
+/// Pause after a failed accept (out of descriptors, mostly).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error("the ledger sent a commit that contradicts what was judged")]
+    Contradiction(#[from] crate::judge::CommitError),
+    #[error("no new life could be begun")]
+    NoLife(#[source] anyhow::Error),
+}
+
+pub(super) async fn accept_ledgers(listener: UnixListener, court: SharedCourt, pool: Pool) {
+    accept(listener, |stream| {
+        let (court, pool) = (court.clone(), pool.clone());
+        async move { talk_to_ledger(Connection::new(stream), &court, &pool).await }
+    })
+    .await;
+}
+
+pub(super) async fn accept_agents(listener: UnixListener, court: SharedCourt) {
+    accept(listener, |stream| {
+        let court = court.clone();
+        async move { hand_over_key(Connection::new(stream), &court).await }
+    })
+    .await;
+}
+
+async fn accept<F, T>(listener: UnixListener, talk: F)
+where
+    F: Fn(UnixStream) -> T,
+    T: Future<Output = Result<(), Ended>> + 'static,
+{
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(stream) = listener.accept().await else {
+            tokio::time::sleep(ACCEPT_PAUSE).await;
+            continue;
+        };
+        // Over the limit a connection is closed at once: its owner comes again.
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let conversation = talk(stream.0);
+        tokio::task::spawn_local(async move {
+            match conversation.await {
+                Ok(()) | Err(Ended::Bus(BusError::Closed)) => {}
+                Err(ended) => tracing::warn!(error = %ended, "a conversation ended"),
+            }
+            drop(place);
+        });
+    }
+}
+
+async fn talk_to_ledger(
+    mut connection: Connection,
+    court: &SharedCourt,
+    pool: &Pool,
+) -> Result<(), Ended> {
+    let open = timeout(OPEN_WAIT_MAX, connection.receiver.receive::<Open>());
+    let open = open.await.map_err(|_| BusError::TimedOut)??;
+    if open.purpose == Purpose::JudgementAnew && open.cluster == court.borrow().cluster() {
+        tracing::info!("the ledger asks for a new life of the judge");
+        court.borrow_mut().reopen().map_err(Ended::NoLife)?;
+    }
+    let (opened, mut life) = {
+        let court = court.borrow();
+        (court.opened(), court.life())
+    };
+    life.mark_unchanged();
+    connection.sender.send(&opened).await?;
+    if open.cluster != opened.cluster {
+        return Err(BusError::ForeignCluster.into());
+    }
+    let conversation = async {
+        match open.purpose {
+            Purpose::Admissions => admit(connection, court, pool).await,
+            Purpose::Judgement | Purpose::JudgementAnew => judge(connection, court, pool).await,
+        }
+    };
+    tokio::select! {
+        ended = conversation => ended,
+        _ = life.changed() => Ok(()),
+    }
+}
+
+async fn admit(mut connection: Connection, court: &SharedCourt, pool: &Pool) -> Result<(), Ended> {
+    loop {
+        let Admit { id, payload, now } = connection.receiver.receive().await?;
+        let verified = pool.verify(vec![payload]).await;
+        let verified = verified.first().expect("one payload, one answer");
+        let outcome = court.borrow().admit(verified, now);
+        connection.sender.send(&Admission { id, outcome }).await?;
+    }
+}
+
+async fn judge(mut connection: Connection, court: &SharedCourt, pool: &Pool) -> Result<(), Ended> {
+    loop {
+        let Judge { commit } = connection.receiver.receive().await?;
+        let payloads = commit.payloads.iter().map(|ordered| ordered.payload.clone()).collect();
+        let verified = pool.verify(payloads).await;
+        let judged = court.borrow_mut().judge(&commit, &verified)?;
+        connection.sender.send(&judged).await?;
+    }
+}
+
+/// Sends the key, and keeps the connection open until this life or the agent ends.
+async fn hand_over_key(mut connection: Connection, court: &SharedCourt) -> Result<(), Ended> {
+    let (key, mut life) = {
+        let court = court.borrow();
+        (court.seal_key(), court.life())
+    };
+    life.mark_unchanged();
+    connection.sender.send(&key).await?;
+    tokio::select! {
+        ended = connection.receiver.receive::<u8>() => ended.map(|_| ()).map_err(Ended::Bus),
+        _ = life.changed() => Ok(()),
+    }
+}

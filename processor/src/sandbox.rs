@@ -1,0 +1,144 @@
+//! The sandbox that the processor closes around itself before it reads the first byte from a peer.
+//!
+//! Owns the list of system calls that judging needs, and the limits. From then on no file, socket, device or process can
+//! be opened or made, whoever started the daemon: systemd's unit adds its own walls outside. Called once by `main`, after
+//! configuration, genesis, sockets and threads are in place. Sources: seccomp(2), landlock(7), setrlimit(2).
+
+use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
+use nix::sys::resource::{Resource, setrlimit};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule,
+};
+
+/// Address space of the process, in bytes: room for some ten million objects.
+const ADDRESS_SPACE_BYTES_MAX: u64 = 16 << 30;
+/// Open files: sockets of two peers, and what the runtime needs.
+const OPEN_FILES_MAX: u64 = 256;
+
+/// Why the sandbox could not be closed: the daemon does not start without it.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// A limit could not be set.
+    #[error("cannot limit the process's resources")]
+    Limits(#[source] nix::Error),
+    /// The kernel refused Landlock for another reason than not having it.
+    #[error("cannot close the file system")]
+    Landlock(#[source] landlock::RulesetError),
+    /// The filter could not be built or set; a kernel without seccomp is not supported.
+    #[error("cannot set the system call filter")]
+    Seccomp(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// How far the file system is closed beyond the system call filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FileWall {
+    /// Landlock refuses every path.
+    Landlock,
+    /// This kernel has no Landlock; the filter alone keeps files from being opened.
+    FilterOnly,
+}
+
+/// Closes the sandbox around all threads of this process, for ever.
+///
+/// # Errors
+/// [`SandboxError`]; the process must not go on then.
+pub fn enter() -> Result<FileWall, SandboxError> {
+    for (resource, limit) in [
+        (Resource::RLIMIT_AS, ADDRESS_SPACE_BYTES_MAX),
+        (Resource::RLIMIT_NOFILE, OPEN_FILES_MAX),
+        (Resource::RLIMIT_CORE, 0),
+        (Resource::RLIMIT_FSIZE, 0),
+        (Resource::RLIMIT_MEMLOCK, 0),
+    ] {
+        setrlimit(resource, limit, limit).map_err(SandboxError::Limits)?;
+    }
+    let wall = close_files().map_err(SandboxError::Landlock)?;
+    let filter = filter().map_err(|error| SandboxError::Seccomp(Box::new(error)))?;
+    seccompiler::apply_filter_all_threads(&filter)
+        .map_err(|error| SandboxError::Seccomp(Box::new(error)))?;
+    Ok(wall)
+}
+
+/// No path and no TCP port at all, as far as the kernel can.
+fn close_files() -> Result<FileWall, landlock::RulesetError> {
+    let abi = ABI::V4;
+    let status = Ruleset::default()
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .create()?
+        .restrict_self()?;
+    Ok(match status.ruleset {
+        RulesetStatus::FullyEnforced | RulesetStatus::PartiallyEnforced => FileWall::Landlock,
+        RulesetStatus::NotEnforced => FileWall::FilterOnly,
+    })
+}
+
+fn filter() -> Result<BpfProgram, seccompiler::BackendError> {
+    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
+        ALLOWED.iter().map(|call| (*call, Vec::new())).collect();
+    // Memory, but none that could hold new code.
+    let executable = u64::try_from(libc::PROT_EXEC).expect("a small constant");
+    for call in [libc::SYS_mmap, libc::SYS_mprotect] {
+        let not_executable = SeccompCondition::new(
+            2,
+            SeccompCmpArgLen::Dword,
+            SeccompCmpOp::MaskedEq(executable),
+            0,
+        )?;
+        rules.insert(call, vec![SeccompRule::new(vec![not_executable])?]);
+    }
+    // Refused with EPERM rather than killed: a panic must still be able to leave its message.
+    let refused = SeccompAction::Errno(u32::try_from(libc::EPERM).expect("a small constant"));
+    let architecture = std::env::consts::ARCH.try_into()?;
+    SeccompFilter::new(rules, refused, SeccompAction::Allow, architecture)?.try_into()
+}
+
+/// What a judge needs: to talk over sockets that it has, to wait, to get memory, and to end.
+const ALLOWED: &[i64] = &[
+    // talk
+    libc::SYS_accept4,
+    libc::SYS_close,
+    libc::SYS_fcntl,
+    libc::SYS_getpeername,
+    libc::SYS_getsockname,
+    libc::SYS_getsockopt,
+    libc::SYS_read,
+    libc::SYS_readv,
+    libc::SYS_recvfrom,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // wait
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_wait,
+    libc::SYS_futex,
+    libc::SYS_nanosleep,
+    libc::SYS_poll,
+    libc::SYS_ppoll,
+    libc::SYS_restart_syscall,
+    libc::SYS_sched_yield,
+    // memory and chance
+    libc::SYS_brk,
+    libc::SYS_getrandom,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    // signals and the end
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_rseq,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_sigaltstack,
+    libc::SYS_tgkill,
+];

@@ -1,0 +1,229 @@
+//! The real daemon as a process: its conversations, its sandbox, its end. And the sandbox from inside.
+
+use std::io::Read;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use dagger_bus::judging::{
+    Admission, AdmissionOutcome, Admit, Judge, Judged, Open, Opened, Purpose,
+};
+use dagger_bus::seal::SealKey;
+use dagger_bus::{BusError, Connection};
+use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
+use dagger_payload::id::{ClusterId, CommitIndex, LedgerTime, Round};
+use dagger_payload::key::{Domain, SecretKey, Signature};
+use dagger_payload::payload::{SignatureKind, SignedPayload};
+use dagger_payload::refusal::RefusalCode;
+use dagger_payload::release::OrderedCommit;
+use dagger_payload::sshsig::{self, Namespace};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+fn key(byte: u8) -> SecretKey {
+    SecretKey::from_seed(&[byte; 32].into())
+}
+
+fn write_genesis(directory: &Path) -> ClusterId {
+    let genesis = Genesis {
+        dagger: 1,
+        nonce: "0".repeat(32),
+        name: "test".parse().expect("a name"),
+        mode: GenesisMode::Judged,
+        operators: vec![GenesisOperator {
+            name: "op".parse().expect("a name"),
+            key: key(1).public_key(),
+        }],
+        hosts: vec![GenesisHost {
+            name: "host".parse().expect("a name"),
+            operator: "op".parse().expect("a name"),
+            ledger_key: key(2).public_key(),
+            address: "127.0.0.1:7400".parse().expect("an address"),
+        }],
+        collection_depth_rounds: 60,
+        handover_distance_commits: 10,
+    };
+    let bytes = genesis.to_bytes();
+    let signature = sshsig::sign(&key(1), Namespace::Genesis, &bytes);
+    let armor = sshsig::to_armor(&key(1).public_key(), Namespace::Genesis, &signature);
+    std::fs::write(directory.join("genesis.json"), &bytes).expect("written");
+    std::fs::write(directory.join("genesis.json.sig"), armor).expect("written");
+    let configuration = "genesis = 'genesis.json'\ngenesis_signatures = 'genesis.json.sig'\n\
+                         [sockets]\nledger = 'ledger.sock'\nseal = 'seal.sock'\n";
+    std::fs::write(directory.join("processor.toml"), configuration).expect("written");
+    ClusterId::of(&bytes)
+}
+
+struct Daemon {
+    child: Child,
+    directory: tempfile::TempDir,
+    cluster: ClusterId,
+}
+
+impl Daemon {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let cluster = write_genesis(directory.path());
+        let child = Command::new(env!("CARGO_BIN_EXE_dagger-processor"))
+            .arg("--configuration")
+            .arg(directory.path().join("processor.toml"))
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("started");
+        Self { child, directory, cluster }
+    }
+
+    /// Connects as soon as the daemon listens.
+    async fn connect(&self, socket: &str) -> Connection {
+        let path = self.directory.path().join(socket);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            match Connection::connect(&path).await {
+                Ok(connection) => return connection,
+                Err(error) => assert!(Instant::now() < deadline, "{error}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn open(&self, purpose: Purpose) -> (Connection, Opened) {
+        let mut connection = self.connect("ledger.sock").await;
+        let open = Open { cluster: self.cluster, purpose };
+        connection.sender.send(&open).await.expect("sent");
+        let opened = connection.receiver.receive().await.expect("answered");
+        (connection, opened)
+    }
+
+    fn stop(mut self) -> (Option<i32>, String) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+        kill(pid, Signal::SIGTERM).expect("signalled");
+        let mut log = String::new();
+        let stderr = self.child.stderr.as_mut().expect("piped");
+        stderr.read_to_string(&mut log).expect("text");
+        (self.child.wait().expect("ended").code(), log)
+    }
+}
+
+fn next_commit(opened: &Opened) -> OrderedCommit {
+    OrderedCommit {
+        index: opened.judged.index.next(),
+        ledger_time: LedgerTime(1_700_000_000_000),
+        leader_round: Round(1),
+        authors: Vec::new(),
+        payloads: Vec::new(),
+        first_position: opened.judged.position.next(),
+        prefix_hash: opened.judged.prefix_hash,
+    }
+}
+
+#[tokio::test]
+async fn the_daemon_judges_in_order_seals_repeats_and_begins_anew() {
+    let daemon = Daemon::start();
+    let mut agent = daemon.connect("seal.sock").await;
+    let seal: SealKey = agent.receiver.receive().await.expect("a key");
+    let (mut judgement, opened) = daemon.open(Purpose::Judgement).await;
+    assert_eq!((seal.cluster, &seal.key), (daemon.cluster, &opened.seal_key));
+    let commit = next_commit(&opened);
+    for _ in 0..2 {
+        judgement.sender.send(&Judge { commit: commit.clone() }).await.expect("sent");
+        let judged = judgement.receiver.receive().await.expect("answered");
+        let Judged::Done { sealed, .. } = judged else { panic!("{judged:?}") };
+        let digest = sealed.release.seal_digest();
+        assert!(seal.key.verifies_in(Domain::Seal, &digest, &sealed.seal));
+        assert_eq!(sealed.release.end.index, CommitIndex(1));
+    }
+    let mut later = commit.clone();
+    later.index = CommitIndex(9);
+    judgement.sender.send(&Judge { commit: later }).await.expect("sent");
+    let judged = judgement.receiver.receive().await.expect("answered");
+    assert!(matches!(judged, Judged::OutOfOrder { expected: CommitIndex(2) }));
+    let (_anew, opened) = daemon.open(Purpose::JudgementAnew).await;
+    assert_eq!(opened.judged.index, CommitIndex(0));
+    assert_ne!(opened.seal_key, seal.key);
+    assert!(matches!(agent.receiver.receive::<SealKey>().await, Err(BusError::Closed)));
+    assert!(matches!(judgement.receiver.receive::<Judged>().await, Err(BusError::Closed)));
+    let (code, log) = daemon.stop();
+    assert_eq!(code, Some(0), "{log}");
+}
+
+#[tokio::test]
+async fn the_door_refuses_with_a_code_and_a_foreign_cluster_is_shown_out() {
+    let daemon = Daemon::start();
+    let (mut admissions, _) = daemon.open(Purpose::Admissions).await;
+    let payload = SignedPayload {
+        signature_kind: SignatureKind::SshEd25519,
+        signature: Signature([0; 64]),
+        bytes: b"{\"dagger\":1}"[..].into(),
+    };
+    let admit = Admit { id: 7, payload, now: LedgerTime(0) };
+    admissions.sender.send(&admit).await.expect("sent");
+    let Admission { id, outcome } = admissions.receiver.receive().await.expect("answered");
+    let AdmissionOutcome::Refused { refusal } = outcome else { panic!("{outcome:?}") };
+    assert_eq!((id, refusal.code), (7, RefusalCode::PayloadMalformed));
+    let mut foreign = daemon.connect("ledger.sock").await;
+    let open = Open { cluster: ClusterId([9; 32]), purpose: Purpose::Admissions };
+    foreign.sender.send(&open).await.expect("sent");
+    let opened: Opened = foreign.receiver.receive().await.expect("answered");
+    assert_eq!(opened.cluster, daemon.cluster);
+    assert!(matches!(foreign.receiver.receive::<Admission>().await, Err(BusError::Closed)));
+    daemon.stop();
+}
+
+#[tokio::test]
+async fn the_running_daemon_is_filtered_and_has_no_new_privileges() {
+    let daemon = Daemon::start();
+    let (_connection, _) = daemon.open(Purpose::Admissions).await;
+    let tasks = format!("/proc/{}/task", daemon.child.id());
+    for task in std::fs::read_dir(tasks).expect("it lives") {
+        let status = task.expect("a task").path().join("status");
+        let status = std::fs::read_to_string(status).expect("it lives");
+        assert!(status.contains("NoNewPrivs:\t1"), "{status}");
+        assert!(status.contains("Seccomp:\t2"), "{status}");
+    }
+    daemon.stop();
+}
+
+#[test]
+fn a_refused_configuration_ends_with_its_own_code() {
+    let directory = tempfile::tempdir().expect("a directory");
+    write_genesis(directory.path());
+    let run = |text: &str| {
+        let path = directory.path().join("bad.toml");
+        std::fs::write(&path, text).expect("written");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dagger-processor"));
+        let output = command.arg("--check").arg("--configuration").arg(path).output();
+        output.expect("started").status.code()
+    };
+    let good = "genesis = 'genesis.json'\ngenesis_signatures = 'genesis.json.sig'\n";
+    assert_eq!(run(good), Some(0));
+    assert_eq!(run(&format!("{good}unknown = 1\n")), Some(64));
+    std::fs::write(directory.path().join("genesis.json.sig"), "").expect("written");
+    assert_eq!(run(good), Some(64));
+}
+
+/// Runs itself again as a child that closes the sandbox and then tries what it must not.
+#[test]
+fn inside_the_sandbox_nothing_can_be_opened_or_started() {
+    const INSIDE: &str = "DAGGER_TEST_INSIDE_SANDBOX";
+    if std::env::var_os(INSIDE).is_some() {
+        dagger_processor::sandbox::enter().expect("closed");
+        assert!(std::fs::File::open("/etc/hostname").is_err());
+        assert!(std::fs::File::open("/dev/null").is_err());
+        assert!(std::fs::read_dir("/").is_err());
+        assert!(std::os::unix::net::UnixDatagram::unbound().is_err());
+        assert!(std::net::UdpSocket::bind("127.0.0.1:0").is_err());
+        assert!(std::net::TcpStream::connect("127.0.0.1:22").is_err());
+        assert!(Command::new("/bin/true").spawn().is_err());
+        assert!(std::thread::Builder::new().spawn(|| ()).is_err());
+        println!("everything was refused");
+        return;
+    }
+    let output = Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", "inside_the_sandbox_nothing_can_be_opened_or_started", "--nocapture"])
+        .args(["--test-threads", "1"])
+        .env(INSIDE, "1")
+        .output()
+        .expect("started");
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("everything was refused"), "{text}{:?}", output);
+}
