@@ -1,8 +1,20 @@
 //! The agent of one host: it follows the ledger, serves developers, and works on the host's machines. The daemon's
 //! `main` only starts what stands here.
 
+pub mod actuator;
+pub mod api;
+pub mod clock;
+pub mod configuration;
 pub mod controller;
+pub mod daemon;
 pub mod handover;
 pub mod hypervisor;
 pub mod journal;
+pub mod limits;
+pub mod link;
 pub mod machines;
+pub mod metrics;
+pub mod model;
+pub mod observation;
+pub mod submit;
+pub mod verify;

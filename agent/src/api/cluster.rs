@@ -1,0 +1,202 @@
+//! `/v1/cluster`, `/v1/ledger`, `/v1/health`, `/metrics` and the OpenAPI document: how the answering host is.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use dagger_api::{
+    ClusterView, HealthPart, HealthStatus, HealthView, HostLink, LedgerView, MemberView, Problem,
+};
+use dagger_bus::ledger::{LedgerStatus, LinkStatus, MemberStatus};
+
+use super::problem::{ApiProblem, unavailable_text};
+use super::{Api, Shared};
+use crate::verify::reader::Trust;
+
+/// Media type of the metrics.
+const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// What a client needs to make a payload.
+#[utoipa::path(
+    get,
+    path = "/v1/cluster",
+    tag = "host",
+    responses((status = 200, body = ClusterView))
+)]
+pub(super) async fn cluster(State(api): State<Api>) -> Json<ClusterView> {
+    Json(ClusterView {
+        cluster: api.parts.cluster,
+        name: api.parts.genesis.name.clone(),
+        host: api.me,
+        host_name: api.parts.host.name.clone(),
+        ledger_time: api.now(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    })
+}
+
+/// How this host's ledger is: commits, members, quorum.
+#[utoipa::path(
+    get,
+    path = "/v1/ledger",
+    tag = "host",
+    responses(
+        (status = 200, body = LedgerView),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            description = "`ledger_unavailable`")
+    )
+)]
+pub(super) async fn ledger(State(api): State<Api>) -> Result<Json<LedgerView>, ApiProblem> {
+    let status = api.ledger_status().await?;
+    Ok(Json(ledger_view(&api, status)))
+}
+
+fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
+    let is_reached = |member: &&MemberStatus| member.link != LinkStatus::Missing;
+    let reached = status.members.iter().filter(is_reached).count();
+    let faults = api.parts.genesis.committee().faulty_max();
+    let fits = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
+    LedgerView {
+        cluster: status.cluster,
+        committed: status.committed,
+        judged: status.judged,
+        attested: status.attested,
+        position: status.position,
+        ledger_time: status.ledger_time,
+        round: status.round.0,
+        quorum: status.quorum,
+        reached: fits(reached),
+        faults_survived: fits(faults),
+        waiting: status.waiting,
+        store_bytes: status.store_bytes,
+        unavailable: status.unavailable.as_ref().map(unavailable_text),
+        members: status.members.into_iter().map(member_view).collect(),
+    }
+}
+
+fn member_view(member: MemberStatus) -> MemberView {
+    MemberView {
+        name: member.name,
+        host: member.host,
+        link: link(member.link),
+        highest_round: member.highest_round.0,
+    }
+}
+
+pub(super) fn link(link: LinkStatus) -> HostLink {
+    match link {
+        LinkStatus::Own => HostLink::Own,
+        LinkStatus::Connected => HostLink::Connected,
+        LinkStatus::Missing => HostLink::Missing,
+    }
+}
+
+/// How each part of this host is, and why. Always 200: read `status`.
+#[utoipa::path(
+    get,
+    path = "/v1/health",
+    tag = "host",
+    responses((status = 200, body = HealthView))
+)]
+pub(super) async fn health(State(api): State<Api>) -> Json<HealthView> {
+    let parts = vec![
+        part("ledger", ledger_health(&api)),
+        part("quorum", quorum_health(&api).await),
+        part("processor", processor_health(&api)),
+        part("history", history_health(&api)),
+        part("hypervisor", hypervisor_health(&api)),
+    ];
+    let well = parts.iter().all(|part| part.status == HealthStatus::Ok);
+    let status = if well { HealthStatus::Ok } else { HealthStatus::Degraded };
+    Json(HealthView { status, parts })
+}
+
+fn part(name: &str, health: Result<String, String>) -> HealthPart {
+    let (status, detail) = match health {
+        Ok(detail) => (HealthStatus::Ok, detail),
+        Err(detail) => (HealthStatus::Degraded, detail),
+    };
+    HealthPart { name: name.to_owned(), status, detail }
+}
+
+fn ledger_health(api: &Shared) -> Result<String, String> {
+    api.parts.ledger.reached()?;
+    let stream = api.parts.stream.borrow().clone();
+    stream.map_err(|why| format!("the release stream is down: {why}"))?;
+    Ok("answers, and its releases are followed".to_owned())
+}
+
+async fn quorum_health(api: &Shared) -> Result<String, String> {
+    let status = api.ledger_status().await;
+    let status = status.map_err(|_| "unknown: the ledger does not answer".to_owned())?;
+    match &status.unavailable {
+        Some(reason) => Err(unavailable_text(reason)),
+        None => {
+            let view = ledger_view(api, status);
+            Ok(format!(
+                "{} of {} members reached, {} needed",
+                view.reached,
+                view.members.len(),
+                view.quorum
+            ))
+        }
+    }
+}
+
+fn processor_health(api: &Shared) -> Result<String, String> {
+    let key = api.parts.seal.borrow().clone()?;
+    Ok(format!("seals releases with {}", key.fingerprint()))
+}
+
+fn history_health(api: &Shared) -> Result<String, String> {
+    let progress = api.parts.model.progress();
+    match progress.trust {
+        Trust::Hold(why) => return Err(format!("on hold: {why}")),
+        Trust::Reading(what) => return Err(what),
+        Trust::CaughtUp => {}
+    }
+    if let Some((author, commit)) = progress.contradicting.first() {
+        let name = api.parts.genesis.host(*author).map(|host| host.name.to_string());
+        let name = name.unwrap_or_else(|| author.to_string());
+        return Err(format!(
+            "{name} attests another history at commit {commit}, a quorum attests this one: that \
+             member is broken or lies"
+        ));
+    }
+    Ok(format!(
+        "judged up to commit {}, attested up to commit {}",
+        progress.judged, progress.attested
+    ))
+}
+
+fn hypervisor_health(api: &Shared) -> Result<String, String> {
+    let (hypervisor, hold) =
+        api.parts.board.read(|sights| (sights.hypervisor.clone(), sights.hold.clone()));
+    if let Some(why) = hold {
+        return Err(format!("on hold: {why}"));
+    }
+    hypervisor.unwrap_or_else(|| Err("not asked yet".to_owned()))
+}
+
+/// Metrics for Prometheus (OpenMetrics text).
+#[utoipa::path(
+    get,
+    path = "/metrics",
+    tag = "host",
+    responses((status = 200, body = String, content_type = "application/openmetrics-text"))
+)]
+pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    let text = api.parts.metrics.scrape(&api.parts.model, &api.parts.board);
+    ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
+}
+
+/// This document.
+#[utoipa::path(
+    get,
+    path = "/v1/openapi.json",
+    tag = "host",
+    responses((status = 200, content_type = "application/json", description = "OpenAPI 3.1"))
+)]
+pub(super) async fn openapi(State(api): State<Api>) -> Response {
+    let text = api.openapi.get().cloned().unwrap_or_default();
+    ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}

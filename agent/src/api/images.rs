@@ -1,0 +1,1 @@
+//! `/v1/images`: registered images, and taking image files of this host into its store.

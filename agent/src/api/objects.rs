@@ -1,0 +1,64 @@
+//! `/v1/hosts` and `/v1/accounts`.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::extract::State;
+use dagger_api::{AccountSummary, AccountView, HostLink, HostView, Problem};
+use dagger_payload::id::{AccountId, HostId};
+
+use super::Api;
+use super::cluster::link;
+use super::problem::ApiProblem;
+use super::request::Path;
+
+/// The hosts, what their VMs take, and whether this host's ledger reaches them.
+#[utoipa::path(
+    get,
+    path = "/v1/hosts",
+    tag = "objects",
+    responses((status = 200, body = Vec<HostView>))
+)]
+pub(super) async fn hosts(State(api): State<Api>) -> Json<Vec<HostView>> {
+    // Without the ledger the hosts are still known, only the links are not.
+    let links: Option<BTreeMap<HostId, HostLink>> = api.ledger_status().await.ok().map(|status| {
+        let members = status.members.iter();
+        members.map(|member| (member.host, link(member.link))).collect()
+    });
+    let link_of = |host: &HostId| {
+        let links = links.as_ref();
+        links.and_then(|links| links.get(host)).copied().unwrap_or(HostLink::Unknown)
+    };
+    Json(api.parts.model.read(|model| model.host_views(link_of)))
+}
+
+/// The accounts.
+#[utoipa::path(
+    get,
+    path = "/v1/accounts",
+    tag = "objects",
+    responses((status = 200, body = Vec<AccountSummary>))
+)]
+pub(super) async fn accounts(State(api): State<Api>) -> Json<Vec<AccountSummary>> {
+    Json(api.parts.model.read(crate::model::Model::account_summaries))
+}
+
+/// One account with its grants and what its VMs take.
+#[utoipa::path(
+    get,
+    path = "/v1/accounts/{account}",
+    tag = "objects",
+    params(("account" = AccountId, Path, description = "Its id")),
+    responses(
+        (status = 200, body = AccountView),
+        (status = 404, body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn account(
+    State(api): State<Api>,
+    Path(account): Path<AccountId>,
+) -> Result<Json<AccountView>, ApiProblem> {
+    let view = api.parts.model.read(|model| model.account_view(&account));
+    let unknown = || ApiProblem::not_found(format!("there is no account {account}"));
+    view.map(Json).ok_or_else(unknown)
+}

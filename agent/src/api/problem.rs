@@ -1,0 +1,293 @@
+//! Every error of the API is a problem document (RFC 9457) with a stable code.
+//!
+//! Owns the API's own codes, and the HTTP status of each refusal code. Called by all handlers.
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use dagger_api::{PROBLEM_MEDIA_TYPE, Problem, QuorumProblem};
+use dagger_bus::ledger::Unavailable;
+use dagger_payload::id::AccountId;
+use dagger_payload::name::Name;
+use dagger_payload::refusal::{Refusal, RefusalCode};
+
+use crate::limits::RETRY_AFTER_SECONDS;
+use crate::link::requests::LedgerAway;
+
+/// A problem on its way to the client.
+#[derive(Debug, Clone)]
+pub struct ApiProblem(Box<Problem>);
+
+/// Codes that are the API's own, beside the refusal codes: code, status, title, advice.
+struct Own {
+    code: &'static str,
+    status: StatusCode,
+    title: &'static str,
+    advice: &'static str,
+}
+
+macro_rules! own_codes {
+    ($($name:ident = $code:literal, $status:ident, $title:literal, $advice:literal;)*) => {
+        $(const $name: Own = Own {
+            code: $code,
+            status: StatusCode::$status,
+            title: $title,
+            advice: $advice,
+        };)*
+
+        /// All codes that are the API's own.
+        pub const OWN_CODES: &[&str] = &[$($code),*];
+    };
+}
+
+own_codes! {
+    MALFORMED = "request_malformed", BAD_REQUEST, "The request is not in form",
+        "Correct what the detail names; GET /v1/openapi.json describes every request.";
+    ROUTE_UNKNOWN = "not_found", NOT_FOUND, "There is no such thing",
+        "Check path, name and id; GET /v1/openapi.json lists all paths.";
+    METHOD = "method_not_allowed", METHOD_NOT_ALLOWED, "This path does not take this method",
+        "GET /v1/openapi.json lists the methods of each path.";
+    HOST = "host_refused", FORBIDDEN, "The Host header names another host",
+        "Use a loopback address, or have the operator list the name under `api.hosts`.";
+    ORIGIN = "origin_refused", FORBIDDEN, "Requests from other web sites are refused",
+        "Call the API from a program, or have the operator list the name under `api.hosts`.";
+    UNIX_ONLY = "unix_socket_only", FORBIDDEN, "This needs the host's Unix socket",
+        "Call it on the host itself through the agent's API socket.";
+    AMBIGUOUS = "name_ambiguous", CONFLICT, "The name exists in several accounts",
+        "Give ?account=ID, or the VM's id instead of its name.";
+    NO_QUORUM = "no_quorum", SERVICE_UNAVAILABLE, "Too few hosts can be reached to change anything",
+        "Running VMs run on. Start the missing hosts, then send the same bytes again.";
+    LEDGER_AWAY = "ledger_unavailable", SERVICE_UNAVAILABLE, "This host's ledger does not answer",
+        "Send the same bytes again in a moment, or to another host: nothing is done twice.";
+    PROCESSOR_AWAY = "processor_unavailable", SERVICE_UNAVAILABLE,
+        "This host's payload processor does not answer",
+        "Send the same bytes again in a moment, or to another host: nothing is done twice.";
+    RECOVERING = "recovering", SERVICE_UNAVAILABLE, "This host's ledger is catching up",
+        "Send the same bytes again in a moment, or to another host: nothing is done twice.";
+    OVERLOADED = "overloaded", SERVICE_UNAVAILABLE, "Too much is waiting already",
+        "Send the same bytes again in a moment, or to another host: nothing is done twice.";
+    STORE_FULL = "store_full", SERVICE_UNAVAILABLE, "This host's ledger has no room left",
+        "Tell the operator to make room; meanwhile use another host.";
+    SLOW = "too_slow", REQUEST_TIMEOUT, "The request took too long",
+        "Send the whole request at once; if it was, send it again in a moment.";
+    IMAGE = "image_refused", UNPROCESSABLE_ENTITY, "The image file was refused",
+        "Correct what the detail names, and import the file again.";
+    INTERNAL = "internal", INTERNAL_SERVER_ERROR, "A defect of the agent",
+        "Report it with the agent's log; the rest of the agent works on.";
+}
+
+impl ApiProblem {
+    fn own(own: &Own, detail: impl Into<String>) -> Self {
+        Self(Box::new(Problem {
+            type_uri: type_uri(own.code),
+            title: own.title.to_owned(),
+            status: own.status.as_u16(),
+            code: own.code.to_owned(),
+            detail: detail.into(),
+            advice: own.advice.to_owned(),
+            quorum: None,
+        }))
+    }
+
+    /// The request is not in form.
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::own(&MALFORMED, detail)
+    }
+
+    /// No such path or object.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::own(&ROUTE_UNKNOWN, detail)
+    }
+
+    /// The path does not take the method.
+    pub fn method(detail: impl Into<String>) -> Self {
+        Self::own(&METHOD, detail)
+    }
+
+    /// `Host` is none of ours.
+    pub fn host(detail: impl Into<String>) -> Self {
+        Self::own(&HOST, detail)
+    }
+
+    /// `Origin` is none of ours.
+    pub fn origin(detail: impl Into<String>) -> Self {
+        Self::own(&ORIGIN, detail)
+    }
+
+    /// Only over the Unix socket.
+    pub fn unix_only() -> Self {
+        Self::own(&UNIX_ONLY, "it works on files of this host")
+    }
+
+    /// An image file was refused.
+    pub fn image(detail: impl Into<String>) -> Self {
+        Self::own(&IMAGE, detail)
+    }
+
+    /// Took too long.
+    pub fn slow(detail: impl Into<String>) -> Self {
+        Self::own(&SLOW, detail)
+    }
+
+    /// Too many at once.
+    pub fn overloaded(detail: impl Into<String>) -> Self {
+        Self::own(&OVERLOADED, detail)
+    }
+
+    /// We are wrong.
+    pub fn internal(detail: impl Into<String>) -> Self {
+        Self::own(&INTERNAL, detail)
+    }
+
+    /// A name that exists in several accounts.
+    pub fn ambiguous(name: &str, accounts: &[AccountId]) -> Self {
+        let accounts: Vec<String> = accounts.iter().map(ToString::to_string).collect();
+        let detail = format!("{name} exists in the accounts {}", accounts.join(", "));
+        Self::own(&AMBIGUOUS, detail)
+    }
+
+    /// Over the size limit; `what` was to be read.
+    pub fn too_large(bytes_max: usize) -> Self {
+        let detail = format!("the body is larger than {bytes_max} bytes");
+        Refusal::new(RefusalCode::PayloadTooLarge, detail).into()
+    }
+
+    /// The HTTP status.
+    pub fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    /// A problem for a bare error status of the HTTP library.
+    pub fn of_status(status: StatusCode) -> Self {
+        let known = match status {
+            StatusCode::NOT_FOUND => Some(&ROUTE_UNKNOWN),
+            StatusCode::METHOD_NOT_ALLOWED => Some(&METHOD),
+            StatusCode::REQUEST_TIMEOUT => Some(&SLOW),
+            status if status.is_server_error() => Some(&INTERNAL),
+            _ => None,
+        };
+        let detail = status.canonical_reason().unwrap_or("refused");
+        let mut problem = Self::own(known.unwrap_or(&MALFORMED), detail);
+        problem.0.status = status.as_u16();
+        problem
+    }
+}
+
+fn type_uri(code: &str) -> String {
+    format!("https://dagger.example/problems/{code}")
+}
+
+/// The HTTP status of a refusal.
+fn refusal_status(code: RefusalCode) -> StatusCode {
+    match code {
+        RefusalCode::PayloadTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+        RefusalCode::SignatureInvalid
+        | RefusalCode::SignerUnsupported
+        | RefusalCode::AccountUnknown
+        | RefusalCode::NotAuthorized
+        | RefusalCode::HostPolicy => StatusCode::FORBIDDEN,
+        RefusalCode::NotFound => StatusCode::NOT_FOUND,
+        RefusalCode::Duplicate
+        | RefusalCode::NameTaken
+        | RefusalCode::Conflict
+        | RefusalCode::StateWrong
+        | RefusalCode::AlreadyExists => StatusCode::CONFLICT,
+        RefusalCode::TooMuchUnordered => StatusCode::TOO_MANY_REQUESTS,
+        RefusalCode::PayloadMalformed
+        | RefusalCode::KindUnknown
+        | RefusalCode::ClusterWrong
+        | RefusalCode::Expired
+        | RefusalCode::NotAfterTooFar
+        | RefusalCode::GrantExceeded
+        | RefusalCode::NoHostFits
+        | RefusalCode::ImageUnknown
+        | RefusalCode::LimitExceeded => StatusCode::UNPROCESSABLE_ENTITY,
+    }
+}
+
+impl From<Refusal> for ApiProblem {
+    fn from(refusal: Refusal) -> Self {
+        let code = refusal.code.as_str();
+        Self(Box::new(Problem {
+            type_uri: type_uri(code),
+            title: format!("Refused: {}", code.replace('_', " ")),
+            status: refusal_status(refusal.code).as_u16(),
+            code: code.to_owned(),
+            detail: refusal.detail,
+            advice: refusal.code.advice().to_owned(),
+            quorum: None,
+        }))
+    }
+}
+
+impl From<LedgerAway> for ApiProblem {
+    fn from(away: LedgerAway) -> Self {
+        Self::own(&LEDGER_AWAY, away.to_string())
+    }
+}
+
+/// Why changes are not possible, in one sentence.
+pub(super) fn unavailable_text(reason: &Unavailable) -> String {
+    match reason {
+        Unavailable::NoQuorum { have, need, missing } => {
+            let missing: Vec<&str> = missing.iter().map(Name::as_str).collect();
+            format!("no quorum: have {have}, need {need}, missing {}", missing.join(", "))
+        }
+        Unavailable::NoProcessor {} => "this host's payload processor is not there".to_owned(),
+        Unavailable::Recovering {} => {
+            "this host's ledger asks its peers about its own past, or catches up".to_owned()
+        }
+        Unavailable::Overloaded {} => "too many payloads wait to be ordered".to_owned(),
+        Unavailable::StoreFull {} => {
+            "the disk or the store of this host's ledger is full".to_owned()
+        }
+    }
+}
+
+impl From<Unavailable> for ApiProblem {
+    fn from(reason: Unavailable) -> Self {
+        let own = match &reason {
+            Unavailable::NoQuorum { .. } => &NO_QUORUM,
+            Unavailable::NoProcessor {} => &PROCESSOR_AWAY,
+            Unavailable::Recovering {} => &RECOVERING,
+            Unavailable::Overloaded {} => &OVERLOADED,
+            Unavailable::StoreFull {} => &STORE_FULL,
+        };
+        let mut problem = Self::own(own, unavailable_text(&reason));
+        if let Unavailable::NoQuorum { have, need, missing } = reason {
+            problem.0.quorum = Some(QuorumProblem { have, need, missing });
+        }
+        problem
+    }
+}
+
+impl From<axum::extract::rejection::PathRejection> for ApiProblem {
+    fn from(rejection: axum::extract::rejection::PathRejection) -> Self {
+        Self::malformed(rejection.body_text())
+    }
+}
+
+impl From<axum::extract::rejection::QueryRejection> for ApiProblem {
+    fn from(rejection: axum::extract::rejection::QueryRejection) -> Self {
+        Self::malformed(rejection.body_text())
+    }
+}
+
+/// The code of a problem response, for the metrics.
+#[derive(Debug, Clone)]
+pub struct ProblemCode(pub String);
+
+impl IntoResponse for ApiProblem {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let body = serde_json::to_vec(&self.0).expect("plain data always writes");
+        let mut response = (status, body).into_response();
+        let headers = response.headers_mut();
+        let media_type = HeaderValue::from_static(PROBLEM_MEDIA_TYPE);
+        headers.insert(header::CONTENT_TYPE, media_type);
+        if matches!(status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS) {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(RETRY_AFTER_SECONDS));
+        }
+        response.extensions_mut().insert(ProblemCode(self.0.code));
+        response
+    }
+}

@@ -1,0 +1,104 @@
+//! `/v1/vms`: virtual machines and their histories.
+
+use axum::Json;
+use axum::extract::State;
+use dagger_api::{HistoryView, Problem, VmView};
+use dagger_payload::id::AccountId;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::Api;
+use super::problem::ApiProblem;
+use super::request::{Path, Query};
+use crate::model::{NameProblem, VmQuery};
+
+/// Query of the VM routes.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AccountQuery {
+    /// Only VMs of this account.
+    #[param(value_type = Option<String>, pattern = "^[0-9a-f]{32}$")]
+    account: Option<AccountId>,
+}
+
+/// The VMs that exist (deleted ones have left the list, but not the history).
+#[utoipa::path(
+    get,
+    path = "/v1/vms",
+    tag = "objects",
+    params(AccountQuery),
+    responses((status = 200, body = Vec<VmView>))
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    Query(query): Query<AccountQuery>,
+) -> Json<Vec<VmView>> {
+    let views = api
+        .parts
+        .board
+        .read(|sights| api.parts.model.read(|model| model.vm_views(query.account, api.me, sights)));
+    Json(views)
+}
+
+fn problem(query: &VmQuery, problem: NameProblem) -> ApiProblem {
+    match problem {
+        NameProblem::Unknown => ApiProblem::not_found(format!("there is no VM {}", query.text)),
+        NameProblem::Ambiguous(accounts) => ApiProblem::ambiguous(&query.text, &accounts),
+    }
+}
+
+/// One VM, by id or name.
+#[utoipa::path(
+    get,
+    path = "/v1/vms/{vm}",
+    tag = "objects",
+    params(("vm" = String, Path, description = "Its id, or its name"), AccountQuery),
+    responses(
+        (status = 200, body = VmView),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`name_ambiguous`: give `account`")
+    )
+)]
+pub(super) async fn show(
+    State(api): State<Api>,
+    Path(vm): Path<String>,
+    Query(query): Query<AccountQuery>,
+) -> Result<Json<VmView>, ApiProblem> {
+    let query = VmQuery { text: vm, account: query.account };
+    let view = api.parts.board.read(|sights| {
+        api.parts.model.read(|model| {
+            let vm = model.find_vm(&query)?;
+            Ok(model.vm_view(vm, api.me, sights))
+        })
+    });
+    view.map(Json).map_err(|error| problem(&query, error))
+}
+
+/// What happened to a VM, from the signatures that caused it to the reports of the machine.
+#[utoipa::path(
+    get,
+    path = "/v1/vms/{vm}/history",
+    tag = "objects",
+    params(("vm" = String, Path, description = "Its id, or its name"), AccountQuery),
+    responses(
+        (status = 200, body = HistoryView),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`name_ambiguous`: give `account`")
+    )
+)]
+pub(super) async fn history(
+    State(api): State<Api>,
+    Path(vm): Path<String>,
+    Query(query): Query<AccountQuery>,
+) -> Result<Json<HistoryView>, ApiProblem> {
+    let query = VmQuery { text: vm, account: query.account };
+    let same = api.parts.model.progress().same;
+    let view = api.parts.model.read(|model| {
+        let vm = model.find_vm(&query)?;
+        Ok(model.history(vm, &same))
+    });
+    view.map(Json).map_err(|error| problem(&query, error))
+}

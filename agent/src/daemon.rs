@@ -1,0 +1,167 @@
+//! The agent as one piece: its parts, started together and stopped together.
+//!
+//! Owns their wiring and nothing else. Ends only when told to, or when a part is broken: never because ledger, processor
+//! or hypervisor are away. Called by `main`, and by tests.
+
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info};
+
+use crate::api::{self, ApiParts};
+use crate::configuration::Configuration;
+use crate::handover::{ORDERS_WAITING_MAX, REPORTS_WAITING_MAX, SightBoard};
+use crate::limits::STOP_WAIT_MAX;
+use crate::link::orders::OrderTeller;
+use crate::link::releases::Follower;
+use crate::link::requests::LedgerClient;
+use crate::link::seal;
+use crate::machines;
+use crate::metrics::Metrics;
+use crate::model::{Model, SharedModel};
+use crate::submit::Submitter;
+use crate::verify::mark::MarkFile;
+use crate::verify::reader::Reader;
+
+/// Sockets that already listen.
+pub struct Listeners {
+    /// The API's Unix socket.
+    pub api: UnixListener,
+    /// The API's TCP socket, if any.
+    pub api_tcp: Option<TcpListener>,
+}
+
+/// The agent cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Broken {
+    /// What this host keeps on disk is damaged or cannot be written.
+    #[error("the state directory cannot be used")]
+    State(#[source] std::io::Error),
+    /// The machines' half is broken.
+    #[error("the machines' half is broken")]
+    Machines(#[source] machines::Broken),
+    /// A part ended that never should: a defect.
+    #[error("a part of the agent ended unexpectedly: {0}")]
+    Part(String),
+}
+
+/// Runs the agent until `stop` is cancelled.
+///
+/// # Errors
+/// [`Broken`].
+pub async fn run(
+    configuration: Configuration,
+    listeners: Listeners,
+    stop: CancellationToken,
+) -> Result<(), Broken> {
+    let mut parts = start(configuration, listeners, &stop)?;
+    let ended = stop.run_until_cancelled(parts.join_next()).await.flatten();
+    let mut verdict = ended.map_or(Ok(()), |ended| judge_end(ended, &stop));
+    if verdict.is_err() {
+        stop.cancel();
+    }
+    let rest = async {
+        while let Some(ended) = parts.join_next().await {
+            let ended = judge_end(ended, &stop);
+            if verdict.is_ok() {
+                verdict = ended;
+            }
+        }
+    };
+    if tokio::time::timeout(STOP_WAIT_MAX, rest).await.is_err() {
+        error!("a part of the agent does not stop; leaving it behind");
+    }
+    verdict
+}
+
+type Ended = Result<(&'static str, Result<(), Broken>), tokio::task::JoinError>;
+
+fn judge_end(ended: Ended, stop: &CancellationToken) -> Result<(), Broken> {
+    match ended {
+        Ok((_, Err(broken))) => Err(broken),
+        Ok((_, Ok(()))) if stop.is_cancelled() => Ok(()),
+        Ok((part, Ok(()))) => Err(Broken::Part(part.to_owned())),
+        Err(panic) => Err(Broken::Part(panic.to_string())),
+    }
+}
+
+type Parts = JoinSet<(&'static str, Result<(), Broken>)>;
+
+fn start(
+    configuration: Configuration,
+    listeners: Listeners,
+    stop: &CancellationToken,
+) -> Result<Parts, Broken> {
+    let (cluster, genesis) = (configuration.cluster, Arc::new(configuration.genesis));
+    std::fs::create_dir_all(&configuration.state_directory).map_err(Broken::State)?;
+    let mark_file = MarkFile::new(&configuration.state_directory);
+    let mark = mark_file.read().map_err(Broken::State)?;
+    info!(host = %configuration.host.name, ?mark, "starting");
+
+    let mut reader = Reader::new(cluster, (*genesis).clone(), mark);
+    let model = SharedModel::new(Model::new(Arc::clone(&genesis)), reader.progress());
+    let (board, metrics) = (SightBoard::default(), Arc::new(Metrics::new()));
+    let (order_sender, orders) = mpsc::channel(ORDERS_WAITING_MAX);
+    let (report_sender, reports) = mpsc::channel(REPORTS_WAITING_MAX);
+    let (seal_sender, seal) = watch::channel(Err("not connected yet".to_owned()));
+    let (stream_sender, stream) = watch::channel(Err("not connected yet".to_owned()));
+    let (ledger, ledger_work) =
+        LedgerClient::new(configuration.ledger_socket.clone(), cluster, stop.clone());
+
+    let follower = Follower {
+        path: configuration.ledger_socket,
+        cluster,
+        genesis: Arc::clone(&genesis),
+        reader,
+        model: model.clone(),
+        seal: seal.clone(),
+        state: stream_sender,
+    };
+    let host = configuration.host.id();
+    let teller = OrderTeller::new(host, model.clone(), order_sender, mark_file, mark);
+    let submitter = Submitter {
+        cluster,
+        key: configuration.key,
+        ledger: ledger.clone(),
+        model: model.clone(),
+        metrics: Arc::clone(&metrics),
+    };
+    let api_parts = ApiParts {
+        cluster,
+        genesis,
+        host: configuration.host,
+        state_directory: configuration.state_directory,
+        ledger,
+        model,
+        board: board.clone(),
+        metrics,
+        seal,
+        stream,
+    };
+    let (configuration_api, machines) = (configuration.api, configuration.machines);
+
+    let mut parts = Parts::new();
+    let keep_seal = seal::keep(configuration.seal_socket, cluster, seal_sender, stop.clone());
+    parts.spawn(infallible("seal link", keep_seal));
+    parts.spawn(infallible("ledger link", ledger_work));
+    parts.spawn(infallible("release stream", follower.run(stop.clone())));
+    parts.spawn(infallible("reports", submitter.run(reports, stop.clone())));
+    let serve = api::serve(api_parts, configuration_api, listeners, stop.clone());
+    parts.spawn(infallible("api", serve));
+    let tell = teller.run(stop.clone());
+    parts.spawn(async move { ("orders", tell.await.map_err(Broken::State)) });
+    let work = machines::run(machines, orders, report_sender, board, stop.clone());
+    parts.spawn(async move { ("machines", work.await.map_err(Broken::Machines)) });
+    Ok(parts)
+}
+
+async fn infallible(
+    name: &'static str,
+    part: impl Future<Output = ()>,
+) -> (&'static str, Result<(), Broken>) {
+    part.await;
+    (name, Ok(()))
+}

@@ -1,0 +1,64 @@
+//! Maxima of the agent's ledger-facing half. Maxima that cross a package border stand in `dagger_payload::limits`.
+
+use std::time::Duration;
+
+/// Shortest pause before another daemon is tried again.
+pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
+/// Longest pause before another daemon is tried again.
+pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a ledger whose view is too old is listened to before it is asked again from the start of the conversation.
+pub const OLD_VIEW_WAIT_MAX: Duration = Duration::from_secs(5);
+/// Releases that may be under way to this agent.
+pub const RELEASE_WINDOW: u32 = 128;
+/// Headers of one piece of evidence that are looked at: two for each of the most members a cluster may have.
+pub const EVIDENCE_HEADERS_MAX: usize = 2 * dagger_payload::limits::MEMBERS_MAX;
+
+/// How long a report stays valid, in ledger milliseconds.
+pub const REPORT_VALID_MS: u64 = 60 * 60 * 1000;
+/// VMs whose reports may wait to be ordered at the same time.
+pub const REPORTS_UNORDERED_MAX: usize = 16 * 1024;
+/// Reports that are submitted at the same time.
+pub const REPORTS_SUBMITTED_TOGETHER_MAX: usize = 16;
+/// How long a received report may stay unordered before the same bytes are submitted once more.
+pub const REPORT_ORDER_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a report's reason; longer ones are cut.
+pub const REPORT_REASON_BYTES_MAX: usize = dagger_payload::limits::REASON_BYTES_MAX;
+
+/// Connections that each of the API's sockets serves at a time.
+pub const API_CONNECTIONS_MAX: usize = 512;
+/// Requests (other than event streams and long polls, which only wait) that are worked on at the same time.
+pub const API_REQUESTS_TOGETHER_MAX: usize = 128;
+/// How long a request's head may take to arrive.
+pub const API_HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a request's body may take to arrive.
+pub const API_BODY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Bytes of one request's head.
+pub const API_HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a body that is not a payload.
+pub const API_SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
+/// How long a request may be worked on, long polls and event streams aside.
+pub const API_WORK_WAIT_MAX: Duration = Duration::from_secs(35);
+/// How long importing an image file may take.
+pub const API_IMPORT_WAIT_MAX: Duration = Duration::from_secs(600);
+/// Image imports at the same time.
+pub const API_IMPORTS_TOGETHER_MAX: usize = 2;
+/// Longest long poll.
+pub const API_POLL_WAIT_MAX: Duration = Duration::from_secs(60);
+/// Long poll when the caller names no time.
+pub const API_POLL_WAIT_DEFAULT: Duration = Duration::from_secs(30);
+/// How often a long poll asks the ledger about a payload that is not judged yet.
+pub const API_POLL_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// How long answers that ask the ledger for its status wait for it.
+pub const API_STATUS_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Event streams at the same time.
+pub const EVENT_STREAMS_MAX: usize = 128;
+/// Events that wait for one reader of the event stream.
+pub const EVENT_STREAM_WAITING_MAX: usize = 64;
+/// How long a reader of the event stream may take for one event before the stream is cut.
+pub const EVENT_STREAM_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How often a quiet event stream carries a comment, so that both ends notice a dead connection.
+pub const EVENT_STREAM_COMMENT_EVERY: Duration = Duration::from_secs(15);
+/// `Retry-After` of an answer that says "not now", in seconds.
+pub const RETRY_AFTER_SECONDS: u64 = 2;
+/// How long open requests may take to end when the daemon stops.
+pub const STOP_WAIT_MAX: Duration = Duration::from_secs(3);

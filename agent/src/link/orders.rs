@@ -1,0 +1,216 @@
+//! Tells the machines' half what is attested, in order of commits, and nothing else.
+//!
+//! Owns the choice of what concerns this host, and the mark: it is durable before anything that follows from it is told.
+//! Called once by the daemon.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use dagger_payload::id::{CommitIndex, HostId, VmId};
+use dagger_payload::object::{Effect, Vm};
+use dagger_payload::release::CommitRelease;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::handover::{AttestedVm, Order};
+use crate::model::SharedModel;
+use crate::verify::mark::{Mark, MarkFile};
+use crate::verify::reader::{Progress, Trust};
+
+/// Releases that are looked at between two looks at the progress.
+const RELEASES_TOGETHER_MAX: usize = 256;
+/// How far the mark may lag behind commits that do not concern this host.
+const MARK_EVERY_MAX: Duration = Duration::from_secs(1);
+
+/// What of the history concerns one host.
+#[derive(Debug, Clone)]
+struct Selection {
+    host: HostId,
+    /// VMs that were placed here at some time.
+    placed_here: BTreeSet<VmId>,
+}
+
+impl Selection {
+    fn new(host: HostId) -> Self {
+        Self { host, placed_here: BTreeSet::new() }
+    }
+
+    /// What the machines' half must know of an attested release, in its order.
+    fn orders(&mut self, release: &CommitRelease) -> Vec<Order> {
+        let mut orders = Vec::new();
+        let effects = release.releases.iter().flat_map(|judged| &judged.effects);
+        for effect in effects.chain(&release.time_effects) {
+            match effect {
+                Effect::Vm(vm) if self.concerns(vm) => {
+                    orders.push(Order::Vm(Box::new(AttestedVm {
+                        vm: (**vm).clone(),
+                        commit: release.end.index,
+                    })));
+                }
+                Effect::Host(host) if host.id == self.host => {
+                    orders.push(Order::Host(host.clone()));
+                }
+                Effect::Image(image) => orders.push(Order::Image(image.clone())),
+                Effect::Vm(_) | Effect::Host(_) | Effect::Account(_) => {}
+            }
+        }
+        orders.push(Order::LedgerTime(release.ledger_time));
+        orders
+    }
+
+    fn concerns(&mut self, vm: &Vm) -> bool {
+        if vm.placement.host() == Some(self.host) {
+            self.placed_here.insert(vm.id);
+        }
+        self.placed_here.contains(&vm.id)
+    }
+}
+
+/// Tells orders from the model to `orders`.
+pub struct OrderTeller {
+    host: HostId,
+    selection: Selection,
+    model: SharedModel,
+    orders: mpsc::Sender<Order>,
+    mark_file: MarkFile,
+    mark: Option<Mark>,
+    written: Option<Instant>,
+    reading: u64,
+    told: CommitIndex,
+    state: Told,
+}
+
+/// What the machines' half was told last about the whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Told {
+    Nothing,
+    CaughtUp,
+    Hold(String),
+}
+
+/// The machines' half is gone: the daemon is stopping.
+struct NobodyListens;
+
+impl OrderTeller {
+    /// A teller for `host` that has told nothing; `mark` is what stands in `mark_file`.
+    pub fn new(
+        host: HostId,
+        model: SharedModel,
+        orders: mpsc::Sender<Order>,
+        mark_file: MarkFile,
+        mark: Option<Mark>,
+    ) -> Self {
+        Self {
+            host,
+            selection: Selection::new(host),
+            model,
+            orders,
+            mark_file,
+            mark,
+            written: None,
+            reading: 0,
+            told: CommitIndex(0),
+            state: Told::Nothing,
+        }
+    }
+
+    /// Tells until `stop`, or until nobody listens.
+    ///
+    /// # Errors
+    /// The mark cannot be written: acting without it could repeat what an older view asks for.
+    pub async fn run(mut self, stop: CancellationToken) -> std::io::Result<()> {
+        let done = stop.run_until_cancelled(self.tell_all()).await;
+        done.unwrap_or(Ok(()))
+    }
+
+    async fn tell_all(&mut self) -> std::io::Result<()> {
+        let mut news = self.model.subscribe();
+        loop {
+            let progress = news.borrow_and_update().clone();
+            if self.tell_progress(&progress).await?.is_err() || news.changed().await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn tell_progress(
+        &mut self,
+        progress: &Progress,
+    ) -> std::io::Result<Result<(), NobodyListens>> {
+        if progress.reading != self.reading {
+            self.reading = progress.reading;
+            self.told = CommitIndex(0);
+            self.selection = Selection::new(self.host);
+        }
+        match &progress.trust {
+            // What a quorum attested stays true while the ledger's history is read again, but more may follow from it
+            // only when all of it is known.
+            Trust::Reading(_) => Ok(Ok(())),
+            Trust::Hold(why) => {
+                let state = Told::Hold(why.clone());
+                if self.state == state {
+                    return Ok(Ok(()));
+                }
+                self.state = state;
+                Ok(self.tell(Order::Hold(why.clone())).await)
+            }
+            Trust::CaughtUp => self.tell_attested(progress).await,
+        }
+    }
+
+    async fn tell_attested(
+        &mut self,
+        progress: &Progress,
+    ) -> std::io::Result<Result<(), NobodyListens>> {
+        while self.told < progress.attested {
+            let releases =
+                self.model.read(|model| model.releases_after(self.told, RELEASES_TOGETHER_MAX));
+            let mut orders = Vec::new();
+            let before = self.told;
+            for release in releases.iter().take_while(|r| r.end.index <= progress.attested) {
+                orders.extend(self.selection.orders(release));
+                self.told = release.end.index;
+            }
+            if self.told == before {
+                // The model was just begun again; its new progress is on its way here.
+                return Ok(Ok(()));
+            }
+            self.keep_mark(progress, &orders).await?;
+            for order in orders {
+                if self.tell(order).await.is_err() {
+                    return Ok(Err(NobodyListens));
+                }
+            }
+        }
+        if self.state != Told::CaughtUp {
+            self.state = Told::CaughtUp;
+            return Ok(self.tell(Order::CaughtUp(progress.attested)).await);
+        }
+        Ok(Ok(()))
+    }
+
+    /// Writes the mark before something can follow from `orders`; when nothing can, only from time to time.
+    async fn keep_mark(&mut self, progress: &Progress, orders: &[Order]) -> std::io::Result<()> {
+        let Some(fresh) = progress.attested_mark else {
+            return Ok(());
+        };
+        if self.mark.is_some_and(|mark| mark.commit >= fresh.commit) {
+            return Ok(());
+        }
+        let acts = orders.iter().any(|order| !matches!(order, Order::LedgerTime(_)));
+        let recent = self.written.is_some_and(|at| at.elapsed() < MARK_EVERY_MAX);
+        if recent && !acts {
+            return Ok(());
+        }
+        let file = self.mark_file.clone();
+        let written = tokio::task::spawn_blocking(move || file.write(&fresh)).await;
+        written.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))?;
+        self.mark = Some(fresh);
+        self.written = Some(Instant::now());
+        Ok(())
+    }
+
+    async fn tell(&self, order: Order) -> Result<(), NobodyListens> {
+        self.orders.send(order).await.map_err(|_| NobodyListens)
+    }
+}

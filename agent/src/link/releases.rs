@@ -1,0 +1,179 @@
+//! Follows the release stream: item by item through [`crate::verify`], into the model, for ever.
+//!
+//! Owns the stream's connection. It stands only while the processor's seal key is known, and is renewed when that key
+//! changes. Called once by the daemon; the only writer of the model.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dagger_bus::ledger::{Consumed, Purpose, StreamItem};
+use dagger_bus::{BusError, Connection};
+use dagger_payload::genesis::Genesis;
+use dagger_payload::id::ClusterId;
+use dagger_payload::key::PublicKey;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::seal::SealState;
+use super::{Pauses, requests};
+use crate::limits::{OLD_VIEW_WAIT_MAX, RELEASE_WINDOW};
+use crate::model::{Model, SharedModel};
+use crate::verify::reader::{Distrust, Progress, Reader, Taken, Trust};
+
+/// How the stream is, for health: `Ok` while items are taken in, else why not.
+pub type StreamState = Result<(), String>;
+
+/// What following the ledger needs.
+pub struct Follower {
+    /// The ledger's socket.
+    pub path: PathBuf,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its founding document.
+    pub genesis: Arc<Genesis>,
+    /// The distrustful reader.
+    pub reader: Reader,
+    /// What is folded.
+    pub model: SharedModel,
+    /// The processor's key.
+    pub seal: watch::Receiver<SealState>,
+    /// How the stream is.
+    pub state: watch::Sender<StreamState>,
+}
+
+/// Why a stream was given up.
+#[derive(Debug, thiserror::Error)]
+enum StreamEnd {
+    #[error(transparent)]
+    Bus(#[from] BusError),
+    #[error(transparent)]
+    Distrust(#[from] Distrust),
+    #[error("the processor's seal key changed")]
+    SealChanged,
+    #[error("asking again for a view that is not too old")]
+    OldView,
+}
+
+impl Follower {
+    /// Follows until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        stop.run_until_cancelled(self.follow()).await;
+    }
+
+    async fn follow(&mut self) {
+        let mut pauses = Pauses::new();
+        loop {
+            let Ok(seal) = self.seal.wait_for(Result::is_ok).await.map(|key| key.clone()) else {
+                return;
+            };
+            let Ok(seal_key) = seal else { continue };
+            let end = match self.stream(&seal_key, &mut pauses).await {
+                Ok(never) => match never {},
+                Err(end) => end,
+            };
+            self.report(&end);
+            let _ = self.state.send_replace(Err(end.to_string()));
+            self.publish();
+            tokio::time::sleep(pauses.next()).await;
+        }
+    }
+
+    fn report(&mut self, end: &StreamEnd) {
+        match end {
+            StreamEnd::Distrust(Distrust::Chain(why)) => {
+                error!(%why, "ALARM: the ledger of this host shows a broken history; nothing will change");
+                let fresh = Model::new(Arc::clone(&self.genesis));
+                self.model.write(|model| *model = fresh);
+            }
+            StreamEnd::Distrust(why @ Distrust::Seal(_)) => {
+                warn!(%why, "a release is not taken in; asking the processor for its key again");
+            }
+            StreamEnd::Bus(why) => warn!(%why, "the release stream ended"),
+            StreamEnd::SealChanged | StreamEnd::OldView => {
+                info!(why = %end, "renewing the release stream")
+            }
+        }
+    }
+
+    async fn stream(
+        &mut self,
+        seal_key: &PublicKey,
+        pauses: &mut Pauses,
+    ) -> Result<std::convert::Infallible, StreamEnd> {
+        let purpose = Purpose::Releases { after: self.reader.cursor(), window: RELEASE_WINDOW };
+        let mut connection = requests::open(&self.path, self.cluster, purpose).await?;
+        info!(after = %self.reader.cursor(), "following the ledger's releases");
+        self.reader.connected();
+        let _ = self.state.send_replace(Ok(()));
+        self.publish();
+        let mut old_since: Option<tokio::time::Instant> = None;
+        loop {
+            let too_old = self.has_old_view();
+            let since = too_old.then(|| old_since.unwrap_or_else(tokio::time::Instant::now));
+            old_since = since;
+            let item = tokio::select! {
+                item = connection.receiver.receive::<StreamItem>() => item?,
+                // A change to the same key again cannot be told apart from none, and need not be.
+                _ = self.seal.wait_for(|now| now.as_ref() != Ok(seal_key)) => {
+                    return Err(StreamEnd::SealChanged);
+                }
+                () = sleep_until_old(since) => return Err(StreamEnd::OldView),
+            };
+            self.take(item, seal_key, &mut connection).await?;
+            pauses.reset();
+        }
+    }
+
+    async fn take(
+        &mut self,
+        item: StreamItem,
+        seal_key: &PublicKey,
+        connection: &mut Connection,
+    ) -> Result<(), StreamEnd> {
+        match self.reader.take(item, seal_key)? {
+            Taken::Release(release) => {
+                let commit = release.end.index;
+                self.model.write(|model| model.fold(release));
+                self.publish();
+                connection.sender.send(&Consumed { commit }).await?;
+            }
+            Taken::Noted => self.publish(),
+            Taken::Worthless(why) => {
+                warn!(%why, "the ledger sent evidence that proves nothing");
+            }
+        }
+        Ok(())
+    }
+
+    fn has_old_view(&mut self) -> bool {
+        matches!(self.reader.progress().trust, Trust::Hold(_))
+    }
+
+    fn publish(&mut self) {
+        let progress = self.reader.progress();
+        let before = self.model.progress();
+        tell_changes(&before, &progress);
+        self.model.publish(progress);
+    }
+}
+
+async fn sleep_until_old(since: Option<tokio::time::Instant>) {
+    match since {
+        Some(since) => tokio::time::sleep_until(since + OLD_VIEW_WAIT_MAX).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn tell_changes(before: &Progress, now: &Progress) {
+    if before.trust != now.trust {
+        match &now.trust {
+            Trust::Hold(why) => error!(%why, "ALARM: on hold; VMs run on, nothing changes"),
+            Trust::CaughtUp => info!(attested = %now.attested, "caught up with the ledger"),
+            Trust::Reading(what) => info!(%what, "reading the ledger's history"),
+        }
+    }
+    if before.contradicting != now.contradicting && !now.contradicting.is_empty() {
+        error!(members = ?now.contradicting, "ALARM: members attest another history");
+    }
+}

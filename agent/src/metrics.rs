@@ -1,0 +1,181 @@
+//! What Prometheus may scrape (OpenMetrics text).
+//!
+//! Owns names and labels. Counters are counted where things happen; gauges are read from model and sights at each
+//! scrape. Called by API and reports.
+
+use std::sync::atomic::AtomicI64;
+
+use dagger_payload::object::VmState;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::handover::SightBoard;
+use crate::model::SharedModel;
+use crate::verify::reader::Trust;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SubmissionLabels {
+    source: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CodeLabel {
+    code: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct StateLabel {
+    state: &'static str,
+}
+
+type Number = Gauge<i64, AtomicI64>;
+
+/// All metrics of the agent.
+pub struct Metrics {
+    registry: Registry,
+    submissions: Family<SubmissionLabels, Counter>,
+    problems: Family<CodeLabel, Counter>,
+    refused: Family<CodeLabel, Number>,
+    vms: Family<StateLabel, Number>,
+    judged: Number,
+    attested: Number,
+    ledger_time_ms: Number,
+    hypervisor_up: Number,
+    hold: Number,
+    contradicting: Number,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Metrics {
+    /// All at zero.
+    pub fn new() -> Self {
+        let mut metrics = Self {
+            registry: Registry::with_prefix("dagger_agent"),
+            submissions: Family::default(),
+            problems: Family::default(),
+            refused: Family::default(),
+            vms: Family::default(),
+            judged: Number::default(),
+            attested: Number::default(),
+            ledger_time_ms: Number::default(),
+            hypervisor_up: Number::default(),
+            hold: Number::default(),
+            contradicting: Number::default(),
+        };
+        metrics.register();
+        metrics
+    }
+
+    fn register(&mut self) {
+        let registry = &mut self.registry;
+        registry.register(
+            "submissions",
+            "Payloads given to the ledger, by source and outcome",
+            self.submissions.clone(),
+        );
+        registry.register(
+            "problems",
+            "Problems that the API answered, by code",
+            self.problems.clone(),
+        );
+        registry.register(
+            "payloads_refused",
+            "Ordered payloads that the judge refused, by code",
+            self.refused.clone(),
+        );
+        registry.register("vms", "VMs of the cluster, by state", self.vms.clone());
+        registry.register("commit_judged", "The last judged commit", self.judged.clone());
+        registry.register(
+            "commit_attested",
+            "The last judged commit that a quorum attests",
+            self.attested.clone(),
+        );
+        registry.register(
+            "ledger_time_ms",
+            "Ledger time of the last judged commit, in milliseconds since 1970",
+            self.ledger_time_ms.clone(),
+        );
+        registry.register(
+            "hypervisor_up",
+            "1 when the hypervisor answers",
+            self.hypervisor_up.clone(),
+        );
+        registry.register("hold", "1 when nothing may change on this host", self.hold.clone());
+        registry.register(
+            "members_contradicting",
+            "Members who attest another history",
+            self.contradicting.clone(),
+        );
+    }
+
+    /// A payload was given to the ledger.
+    pub fn count_submission(&self, source: &'static str, outcome: &'static str) {
+        let labels = SubmissionLabels { source, outcome };
+        self.submissions.get_or_create(&labels).inc();
+    }
+
+    /// The API answered a problem; `code` is one of a fixed set.
+    pub fn count_problem(&self, code: &str) {
+        let label = CodeLabel { code: code.to_owned() };
+        self.problems.get_or_create(&label).inc();
+    }
+
+    /// The metrics as text, with gauges as they are now.
+    pub fn scrape(&self, model: &SharedModel, board: &SightBoard) -> String {
+        let progress = model.progress();
+        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+        self.judged.set(number(progress.judged.0));
+        self.attested.set(number(progress.attested.0));
+        self.hold.set(i64::from(matches!(progress.trust, Trust::Hold(_))));
+        self.contradicting.set(number(progress.contradicting.len() as u64));
+        let up = board.read(|sights| matches!(sights.hypervisor, Some(Ok(_))));
+        self.hypervisor_up.set(i64::from(up));
+        model.read(|model| {
+            self.ledger_time_ms.set(number(model.ledger_time().0));
+            for state in ALL_STATES {
+                let count = model.vms().filter(|vm| vm.state() == state).count();
+                let label = StateLabel { state: state_name(state) };
+                self.vms.get_or_create(&label).set(number(count as u64));
+            }
+            for (code, count) in model.refused() {
+                let label = CodeLabel { code: (*code).to_owned() };
+                self.refused.get_or_create(&label).set(number(*count));
+            }
+        });
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry)
+            .expect("writing to memory cannot fail");
+        text
+    }
+}
+
+const ALL_STATES: [VmState; 7] = [
+    VmState::Pending,
+    VmState::Converging,
+    VmState::Running,
+    VmState::Stopped,
+    VmState::Degraded,
+    VmState::Deleting,
+    VmState::Deleted,
+];
+
+fn state_name(state: VmState) -> &'static str {
+    match state {
+        VmState::Pending => "pending",
+        VmState::Converging => "converging",
+        VmState::Running => "running",
+        VmState::Stopped => "stopped",
+        VmState::Degraded => "degraded",
+        VmState::Deleting => "deleting",
+        VmState::Deleted => "deleted",
+    }
+}

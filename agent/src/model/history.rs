@@ -1,0 +1,194 @@
+//! A VM's history in plain words, from the signature that caused a step to the machine.
+//!
+//! Owns the sentences. They are for people; whoever counts on something reads the fields beside them.
+
+use std::collections::BTreeMap;
+
+use dagger_api::{HistoryEntry, HistoryPayload, HistoryView};
+use dagger_payload::genesis::Genesis;
+use dagger_payload::id::{AccountId, AuthorIndex, CommitIndex, HostId};
+use dagger_payload::key::PublicKey;
+use dagger_payload::kind::{Body, ReportPhase};
+use dagger_payload::name::Name;
+use dagger_payload::object::{Placement, Vm};
+use dagger_payload::payload::Payload;
+use dagger_payload::refusal::Refusal;
+use dagger_payload::release::{CommitRelease, Release, Verdict};
+use dagger_payload::sshsig::{self, Namespace};
+
+use super::{Model, VmStep};
+
+/// Names of the members who attest `commit`, given the highest commit that each attests.
+pub fn attested_by(
+    genesis: &Genesis,
+    same: &BTreeMap<AuthorIndex, CommitIndex>,
+    commit: CommitIndex,
+) -> Vec<Name> {
+    same.iter()
+        .filter(|(_, highest)| **highest >= commit)
+        .filter_map(|(author, _)| genesis.host(*author))
+        .map(|host| host.name.clone())
+        .collect()
+}
+
+/// What an accepted payload did to a VM.
+pub(super) fn accepted(
+    model: &Model,
+    document: Option<&Payload>,
+    before: Option<&Vm>,
+    after: &Vm,
+) -> String {
+    let placed = placed(model, before, after);
+    let with_place = |what: String| match &placed {
+        Some(place) => format!("{what}; {place}"),
+        None => what,
+    };
+    let Some(document) = document else {
+        return with_place("changed".to_owned());
+    };
+    let who = with_key(model, &document.signer);
+    match &document.body {
+        Body::VmCreate(_) => match &placed {
+            Some(place) => format!("created by {who}, {place}"),
+            None => format!("created by {who}"),
+        },
+        Body::VmStart(_) => with_place(format!("start asked for by {who}")),
+        Body::VmStop(_) => with_place(format!("stop asked for by {who}")),
+        Body::VmDelete(_) => with_place(format!("delete asked for by {who}")),
+        Body::ReportVm(report) => with_place(reported(
+            &reporter(model, &document.signer),
+            report.phase,
+            report.reason.as_deref(),
+        )),
+        Body::HostJoin(host) => with_place(format!("host {} was declared anew", host.name)),
+        Body::AccountGrant(_) => with_place(format!("the account's grant by {who} changed")),
+        Body::ImageRegister(image) => with_place(format!("image {} was registered", image.name)),
+    }
+}
+
+/// A payload that named a VM and was refused.
+pub(super) fn refused(model: &Model, document: &Payload, refusal: &Refusal) -> String {
+    let who = with_key(model, &document.signer);
+    let kind = document.body.kind();
+    format!("{kind} by {who} was refused: {refusal}")
+}
+
+/// What the passing of ledger time did to a VM.
+pub(super) fn passing_of_time(model: &Model, before: Option<&Vm>, after: &Vm) -> String {
+    let late = before.and_then(|before| match &before.placement {
+        Placement::Offered { host, .. } => Some(host_name(model, host)),
+        Placement::Accepted { .. } | Placement::NoHost {} => None,
+    });
+    match (late, placed(model, before, after)) {
+        (Some(late), Some(place)) => format!("{late} did not accept in time; {place}"),
+        (Some(late), None) => format!("{late} did not accept in time"),
+        (None, Some(place)) => place,
+        (None, None) => "ledger time passed a deadline".to_owned(),
+    }
+}
+
+fn placed(model: &Model, before: Option<&Vm>, after: &Vm) -> Option<String> {
+    let old = before.map(|before| (before.placement.host(), before.generation));
+    match (&after.placement, old) {
+        (Placement::NoHost {}, Some((None, _))) => None,
+        (Placement::NoHost {}, _) => Some("no host is left to take it".to_owned()),
+        (Placement::Offered { host, .. } | Placement::Accepted { host, .. }, old) => {
+            let moved = old.is_none_or(|(old, _)| old != Some(*host));
+            moved.then(|| format!("placed on {}", host_name(model, host)))
+        }
+    }
+}
+
+fn reported(host: &str, phase: ReportPhase, reason: Option<&str>) -> String {
+    let what = match phase {
+        ReportPhase::Accepted => format!("{host} accepted"),
+        ReportPhase::Refused => format!("{host} refused"),
+        ReportPhase::Running => format!("{host} reports running"),
+        ReportPhase::Stopped => format!("{host} reports stopped"),
+        ReportPhase::Degraded => format!("{host} reports degraded"),
+        ReportPhase::Deleted => format!("{host} reports deleted"),
+    };
+    match reason {
+        Some(reason) => format!("{what}: {reason}"),
+        None => what,
+    }
+}
+
+fn host_name(model: &Model, host: &HostId) -> String {
+    match model.host_names.get(host) {
+        Some(name) => name.to_string(),
+        None => format!("host {host}"),
+    }
+}
+
+fn reporter(model: &Model, agent_key: &PublicKey) -> String {
+    let host = model.hosts.values().find(|host| host.agent_key == *agent_key);
+    host.map_or_else(|| "a host".to_owned(), |host| host.name.to_string())
+}
+
+fn with_key(model: &Model, key: &PublicKey) -> String {
+    format!("{} ({} key)", signer_name(model, key), key.fingerprint())
+}
+
+/// Who a key is: `operator NAME`, `host NAME` or `account ID`.
+fn signer_name(model: &Model, key: &PublicKey) -> String {
+    let operators = &model.genesis.operators;
+    if let Some(operator) = operators.iter().find(|operator| operator.key == *key) {
+        return format!("operator {}", operator.name);
+    }
+    match model.hosts.values().find(|host| host.agent_key == *key) {
+        Some(host) => format!("host {}", host.name),
+        None => format!("account {}", AccountId::of(key)),
+    }
+}
+
+impl Model {
+    /// Every step of a VM, oldest first; `same` says what the members attest.
+    pub fn history(&self, vm: &Vm, same: &BTreeMap<AuthorIndex, CommitIndex>) -> HistoryView {
+        let steps = self.steps.get(&vm.id).map_or(&[][..], Vec::as_slice);
+        HistoryView {
+            vm: vm.id,
+            name: vm.name.clone(),
+            entries: steps.iter().filter_map(|step| self.entry(step, same)).collect(),
+        }
+    }
+
+    fn entry(
+        &self,
+        step: &VmStep,
+        same: &BTreeMap<AuthorIndex, CommitIndex>,
+    ) -> Option<HistoryEntry> {
+        let commit: &CommitRelease = self.log.get(step.log)?;
+        let release = step.within.and_then(|within| commit.releases.get(within));
+        let refusal = release.and_then(|release| match &release.verdict {
+            Verdict::Accepted => None,
+            Verdict::Refused(refusal) => Some(refusal.clone()),
+        });
+        Some(HistoryEntry {
+            position: release.map(|release| release.position),
+            commit: commit.end.index,
+            ledger_time: commit.ledger_time,
+            payload: release.and_then(|release| self.history_payload(release)),
+            summary: step.summary.clone(),
+            generation: step.generation,
+            phase: step.phase,
+            refusal,
+            attested_by: attested_by(&self.genesis, same, commit.end.index),
+        })
+    }
+
+    fn history_payload(&self, release: &Release) -> Option<HistoryPayload> {
+        let payload = &release.ordered.payload;
+        let document = payload.read().ok()?;
+        let carrier = self.genesis.host(release.ordered.author)?;
+        Some(HistoryPayload {
+            digest: release.digest,
+            kind: document.body.kind().to_owned(),
+            signer: document.signer.to_openssh(),
+            signer_name: signer_name(self, &document.signer),
+            carried_by: carrier.name.clone(),
+            document: String::from_utf8(payload.bytes.to_vec()).ok()?,
+            signature: sshsig::to_armor(&document.signer, Namespace::Payload, &payload.signature),
+        })
+    }
+}

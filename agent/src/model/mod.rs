@@ -1,0 +1,191 @@
+//! The read model: everything that the API shows, folded from releases.
+//!
+//! Owns the newest version of every object, the history of every VM, and where each payload stands. Pure: it repeats no
+//! rule of the judge, and knows no clock or socket. [`SharedModel`] puts a lock and a signal around it. Written by
+//! [`crate::link::releases`], read by API, reports and orders. The whole history is held in memory in this version.
+
+mod fold;
+mod history;
+mod shared;
+mod views;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dagger_api::{Attested, PayloadState, PayloadView, StreamEvent};
+use dagger_payload::genesis::Genesis;
+use dagger_payload::id::{AccountId, CommitIndex, HostId, LedgerTime, PayloadDigest, VmId};
+use dagger_payload::name::{ImageName, Name};
+use dagger_payload::object::{Account, Effect, Host, Image, Vm};
+use dagger_payload::refusal::RefusalCode;
+use dagger_payload::release::{CommitRelease, Release, Verdict};
+
+pub use fold::VmStep;
+pub use history::attested_by;
+pub use shared::SharedModel;
+pub use views::{NameProblem, VmQuery};
+
+/// Where a judged payload stands in the log.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Which release of the log.
+    log: usize,
+    /// Which payload of it.
+    within: usize,
+    /// The VM that it made or named.
+    vm: Option<VmId>,
+}
+
+/// What the releases so far have made.
+#[derive(Debug, Clone)]
+pub struct Model {
+    genesis: Arc<Genesis>,
+    host_names: BTreeMap<HostId, Name>,
+    log: Vec<Arc<CommitRelease>>,
+    hosts: BTreeMap<HostId, Host>,
+    accounts: BTreeMap<AccountId, Account>,
+    images: BTreeMap<ImageName, Image>,
+    vms: BTreeMap<VmId, Vm>,
+    steps: BTreeMap<VmId, Vec<VmStep>>,
+    payloads: BTreeMap<PayloadDigest, Place>,
+    refused: BTreeMap<&'static str, u64>,
+}
+
+impl Model {
+    /// Nothing but what the genesis says.
+    pub fn new(genesis: Arc<Genesis>) -> Self {
+        let host_names = genesis.hosts.iter().map(|host| (host.id(), host.name.clone()));
+        Self {
+            host_names: host_names.collect(),
+            genesis,
+            log: Vec::new(),
+            hosts: BTreeMap::new(),
+            accounts: BTreeMap::new(),
+            images: BTreeMap::new(),
+            vms: BTreeMap::new(),
+            steps: BTreeMap::new(),
+            payloads: BTreeMap::new(),
+            refused: BTreeMap::new(),
+        }
+    }
+
+    /// The last folded commit.
+    pub fn judged(&self) -> CommitIndex {
+        self.log.last().map_or(CommitIndex(0), |release| release.end.index)
+    }
+
+    /// Ledger time of the last folded commit.
+    pub fn ledger_time(&self) -> LedgerTime {
+        self.log.last().map_or(LedgerTime(0), |release| release.ledger_time)
+    }
+
+    /// At most `count_max` releases of the commits after `after`, oldest first.
+    pub fn releases_after(&self, after: CommitIndex, count_max: usize) -> Vec<Arc<CommitRelease>> {
+        let start = self.log.partition_point(|release| release.end.index <= after);
+        self.log[start..].iter().take(count_max).cloned().collect()
+    }
+
+    /// A VM's newest version.
+    pub fn vm(&self, id: &VmId) -> Option<&Vm> {
+        self.vms.get(id)
+    }
+
+    /// All VMs' newest versions.
+    pub fn vms(&self) -> impl Iterator<Item = &Vm> {
+        self.vms.values()
+    }
+
+    /// A host as its operator declared it.
+    pub fn host(&self, id: &HostId) -> Option<&Host> {
+        self.hosts.get(id)
+    }
+
+    /// What a host is called.
+    pub fn host_name(&self, id: &HostId) -> Option<&Name> {
+        self.host_names.get(id)
+    }
+
+    /// All registered images.
+    pub fn images(&self) -> impl Iterator<Item = &Image> {
+        self.images.values()
+    }
+
+    /// Refused payloads by code.
+    pub fn refused(&self) -> &BTreeMap<&'static str, u64> {
+        &self.refused
+    }
+
+    /// The judged payload `digest`, with the commit that ordered it.
+    pub fn payload(&self, digest: &PayloadDigest) -> Option<(&CommitRelease, &Release)> {
+        let place = self.payloads.get(digest)?;
+        let release = self.log.get(place.log)?;
+        Some((release, release.releases.get(place.within)?))
+    }
+
+    /// What the event stream tells of one commit, when everything up to `attested` is attested.
+    pub fn stream_events(&self, commit: &CommitRelease, attested: CommitIndex) -> Vec<StreamEvent> {
+        let mut events = Vec::new();
+        let index = commit.end.index;
+        for release in &commit.releases {
+            // What its signer did not sign is noise under nobody's name.
+            let noise = matches!(&release.verdict, Verdict::Refused(refusal)
+                if refusal.code == RefusalCode::SignatureInvalid);
+            if !noise {
+                let document = release.ordered.payload.read().ok();
+                let vm = document.and_then(|payload| fold::vm_named_by(&payload.body, release));
+                let payload = payload_view(commit, release, vm, attested);
+                events.push(StreamEvent::Payload { commit: index, payload });
+            }
+            events.extend(release.effects.iter().map(|effect| effect_event(index, effect)));
+        }
+        events.extend(commit.time_effects.iter().map(|effect| effect_event(index, effect)));
+        events
+    }
+
+    /// Where the judged payload `digest` stands, when everything up to `attested` is attested.
+    pub fn payload_view(
+        &self,
+        digest: &PayloadDigest,
+        attested: CommitIndex,
+    ) -> Option<PayloadView> {
+        let place = self.payloads.get(digest)?;
+        let (commit, release) = self.payload(digest)?;
+        Some(payload_view(commit, release, place.vm, attested))
+    }
+}
+
+fn effect_event(commit: CommitIndex, effect: &Effect) -> StreamEvent {
+    let (kind, id) = match effect {
+        Effect::Vm(vm) => {
+            return StreamEvent::Vm { commit, state: vm.state(), vm: vm.clone() };
+        }
+        Effect::Host(host) => ("host", host.id.to_string()),
+        Effect::Account(account) => ("account", account.id.to_string()),
+        Effect::Image(image) => ("image", image.name.to_string()),
+    };
+    StreamEvent::Object { commit, kind: kind.to_owned(), id }
+}
+
+/// What the API shows of one judged payload.
+pub fn payload_view(
+    commit: &CommitRelease,
+    release: &Release,
+    vm: Option<VmId>,
+    attested: CommitIndex,
+) -> PayloadView {
+    let (state, refusal) = match &release.verdict {
+        Verdict::Accepted => (PayloadState::Accepted, None),
+        Verdict::Refused(refusal) => (PayloadState::Refused, Some(refusal.clone())),
+    };
+    PayloadView {
+        digest: release.digest,
+        state,
+        position: Some(release.position),
+        attested: if commit.end.index <= attested { Attested::Yes } else { Attested::No },
+        refusal,
+        vm,
+    }
+}

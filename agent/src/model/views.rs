@@ -1,0 +1,154 @@
+//! The model as the API shows it, together with what this host itself sees.
+//!
+//! Owns look-up by name and sums. Never decides. Called by the API.
+
+use dagger_api::{AccountSummary, AccountView, HostLink, HostView, Sight, VmView};
+use dagger_payload::id::{AccountId, HostId, VmId};
+use dagger_payload::kind::Capacity;
+use dagger_payload::name::Name;
+use dagger_payload::object::{Account, Placement, Vm, VmState};
+
+use super::Model;
+use crate::handover::{SightContents, VmSight};
+
+/// Which VM is meant: an id, or a name that may exist in several accounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmQuery {
+    /// 32 hex digits or a name.
+    pub text: String,
+    /// Only VMs of this account.
+    pub account: Option<AccountId>,
+}
+
+/// A VM's name does not lead to one VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NameProblem {
+    /// To none.
+    Unknown,
+    /// To one in each of these accounts.
+    Ambiguous(Vec<AccountId>),
+}
+
+impl Model {
+    /// The VM that is meant. Among those of one name and account the one that still exists comes first, then the one
+    /// that was created last.
+    ///
+    /// # Errors
+    /// [`NameProblem`].
+    pub fn find_vm(&self, query: &VmQuery) -> Result<&Vm, NameProblem> {
+        let of_account = |vm: &&Vm| query.account.is_none_or(|account| vm.account == account);
+        if let Ok(id) = query.text.parse::<VmId>()
+            && let Some(vm) = self.vms.get(&id).filter(of_account)
+        {
+            return Ok(vm);
+        }
+        let mut named: Vec<&Vm> = self
+            .vms
+            .values()
+            .filter(|vm| vm.name.as_str() == query.text)
+            .filter(of_account)
+            .collect();
+        if named.iter().any(|vm| vm.state() != VmState::Deleted) {
+            named.retain(|vm| vm.state() != VmState::Deleted);
+        }
+        let mut accounts: Vec<AccountId> = named.iter().map(|vm| vm.account).collect();
+        accounts.sort_unstable();
+        accounts.dedup();
+        match accounts.len() {
+            0 => Err(NameProblem::Unknown),
+            1 => {
+                let newest = named.into_iter().max_by_key(|vm| vm.created.position);
+                newest.ok_or(NameProblem::Unknown)
+            }
+            _ => Err(NameProblem::Ambiguous(accounts)),
+        }
+    }
+
+    /// What the API shows of a VM on the host `me`.
+    pub fn vm_view(&self, vm: &Vm, me: HostId, sights: &SightContents) -> VmView {
+        let here = vm.placement.host() == Some(me);
+        let own = here.then(|| sights.vms.get(&vm.id)).flatten();
+        let sight = match (here, own) {
+            (false, _) => Sight::Elsewhere,
+            (true, Some(own)) => own.sight,
+            (true, None) => Sight::Unknown,
+        };
+        let host = vm.placement.host();
+        let image = self.images.values().find(|image| image.digest == vm.image.digest);
+        VmView {
+            state: vm.state(),
+            reason: reason(vm, own, here.then_some(sights)),
+            host_name: host.and_then(|host| self.host_names.get(&host)).cloned(),
+            image_name: image.map(|image| image.name.clone()),
+            sight,
+            applied_generation: own.and_then(|own| own.applied_generation),
+            vm: vm.clone(),
+        }
+    }
+
+    /// The VMs that still exist, all or those of one account.
+    pub fn vm_views(
+        &self,
+        account: Option<AccountId>,
+        me: HostId,
+        sights: &SightContents,
+    ) -> Vec<VmView> {
+        self.existing_vms()
+            .filter(|vm| account.is_none_or(|account| vm.account == account))
+            .map(|vm| self.vm_view(vm, me, sights))
+            .collect()
+    }
+
+    fn existing_vms(&self) -> impl Iterator<Item = &Vm> {
+        self.vms.values().filter(|vm| vm.state() != VmState::Deleted)
+    }
+
+    /// The members, with what their VMs take; `link` says how the ledger sees each.
+    pub fn host_views(&self, link: impl Fn(&HostId) -> HostLink) -> Vec<HostView> {
+        let view = |name: &Name, operator: &Name, id: HostId| {
+            let (used, vms) = sum(self.existing_vms().filter(|vm| vm.placement.host() == Some(id)));
+            HostView {
+                id,
+                name: name.clone(),
+                operator: operator.clone(),
+                host: self.hosts.get(&id).cloned(),
+                used,
+                vms,
+                link: link(&id),
+            }
+        };
+        let members = self.genesis.hosts.iter();
+        members.map(|host| view(&host.name, &host.operator, host.id())).collect()
+    }
+
+    /// An account, with what its VMs take.
+    pub fn account_view(&self, id: &AccountId) -> Option<AccountView> {
+        let account: &Account = self.accounts.get(id)?;
+        let (used, vms) = sum(self.existing_vms().filter(|vm| vm.account == *id));
+        Some(AccountView { account: account.clone(), used, vms })
+    }
+
+    /// All accounts.
+    pub fn account_summaries(&self) -> Vec<AccountSummary> {
+        let summary = |account: &Account| AccountSummary {
+            id: account.id,
+            fingerprint: account.key.fingerprint(),
+            vms: sum(self.existing_vms().filter(|vm| vm.account == account.id)).1,
+        };
+        self.accounts.values().map(summary).collect()
+    }
+}
+
+fn sum<'v>(vms: impl Iterator<Item = &'v Vm>) -> (Capacity, u32) {
+    vms.fold((Capacity::default(), 0), |(used, count), vm| (used.plus(&vm.size), count + 1))
+}
+
+fn reason(vm: &Vm, own: Option<&VmSight>, here: Option<&SightContents>) -> Option<String> {
+    let held = here.and_then(|sights| sights.hold.clone());
+    let seen = own.and_then(|own| own.reason.clone());
+    let reported = vm.reported.as_ref().filter(|report| report.generation == vm.generation);
+    let reported = reported.and_then(|report| report.reason.clone());
+    let no_host = (vm.placement == Placement::NoHost {} && vm.state() == VmState::Degraded)
+        .then(|| "no host: each that fits refused or did not accept in time".to_owned());
+    held.map(|why| format!("on hold: {why}")).or(seen).or(reported).or(no_host)
+}

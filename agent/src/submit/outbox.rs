@@ -1,0 +1,210 @@
+//! Which report is to be submitted when.
+//!
+//! Owns one report per VM: a later one about the same VM takes the place of an earlier one. Pure but for signing: time is
+//! an argument. Called by [`super::Submitter`].
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use dagger_payload::id::{ClusterId, LedgerTime, PayloadDigest, VmId};
+use dagger_payload::key::SecretKey;
+use dagger_payload::kind::{Body, ReportVm};
+use dagger_payload::payload::{Payload, SignedPayload};
+use dagger_payload::refusal::RefusalCode;
+use dagger_payload::release::Verdict;
+use tracing::{info, warn};
+
+use crate::limits::{
+    REPORT_ORDER_WAIT_MAX, REPORT_REASON_BYTES_MAX, REPORT_VALID_MS, REPORTS_UNORDERED_MAX,
+    RETRY_WAIT_MAX, RETRY_WAIT_MIN,
+};
+
+/// What the ledger said to a submission.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SubmitOutcome {
+    /// Durable there; wait until it is ordered.
+    Received,
+    /// Not now, or no answer: try again.
+    Unavailable,
+    /// Refused.
+    Refused(RefusalCode),
+}
+
+#[derive(Debug)]
+struct Waiting {
+    report: ReportVm,
+    payload: SignedPayload,
+    digest: PayloadDigest,
+    not_after: LedgerTime,
+    pause: Duration,
+    next: Next,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    SubmitAt(Instant),
+    Answer,
+}
+
+/// Reports that are not ordered yet.
+pub struct Outbox<'k> {
+    cluster: ClusterId,
+    key: &'k SecretKey,
+    waiting: BTreeMap<VmId, Waiting>,
+}
+
+impl<'k> Outbox<'k> {
+    /// An empty outbox that signs with `key`.
+    pub fn new(cluster: ClusterId, key: &'k SecretKey) -> Self {
+        Self { cluster, key, waiting: BTreeMap::new() }
+    }
+
+    /// Takes in a report, in place of an earlier one about the same VM.
+    pub fn put(&mut self, mut report: ReportVm, now: Instant, time: LedgerTime) {
+        if let Some(reason) = &mut report.reason {
+            cut(reason, REPORT_REASON_BYTES_MAX);
+        }
+        let vm = report.vm;
+        let same = self.waiting.get(&vm).is_some_and(|waiting| waiting.report == report);
+        if same {
+            return;
+        }
+        if self.waiting.len() == REPORTS_UNORDERED_MAX && !self.waiting.contains_key(&vm) {
+            // The machines' half repeats what it finds unreported.
+            warn!(%vm, "too many reports wait to be ordered; this one is dropped");
+            return;
+        }
+        let waiting = self.sign(report, now, time);
+        self.waiting.insert(vm, waiting);
+    }
+
+    fn sign(&self, report: ReportVm, now: Instant, time: LedgerTime) -> Waiting {
+        let not_after = time.plus_ms(REPORT_VALID_MS);
+        let document = Payload {
+            cluster: self.cluster,
+            signer: self.key.public_key(),
+            not_after,
+            body: Body::ReportVm(report.clone()),
+        };
+        let payload = SignedPayload::sign(self.key, &document);
+        Waiting {
+            report,
+            digest: payload.digest(),
+            payload,
+            not_after,
+            pause: RETRY_WAIT_MIN,
+            next: Next::SubmitAt(now),
+        }
+    }
+
+    /// At most `count_max` payloads that are to be submitted now. Each is then waited for with [`Outbox::note`].
+    pub fn due(&mut self, now: Instant, time: LedgerTime, count_max: usize) -> Vec<SignedPayload> {
+        let is_due = |waiting: &Waiting| matches!(waiting.next, Next::SubmitAt(at) if at <= now);
+        let due = self.waiting.iter().filter(|(_, waiting)| is_due(waiting));
+        let due: Vec<VmId> = due.map(|(vm, _)| *vm).take(count_max).collect();
+        let mut payloads = Vec::with_capacity(due.len());
+        for vm in due {
+            let Some(mut waiting) = self.waiting.remove(&vm) else {
+                continue;
+            };
+            if waiting.not_after < time {
+                waiting = self.sign(waiting.report, now, time);
+            }
+            waiting.next = Next::Answer;
+            payloads.push(waiting.payload.clone());
+            self.waiting.insert(vm, waiting);
+        }
+        payloads
+    }
+
+    /// When something becomes due.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let times = self.waiting.values().filter_map(|waiting| match waiting.next {
+            Next::SubmitAt(at) => Some(at),
+            Next::Answer => None,
+        });
+        times.min()
+    }
+
+    /// The ledger's answer to the submission of `digest`.
+    pub fn note(
+        &mut self,
+        digest: &PayloadDigest,
+        outcome: SubmitOutcome,
+        now: Instant,
+        time: LedgerTime,
+    ) {
+        let found = self.waiting.iter_mut().find(|(_, waiting)| waiting.digest == *digest);
+        let Some((vm, waiting)) = found else {
+            return;
+        };
+        let vm = *vm;
+        match outcome {
+            SubmitOutcome::Received => {
+                waiting.pause = RETRY_WAIT_MIN;
+                waiting.next = Next::SubmitAt(now + REPORT_ORDER_WAIT_MAX);
+            }
+            SubmitOutcome::Unavailable => {
+                waiting.next = Next::SubmitAt(now + waiting.pause);
+                waiting.pause = (waiting.pause * 2).min(RETRY_WAIT_MAX);
+            }
+            // Ledger time ran away from it (the host slept, or its clock is behind): the same report, signed anew.
+            SubmitOutcome::Refused(RefusalCode::Expired | RefusalCode::NotAfterTooFar) => {
+                let (report, pause) = (waiting.report.clone(), waiting.pause);
+                let mut fresh = self.sign(report, now + pause, time);
+                fresh.pause = (pause * 2).min(RETRY_WAIT_MAX);
+                self.waiting.insert(vm, fresh);
+            }
+            SubmitOutcome::Refused(RefusalCode::TooMuchUnordered) => {
+                waiting.next = Next::SubmitAt(now + RETRY_WAIT_MAX);
+            }
+            SubmitOutcome::Refused(_) => {
+                self.waiting.remove(&vm);
+            }
+        }
+    }
+
+    /// Drops what is ordered; `verdict_on` shows the verdict on a payload once there is one. What was ordered too late to
+    /// count is signed anew.
+    pub fn settle(
+        &mut self,
+        verdict_on: impl Fn(&PayloadDigest) -> Option<Verdict>,
+        now: Instant,
+        time: LedgerTime,
+    ) {
+        let mut late = Vec::new();
+        self.waiting.retain(|vm, waiting| match verdict_on(&waiting.digest) {
+            None => true,
+            Some(Verdict::Accepted) => {
+                info!(%vm, phase = ?waiting.report.phase, "a report is ordered");
+                false
+            }
+            Some(Verdict::Refused(refusal)) => {
+                warn!(%vm, phase = ?waiting.report.phase, %refusal, "a report was ordered and refused");
+                if refusal.code == RefusalCode::Expired {
+                    late.push(waiting.report.clone());
+                }
+                false
+            }
+        });
+        late.into_iter().for_each(|report| self.put(report, now, time));
+    }
+
+    /// How many reports wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+}
+
+/// Cuts `text` to at most `bytes_max` bytes, between two characters.
+fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        let end = (0..=bytes_max).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+    }
+}
