@@ -178,7 +178,9 @@ impl World {
         state.judging = true;
         let life = state.incarnation;
         let again = self.judged_before[host] >= next;
-        let work_us = if again { REJUDGE_US } else { self.random.within(self.settings.judge_us) };
+        let record = &state.disk.durable.commits[&next];
+        let empty = record.first_position > record.last_position;
+        let work_us = if again || empty { REJUDGE_US } else { self.random.within(self.settings.judge_us) };
         let begin = self.hosts[host].judge_slow_until.max(now);
         let judged = Happening::Host(host, HostHappening::Judged(life));
         self.schedule.at(begin.plus_us(work_us), judged);

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dagger_ledger_core::Core;
 use dagger_ledger_core::interface::{CoreConfiguration, Input, Output, WriteNumber};
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event};
@@ -32,7 +33,7 @@ pub(super) const RECONNECT_US: (u64, u64) = (20_000, 600_000);
 pub(super) const LINK_TIMEOUT_US: (u64, u64) = (200_000, 4_000_000);
 /// Slowest write of a slow disk, and longest stand-still of a slow judge, in microseconds.
 pub(super) const SLOW_WRITE_US: (u64, u64) = (50_000, 400_000);
-/// Time to judge a commit again after a restart, in microseconds.
+/// Time to judge an empty commit, or one again after a restart, in microseconds.
 pub(super) const REJUDGE_US: u64 = 20;
 
 /// What may happen.
@@ -374,7 +375,13 @@ impl World {
         };
         let now = self.now();
         self.log.note(now, host, kind_of(message), u64::from(author.0));
+        self.explain_status(host);
         self.feed(host, input)
+    }
+
+    fn explain_status(&self, host: usize) {
+        let status = || format!("  {:?}", self.hosts[host].core.as_ref().map(Core::status));
+        self.log.explain(self.now(), host, status);
     }
 
     /// Reads and verifies an event's bytes, once for all hosts that share them.
@@ -504,7 +511,8 @@ impl World {
             other => other.to_bytes().len(),
         };
         let length = u64::try_from(bytes).expect("a length fits into 64 bits");
-        self.log.note(self.now(), host, "sends", length);
+        let now = self.now();
+        self.log.note(now, host, "sends", length);
         self.observe(host, &Observed::Sends { kind, bytes })?;
         let PeerMessage::Event { bytes } = message.as_ref() else {
             return Ok(());
@@ -519,6 +527,7 @@ impl World {
             );
         };
         self.log.digest(&event.digest.0);
+        self.log.explain(now, host, || describe(&event));
         let observed =
             Observed::EventLeaves { event: &event, disk: &self.hosts[host].disk.durable };
         self.promises.observe(author, &observed)
@@ -535,6 +544,20 @@ impl World {
         let happening = HostHappening::Arrives(from, connection, message);
         self.schedule.at(at, Happening::Host(to, happening));
     }
+}
+
+fn describe(event: &Event) -> String {
+    let header = &event.header;
+    let parents = header.parents.iter();
+    let parents: Vec<_> = parents.map(|p| format!("{}@{}", p.author, p.round)).collect();
+    format!(
+        "  event {}@{} payloads {} attests {} parents {}",
+        header.author,
+        header.round,
+        header.payload_count,
+        header.attestation.newest.index,
+        parents.join(" ")
+    )
 }
 
 /// The name of a message's kind.
