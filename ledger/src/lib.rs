@@ -12,7 +12,12 @@
 //! Called by `main` and by tests.
 #![forbid(unsafe_code)]
 
+pub mod configuration;
+pub mod daemon;
+pub mod delivery;
+pub mod driver;
 pub mod exit;
 pub mod limits;
 pub mod link;
+pub mod sockets;
 pub mod store;

@@ -69,3 +69,17 @@ pub const PROCESSOR_WAIT_MAX: Duration = Duration::from_secs(2);
 pub const STORED_FRAMES_MAX: usize = 16;
 /// Frames that are written to a link before it is flushed.
 pub const SEND_FRAMES_PER_FLUSH: usize = 64;
+/// Newest commits that are kept in memory for the judge.
+pub const COMMITS_IN_MEMORY: usize = 1024;
+/// Bytes of payloads in them.
+pub const COMMITS_IN_MEMORY_BYTES: usize = 32 * 1024 * 1024;
+/// Answers from the store to one peer's requests for single events that may be under way.
+pub const SMALL_TRANSFERS_PER_PEER_MAX: usize = 4;
+/// Events that are read from the store in one go; each has up to a mebibyte.
+pub const STORE_PAGE_EVENTS: usize = 32;
+/// Judged commits without content after which the mark of what is stored moves on.
+pub const UNMARKED_COMMITS_MAX: u64 = 16;
+/// Releases that are read from the store in one go for one stream.
+pub const STORE_PAGE_RELEASES: usize = 32;
+/// How long each part of an orderly stop may take.
+pub const STOP_WAIT_MAX: Duration = Duration::from_secs(2);

@@ -21,11 +21,10 @@ use dagger_payload::release::{OrderedCommit, SealedRelease};
 use minicbor::{Decode, Encode};
 
 use super::{Change, Direction, Store, StoreError, Table};
-use crate::limits::STORE_PAGE_RECORDS;
+use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RECORDS};
 
 const CHECKSUM_BYTES: usize = 8;
 const INSTANCE_KEY: &[u8] = b"instance";
-const FOUNDING_KEY: &[u8] = b"founding";
 const OWN_LAST_KEY: &[u8] = b"own_last";
 const RELEASED_KEY: &[u8] = b"released";
 
@@ -237,12 +236,7 @@ pub fn instance_change(instance: &Instance) -> Change {
     put_encoded(Table::Meta, INSTANCE_KEY.to_vec(), instance)
 }
 
-/// Keeps the commit end before the first commit.
-pub fn founding_change(founding: &CommitEnd) -> Change {
-    put_encoded(Table::Meta, FOUNDING_KEY.to_vec(), founding)
-}
-
-/// Keeps a judged commit end that differs from the one before.
+/// Keeps a judged commit end that differs from the one before; the first is that of the founding state, at commit 0.
 pub fn judged_change(end: &CommitEnd) -> Change {
     put_encoded(Table::Judged, index_key(end.index), end)
 }
@@ -300,7 +294,7 @@ impl Records {
     /// # Errors
     /// [`StoreError`].
     pub fn founding(&self) -> Result<Option<CommitEnd>, StoreError> {
-        self.get(Table::Meta, FOUNDING_KEY)
+        self.get(Table::Judged, &index_key(CommitIndex(0)))
     }
 
     /// This host's newest event.
@@ -343,7 +337,7 @@ impl Records {
         from: EventKey,
     ) -> Result<(Vec<Arc<Event>>, Option<EventKey>), StoreError> {
         let start = from.to_bytes();
-        let count = STORE_PAGE_RECORDS + 1;
+        let count = STORE_PAGE_EVENTS + 1;
         let mut page = self.store.page(Table::Events, &start, Direction::Forward, count)?;
         let more = page.len() == count;
         let last = if more { page.pop() } else { None };
@@ -404,9 +398,19 @@ impl Records {
     /// # Errors
     /// [`StoreError`].
     pub fn judged(&self, index: CommitIndex) -> Result<Option<CommitEnd>, StoreError> {
-        let page = self.store.page(Table::Judged, &index_key(index), Direction::Backward, 1)?.pop();
-        let end = page.map(|(key, value)| open_encoded::<CommitEnd>(Table::Judged, &key, value));
-        Ok(end.transpose()?.map(|end| CommitEnd { index, ..end }))
+        let end = self.last_judged_until(index)?;
+        Ok(end.map(|end| CommitEnd { index, ..end }))
+    }
+
+    /// The newest judged commit end up to `index` that changed anything.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn last_judged_until(&self, index: CommitIndex) -> Result<Option<CommitEnd>, StoreError> {
+        let page = self.store.page(Table::Judged, &index_key(index), Direction::Backward, 1)?;
+        let mut page = page.into_iter();
+        let end = page.next().map(|(key, value)| open_encoded(Table::Judged, &key, value));
+        end.transpose()
     }
 
     /// The newest judged commit end that changed anything.

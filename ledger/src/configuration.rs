@@ -1,0 +1,225 @@
+//! The ledger's configuration file, and what it names: genesis and key.
+//!
+//! Owns the file's shape, the resolution of its paths and the checks that need no running daemon. Called by `main` and by
+//! tests.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dagger_payload::genesis::{Genesis, GenesisError};
+use dagger_payload::id::{AuthorIndex, ClusterId};
+use dagger_payload::key::{KeyError, SecretKey};
+use dagger_payload::name::Name;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+/// Text before the name of a systemd credential, in place of a path.
+const CREDENTIAL: &str = "credential:";
+
+/// `ledger.toml`. Relative paths count from the file's own directory.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Configuration {
+    /// The genesis document.
+    pub genesis: PathBuf,
+    /// Its signatures.
+    pub genesis_signatures: PathBuf,
+    /// What is logged: a filter of tracing, such as `info`.
+    #[serde(default = "default_log")]
+    pub log: String,
+    /// The ledger key: an OpenSSH private key file, or `credential:NAME` for `$CREDENTIALS_DIRECTORY/NAME`.
+    pub key: String,
+    /// Where the store lives.
+    pub state_directory: PathBuf,
+    /// The witness file; outside the state directory, so that both are not lost or restored together.
+    pub witness: PathBuf,
+    /// Where to listen for peers when no socket named `peers` was handed over; else the genesis' own address.
+    pub listen: Option<SocketAddr>,
+    /// Size of the store's sparse map, in GiB: the most that it can ever hold.
+    #[serde(default = "default_map_gib")]
+    pub map_gib: usize,
+    /// Other addresses of peers than the genesis names, by host name.
+    #[serde(default)]
+    pub peers: BTreeMap<Name, SocketAddr>,
+    /// Local sockets.
+    pub sockets: Sockets,
+}
+
+/// Paths of the local sockets.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sockets {
+    /// Where to listen for the agent when no socket named `agent` was handed over.
+    pub agent: Option<PathBuf>,
+    /// Where the processor listens.
+    pub processor: PathBuf,
+}
+
+fn default_log() -> String {
+    "info".to_owned()
+}
+
+fn default_map_gib() -> usize {
+    1024
+}
+
+/// Why the daemon cannot start; each says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigurationError {
+    /// A file cannot be read.
+    #[error("cannot read {path}")]
+    Unreadable {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// Not the shape of the configuration.
+    #[error("the configuration {path} is refused")]
+    Malformed {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: Box<toml::de::Error>,
+    },
+    /// The genesis is refused.
+    #[error(transparent)]
+    Genesis(#[from] GenesisError),
+    /// The key file is refused.
+    #[error("the key {path} is refused")]
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        cause: KeyError,
+    },
+    /// Others than the owner may read the key.
+    #[error("the key {0} can be read by others than its owner; run `chmod 600 {0}`")]
+    KeyExposed(PathBuf),
+    /// A credential is asked for, but systemd gave none.
+    #[error("`{0}` is set, but $CREDENTIALS_DIRECTORY is not: use LoadCredential= or a path")]
+    NoCredentials(String),
+    /// The key is no member's.
+    #[error("no host of the genesis has the ledger key {0}; is it another host's key?")]
+    NotMember(String),
+    /// A peer is named that the genesis does not know.
+    #[error("[peers] names {0}, which is no host of the genesis")]
+    UnknownPeer(Name),
+    /// The witness lies inside the state directory.
+    #[error("the witness {0} lies inside the state directory; put it elsewhere")]
+    WitnessInside(PathBuf),
+    /// A number is out of range.
+    #[error("map_gib must be 1 to 16384")]
+    MapSize,
+}
+
+/// Everything that is checked before the daemon starts.
+pub struct Prepared {
+    /// As read.
+    pub configuration: Configuration,
+    /// The cluster's founders.
+    pub genesis: Arc<Genesis>,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This member.
+    pub me: AuthorIndex,
+    /// The ledger key.
+    pub key: Arc<SecretKey>,
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
+    std::fs::read(path)
+        .map_err(|cause| ConfigurationError::Unreadable { path: path.to_owned(), cause })
+}
+
+impl Configuration {
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// [`ConfigurationError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigurationError> {
+        let text = String::from_utf8_lossy(&read(path)?).into_owned();
+        let mut configuration: Self = toml::from_str(&text).map_err(|cause| {
+            ConfigurationError::Malformed { path: path.to_owned(), cause: Box::new(cause) }
+        })?;
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let sockets = &mut configuration.sockets;
+        let paths = [
+            &mut configuration.genesis,
+            &mut configuration.genesis_signatures,
+            &mut configuration.state_directory,
+            &mut configuration.witness,
+            &mut sockets.processor,
+        ];
+        for path in paths.into_iter().chain(&mut sockets.agent) {
+            *path = directory.join(&*path);
+        }
+        if !configuration.key.starts_with(CREDENTIAL) {
+            configuration.key = directory.join(&configuration.key).display().to_string();
+        }
+        Ok(configuration)
+    }
+
+    /// Reads and checks everything that the configuration names.
+    ///
+    /// # Errors
+    /// [`ConfigurationError`].
+    pub fn prepare(self) -> Result<Prepared, ConfigurationError> {
+        let bytes = read(&self.genesis)?;
+        let signatures = read(&self.genesis_signatures)?;
+        let signatures = String::from_utf8_lossy(&signatures);
+        let (genesis, cluster) = Genesis::read_signed(&bytes, &signatures)?;
+        let key = self.read_key()?;
+        let public = key.public_key();
+        let me = genesis
+            .author_of(&public)
+            .ok_or_else(|| ConfigurationError::NotMember(public.fingerprint()))?;
+        let known = |name: &Name| genesis.hosts.iter().any(|host| host.name == *name);
+        if let Some(stranger) = self.peers.keys().find(|name| !known(name)) {
+            return Err(ConfigurationError::UnknownPeer(stranger.clone()));
+        }
+        if self.witness.starts_with(&self.state_directory) {
+            return Err(ConfigurationError::WitnessInside(self.witness));
+        }
+        if !(1..=16_384).contains(&self.map_gib) {
+            return Err(ConfigurationError::MapSize);
+        }
+        Ok(Prepared {
+            configuration: self,
+            genesis: Arc::new(genesis),
+            cluster,
+            me,
+            key: Arc::new(key),
+        })
+    }
+
+    fn read_key(&self) -> Result<SecretKey, ConfigurationError> {
+        let path = match self.key.strip_prefix(CREDENTIAL) {
+            Some(name) => {
+                let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
+                    .ok_or_else(|| ConfigurationError::NoCredentials(self.key.clone()))?;
+                Path::new(&directory).join(name)
+            }
+            None => {
+                let path = PathBuf::from(&self.key);
+                let metadata = std::fs::metadata(&path).map_err(|cause| {
+                    ConfigurationError::Unreadable { path: path.clone(), cause }
+                })?;
+                if metadata.permissions().mode() & 0o077 != 0 {
+                    return Err(ConfigurationError::KeyExposed(path));
+                }
+                path
+            }
+        };
+        let bytes = Zeroizing::new(read(&path)?);
+        let refused = |cause| ConfigurationError::Key { path: path.clone(), cause };
+        let text = std::str::from_utf8(&bytes).map_err(|_| refused(KeyError::NotPrivateKey))?;
+        SecretKey::from_openssh(text).map_err(refused)
+    }
+}

@@ -1,0 +1,400 @@
+//! The running ledger: all parts, started in order and stopped in order.
+//!
+//! Owns the wiring and the lives of threads and tasks. Nothing is signed before store, witness and the founding state
+//! are known; while the processor was never seen, only the agent is served. Called by `main` and by tests.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dagger_ledger_core::{CoreConfiguration, CoreStatus, Input};
+use dagger_payload::event::CommitEnd;
+use dagger_payload::id::Epoch;
+use dagger_payload::payload::SignedPayload;
+use tokio::net::TcpListener;
+use tokio::runtime::{Handle, Runtime};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::configuration::Prepared;
+use crate::delivery::admission::{self, Questions};
+use crate::delivery::evidence::Evidence;
+use crate::delivery::submissions::Submissions;
+use crate::delivery::{Delivery, agent, judging};
+use crate::driver::Sources;
+use crate::driver::commits::Commits;
+use crate::driver::start::{self, Parts};
+use crate::exit::{self, Exit, Stop, StopHandle, StopReceiver, in_words};
+use crate::limits::{CORE_INPUTS_MAX, STOP_WAIT_MAX};
+use crate::link::inspect::KnownEvents;
+use crate::link::{LinkConfiguration, Links, Member};
+use crate::sockets::Handed;
+use crate::store::lmdb::LmdbStore;
+use crate::store::records::{self, Instance, InstanceId, Records};
+use crate::store::witness::{Testimony, Witness};
+use crate::store::writer::{self, WriterHandle};
+use crate::store::{Store, StoreError};
+
+/// The only epoch of a cluster whose members never change.
+const FIRST_EPOCH: Epoch = Epoch(0);
+
+/// Why a start failed.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store is damaged or failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The store was made for something else.
+    #[error(
+        "the state directory belongs to another cluster or host; set another `state_directory`, or \
+         correct genesis and key"
+    )]
+    ForeignStore,
+    /// A file, socket or thread.
+    #[error("cannot {doing}")]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// Why not.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+impl StartError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Store(StoreError::OpenAlready(_) | StoreError::Full(_))
+            | Self::ForeignStore
+            | Self::Io { .. } => Exit::Configuration,
+            Self::Store(StoreError::Damaged { .. } | StoreError::Failed { .. }) => Exit::Broken,
+        }
+    }
+}
+
+fn doing(doing: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
+    move |cause| StartError::Io { doing, cause }
+}
+
+/// Store, witness and writer.
+struct Memory {
+    records: Records,
+    instance: InstanceId,
+    testimony: Option<Testimony>,
+    writer: WriterHandle,
+    writer_thread: JoinHandle<()>,
+}
+
+fn open_memory(prepared: &Prepared, stop: &StopHandle) -> Result<Memory, StartError> {
+    let configuration = &prepared.configuration;
+    let directory = configuration.state_directory.join("store");
+    let store: Arc<dyn Store> = Arc::new(LmdbStore::open(&directory, configuration.map_gib << 30)?);
+    let records = Records::new(store.clone());
+    let instance = match records.instance()? {
+        Some(known) if (known.cluster, known.author) == (prepared.cluster, prepared.me) => known.id,
+        Some(_) => return Err(StartError::ForeignStore),
+        None => {
+            let mut random = [0; 16];
+            getrandom::fill(&mut random)
+                .map_err(|error| doing("draw random bytes")(std::io::Error::other(error)))?;
+            let id = InstanceId(random.into());
+            let (cluster, author) = (prepared.cluster, prepared.me);
+            let instance = Instance { id, cluster, author };
+            store.commit(&[records::instance_change(&instance)])?;
+            id
+        }
+    };
+    let (witness, testimony) =
+        Witness::open(&configuration.witness).map_err(doing("open the witness file"))?;
+    let (writer, writer_thread) =
+        writer::start(store, witness, instance, stop.clone()).map_err(doing("start the writer"))?;
+    Ok(Memory { records, instance, testimony, writer, writer_thread })
+}
+
+/// A started daemon.
+pub struct Daemon {
+    stopping: CancellationToken,
+    links: watch::Receiver<Option<Links>>,
+    stop: StopHandle,
+    reasons: StopReceiver,
+    writer_thread: JoinHandle<()>,
+    core_thread: mpsc::Receiver<JoinHandle<()>>,
+}
+
+/// What the core's start needs besides the founding state.
+struct Later {
+    prepared: Arc<Prepared>,
+    delivery: Arc<Delivery>,
+    memory: (InstanceId, Option<Testimony>),
+    peers: TcpListener,
+    local: mpsc::Receiver<Input>,
+    status: watch::Sender<Option<CoreStatus>>,
+    links: watch::Sender<Option<Links>>,
+    stopping: CancellationToken,
+}
+
+impl Daemon {
+    /// Starts everything, on the current runtime.
+    ///
+    /// # Errors
+    /// [`StartError`].
+    pub async fn start(prepared: Prepared, mut handed: Handed) -> Result<Self, StartError> {
+        let (stop, reasons) = exit::channel();
+        let prepared = Arc::new(prepared);
+        let memory = open_memory(&prepared, &stop)?;
+        let configuration = &prepared.configuration;
+        let own_address = prepared.genesis.host(prepared.me).expect("found by its key").address;
+        let address = configuration.listen.unwrap_or(own_address);
+        let peers = handed.peers(address).await.map_err(doing("listen for peers"))?;
+        let agent_socket = handed
+            .agent(configuration.sockets.agent.as_deref())
+            .map_err(doing("listen for the agent"))?;
+
+        let (core, local) = mpsc::channel(CORE_INPUTS_MAX);
+        let (status, status_seen) = watch::channel(None);
+        let (links, links_seen) = watch::channel(None);
+        let (admissions, questions) = admission::door();
+        let records = memory.records.clone();
+        let committee = prepared.genesis.committee();
+        let delivery = Arc::new(Delivery {
+            cluster: prepared.cluster,
+            genesis: prepared.genesis.clone(),
+            me: prepared.me,
+            commits: Arc::new(Commits::new(records.clone())?),
+            evidence: Arc::new(Evidence::new(records.clone(), committee)?),
+            records,
+            writer: memory.writer,
+            submissions: Submissions::default(),
+            admissions,
+            core,
+            status: status_seen,
+            links: links_seen.clone(),
+            released: watch::Sender::new(None),
+            stop: stop.clone(),
+        });
+        let stopping = CancellationToken::new();
+        let later = Later {
+            prepared: prepared.clone(),
+            delivery: delivery.clone(),
+            memory: (memory.instance, memory.testimony),
+            peers,
+            local,
+            status,
+            links,
+            stopping: stopping.clone(),
+        };
+        tokio::spawn(agent::serve(delivery.clone(), agent_socket));
+        let core_thread = spawn_rest(&prepared, &delivery, questions, later)?;
+        Ok(Self {
+            stopping,
+            links: links_seen,
+            stop,
+            reasons,
+            writer_thread: memory.writer_thread,
+            core_thread,
+        })
+    }
+
+    /// Asks for the end.
+    pub fn stop_handle(&self) -> StopHandle {
+        self.stop.clone()
+    }
+
+    /// Waits until something asks for the end; then ends signing, links and writes, in this order.
+    pub async fn run(mut self) -> (Stop, JoinHandle<()>) {
+        let reason = self.reasons.wait().await;
+        self.stopping.cancel();
+        if let Some(links) = &*self.links.borrow() {
+            links.stop();
+        }
+        if let Ok(thread) = self.core_thread.try_recv() {
+            let joining = tokio::task::spawn_blocking(move || thread.join());
+            // A core that does not end in time is ended with the process; nothing unwritten was sent.
+            let _ = tokio::time::timeout(STOP_WAIT_MAX, joining).await;
+        }
+        (reason, self.writer_thread)
+    }
+}
+
+/// Starts what speaks with the processor, and the core as soon as the founding state is known.
+fn spawn_rest(
+    prepared: &Prepared,
+    delivery: &Arc<Delivery>,
+    questions: Questions,
+    later: Later,
+) -> Result<mpsc::Receiver<JoinHandle<()>>, StartError> {
+    let socket = prepared.configuration.sockets.processor.clone();
+    let (founding, mut founding_seen) = watch::channel(delivery.records.founding()?);
+    tokio::spawn(judging::run(delivery.clone(), socket.clone(), founding));
+    tokio::spawn(admission::run(delivery.clone(), socket, questions));
+    let (started, core_thread) = mpsc::channel(1);
+    let stop = delivery.stop.clone();
+    tokio::spawn(async move {
+        let Ok(founding) = founding_seen.wait_for(Option::is_some).await.map(|known| *known) else {
+            return;
+        };
+        let Some(founding) = founding else {
+            return;
+        };
+        let starting = Handle::current();
+        let result =
+            tokio::task::spawn_blocking(move || start_core(later, founding, starting)).await;
+        match result.expect("the core's start does not panic") {
+            // The one receiver waits for this one thread.
+            Ok(thread) => drop(started.try_send(thread)),
+            Err(error @ StartError::Store(_)) => stop.stop(Stop::Broken(Box::new(error))),
+            Err(error) => stop.stop(Stop::Internal(Box::new(error))),
+        }
+    });
+    Ok(core_thread)
+}
+
+fn start_core(
+    later: Later,
+    founding: CommitEnd,
+    runtime: Handle,
+) -> Result<JoinHandle<()>, StartError> {
+    let Later {
+        prepared,
+        delivery,
+        memory: (instance, testimony),
+        peers,
+        local,
+        status,
+        links,
+        stopping,
+    } = later;
+    let genesis = &prepared.genesis;
+    let configuration = CoreConfiguration {
+        cluster: prepared.cluster,
+        epoch: FIRST_EPOCH,
+        committee: genesis.committee(),
+        me: prepared.me,
+        collection_depth_rounds: genesis.collection_depth_rounds,
+        founding,
+    };
+    let records = delivery.records.clone();
+    let state = start::restored_state(&records, &configuration, instance, testimony)?;
+    tracing::info!(
+        host = %genesis.hosts[usize::from(prepared.me.0)].name,
+        commits = state.commits.last().map_or(0, |commit| commit.index.0),
+        memory = ?state.memory,
+        "the store is read"
+    );
+    delivery.submissions.restore(&unordered(&delivery, &state)?);
+    let members = genesis.hosts.iter().map(|host| Member {
+        name: host.name.clone(),
+        key: host.ledger_key.clone(),
+        address: prepared.configuration.peers.get(&host.name).copied().unwrap_or(host.address),
+    });
+    let link_configuration = LinkConfiguration {
+        cluster: prepared.cluster,
+        epoch: FIRST_EPOCH,
+        me: prepared.me,
+        members: members.collect(),
+    };
+    let known = Arc::new(KnownEvents::default());
+    let (events, link_events) = mpsc::channel(CORE_INPUTS_MAX);
+    let inside = runtime.enter();
+    let key = prepared.key.clone();
+    let started = Links::start(link_configuration, &key, known.clone(), peers, events);
+    drop(inside);
+    links.send_replace(Some(started.clone()));
+    let sources =
+        Sources { links: link_events, local, durable: delivery.writer.durable(), stopping };
+    let parts = Parts {
+        configuration,
+        state,
+        key,
+        records,
+        writer: delivery.writer.clone(),
+        links: started,
+        known,
+        commits: delivery.commits.clone(),
+        evidence: delivery.evidence.clone(),
+        status,
+        stop: delivery.stop.clone(),
+    };
+    start::start(parts, sources, runtime).map_err(doing("start the core"))
+}
+
+/// Payloads of this host that the store knows and that no judged commit holds: those of the pool and of own events.
+fn unordered(
+    delivery: &Delivery,
+    state: &dagger_ledger_core::RestoredState,
+) -> Result<Vec<SignedPayload>, StoreError> {
+    let own = state.events.iter().filter(|event| event.header.author == delivery.me);
+    let packed = own.flat_map(|event| &event.payloads);
+    let mut unordered = Vec::new();
+    for payload in state.pool.iter().chain(packed) {
+        if delivery.records.ordered(&payload.digest())?.is_none() {
+            unordered.push(payload.clone());
+        }
+    }
+    Ok(unordered)
+}
+
+async fn wait_for_signals(stop: StopHandle) -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    stop.stop(Stop::Asked);
+    Ok(())
+}
+
+async fn watch_dog(interval: Duration) {
+    loop {
+        tokio::time::sleep(interval / 2).await;
+        notify(sd_notify::NotifyState::Watchdog);
+    }
+}
+
+fn notify(state: sd_notify::NotifyState<'_>) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot tell systemd");
+    }
+}
+
+/// Runs the daemon on `runtime` until it is stopped, and says with which code to exit.
+pub fn run(runtime: Runtime, prepared: Prepared) -> Exit {
+    let ended = runtime.block_on(async {
+        let daemon = Daemon::start(prepared, Handed::from_environment()).await?;
+        let stop = daemon.stop_handle();
+        tokio::spawn(async move {
+            if let Err(error) = wait_for_signals(stop.clone()).await {
+                stop.stop(Stop::Internal(Box::new(error)));
+            }
+        });
+        if let Some(interval) = sd_notify::watchdog_enabled() {
+            tokio::spawn(watch_dog(interval));
+        }
+        notify(sd_notify::NotifyState::Ready);
+        let ended = daemon.run().await;
+        notify(sd_notify::NotifyState::Stopping);
+        Ok::<_, StartError>(ended)
+    });
+    // Tasks hold the writer's handles: without them it ends after its last write.
+    runtime.shutdown_timeout(STOP_WAIT_MAX);
+    match ended {
+        Ok((reason, writer_thread)) => {
+            let exit = reason.exit();
+            match &reason {
+                Stop::Asked => tracing::info!("stopped as asked"),
+                Stop::Broken(error) | Stop::Internal(error) => {
+                    tracing::error!("stopped: {}", in_words(error.as_ref()));
+                }
+            }
+            if writer_thread.is_finished() && writer_thread.join().is_err() {
+                return Exit::Internal;
+            }
+            exit
+        }
+        Err(error) => {
+            tracing::error!("cannot start: {}", in_words(&error));
+            error.exit()
+        }
+    }
+}

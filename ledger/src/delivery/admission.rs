@@ -1,0 +1,136 @@
+//! The processor's door: may this payload be packed?
+//!
+//! Owns the connection for admissions, kept up with back-off, and matches answers to questions by their ids. Never decides and
+//! never repeats a question: who asked is told that the processor is gone. Called by requests.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dagger_bus::judging::{Admission, AdmissionOutcome, Admit, Purpose};
+use dagger_bus::limits::ANSWER_WAIT_MAX;
+use dagger_bus::{BusError, Connection};
+use dagger_payload::id::LedgerTime;
+use dagger_payload::payload::SignedPayload;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use super::Delivery;
+use super::judging::{Patience, open};
+use crate::exit::in_words;
+use crate::limits::ADMISSIONS_MAX;
+
+struct Question {
+    payload: SignedPayload,
+    now: LedgerTime,
+    answer: oneshot::Sender<AdmissionOutcome>,
+}
+
+/// The way to the door.
+pub struct Admissions {
+    questions: mpsc::Sender<Question>,
+    connected: Arc<AtomicBool>,
+}
+
+/// What [`run`] works on.
+pub struct Questions {
+    questions: mpsc::Receiver<Question>,
+    connected: Arc<AtomicBool>,
+}
+
+/// Why there is no answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// Too many questions wait.
+    TooMany,
+    /// The processor is not there, or went away.
+    NoProcessor,
+}
+
+/// A door and what serves it.
+pub fn door() -> (Admissions, Questions) {
+    let (sender, questions) = mpsc::channel(ADMISSIONS_MAX);
+    let connected = Arc::new(AtomicBool::new(false));
+    let admissions = Admissions { questions: sender, connected: connected.clone() };
+    (admissions, Questions { questions, connected })
+}
+
+impl Admissions {
+    /// Whether the processor can be asked now.
+    pub fn is_connected(&self) -> bool {
+        self.connected.load(Ordering::Relaxed)
+    }
+
+    /// Asks. `now` is the later of ledger time and the host's clock.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn ask(
+        &self,
+        payload: SignedPayload,
+        now: LedgerTime,
+    ) -> Result<AdmissionOutcome, NoAnswer> {
+        if !self.is_connected() {
+            return Err(NoAnswer::NoProcessor);
+        }
+        let (answer, answered) = oneshot::channel();
+        let question = Question { payload, now, answer };
+        self.questions.try_send(question).map_err(|_| NoAnswer::TooMany)?;
+        match timeout(ANSWER_WAIT_MAX, answered).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_)) | Err(_) => Err(NoAnswer::NoProcessor),
+        }
+    }
+}
+
+/// Keeps the door open until the daemon stops.
+pub async fn run(delivery: Arc<Delivery>, socket: PathBuf, mut questions: Questions) {
+    let mut patience = Patience::default();
+    loop {
+        match open(&delivery, &socket, Purpose::Admissions).await {
+            Ok((connection, _)) => {
+                patience = Patience::default();
+                questions.connected.store(true, Ordering::Relaxed);
+                let ended = serve(connection, &mut questions.questions).await;
+                questions.connected.store(false, Ordering::Relaxed);
+                // Who asked meanwhile hears that nobody answers.
+                while questions.questions.try_recv().is_ok() {}
+                match ended {
+                    Ok(()) => return,
+                    Err(error) => {
+                        patience.wait("the processor's door closed", in_words(&error)).await
+                    }
+                }
+            }
+            Err(error) => patience.wait("no processor to ask", in_words(&error)).await,
+        }
+    }
+}
+
+async fn serve(
+    connection: Connection,
+    questions: &mut mpsc::Receiver<Question>,
+) -> Result<(), BusError> {
+    let Connection { mut sender, mut receiver } = connection;
+    let mut asked: HashMap<u64, oneshot::Sender<AdmissionOutcome>> = HashMap::new();
+    let mut next_id = 0;
+    loop {
+        tokio::select! {
+            question = questions.recv(), if asked.len() < ADMISSIONS_MAX => {
+                let Some(Question { payload, now, answer }) = question else {
+                    return Ok(());
+                };
+                next_id += 1;
+                asked.insert(next_id, answer);
+                sender.send(&Admit { id: next_id, payload, now }).await?;
+            }
+            admission = receiver.receive() => {
+                let Admission { id, outcome } = admission?;
+                let answer = asked.remove(&id).ok_or(BusError::Malformed)?;
+                // Who no longer waits needs no answer.
+                let _ = answer.send(outcome);
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! The socket that the agent connects to.
+//!
+//! Owns accepting, the first message, and the bounds on connections and requests under way. Requests are answered in any
+//! order; release streams run in `stream`. Called by the daemon.
+
+use std::sync::Arc;
+
+use dagger_bus::ledger::{Open, Opened, Purpose, Request, Response};
+use dagger_bus::limits::{CONNECTIONS_MAX, OPEN_WAIT_MAX, REQUESTS_UNDER_WAY_MAX};
+use dagger_bus::{BusError, Connection};
+use dagger_payload::id::HostId;
+use tokio::net::UnixListener;
+use tokio::sync::{Semaphore, mpsc};
+use tokio::time::{sleep, timeout};
+
+use super::{Delivery, requests, stream};
+use crate::limits::PROCESSOR_WAIT_MIN;
+
+/// Serves agents until the daemon stops.
+pub async fn serve(delivery: Arc<Delivery>, listener: UnixListener) {
+    let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = connections.clone().acquire_owned().await else {
+            return;
+        };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let delivery = delivery.clone();
+                tokio::spawn(async move {
+                    let ended = converse(&delivery, Connection::new(stream)).await;
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a conversation with the agent ended");
+                    }
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept the agent's connection");
+                sleep(PROCESSOR_WAIT_MIN).await;
+            }
+        }
+    }
+}
+
+async fn converse(delivery: &Arc<Delivery>, mut connection: Connection) -> Result<(), BusError> {
+    let opening = connection.receiver.receive::<Open>();
+    let open = timeout(OPEN_WAIT_MAX, opening).await.map_err(|_| BusError::TimedOut)??;
+    let host = delivery.genesis.host(delivery.me).map_or(HostId::ZERO, |host| host.id());
+    let cluster = delivery.cluster;
+    connection.sender.send(&Opened { cluster, host }).await?;
+    if open.cluster != cluster {
+        return Err(BusError::ForeignCluster);
+    }
+    match open.purpose {
+        Purpose::Requests {} => serve_requests(delivery, connection).await,
+        Purpose::Releases { after, window } => {
+            stream::serve(delivery, connection, after, window).await
+        }
+    }
+}
+
+async fn serve_requests(delivery: &Arc<Delivery>, connection: Connection) -> Result<(), BusError> {
+    let Connection { mut sender, mut receiver } = connection;
+    let (answered, mut answers) = mpsc::channel::<Response>(REQUESTS_UNDER_WAY_MAX);
+    let under_way = Arc::new(Semaphore::new(REQUESTS_UNDER_WAY_MAX));
+    let answering = async {
+        while let Some(response) = answers.recv().await {
+            sender.send(&response).await?;
+        }
+        Ok(())
+    };
+    let receiving = async {
+        loop {
+            let Ok(permit) = under_way.clone().acquire_owned().await else {
+                return Ok(());
+            };
+            let Request { id, call } = receiver.receive().await?;
+            let (delivery, answered) = (delivery.clone(), answered.clone());
+            tokio::spawn(async move {
+                let answer = requests::answer(&delivery, call).await;
+                // The agent may have gone away meanwhile.
+                let _ = answered.send(Response { id, answer }).await;
+                drop(permit);
+            });
+        }
+    };
+    tokio::select! {
+        ended = answering => ended,
+        ended = receiving => ended,
+    }
+}

@@ -1,0 +1,182 @@
+//! What the members attest, compared with what this host has judged itself.
+//!
+//! Owns the newest attestation of each member that names a commit end of this host's own judged chain, and the evidence that
+//! follows from a quorum of them. An attestation counts only if index, position, prefix hash and state root all match;
+//! those ahead of the own judge wait, within a bound. Signatures were verified when the events came in. Fed by driver and
+//! judging; read by the release streams.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+
+use dagger_payload::committee::Committee;
+use dagger_payload::event::{CommitEnd, Event, SignedHeader};
+use dagger_payload::id::{AuthorIndex, CommitIndex};
+use dagger_payload::release::QuorumEvidence;
+use tokio::sync::watch;
+
+use crate::limits::{ATTESTATIONS_WAITING_MAX, JUDGED_ENDS_IN_MEMORY};
+use crate::store::StoreError;
+use crate::store::records::Records;
+
+/// A commit that a quorum attests, and by which headers.
+#[derive(Debug, Clone)]
+pub struct Attested {
+    /// The highest such commit.
+    pub commit: CommitIndex,
+    /// The headers of exactly a quorum of authors.
+    pub evidence: QuorumEvidence,
+}
+
+#[derive(Default)]
+struct Author {
+    matched: Option<(CommitIndex, SignedHeader)>,
+    waiting: VecDeque<(CommitEnd, SignedHeader)>,
+    differed: bool,
+}
+
+struct State {
+    authors: Vec<Author>,
+    /// This host has judged up to here, in this life or an earlier one.
+    through: CommitIndex,
+    /// Newest commit ends that changed anything, by index.
+    ends: BTreeMap<CommitIndex, CommitEnd>,
+}
+
+/// The attestations.
+pub struct Evidence {
+    records: Records,
+    quorum: usize,
+    state: Mutex<State>,
+    attested: watch::Sender<Option<Arc<Attested>>>,
+}
+
+fn same_state(one: &CommitEnd, other: &CommitEnd) -> bool {
+    let state = |end: &CommitEnd| (end.position, end.prefix_hash, end.state_root);
+    state(one) == state(other)
+}
+
+impl Evidence {
+    /// Starts from what the store knows to have been judged.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn new(records: Records, committee: Committee) -> Result<Self, StoreError> {
+        let last = records.last_judged()?;
+        let released = records.released()?.map_or(CommitIndex(0), |released| released.through);
+        let through = last.map_or(CommitIndex(0), |end| end.index).max(released);
+        let state = State {
+            authors: committee.authors().map(|_| Author::default()).collect(),
+            through,
+            ends: last.into_iter().map(|end| (end.index, end)).collect(),
+        };
+        Ok(Self {
+            records,
+            quorum: committee.quorum(),
+            state: Mutex::new(state),
+            attested: watch::Sender::new(None),
+        })
+    }
+
+    /// An accepted, durable event: what its author attests counts if it is news.
+    pub fn note(&self, event: &Event) {
+        let end = event.header.attestation.newest;
+        let mut state = self.state.lock().expect("no holder of this lock panics");
+        let through = state.through;
+        let author = event.header.author;
+        let Some(of_author) = state.authors.get_mut(usize::from(author.0)) else {
+            return;
+        };
+        let known = of_author.matched.as_ref().is_some_and(|(index, _)| *index >= end.index);
+        let waits = of_author.waiting.back().is_some_and(|(last, _)| last.index >= end.index);
+        if known || waits {
+            return;
+        }
+        if end.index > through {
+            // When too many wait the newest one stays: it is the one that a quiet cluster ends on.
+            of_author.waiting.truncate(ATTESTATIONS_WAITING_MAX - 1);
+            of_author.waiting.push_back((end, event.signed_header()));
+            return;
+        }
+        if self.compare(&mut state, author, &end, event.signed_header()) {
+            self.publish(&state);
+        }
+    }
+
+    /// This host has judged a commit (again, perhaps).
+    pub fn judged(&self, end: &CommitEnd) {
+        let mut state = self.state.lock().expect("no holder of this lock panics");
+        if end.index <= state.through && !state.ends.is_empty() {
+            return;
+        }
+        state.through = end.index.max(state.through);
+        if state.ends.last_key_value().is_none_or(|(_, last)| !same_state(last, end)) {
+            state.ends.insert(end.index, *end);
+            if state.ends.len() > JUDGED_ENDS_IN_MEMORY {
+                state.ends.pop_first();
+            }
+        }
+        let mut changed = false;
+        for at in 0..state.authors.len() {
+            while let Some((front, _)) = state.authors[at].waiting.front()
+                && front.index <= state.through
+                && let Some((end, header)) = state.authors[at].waiting.pop_front()
+            {
+                let author = AuthorIndex(u16::try_from(at).expect("at most 128 members"));
+                changed |= self.compare(&mut state, author, &end, header);
+            }
+        }
+        if changed {
+            self.publish(&state);
+        }
+    }
+
+    /// Whether the attestation matches the own chain; if so it is the author's newest.
+    fn compare(
+        &self,
+        state: &mut State,
+        author: AuthorIndex,
+        attested: &CommitEnd,
+        header: SignedHeader,
+    ) -> bool {
+        let in_memory = state.ends.range(..=attested.index).next_back().map(|(_, end)| *end);
+        // What memory has lost is in the store; a store that fails is found by whoever has to write to it.
+        let own = in_memory.or_else(|| self.records.judged(attested.index).ok().flatten());
+        let of_author = &mut state.authors[usize::from(author.0)];
+        if own.is_some_and(|own| same_state(&own, attested)) {
+            of_author.matched = Some((attested.index, header));
+            true
+        } else {
+            if !std::mem::replace(&mut of_author.differed, true) {
+                tracing::error!(
+                    author = author.0,
+                    commit = attested.index.0,
+                    "a member attests another history or state than this host has judged"
+                );
+            }
+            false
+        }
+    }
+
+    fn publish(&self, state: &State) {
+        let mut matched: Vec<_> =
+            state.authors.iter().filter_map(|author| author.matched.as_ref()).collect();
+        if matched.len() < self.quorum {
+            return;
+        }
+        matched.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
+        matched.truncate(self.quorum);
+        let commit = matched.last().map_or(CommitIndex(0), |(index, _)| *index);
+        let before = self.attested.borrow().as_ref().map_or(CommitIndex(0), |known| known.commit);
+        if commit <= before {
+            return;
+        }
+        let headers = matched.into_iter().map(|(_, header)| header.clone()).collect();
+        let evidence = QuorumEvidence { headers };
+        self.attested.send_replace(Some(Arc::new(Attested { commit, evidence })));
+    }
+
+    /// The newest attested commit; changes wake whoever watches.
+    pub fn attested(&self) -> watch::Receiver<Option<Arc<Attested>>> {
+        self.attested.subscribe()
+    }
+}

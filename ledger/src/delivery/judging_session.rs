@@ -1,0 +1,272 @@
+//! One open connection to the judge: commits go out in order, a bounded number ahead of the answers.
+//!
+//! Owns the window, the check of each answer against what was ordered and against what was judged before (a difference is
+//! broken, never repaired), and what of an answer is stored. Whatever is stored is stored before the agent can see it. Called
+//! by `judging`.
+
+use std::sync::Arc;
+
+use dagger_bus::connection::{Receiver, Sender};
+use dagger_bus::judging::{Judge, Judged, Opened};
+use dagger_bus::{BusError, Connection};
+use dagger_ledger_core::Input;
+use dagger_payload::event::{CHECKPOINT_COMMITS, CommitEnd};
+use dagger_payload::id::{CommitIndex, LedgerTime};
+use dagger_payload::key::PublicKey;
+use dagger_payload::refusal::RefusalCode;
+use dagger_payload::release::{OrderedCommit, Release, SealedRelease, Verdict};
+use futures_util::FutureExt;
+use tokio::sync::{Semaphore, mpsc};
+
+use super::{Delivery, DeliveryError, Released};
+use crate::limits::{JUDGING_WINDOW, UNMARKED_COMMITS_MAX};
+use crate::store::records::{self, OrderedAt};
+use crate::store::{Change, StoreError};
+
+/// Commits that were sent and not yet answered.
+type Expected = mpsc::Receiver<Arc<OrderedCommit>>;
+
+/// The state of one connection.
+pub(super) struct Session {
+    delivery: Arc<Delivery>,
+    seal_key: PublicKey,
+    /// The processor's own newest commit when it was opened, and its next deadline.
+    opened: (CommitIndex, Option<LedgerTime>),
+    /// The last judged commit end.
+    last: CommitEnd,
+    /// The last commit end that changed anything in an earlier life: up to here answers are compared.
+    recorded: CommitIndex,
+    /// Up to where the store says that all releases of this life are in it.
+    marked: CommitIndex,
+}
+
+/// What a batch of answers leads to.
+#[derive(Default)]
+struct Batch {
+    changes: Vec<Change>,
+    ordered: Vec<Release>,
+}
+
+impl Session {
+    pub(super) fn new(
+        delivery: Arc<Delivery>,
+        opened: Opened,
+        through: CommitIndex,
+    ) -> Result<Self, DeliveryError> {
+        let damaged = || DeliveryError::Judge("no founding state is known".to_owned());
+        let last = delivery.records.judged(through)?.ok_or_else(damaged)?;
+        let recorded = delivery.records.last_judged()?.ok_or_else(damaged)?.index;
+        if opened.judged.index == through && opened.judged != last {
+            let message = format!("it says another state after commit {through} than before");
+            return Err(DeliveryError::Judge(message));
+        }
+        Ok(Self {
+            delivery,
+            seal_key: opened.seal_key,
+            opened: (opened.judged.index, opened.next_deadline),
+            last,
+            recorded,
+            marked: through,
+        })
+    }
+
+    /// Works until the connection ends.
+    pub(super) async fn run(mut self, connection: Connection) -> Result<(), DeliveryError> {
+        let Connection { sender, receiver } = connection;
+        self.begin().await?;
+        let window = Semaphore::new(JUDGING_WINDOW);
+        let (sent, expected) = mpsc::channel(JUDGING_WINDOW);
+        let delivery = self.delivery.clone();
+        let first = self.last.index.next();
+        let sending = send_all(&delivery, sender, first, &window, sent);
+        let receiving = self.receive_all(receiver, expected, &window);
+        tokio::select! {
+            sent = sending => sent,
+            received = receiving => received,
+        }
+    }
+
+    /// Tells core and streams where this life stands, and removes what earlier lives have sealed.
+    async fn begin(&self) -> Result<(), DeliveryError> {
+        let delivery = &self.delivery;
+        loop {
+            let stale = delivery.records.stale_releases(&self.seal_key)?;
+            if stale.is_empty() {
+                break;
+            }
+            delivery.writer.store(stale).await?;
+        }
+        self.publish();
+        let through = self.last.index;
+        if through.0 == 0 {
+            return Ok(());
+        }
+        // The core keeps the first of equal commit ends and the last checkpoint: both come before the newest.
+        let checkpoint = through.0 - through.0 % CHECKPOINT_COMMITS;
+        let changed = delivery.records.last_judged_until(through)?;
+        let mut ends: Vec<CommitEnd> = changed.into_iter().collect();
+        if checkpoint > 0 {
+            ends.extend(delivery.records.judged(CommitIndex(checkpoint))?);
+        }
+        ends.sort_by_key(|end| end.index);
+        for end in ends {
+            self.tell_core(end, None).await;
+        }
+        let (judged, deadline) = self.opened;
+        let deadline = if judged == through { deadline } else { None };
+        self.tell_core(self.last, deadline).await;
+        Ok(())
+    }
+
+    async fn tell_core(&self, end: CommitEnd, next_deadline: Option<LedgerTime>) {
+        let input = Input::Judged { end, next_deadline };
+        // The core is gone only when the daemon stops.
+        let _ = self.delivery.core.send(input).await;
+    }
+
+    fn publish(&self) {
+        let released = Released {
+            seal_key: self.seal_key.clone(),
+            through: self.last.index,
+            history_end: self.recorded.max(self.last.index),
+        };
+        self.delivery.released.send_replace(Some(released));
+    }
+
+    async fn receive_all(
+        &mut self,
+        mut receiver: Receiver,
+        mut expected: Expected,
+        window: &Semaphore,
+    ) -> Result<(), DeliveryError> {
+        loop {
+            let mut batch = Batch::default();
+            let mut answer: Option<Judged> = Some(receiver.receive().await?);
+            // All answers that are here already share one durable write.
+            while let Some(judged) = answer {
+                let commit = expected.recv().await.ok_or(BusError::Closed)?;
+                self.take(&commit, judged, &mut batch).await?;
+                window.add_permits(1);
+                answer = receiver.receive().now_or_never().transpose()?;
+            }
+            self.store(batch).await?;
+            self.publish();
+        }
+    }
+
+    async fn take(
+        &mut self,
+        commit: &OrderedCommit,
+        judged: Judged,
+        batch: &mut Batch,
+    ) -> Result<(), DeliveryError> {
+        let (sealed, next_deadline) = match judged {
+            Judged::Done { sealed, next_deadline } => (sealed, next_deadline),
+            Judged::OutOfOrder { expected } => {
+                tracing::warn!(asked = commit.index.0, expected = expected.0, "judge out of step");
+                return Err(BusError::Malformed.into());
+            }
+        };
+        let end = sealed.release.end;
+        let ordered = (commit.index, commit.last_position(), commit.prefix_hash);
+        if (end.index, end.position, end.prefix_hash) != ordered {
+            let index = commit.index;
+            let message = format!("its answer to commit {index} is about another commit");
+            return Err(DeliveryError::Judge(message));
+        }
+        let before = self.last;
+        let changed = (before.position, before.state_root) != (end.position, end.state_root);
+        if end.index <= self.recorded {
+            let recorded = self.delivery.records.judged(end.index)?;
+            if recorded != Some(end) {
+                let index = end.index;
+                let message = format!(
+                    "commit {index} was judged before with another result; this host stops before it \
+                     acts on either"
+                );
+                return Err(DeliveryError::Judge(message));
+            }
+        } else if changed {
+            batch.changes.push(records::judged_change(&end));
+        }
+        self.last = end;
+        if changed || !sealed.release.is_empty() {
+            self.keep(*sealed, batch)?;
+        }
+        self.delivery.evidence.judged(&end);
+        self.tell_core(end, next_deadline).await;
+        Ok(())
+    }
+
+    /// Keeps a release with content, and where its payloads were ordered first.
+    fn keep(&self, sealed: SealedRelease, batch: &mut Batch) -> Result<(), StoreError> {
+        batch.changes.push(records::release_change(&self.seal_key, &sealed));
+        let commit = sealed.release.end.index;
+        for release in sealed.release.releases {
+            if is_first_copy(&release.verdict)
+                && self.delivery.records.ordered(&release.digest)?.is_none()
+            {
+                let position = release.position;
+                let at = OrderedAt { position, commit };
+                batch.changes.push(records::ordered_change(&release.digest, &at));
+            }
+            batch.ordered.push(release);
+        }
+        Ok(())
+    }
+
+    async fn store(&mut self, batch: Batch) -> Result<(), DeliveryError> {
+        let mut changes = batch.changes;
+        let through = self.last.index;
+        if changes.is_empty() && through.0 - self.marked.0 < UNMARKED_COMMITS_MAX {
+            return Ok(());
+        }
+        let seal_key = self.seal_key.clone();
+        changes.push(records::released_change(&records::Released { seal_key, through }));
+        self.delivery.writer.store(changes).await?;
+        self.marked = through;
+        for release in &batch.ordered {
+            self.delivery.submissions.ordered(&release.digest, &release.verdict);
+        }
+        Ok(())
+    }
+}
+
+/// Whether this is the payload's place for ever. One that does not verify under the key that it names is noise: it keeps its
+/// position but leaves no entry, so that nobody can poison another's payload; of copies the first one counts.
+pub(super) fn is_first_copy(verdict: &Verdict) -> bool {
+    match verdict {
+        Verdict::Accepted => true,
+        Verdict::Refused(refusal) => !matches!(
+            refusal.code,
+            RefusalCode::Duplicate
+                | RefusalCode::SignatureInvalid
+                | RefusalCode::SignerUnsupported
+                | RefusalCode::PayloadMalformed
+                | RefusalCode::PayloadTooLarge
+                | RefusalCode::KindUnknown
+        ),
+    }
+}
+
+async fn send_all(
+    delivery: &Delivery,
+    mut sender: Sender,
+    first: CommitIndex,
+    window: &Semaphore,
+    sent: mpsc::Sender<Arc<OrderedCommit>>,
+) -> Result<(), DeliveryError> {
+    let mut newest = delivery.commits.newest();
+    let mut next = first;
+    loop {
+        // The sender of this watch lives as long as delivery does.
+        newest.wait_for(|newest| *newest >= next).await.map_err(|_| BusError::Closed)?;
+        window.acquire().await.map_err(|_| BusError::Closed)?.forget();
+        let missing = || StoreError::Damaged { table: "commits", key: format!("{next}") };
+        let commit = delivery.commits.get(next).await?.ok_or_else(missing)?;
+        sent.send(commit.clone()).await.map_err(|_| BusError::Closed)?;
+        let commit = OrderedCommit::clone(&commit);
+        sender.send(&Judge { commit }).await?;
+        next = next.next();
+    }
+}

@@ -1,0 +1,141 @@
+//! Delivery: hands ordered commits to the processor, keeps what it releases, and serves the agent.
+//!
+//! Owns the conversations with the processor (`judging`, `admission`) and with the agent (`agent`, `stream`, `requests`), the payloads of
+//! this host's users that are not ordered yet (`submissions`) and the evidence of a quorum (`evidence`). Never orders and never
+//! judges. Called by the daemon.
+
+pub mod admission;
+pub mod agent;
+pub mod evidence;
+pub mod judging;
+mod judging_session;
+mod requests;
+mod stream;
+pub mod submissions;
+
+use std::sync::Arc;
+
+use dagger_bus::ledger::Unavailable;
+use dagger_ledger_core::{CoreStatus, Input};
+use dagger_payload::genesis::Genesis;
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex};
+use dagger_payload::key::PublicKey;
+use tokio::sync::{mpsc, watch};
+
+use crate::driver::commits::Commits;
+use crate::exit::{Stop, StopHandle};
+use crate::link::Links;
+use crate::store::StoreError;
+use crate::store::records::Records;
+use crate::store::writer::{WriterGone, WriterHandle};
+use admission::Admissions;
+use evidence::Evidence;
+use submissions::Submissions;
+
+/// How far the processor's present life has come; what of it is durable here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Released {
+    /// Which life.
+    pub seal_key: PublicKey,
+    /// All releases up to this commit are stored.
+    pub through: CommitIndex,
+    /// The newest commit that was judged in any life: history ends there.
+    pub history_end: CommitIndex,
+}
+
+/// What all parts of delivery share.
+pub struct Delivery {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Its founders.
+    pub genesis: Arc<Genesis>,
+    /// This member.
+    pub me: AuthorIndex,
+    /// For reading.
+    pub records: Records,
+    /// For writing.
+    pub writer: WriterHandle,
+    /// Durable commits.
+    pub commits: Arc<Commits>,
+    /// Attestations.
+    pub evidence: Arc<Evidence>,
+    /// Own payloads that are not ordered yet.
+    pub submissions: Submissions,
+    /// The processor's door.
+    pub admissions: Admissions,
+    /// The core's inputs.
+    pub core: mpsc::Sender<Input>,
+    /// The core's status; none before it runs.
+    pub status: watch::Receiver<Option<CoreStatus>>,
+    /// The links; none before the core runs.
+    pub links: watch::Receiver<Option<Links>>,
+    /// What is released; none while no processor has been seen.
+    pub released: watch::Sender<Option<Released>>,
+    /// For what is broken.
+    pub stop: StopHandle,
+}
+
+/// Why a part of delivery ended its work on something.
+#[derive(Debug, thiserror::Error)]
+pub enum DeliveryError {
+    /// The store or this host's state is broken.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The daemon stops.
+    #[error(transparent)]
+    Writer(#[from] WriterGone),
+    /// The other daemon is gone or misbehaves: it is tried again.
+    #[error(transparent)]
+    Bus(#[from] dagger_bus::BusError),
+    /// The processor contradicts itself or what was ordered.
+    #[error("the processor is broken: {0}")]
+    Judge(String),
+}
+
+impl Delivery {
+    /// Names of the members that are not reached, and how many are, this one included.
+    pub(crate) fn reach(&self) -> (usize, Vec<dagger_payload::name::Name>) {
+        let links = self.links.borrow();
+        let members = (0..).map(AuthorIndex).zip(&self.genesis.hosts);
+        let missing: Vec<_> = members
+            .filter(|(author, _)| {
+                let linked = links.as_ref().is_some_and(|links| links.is_connected(*author));
+                *author != self.me && !linked
+            })
+            .map(|(_, host)| host.name.clone())
+            .collect();
+        (self.genesis.hosts.len() - missing.len(), missing)
+    }
+
+    /// Why no change can be taken now, if so.
+    pub(crate) fn unavailable(&self) -> Option<Unavailable> {
+        let need = self.genesis.committee().quorum();
+        let (have, missing) = self.reach();
+        if have < need {
+            let count = |count: usize| u16::try_from(count).expect("at most 128 members");
+            return Some(Unavailable::NoQuorum { have: count(have), need: count(need), missing });
+        }
+        if !self.admissions.is_connected() {
+            return Some(Unavailable::NoProcessor {});
+        }
+        let phase = self.status.borrow().as_ref().map(|status| status.phase);
+        if phase != Some(dagger_ledger_core::Phase::Member) {
+            return Some(Unavailable::Recovering {});
+        }
+        if self.writer.is_full() {
+            return Some(Unavailable::StoreFull {});
+        }
+        None
+    }
+
+    /// Ends the daemon for what cannot be repaired by trying again.
+    pub(crate) fn is_fatal(&self, error: DeliveryError) -> Result<DeliveryError, ()> {
+        match error {
+            DeliveryError::Store(error) => self.stop.stop(Stop::Broken(Box::new(error))),
+            error @ DeliveryError::Judge(_) => self.stop.stop(Stop::Broken(Box::new(error))),
+            error @ DeliveryError::Writer(_) => self.stop.stop(Stop::Internal(Box::new(error))),
+            error @ DeliveryError::Bus(_) => return Ok(error),
+        }
+        Err(())
+    }
+}

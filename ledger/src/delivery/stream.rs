@@ -1,0 +1,156 @@
+//! One release stream to the agent: releases with content in order of commits, then evidence as it advances.
+//!
+//! Owns the cursor, the window, and the end of the stream when the processor was replaced: what it sealed counts no more, and
+//! the agent fetches the new seal key before it comes again. Sends only what is durable. Called by `agent`.
+
+use std::sync::Arc;
+
+use dagger_bus::connection::{Receiver, Sender};
+use dagger_bus::ledger::{Consumed, StreamItem};
+use dagger_bus::limits::RELEASE_WINDOW_MAX;
+use dagger_bus::{BusError, Connection};
+use dagger_payload::id::CommitIndex;
+use dagger_payload::release::SealedRelease;
+use tokio::sync::watch;
+
+use super::evidence::Attested;
+use super::{Delivery, Released};
+use crate::limits::STORE_PAGE_RELEASES;
+
+struct Stream {
+    delivery: Arc<Delivery>,
+    sender: Sender,
+    /// All releases up to here have been sent.
+    sent: CommitIndex,
+    /// Releases that were sent and are not acknowledged.
+    under_way: std::collections::VecDeque<CommitIndex>,
+    window: usize,
+    attested: CommitIndex,
+    caught_up: CaughtUp,
+}
+
+#[derive(PartialEq, Eq)]
+enum CaughtUp {
+    NotYet,
+    Said,
+}
+
+/// Serves releases after `after` until the agent leaves or the processor is replaced.
+///
+/// # Errors
+/// [`BusError`]: why it ended.
+pub(super) async fn serve(
+    delivery: &Arc<Delivery>,
+    connection: Connection,
+    after: CommitIndex,
+    window: u32,
+) -> Result<(), BusError> {
+    let Connection { sender, mut receiver } = connection;
+    let mut released = delivery.released.subscribe();
+    let mut attested = delivery.evidence.attested();
+    let window = usize::try_from(window.clamp(1, RELEASE_WINDOW_MAX)).expect("at most 256");
+    let mut stream = Stream {
+        delivery: delivery.clone(),
+        sender,
+        sent: after,
+        under_way: std::collections::VecDeque::new(),
+        window,
+        attested: CommitIndex(0),
+        caught_up: CaughtUp::NotYet,
+    };
+    let mut seal_key = None;
+    loop {
+        let now = released.borrow_and_update().clone();
+        if let Some(now) = now {
+            if *seal_key.get_or_insert_with(|| now.seal_key.clone()) != now.seal_key {
+                return Ok(());
+            }
+            let newest = attested.borrow_and_update().clone();
+            stream.send_what_is_new(&now, newest.as_deref()).await?;
+        }
+        stream.wait(&mut receiver, &mut released, &mut attested).await?;
+    }
+}
+
+impl Stream {
+    async fn wait(
+        &mut self,
+        receiver: &mut Receiver,
+        released: &mut watch::Receiver<Option<Released>>,
+        attested: &mut watch::Receiver<Option<Arc<Attested>>>,
+    ) -> Result<(), BusError> {
+        tokio::select! {
+            consumed = receiver.receive::<Consumed>() => {
+                let consumed = consumed?.commit;
+                while self.under_way.front().is_some_and(|commit| *commit <= consumed) {
+                    self.under_way.pop_front();
+                }
+            }
+            changed = released.changed() => changed.map_err(|_| BusError::Closed)?,
+            changed = attested.changed() => changed.map_err(|_| BusError::Closed)?,
+        }
+        Ok(())
+    }
+
+    async fn send_what_is_new(
+        &mut self,
+        released: &Released,
+        attested: Option<&Attested>,
+    ) -> Result<(), BusError> {
+        while self.sent < released.through && self.under_way.len() < self.window {
+            let room = (self.window - self.under_way.len()).min(STORE_PAGE_RELEASES);
+            let page = match self.read(released, room).await {
+                Ok(page) => page,
+                Err(error) => {
+                    let _ = self.delivery.is_fatal(error.into());
+                    return Err(BusError::Closed);
+                }
+            };
+            let last = page.len() < room;
+            for sealed in page {
+                let commit = sealed.release.end.index;
+                let sealed = Box::new(sealed);
+                self.sender.feed(&StreamItem::Release { sealed }).await?;
+                self.under_way.push_back(commit);
+                self.sent = commit;
+            }
+            if last {
+                self.sent = released.through;
+            }
+        }
+        let all_sent = self.sent >= released.through;
+        if let Some(attested) = attested
+            && attested.commit > self.attested
+            && attested.commit <= self.sent
+        {
+            self.attested = attested.commit;
+            let item = StreamItem::Attested {
+                commit: attested.commit,
+                evidence: attested.evidence.clone(),
+            };
+            self.sender.feed(&item).await?;
+        }
+        let history_sent = all_sent && released.through >= released.history_end;
+        if history_sent && self.caught_up == CaughtUp::NotYet {
+            self.caught_up = CaughtUp::Said;
+            let commit = released.through;
+            self.sender.feed(&StreamItem::CaughtUp { commit }).await?;
+        }
+        self.sender.flush().await
+    }
+
+    async fn read(
+        &self,
+        released: &Released,
+        count: usize,
+    ) -> Result<Vec<SealedRelease>, crate::store::StoreError> {
+        let records = self.delivery.records.clone();
+        let (seal_key, after, through) = (released.seal_key.clone(), self.sent, released.through);
+        let reading = tokio::task::spawn_blocking(move || {
+            let mut page = records.releases(&seal_key, after, count)?;
+            page.retain(|sealed| sealed.release.end.index <= through);
+            Ok(page)
+        });
+        reading.await.expect("reading releases does not panic")
+    }
+}

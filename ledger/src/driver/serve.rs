@@ -1,0 +1,156 @@
+//! Sending stored events to peers that are further behind than the core's memory.
+//!
+//! Owns the bounds: of each peer one long transfer at a time (a newer wish replaces an older) and a few small ones. Reads
+//! block, so they run beside the core's thread; a transfer goes as fast as the peer takes it. Called by the driver.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
+use dagger_payload::peer::{Highest, PeerMessage};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::exit::{Stop, StopHandle};
+use crate::limits::SMALL_TRANSFERS_PER_PEER_MAX;
+use crate::link::Links;
+use crate::link::queue::PeerQueue;
+use crate::store::StoreError;
+use crate::store::records::{EventKey, Records};
+
+struct Peer {
+    /// Set to end the transfer that runs.
+    outdated: Arc<AtomicBool>,
+    small: Arc<Semaphore>,
+}
+
+impl Default for Peer {
+    fn default() -> Self {
+        Self {
+            outdated: Arc::default(),
+            small: Arc::new(Semaphore::new(SMALL_TRANSFERS_PER_PEER_MAX)),
+        }
+    }
+}
+
+/// The transfers under way.
+pub(super) struct Servers {
+    records: Records,
+    epoch: Epoch,
+    runtime: Handle,
+    stop: StopHandle,
+    peers: BTreeMap<AuthorIndex, Peer>,
+}
+
+impl Servers {
+    /// Reads from `records`, on the blocking threads of `runtime`.
+    pub(super) fn new(records: Records, epoch: Epoch, runtime: Handle, stop: StopHandle) -> Self {
+        let peers = BTreeMap::new();
+        Self { records, epoch, runtime, stop, peers }
+    }
+
+    /// Sends all events above `above` and below round `below`, by round.
+    pub(super) fn serve_stored(
+        &mut self,
+        links: &Links,
+        to: AuthorIndex,
+        above: &[Highest],
+        below: Round,
+    ) {
+        let Some(queue) = links.queue(to) else {
+            return;
+        };
+        let peer = self.peers.entry(to).or_default();
+        peer.outdated.store(true, Ordering::Relaxed);
+        peer.outdated = Arc::default();
+        let transfer = Transfer {
+            records: self.records.clone(),
+            epoch: self.epoch,
+            queue,
+            above: above.iter().map(|highest| (highest.author, highest.round)).collect(),
+            below,
+            outdated: peer.outdated.clone(),
+        };
+        let stop = self.stop.clone();
+        self.runtime.spawn_blocking(move || report(transfer.run(), &stop));
+    }
+
+    /// Sends these events, as far as they are stored; too many such wishes of one peer are dropped, and he asks again.
+    pub(super) fn serve_digests(
+        &mut self,
+        links: &Links,
+        to: AuthorIndex,
+        digests: Vec<EventDigest>,
+    ) {
+        let peer = self.peers.entry(to).or_default();
+        let (Some(queue), Ok(permit)) = (links.queue(to), peer.small.clone().try_acquire_owned())
+        else {
+            return;
+        };
+        let (records, stop) = (self.records.clone(), self.stop.clone());
+        self.runtime.spawn_blocking(move || {
+            report(send_each(&records, &queue, &digests, permit), &stop);
+        });
+    }
+}
+
+fn report(result: Result<(), StoreError>, stop: &StopHandle) {
+    if let Err(broken) = result {
+        stop.stop(Stop::Broken(Box::new(broken)));
+    }
+}
+
+fn send_each(
+    records: &Records,
+    queue: &PeerQueue,
+    digests: &[EventDigest],
+    _permit: OwnedSemaphorePermit,
+) -> Result<(), StoreError> {
+    for digest in digests {
+        if let Some(event) = records.event(digest)?
+            && queue.push_stored_blocking(PeerMessage::event(&event).to_bytes().into()).is_err()
+        {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// One long transfer.
+struct Transfer {
+    records: Records,
+    epoch: Epoch,
+    queue: PeerQueue,
+    above: BTreeMap<AuthorIndex, Round>,
+    below: Round,
+    outdated: Arc<AtomicBool>,
+}
+
+impl Transfer {
+    fn run(self) -> Result<(), StoreError> {
+        let lowest = self.above.values().min().copied().unwrap_or_default();
+        let mut next = Some(EventKey {
+            epoch: self.epoch,
+            round: lowest.next(),
+            author: AuthorIndex(0),
+            digest: EventDigest::ZERO,
+        });
+        while let Some(from) = next {
+            let (events, following) = self.records.events(from)?;
+            for event in events {
+                let header = &event.header;
+                if header.round >= self.below || self.outdated.load(Ordering::Relaxed) {
+                    return Ok(());
+                }
+                let has = self.above.get(&header.author).copied().unwrap_or_default();
+                let frame = || PeerMessage::event(&event).to_bytes().into();
+                if header.round > has && self.queue.push_stored_blocking(frame()).is_err() {
+                    return Ok(());
+                }
+            }
+            next = following;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,200 @@
+//! From what the store holds to a running driver.
+//!
+//! Owns the reading of the restored state and the verdict on this host's memory: whether store and witness together still know
+//! everything that it ever signed. Called by the daemon once the founding state is known.
+
+use std::sync::Arc;
+
+use dagger_ledger_core::{
+    CommitRecord, Core, CoreConfiguration, CoreStatus, EventSigner, Memory, RestoredState,
+};
+use dagger_payload::event::Event;
+use dagger_payload::id::{AuthorIndex, EventDigest, Round};
+use dagger_payload::key::{Domain, SecretKey, Signature};
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use super::commits::Commits;
+use super::serve::Servers;
+use super::{Driver, Sources};
+use crate::delivery::evidence::Evidence;
+use crate::exit::StopHandle;
+use crate::link::Links;
+use crate::link::inspect::KnownEvents;
+use crate::store::StoreError;
+use crate::store::records::{EventKey, InstanceId, Recorder, Records};
+use crate::store::witness::Testimony;
+use crate::store::writer::WriterHandle;
+
+/// Signs events with the ledger key.
+pub struct LedgerSigner(pub Arc<SecretKey>);
+
+impl EventSigner for LedgerSigner {
+    fn sign(&self, digest: &EventDigest) -> Signature {
+        self.0.sign_in(Domain::Event, digest.as_bytes())
+    }
+}
+
+/// Whether store and witness together still know everything that this host ever signed.
+pub fn memory(
+    members: usize,
+    instance: InstanceId,
+    own_last: Option<Round>,
+    testimony: Option<Testimony>,
+) -> Memory {
+    match (own_last, testimony) {
+        (Some(round), Some(seen)) if seen.instance == instance && round >= seen.round => {
+            Memory::Agrees
+        }
+        // A cluster of one has nobody to ask: without a trace of an earlier life this is its founding.
+        (None, None) if members == 1 => Memory::Agrees,
+        _ => Memory::Doubtful,
+    }
+}
+
+/// Reads what the core continues from.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn restored_state(
+    records: &Records,
+    configuration: &CoreConfiguration,
+    instance: InstanceId,
+    testimony: Option<Testimony>,
+) -> Result<RestoredState, StoreError> {
+    let commits = recent_commits(records)?;
+    let from = commits.last().map_or(Round(1), |commit| commit.collection_round);
+    let own_last = records.own_last()?;
+    let own_round = own_last.as_ref().map(|event| event.header.round);
+    let members = configuration.committee.members();
+    Ok(RestoredState {
+        events: events_from(records, configuration, from)?,
+        commits,
+        memory: memory(members, instance, own_round, testimony),
+        own_last,
+        highest: records.highest()?,
+        pool: records.pool()?,
+    })
+}
+
+/// The last commit and all before it whose leader's round is at or above its collection round.
+fn recent_commits(records: &Records) -> Result<Vec<CommitRecord>, StoreError> {
+    let mut commits = Vec::new();
+    let mut next = records.last_commit()?;
+    let lowest = next.as_ref().map_or(Round(0), |commit| commit.collection_round);
+    while let Some(commit) = next {
+        if commit.leader.round < lowest {
+            break;
+        }
+        let before = commit.index.0.saturating_sub(1);
+        commits.push(commit);
+        next = records.commit(dagger_payload::id::CommitIndex(before))?;
+    }
+    commits.reverse();
+    Ok(commits)
+}
+
+fn events_from(
+    records: &Records,
+    configuration: &CoreConfiguration,
+    round: Round,
+) -> Result<Vec<Arc<Event>>, StoreError> {
+    let mut events = Vec::new();
+    let mut next = Some(EventKey {
+        epoch: configuration.epoch,
+        round,
+        author: AuthorIndex(0),
+        digest: EventDigest::ZERO,
+    });
+    while let Some(from) = next {
+        let (page, following) = records.events(from)?;
+        events.extend(page);
+        next = following;
+    }
+    Ok(events)
+}
+
+/// What a driver is made of.
+pub struct Parts {
+    /// What never changes.
+    pub configuration: CoreConfiguration,
+    /// From [`restored_state`].
+    pub state: RestoredState,
+    /// The ledger key.
+    pub key: Arc<SecretKey>,
+    /// For stored events.
+    pub records: Records,
+    /// For writes.
+    pub writer: WriterHandle,
+    /// For sending.
+    pub links: Links,
+    /// Shared with the links.
+    pub known: Arc<KnownEvents>,
+    /// Shared with delivery.
+    pub commits: Arc<Commits>,
+    /// Shared with delivery.
+    pub evidence: Arc<Evidence>,
+    /// Read by delivery.
+    pub status: watch::Sender<Option<CoreStatus>>,
+    /// For what is broken.
+    pub stop: StopHandle,
+}
+
+/// Starts the driver on its own thread; it ends when `sources.stopping` is cancelled.
+///
+/// # Errors
+/// The thread cannot be started.
+pub fn start(
+    parts: Parts,
+    sources: Sources,
+    runtime: Handle,
+) -> std::io::Result<std::thread::JoinHandle<()>> {
+    let Parts {
+        configuration,
+        state,
+        key,
+        records,
+        writer,
+        links,
+        known,
+        commits,
+        evidence,
+        status,
+        stop,
+    } = parts;
+    for event in &state.events {
+        known.remember(event.digest);
+        evidence.note(event);
+    }
+    let recorder = Recorder::new(configuration.me, &state.highest);
+    let servers = Servers::new(records, configuration.epoch, runtime, stop.clone());
+    let core = Core::restore(configuration, Box::new(LedgerSigner(key)), state);
+    std::thread::Builder::new().name("core".to_owned()).spawn(move || {
+        let runtime = Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .expect("a runtime without I/O needs nothing that can fail");
+        runtime.block_on(async move {
+            let started = Instant::now();
+            let driver = Driver {
+                core,
+                links,
+                known,
+                recorder,
+                writer,
+                servers,
+                commits,
+                evidence,
+                status,
+                stop,
+                started,
+                wake_at: started,
+                waiting: std::collections::VecDeque::new(),
+                durable: dagger_ledger_core::WriteNumber(0),
+                outputs: Vec::new(),
+            };
+            driver.run(sources).await;
+        });
+    })
+}
