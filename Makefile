@@ -1,0 +1,59 @@
+# dagger: `make demo` shows it, `make test` tests it. `verify` never writes to the tree, `fix` does.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+CARGO_TARGET_DIR ?= $(CURDIR)/target
+export CARGO_TARGET_DIR
+# Where the guest image and the Debian tree are kept between runs.
+CACHE ?= $(CURDIR)/.cache
+PREFIX ?= /usr
+SYSCONFDIR ?= /etc
+DESTDIR ?=
+BINARIES := dagger-agent dagger-ledger dagger-processor daggerctl
+SEEDS ?= 1000
+
+.PHONY: help demo build guest-image debian-tree verify fix test soak release install
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
+
+demo: ## build, start four hosts, boot a VM by one signed request, show its history (KEEP=1 leaves it running)
+	@scripts/prerequisites.sh demo
+	@$(MAKE) --no-print-directory build guest-image
+	@scripts/demo.sh "$(CARGO_TARGET_DIR)/debug" "$(CACHE)"
+
+build: ## build everything with the one profile of tests and demo
+	$(CARGO) build --locked --workspace --bins
+
+guest-image: ## make the small guest image from Debian packages (kept in .cache)
+	@images/recipes/small/build.sh --cache "$(CACHE)"
+
+debian-tree: ## make the Debian tree in which the systemd units are tested (kept in .cache)
+	@scripts/debian-tree.sh "$(CACHE)"
+
+verify: ## formatting, lints, and the house rules; writes nothing
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) nextest run --locked -p dagger-tests --test tidy
+
+fix: ## what of `verify` a machine can mend
+	$(CARGO) fmt --all
+	$(CARGO) clippy --workspace --all-targets --fix --allow-dirty --allow-staged
+
+test: ## everything that decides whether a change may land
+	@scripts/prerequisites.sh test
+	@$(MAKE) --no-print-directory verify build guest-image debian-tree
+	DAGGER_CACHE="$(CACHE)" $(CARGO) nextest run --locked --workspace
+
+soak: build ## the long simulations (SEEDS=1000 for each size)
+	for hosts in 4 7 10; do \
+	  $(CARGO) run --locked -p dagger-tests --bin sim -- --seeds $(SEEDS) --hosts $$hosts; \
+	done
+
+release: ## optimised binaries, as they are installed
+	$(CARGO) build --locked --release --bins
+
+install: ## install binaries, units, users and directories (DESTDIR, PREFIX, SYSCONFDIR; PROFILE=debug|release)
+	@scripts/install.sh "$(CARGO_TARGET_DIR)/$(or $(PROFILE),release)" "$(DESTDIR)" "$(PREFIX)" "$(SYSCONFDIR)"
