@@ -38,6 +38,12 @@ impl Gossip {
         self.connected.get(usize::from(peer.0)) == Some(&Link::Up)
     }
 
+    /// How many peers are connected.
+    pub(crate) fn connected_count(&self) -> u16 {
+        let up = self.connected.iter().filter(|link| **link == Link::Up).count();
+        u16::try_from(up).expect("members are few")
+    }
+
     /// The first connected peer from `peer` on, in circular order.
     pub(crate) fn connected_from(&self, peer: AuthorIndex) -> Option<AuthorIndex> {
         let members = self.connected.len();

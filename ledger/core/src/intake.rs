@@ -13,6 +13,7 @@ use dagger_payload::peer::PeerMessage;
 
 use crate::limits::{
     EVIDENCE_PER_AUTHOR_MAX, SUSPENDED_PER_PEER_MAX, TWINS_PER_AUTHOR_MAX, WANT_AGAIN_MS,
+    WANT_TURNS_MAX,
 };
 use crate::{Core, Fork, HaltReason, Moment, Output, Record, Turn};
 
@@ -29,6 +30,8 @@ struct Missing {
     /// Whom to ask next, counted from the peer who sent the child.
     ask: AuthorIndex,
     ask_at: Moment,
+    /// How often it was asked for.
+    asked: u32,
     round: Round,
 }
 
@@ -132,6 +135,7 @@ impl Intake {
                 children: BTreeSet::new(),
                 ask: from,
                 ask_at: now,
+                asked: 0,
                 round: parent.round,
             });
             wish.children.insert(event.digest);
@@ -253,21 +257,30 @@ impl Core {
         if self.intake.ask_at().is_none_or(|at| at > turn.now) {
             return;
         }
+        let peers = u32::from(self.gossip.connected_count()).max(1);
         let mut wants: BTreeMap<AuthorIndex, Vec<EventDigest>> = BTreeMap::new();
+        let mut hopeless = Vec::new();
         let mut next = turn.now.plus_ms(WANT_AGAIN_MS);
         for (digest, missing) in &mut self.intake.missing {
             if missing.ask_at > turn.now {
                 next = next.min(missing.ask_at);
                 continue;
             }
-            missing.ask_at = turn.now.plus_ms(WANT_AGAIN_MS);
+            let turns = missing.asked / peers;
+            missing.ask_at = turn.now.plus_ms(WANT_AGAIN_MS << turns.min(WANT_TURNS_MAX));
             if self.intake.suspended.contains_key(digest) {
                 continue; // it is here and waits for its own parents
             }
-            if let Some(peer) = self.gossip.connected_from(missing.ask) {
+            if turns >= WANT_TURNS_MAX {
+                hopeless.extend(missing.children.iter().copied());
+            } else if let Some(peer) = self.gossip.connected_from(missing.ask) {
                 wants.entry(peer).or_default().push(*digest);
                 missing.ask = self.gossip.following(peer);
+                missing.asked += 1;
             }
+        }
+        for child in hopeless {
+            self.intake.release(&child);
         }
         self.intake.ask_at = Some(next);
         for (to, digests) in wants {

@@ -24,6 +24,9 @@ pub(crate) const JUDGE_BACKLOG_COMMITS_MAX: u64 = 1_000;
 pub(crate) const HAVE_MS: u64 = 30_000;
 /// Missing parents are asked for again, of the next peer, after this many milliseconds.
 pub(crate) const WANT_AGAIN_MS: u64 = 500;
+/// How often every connected peer is asked for a missing parent, each time at twice the distance, before the events that
+/// wait for it are dropped: nobody but their author has it, and who has it will send them again.
+pub(crate) const WANT_TURNS_MAX: u32 = 3;
 /// Recovery is asked for again after this many milliseconds without enough answers.
 pub(crate) const RECOVERY_ASK_MS: u64 = 1_000;
 /// Payloads are packed only above parents whose median time is at most this far behind the own clock, so that

@@ -164,7 +164,7 @@ impl Disk {
     }
 
     /// A crash: a drawn prefix of the pending writes is durable, the rest never was; the witness may lag behind.
-    pub fn crash(&mut self, random: &mut Random) {
+    pub(crate) fn crash(&mut self, random: &mut Random) {
         let kept = random.index(self.pending.len() + 1);
         for (_, records) in self.pending.drain(..).take(kept) {
             for record in records {

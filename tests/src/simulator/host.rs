@@ -27,7 +27,8 @@ const WALL_START_MS: u64 = 1_750_000_000_000;
 pub(crate) struct Host {
     /// Its index.
     pub(crate) me: AuthorIndex,
-    configuration: CoreConfiguration,
+    /// What its core is told once.
+    pub(crate) configuration: CoreConfiguration,
     key: SimulatedKey,
     /// The core, unless the host is down.
     pub(crate) core: Option<Core>,
@@ -105,7 +106,8 @@ impl Host {
         self.started_at.plus_us(moment.0.saturating_sub(1) * 1000)
     }
 
-    fn wall(&self, now: SimulatedTime) -> LedgerTime {
+    /// Its wall clock.
+    pub(crate) fn wall(&self, now: SimulatedTime) -> LedgerTime {
         LedgerTime(WALL_START_MS + now.milliseconds() + self.clock_ahead_ms)
     }
 

@@ -2,16 +2,24 @@
 //!
 //! Owns how each is carried out. Never decides when a fault comes: `faults` does. Called by the world and by faults.
 
+use std::sync::Arc;
+
 use dagger_ledger_core::interface::{Input, WriteNumber};
 use dagger_payload::payload::SignedPayload;
+use dagger_payload::peer::PeerMessage;
 
 use super::faults::{self, CrashPoint};
 use super::host::Incarnation;
+use super::liar::Lie;
+use super::network::Care;
 use super::random::Random;
 use super::world::{
     Happening, HostHappening, LINK_TIMEOUT_US, RECONNECT_US, REJUDGE_US, SLOW_WRITE_US, Step, World,
 };
 use crate::promise::{Broken, Observed};
+
+/// Pause between two turns of a liar, from and to, in microseconds.
+const LIAR_TURN_US: (u64, u64) = (2_000, 60_000);
 
 impl World {
     /// How many hosts there are.
@@ -21,7 +29,79 @@ impl World {
 
     /// Which hosts do not lie.
     pub(super) fn honest_hosts(&self) -> Vec<usize> {
-        (0..self.hosts.len()).collect()
+        (0..self.hosts.len()).filter(|host| !self.liars.contains_key(host)).collect()
+    }
+
+    /// Whether a host can make a connection now.
+    fn is_up(&self, host: usize) -> bool {
+        let state = &self.hosts[host];
+        self.liars.contains_key(&host) || (state.core.is_some() && !state.paused)
+    }
+
+    pub(super) fn happen_in_liar(&mut self, host: usize, happening: HostHappening) {
+        match happening {
+            HostHappening::Arrives(from, connection, message) => {
+                if self.hosts[host].connections[from] == Some(connection) {
+                    self.tell_liar(host, from, &message);
+                }
+            }
+            HostHappening::Connected(peer, connection) => {
+                self.hosts[host].connections[peer] = Some(connection);
+            }
+            HostHappening::Disconnected(peer, connection) => {
+                if self.hosts[host].connections[peer] == Some(connection) {
+                    self.hosts[host].connections[peer] = None;
+                }
+            }
+            HostHappening::Written(..)
+            | HostHappening::Submitted(..)
+            | HostHappening::Judged(_)
+            | HostHappening::Wake(..) => {}
+        }
+    }
+
+    fn tell_liar(&mut self, host: usize, from: usize, message: &PeerMessage) {
+        let event = match message {
+            PeerMessage::Event { bytes } => self.parse(bytes),
+            _ => None,
+        };
+        // After the attack a liar only answers what it is asked: whoever speaks unasked breaks the silence of others.
+        let asked = self.injecting || matches!(message, PeerMessage::Want { .. });
+        let liar = self.liars.get_mut(&host).expect("the caller looked");
+        let answers = match event {
+            Some(event) => {
+                liar.hear_event(event);
+                Vec::new()
+            }
+            None if asked => liar.hear(from, message),
+            None => Vec::new(),
+        };
+        self.send_lies(host, answers);
+    }
+
+    pub(super) fn lie(&mut self, host: usize) {
+        if !self.injecting {
+            return; // the liars' attack ends with the other faults, so that silence can be told
+        }
+        let wall = self.hosts[host].wall(self.now());
+        let lies = self.liars.get_mut(&host).map(|liar| liar.lie(wall));
+        self.send_lies(host, lies.unwrap_or_default());
+        let pause_us = self.random.within(LIAR_TURN_US);
+        self.schedule.after_us(pause_us, Happening::Lie(host));
+    }
+
+    fn send_lies(&mut self, host: usize, lies: Vec<Lie>) {
+        for (to, message) in lies {
+            let connection = self.hosts[host].connections[to];
+            if connection.is_none() || self.network.connection(host, to) != connection {
+                continue;
+            }
+            let (now, message) = (self.now(), Arc::new(message));
+            let arrivals = self.network.send(now, (host, to), Care::Usual, &message);
+            for (at, connection) in arrivals.at.into_iter().zip(connection.iter().cycle()) {
+                self.arrive_at(at, host, to, *connection, message.clone());
+            }
+        }
     }
 
     /// A generator of its own for one fault.
@@ -43,6 +123,10 @@ impl World {
     }
 
     pub(super) fn start(&mut self, host: usize) -> Step {
+        if self.liars.contains_key(&host) {
+            self.schedule.after_us(0, Happening::Lie(host));
+            return Ok(());
+        }
         if self.hosts[host].core.is_some() {
             return Ok(());
         }
@@ -180,7 +264,8 @@ impl World {
         let again = self.judged_before[host] >= next;
         let record = &state.disk.durable.commits[&next];
         let empty = record.first_position > record.last_position;
-        let work_us = if again || empty { REJUDGE_US } else { self.random.within(self.settings.judge_us) };
+        let work_us =
+            if again || empty { REJUDGE_US } else { self.random.within(self.settings.judge_us) };
         let begin = self.hosts[host].judge_slow_until.max(now);
         let judged = Happening::Host(host, HostHappening::Judged(life));
         self.schedule.at(begin.plus_us(work_us), judged);
@@ -206,10 +291,11 @@ impl World {
         let Some((payload, gap_us)) = self.users.submit() else {
             return;
         };
-        let host = self.random.index(self.hosts.len());
+        let honest = self.honest_hosts();
+        let host = self.random.choose(&honest);
         self.submit_at(host, payload.clone());
         if self.random.happens(30) {
-            let other = self.random.index(self.hosts.len());
+            let other = self.random.choose(&honest);
             if other != host {
                 self.submit_at(other, payload);
             }
@@ -237,11 +323,11 @@ impl World {
         if self.network.connection(a, b).is_some() {
             return;
         }
-        let up = |host: usize| self.hosts[host].core.is_some() && !self.hosts[host].paused;
-        if !up(a) || !up(b) || !self.network.connect(a, b) {
+        if !self.is_up(a) || !self.is_up(b) || !self.network.connect(a, b) {
             // A host that is down connects by itself once it starts.
-            let both_live = self.hosts[a].core.is_some() && self.hosts[b].core.is_some();
-            if both_live {
+            let down =
+                |host: usize| self.hosts[host].core.is_none() && !self.liars.contains_key(&host);
+            if !down(a) && !down(b) {
                 self.connect_later(a, b);
             }
             return;

@@ -35,8 +35,6 @@ pub(crate) struct LinkSettings {
 /// All that is drawn.
 #[derive(Debug, Clone)]
 pub(crate) struct Settings {
-    /// Number of hosts.
-    pub(crate) hosts: usize,
     /// The genesis' collection depth.
     pub(crate) collection_depth_rounds: u64,
     /// The links.
@@ -76,7 +74,6 @@ impl Settings {
         let fault_gap_us =
             random.choose(&[(10_000, 200_000), (50_000, 500_000), (100_000, 1_500_000)]);
         Self {
-            hosts,
             collection_depth_rounds: random.choose(&[8, 12, 20, 60]),
             links: Self::draw_links(random),
             write_us: random.choose(&[(50, 200), (500, 3_000), (2_000, 40_000)]),

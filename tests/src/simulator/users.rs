@@ -79,9 +79,4 @@ impl Users {
         };
         Some((self.payload(), gap_us))
     }
-
-    /// Whether users still have something to ask.
-    pub(crate) fn are_done(&self) -> bool {
-        self.left == 0
-    }
 }

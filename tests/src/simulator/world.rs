@@ -18,6 +18,7 @@ use dagger_payload::release::initial_prefix;
 use super::faults::FaultKind;
 use super::host::{Host, Incarnation};
 use super::keys::Keys;
+use super::liar::Liar;
 use super::log::Log;
 use super::network::{Care, Connection, Network};
 use super::random::Random;
@@ -56,6 +57,8 @@ pub(crate) enum Happening {
     Submit,
     /// A fault begins.
     Fault,
+    /// A liar has its turn.
+    Lie(usize),
 }
 
 /// What may happen in one host.
@@ -84,6 +87,7 @@ pub(crate) struct World {
     pub(super) schedule: Schedule<Happening>,
     pub(super) network: Network<Arc<PeerMessage>>,
     pub(super) hosts: Vec<Host>,
+    pub(super) liars: BTreeMap<usize, Liar>,
     pub(super) users: Users,
     pub(super) promises: Promises,
     pub(super) random: Random,
@@ -127,9 +131,18 @@ impl World {
         };
         let hosts: Vec<Host> = committee.authors().map(host).collect();
         let links = settings.links.clone();
+        let mut draw = Random::new(seed, "liars");
+        let first_liar = draw.index(hosts.len());
+        let liars = (0..settings.liars).map(|turn| (first_liar + turn) % hosts.len());
+        let liars = liars.map(|host| {
+            let random = Random::new(draw.bits(), "liar");
+            let configuration = hosts[host].configuration.clone();
+            (host, Liar::new(configuration, keys.of(host), random))
+        });
         Self {
             network: Network::new(hosts.len(), links, Random::new(seed, "network")),
             users: Users::new(Random::new(seed, "users"), &settings),
+            liars: liars.collect(),
             promises: Promises::new(Setting { cluster, committee, founding }),
             settings,
             committee,
@@ -160,6 +173,12 @@ impl World {
     /// The network's own misdeeds.
     pub(crate) fn network_counts(&self) -> super::network::NetworkCounts {
         self.network.counts
+    }
+
+    /// Events and twins that liars made.
+    pub(crate) fn lies(&self) -> (u64, u64) {
+        let events = self.liars.values().map(|liar| liar.events).sum();
+        (events, self.liars.values().map(|liar| liar.twins).sum())
     }
 
     /// The present.
@@ -201,7 +220,7 @@ impl World {
 
     /// Lets one payload be submitted at every host.
     pub(crate) fn submit_everywhere(&mut self) {
-        for host in 0..self.hosts.len() {
+        for host in self.honest_hosts() {
             let payload = self.users.payload();
             self.submit_at(host, payload);
         }
@@ -238,6 +257,7 @@ impl World {
         let hosts = self
             .hosts
             .iter()
+            .filter(|host| !self.liars.contains_key(&usize::from(host.me.0)))
             .map(|host| HostAtEnd {
                 host: host.me,
                 disk: &host.disk.durable,
@@ -257,6 +277,10 @@ impl World {
     pub(super) fn happen(&mut self, happening: Happening) -> Step {
         match happening {
             Happening::Host(host, happening) => {
+                if self.liars.contains_key(&host) {
+                    self.happen_in_liar(host, happening);
+                    return Ok(());
+                }
                 if self.hosts[host].paused {
                     self.hosts[host].backlog.push(happening);
                     return Ok(());
@@ -290,6 +314,10 @@ impl World {
             }
             Happening::Fault => {
                 self.fault();
+                Ok(())
+            }
+            Happening::Lie(host) => {
+                self.lie(host);
                 Ok(())
             }
         }
@@ -385,7 +413,7 @@ impl World {
     }
 
     /// Reads and verifies an event's bytes, once for all hosts that share them.
-    fn parse(&mut self, bytes: &Bytes) -> Option<Arc<Event>> {
+    pub(super) fn parse(&mut self, bytes: &Bytes) -> Option<Arc<Event>> {
         let place = bytes.as_ptr().addr();
         if let Some(parsed) = self.parsed.get(&place) {
             return parsed.clone();

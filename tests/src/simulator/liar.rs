@@ -1,0 +1,365 @@
+//! A host that lies, with a real key of its own: twins, withheld and false parents, false attestations and clocks, silence.
+//!
+//! Owns what it heard and what it said. Never holds another host's key, so every lie is one that a real attacker could
+//! tell. Called by the world for the hosts that the seed makes liars.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dagger_ledger_core::interface::{CoreConfiguration, EventSigner};
+use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
+use dagger_payload::id::{
+    AuthorIndex, CommitIndex, EventDigest, LedgerTime, MerkleRoot, Position, PrefixHash, Round,
+    StateRoot,
+};
+use dagger_payload::key::Signature;
+use dagger_payload::payload::{SignatureKind, SignedPayload};
+use dagger_payload::peer::{Highest, PeerMessage};
+
+use super::keys::SimulatedKey;
+use super::random::Random;
+
+/// How this liar prefers to lie; all chances in thousandths.
+#[derive(Debug, Clone)]
+struct Habits {
+    /// Grows a second chain from some event on.
+    twin: u64,
+    /// Keeps an event from a given peer.
+    withhold: u64,
+    /// Answers a peer's wish for an event.
+    answer: u64,
+    /// Names a parent that does not exist, or under a false place.
+    false_parent: u64,
+    /// Leaves a peer's event out, or names an older one.
+    old_parent: u64,
+    /// Attests something false.
+    false_attestation: u64,
+    /// Claims a clock far off.
+    false_clock: u64,
+    /// Packs payloads, its own and repeated ones of others.
+    payloads: u64,
+    /// Leaves rounds out.
+    jump: u64,
+    /// Says nothing at all this time.
+    silence: u64,
+    /// Sends bytes that are no valid event, and idle wishes and claims.
+    noise: u64,
+}
+
+/// A message and to whom it goes.
+pub(crate) type Lie = (usize, PeerMessage);
+
+/// Events that a liar may make at once.
+const EVENTS_PER_TURN: usize = 6;
+
+/// See the module.
+pub(crate) struct Liar {
+    configuration: CoreConfiguration,
+    key: SimulatedKey,
+    random: Random,
+    habits: Habits,
+    held: BTreeMap<EventDigest, Arc<Event>>,
+    rounds: BTreeMap<Round, BTreeMap<AuthorIndex, Vec<Parent>>>,
+    /// The newest event of each chain; a second chain is a twin.
+    chains: Vec<Option<Parent>>,
+    heard_attestation: Option<Attestation>,
+    heard_payload: Option<SignedPayload>,
+    made: u64,
+    /// Twins made so far.
+    pub(crate) twins: u64,
+    /// Events made so far.
+    pub(crate) events: u64,
+}
+
+impl Liar {
+    /// A liar with habits drawn from `random`.
+    pub(crate) fn new(
+        configuration: CoreConfiguration,
+        key: SimulatedKey,
+        mut random: Random,
+    ) -> Self {
+        let mut habit = |choices: &[u64]| random.choose(choices);
+        let habits = Habits {
+            twin: habit(&[0, 100, 300, 600]),
+            withhold: habit(&[0, 100, 500]),
+            answer: habit(&[0, 500, 1000]),
+            false_parent: habit(&[0, 0, 50]),
+            old_parent: habit(&[0, 100, 400]),
+            false_attestation: habit(&[0, 300, 1000]),
+            false_clock: habit(&[0, 200, 1000]),
+            payloads: habit(&[0, 100, 500]),
+            jump: habit(&[0, 100, 900]),
+            silence: habit(&[0, 200, 950]),
+            noise: habit(&[0, 50, 300]),
+        };
+        Self {
+            configuration,
+            key,
+            random,
+            habits,
+            held: BTreeMap::new(),
+            rounds: BTreeMap::new(),
+            chains: vec![None],
+            heard_attestation: None,
+            heard_payload: None,
+            made: 0,
+            twins: 0,
+            events: 0,
+        }
+    }
+
+    fn keep(&mut self, event: Arc<Event>) {
+        let place = event.as_parent();
+        let authors = self.rounds.entry(place.round).or_default();
+        let events = authors.entry(place.author).or_default();
+        if !events.contains(&place) {
+            events.push(place);
+        }
+        self.held.insert(event.digest, event);
+    }
+
+    /// Hears an event that others would accept the form of.
+    pub(crate) fn hear_event(&mut self, event: Arc<Event>) {
+        self.heard_attestation = Some(event.header.attestation);
+        if let Some(payload) = event.payloads.first() {
+            self.heard_payload = Some(payload.clone());
+        }
+        if event.header.author != self.configuration.me {
+            self.keep(event);
+        }
+    }
+
+    /// Hears anything else, and answers as it likes.
+    pub(crate) fn hear(&mut self, from: usize, message: &PeerMessage) -> Vec<Lie> {
+        match message {
+            PeerMessage::Want { digests } => {
+                let mut answers = Vec::new();
+                for digest in digests {
+                    let answers_it = self.random.happens(self.habits.answer);
+                    if let (true, Some(event)) = (answers_it, self.held.get(digest)) {
+                        answers.push((from, PeerMessage::event(event)));
+                    }
+                }
+                answers
+            }
+            PeerMessage::AskRecovery { nonce } => {
+                let claim = self.random.choose(&[0, 1, 1_000_000]);
+                let answer = PeerMessage::AnswerRecovery {
+                    nonce: *nonce,
+                    highest_of_asker: Round(claim),
+                    quorum_round: Round(self.random.below(40)),
+                };
+                vec![(from, answer)]
+            }
+            PeerMessage::Have { highest } => {
+                let lacks = |event: &&Arc<Event>| {
+                    let header = &event.header;
+                    highest
+                        .iter()
+                        .any(|has| has.author == header.author && has.round < header.round)
+                };
+                let lacking = self.held.values().filter(lacks).take(40);
+                let lacking: Vec<_> = lacking.map(|e| (from, PeerMessage::event(e))).collect();
+                lacking.into_iter().filter(|_| self.random.happens(self.habits.answer)).collect()
+            }
+            PeerMessage::Hello { .. }
+            | PeerMessage::Event { .. }
+            | PeerMessage::AnswerRecovery { .. } => Vec::new(),
+        }
+    }
+
+    /// Has its turn: makes what events it can and tells some peers of them.
+    pub(crate) fn lie(&mut self, wall: LedgerTime) -> Vec<Lie> {
+        if self.random.happens(self.habits.silence) {
+            return Vec::new();
+        }
+        let mut lies = Vec::new();
+        if self.random.happens(self.habits.noise) {
+            lies.extend(self.noise());
+        }
+        for turn in 0..EVENTS_PER_TURN {
+            let chain = turn % self.chains.len();
+            let Some(event) = self.make(chain, wall) else {
+                continue;
+            };
+            let event = Arc::new(event);
+            self.events += 1;
+            self.keep(event.clone());
+            let before = self.chains[chain].replace(event.as_parent());
+            if self.chains.len() == 1 && self.random.happens(self.habits.twin) {
+                self.chains.push(before);
+                self.twins += 1;
+            }
+            for peer in self.peers() {
+                // Each peer mostly sees one of the chains.
+                let sees = self.chains.len() == 1 || peer % 2 == chain || self.random.happens(100);
+                if sees && !self.random.happens(self.habits.withhold) {
+                    lies.push((peer, PeerMessage::event(&event)));
+                }
+            }
+        }
+        if self.chains.len() > 1 && self.random.happens(100) {
+            let at = self.random.index(self.chains.len());
+            self.chains.swap_remove(at);
+        }
+        lies
+    }
+
+    fn peers(&self) -> Vec<usize> {
+        let me = usize::from(self.configuration.me.0);
+        (0..self.configuration.committee.members()).filter(|peer| *peer != me).collect()
+    }
+
+    fn noise(&mut self) -> Vec<Lie> {
+        let peers = self.peers();
+        let to = peers[self.random.index(peers.len())];
+        let stranger = EventDigest(self.random_bytes());
+        let known = self.held.values().next_back().cloned();
+        let mut noise = vec![
+            (to, PeerMessage::Want { digests: vec![stranger] }),
+            (
+                to,
+                PeerMessage::Have {
+                    highest: vec![Highest { author: AuthorIndex(0), round: Round(u64::MAX) }],
+                },
+            ),
+            (to, PeerMessage::AskRecovery { nonce: self.random.bits() }),
+            (
+                to,
+                PeerMessage::AnswerRecovery {
+                    nonce: 1,
+                    highest_of_asker: Round(u64::MAX),
+                    quorum_round: Round(u64::MAX / 2),
+                },
+            ),
+        ];
+        if let Some(event) = known {
+            let mut bytes = event.bytes.to_vec();
+            let at = self.random.index(bytes.len());
+            bytes[at] ^= 1 << self.random.below(8);
+            noise.push((to, PeerMessage::Event { bytes: bytes.into() }));
+        }
+        noise
+    }
+
+    fn random_bytes<const N: usize>(&mut self) -> [u8; N] {
+        let mut bytes = [0; N];
+        for byte in &mut bytes {
+            *byte = u8::try_from(self.random.below(256)).expect("below 256");
+        }
+        bytes
+    }
+
+    /// The next event of a chain, if a quorum of the round before is known.
+    fn make(&mut self, chain: usize, wall: LedgerTime) -> Option<Event> {
+        let previous = self.chains[chain];
+        let round = self.round_after(previous.map_or(Round(0), |parent| parent.round))?;
+        let parents = self.parents(previous, round);
+        let payloads = self.payloads();
+        let header = Header {
+            version: EVENT_VERSION,
+            cluster: self.configuration.cluster,
+            epoch: self.configuration.epoch,
+            round,
+            author: self.configuration.me,
+            parents,
+            payload_root: MerkleRoot::ZERO,
+            payload_count: 0,
+            timestamp: self.clock(wall),
+            attestation: self.attestation(),
+        };
+        let event = Event::make(header, payloads, |digest| self.key.sign(digest));
+        event.has_quorum_below(self.configuration.committee).then_some(event)
+    }
+
+    /// A round above `last` whose quorum below is known: the next one, or far ahead.
+    fn round_after(&mut self, last: Round) -> Option<Round> {
+        let quorum = self.configuration.committee.quorum();
+        if last.0 == 0 && self.random.happens(500) {
+            return Some(Round(1));
+        }
+        let mut ready = self
+            .rounds
+            .range(last.max(Round(1))..)
+            .filter(|(_, authors)| authors.len() >= quorum)
+            .map(|(round, _)| round.next())
+            .filter(|round| *round > last);
+        if self.random.happens(self.habits.jump) { ready.next_back() } else { ready.next() }
+    }
+
+    fn parents(&mut self, previous: Option<Parent>, round: Round) -> Vec<Parent> {
+        let mut parents: Vec<Parent> = previous.into_iter().collect();
+        let below = Round(round.0 - 1);
+        let me = self.configuration.me;
+        let authors: Vec<_> = self.configuration.committee.authors().collect();
+        for author in authors.into_iter().filter(|author| *author != me) {
+            let events: Vec<Parent> = self
+                .rounds
+                .range(..round)
+                .rev()
+                .filter_map(|(_, authors)| authors.get(&author))
+                .flatten()
+                .copied()
+                .take(4)
+                .collect();
+            let Some(newest) = events.first().copied() else {
+                continue;
+            };
+            let mut parent = newest;
+            if self.random.happens(self.habits.old_parent) {
+                parent = events[self.random.index(events.len())];
+            } else if newest.round == below {
+                let twins: Vec<_> = events.iter().filter(|e| e.round == below).copied().collect();
+                parent = twins[self.random.index(twins.len())];
+            }
+            if self.random.happens(self.habits.false_parent) {
+                if self.random.happens(500) {
+                    parent.digest = EventDigest(self.random_bytes());
+                } else {
+                    parent.round = below;
+                }
+            }
+            parents.push(parent);
+        }
+        parents
+    }
+
+    fn payloads(&mut self) -> Vec<SignedPayload> {
+        if !self.random.happens(self.habits.payloads) {
+            return Vec::new();
+        }
+        self.made += 1;
+        let me = self.configuration.me;
+        let bytes = format!("lie {} of {me}", self.made);
+        let own = SignedPayload {
+            signature_kind: SignatureKind::SshEd25519,
+            signature: Signature([1; 64]),
+            bytes: Bytes::from(bytes),
+        };
+        self.heard_payload.clone().into_iter().chain([own]).collect()
+    }
+
+    fn clock(&mut self, wall: LedgerTime) -> LedgerTime {
+        if self.random.happens(self.habits.false_clock) {
+            LedgerTime(self.random.choose(&[0, wall.0 / 2, wall.0 * 2, u64::MAX]))
+        } else {
+            wall
+        }
+    }
+
+    fn attestation(&mut self) -> Attestation {
+        if !self.random.happens(self.habits.false_attestation)
+            && let Some(heard) = self.heard_attestation
+        {
+            return heard;
+        }
+        let end = CommitEnd {
+            index: CommitIndex(self.random.below(1000)),
+            position: Position(self.random.below(1000)),
+            prefix_hash: PrefixHash(self.random_bytes()),
+            state_root: StateRoot(self.random_bytes()),
+        };
+        Attestation { newest: end, checkpoint: None }
+    }
+}
