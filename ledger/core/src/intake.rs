@@ -93,6 +93,18 @@ impl Intake {
         if suspended.missing.is_empty() { self.release(child) } else { None }
     }
 
+    /// Forgets everything that waits for an event that nobody has.
+    fn drop_descendants(&mut self, digest: EventDigest) {
+        let mut gone = vec![digest];
+        while let Some(parent) = gone.pop() {
+            let children = self.missing.get(&parent).map(|missing| missing.children.clone());
+            for child in children.into_iter().flatten() {
+                self.release(&child);
+                gone.push(child);
+            }
+        }
+    }
+
     /// When a missing event should be asked for next.
     pub(crate) fn ask_at(&self) -> Option<Moment> {
         self.ask_at.filter(|_| !self.missing.is_empty())
@@ -272,15 +284,15 @@ impl Core {
                 continue; // it is here and waits for its own parents
             }
             if turns >= WANT_TURNS_MAX {
-                hopeless.extend(missing.children.iter().copied());
+                hopeless.push(*digest);
             } else if let Some(peer) = self.gossip.connected_from(missing.ask) {
                 wants.entry(peer).or_default().push(*digest);
                 missing.ask = self.gossip.following(peer);
                 missing.asked += 1;
             }
         }
-        for child in hopeless {
-            self.intake.release(&child);
+        for digest in hopeless {
+            self.intake.drop_descendants(digest);
         }
         self.intake.ask_at = Some(next);
         for (to, digests) in wants {
