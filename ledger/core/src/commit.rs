@@ -159,9 +159,10 @@ impl Committer {
         let quorum = self.committee.quorum();
         let mut certified = None;
         for digest in graph.at(slot.round, leader) {
+            let voted = &place(slot.round, leader, digest);
             let certifiers: BTreeSet<AuthorIndex> = graph
                 .in_round(Round(slot.round.0 + 2))
-                .filter(|(_, event)| self.certifies(graph, event, slot.round, digest))
+                .filter(|(_, event)| self.certifies(graph, event, voted))
                 .map(|(author, _)| author)
                 .collect();
             if certifiers.len() < quorum {
@@ -179,10 +180,10 @@ impl Committer {
         Ok(if skipped { Decision::Skip } else { Decision::Undecided })
     }
 
-    /// Whether `event`, of round + 2, has a quorum of votes for `leader`, of `round`, among its parents.
-    fn certifies(&self, graph: &Graph, event: &Event, round: Round, leader: &EventDigest) -> bool {
+    /// Whether `event`, two rounds above `leader`, has a quorum of votes for it among its parents.
+    fn certifies(&self, graph: &Graph, event: &Event, leader: &Parent) -> bool {
         let votes = event.header.parents.iter().filter(|parent| {
-            parent.round == round.next()
+            parent.round == leader.round.next()
                 && graph.get(&parent.digest).is_some_and(|vote| votes_for(vote, leader))
         });
         votes.count() >= self.committee.quorum()
@@ -201,9 +202,11 @@ impl Committer {
         };
         let certifying_round = Round(slot.round.0 + 2);
         let history = graph.history([*anchor], certifying_round);
-        let certified = graph.at(slot.round, self.leader(slot)).iter().find(|leader| {
+        let author = self.leader(slot);
+        let certified = graph.at(slot.round, author).iter().find(|leader| {
+            let voted = &place(slot.round, author, leader);
             graph.in_round(certifying_round).any(|(_, event)| {
-                history.contains(&event.digest) && self.certifies(graph, event, slot.round, leader)
+                history.contains(&event.digest) && self.certifies(graph, event, voted)
             })
         });
         certified.map_or(Decision::Skip, |leader| Decision::Commit(*leader))
@@ -272,8 +275,13 @@ pub(crate) fn ordered_commit(
     }
 }
 
-fn votes_for(vote: &Event, leader: &EventDigest) -> bool {
-    vote.header.parents.iter().any(|parent| parent.digest == *leader)
+fn place(round: Round, author: AuthorIndex, digest: &EventDigest) -> Parent {
+    Parent { author, round, digest: *digest }
+}
+
+/// A vote names the leader with its true author and round: a false name is none, also where nobody could check it.
+fn votes_for(vote: &Event, leader: &Parent) -> bool {
+    vote.header.parents.contains(leader)
 }
 
 /// Authors of the round after `round` with an event that has no parent by `leader` in `round`.
@@ -286,8 +294,8 @@ pub(crate) fn blamers(graph: &Graph, round: Round, leader: AuthorIndex) -> BTree
 }
 
 /// Authors of the round after `round` with an event that votes for `leader`.
-pub(crate) fn voters(graph: &Graph, round: Round, leader: &EventDigest) -> BTreeSet<AuthorIndex> {
-    let voting = graph.in_round(round.next()).filter(|(_, event)| votes_for(event, leader));
+pub(crate) fn voters(graph: &Graph, leader: &Parent) -> BTreeSet<AuthorIndex> {
+    let voting = graph.in_round(leader.round.next()).filter(|(_, event)| votes_for(event, leader));
     voting.map(|(author, _)| author).collect()
 }
 

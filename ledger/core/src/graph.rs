@@ -1,4 +1,4 @@
-//! The graph in memory: accepted events from the collection round up, who made them, and what became of them.
+//! The graph in memory: accepted events from a floor below the collection round up, who made them, and what became of them.
 //!
 //! Owns look-ups by digest, round and author, ancestry, and which authors lie. Never decides order (`commit` does) and
 //! never checks signatures (the driver does). Called by the other modules of the core.
@@ -27,7 +27,7 @@ struct Node {
     fate: Fate,
 }
 
-/// Accepted events of the collection round and above.
+/// Accepted events above the floor.
 #[derive(Debug)]
 pub(crate) struct Graph {
     committee: Committee,
@@ -40,10 +40,14 @@ pub(crate) struct Graph {
     /// Authors with two accepted events in one round: never named again.
     forkers: BTreeSet<AuthorIndex>,
     collection_round: Round,
+    /// Events of this round and lower are neither kept nor required as parents. It lies as far below the collection
+    /// round as that lies below the leader, so that a host which is a little behind finds everything that others built on.
+    floor: Round,
+    depth_rounds: u64,
 }
 
 impl Graph {
-    pub(crate) fn new(committee: Committee) -> Self {
+    pub(crate) fn new(committee: Committee, depth_rounds: u64) -> Self {
         Self {
             committee,
             nodes: BTreeMap::new(),
@@ -52,7 +56,13 @@ impl Graph {
             highest: vec![Round(0); committee.members()],
             forkers: BTreeSet::new(),
             collection_round: Round(0),
+            floor: Round(0),
+            depth_rounds,
         }
+    }
+
+    pub(crate) fn floor(&self) -> Round {
+        self.floor
     }
 
     pub(crate) fn collection_round(&self) -> Round {
@@ -95,8 +105,8 @@ impl Graph {
         }
     }
 
-    /// Forgets everything below `collection_round` and returns the events of `author` that were never ordered there
-    /// or at it: at and below it nothing will be.
+    /// Raises the collection round, forgets what lies below the floor, and returns the events of `author` that were never
+    /// ordered up to that round: there nothing will be.
     pub(crate) fn collect(
         &mut self,
         collection_round: Round,
@@ -118,7 +128,9 @@ impl Graph {
                 }
             }
         }
-        let kept = self.rounds.split_off(&collection_round);
+        let floor = Round(collection_round.0.saturating_sub(self.depth_rounds));
+        self.floor = floor.max(self.floor);
+        let kept = self.rounds.split_off(&self.floor.next());
         let dropped = std::mem::replace(&mut self.rounds, kept);
         for digest in dropped.values().flat_map(BTreeMap::values).flatten() {
             self.nodes.remove(digest);
@@ -127,9 +139,10 @@ impl Graph {
         lost
     }
 
-    /// Sets the collection round of a restored graph, whose events below it were never loaded.
+    /// Sets the collection round of a restored graph, whose events below it are not loaded.
     pub(crate) fn restore_collection_round(&mut self, round: Round) {
         self.collection_round = round;
+        self.floor = Round(round.0.saturating_sub(1));
     }
 
     /// Events of `author` in `round`, in the order of their arrival; more than one only of a liar.
@@ -191,12 +204,14 @@ impl Graph {
         self.forkers.iter().copied()
     }
 
-    /// The highest event of `author` below `round`, if he may be named and it is still in memory.
+    /// The highest event of `author` below `round`, if he may be named and it does not lie below the collection
+    /// round (at it, for the first event above needs a quorum of parents there).
     pub(crate) fn highest_below(&self, author: AuthorIndex, round: Round) -> Option<Parent> {
         if !self.may_name(author) || self.highest_of(author).0 == 0 {
             return None;
         }
-        let mut below = self.rounds.range(..round).rev();
+        let nameable = self.collection_round..round.max(self.collection_round);
+        let mut below = self.rounds.range(nameable).rev();
         let digest = below.find_map(|(_, authors)| authors.get(&author)?.first())?;
         Some(self.nodes[digest].event.as_parent())
     }
@@ -259,7 +274,10 @@ impl Graph {
                 continue;
             }
             open.push(node.event.clone());
-            next.extend(node.event.header.parents.iter().map(|parent| parent.digest));
+            // A parent that claims a round up to the collection round may be a lie that only some hosts could check.
+            let parents = node.event.header.parents.iter();
+            let open_parents = parents.filter(|parent| parent.round > self.collection_round);
+            next.extend(open_parents.map(|parent| parent.digest));
         }
         open
     }

@@ -45,7 +45,7 @@ pub(crate) struct Intake {
     /// Second events of an author and round: accepted only when another author's event names them.
     twins: BTreeMap<EventDigest, Arc<Event>>,
     evidence: BTreeMap<AuthorIndex, usize>,
-    /// Suspended events whose last missing parents have sunk below the collection round: nobody needs those any more.
+    /// Suspended events whose last missing parents have sunk below the graph's floor: nobody needs those any more.
     freed: Vec<Suspended>,
     /// When the earliest of the missing events should be asked for.
     ask_at: Option<Moment>,
@@ -65,14 +65,14 @@ impl Intake {
         }
     }
 
-    /// Forgets what can no longer be ordered; what waited only for such events waits no more.
-    pub(crate) fn collect(&mut self, collection_round: Round) {
-        self.twins.retain(|_, event| event.header.round > collection_round);
-        let old = self.suspended.iter().filter(|(_, s)| s.event.header.round <= collection_round);
+    /// Forgets what nobody needs any more; what waited only for such events waits no more.
+    pub(crate) fn collect(&mut self, floor: Round) {
+        self.twins.retain(|_, event| event.header.round > floor);
+        let old = self.suspended.iter().filter(|(_, s)| s.event.header.round <= floor);
         for digest in old.map(|(digest, _)| *digest).collect::<Vec<_>>() {
             self.release(&digest);
         }
-        let sunk = self.missing.iter().filter(|(_, missing)| missing.round <= collection_round);
+        let sunk = self.missing.iter().filter(|(_, missing)| missing.round <= floor);
         for parent in sunk.map(|(digest, _)| *digest).collect::<Vec<_>>() {
             let children = self.missing.remove(&parent).map(|missing| missing.children);
             for child in children.into_iter().flatten() {
@@ -171,7 +171,7 @@ impl Core {
         let known = self.graph.contains(&event.digest)
             || self.intake.suspended.contains_key(&event.digest)
             || self.intake.twins.contains_key(&event.digest);
-        let old = event.header.round <= self.graph.collection_round();
+        let old = event.header.round <= self.graph.floor();
         let fits = self.intake.committee.contains(event.header.author)
             && event.has_quorum_below(self.intake.committee);
         if known || old || !fits {
@@ -241,9 +241,9 @@ impl Core {
     }
 
     fn missing_parents(&self, event: &Event) -> Vec<Parent> {
-        let collection_round = self.graph.collection_round();
+        let floor = self.graph.floor();
         let parents = event.header.parents.iter();
-        let above = parents.filter(|parent| parent.round > collection_round);
+        let above = parents.filter(|parent| parent.round > floor);
         above.filter(|parent| !self.graph.contains(&parent.digest)).copied().collect()
     }
 

@@ -81,7 +81,7 @@ impl Core {
         state: RestoredState,
     ) -> Self {
         let committee = configuration.committee;
-        let mut graph = Graph::new(committee);
+        let mut graph = Graph::new(committee, configuration.collection_depth_rounds);
         let mut committer = Committer::new(
             committee,
             configuration.epoch,
@@ -192,7 +192,7 @@ impl Core {
             self.pace.committed(self.graph.quorum_round());
             let me = self.configuration.me;
             let lost = self.graph.collect(collection_round, me);
-            self.intake.collect(collection_round);
+            self.intake.collect(self.graph.floor());
             let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
             if !returned.is_empty() {
                 self.pace.give_back(&returned);

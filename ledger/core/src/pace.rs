@@ -342,7 +342,7 @@ impl Core {
                 .iter()
                 .find(|parent| parent.author == leader && parent.round == leader_round);
             voted.is_some_and(|voted| {
-                voters(&self.graph, leader_round, &voted.digest).len() < committee.quorum()
+                voters(&self.graph, voted).len() < committee.quorum()
                     && blamers(&self.graph, leader_round, leader).len() < committee.quorum()
             })
         })
