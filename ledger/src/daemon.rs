@@ -3,15 +3,20 @@
 //! Owns the wiring and the lives of threads and tasks. Nothing is signed before store, witness and the founding state
 //! are known; while the processor was never seen, only the agent is served. Called by `main` and by tests.
 
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use dagger_bus::handed::HandedSockets;
+use dagger_bus::listener;
 use dagger_ledger_core::{CoreConfiguration, CoreStatus, Input};
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::Epoch;
 use dagger_payload::payload::SignedPayload;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
@@ -29,7 +34,6 @@ use crate::exit::{self, Exit, Stop, StopHandle, StopReceiver, in_words};
 use crate::limits::{CORE_INPUTS_MAX, STOP_WAIT_MAX};
 use crate::link::inspect::KnownEvents;
 use crate::link::{LinkConfiguration, Links, Member};
-use crate::sockets::Handed;
 use crate::store::lmdb::LmdbStore;
 use crate::store::records::{self, Instance, InstanceId, Records};
 use crate::store::witness::{Testimony, Witness};
@@ -58,7 +62,7 @@ pub enum StartError {
         doing: &'static str,
         /// Why not.
         #[source]
-        cause: std::io::Error,
+        cause: io::Error,
     },
 }
 
@@ -73,8 +77,30 @@ impl StartError {
     }
 }
 
-fn doing(doing: &'static str) -> impl FnOnce(std::io::Error) -> StartError {
+fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |cause| StartError::Io { doing, cause }
+}
+
+/// The handed TCP socket `peers`, or one bound at `address`.
+async fn peers_socket(handed: &mut HandedSockets, address: SocketAddr) -> io::Result<TcpListener> {
+    match handed.tcp("peers")? {
+        Some(listener) => {
+            listener.set_nonblocking(true)?;
+            TcpListener::from_std(listener)
+        }
+        None => TcpListener::bind(address).await,
+    }
+}
+
+/// The handed Unix socket `agent`, or one bound at `path`.
+fn agent_socket(handed: &mut HandedSockets, path: Option<&Path>) -> io::Result<UnixListener> {
+    match (handed.unix("agent")?, path) {
+        (Some(listener), _) => listener::adopt(listener),
+        (None, Some(path)) => listener::bind(path),
+        (None, None) => {
+            Err(io::Error::other("no socket `agent` was handed over: set sockets.agent"))
+        }
+    }
 }
 
 /// Store, witness and writer.
@@ -97,7 +123,7 @@ fn open_memory(prepared: &Prepared, stop: &StopHandle) -> Result<Memory, StartEr
         None => {
             let mut random = [0; 16];
             getrandom::fill(&mut random)
-                .map_err(|error| doing("draw random bytes")(std::io::Error::other(error)))?;
+                .map_err(|error| doing("draw random bytes")(io::Error::other(error)))?;
             let id = InstanceId(random.into());
             let (cluster, author) = (prepared.cluster, prepared.me);
             let instance = Instance { id, cluster, author };
@@ -139,17 +165,17 @@ impl Daemon {
     ///
     /// # Errors
     /// [`StartError`].
-    pub async fn start(prepared: Prepared, mut handed: Handed) -> Result<Self, StartError> {
+    pub async fn start(prepared: Prepared, mut handed: HandedSockets) -> Result<Self, StartError> {
         let (stop, reasons) = exit::channel();
         let prepared = Arc::new(prepared);
         let memory = open_memory(&prepared, &stop)?;
         let configuration = &prepared.configuration;
         let own_address = prepared.genesis.host(prepared.me).expect("found by its key").address;
         let address = configuration.listen.unwrap_or(own_address);
-        let peers = handed.peers(address).await.map_err(doing("listen for peers"))?;
-        let agent_socket = handed
-            .agent(configuration.sockets.agent.as_deref())
-            .map_err(doing("listen for the agent"))?;
+        let peers = peers_socket(&mut handed, address).await.map_err(doing("listen for peers"))?;
+        let agent_path = configuration.sockets.agent.as_deref();
+        let agent_socket =
+            agent_socket(&mut handed, agent_path).map_err(doing("listen for the agent"))?;
 
         let (core, local) = mpsc::channel(CORE_INPUTS_MAX);
         let (status, status_seen) = watch::channel(None);
@@ -335,7 +361,7 @@ fn unordered(
     Ok(unordered)
 }
 
-async fn wait_for_signals(stop: StopHandle) -> std::io::Result<()> {
+async fn wait_for_signals(stop: StopHandle) -> io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::select! {
         _ = term.recv() => {}
@@ -361,7 +387,7 @@ fn notify(state: sd_notify::NotifyState<'_>) {
 /// Runs the daemon on `runtime` until it is stopped, and says with which code to exit.
 pub fn run(runtime: Runtime, prepared: Prepared) -> Exit {
     let ended = runtime.block_on(async {
-        let daemon = Daemon::start(prepared, Handed::from_environment()).await?;
+        let daemon = Daemon::start(prepared, HandedSockets::from_environment()).await?;
         let stop = daemon.stop_handle();
         tokio::spawn(async move {
             if let Err(error) = wait_for_signals(stop.clone()).await {

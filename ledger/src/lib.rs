@@ -19,5 +19,4 @@ pub mod driver;
 pub mod exit;
 pub mod limits;
 pub mod link;
-pub mod sockets;
 pub mod store;

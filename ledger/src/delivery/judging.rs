@@ -67,6 +67,12 @@ impl Patience {
     }
 }
 
+/// What follows a connection that ended well.
+enum Next {
+    ComeAgain,
+    BeginAnew,
+}
+
 /// Whether the processor must begin a new life before it is of use.
 enum Standing {
     Continue(CommitIndex),
@@ -85,11 +91,11 @@ pub async fn run(
         let ended = serve(&delivery, &socket, purpose, &founding, &mut patience).await;
         purpose = Purpose::Judgement;
         match ended {
-            Ok(Standing::BeginAnew) => {
+            Ok(Next::BeginAnew) => {
                 tracing::warn!("the processor knows more than this store: it begins anew");
                 purpose = Purpose::JudgementAnew;
             }
-            Ok(Standing::Continue(_)) => {}
+            Ok(Next::ComeAgain) => {}
             Err(error) => match delivery.is_fatal(error) {
                 Ok(error) => patience.wait("no processor to judge", in_words(&error)).await,
                 Err(()) => return,
@@ -104,24 +110,23 @@ async fn serve(
     purpose: Purpose,
     founding: &watch::Sender<Option<CommitEnd>>,
     patience: &mut Patience,
-) -> Result<Standing, DeliveryError> {
+) -> Result<Next, DeliveryError> {
     let (connection, opened) = open(delivery, socket, purpose).await?;
     let through = match stands(delivery, &opened)? {
-        Standing::Continue(through) if purpose == Purpose::Judgement => through,
+        Standing::Continue(through) => through,
+        Standing::BeginAnew if purpose == Purpose::Judgement => return Ok(Next::BeginAnew),
         // Asked for and not done: without this the two would ask each other for ever, without a wait.
-        Standing::BeginAnew if purpose == Purpose::JudgementAnew => {
-            return Err(BusError::Malformed.into());
-        }
-        standing => match standing {
-            Standing::Continue(through) => through,
-            Standing::BeginAnew => return Ok(Standing::BeginAnew),
-        },
+        Standing::BeginAnew => return Err(BusError::Malformed.into()),
     };
     learn_founding(delivery, &opened, founding).await?;
     *patience = Patience::default();
     let session = Session::new(delivery.clone(), opened, through)?;
-    session.run(connection).await?;
-    Ok(Standing::Continue(through))
+    match session.run(connection).await {
+        Err(DeliveryError::OutOfStep { .. }) if purpose == Purpose::Judgement => {
+            Ok(Next::BeginAnew)
+        }
+        ended => ended.map(|()| Next::ComeAgain),
+    }
 }
 
 /// Compares the processor's life with the store: up to where all its answers are here.

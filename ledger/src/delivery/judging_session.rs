@@ -163,8 +163,8 @@ impl Session {
         let (sealed, next_deadline) = match judged {
             Judged::Done { sealed, next_deadline } => (sealed, next_deadline),
             Judged::OutOfOrder { expected } => {
-                tracing::warn!(asked = commit.index.0, expected = expected.0, "judge out of step");
-                return Err(BusError::Malformed.into());
+                let asked = commit.index;
+                return Err(DeliveryError::OutOfStep { asked, expected });
             }
         };
         let end = sealed.release.end;

@@ -87,6 +87,14 @@ pub enum DeliveryError {
     /// The other daemon is gone or misbehaves: it is tried again.
     #[error(transparent)]
     Bus(#[from] dagger_bus::BusError),
+    /// The processor has judged more, or less, than this store knows of it.
+    #[error("the processor was asked for commit {asked} and expects {expected}")]
+    OutOfStep {
+        /// What was asked.
+        asked: CommitIndex,
+        /// What it would take.
+        expected: CommitIndex,
+    },
     /// The processor contradicts itself or what was ordered.
     #[error("the processor is broken: {0}")]
     Judge(String),
@@ -134,7 +142,7 @@ impl Delivery {
             DeliveryError::Store(error) => self.stop.stop(Stop::Broken(Box::new(error))),
             error @ DeliveryError::Judge(_) => self.stop.stop(Stop::Broken(Box::new(error))),
             error @ DeliveryError::Writer(_) => self.stop.stop(Stop::Internal(Box::new(error))),
-            error @ DeliveryError::Bus(_) => return Ok(error),
+            error @ (DeliveryError::Bus(_) | DeliveryError::OutOfStep { .. }) => return Ok(error),
         }
         Err(())
     }

@@ -1,0 +1,213 @@
+//! Four real ledgers on loopback: real processes, real TLS, real LMDB. Only the judge is a test's: it accepts everything once,
+//! deterministically, so that what is shown here is order, durability and delivery.
+
+mod common;
+
+use common::{Cluster, Host, payload};
+use dagger_bus::ledger::{Answer, Call, LinkStatus, Standing, Unavailable};
+use dagger_payload::id::PayloadDigest;
+use dagger_payload::refusal::RefusalCode;
+
+async fn attested_everywhere(cluster: &Cluster, digests: &[PayloadDigest]) {
+    let mut all = Vec::new();
+    for host in cluster.hosts.iter().filter(|host| host.process.is_some()) {
+        let mut stream = host.stream(0).await;
+        stream.until_attested(digests).await;
+        let evidence = stream.seen.evidence.clone().expect("is attested");
+        cluster.check_evidence(&evidence, &stream.seen.ends);
+        all.push(stream.seen);
+    }
+    let shortest = all.iter().map(|seen| seen.ordered.len()).min().expect("some host runs");
+    let (first, others) = all.split_first().expect("some host runs");
+    for other in others {
+        assert_eq!(first.ordered[..shortest], other.ordered[..shortest]);
+    }
+    let positions = first.ordered.iter().map(|(position, _)| position.0);
+    assert!(positions.eq(1..=u64::try_from(first.ordered.len()).expect("few")), "no gap");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn four_hosts_order_what_any_of_them_receives_in_the_same_way() {
+    let cluster = Cluster::start(4).await;
+    let mut digests = Vec::new();
+    for number in 0..40 {
+        let host = &cluster.hosts[number % 4];
+        digests.push(host.submitted(&format!("payload {number}")).await);
+    }
+    attested_everywhere(&cluster, &digests).await;
+
+    // The same bytes again, here or elsewhere, get the same answer and no second place.
+    for host in &cluster.hosts {
+        let Answer::Receipt { digest, standing } = host.submit("payload 5").await else {
+            panic!("a receipt is due");
+        };
+        assert_eq!(digest, digests[5]);
+        assert!(matches!(standing, Standing::Ordered { .. }), "{standing:?}");
+    }
+    let refused = cluster.hosts[0].submit("refuse this").await;
+    let Answer::Refused { refusal } = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(refusal.code, RefusalCode::NotAuthorized);
+    let digest = payload("refuse this").digest();
+    let standing = cluster.hosts[0].ask(Call::Look { digest }).await;
+    assert!(matches!(standing, Answer::Standing { standing: Standing::Unknown {} }));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_killed_in_the_middle_comes_back_and_nothing_is_lost_or_doubled() {
+    let mut cluster = Cluster::start(4).await;
+    let mut digests = Vec::new();
+    for number in 0..10 {
+        digests.push(cluster.hosts[3].submitted(&format!("before {number}")).await);
+    }
+    // What it gave a receipt for, ordered or not, must survive kill -9 right after the last one.
+    cluster.hosts[3].kill();
+    for number in 0..10 {
+        digests.push(cluster.hosts[number % 3].submitted(&format!("without {number}")).await);
+    }
+    attested_everywhere(&cluster, &digests[10..]).await;
+    cluster.hosts[3].start();
+    cluster.hosts[3].until(|status| status.unavailable.is_none()).await;
+    digests.push(cluster.hosts[3].submitted("after").await);
+    attested_everywhere(&cluster, &digests).await;
+    for host in &mut cluster.hosts {
+        assert_eq!(host.stop().code(), Some(0), "{}", host.log());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn with_two_of_four_down_changes_are_answered_no_quorum_and_resume_with_the_third() {
+    let mut cluster = Cluster::start(4).await;
+    let before = cluster.hosts[0].submitted("before").await;
+    attested_everywhere(&cluster, &[before]).await;
+    cluster.hosts[2].kill();
+    cluster.hosts[3].kill();
+    let lost = |status: &dagger_bus::ledger::LedgerStatus| {
+        let missing = status.members.iter().filter(|member| member.link == LinkStatus::Missing);
+        missing.count() == 2
+    };
+    cluster.hosts[0].until(lost).await;
+    let answer = cluster.hosts[0].submit("nobody orders this").await;
+    let Answer::Unavailable { reason: Unavailable::NoQuorum { have, need, missing } } = answer
+    else {
+        panic!("{answer:?}");
+    };
+    let missing: Vec<_> = missing.iter().map(|name| name.as_str()).collect();
+    assert_eq!((have, need, missing.as_slice()), (2, 3, &["host3", "host4"][..]));
+    // What was refused so is not kept; what was known before still gets its answer.
+    let digest = payload("nobody orders this").digest();
+    let standing = cluster.hosts[0].ask(Call::Look { digest }).await;
+    assert!(matches!(standing, Answer::Standing { standing: Standing::Unknown {} }));
+    assert_eq!(cluster.hosts[0].submitted("before").await, before);
+
+    cluster.hosts[2].start();
+    cluster.hosts[0].until(|status| status.unavailable.is_none()).await;
+    let after = cluster.hosts[0].submitted("after").await;
+    attested_everywhere(&cluster, &[before, after]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replaced_judge_is_taught_all_history_and_the_agent_is_sent_away_meanwhile() {
+    let mut cluster = Cluster::start(4).await;
+    let mut digests = Vec::new();
+    for number in 0..20 {
+        digests.push(cluster.hosts[0].submitted(&format!("payload {number}")).await);
+    }
+    let mut stream = cluster.hosts[0].stream(0).await;
+    stream.until_attested(&digests).await;
+    cluster.hosts[0].judge.restart().await;
+    while stream.take().await {}
+    let mut again = cluster.hosts[0].stream(0).await;
+    again.until_attested(&digests).await;
+    assert_eq!(again.seen.ordered, stream.seen.ordered);
+    assert_eq!(again.seen.ends, stream.seen.ends);
+    // A reader who has it all gets nothing twice.
+    let last = again.seen.ends.last().expect("some").index;
+    let mut rest = cluster.hosts[0].stream(last.0).await;
+    rest.until(|seen| seen.caught_up.is_some()).await;
+    assert!(rest.seen.ordered.is_empty());
+    let digest = cluster.hosts[0].submitted("one more").await;
+    rest.until_attested(&[digest]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_whose_store_was_lost_learns_all_from_its_peers_before_it_signs() {
+    let mut cluster = Cluster::start(4).await;
+    let mut digests = Vec::new();
+    for number in 0..12 {
+        digests.push(cluster.hosts[1].submitted(&format!("payload {number}")).await);
+    }
+    attested_everywhere(&cluster, &digests).await;
+    let life = cluster.hosts[1].judge.life();
+    cluster.hosts[1].kill();
+    std::fs::remove_dir_all(cluster.hosts[1].directory.join("state")).expect("was there");
+    cluster.hosts[1].start();
+    cluster.hosts[1].until(|status| status.unavailable.is_none()).await;
+    assert_ne!(cluster.hosts[1].judge.life(), life, "the judge began anew with the store");
+    digests.push(cluster.hosts[1].submitted("after").await);
+    // It signs only above rounds that it may have signed before: the others get there with their own work.
+    digests.push(cluster.hosts[0].submitted("others' work").await);
+    attested_everywhere(&cluster, &digests).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_single_host_orders_alone() {
+    let mut cluster = Cluster::start(1).await;
+    let digest = cluster.hosts[0].submitted("alone").await;
+    attested_everywhere(&cluster, &[digest]).await;
+    cluster.hosts[0].kill();
+    cluster.hosts[0].start();
+    cluster.hosts[0].until(|status| status.unavailable.is_none()).await;
+    let more = cluster.hosts[0].submitted("more").await;
+    attested_everywhere(&cluster, &[digest, more]).await;
+}
+
+/// Sum of user and system time of a process, in clock ticks (proc(5): fields 14 and 15).
+fn ticks(host: &Host) -> u64 {
+    let pid = host.process.as_ref().expect("runs").id();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).expect("runs");
+    let after_name = stat.rsplit(')').next().expect("a name in brackets");
+    let fields: Vec<&str> = after_name.split_whitespace().collect();
+    fields[11].parse::<u64>().expect("a number") + fields[12].parse::<u64>().expect("a number")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_idle_cluster_makes_no_events_and_burns_next_to_nothing() {
+    let cluster = Cluster::start(4).await;
+    let digest = cluster.hosts[0].submitted("something").await;
+    attested_everywhere(&cluster, &[digest]).await;
+    // The last closing events may still be under way: rounds must come to rest, and stay there.
+    let rounds = async || {
+        let mut rounds = Vec::new();
+        for host in &cluster.hosts {
+            rounds.push(host.status().await.members.iter().map(|m| m.highest_round.0).max());
+        }
+        rounds
+    };
+    let mut before = rounds().await;
+    loop {
+        tokio::time::sleep(std::time::Duration::from_secs(2)).await;
+        let now = rounds().await;
+        if now == before {
+            break;
+        }
+        before = now;
+    }
+    let used: u64 = cluster.hosts.iter().map(ticks).sum();
+    let sizes: Vec<_> = sizes_of(&cluster);
+    tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+    let burnt = cluster.hosts.iter().map(ticks).sum::<u64>() - used;
+    assert_eq!(sizes, sizes_of(&cluster), "the stores must not grow");
+    assert_eq!(before, rounds().await, "an idle cluster must be silent");
+    // A tick is 10 ms: four ledgers for ten seconds within 0.5 % of one core.
+    assert!(burnt <= 5, "{burnt} ticks");
+}
+
+fn sizes_of(cluster: &Cluster) -> Vec<u64> {
+    let size = |host: &Host| {
+        let file = host.directory.join("state/store/data.mdb");
+        std::fs::metadata(file).expect("is there").len()
+    };
+    cluster.hosts.iter().map(size).collect()
+}

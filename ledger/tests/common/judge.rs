@@ -1,0 +1,206 @@
+//! A judge for tests of the ledger alone: it speaks the processor's conversation, seals what it releases, and judges by one
+//! deterministic rule: everything is accepted once.
+
+use std::collections::{HashSet, VecDeque};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+
+use dagger_bus::judging::{
+    Admission, AdmissionOutcome, Admit, Judge, Judged, Open, Opened, Purpose,
+};
+use dagger_bus::limits::JUDGED_KEPT_MAX;
+use dagger_bus::{BusError, Connection};
+use dagger_payload::event::CommitEnd;
+use dagger_payload::id::{ClusterId, CommitIndex, PayloadDigest, Position, StateRoot};
+use dagger_payload::key::{Domain, SecretKey};
+use dagger_payload::refusal::{Refusal, RefusalCode};
+use dagger_payload::release::{
+    CommitRelease, OrderedCommit, Release, SealedRelease, Verdict, initial_prefix,
+};
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+struct Life {
+    seal: SecretKey,
+    end: CommitEnd,
+    seen: HashSet<PayloadDigest>,
+    kept: VecDeque<SealedRelease>,
+}
+
+struct Court {
+    cluster: ClusterId,
+    life: Mutex<Life>,
+    lives: watch::Sender<u8>,
+}
+
+pub struct TestJudge {
+    court: Arc<Court>,
+    path: PathBuf,
+    serving: JoinHandle<()>,
+}
+
+fn root_after(before: StateRoot, digest: &PayloadDigest) -> StateRoot {
+    let mut hasher = blake3::Hasher::new();
+    StateRoot(*hasher.update(before.as_bytes()).update(digest.as_bytes()).finalize().as_bytes())
+}
+
+impl Life {
+    fn begin(cluster: &ClusterId, number: u8) -> Self {
+        let end = CommitEnd {
+            index: CommitIndex(0),
+            position: Position(0),
+            prefix_hash: initial_prefix(cluster),
+            state_root: StateRoot([0x11; 32]),
+        };
+        Self {
+            seal: SecretKey::from_seed(&[number; 32].into()),
+            end,
+            seen: HashSet::new(),
+            kept: VecDeque::new(),
+        }
+    }
+
+    fn judge(&mut self, commit: OrderedCommit) -> Judged {
+        let done = |sealed| Judged::Done { sealed: Box::new(sealed), next_deadline: None };
+        if commit.index != self.end.index.next() {
+            let kept = self.kept.iter().find(|kept| kept.release.end.index == commit.index);
+            let expected = self.end.index.next();
+            return kept.cloned().map_or(Judged::OutOfOrder { expected }, done);
+        }
+        let mut releases = Vec::new();
+        for (position, ordered) in (commit.first_position.0..).zip(&commit.payloads) {
+            let digest = ordered.payload.digest();
+            let verdict = if self.seen.insert(digest) {
+                self.end.state_root = root_after(self.end.state_root, &digest);
+                Verdict::Accepted
+            } else {
+                Verdict::Refused(Refusal::new(RefusalCode::Duplicate, "seen"))
+            };
+            releases.push(Release {
+                position: Position(position),
+                digest,
+                ordered: ordered.clone(),
+                verdict,
+                effects: vec![],
+            });
+        }
+        self.end.index = commit.index;
+        self.end.position = commit.last_position();
+        self.end.prefix_hash = commit.prefix_hash;
+        let release = CommitRelease {
+            end: self.end,
+            ledger_time: commit.ledger_time,
+            releases,
+            time_effects: vec![],
+        };
+        let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
+        let sealed = SealedRelease { release, seal };
+        self.kept.push_back(sealed.clone());
+        if self.kept.len() > JUDGED_KEPT_MAX {
+            self.kept.pop_front();
+        }
+        done(sealed)
+    }
+
+    fn admit(&self, admit: &Admit) -> AdmissionOutcome {
+        let digest = admit.payload.digest();
+        if self.seen.contains(&digest) {
+            AdmissionOutcome::Known { digest }
+        } else if admit.payload.bytes.starts_with(b"refuse") {
+            let refusal = Refusal::new(RefusalCode::NotAuthorized, "as it says");
+            AdmissionOutcome::Refused { refusal }
+        } else {
+            let account = None;
+            AdmissionOutcome::Admitted { digest, account }
+        }
+    }
+}
+
+impl TestJudge {
+    pub fn start(cluster: ClusterId, path: &Path, first_life: u8) -> Self {
+        let court = Arc::new(Court {
+            cluster,
+            life: Mutex::new(Life::begin(&cluster, first_life)),
+            lives: watch::Sender::new(first_life),
+        });
+        let listener = dagger_bus::listener::bind(path).expect("binds");
+        let serving = tokio::spawn(serve(court.clone(), listener));
+        Self { court, path: path.to_owned(), serving }
+    }
+
+    /// The judge's process dies and another one takes its place.
+    pub async fn restart(&mut self) {
+        self.serving.abort();
+        // The socket is closed when the task is gone.
+        let _ = (&mut self.serving).await;
+        let next = *self.court.lives.borrow() + 100;
+        self.court.lives.send_replace(next);
+        *self = Self::start(self.court.cluster, &self.path.clone(), next);
+    }
+
+    /// Number of the present life.
+    pub fn life(&self) -> u8 {
+        *self.court.lives.borrow()
+    }
+}
+
+impl Drop for TestJudge {
+    fn drop(&mut self) {
+        self.serving.abort();
+    }
+}
+
+async fn serve(court: Arc<Court>, listener: UnixListener) {
+    loop {
+        let (stream, _) = listener.accept().await.expect("accepts");
+        let court = court.clone();
+        tokio::spawn(async move {
+            let mut lives = court.lives.subscribe();
+            let connection = Connection::new(stream);
+            // How a conversation ends is the ledger's business.
+            let _ = converse(&court, connection, &mut lives).await;
+        });
+    }
+}
+
+async fn converse(
+    court: &Court,
+    mut connection: Connection,
+    lives: &mut watch::Receiver<u8>,
+) -> Result<(), BusError> {
+    let open: Open = connection.receiver.receive().await?;
+    if open.purpose == Purpose::JudgementAnew {
+        let next = *court.lives.borrow() + 1;
+        *court.life.lock().expect("no panics") = Life::begin(&court.cluster, next);
+        court.lives.send_replace(next);
+    }
+    lives.mark_unchanged();
+    let opened = {
+        let life = court.life.lock().expect("no panics");
+        Opened {
+            cluster: court.cluster,
+            seal_key: life.seal.public_key(),
+            judged: life.end,
+            next_deadline: None,
+        }
+    };
+    connection.sender.send(&opened).await?;
+    loop {
+        if open.purpose == Purpose::Admissions {
+            let admit: Admit = tokio::select! {
+                _ = lives.changed() => return Ok(()),
+                admit = connection.receiver.receive() => admit?,
+            };
+            let outcome = court.life.lock().expect("no panics").admit(&admit);
+            connection.sender.send(&Admission { id: admit.id, outcome }).await?;
+        } else {
+            let judge: Judge = tokio::select! {
+                _ = lives.changed() => return Ok(()),
+                judge = connection.receiver.receive() => judge?,
+            };
+            let judged = court.life.lock().expect("no panics").judge(judge.commit);
+            connection.sender.send(&judged).await?;
+        }
+    }
+}

@@ -1,0 +1,342 @@
+//! Four real ledger processes on loopback, with real TLS and real LMDB, a test judge each, and an agent's hand.
+#![allow(dead_code, unreachable_pub)]
+
+pub mod judge;
+
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::time::Duration;
+
+use dagger_bus::Connection;
+use dagger_bus::ledger::{
+    Answer, Call, Consumed, LedgerStatus, Open, Opened, Purpose, Request, Response, StreamItem,
+};
+use dagger_payload::event::CommitEnd;
+use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
+use dagger_payload::id::{ClusterId, CommitIndex, PayloadDigest, Position};
+use dagger_payload::key::{SecretKey, Signature};
+use dagger_payload::payload::{SignatureKind, SignedPayload};
+use dagger_payload::release::QuorumEvidence;
+use dagger_payload::sshsig::{self, Namespace};
+use tempfile::TempDir;
+use tokio::time::{Instant, sleep, timeout};
+
+use judge::TestJudge;
+
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+pub fn key(byte: u8) -> SecretKey {
+    SecretKey::from_seed(&[byte; 32].into())
+}
+
+pub fn payload(text: &str) -> SignedPayload {
+    SignedPayload {
+        signature_kind: SignatureKind::SshEd25519,
+        signature: Signature([3; 64]),
+        bytes: text.to_owned().into_bytes().into(),
+    }
+}
+
+pub struct Cluster {
+    pub directory: TempDir,
+    pub genesis: Genesis,
+    pub id: ClusterId,
+    pub hosts: Vec<Host>,
+}
+
+pub struct Host {
+    pub directory: PathBuf,
+    pub judge: TestJudge,
+    pub process: Option<Child>,
+    cluster: ClusterId,
+}
+
+fn free_addresses(count: usize) -> Vec<SocketAddr> {
+    // All are held until the last one is chosen, so that no two are equal.
+    let listeners: Vec<_> =
+        (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("binds")).collect();
+    listeners.iter().map(|listener| listener.local_addr().expect("is bound")).collect()
+}
+
+fn write_private(path: &Path, text: &str) {
+    use std::io::Write;
+    let mut options = std::fs::OpenOptions::new();
+    let mut file =
+        options.write(true).create(true).truncate(true).mode(0o600).open(path).expect("opens");
+    file.write_all(text.as_bytes()).expect("writes");
+}
+
+impl Cluster {
+    /// Founds a cluster of `count` hosts; their judges run, their ledgers do not yet.
+    pub fn found(count: u8) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let name = |text: String| text.parse().expect("a name");
+        let hosts =
+            (0_u8..).zip(free_addresses(count.into())).map(|(index, address)| GenesisHost {
+                name: name(format!("host{}", index + 1)),
+                operator: name("op1".to_owned()),
+                ledger_key: key(index + 10).public_key(),
+                address,
+            });
+        let genesis = Genesis {
+            dagger: 1,
+            nonce: "0".repeat(32),
+            name: name("test".to_owned()),
+            mode: GenesisMode::Judged,
+            operators: vec![GenesisOperator {
+                name: name("op1".to_owned()),
+                key: key(1).public_key(),
+            }],
+            hosts: hosts.collect(),
+            collection_depth_rounds: 60,
+            handover_distance_commits: 10,
+        };
+        let bytes = genesis.to_bytes();
+        let signature = sshsig::sign(&key(1), Namespace::Genesis, &bytes);
+        let armor = sshsig::to_armor(&key(1).public_key(), Namespace::Genesis, &signature);
+        std::fs::write(directory.path().join("genesis.json"), &bytes).expect("writes");
+        std::fs::write(directory.path().join("genesis.json.sig"), armor).expect("writes");
+        let id = ClusterId::of(&bytes);
+        let hosts = (0..count).map(|index| Host::prepare(directory.path(), id, index)).collect();
+        Self { directory, genesis, id, hosts }
+    }
+
+    /// Founds a cluster and starts all of its ledgers.
+    pub async fn start(count: u8) -> Self {
+        let mut cluster = Self::found(count);
+        for host in &mut cluster.hosts {
+            host.start();
+        }
+        for host in &cluster.hosts {
+            host.until(|status| status.unavailable.is_none()).await;
+        }
+        cluster
+    }
+
+    /// Checks that the evidence shows a quorum of members attesting `end`'s chain.
+    pub fn check_evidence(&self, evidence: &QuorumEvidence, ends: &[CommitEnd]) {
+        let mut authors = std::collections::BTreeSet::new();
+        for header in &evidence.headers {
+            let key_of = |author| self.genesis.host(author).map(|host| &host.ledger_key);
+            let (header, _) = header.verify(key_of).expect("a member's signature");
+            let attested = header.attestation.newest;
+            let own = ends.iter().rfind(|end| end.index <= attested.index).expect("known");
+            assert_eq!(attested.prefix_hash, own.prefix_hash);
+            assert_eq!(attested.state_root, own.state_root);
+            authors.insert(header.author);
+        }
+        assert!(authors.len() >= self.genesis.committee().quorum());
+    }
+}
+
+impl Host {
+    fn prepare(cluster_directory: &Path, cluster: ClusterId, index: u8) -> Self {
+        let directory = cluster_directory.join(format!("h{index}"));
+        std::fs::create_dir(&directory).expect("makes");
+        write_private(&directory.join("key"), &key(index + 10).to_openssh("test"));
+        let configuration = r#"
+            genesis = "../genesis.json"
+            genesis_signatures = "../genesis.json.sig"
+            log = "info"
+            key = "key"
+            state_directory = "state"
+            witness = "witness/last-round"
+            map_gib = 16
+            [sockets]
+            agent = "ledger.sock"
+            processor = "processor.sock"
+        "#;
+        std::fs::write(directory.join("ledger.toml"), configuration).expect("writes");
+        let judge = TestJudge::start(cluster, &directory.join("processor.sock"), index + 1);
+        Self { directory, judge, process: None, cluster }
+    }
+
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_dagger-ledger"));
+        command.arg("--configuration").arg(self.directory.join("ledger.toml"));
+        command.env_remove("JOURNAL_STREAM").env_remove("NOTIFY_SOCKET");
+        command
+    }
+
+    pub fn start(&mut self) {
+        let mut options = std::fs::OpenOptions::new();
+        let log = options.append(true).create(true).open(self.log_path()).expect("opens");
+        let process = self.command().stderr(log).spawn().expect("starts");
+        self.process = Some(process);
+    }
+
+    pub fn log_path(&self) -> PathBuf {
+        self.directory.join("ledger.log")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// kill -9
+    pub fn kill(&mut self) {
+        let mut process = self.process.take().expect("runs");
+        process.kill().expect("can be killed");
+        process.wait().expect("ends");
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("runs");
+        let pid = nix::unistd::Pid::from_raw(process.id().try_into().expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signals");
+        process.wait().expect("ends")
+    }
+
+    async fn connect(&self, purpose: Purpose) -> Option<Connection> {
+        let mut connection = Connection::connect(&self.directory.join("ledger.sock")).await.ok()?;
+        let cluster = self.cluster;
+        connection.sender.send(&Open { cluster, purpose }).await.ok()?;
+        let opened: Opened = connection.receiver.receive().await.ok()?;
+        assert_eq!(opened.cluster, cluster);
+        Some(connection)
+    }
+
+    /// Asks, again and again until the ledger serves.
+    pub async fn ask(&self, call: Call) -> Answer {
+        let asking = async {
+            loop {
+                if let Some(mut connection) = self.connect(Purpose::Requests {}).await {
+                    let request = Request { id: 7, call: call.clone() };
+                    if connection.sender.send(&request).await.is_ok()
+                        && let Ok(response) = connection.receiver.receive::<Response>().await
+                    {
+                        assert_eq!(response.id, 7);
+                        return response.answer;
+                    }
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("no answer\n{}", self.log()))
+    }
+
+    pub async fn submit(&self, text: &str) -> Answer {
+        self.ask(Call::Submit { payload: payload(text) }).await
+    }
+
+    /// Submits and expects a receipt.
+    pub async fn submitted(&self, text: &str) -> PayloadDigest {
+        match self.submit(text).await {
+            Answer::Receipt { digest, .. } => digest,
+            other => panic!("{other:?}\n{}", self.log()),
+        }
+    }
+
+    pub async fn status(&self) -> LedgerStatus {
+        match self.ask(Call::Status {}).await {
+            Answer::Status { status } => *status,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Waits until the status is as wanted.
+    pub async fn until(&self, wanted: impl Fn(&LedgerStatus) -> bool) -> LedgerStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let status = self.status().await;
+            if wanted(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{status:#?}\n{}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// A release stream from `after`.
+    pub async fn stream(&self, after: u64) -> Stream {
+        let after = CommitIndex(after);
+        let asking = async {
+            loop {
+                let window = 8;
+                if let Some(connection) = self.connect(Purpose::Releases { after, window }).await {
+                    return connection;
+                }
+                sleep(Duration::from_millis(20)).await;
+            }
+        };
+        let connection = timeout(PATIENCE, asking).await.expect("a ledger that serves");
+        Stream { connection, log: self.log_path(), seen: Seen::default() }
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// What a stream has shown.
+#[derive(Debug, Default, Clone, PartialEq)]
+pub struct Seen {
+    pub ordered: Vec<(Position, PayloadDigest)>,
+    pub ends: Vec<CommitEnd>,
+    pub attested: CommitIndex,
+    pub evidence: Option<QuorumEvidence>,
+    pub caught_up: Option<CommitIndex>,
+}
+
+pub struct Stream {
+    connection: Connection,
+    log: PathBuf,
+    pub seen: Seen,
+}
+
+impl Stream {
+    /// Takes in one item; `false` at the end of the stream.
+    pub async fn take(&mut self) -> bool {
+        let receiving = timeout(PATIENCE, self.connection.receiver.receive::<StreamItem>()).await;
+        let log = || std::fs::read_to_string(&self.log).unwrap_or_default();
+        let Ok(item) = receiving.unwrap_or_else(|_| panic!("{:#?}\n{}", self.seen, log())) else {
+            return false;
+        };
+        match item {
+            StreamItem::Release { sealed } => {
+                let release = sealed.release;
+                let commit = release.end.index;
+                assert!(self.seen.ends.last().is_none_or(|last| last.index < commit));
+                let placed = release.releases.iter().map(|each| (each.position, each.digest));
+                self.seen.ordered.extend(placed);
+                self.seen.ends.push(release.end);
+                // A stream that has just ended shows so at the next item.
+                let _ = self.connection.sender.send(&Consumed { commit }).await;
+            }
+            StreamItem::Attested { commit, evidence } => {
+                assert!(commit > self.seen.attested);
+                self.seen.attested = commit;
+                self.seen.evidence = Some(evidence);
+            }
+            StreamItem::CaughtUp { commit } => {
+                assert_eq!(self.seen.caught_up, None);
+                self.seen.caught_up = Some(commit);
+            }
+        }
+        true
+    }
+
+    /// Takes in items until `wanted`.
+    pub async fn until(&mut self, wanted: impl Fn(&Seen) -> bool) {
+        while !wanted(&self.seen) {
+            assert!(self.take().await, "the stream ended: {:#?}", self.seen);
+        }
+    }
+
+    /// Takes in items until all of these are ordered and attested.
+    pub async fn until_attested(&mut self, digests: &[PayloadDigest]) {
+        self.until(|seen| {
+            let all = digests.iter().all(|digest| seen.ordered.iter().any(|(_, d)| d == digest));
+            all && seen.ends.last().is_some_and(|end| seen.attested >= end.index)
+        })
+        .await;
+    }
+}
