@@ -1,0 +1,127 @@
+//! The command line's grammar: what can be asked, and the help that teaches it.
+//!
+//! Owns the top of the tree and the options that every command has. Each group's own arguments stand beside its code in
+//! `commands` and `cluster`. Never acts. Called by `main`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use crate::cluster::arguments::ClusterCommand;
+use crate::commands::account::AccountCommand;
+use crate::commands::events::EventsArguments;
+use crate::commands::genesis::GenesisCommand;
+use crate::commands::host::HostCommand;
+use crate::commands::image::ImageCommand;
+use crate::commands::ledger::LedgerCommand;
+use crate::commands::payload::PayloadCommand;
+use crate::commands::ssh::SshArguments;
+use crate::commands::vm::VmCommand;
+use crate::endpoint;
+use crate::units;
+
+const EXAMPLES: &str = "\
+Examples:
+  # A cluster of four hosts on this machine, then a VM on it
+  daggerctl cluster dev --hosts 4 --detach
+  . ~/.local/state/dagger/dev/environment
+  daggerctl account grant $DAGGER_KEY.pub --cpus 8 --memory 4GiB --disk 50GiB \\
+      --operator-key $DAGGER_OPERATOR_KEYS
+  daggerctl image register guest.qcow2 --name op1/tiny
+  daggerctl vm create web-1 --image tiny --cpus 2 --memory 512MiB --disk 2GiB \\
+      --ssh-key $DAGGER_KEY.pub --wait ssh
+  daggerctl ssh web-1 -- uname -a
+  daggerctl vm history web-1
+
+Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unavailable or not in time, 70 a defect.";
+
+/// Orders virtual machines from a cluster of independent operators, and shows who caused what.
+#[derive(Parser)]
+#[command(name = "daggerctl", version, after_help = EXAMPLES, max_term_width = 100)]
+pub(crate) struct Arguments {
+    /// What to do
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// Agents to talk to, tried in this order: unix:/path/api.sock or http://127.0.0.1:7480, separated by commas
+    #[arg(
+        long,
+        global = true,
+        env = "DAGGER_API",
+        value_name = "ADDRESSES",
+        default_value = "unix:/run/dagger/api.sock",
+        value_parser = endpoint_list,
+        help_heading = "Connection"
+    )]
+    pub(crate) api: EndpointList,
+
+    /// SSH key to sign with: a private key file, or a .pub file whose private half your ssh-agent holds
+    /// [default: ~/.ssh/id_ed25519]
+    #[arg(long, global = true, env = "DAGGER_KEY", value_name = "FILE", help_heading = "Signing")]
+    pub(crate) key: Option<PathBuf>,
+
+    /// How long a signed request stays valid, counted from the cluster's ledger time; at most 24h
+    #[arg(
+        long,
+        global = true,
+        value_name = "SPAN",
+        default_value = "10m",
+        value_parser = units::span,
+        help_heading = "Signing"
+    )]
+    pub(crate) valid_for: Duration,
+
+    /// Write JSON for programs instead of text for people
+    #[arg(long, global = true, help_heading = "Output")]
+    pub(crate) json: bool,
+}
+
+/// Parsed `--api`.
+#[derive(Debug, Clone)]
+pub(crate) struct EndpointList(pub(crate) Vec<endpoint::Endpoint>);
+
+fn endpoint_list(text: &str) -> Result<EndpointList, String> {
+    endpoint::parse_list(text).map(EndpointList)
+}
+
+/// The groups of commands.
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Create, change and look at virtual machines
+    #[command(subcommand)]
+    Vm(VmCommand),
+    /// Log in to a VM, or run a command in it
+    Ssh(SshArguments),
+    /// Register images and list them
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// Grant accounts the use of your hosts, and look at them
+    #[command(subcommand)]
+    Account(AccountCommand),
+    /// List hosts, and declare what a host of yours offers
+    #[command(subcommand)]
+    Host(HostCommand),
+    /// Look at the ledger
+    #[command(subcommand)]
+    Ledger(LedgerCommand),
+    /// Make, sign, send and look up payloads by hand
+    #[command(subcommand)]
+    Payload(PayloadCommand),
+    /// Follow what is ordered, as it happens
+    Events(EventsArguments),
+    /// Run a cluster on this machine for development
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
+    /// Make and sign the document that founds a cluster
+    #[command(subcommand)]
+    Genesis(GenesisCommand),
+    /// Print a completion script for your shell
+    #[command(
+        after_help = "Example:\n  daggerctl completions bash > ~/.local/share/bash-completion/completions/daggerctl"
+    )]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}

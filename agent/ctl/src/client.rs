@@ -1,0 +1,234 @@
+//! Speaks HTTP/1.1 with the agents that the user named, one after the other until one can answer.
+//!
+//! Owns deadlines, limits of answers and the reading of problem details. Trying another agent is safe for every
+//! request: the same payload bytes have the same digest everywhere. Never signs. Called by the commands.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use dagger_api::{ImageImport, PROBLEM_MEDIA_TYPE, PayloadView, Problem, SIGNATURE_HEADER};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::header::{CONTENT_TYPE, HOST, HeaderName};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+
+use crate::endpoint::Endpoint;
+use crate::failure::Failure;
+use crate::limits::{ANSWER_BYTES_MAX, ANSWER_MAX, IMPORT_MAX};
+
+/// One request, before it is known who answers it.
+struct Ask<'a> {
+    method: Method,
+    path: &'a str,
+    headers: Vec<(HeaderName, String)>,
+    body: Bytes,
+    deadline: Duration,
+}
+
+/// Talks to the first of several agents that can answer.
+pub(crate) struct Client {
+    endpoints: Vec<Endpoint>,
+    /// Index of the agent that answered last: it is asked first.
+    preferred: AtomicUsize,
+}
+
+impl Client {
+    /// A client of these agents; at least one.
+    pub(crate) fn new(endpoints: Vec<Endpoint>) -> Self {
+        Self { endpoints, preferred: AtomicUsize::new(0) }
+    }
+
+    /// The agents that may be asked.
+    pub(crate) fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// `GET path`, read as `T`.
+    pub(crate) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Failure> {
+        self.get_waiting(path, Duration::ZERO).await
+    }
+
+    /// `GET path`, where the agent may hold back its answer for `wait`.
+    pub(crate) async fn get_waiting<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        wait: Duration,
+    ) -> Result<T, Failure> {
+        let ask = Ask {
+            method: Method::GET,
+            path,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            deadline: ANSWER_MAX + wait,
+        };
+        read(&self.ask_each(&ask).await?)
+    }
+
+    /// `POST /v1/payloads`: hands over the exact bytes that were signed. Safe to repeat anywhere.
+    pub(crate) async fn submit(
+        &self,
+        bytes: &Bytes,
+        signature: &str,
+    ) -> Result<PayloadView, Failure> {
+        let ask = Ask {
+            method: Method::POST,
+            path: "/v1/payloads",
+            headers: vec![
+                (HeaderName::from_static(SIGNATURE_HEADER), signature.to_owned()),
+                (CONTENT_TYPE, "application/json".to_owned()),
+            ],
+            body: bytes.clone(),
+            deadline: ANSWER_MAX,
+        };
+        read(&self.ask_each(&ask).await?)
+    }
+
+    /// `POST /v1/images` at one agent: its host takes a file of its own into its store.
+    pub(crate) async fn import_image(
+        endpoint: &Endpoint,
+        import: &ImageImport,
+    ) -> Result<(), Failure> {
+        let body = serde_json::to_vec(import)
+            .map_err(|error| Failure::broken(format!("cannot write JSON: {error}")))?;
+        let ask = Ask {
+            method: Method::POST,
+            path: "/v1/images",
+            headers: vec![(CONTENT_TYPE, "application/json".to_owned())],
+            body: body.into(),
+            deadline: IMPORT_MAX,
+        };
+        ask_one(endpoint, &ask).await.map(|_| ())
+    }
+
+    /// Asks one agent after the other while they are unavailable.
+    async fn ask_each(&self, ask: &Ask<'_>) -> Result<Bytes, Failure> {
+        let count = self.endpoints.len();
+        let first = self.preferred.load(Ordering::Relaxed);
+        let mut failure = None;
+        for offset in 0..count {
+            let index = (first + offset) % count;
+            match ask_one(&self.endpoints[index], ask).await {
+                Err(error) if error.is_unavailable() => {
+                    // What an agent itself said tells more than that another one did not answer.
+                    let better = failure.as_ref().is_none_or(|f: &Failure| f.has_code(UNREACHABLE));
+                    if better {
+                        failure = Some(error);
+                    }
+                }
+                answered => {
+                    self.preferred.store(index, Ordering::Relaxed);
+                    return answered;
+                }
+            }
+        }
+        Err(failure.unwrap_or_else(|| Failure::usage("no agent is named", "Give --api.")))
+    }
+
+    /// `GET path` as a stream of server-sent events, from the first agent that can answer.
+    pub(crate) async fn stream(&self, path: &str) -> Result<Incoming, Failure> {
+        let ask = Ask {
+            method: Method::GET,
+            path,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            deadline: ANSWER_MAX,
+        };
+        let mut failure = None;
+        for endpoint in &self.endpoints {
+            match open(endpoint, &ask).await {
+                Ok(response) if response.status() == StatusCode::OK => {
+                    return Ok(response.into_body());
+                }
+                Ok(response) => return Err(refusal(response).await),
+                Err(error) => failure = Some(error),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Failure::usage("no agent is named", "Give --api.")))
+    }
+}
+
+/// Code of an agent that did not answer at all.
+const UNREACHABLE: &str = "unreachable";
+
+fn unreachable(endpoint: &Endpoint, why: &dyn std::fmt::Display) -> Failure {
+    Failure::unavailable(
+        UNREACHABLE,
+        format!("{endpoint} does not answer: {why}"),
+        "Check that the agent runs there and that you may open its socket; name further agents with \
+         --api A,B or $DAGGER_API.",
+    )
+}
+
+fn read<T: DeserializeOwned>(body: &[u8]) -> Result<T, Failure> {
+    serde_json::from_slice(body).map_err(|error| {
+        Failure::refused(
+            "answer_unreadable",
+            format!("the agent's answer cannot be read: {error}"),
+            "Use a daggerctl of the same version as the agent.",
+        )
+    })
+}
+
+/// Sends one request and waits for the head of its answer.
+async fn open(endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Response<Incoming>, Failure> {
+    let stream = endpoint.connect().await.map_err(|error| unreachable(endpoint, &error))?;
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| unreachable(endpoint, &error))?;
+    // Ends with the response's body or with the sender, whichever is dropped last.
+    tokio::spawn(connection);
+    let mut request = Request::builder()
+        .method(ask.method.clone())
+        .uri(ask.path)
+        .header(HOST, endpoint.authority());
+    for (name, value) in &ask.headers {
+        request = request.header(name, value);
+    }
+    let request = request
+        .body(Full::new(ask.body.clone()))
+        .map_err(|error| Failure::broken(format!("cannot build a request: {error}")))?;
+    match tokio::time::timeout(ask.deadline, sender.send_request(request)).await {
+        Ok(Ok(response)) => Ok(response),
+        Ok(Err(error)) => Err(unreachable(endpoint, &error)),
+        Err(_) => Err(unreachable(endpoint, &"no answer in time")),
+    }
+}
+
+async fn body(response: Response<Incoming>) -> Result<Bytes, String> {
+    let limited = Limited::new(response.into_body(), ANSWER_BYTES_MAX);
+    match tokio::time::timeout(ANSWER_MAX, limited.collect()).await {
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(_) => Err("the answer stopped half-way".to_owned()),
+    }
+}
+
+async fn ask_one(endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Bytes, Failure> {
+    let response = open(endpoint, ask).await?;
+    if !response.status().is_success() {
+        return Err(refusal(response).await);
+    }
+    body(response).await.map_err(|error| unreachable(endpoint, &error))
+}
+
+/// Turns an answer that is no success into a failure.
+async fn refusal(response: Response<Incoming>) -> Failure {
+    let status = response.status();
+    let media_type = response.headers().get(CONTENT_TYPE);
+    let is_problem = media_type
+        .is_some_and(|kind| kind.to_str().is_ok_and(|kind| kind.starts_with(PROBLEM_MEDIA_TYPE)));
+    let bytes = body(response).await.unwrap_or_default();
+    if is_problem && let Ok(problem) = serde_json::from_slice::<Problem>(&bytes) {
+        return problem.into();
+    }
+    let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+    let what = format!("the agent answered {status}: {text}");
+    if status.is_server_error() {
+        Failure::unavailable("agent_failed", what, "Look at the agent's log.")
+    } else {
+        Failure::refused("agent_refused", what, "Use a daggerctl of the agent's version.")
+    }
+}

@@ -1,0 +1,117 @@
+//! What each host of a development cluster offers, and declaring it in the ledger.
+//!
+//! Owns dividing the machine among its hosts. Never changes an offer that was made before. Called by `cluster::dev`.
+
+use std::time::Instant;
+
+use dagger_api::HostView;
+use dagger_payload::kind::{Body, Capacity, GuestSubnet, HostJoin};
+use dagger_payload::name::{Labels, Name};
+
+use super::arguments::{DevArguments, Hypervisor};
+use super::identity::{agent_key, ledger_key};
+use super::record::{Directory, HostRecord, Record};
+use crate::failure::Failure;
+use crate::limits::CLUSTER_START_MAX;
+use crate::output::Format;
+use crate::progress::Progress;
+use crate::session::{Session, Until};
+use crate::signer::{read_public_key, with_pub};
+
+/// CPUs are shared among the hosts' guests, so that a small machine can still show VMs with several.
+const CPUS_MIN: u32 = 4;
+/// What a host of pretended VMs offers.
+const PRETENDED: Capacity = Capacity { cpus: 32, memory_mib: 64 * 1024, disk_gib: 1024 };
+
+/// Declares every host that is not declared yet, signed by its operator. Returns how many there were.
+pub(crate) async fn declare(
+    arguments: &DevArguments,
+    directory: &Directory,
+    record: &Record,
+    session: &Session,
+) -> Result<usize, Failure> {
+    let views: Vec<HostView> = session.client.get("/v1/hosts").await?;
+    let declared = |name: &Name| views.iter().any(|view| view.name == *name && view.host.is_some());
+    let capacity = capacity(arguments, directory, record)?;
+    let deadline = Instant::now() + CLUSTER_START_MAX;
+    let silent = Progress::new(Format::Json);
+    let mut count = 0;
+    for (index, host) in record.hosts.iter().enumerate() {
+        if declared(&host.name) {
+            continue;
+        }
+        let body = join(directory, index, host, capacity)?;
+        let key = directory.key(host.operator.as_str());
+        let signed = session.sign(Some(&key), body).await?;
+        session.submit(&signed, Until::Judged, deadline, &silent).await?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+fn join(
+    directory: &Directory,
+    index: usize,
+    host: &HostRecord,
+    capacity: Capacity,
+) -> Result<Body, Failure> {
+    let region = format!("region-{}", index + 1);
+    Ok(Body::HostJoin(Box::new(HostJoin {
+        ledger_key: read_public_key(&with_pub(&directory.key(&ledger_key(&host.name))))?,
+        agent_key: read_public_key(&with_pub(&directory.key(&agent_key(&host.name))))?,
+        name: host.name.clone(),
+        region: region.parse().map_err(|e| Failure::broken(format!("{region}: {e}")))?,
+        capacity,
+        guest_subnet: GuestSubnet { network: host.guest_network, prefix_length: 24 },
+        labels: Labels::new(),
+    })))
+}
+
+/// What each host offers: as asked, else half of what is free on this machine, divided.
+fn capacity(
+    arguments: &DevArguments,
+    directory: &Directory,
+    record: &Record,
+) -> Result<Capacity, Failure> {
+    let machine = match record.hypervisor {
+        Hypervisor::Test => PRETENDED,
+        Hypervisor::Qemu => share(directory, record.hosts.len() as u64)?,
+    };
+    Ok(Capacity {
+        cpus: arguments.host_cpus.unwrap_or(machine.cpus),
+        memory_mib: arguments.host_memory.unwrap_or(machine.memory_mib),
+        disk_gib: arguments.host_disk.unwrap_or(machine.disk_gib),
+    })
+}
+
+fn share(directory: &Directory, hosts: u64) -> Result<Capacity, Failure> {
+    let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let memory_kib = available_kib(&memory)
+        .ok_or_else(|| Failure::broken("/proc/meminfo does not tell MemAvailable"))?;
+    let disk = nix::sys::statvfs::statvfs(directory.root())
+        .map_err(|error| Failure::file(directory.root(), &error.into()))?;
+    let free_bytes = disk.blocks_available() * disk.fragment_size();
+    Ok(Capacity {
+        cpus: u32::try_from(cpus).unwrap_or(u32::MAX).max(CPUS_MIN),
+        memory_mib: (memory_kib / 1024 / 2 / hosts).max(256),
+        disk_gib: ((free_bytes >> 30) / 2 / hosts).max(1),
+    })
+}
+
+fn available_kib(memory: &str) -> Option<u64> {
+    let line = memory.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.trim().strip_suffix(" kB")?.trim().parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn free_memory_is_read_as_the_kernel_writes_it() {
+        let text = "MemTotal:       24000000 kB\nMemAvailable:   23000000 kB\n";
+        assert_eq!(available_kib(text), Some(23_000_000));
+        assert_eq!(available_kib(""), None);
+    }
+}

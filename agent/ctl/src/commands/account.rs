@@ -1,0 +1,186 @@
+//! `daggerctl account`: operators grant, everybody looks.
+//!
+//! Owns the arguments of the group. Never decides what a grant allows. Called by `main` and `commands::payload`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use dagger_api::{AccountSummary, AccountView, PayloadView};
+use dagger_payload::id::AccountId;
+use dagger_payload::kind::{AccountGrant, Body, Capacity};
+
+use super::{ChangeOptions, short};
+use crate::failure::Failure;
+use crate::output::{facts, table};
+use crate::progress::Progress;
+use crate::session::Session;
+use crate::signer::read_public_key;
+use crate::units::{self, milliseconds, show_time};
+
+const GRANT_EXAMPLES: &str = "\
+Examples:
+  # As an operator: let a developer use this much on your hosts
+  daggerctl account grant dev.pub --cpus 8 --memory 16GiB --disk 200GiB --vms 10 --for 90d --key operator_key
+  # On a development cluster: one grant by each of its operators
+  daggerctl account grant $DAGGER_KEY.pub --cpus 8 --memory 4GiB --disk 50GiB --operator-key $DAGGER_OPERATOR_KEYS
+
+A grant replaces the same operator's earlier grant to the account.";
+
+/// The group's commands.
+#[derive(Subcommand)]
+pub(crate) enum AccountCommand {
+    /// Let an account use this much on your hosts (operators)
+    #[command(after_help = GRANT_EXAMPLES)]
+    Grant {
+        /// What is granted.
+        #[command(flatten)]
+        grant: GrantArguments,
+        /// Operators' keys, separated by commas: one grant is signed with each [default: the --key]
+        #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
+        operator_key: Vec<PathBuf>,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Show an account: its grants and what its VMs take
+    #[command(after_help = "Examples:\n  daggerctl account show\n  daggerctl account show dev.pub")]
+    Show {
+        /// An account's id or its public key file [default: the account of the --key]
+        #[arg(value_name = "ID|FILE.pub")]
+        account: Option<String>,
+    },
+    /// List accounts
+    #[command(visible_alias = "list", after_help = "Example:\n  daggerctl account ls")]
+    Ls,
+}
+
+/// What `account grant` grants.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GrantArguments {
+    /// The developer's public key
+    #[arg(value_name = "FILE.pub")]
+    pub(crate) account: PathBuf,
+    /// Virtual CPUs in all
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: u32,
+    /// Memory in all, for example 16GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::memory_mib)]
+    pub(crate) memory: u64,
+    /// Disk in all, for example 200GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::disk_gib)]
+    pub(crate) disk: u64,
+    /// How many VMs
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub(crate) vms: u32,
+    /// For how long, from now
+    #[arg(long = "for", value_name = "SPAN", default_value = "365d", value_parser = units::span)]
+    pub(crate) span: Duration,
+}
+
+/// Runs a command of the group.
+pub(crate) async fn run(command: AccountCommand, session: &Session) -> Result<(), Failure> {
+    match command {
+        AccountCommand::Grant { grant, operator_key, options } => {
+            run_grant(&grant, &operator_key, &options, session).await
+        }
+        AccountCommand::Show { account } => {
+            let id = match account {
+                None => session.account()?,
+                Some(text) => account_id(&text)?,
+            };
+            let view: AccountView = session.client.get(&format!("/v1/accounts/{id}")).await?;
+            session.output.show(&view, show)
+        }
+        AccountCommand::Ls => {
+            let accounts: Vec<AccountSummary> = session.client.get("/v1/accounts").await?;
+            session.output.show(&accounts, |accounts| {
+                let rows = accounts.iter().map(|account| {
+                    [account.id.to_string(), account.fingerprint.clone(), account.vms.to_string()]
+                });
+                table(["ACCOUNT", "KEY", "VMS"], rows, "No accounts: no operator granted any yet.")
+            })
+        }
+    }
+}
+
+/// The body of `account.grant`.
+pub(crate) async fn grant_body(
+    arguments: &GrantArguments,
+    session: &Session,
+) -> Result<Body, Failure> {
+    let now = session.cluster().await?.ledger_time;
+    Ok(Body::AccountGrant(AccountGrant {
+        key: read_public_key(&arguments.account)?,
+        capacity: Capacity {
+            cpus: arguments.cpus,
+            memory_mib: arguments.memory,
+            disk_gib: arguments.disk,
+        },
+        vms: arguments.vms,
+        until_ms: now.plus_ms(milliseconds(arguments.span)).0,
+    }))
+}
+
+async fn run_grant(
+    grant: &GrantArguments,
+    operator_keys: &[PathBuf],
+    options: &ChangeOptions,
+    session: &Session,
+) -> Result<(), Failure> {
+    let deadline = options.deadline();
+    let progress = Progress::new(session.output.format);
+    let keys: Vec<Option<&PathBuf>> = if operator_keys.is_empty() {
+        vec![None]
+    } else {
+        operator_keys.iter().map(Some).collect()
+    };
+    let body = grant_body(grant, session).await?;
+    let mut views: Vec<PayloadView> = Vec::new();
+    for key in keys {
+        let signed = session.sign(key.map(PathBuf::as_path), body.clone()).await?;
+        views.push(session.submit(&signed, options.until(), deadline, &progress).await?);
+    }
+    drop(progress);
+    session.output.show(&views, |views| {
+        let account = AccountId::of(&match &body {
+            Body::AccountGrant(grant) => grant.key.clone(),
+            _ => return String::new(),
+        });
+        format!("account {account} granted by {} operator(s)", views.len())
+    })
+}
+
+fn account_id(text: &str) -> Result<AccountId, Failure> {
+    if let Ok(id) = text.parse() {
+        return Ok(id);
+    }
+    Ok(AccountId::of(&read_public_key(std::path::Path::new(text))?))
+}
+
+fn show(view: &AccountView) -> String {
+    let account = &view.account;
+    let head = facts([
+        ("account", account.id.to_string()),
+        ("key", account.key.to_string()),
+        (
+            "used",
+            format!(
+                "{} VMs, {} CPUs, {} MiB, {} GiB",
+                view.vms, view.used.cpus, view.used.memory_mib, view.used.disk_gib
+            ),
+        ),
+    ]);
+    let rows = account.grants.iter().map(|grant| {
+        [
+            short(&grant.operator),
+            grant.vms.to_string(),
+            grant.capacity.cpus.to_string(),
+            format!("{} MiB", grant.capacity.memory_mib),
+            format!("{} GiB", grant.capacity.disk_gib),
+            show_time(grant.until),
+        ]
+    });
+    let header = ["GRANTED BY", "VMS", "CPUS", "MEMORY", "DISK", "UNTIL"];
+    format!("{head}\n\n{}", table(header, rows, "No grants."))
+}

@@ -1,0 +1,213 @@
+//! Follows a VM after its request was ordered, until it is where the user wants it.
+//!
+//! Owns the stages that are shown on the way, and trying SSH from where the developer sits. Never changes anything.
+//! Called by `vm create|start|stop|delete`.
+
+use std::net::Ipv4Addr;
+use std::time::Instant;
+
+use dagger_api::VmView;
+use dagger_payload::id::VmId;
+use dagger_payload::kind::ReportPhase;
+use dagger_payload::object::{Placement, VmState};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+
+use super::vm::word;
+use crate::failure::Failure;
+use crate::limits::BANNER_MAX;
+use crate::progress::Progress;
+use crate::session::{Pause, Session};
+
+/// Where the VM should get to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Goal {
+    /// It is ordered: look once.
+    Ordered,
+    /// The host has applied its generation.
+    Applied,
+    /// Seen running.
+    Running,
+    /// Seen stopped.
+    Stopped,
+    /// Its SSH server answers.
+    Ssh,
+    /// Gone.
+    Deleted,
+}
+
+/// What was shown already.
+#[derive(Default)]
+struct Shown {
+    host: Option<String>,
+    accepted: bool,
+    running: bool,
+}
+
+/// Follows the VM; `None` once it is gone.
+pub(crate) async fn follow(
+    session: &Session,
+    id: VmId,
+    goal: Goal,
+    deadline: Instant,
+    progress: &Progress,
+) -> Result<Option<VmView>, Failure> {
+    let mut shown = Shown::default();
+    let mut pause = Pause::new();
+    let path = format!("/v1/vms/{id}");
+    let mut last_state = None;
+    loop {
+        match session.client.get::<VmView>(&path).await {
+            Ok(view) => {
+                shown.tell(&view, progress);
+                if reached(&view, goal)? {
+                    return finish(view, goal, deadline, progress).await.map(Some);
+                }
+                if last_state.replace(view.state) != Some(view.state) {
+                    pause.reset();
+                }
+            }
+            Err(failure) if failure.has_code("not_found") && goal == Goal::Deleted => {
+                progress.done("gone");
+                return Ok(None);
+            }
+            // The agent folds releases a moment after the payload's verdict is known.
+            Err(failure) if failure.has_code("not_found") => {}
+            Err(failure) if failure.is_unavailable() => {}
+            Err(failure) => return Err(failure),
+        }
+        if Instant::now() >= deadline {
+            return Err(late(id, last_state, goal));
+        }
+        pause.wait().await;
+    }
+}
+
+fn late(id: VmId, state: Option<VmState>, goal: Goal) -> Failure {
+    let state = state.map_or("not visible", word);
+    Failure::unavailable(
+        "not_in_time",
+        format!("VM {id} is {state}; it did not get to {goal:?} in time"),
+        format!("It goes on by itself. `daggerctl vm why {id}` says what it waits for."),
+    )
+}
+
+/// Whether the goal is reached; a VM that cannot get there is a failure.
+fn reached(view: &VmView, goal: Goal) -> Result<bool, Failure> {
+    if view.state == VmState::Degraded && !matches!(goal, Goal::Ordered | Goal::Deleted) {
+        let reason = view.reason.clone().unwrap_or_else(|| "no reason is known".to_owned());
+        return Err(Failure::refused(
+            "degraded",
+            format!("VM {} is degraded: {reason}", view.vm.name),
+            format!("See `daggerctl vm why {}`.", view.vm.name),
+        ));
+    }
+    Ok(match goal {
+        Goal::Ordered => true,
+        Goal::Applied => is_applied(view),
+        Goal::Running | Goal::Ssh => view.state == VmState::Running,
+        Goal::Stopped => view.state == VmState::Stopped,
+        Goal::Deleted => view.state == VmState::Deleted,
+    })
+}
+
+fn is_applied(view: &VmView) -> bool {
+    let generation = view.vm.generation;
+    let reported = view.vm.reported.as_ref().is_some_and(|report| {
+        let done = match report.phase {
+            ReportPhase::Running | ReportPhase::Stopped | ReportPhase::Deleted => true,
+            ReportPhase::Accepted | ReportPhase::Refused | ReportPhase::Degraded => false,
+        };
+        done && report.generation >= generation
+    });
+    reported || view.applied_generation.is_some_and(|applied| applied >= generation)
+}
+
+async fn finish(
+    view: VmView,
+    goal: Goal,
+    deadline: Instant,
+    progress: &Progress,
+) -> Result<VmView, Failure> {
+    if goal == Goal::Deleted {
+        progress.done("gone");
+    }
+    if goal == Goal::Stopped {
+        progress.done("stopped");
+    }
+    if goal == Goal::Ssh {
+        let address = view.vm.placement.address().ok_or_else(|| {
+            Failure::broken(format!("VM {} runs but has no address", view.vm.name))
+        })?;
+        wait_for_ssh(address, deadline, progress).await?;
+    }
+    Ok(view)
+}
+
+/// Waits until an SSH server at `address` sends its banner (RFC 4253, section 4.2).
+async fn wait_for_ssh(
+    address: Ipv4Addr,
+    deadline: Instant,
+    progress: &Progress,
+) -> Result<(), Failure> {
+    progress.working(format!("waiting for SSH at {address}"));
+    let mut pause = Pause::new();
+    loop {
+        match tokio::time::timeout(BANNER_MAX, banner(address)).await {
+            Ok(Ok(())) => {
+                progress.done(format!("ssh ready at {address}"));
+                return Ok(());
+            }
+            Ok(Err(_)) | Err(_) if Instant::now() < deadline => pause.wait().await,
+            Ok(Err(error)) => return Err(no_ssh(address, &error.to_string())),
+            Err(_) => return Err(no_ssh(address, "no answer")),
+        }
+    }
+}
+
+fn no_ssh(address: Ipv4Addr, why: &str) -> Failure {
+    Failure::unavailable(
+        "ssh_not_in_time",
+        format!("the VM runs, but SSH at {address} did not answer from here in time: {why}"),
+        "It may still be booting, or this machine has no route to its network.",
+    )
+}
+
+async fn banner(address: Ipv4Addr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect((address, 22)).await?;
+    let mut start = [0; 4];
+    stream.read_exact(&mut start).await?;
+    if &start == b"SSH-" {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("what answers there is no SSH server"))
+    }
+}
+
+impl Shown {
+    /// Shows the stages that are new.
+    fn tell(&mut self, view: &VmView, progress: &Progress) {
+        let host = view.host_name.as_ref().map(ToString::to_string);
+        if let Some(name) = &host
+            && self.host != host
+        {
+            progress.done(format!("placed on {name}"));
+            progress.working(format!("waiting for {name} to accept"));
+            self.host.clone_from(&host);
+            self.accepted = false;
+        }
+        let accepted = matches!(view.vm.placement, Placement::Accepted { .. });
+        if let Some(name) = &host
+            && accepted
+            && !self.accepted
+        {
+            progress.done(format!("accepted by {name}"));
+            progress.working(format!("{name} works on it"));
+            self.accepted = true;
+        }
+        if view.state == VmState::Running && !self.running {
+            progress.done("running");
+            self.running = true;
+        }
+    }
+}

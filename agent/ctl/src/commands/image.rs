@@ -1,0 +1,203 @@
+//! `daggerctl image`: registers images, hands their files to the hosts at hand, and resolves short names.
+//!
+//! Owns the arguments of the group. Never judges whether an image is safe to boot: hosts do. Called by `main`,
+//! `commands::vm` and `commands::payload`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use dagger_api::{AccountView, Held, ImageImport, ImageView};
+use dagger_payload::id::OperatorId;
+use dagger_payload::kind::{Body, ImageFormat, ImageRegister};
+use dagger_payload::name::{ImageName, ImageSource};
+use dagger_payload::object::Image;
+
+use super::{ChangeOptions, short};
+use crate::client::Client;
+use crate::endpoint::Endpoint;
+use crate::failure::Failure;
+use crate::image_file::{self, NamedFormat};
+use crate::output::table;
+use crate::progress::Progress;
+use crate::session::Session;
+use crate::units::show_bytes;
+
+const REGISTER_EXAMPLES: &str = "\
+Examples:
+  daggerctl image register debian-12.qcow2 --name acme/debian-12 --source https://images.example/debian-12.qcow2
+  daggerctl image register disk.img --format raw --name acme/disk
+
+The request names the file's BLAKE3 digest; hosts boot nothing else under that name. Hosts on this machine (those in --api
+with a unix: address) take the file at once, others fetch it from the sources.";
+
+/// The group's commands.
+#[derive(Subcommand)]
+pub(crate) enum ImageCommand {
+    /// Register an image under a name, and hand its file to the hosts on this machine
+    #[command(after_help = REGISTER_EXAMPLES)]
+    Register {
+        /// What is registered.
+        #[command(flatten)]
+        register: RegisterArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// List registered images
+    #[command(visible_alias = "list", after_help = "Example:\n  daggerctl image ls")]
+    Ls,
+}
+
+/// What `image register` registers.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RegisterArguments {
+    /// The image file
+    pub(crate) file: PathBuf,
+    /// What it is called: publisher/name
+    #[arg(long, value_name = "PUBLISHER/NAME")]
+    pub(crate) name: ImageName,
+    /// Its format; never guessed from the bytes
+    #[arg(long, value_enum, default_value = "qcow2")]
+    pub(crate) format: NamedFormat,
+    /// Where other hosts may fetch it: an https:// address; may be repeated
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) source: Vec<ImageSource>,
+}
+
+/// Runs a command of the group.
+pub(crate) async fn run(command: ImageCommand, session: &Session) -> Result<(), Failure> {
+    match command {
+        ImageCommand::Register { register, options } => {
+            run_register(&register, &options, session).await
+        }
+        ImageCommand::Ls => {
+            let images: Vec<ImageView> = session.client.get("/v1/images").await?;
+            session.output.show(&images, |images| list(images))
+        }
+    }
+}
+
+/// The body of `image.register`.
+pub(crate) fn register_body(
+    arguments: &RegisterArguments,
+    progress: &Progress,
+) -> Result<ImageRegister, Failure> {
+    let file = image_file::read(&arguments.file, arguments.format, progress)?;
+    Ok(ImageRegister {
+        name: arguments.name.clone(),
+        digest: file.digest,
+        format: file.format,
+        size_bytes: file.size_bytes,
+        virtual_size_bytes: file.virtual_size_bytes,
+        sources: arguments.source.clone(),
+    })
+}
+
+async fn run_register(
+    arguments: &RegisterArguments,
+    options: &ChangeOptions,
+    session: &Session,
+) -> Result<(), Failure> {
+    let deadline = options.deadline();
+    let progress = Progress::new(session.output.format);
+    let body = register_body(arguments, &progress)?;
+    progress.done(format!("digest {}", body.digest));
+    let digest = body.digest;
+    let signed = session.sign(None, Body::ImageRegister(body)).await?;
+    let view = match session.submit(&signed, options.until(), deadline, &progress).await {
+        // The same file under the same name: its file may still be missing on a host.
+        Err(failure) if failure.has_code("already_exists") => {
+            progress.done("registered already");
+            None
+        }
+        answered => Some(answered?),
+    };
+    let path = std::path::absolute(&arguments.file)
+        .map_err(|error| Failure::file(&arguments.file, &error))?;
+    let import = ImageImport { path: path.to_string_lossy().into_owned(), digest };
+    let on_this_machine =
+        session.client.endpoints().iter().filter(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+    for endpoint in on_this_machine {
+        progress.working(format!("{endpoint} reads and checks the file"));
+        match Client::import_image(endpoint, &import).await {
+            Ok(()) => progress.done(format!("taken by {endpoint}")),
+            Err(failure) if failure.is_unavailable() => {
+                progress.done(format!("NOT taken by {endpoint}: {}", failure.to_text()));
+            }
+            Err(failure) => return Err(failure),
+        }
+    }
+    drop(progress);
+    match view {
+        Some(view) => session.output.show(&view, super::payload::show),
+        None => session.output.show(&import, |import| format!("image {}", import.digest)),
+    }
+}
+
+/// Finds a registered image by its full name, or by its last part among the images of the key's account and of the
+/// operators who granted it.
+pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Failure> {
+    let images: Vec<ImageView> = session.client.get("/v1/images").await?;
+    let images = images.into_iter().map(|view| view.image);
+    if name.contains('/') {
+        return images.into_iter().find(|image| image.name.as_str() == name).ok_or_else(|| {
+            let what = format!("no image is called {name}");
+            Failure::refused("image_unknown", what, "See `daggerctl image ls`.")
+        });
+    }
+    let key = session.signing_key()?;
+    let account = session.account()?;
+    let view: AccountView = session.client.get(&format!("/v1/accounts/{account}")).await?;
+    let granting: Vec<OperatorId> = view.account.grants.iter().map(|g| g.operator).collect();
+    let trusted = |image: &Image| {
+        image.publisher == *key.public_key() || granting.contains(&OperatorId::of(&image.publisher))
+    };
+    let found = images.filter(|image| last_part(image) == name && trusted(image));
+    choose(name, found.collect())
+}
+
+fn last_part(image: &Image) -> &str {
+    let name = image.name.as_str();
+    name.split_once('/').map_or(name, |(_, last)| last)
+}
+
+fn choose(name: &str, mut found: Vec<Image>) -> Result<Image, Failure> {
+    match found.len() {
+        1 => Ok(found.remove(0)),
+        0 => Err(Failure::refused(
+            "image_unknown",
+            format!("no image called {name} is yours or of an operator who granted you"),
+            "See `daggerctl image ls`, and name it in full: publisher/name.",
+        )),
+        _ => {
+            let names: Vec<_> = found.iter().map(|image| image.name.to_string()).collect();
+            Err(Failure::refused(
+                "image_ambiguous",
+                format!("{name} may mean {}", names.join(" or ")),
+                "Name the one you mean in full.",
+            ))
+        }
+    }
+}
+
+fn list(images: &[ImageView]) -> String {
+    let rows = images.iter().map(|view| {
+        let image = &view.image;
+        [
+            image.name.to_string(),
+            match image.format {
+                ImageFormat::Raw => "raw".to_owned(),
+                ImageFormat::Qcow2 => "qcow2".to_owned(),
+            },
+            show_bytes(image.size_bytes),
+            show_bytes(image.virtual_size_bytes),
+            match view.held {
+                Held::Yes => "yes".to_owned(),
+                Held::No => "no".to_owned(),
+            },
+            short(&image.digest),
+        ]
+    });
+    let header = ["NAME", "FORMAT", "SIZE", "DISK", "HELD HERE", "DIGEST"];
+    table(header, rows, "No images. Register one with `daggerctl image register`.")
+}

@@ -1,0 +1,65 @@
+//! `daggerctl ledger`: what the ledger has ordered, and whether it can order more.
+//!
+//! Owns how the ledger's state is shown. Never speaks with a ledger itself. Called by `main`.
+
+use clap::Subcommand;
+use dagger_api::LedgerView;
+
+use super::host::link_word;
+use crate::failure::Failure;
+use crate::output::{facts, table};
+use crate::session::Session;
+use crate::units::{show_bytes, show_time};
+
+/// The group's commands.
+#[derive(Subcommand)]
+pub(crate) enum LedgerCommand {
+    /// Show how far the order has come, and whether a quorum is there
+    #[command(after_help = "Example:\n  daggerctl ledger status")]
+    Status,
+}
+
+/// Runs a command of the group.
+pub(crate) async fn run(command: LedgerCommand, session: &Session) -> Result<(), Failure> {
+    match command {
+        LedgerCommand::Status => {
+            let view: LedgerView = session.client.get("/v1/ledger").await?;
+            session.output.show(&view, show)
+        }
+    }
+}
+
+fn show(view: &LedgerView) -> String {
+    let changes = match &view.unavailable {
+        None => format!("possible: {} of {} needed are reached", view.reached, view.quorum),
+        Some(why) => format!("NOT possible: {why}"),
+    };
+    let survives = match view.faults_survived {
+        0 => "no fault: with fewer than 4 hosts there is signed history, no fault tolerance"
+            .to_owned(),
+        faults => format!("{faults} dead or dishonest host(s)"),
+    };
+    let head = facts([
+        ("cluster", view.cluster.to_string()),
+        ("changes", changes),
+        ("survives", survives),
+        ("committed", view.committed.to_string()),
+        ("judged", view.judged.to_string()),
+        ("attested", view.attested.to_string()),
+        ("position", view.position.to_string()),
+        ("ledger time", show_time(view.ledger_time)),
+        ("round", view.round.to_string()),
+        ("waiting", format!("{} payloads", view.waiting)),
+        ("store", show_bytes(view.store_bytes)),
+    ]);
+    let rows = view.members.iter().map(|member| {
+        [
+            member.name.to_string(),
+            link_word(member.link).to_owned(),
+            member.highest_round.to_string(),
+            member.host.to_string(),
+        ]
+    });
+    let members = table(["MEMBER", "LINK", "ROUND", "ID"], rows, "No members.");
+    format!("{head}\n\n{members}")
+}

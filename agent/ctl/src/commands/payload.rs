@@ -1,0 +1,265 @@
+//! `daggerctl payload`: every step between a wish and a signed request, one at a time.
+//!
+//! Owns the arguments of the group and how a payload is shown. Never sends what was not asked to be sent. Called by `main`.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use dagger_api::{Attested, PayloadState, PayloadView};
+use dagger_payload::id::PayloadDigest;
+use dagger_payload::kind::Body;
+use dagger_payload::limits::PAYLOAD_BYTES_MAX;
+use dagger_payload::payload::Payload;
+use dagger_payload::sshsig::{self, Namespace};
+use serde_json::json;
+
+use super::account::{GrantArguments, grant_body};
+use super::host::{JoinArguments, join_body};
+use super::image::{RegisterArguments, register_body};
+use super::vm::{ChangeWhat, CreateArguments, change_body, create_body};
+use super::{ChangeOptions, Wait};
+use crate::failure::Failure;
+use crate::output::facts;
+use crate::progress::Progress;
+use crate::session::{Session, Signed, sign_bytes};
+
+const MAKE_EXAMPLES: &str = "\
+Example: order a VM with ssh-keygen and curl, without handing your key to daggerctl
+  daggerctl payload make vm.create web-1 --image tiny --cpus 1 --memory 512MiB --disk 2GiB \\
+      --ssh-key ~/.ssh/id_ed25519.pub --key ~/.ssh/id_ed25519.pub > request.json
+  ssh-keygen -Y sign -n dagger -f ~/.ssh/id_ed25519 request.json
+  curl --unix-socket /run/dagger/api.sock http://localhost/v1/payloads --data-binary @request.json \\
+      -H \"dagger-signature: $(grep -v -- ---- request.json.sig | tr -d '\\n')\"";
+
+const SIGN_EXAMPLES: &str = "\
+Examples:
+  daggerctl payload sign request.json            # writes request.json.sig
+  daggerctl payload sign request.json --header   # prints the value of the header dagger-signature
+  # The same with OpenSSH alone
+  ssh-keygen -Y sign -n dagger -f ~/.ssh/id_ed25519 request.json";
+
+/// The group's commands.
+#[derive(Subcommand)]
+pub(crate) enum PayloadCommand {
+    /// Print the unsigned document of a request
+    #[command(after_help = MAKE_EXAMPLES)]
+    Make {
+        /// The kind of request.
+        #[command(subcommand)]
+        kind: Box<MakeKind>,
+    },
+    /// Sign a document's exact bytes
+    #[command(after_help = SIGN_EXAMPLES)]
+    Sign(SignArguments),
+    /// Hand a signed document in; doing so twice, or at two agents, counts once
+    #[command(after_help = "Example:\n  daggerctl payload send request.json --wait ordered")]
+    Send {
+        /// The document; its signature is in FILE.sig
+        file: PathBuf,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Show where a payload stands
+    #[command(after_help = "Example:\n  daggerctl payload show 3fb1...")]
+    Show {
+        /// Its digest (64 hex digits)
+        digest: PayloadDigest,
+    },
+    /// Print the digest under which a document is known
+    #[command(after_help = "Example:\n  daggerctl payload digest request.json")]
+    Digest {
+        /// The document, or - for standard input
+        file: PathBuf,
+    },
+}
+
+/// Arguments of `payload sign`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct SignArguments {
+    /// The document, or - for standard input (the signature then goes to standard output)
+    file: PathBuf,
+    /// Print the value of the HTTP header instead of writing FILE.sig
+    #[arg(long)]
+    header: bool,
+}
+
+/// The kinds of request that can be made.
+#[derive(Subcommand)]
+pub(crate) enum MakeKind {
+    /// As `daggerctl vm create`
+    #[command(name = "vm.create")]
+    VmCreate(CreateArguments),
+    /// As `daggerctl vm start`
+    #[command(name = "vm.start")]
+    VmStart(ChangeWhat),
+    /// As `daggerctl vm stop`
+    #[command(name = "vm.stop")]
+    VmStop(ChangeWhat),
+    /// As `daggerctl vm delete`
+    #[command(name = "vm.delete")]
+    VmDelete(ChangeWhat),
+    /// As `daggerctl account grant`
+    #[command(name = "account.grant")]
+    AccountGrant(GrantArguments),
+    /// As `daggerctl image register`
+    #[command(name = "image.register")]
+    ImageRegister(RegisterArguments),
+    /// As `daggerctl host join`
+    #[command(name = "host.join")]
+    HostJoin(JoinArguments),
+}
+
+/// Runs a command of the group.
+pub(crate) async fn run(command: PayloadCommand, session: &Session) -> Result<(), Failure> {
+    match command {
+        PayloadCommand::Make { kind } => {
+            let body = body_of(&kind, session).await?;
+            let document = session.document(&session.signing_key()?, body).await?;
+            session.output.bytes(&document.to_bytes())
+        }
+        PayloadCommand::Sign(arguments) => sign(&arguments, session),
+        PayloadCommand::Send { file, options } => send(&file, &options, session).await,
+        PayloadCommand::Show { digest } => {
+            let view: PayloadView = session.client.get(&format!("/v1/payloads/{digest}")).await?;
+            session.output.show(&view, show)
+        }
+        PayloadCommand::Digest { file } => {
+            let digest = PayloadDigest::of(&read_document(&file)?);
+            session.output.show(&json!({ "digest": digest }), |_| digest.to_string())
+        }
+    }
+}
+
+async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
+    Ok(match kind {
+        MakeKind::VmCreate(arguments) => create_body(arguments, session).await?,
+        MakeKind::VmStart(what) => Body::VmStart(change_body(what, session).await?),
+        MakeKind::VmStop(what) => Body::VmStop(change_body(what, session).await?),
+        MakeKind::VmDelete(what) => Body::VmDelete(change_body(what, session).await?),
+        MakeKind::AccountGrant(arguments) => grant_body(arguments, session).await?,
+        MakeKind::ImageRegister(arguments) => {
+            let progress = Progress::new(session.output.format);
+            Body::ImageRegister(register_body(arguments, &progress)?)
+        }
+        MakeKind::HostJoin(arguments) => join_body(arguments)?,
+    })
+}
+
+fn sign(arguments: &SignArguments, session: &Session) -> Result<(), Failure> {
+    let bytes = read_document(&arguments.file)?;
+    let document = Payload::read(&bytes)?;
+    let key = session.signing_key()?;
+    if document.signer != *key.public_key() {
+        return Err(Failure::refused(
+            "signer_differs",
+            format!("the document names the signer {}, not your key", document.signer),
+            "Name that key with --key, or make the document again with yours.",
+        ));
+    }
+    if arguments.header {
+        let signed = sign_bytes(&key, bytes.into())?;
+        return session.output.line(signed.signature);
+    }
+    let armor = key.sign_armored(Namespace::Payload, &bytes)?;
+    if arguments.file.as_os_str() == "-" {
+        return session.output.bytes(armor.as_bytes());
+    }
+    let path = signature_path(&arguments.file);
+    let written =
+        std::fs::File::create(&path).and_then(|mut file| file.write_all(armor.as_bytes()));
+    written.map_err(|error| Failure::file(&path, &error))?;
+    let digest = PayloadDigest::of(&bytes);
+    session.output.show(&json!({ "digest": digest, "signature": path }), |_| {
+        format!("payload {digest} signed with {}: {}", key.path().display(), path.display())
+    })
+}
+
+async fn send(file: &Path, options: &ChangeOptions, session: &Session) -> Result<(), Failure> {
+    if options.wait == Wait::Applied {
+        let what = "a document that is sent by hand is followed until it is ordered at most";
+        return Err(Failure::usage(what, "Use --wait ordered, then `daggerctl vm why NAME`."));
+    }
+    let bytes = read_document(file)?;
+    let path = signature_path(file);
+    let armor = crate::signer::read_small(&path)?;
+    let signature = sshsig::from_armor(&armor, Namespace::Payload).map_err(|error| {
+        let what = format!("{}: {error}", path.display());
+        Failure::refused("signature_invalid", what, "Sign it: `daggerctl payload sign FILE`.")
+    })?;
+    let signed = Signed {
+        digest: PayloadDigest::of(&bytes),
+        signature: sshsig::to_base64(&signature.signer, Namespace::Payload, &signature.signature),
+        bytes: bytes.into(),
+    };
+    let progress = Progress::new(session.output.format);
+    let view = session.submit(&signed, options.until(), options.deadline(), &progress).await?;
+    drop(progress);
+    session.output.show(&view, show)
+}
+
+fn signature_path(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".sig");
+    name.into()
+}
+
+/// Reads a document, no more of it than may be sent.
+fn read_document(file: &Path) -> Result<Vec<u8>, Failure> {
+    let limit = PAYLOAD_BYTES_MAX as u64 + 1;
+    let mut bytes = Vec::new();
+    let read = if file.as_os_str() == "-" {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        std::fs::File::open(file).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+    };
+    read.map_err(|error| Failure::file(file, &error))?;
+    Ok(bytes)
+}
+
+/// Where a payload stands.
+pub(crate) fn show(view: &PayloadView) -> String {
+    let state = match view.state {
+        PayloadState::Received => "received: durable on the host that answers, not yet ordered",
+        PayloadState::Ordered => "ordered, not yet judged by the host that answers",
+        PayloadState::Accepted => "accepted",
+        PayloadState::Refused => "refused",
+    };
+    facts([
+        ("payload", view.digest.to_string()),
+        ("state", state.to_owned()),
+        ("position", view.position.map(|position| position.to_string()).unwrap_or_default()),
+        (
+            "attested",
+            match view.attested {
+                Attested::Yes => "by a quorum of hosts".to_owned(),
+                Attested::No => "not yet".to_owned(),
+            },
+        ),
+        ("refusal", view.refusal.as_ref().map(ToString::to_string).unwrap_or_default()),
+        ("vm", view.vm.map(|vm| vm.to_string()).unwrap_or_default()),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_signature_stands_beside_its_document_as_ssh_keygen_writes_it() {
+        assert_eq!(signature_path(Path::new("a/r.json")), Path::new("a/r.json.sig"));
+    }
+
+    #[test]
+    fn every_kind_that_people_sign_can_be_made() {
+        use clap::CommandFactory;
+        let arguments = crate::arguments::Arguments::command();
+        let payload = arguments.find_subcommand("payload").expect("payload");
+        let make = payload.find_subcommand("make").expect("make");
+        let kinds: Vec<_> = make.get_subcommands().map(|kind| kind.get_name()).collect();
+        for kind in ["vm.create", "vm.start", "vm.stop", "vm.delete", "account.grant"] {
+            assert!(kinds.contains(&kind), "{kind}");
+        }
+    }
+}

@@ -1,0 +1,400 @@
+//! `daggerctl vm`: orders, changes and shows virtual machines.
+//!
+//! Owns the arguments of the group and how VMs are shown. Never decides where a VM goes. Called by `main` and, to make
+//! documents without sending them, by `commands::payload`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use dagger_api::{HostView, VmView};
+use dagger_payload::id::{Generation, VmId};
+use dagger_payload::kind::{Body, VmChange, VmCreate, VmImage};
+use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
+use dagger_payload::object::VmState;
+
+use super::follow::{Goal, follow};
+use super::{ChangeOptions, Wait, encode, history, image, short, why};
+use crate::failure::Failure;
+use crate::output::{facts, table};
+use crate::progress::Progress;
+use crate::session::{Session, Until};
+use crate::signer::read_small;
+use crate::units;
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  daggerctl vm create web-1 --image debian-12 --cpus 2 --memory 4GiB --disk 20GiB \\
+      --ssh-key ~/.ssh/id_ed25519.pub --wait ssh
+  daggerctl vm create db-1 --image acme/postgres --cpus 4 --memory 8GiB --disk 100GiB \\
+      --ssh-key ~/.ssh/id_ed25519.pub --region eu-1 --label tier=database
+
+Everything in the request is public and stays in the ledger for ever: names, labels, SSH public keys, and the file given
+with --user-data-public. Put no secret into it.";
+
+/// The group's commands.
+#[derive(Subcommand)]
+pub(crate) enum VmCommand {
+    /// Order a new VM
+    #[command(after_help = CREATE_EXAMPLES)]
+    Create {
+        /// What to order.
+        #[command(flatten)]
+        create: Box<CreateArguments>,
+        /// How far to wait
+        #[arg(long, value_enum, default_value = "ordered")]
+        wait: CreateWait,
+        /// How long to wait at most
+        #[arg(long, value_name = "SPAN", default_value = "300s", value_parser = units::span)]
+        timeout: Duration,
+    },
+    /// List your VMs
+    #[command(
+        visible_alias = "list",
+        after_help = "Example:\n  daggerctl vm ls --json | jq '.[].vm.name'"
+    )]
+    Ls {
+        /// VMs of every account, not only of the key's own
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one VM
+    #[command(after_help = "Example:\n  daggerctl vm show web-1")]
+    Show(VmName),
+    /// Switch a VM on
+    #[command(after_help = "Example:\n  daggerctl vm start web-1 --wait applied")]
+    Start(ChangeArguments),
+    /// Switch a VM off; its disk stays
+    #[command(after_help = "Example:\n  daggerctl vm stop web-1 --wait applied")]
+    Stop(ChangeArguments),
+    /// Delete a VM; its disk is kept in quarantine for a time, then destroyed
+    #[command(after_help = "Example:\n  daggerctl vm delete web-1 --wait applied")]
+    Delete(ChangeArguments),
+    /// Show what happened to a VM, from the signature that asked to the machine that did
+    #[command(after_help = history::EXAMPLES)]
+    History(history::HistoryArguments),
+    /// Say why a VM is in its state, and what would change it
+    #[command(after_help = "Example:\n  daggerctl vm why web-1")]
+    Why(VmName),
+}
+
+/// How far `vm create` waits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CreateWait {
+    /// Durable on the host that took it
+    Received,
+    /// In its place for ever, judged by all hosts
+    Ordered,
+    /// The chosen host has carried it out
+    Applied,
+    /// The chosen host has seen it running
+    Running,
+    /// Its SSH server answers, tried from here
+    Ssh,
+}
+
+/// Names one VM.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VmName {
+    /// Name of a VM of yours, or the id of any
+    #[arg(value_name = "VM")]
+    pub(crate) vm: String,
+}
+
+/// Arguments of `vm start|stop|delete`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ChangeArguments {
+    /// Which VM.
+    #[command(flatten)]
+    pub(crate) change: ChangeWhat,
+    /// How far to wait.
+    #[command(flatten)]
+    pub(crate) options: ChangeOptions,
+}
+
+/// What `vm start|stop|delete` name.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ChangeWhat {
+    /// Which VM.
+    #[command(flatten)]
+    pub(crate) name: VmName,
+    /// Refuse unless the VM is still at this generation (see `vm show`)
+    #[arg(long, value_name = "N")]
+    pub(crate) expected_generation: Option<u64>,
+}
+
+/// What `vm create` orders.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CreateArguments {
+    /// Name of the VM, unique in your account; also its host name
+    pub(crate) name: Name,
+    /// Image: publisher/name, or name alone if it is your own or of an operator who granted you
+    #[arg(long)]
+    pub(crate) image: String,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N")]
+    pub(crate) cpus: u32,
+    /// Memory, for example 4GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::memory_mib)]
+    pub(crate) memory: u64,
+    /// Disk, for example 20GiB; at least the image's
+    #[arg(long, value_name = "SIZE", value_parser = units::disk_gib)]
+    pub(crate) disk: u64,
+    /// SSH public key that may log in; may be repeated
+    #[arg(long, value_name = "FILE.pub", required = true)]
+    pub(crate) ssh_key: Vec<PathBuf>,
+    /// Only hosts of this region
+    #[arg(long)]
+    pub(crate) region: Option<Name>,
+    /// Only this host, by name
+    #[arg(long)]
+    pub(crate) host: Option<Name>,
+    /// Only hosts with this label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) host_label: Vec<(Name, LabelValue)>,
+    /// Label of the VM; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) label: Vec<(Name, LabelValue)>,
+    /// cloud-init user-data; PUBLIC: it stays readable in the ledger for ever
+    #[arg(long, value_name = "FILE")]
+    pub(crate) user_data_public: Option<PathBuf>,
+}
+
+/// Runs a command of the group.
+pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Failure> {
+    match command {
+        VmCommand::Create { create, wait, timeout } => {
+            run_create(&create, wait, timeout, session).await
+        }
+        VmCommand::Ls { all } => list(all, session).await,
+        VmCommand::Show(name) => {
+            let vm = find(session, &name.vm).await?;
+            session.output.show(&vm, show)
+        }
+        VmCommand::Start(arguments) => {
+            change(&arguments, Body::VmStart, Goal::Running, session).await
+        }
+        VmCommand::Stop(arguments) => {
+            change(&arguments, Body::VmStop, Goal::Stopped, session).await
+        }
+        VmCommand::Delete(arguments) => {
+            change(&arguments, Body::VmDelete, Goal::Deleted, session).await
+        }
+        VmCommand::History(arguments) => history::run(&arguments, session).await,
+        VmCommand::Why(name) => why::run(&name, session).await,
+    }
+}
+
+/// Looks a VM up by name in the key's account, or by id.
+pub(crate) async fn find(session: &Session, vm: &str) -> Result<VmView, Failure> {
+    session.client.get(&vm_path(session, vm, "")?).await
+}
+
+/// The path of a VM, or of something below it.
+pub(crate) fn vm_path(session: &Session, vm: &str, below: &str) -> Result<String, Failure> {
+    if vm.parse::<VmId>().is_ok() {
+        return Ok(format!("/v1/vms/{vm}{below}"));
+    }
+    let account = session.account()?;
+    Ok(format!("/v1/vms/{}{below}?account={account}", encode(vm)))
+}
+
+/// The body of `vm.create`: names are looked up, files are read.
+pub(crate) async fn create_body(
+    arguments: &CreateArguments,
+    session: &Session,
+) -> Result<Body, Failure> {
+    let image = image::resolve(session, &arguments.image).await?;
+    let mut ssh_keys = Vec::new();
+    for path in &arguments.ssh_key {
+        let line = read_small(path)?;
+        let key: SshKeyLine = line.trim().parse().map_err(|error| {
+            Failure::usage(
+                format!("{}: {error}", path.display()),
+                "Name a public key file, such as ~/.ssh/id_ed25519.pub.",
+            )
+        })?;
+        ssh_keys.push(key);
+    }
+    let host = match &arguments.host {
+        Some(name) => Some(find_host(session, name).await?.id),
+        None => None,
+    };
+    let user_data = arguments.user_data_public.as_deref();
+    let public_user_data = user_data.map(read_small).transpose()?;
+    Ok(Body::VmCreate(Box::new(VmCreate {
+        name: arguments.name.clone(),
+        image: VmImage {
+            digest: image.digest,
+            format: image.format,
+            virtual_size_bytes: image.virtual_size_bytes,
+        },
+        cpus: arguments.cpus,
+        memory_mib: arguments.memory,
+        disk_gib: arguments.disk,
+        ssh_keys,
+        region: arguments.region.clone(),
+        host,
+        host_labels: labels(&arguments.host_label)?,
+        labels: labels(&arguments.label)?,
+        public_user_data,
+    })))
+}
+
+/// The body of `vm.start`, `vm.stop` and `vm.delete`.
+pub(crate) async fn change_body(what: &ChangeWhat, session: &Session) -> Result<VmChange, Failure> {
+    Ok(VmChange {
+        vm: find(session, &what.name.vm).await?.vm.id,
+        expected_generation: what.expected_generation.map(Generation),
+    })
+}
+
+/// Labels from the command line; a key that stands twice is an error.
+pub(crate) fn labels(pairs: &[(Name, LabelValue)]) -> Result<Labels, Failure> {
+    let mut labels = Labels::new();
+    for (key, value) in pairs {
+        if labels.insert(key.clone(), value.clone()).is_some() {
+            let what = format!("label {key} is given twice");
+            return Err(Failure::usage(what, "Give each label once."));
+        }
+    }
+    Ok(labels)
+}
+
+/// Looks a host up by name.
+pub(crate) async fn find_host(session: &Session, name: &Name) -> Result<HostView, Failure> {
+    let hosts: Vec<HostView> = session.client.get("/v1/hosts").await?;
+    hosts.into_iter().find(|host| host.name == *name).ok_or_else(|| {
+        Failure::refused(
+            "not_found",
+            format!("no host is called {name}"),
+            "See `daggerctl host ls`.",
+        )
+    })
+}
+
+async fn run_create(
+    create: &CreateArguments,
+    wait: CreateWait,
+    timeout: Duration,
+    session: &Session,
+) -> Result<(), Failure> {
+    let deadline = std::time::Instant::now() + timeout;
+    let progress = Progress::new(session.output.format);
+    let signed = session.sign(None, create_body(create, session).await?).await?;
+    let until = match wait {
+        CreateWait::Received => Until::Received,
+        _ => Until::Judged,
+    };
+    let payload = session.submit(&signed, until, deadline, &progress).await?;
+    let goal = match wait {
+        CreateWait::Received => return session.output.show(&payload, super::payload::show),
+        CreateWait::Ordered => Goal::Ordered,
+        CreateWait::Applied => Goal::Applied,
+        CreateWait::Running => Goal::Running,
+        CreateWait::Ssh => Goal::Ssh,
+    };
+    let id = payload.vm.unwrap_or_else(|| VmId::of(&signed.digest));
+    let vm = follow(session, id, goal, deadline, &progress).await?;
+    drop(progress);
+    match vm {
+        Some(vm) => session.output.show(&vm, show),
+        None => session.output.show(&payload, super::payload::show),
+    }
+}
+
+async fn change(
+    arguments: &ChangeArguments,
+    kind: fn(VmChange) -> Body,
+    goal: Goal,
+    session: &Session,
+) -> Result<(), Failure> {
+    let deadline = arguments.options.deadline();
+    let progress = Progress::new(session.output.format);
+    let body = change_body(&arguments.change, session).await?;
+    let id = body.vm;
+    let signed = session.sign(None, kind(body)).await?;
+    let until = arguments.options.until();
+    let payload = session.submit(&signed, until, deadline, &progress).await?;
+    if arguments.options.wait == Wait::Applied {
+        let vm = follow(session, id, goal, deadline, &progress).await?;
+        drop(progress);
+        if let Some(vm) = vm {
+            return session.output.show(&vm, show);
+        }
+    }
+    session.output.show(&payload, super::payload::show)
+}
+
+async fn list(all: bool, session: &Session) -> Result<(), Failure> {
+    let path =
+        if all { "/v1/vms".to_owned() } else { format!("/v1/vms?account={}", session.account()?) };
+    let vms: Vec<VmView> = session.client.get(&path).await?;
+    session.output.show(&vms, |vms| {
+        let rows = vms.iter().map(|view| {
+            let address = view.vm.placement.address();
+            [
+                view.vm.name.to_string(),
+                word(view.state).to_owned(),
+                view.host_name.as_ref().map_or_else(|| "-".to_owned(), Name::to_string),
+                address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
+                view.vm.size.cpus.to_string(),
+                format!("{} MiB", view.vm.size.memory_mib),
+                format!("{} GiB", view.vm.size.disk_gib),
+                view.image_name
+                    .as_ref()
+                    .map_or_else(|| short(&view.vm.image.digest), |n| n.to_string()),
+                short(&view.vm.id),
+            ]
+        });
+        let header = ["NAME", "STATE", "HOST", "ADDRESS", "CPUS", "MEMORY", "DISK", "IMAGE", "ID"];
+        table(header, rows, "No VMs. Order one with `daggerctl vm create`.")
+    })
+}
+
+/// A state as people read it.
+pub(crate) fn word(state: VmState) -> &'static str {
+    match state {
+        VmState::Pending => "pending",
+        VmState::Converging => "converging",
+        VmState::Running => "running",
+        VmState::Stopped => "stopped",
+        VmState::Degraded => "degraded",
+        VmState::Deleting => "deleting",
+        VmState::Deleted => "deleted",
+    }
+}
+
+/// One VM in full.
+pub(crate) fn show(view: &VmView) -> String {
+    let vm = &view.vm;
+    let optional = |text: Option<String>| text.unwrap_or_default();
+    let labels: Vec<_> = vm.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    facts([
+        ("name", vm.name.to_string()),
+        ("id", vm.id.to_string()),
+        ("state", word(view.state).to_owned()),
+        ("reason", optional(view.reason.clone())),
+        ("wanted", format!("{:?}", vm.wanted).to_lowercase()),
+        ("host", optional(view.host_name.as_ref().map(Name::to_string))),
+        ("seen here", format!("{:?}", view.sight).to_lowercase()),
+        ("address", optional(vm.placement.address().map(|address| address.to_string()))),
+        ("cpus", vm.size.cpus.to_string()),
+        ("memory", format!("{} MiB", vm.size.memory_mib)),
+        ("disk", format!("{} GiB", vm.size.disk_gib)),
+        (
+            "image",
+            optional(view.image_name.as_ref().map(|name| name.to_string()))
+                + " "
+                + &short(&vm.image.digest),
+        ),
+        ("labels", labels.join(" ")),
+        ("generation", vm.generation.to_string()),
+        ("applied", optional(view.applied_generation.map(|generation| generation.to_string()))),
+        (
+            "created by",
+            format!("payload {} at position {}", vm.created.digest, vm.created.position),
+        ),
+        ("host key", optional(vm.guest_host_key.as_ref().map(SshKeyLine::to_string))),
+    ])
+}

@@ -1,0 +1,44 @@
+//! Maxima of this package: every wait, read and retry of the command line. Called by all modules.
+
+use std::time::Duration;
+
+/// Opening one connection to an agent.
+pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(3);
+/// One answer of an agent, on top of the time for which it was asked to wait.
+pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(15);
+/// One long poll.
+pub(crate) const LONG_POLL: Duration = Duration::from_secs(10);
+/// Importing one image file on a host: the host reads and hashes the whole of it.
+pub(crate) const IMPORT_MAX: Duration = Duration::from_secs(600);
+/// Bytes of one answer.
+pub(crate) const ANSWER_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of one line in an event stream.
+pub(crate) const EVENT_LINE_BYTES_MAX: usize = 1024 * 1024;
+/// Agents that may be listed in `--api`.
+pub(crate) const ENDPOINTS_MAX: usize = 64;
+/// First pause between two looks at something that is awaited; each doubles the one before.
+pub(crate) const PAUSE_FIRST: Duration = Duration::from_millis(50);
+/// Longest pause between two looks.
+pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// One attempt to read a guest's SSH banner.
+pub(crate) const BANNER_MAX: Duration = Duration::from_secs(3);
+/// Bytes of a key, signature or user-data file.
+pub(crate) const SMALL_FILE_BYTES_MAX: u64 = 1024 * 1024;
+/// Hosts of one development cluster.
+pub(crate) const DEVELOPMENT_HOSTS_MAX: i64 = 16;
+/// A daemon's time to end after SIGTERM, before SIGKILL.
+pub(crate) const DAEMON_STOP_MAX: Duration = Duration::from_secs(8);
+/// A daemon's time to serve after its start.
+pub(crate) const DAEMON_START_MAX: Duration = Duration::from_secs(20);
+/// A cluster's time until all of its ledgers are connected.
+pub(crate) const CLUSTER_START_MAX: Duration = Duration::from_secs(60);
+/// Everything that a running `cluster dev` does when it is asked to stop.
+pub(crate) const CLUSTER_STOP_MAX: Duration = Duration::from_secs(120);
+/// A new libvirtd probes QEMU once, which takes several seconds without KVM.
+pub(crate) const LIBVIRT_START_MAX: Duration = Duration::from_secs(90);
+/// One call of `virsh`.
+pub(crate) const VIRSH_MAX: Duration = Duration::from_secs(30);
+/// A KVM that works brings the firmware to its end in a fraction of this.
+pub(crate) const KVM_PROBE_MAX: Duration = Duration::from_secs(3);
+/// Longest path of a Unix socket: `sun_path` has 108 bytes, one of which ends it.
+pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
