@@ -48,7 +48,6 @@ pub fn enter() -> Result<FileWall, SandboxError> {
         (Resource::RLIMIT_AS, ADDRESS_SPACE_BYTES_MAX),
         (Resource::RLIMIT_NOFILE, OPEN_FILES_MAX),
         (Resource::RLIMIT_CORE, 0),
-        (Resource::RLIMIT_FSIZE, 0),
         (Resource::RLIMIT_MEMLOCK, 0),
     ] {
         setrlimit(resource, limit, limit).map_err(SandboxError::Limits)?;
