@@ -50,10 +50,7 @@ run daggerctl cluster dev --hosts 4 --directory "$directory" --detach
 source "$directory/environment"
 
 say "each operator grants the developer capacity on his own host"
-for number in 1 2 3 4; do
-  run daggerctl account grant "$DAGGER_KEY.pub" --key "$directory/keys/op$number" \
-    --cpus 4 --memory 2GiB --disk 20GiB --vms 4
-done
+run daggerctl account grant "$DAGGER_KEY.pub" --cpus 4 --memory 2GiB --disk 20GiB --vms 4
 
 say "the first operator registers an image: a name for a digest"
 run daggerctl image register "$image" --name op1/small --key "$directory/keys/op1"
