@@ -4,15 +4,38 @@
 //! observation together. Never talks to the ledger, never serves a request: the other half does, see
 //! [`crate::handover`]. Called once by the daemon, and by tests.
 
+use std::collections::BTreeMap;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use dagger_payload::id::HostId;
+use dagger_payload::id::{HostId, VmId};
+use dagger_payload::kind::ReportVm;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::controller::LocalPolicy;
+use crate::actuator::store::StoredDisks;
+use crate::actuator::{Actuator, Performer};
+use crate::controller::{Controller, Input, LocalPolicy, Monotonic, Output};
 use crate::handover::{Order, ReportSender, SightBoard};
+use crate::hypervisor::Hypervisor;
+use crate::hypervisor::libvirt::{Announcer, Libvirt};
+use crate::hypervisor::names::HostNames;
+use crate::journal::{Journal, Record};
+use crate::observation::{
+    CHANGES_WAITING_MAX, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
+};
+
+/// What may wait for the controller besides orders.
+const INPUTS_WAITING_MAX: usize = 1024;
+/// Orders that are taken before the board is written again.
+const ORDERS_TOGETHER_MAX: usize = 256;
+/// How long steps under way may take to end when the agent stops.
+const STEPS_END_WAIT_MAX: Duration = Duration::from_secs(3);
 
 /// What the machines' half needs to know.
 #[derive(Debug, Clone)]
@@ -61,6 +84,9 @@ pub enum Broken {
     /// The journal or another directory of ours cannot be written.
     #[error("the state directory cannot be used: {0}")]
     StateDirectory(#[source] std::io::Error),
+    /// The directories of images or disks cannot be used.
+    #[error("the directories of images and disks cannot be used: {0}")]
+    Disks(#[source] dagger_images::ImageError),
     /// A task of ours ended by panic.
     #[error("a part of the machines' half ended unexpectedly: {0}")]
     Task(String),
@@ -72,12 +98,205 @@ pub enum Broken {
 /// [`Broken`] when it cannot keep its journal; a hypervisor that does not answer is no error but a sight.
 pub async fn run(
     configuration: MachineConfiguration,
-    mut orders: mpsc::Receiver<Order>,
+    orders: mpsc::Receiver<Order>,
     reports: ReportSender,
     board: SightBoard,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
-    let _ = (configuration, reports, board);
-    while let Some(Some(_)) = stop.run_until_cancelled(orders.recv()).await {}
-    Ok(())
+    let MachineConfiguration { host_id, state_directory, .. } = &configuration;
+    let state_directory = &std::path::absolute(state_directory).map_err(Broken::StateDirectory)?;
+    let journal =
+        Journal::open(state_directory.join("journal"), *host_id).map_err(Broken::StateDirectory)?;
+    let disks = StoredDisks::open(state_directory, *host_id).map_err(Broken::Disks)?;
+    let consoles = state_directory.join("consoles");
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o711)
+        .create(&consoles)
+        .map_err(Broken::StateDirectory)?;
+    let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
+    let announcer = Announcer::new(*host_id, announced);
+    let hypervisor: Arc<dyn Hypervisor> = Arc::new(Libvirt::new(
+        configuration.uri.clone(),
+        configuration.accelerator,
+        announcer.clone(),
+    ));
+    let tickets = Tickets::default();
+    let (looks, looks_asked) = mpsc::channel(LOOKS_WAITING_MAX);
+    let (inputs, inputs_told) = mpsc::channel(INPUTS_WAITING_MAX);
+    let observation = Observation {
+        hypervisor: Arc::clone(&hypervisor),
+        tickets: tickets.clone(),
+        changes,
+        announcer: announcer.clone(),
+        looks: looks_asked,
+        inputs: inputs.clone(),
+        board: board.clone(),
+    };
+    let performer = Performer {
+        hypervisor,
+        disks: Arc::new(disks),
+        journal: journal.clone(),
+        tickets: tickets.clone(),
+        names: HostNames::of(*host_id),
+        network: configuration.network_kind,
+        consoles: consoles.clone(),
+    };
+    let stop = stop.child_token();
+    let _stop_all = stop.clone().drop_guard();
+    let observing = tokio::spawn(observation.run(stop.clone()));
+    let records = read_journal(&journal)?;
+    let machines = Machines {
+        controller: Controller::new(*host_id, configuration.policy, records),
+        actuator: Actuator::new(Arc::new(performer)),
+        journal,
+        tickets,
+        announcer,
+        looks,
+        inputs,
+        consoles,
+        console_readers: JoinSet::new(),
+        outbox: BTreeMap::new(),
+        board,
+        began: Instant::now(),
+        stop: stop.clone(),
+    };
+    let ended = machines.work(orders, inputs_told, reports).await;
+    stop.cancel();
+    observing.await.map_err(|error| Broken::Task(error.to_string()))?;
+    ended
+}
+
+fn read_journal(journal: &Journal) -> Result<BTreeMap<VmId, Record>, Broken> {
+    let found = journal.read_all().map_err(Broken::StateDirectory)?;
+    for (path, reason) in &found.set_aside {
+        tracing::error!(path = %path.display(), %reason,
+            "a journal file does not read and was set aside; its VM is adopted from what is seen");
+    }
+    Ok(found.records)
+}
+
+/// The running half.
+struct Machines {
+    controller: Controller,
+    actuator: Actuator,
+    journal: Journal,
+    tickets: Tickets,
+    announcer: Announcer,
+    looks: mpsc::Sender<VmId>,
+    inputs: mpsc::Sender<Input>,
+    consoles: PathBuf,
+    console_readers: JoinSet<()>,
+    /// The newest report of each VM that the other half has not taken yet: an older one is superseded.
+    outbox: BTreeMap<VmId, ReportVm>,
+    board: SightBoard,
+    began: Instant,
+    stop: CancellationToken,
+}
+
+impl Machines {
+    async fn work(
+        mut self,
+        mut orders: mpsc::Receiver<Order>,
+        mut inputs: mpsc::Receiver<Input>,
+        reports: ReportSender,
+    ) -> Result<(), Broken> {
+        let stop = self.stop.clone();
+        loop {
+            let wake = self.controller.next_wake().map(|at| self.began + at.0);
+            let input = tokio::select! {
+                () = stop.cancelled() => break,
+                order = orders.recv() => match order {
+                    Some(order) => Input::Order(order),
+                    None => break,
+                },
+                Some(input) = inputs.recv() => input,
+                finished = self.actuator.next_finished() => {
+                    Input::Finished(finished.map_err(Broken::StateDirectory)?, self.tickets.draw())
+                }
+                () = sleep_until(wake) => Input::Tick,
+                permit = reports.reserve(), if !self.outbox.is_empty() => {
+                    let Ok(permit) = permit else { break };
+                    if let Some((_, report)) = self.outbox.pop_first() {
+                        permit.send(report);
+                    }
+                    continue;
+                }
+                Some(_) = self.console_readers.join_next() => continue,
+            };
+            self.take(input).await?;
+            // A long history is taken in one go; what it comes to is shown once.
+            for _ in 0..ORDERS_TOGETHER_MAX {
+                let Ok(order) = orders.try_recv() else { break };
+                self.take(Input::Order(order)).await?;
+            }
+            self.show();
+        }
+        self.actuator.end(STEPS_END_WAIT_MAX).await;
+        Ok(())
+    }
+
+    async fn take(&mut self, input: Input) -> Result<(), Broken> {
+        let now = Monotonic(self.began.elapsed());
+        for output in self.controller.handle(now, input) {
+            match output {
+                Output::Act(job) => {
+                    tracing::info!(vm = %job.vm.id, generation = job.tags.generation.0,
+                        step = ?job.action.step(), attempt = job.record.attempts, "step");
+                    self.actuator.begin(*job);
+                }
+                Output::Persist(record) => {
+                    self.write(move |journal| journal.write(&record)).await?;
+                }
+                Output::Forget(vm) => self.write(move |journal| journal.forget(vm)).await?,
+                Output::Report(report) => {
+                    tracing::info!(vm = %report.vm, generation = report.generation.0,
+                        phase = ?report.phase, reason = report.reason, "report");
+                    self.outbox.insert(report.vm, report);
+                }
+                Output::Look(vm) => {
+                    if self.looks.try_send(vm).is_err() {
+                        self.announcer.miss();
+                    }
+                }
+                Output::ReadConsole(vm) => {
+                    let path = self.consoles.join(format!("{vm}.log"));
+                    let reader = ConsoleReader { vm, path, inputs: self.inputs.clone() };
+                    self.console_readers.spawn(reader.run(self.stop.clone()));
+                }
+                Output::Alarm(vm, reason) => {
+                    tracing::error!(%vm, %reason, "held: nothing is done with this VM");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes to the journal away from the other tasks, but before anything that follows.
+    async fn write(
+        &self,
+        write: impl FnOnce(&Journal) -> std::io::Result<()> + Send + 'static,
+    ) -> Result<(), Broken> {
+        let journal = self.journal.clone();
+        tokio::task::spawn_blocking(move || write(&journal))
+            .await
+            .map_err(|error| Broken::Task(error.to_string()))?
+            .map_err(Broken::StateDirectory)
+    }
+
+    fn show(&self) {
+        let (vms, hold) = (self.controller.sights(), self.controller.hold().map(str::to_owned));
+        self.board.update(|contents| {
+            contents.vms = vms;
+            contents.hold = hold;
+        });
+    }
+}
+
+/// Pending for ever without a time.
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at.into()).await,
+        None => std::future::pending().await,
+    }
 }

@@ -8,12 +8,10 @@ pub mod libvirt;
 pub mod names;
 
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use dagger_payload::id::{Generation, HostId, PayloadDigest, VmId};
 use dagger_payload::kind::{GuestSubnet, ImageFormat};
-use dagger_payload::name::SshKeyLine;
 
 use crate::controller::proof::{DeleteProof, StopProof};
 
@@ -182,24 +180,4 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// # Errors
     /// `Occupied`, `Failed`, `Unavailable`.
     fn undefine(&self, proof: &DeleteProof) -> Result<(), HypervisorError>;
-}
-
-/// What the guest's seed tells it about its network.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct GuestAddress {
-    /// Its own address.
-    pub address: Ipv4Addr,
-    /// The host's address on the same network.
-    pub gateway: Ipv4Addr,
-    /// Prefix length of both.
-    pub prefix_length: u8,
-}
-
-/// What a guest said about itself on its console.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct GuestWord {
-    /// Which guest.
-    pub vm: VmId,
-    /// The SSH host key that it shows.
-    pub host_key: SshKeyLine,
 }

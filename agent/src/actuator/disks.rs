@@ -1,0 +1,99 @@
+//! What the actuator asks of images, disks and seeds.
+//!
+//! Owns the words only; [`super::store`] says them to the image store. Every call blocks and may be repeated.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+
+use dagger_payload::id::VmId;
+use dagger_payload::kind::VmImage;
+use dagger_payload::name::{ImageSource, Name, SshKeyLine};
+
+use crate::controller::DiskRule;
+use crate::controller::proof::DeleteProof;
+
+/// What a guest reads at its first boot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeedContents {
+    /// Which VM.
+    pub vm: VmId,
+    /// Its host name.
+    pub name: Name,
+    /// Keys that may log in.
+    pub ssh_keys: Vec<SshKeyLine>,
+    /// Public cloud-init user-data of its owner.
+    pub public_user_data: Option<String>,
+    /// Its network card.
+    pub mac: String,
+    /// Its address, as the ledger decided it.
+    pub address: Ipv4Addr,
+    /// The host's address on the same network.
+    pub gateway: Ipv4Addr,
+    /// Prefix length of both.
+    pub prefix_length: u8,
+}
+
+/// Why an image, disk or seed is not as it should be. Each message begins with a stable code.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DiskError {
+    /// The image file is not here; it may come.
+    #[error("image_missing: {0}")]
+    ImageMissing(String),
+    /// The image file is not what was registered, or nothing that we let near a machine.
+    #[error("image_refused: {0}")]
+    ImageRefused(String),
+    /// The stored file was not what its digest says; it was not used and is out of the way.
+    #[error("image_damaged: {0}")]
+    ImageDamaged(String),
+    /// The disk or seed cannot be made as asked.
+    #[error("disk_refused: {0}")]
+    DiskRefused(String),
+    /// The disk existed and is gone: making an empty one would hide the loss.
+    #[error("disk_missing: {0}")]
+    DiskMissing(String),
+    /// It did not work this time.
+    #[error("disk_failed: {0}")]
+    Failed(String),
+}
+
+/// Images, disks and seeds of one host.
+pub trait Disks: Send + Sync + 'static {
+    /// Makes sure that the image file is here and has its digest, if need be from one of `sources`.
+    ///
+    /// # Errors
+    /// `ImageMissing`, `ImageDamaged`, `ImageRefused`, `Failed`.
+    fn ensure_image(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), DiskError>;
+
+    /// Makes sure that the VM has its disk: an overlay of `size_gib` over the image.
+    ///
+    /// # Errors
+    /// `DiskMissing` where it may not be made, `DiskRefused`, `Failed`, and those of the image.
+    fn ensure_disk(
+        &self,
+        vm: VmId,
+        image: &VmImage,
+        size_gib: u64,
+        rule: DiskRule,
+    ) -> Result<(), DiskError>;
+
+    /// Makes sure that the VM's seed is here with these contents.
+    ///
+    /// # Errors
+    /// `DiskRefused`, `Failed`.
+    fn ensure_seed(&self, seed: &SeedContents) -> Result<(), DiskError>;
+
+    /// Puts the VM's disk into quarantine and removes its seed.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn quarantine(&self, proof: &DeleteProof) -> Result<(), DiskError>;
+
+    /// Where the image's file is.
+    fn image_path(&self, image: &VmImage) -> PathBuf;
+
+    /// Where the VM's disk is.
+    fn disk_path(&self, vm: VmId) -> PathBuf;
+
+    /// Where the VM's seed is.
+    fn seed_path(&self, vm: VmId) -> PathBuf;
+}

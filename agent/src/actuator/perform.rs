@@ -1,0 +1,196 @@
+//! One step for one VM, from its record in the journal to the look afterwards. Blocks.
+//!
+//! Owns how each step is made of calls to the hypervisor and the disks, and what their errors mean. Never decides what is
+//! next, keeps no state. Called by the workers, and by tests that crash in the middle.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dagger_payload::kind::GuestSubnet;
+use dagger_payload::object::Vm;
+
+use super::disks::{DiskError, Disks, SeedContents};
+use crate::controller::{Action, Finished, Job, Outcome, Seen, Sighting, Step};
+use crate::hypervisor::names::HostNames;
+use crate::hypervisor::{
+    GuestNetwork, Hypervisor, HypervisorError, Machine, MachineSpecification, Power, Tags,
+};
+use crate::journal::Journal;
+use crate::machines::NetworkKind;
+use crate::observation::Tickets;
+
+/// What steps are carried out with.
+pub struct Performer {
+    /// Where machines are.
+    pub hypervisor: Arc<dyn Hypervisor>,
+    /// Where images, disks and seeds are.
+    pub disks: Arc<dyn Disks>,
+    /// What is written before anything is done.
+    pub journal: Journal,
+    /// Numbers looks.
+    pub tickets: Tickets,
+    /// Names of this host.
+    pub names: HostNames,
+    /// Whether guests are connected.
+    pub network: NetworkKind,
+    /// Where hypervisors write what guests say.
+    pub consoles: PathBuf,
+}
+
+impl Performer {
+    /// Writes the job's record, carries the job out, and looks at the machine where it may have changed.
+    ///
+    /// # Errors
+    /// The record could not be made durable; then nothing was done.
+    pub fn perform(&self, job: &Job) -> std::io::Result<Finished> {
+        self.journal.write(&job.record)?;
+        let step = job.action.step();
+        let outcome = self.act(job);
+        if let Action::Destroy(proof) | Action::AskShutdown(proof) = &job.action {
+            let (generation, payload, position) = proof.order();
+            tracing::info!(vm = %job.vm.id, ?step, generation = generation.0, %payload,
+                position = position.0, ?outcome, "acted on an order to stop or delete");
+        }
+        let (outcome, sighting) = match self.look(job) {
+            None => (outcome, None),
+            Some(sighting) => (checked(outcome, job, &sighting), Some(sighting)),
+        };
+        Ok(Finished { vm: job.vm.id, step, outcome, sighting })
+    }
+
+    fn act(&self, job: &Job) -> Outcome {
+        let vm = &job.vm;
+        match &job.action {
+            Action::Image(sources) => disk_outcome(self.disks.ensure_image(&vm.image, sources)),
+            Action::Disk(rule) => {
+                disk_outcome(self.disks.ensure_disk(vm.id, &vm.image, vm.size.disk_gib, *rule))
+            }
+            Action::Seed(subnet) => match self.seed(vm, subnet) {
+                Some(seed) => disk_outcome(self.disks.ensure_seed(&seed)),
+                None => Outcome::Terminal("address_missing: the placement has none".to_owned()),
+            },
+            Action::Network(subnet) => match self.network {
+                NetworkKind::Nat => outcome(self.hypervisor.ensure_network(subnet), Refusal::Final),
+                NetworkKind::None => Outcome::Done,
+            },
+            Action::Define => outcome(self.define(job), Refusal::Final),
+            Action::Tag => outcome(self.hypervisor.tag(&job.tags), Refusal::Passing),
+            Action::Start => outcome(self.hypervisor.start(vm.id), Refusal::Passing),
+            Action::AskShutdown(proof) => {
+                outcome(self.hypervisor.ask_shutdown(proof), Refusal::Passing)
+            }
+            Action::Destroy(proof) => outcome(self.hypervisor.destroy(proof), Refusal::Passing),
+            Action::Undefine(proof) => outcome(self.hypervisor.undefine(proof), Refusal::Passing),
+            Action::Quarantine(proof) => match self.disks.quarantine(proof) {
+                Ok(()) => Outcome::Done,
+                Err(error) => Outcome::Retryable(error.to_string()),
+            },
+        }
+    }
+
+    fn seed(&self, vm: &Vm, subnet: &GuestSubnet) -> Option<SeedContents> {
+        Some(SeedContents {
+            vm: vm.id,
+            name: vm.name.clone(),
+            ssh_keys: vm.ssh_keys.clone(),
+            public_user_data: vm.public_user_data.clone(),
+            mac: self.names.mac(vm.id),
+            address: vm.placement.address()?,
+            gateway: subnet.address(1)?,
+            prefix_length: subnet.prefix_length,
+        })
+    }
+
+    fn define(&self, job: &Job) -> Result<(), HypervisorError> {
+        let vm = &job.vm;
+        self.hypervisor.define(&MachineSpecification {
+            tags: job.tags.clone(),
+            title: vm.name.to_string(),
+            cpus: vm.size.cpus,
+            memory_mib: vm.size.memory_mib,
+            disk: self.disks.disk_path(vm.id),
+            image: self.disks.image_path(&vm.image),
+            image_format: vm.image.format,
+            seed: self.disks.seed_path(vm.id),
+            console: self.consoles.join(format!("{}.log", vm.id)),
+            network: match self.network {
+                NetworkKind::Nat => GuestNetwork::HostNat,
+                NetworkKind::None => GuestNetwork::None,
+            },
+        })
+    }
+
+    /// What the machine is now, if the step may have changed that and the hypervisor can be asked.
+    fn look(&self, job: &Job) -> Option<Sighting> {
+        let vm = job.vm.id;
+        match job.action.step() {
+            Step::Image | Step::Disk | Step::Seed | Step::Network | Step::Quarantine => None,
+            Step::Define | Step::Tag | Step::Start | Step::AskShutdown | Step::Destroy => {
+                let ticket = self.tickets.draw();
+                let machine = self.hypervisor.look(vm).ok()??;
+                Some(Sighting { ticket, seen: Seen::Present(machine) })
+            }
+            // Only a full listing shows that something is absent.
+            Step::Undefine => {
+                let ticket = self.tickets.draw();
+                let machine = self.hypervisor.list().ok()?.remove(&vm);
+                Some(Sighting { ticket, seen: machine.map_or(Seen::Absent, Seen::Present) })
+            }
+        }
+    }
+}
+
+/// A step is done only if the look agrees; otherwise it would be taken for done again and again without a pause.
+fn checked(outcome: Outcome, job: &Job, sighting: &Sighting) -> Outcome {
+    let tagged = |tags: &Tags| *tags == job.tags;
+    let agrees = match (job.action.step(), &sighting.seen) {
+        (Step::Define | Step::Tag, Seen::Present(Machine::Ours { tags, .. })) => tagged(tags),
+        (Step::Destroy, Seen::Present(Machine::Ours { power, .. })) => *power == Power::Stopped,
+        (Step::Undefine, seen) => *seen == Seen::Absent,
+        (_, Seen::Present(Machine::Foreign(_))) => false,
+        _ => true,
+    };
+    match outcome {
+        Outcome::Done if !agrees => Outcome::Retryable(format!(
+            "not_as_ensured: after {:?} the machine looks otherwise",
+            job.action.step()
+        )),
+        other => other,
+    }
+}
+
+/// What a refusal by the hypervisor means for a step.
+#[derive(Clone, Copy)]
+enum Refusal {
+    /// The same request will be refused for ever.
+    Final,
+    /// Worth another try: what stops or removes must never be given up.
+    Passing,
+}
+
+fn outcome(result: Result<(), HypervisorError>, refusal: Refusal) -> Outcome {
+    match (result, refusal) {
+        (Ok(()), _) => Outcome::Done,
+        (Err(error @ HypervisorError::Unavailable(_)), _) => Outcome::Unknown(error.to_string()),
+        (Err(error @ HypervisorError::Refused(_)), Refusal::Final) => {
+            Outcome::Terminal(error.to_string())
+        }
+        (Err(error), _) => Outcome::Retryable(error.to_string()),
+    }
+}
+
+fn disk_outcome(result: Result<(), DiskError>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(
+            error @ (DiskError::ImageRefused(_)
+            | DiskError::DiskRefused(_)
+            | DiskError::DiskMissing(_)),
+        ) => Outcome::Terminal(error.to_string()),
+        // A file may come, or come again.
+        Err(
+            error
+            @ (DiskError::ImageMissing(_) | DiskError::ImageDamaged(_) | DiskError::Failed(_)),
+        ) => Outcome::Retryable(error.to_string()),
+    }
+}

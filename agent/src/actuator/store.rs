@@ -1,0 +1,182 @@
+//! Says what the actuator asks of images, disks and seeds to the image store.
+//!
+//! Owns nothing but the translation, and the memory of which images were found damaged: their files are in quarantine then,
+//! and "missing" alone would hide why. The one file that knows the image store's words.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+
+use dagger_images::{
+    DiskStore, ImageError, ImageStore, Network, Outcome as FileOutcome, Seed, StoredImage,
+};
+use dagger_payload::id::{HostId, ImageDigest, VmId};
+use dagger_payload::kind::VmImage;
+use dagger_payload::name::ImageSource;
+
+use super::disks::{DiskError, Disks, SeedContents};
+use crate::controller::DiskRule;
+use crate::controller::proof::DeleteProof;
+
+/// The stores below one host's state directory.
+pub struct StoredDisks {
+    images: ImageStore,
+    disks: DiskStore,
+    damaged: Mutex<BTreeSet<ImageDigest>>,
+}
+
+impl StoredDisks {
+    /// Opens `images/` and `disks/` below `state_directory`, which has to be absolute: the paths go into disks.
+    ///
+    /// # Errors
+    /// A directory cannot be made or read.
+    pub fn open(state_directory: &Path, host: HostId) -> Result<Self, ImageError> {
+        Ok(Self {
+            images: ImageStore::open(&state_directory.join("images"))?,
+            disks: DiskStore::open(&state_directory.join("disks"), host)?,
+            damaged: Mutex::default(),
+        })
+    }
+
+    /// The verified image. The store reads the file again only if something about it has changed.
+    fn verified(&self, image: &VmImage) -> Result<StoredImage, ImageError> {
+        let stored = self.images.verify(image.digest, image.format)?;
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner).remove(&image.digest);
+        Ok(stored)
+    }
+
+    /// Copies the image from the first local source that has it. Sources on the network are not fetched by the agent,
+    /// which has none: their files are imported by the operator.
+    fn import(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), ImageError> {
+        let mut last = ImageError::Missing(image.digest);
+        for source in sources.iter().filter(|source| source.as_str().starts_with('/')) {
+            let path = Path::new(source.as_str());
+            match self.images.import(path, image.format, Some(image.digest)) {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(source = source.as_str(), %error, "an image source does not serve");
+                    last = error;
+                }
+            }
+        }
+        Err(last)
+    }
+
+    fn missing(&self, image: &VmImage, error: &ImageError) -> DiskError {
+        let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+        if damaged.contains(&image.digest) {
+            return DiskError::ImageDamaged(format!(
+                "the file of image {} was damaged and is in quarantine; import it again",
+                image.digest
+            ));
+        }
+        DiskError::ImageMissing(error.to_string())
+    }
+}
+
+impl Disks for StoredDisks {
+    fn ensure_image(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), DiskError> {
+        match self.verified(image) {
+            Ok(stored) if stored.virtual_size_bytes == image.virtual_size_bytes => return Ok(()),
+            Ok(stored) => {
+                return Err(DiskError::ImageRefused(format!(
+                    "its virtual size is {} bytes, and {} were registered",
+                    stored.virtual_size_bytes, image.virtual_size_bytes
+                )));
+            }
+            Err(error @ ImageError::Damaged { .. }) => {
+                tracing::error!(%error, "an image was refused before use");
+                self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(image.digest);
+            }
+            Err(ImageError::Missing(_)) => {}
+            Err(error) => return Err(disk_error(&error)),
+        }
+        match self.import(image, sources) {
+            Ok(()) => self.verified(image).map(|_| ()).map_err(|error| disk_error(&error)),
+            Err(error) => Err(self.missing(image, &error)),
+        }
+    }
+
+    fn ensure_disk(
+        &self,
+        vm: VmId,
+        image: &VmImage,
+        size_gib: u64,
+        rule: DiskRule,
+    ) -> Result<(), DiskError> {
+        let here = self.disks.has_disk(vm).map_err(|error| disk_error(&error))?;
+        if rule == DiskRule::MustExist && !here {
+            return Err(DiskError::DiskMissing(format!(
+                "the VM's disk {} existed and is gone; put it back, or delete the VM",
+                self.disks.disk_path(vm).display()
+            )));
+        }
+        let stored = self.verified(image).map_err(|error| disk_error(&error))?;
+        let disk = self
+            .disks
+            .ensure_disk(vm, &stored, size_gib << 30)
+            .map_err(|error| disk_error(&error))?;
+        if disk.outcome == FileOutcome::Created {
+            tracing::info!(%vm, path = %disk.path.display(), "made a disk");
+        }
+        Ok(())
+    }
+
+    fn ensure_seed(&self, seed: &SeedContents) -> Result<(), DiskError> {
+        let refused = |error: &dyn std::fmt::Display| DiskError::Failed(error.to_string());
+        let contents = Seed {
+            instance_id: seed.vm.to_string(),
+            hostname: seed.name.clone(),
+            ssh_keys: seed.ssh_keys.clone(),
+            network: Network::Static {
+                mac: seed.mac.parse().map_err(|error| refused(&error))?,
+                address: seed.address,
+                prefix_length: seed.prefix_length,
+                gateway: seed.gateway,
+                nameservers: Vec::new(),
+            },
+            user_data: seed.public_user_data.clone(),
+        };
+        self.disks.ensure_seed(seed.vm, &contents).map(|_| ()).map_err(|error| disk_error(&error))
+    }
+
+    fn quarantine(&self, proof: &DeleteProof) -> Result<(), DiskError> {
+        let moved = self.disks.quarantine(proof.vm()).map_err(|error| disk_error(&error))?;
+        for path in moved {
+            tracing::info!(vm = %proof.vm(), path = %path.display(), "moved into quarantine");
+        }
+        Ok(())
+    }
+
+    fn image_path(&self, image: &VmImage) -> PathBuf {
+        self.images.path(image.digest)
+    }
+
+    fn disk_path(&self, vm: VmId) -> PathBuf {
+        self.disks.disk_path(vm)
+    }
+
+    fn seed_path(&self, vm: VmId) -> PathBuf {
+        self.disks.seed_path(vm)
+    }
+}
+
+/// The store's errors in the actuator's words; its stable code goes in front where ours says less.
+fn disk_error(error: &ImageError) -> DiskError {
+    let text = error.to_string();
+    match error {
+        ImageError::Missing(_) => DiskError::ImageMissing(text),
+        ImageError::Damaged { .. } => DiskError::ImageDamaged(text),
+        ImageError::DigestDiffers { .. }
+        | ImageError::TooLarge { .. }
+        | ImageError::NotAFile(_)
+        | ImageError::Header(_) => DiskError::ImageRefused(format!("{}: {text}", error.code())),
+        ImageError::DiskTooSmall { .. }
+        | ImageError::DiskSize(_)
+        | ImageError::DiskDiffers { .. }
+        | ImageError::Seed(_) => DiskError::DiskRefused(format!("{}: {text}", error.code())),
+        ImageError::Tool { .. } | ImageError::ToolTooSlow { .. } | ImageError::File { .. } => {
+            DiskError::Failed(format!("{}: {text}", error.code()))
+        }
+    }
+}

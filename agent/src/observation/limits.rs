@@ -1,0 +1,26 @@
+//! The maxima of the observation's waits and queues. Called by the observation and whoever makes its channels.
+
+use std::time::Duration;
+
+/// Changes at the hypervisor that may wait to be looked at; more than that, and everything is listed.
+pub const CHANGES_WAITING_MAX: usize = 1024;
+/// Looks that the controller may have asked for.
+pub const LOOKS_WAITING_MAX: usize = 4096;
+/// How often everything is listed, in case an event was lost.
+pub(super) const LISTING_EVERY: Duration = Duration::from_secs(60);
+/// How long one look or listing may take.
+pub(super) const CALL_WAIT_MAX: Duration = Duration::from_secs(15);
+/// How long a connection may take to open, with the question whether KVM works.
+pub(super) const CONNECT_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Calls that may hang at the same time before no more are begun.
+pub(super) const CALLS_HANGING_MAX: usize = 4;
+/// The first pause before a lost hypervisor is tried again; it doubles.
+pub(super) const RECONNECT_WAIT_FIRST: Duration = Duration::from_millis(100);
+/// The longest pause before a lost hypervisor is tried again.
+pub(super) const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often a console is read for the guest's host key.
+pub(super) const CONSOLE_READ_EVERY: Duration = Duration::from_millis(500);
+/// How often in all, for one start of one guest: five minutes.
+pub(super) const CONSOLE_READS_MAX: u32 = 600;
+/// The last bytes of a console that are searched.
+pub(super) const CONSOLE_BYTES_MAX: u64 = 64 * 1024;

@@ -1,0 +1,400 @@
+//! The controller's rules, one by one, with nothing but inputs and outputs.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dagger_agent::controller::{
+    Action, Controller, DiskRule, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Seen,
+    Sighting, Step,
+};
+use dagger_agent::handover::{AttestedVm, Order};
+use dagger_agent::hypervisor::{Inventory, Machine, Power};
+use dagger_agent::journal::{DiskMark, Record};
+use dagger_payload::id::{CommitIndex, Generation, LedgerTime, Position};
+use dagger_payload::kind::{Capacity, ReportPhase, ReportVm};
+use dagger_payload::object::{Placement, Wanted};
+
+use super::support::{
+    ELSEWHERE, HERE, VM, accepted, after, cause, host, offered, ours, report, wants,
+};
+
+/// A controller with a clock and a counter for looks.
+struct Desk {
+    controller: Controller,
+    now: Monotonic,
+    ticket: u64,
+}
+
+impl Desk {
+    fn with(records: BTreeMap<dagger_payload::id::VmId, Record>, policy: LocalPolicy) -> Self {
+        let controller = Controller::new(HERE, policy, records);
+        let mut desk = Self { controller, now: Monotonic::default(), ticket: 0 };
+        desk.order(Order::Host(Box::new(host())));
+        desk
+    }
+
+    fn new() -> Self {
+        Self::with(BTreeMap::new(), LocalPolicy::default())
+    }
+
+    /// A desk that was told all of `versions`, sees `machine`, and is caught up.
+    fn live(versions: &[AttestedVm], machine: Option<Machine>) -> (Self, Vec<Output>) {
+        let mut desk = Self::new();
+        let outputs = desk.go_live(versions, machine);
+        (desk, outputs)
+    }
+
+    fn go_live(&mut self, versions: &[AttestedVm], machine: Option<Machine>) -> Vec<Output> {
+        for version in versions {
+            assert_eq!(self.vm(version), [], "something was done before the end of history");
+        }
+        assert_eq!(self.inventory(machine), [], "something was done before the end of history");
+        self.caught_up()
+    }
+
+    fn take(&mut self, input: Input) -> Vec<Output> {
+        self.controller.handle(self.now, input)
+    }
+
+    fn order(&mut self, order: Order) -> Vec<Output> {
+        self.take(Input::Order(order))
+    }
+
+    fn vm(&mut self, version: &AttestedVm) -> Vec<Output> {
+        self.order(Order::Vm(Box::new(version.clone())))
+    }
+
+    fn caught_up(&mut self) -> Vec<Output> {
+        self.order(Order::CaughtUp(CommitIndex(100)))
+    }
+
+    fn inventory(&mut self, machine: Option<Machine>) -> Vec<Output> {
+        self.ticket += 1;
+        let machines: Inventory = machine.into_iter().map(|machine| (VM, machine)).collect();
+        self.take(Input::Inventory { ticket: self.ticket, machines })
+    }
+
+    fn see(&mut self, machine: Machine) -> Vec<Output> {
+        self.ticket += 1;
+        let sighting = Sighting { ticket: self.ticket, seen: Seen::Present(machine) };
+        self.take(Input::Sighting(VM, sighting))
+    }
+
+    fn finish(&mut self, step: Step, outcome: Outcome, machine: Option<Machine>) -> Vec<Output> {
+        self.ticket += 1;
+        let ticket = self.ticket;
+        let sighting = machine.map(|machine| Sighting { ticket, seen: Seen::Present(machine) });
+        self.take(Input::Finished(Finished { vm: VM, step, outcome, sighting }, ticket))
+    }
+
+    fn done(&mut self, step: Step, machine: Option<Machine>) -> Vec<Output> {
+        self.finish(step, Outcome::Done, machine)
+    }
+
+    /// Takes the steps that make a machine, up to the start.
+    fn make(&mut self) -> Vec<Output> {
+        for step in [Step::Image, Step::Disk, Step::Seed, Step::Network] {
+            self.done(step, None);
+        }
+        self.done(Step::Define, Some(ours(Power::Stopped, 1)))
+    }
+
+    fn wait(&mut self, seconds: u64) -> Vec<Output> {
+        self.now = self.now.plus(Duration::from_secs(seconds));
+        self.take(Input::Tick)
+    }
+}
+
+fn steps(outputs: &[Output]) -> Vec<Step> {
+    let step = |output: &Output| match output {
+        Output::Act(job) => Some(job.action.step()),
+        _ => None,
+    };
+    outputs.iter().filter_map(step).collect()
+}
+
+fn reports(outputs: &[Output]) -> Vec<ReportVm> {
+    let report = |output: &Output| match output {
+        Output::Report(report) => Some(report.clone()),
+        _ => None,
+    };
+    outputs.iter().filter_map(report).collect()
+}
+
+fn phases(outputs: &[Output]) -> Vec<ReportPhase> {
+    reports(outputs).iter().map(|report| report.phase).collect()
+}
+
+fn reason(outputs: &[Output]) -> String {
+    reports(outputs)[0].reason.clone().unwrap()
+}
+
+fn record(generation: u64, disk: DiskMark) -> Record {
+    let mut record = Record::new(HERE, VM, Generation(generation), cause(generation).digest);
+    record.disk = disk;
+    record
+}
+
+#[test]
+fn an_offer_is_accepted_and_nothing_is_done_before_the_acceptance_is_ordered() {
+    let (mut desk, outputs) = Desk::live(&[offered()], None);
+    assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Accepted], vec![]));
+    assert_eq!(desk.vm(&offered()), [], "an acceptance was told twice");
+    assert_eq!(steps(&desk.vm(&accepted())), [Step::Image]);
+}
+
+#[test]
+fn an_offer_beyond_the_local_policy_is_refused_with_the_reason() {
+    let capacity_max = Some(Capacity { cpus: 1, memory_mib: 128, disk_gib: 10 });
+    for policy in [
+        LocalPolicy { vms_max: Some(0), ..LocalPolicy::default() },
+        LocalPolicy { capacity_max, ..LocalPolicy::default() },
+    ] {
+        let mut desk = Desk::with(BTreeMap::new(), policy);
+        let outputs = desk.go_live(&[offered()], None);
+        assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Refused], vec![]));
+        assert!(reason(&outputs).starts_with("local_policy:"));
+    }
+}
+
+#[test]
+fn an_offer_to_another_host_or_past_its_deadline_is_left_alone() {
+    let other = after(&offered(), |vm| {
+        let address = vm.placement.address().unwrap();
+        vm.placement = Placement::Offered { host: ELSEWHERE, address, deadline: LedgerTime(9) };
+    });
+    assert_eq!(Desk::live(&[offered(), other], None).1, []);
+    let mut desk = Desk::new();
+    desk.order(Order::LedgerTime(LedgerTime(10_001)));
+    assert_eq!(desk.go_live(&[offered()], None), []);
+}
+
+#[test]
+fn nothing_is_done_while_the_ledgers_view_is_too_old() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    desk.order(Order::Hold("older than before".to_owned()));
+    assert_eq!(desk.done(Step::Image, None), []);
+    assert_eq!(desk.inventory(None), []);
+    assert_eq!(desk.controller.hold(), Some("older than before"));
+    assert_eq!(steps(&desk.caught_up()), [Step::Disk]);
+}
+
+#[test]
+fn nothing_is_done_while_what_is_seen_is_unknown() {
+    for version in [accepted(), wants(&accepted(), Wanted::Deleted)] {
+        let mut desk = Desk::new();
+        desk.vm(&version);
+        assert_eq!(desk.caught_up(), [Output::Look(VM)]);
+        assert_eq!(desk.vm(&version), [], "a look was asked for twice");
+        desk.take(Input::SightLost { ticket: 5 });
+        desk.ticket = 3;
+        assert_eq!(steps(&desk.inventory(None)), [], "a look from before the loss was believed");
+        desk.ticket = 9;
+        assert_eq!(steps(&desk.inventory(None)).len(), 1);
+    }
+}
+
+#[test]
+fn a_vm_is_made_step_by_step_and_reported_once_it_runs() {
+    let (mut desk, outputs) = Desk::live(&[accepted()], None);
+    assert_eq!(steps(&outputs), [Step::Image]);
+    assert_eq!(steps(&desk.done(Step::Image, None)), [Step::Disk]);
+    assert_eq!(steps(&desk.done(Step::Disk, None)), [Step::Seed]);
+    assert_eq!(steps(&desk.done(Step::Seed, None)), [Step::Network]);
+    assert_eq!(steps(&desk.done(Step::Network, None)), [Step::Define]);
+    assert_eq!(steps(&desk.done(Step::Define, Some(ours(Power::Stopped, 1)))), [Step::Start]);
+    let outputs = desk.done(Step::Start, Some(ours(Power::Running, 1)));
+    assert_eq!(phases(&outputs), [ReportPhase::Running]);
+    assert_eq!(desk.see(ours(Power::Running, 1)), [], "an unchanged sight was told again");
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBd0cmFuc3BhcmVudGx5IG5vdCBhIHJlYWwga2V5";
+    let outputs = desk.take(Input::GuestHostKey(VM, key.parse().unwrap()));
+    assert_eq!(reports(&outputs)[0].guest_host_key.as_ref().unwrap().as_str(), key);
+}
+
+#[test]
+fn a_second_request_for_a_vm_that_boots_stops_nothing() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    assert_eq!(desk.vm(&accepted()), []);
+    desk.make();
+    assert_eq!(desk.vm(&accepted()), []);
+    let again = after(&accepted(), |vm| vm.reported = Some(report(1, ReportPhase::Accepted)));
+    assert_eq!(desk.vm(&again), []);
+}
+
+#[test]
+fn a_lower_generation_is_rejected_and_an_equal_one_by_another_payload_holds_the_vm() {
+    let stopped = wants(&accepted(), Wanted::Stopped);
+    let (mut desk, _) = Desk::live(&[accepted(), stopped.clone()], Some(ours(Power::Stopped, 2)));
+    assert_eq!(desk.vm(&accepted()), [], "a lower generation was taken");
+    let twin = after(&stopped, |vm| {
+        vm.wanted = Wanted::Deleted;
+        vm.changed = cause(9);
+    });
+    let outputs = desk.vm(&twin);
+    assert!(matches!(&outputs[0], Output::Persist(record) if record.evidence.len() == 1));
+    assert!(matches!(&outputs[1], Output::Alarm(vm, _) if *vm == VM));
+    assert_eq!(steps(&outputs), []);
+    assert_eq!(steps(&desk.see(ours(Power::Running, 2))), [], "a held VM was touched");
+}
+
+#[test]
+fn a_view_older_than_the_journal_or_the_tags_holds_the_vm() {
+    let mut desk = Desk::with([(VM, record(2, DiskMark::Made))].into(), LocalPolicy::default());
+    let outputs = desk.go_live(&[accepted()], None);
+    assert!(matches!(&outputs[..], [Output::Alarm(..)]), "{outputs:?}");
+    let (desk, outputs) = Desk::live(&[accepted()], Some(ours(Power::Stopped, 3)));
+    assert!(matches!(&outputs[..], [Output::Alarm(..)]), "{outputs:?}");
+    assert!(desk.controller.sights()[&VM].reason.as_ref().unwrap().starts_with("older_view:"));
+}
+
+#[test]
+fn a_vm_that_was_accepted_here_cannot_move() {
+    let mut desk = Desk::with([(VM, record(1, DiskMark::Made))].into(), LocalPolicy::default());
+    let moved = after(&accepted(), |vm| {
+        let address = vm.placement.address().unwrap();
+        vm.placement = Placement::Accepted { host: ELSEWHERE, address, position: Position(9) };
+    });
+    let outputs = desk.go_live(&[moved], Some(ours(Power::Running, 1)));
+    assert!(matches!(&outputs[..], [Output::Alarm(..)]), "{outputs:?}");
+}
+
+#[test]
+fn a_machine_under_our_name_with_other_tags_is_told_and_never_touched() {
+    let foreign = Some(Machine::Foreign("another host's tags".to_owned()));
+    for version in [accepted(), wants(&accepted(), Wanted::Deleted)] {
+        let (mut desk, outputs) = Desk::live(&[version], foreign.clone());
+        assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Degraded], vec![]));
+        assert!(reason(&outputs).starts_with("name_occupied:"));
+        assert_eq!(desk.inventory(foreign.clone()), []);
+    }
+}
+
+#[test]
+fn a_disk_that_existed_is_never_made_anew() {
+    let rule = |outputs: &[Output]| match outputs {
+        [Output::Act(job)] => match job.action {
+            Action::Disk(rule) => rule,
+            ref other => panic!("not a disk step: {other:?}"),
+        },
+        other => panic!("not one step: {other:?}"),
+    };
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    assert_eq!(rule(&desk.done(Step::Image, None)), DiskRule::MayMake);
+    // The journal says so, or this host told the ledger so, or the machine is still defined.
+    let mut desk = Desk::with([(VM, record(1, DiskMark::Made))].into(), LocalPolicy::default());
+    desk.go_live(&[accepted()], None);
+    assert_eq!(rule(&desk.done(Step::Image, None)), DiskRule::MustExist);
+    let ran = after(&accepted(), |vm| vm.reported = Some(report(1, ReportPhase::Running)));
+    for (version, machine) in [(ran, None), (accepted(), Some(ours(Power::Stopped, 1)))] {
+        let (mut desk, _) = Desk::live(&[version], machine);
+        assert_eq!(rule(&desk.done(Step::Image, None)), DiskRule::MustExist);
+    }
+}
+
+#[test]
+fn a_guest_that_stops_by_itself_is_started_three_times_and_then_told() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    desk.make();
+    desk.done(Step::Start, Some(ours(Power::Running, 1)));
+    for _ in 0..3 {
+        assert_eq!(steps(&desk.see(ours(Power::Stopped, 1))), [Step::Image]);
+        assert_eq!(steps(&desk.make()), [Step::Start]);
+        desk.done(Step::Start, Some(ours(Power::Running, 1)));
+    }
+    let outputs = desk.see(ours(Power::Stopped, 1));
+    assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Degraded], vec![]));
+    assert!(reason(&outputs).starts_with("guest_stopped:"));
+    let again = wants(&wants(&accepted(), Wanted::Stopped), Wanted::Running);
+    assert_eq!(steps(&desk.vm(&again)), [Step::Image], "the owner could not start it again");
+}
+
+#[test]
+fn a_guest_that_ignores_the_power_button_is_asked_again_and_then_switched_off() {
+    let (mut desk, _) = Desk::live(&[accepted()], Some(ours(Power::Running, 1)));
+    let outputs = desk.vm(&wants(&accepted(), Wanted::Stopped));
+    assert_eq!(steps(&outputs), [Step::AskShutdown]);
+    let mut asked = 1;
+    desk.done(Step::AskShutdown, Some(ours(Power::Running, 1)));
+    let last = (0..60).find_map(|_| {
+        let outputs = desk.wait(1);
+        match steps(&outputs)[..] {
+            [] => None,
+            [Step::AskShutdown] => {
+                asked += 1;
+                desk.done(Step::AskShutdown, Some(ours(Power::Running, 1)));
+                None
+            }
+            ref other => Some((desk.now.0.as_secs(), other.to_vec())),
+        }
+    });
+    assert_eq!(last, Some((30, vec![Step::Destroy])));
+    assert!(asked >= 3);
+    let outputs = desk.done(Step::Destroy, Some(ours(Power::Stopped, 1)));
+    assert_eq!(steps(&outputs), [Step::Tag]);
+    let outputs = desk.done(Step::Tag, Some(ours(Power::Stopped, 2)));
+    assert_eq!(phases(&outputs), [ReportPhase::Stopped]);
+}
+
+#[test]
+fn a_deletion_switches_off_even_what_is_not_seen() {
+    let (mut desk, outputs) = Desk::live(&[wants(&accepted(), Wanted::Deleted)], None);
+    assert_eq!(steps(&outputs), [Step::Destroy]);
+    assert_eq!(steps(&desk.done(Step::Destroy, None)), [Step::Undefine]);
+    assert_eq!(steps(&desk.done(Step::Undefine, None)), [Step::Quarantine]);
+    assert_eq!(phases(&desk.done(Step::Quarantine, None)), [ReportPhase::Deleted]);
+    let told = after(&wants(&accepted(), Wanted::Deleted), |vm| {
+        vm.reported = Some(report(2, ReportPhase::Deleted));
+    });
+    assert_eq!(desk.vm(&told), [Output::Forget(VM)]);
+    assert!(desk.controller.sights().is_empty());
+}
+
+#[test]
+fn a_failing_step_is_tried_again_with_growing_pauses_and_told_once() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    let missing = || Outcome::Retryable("image_missing: not here".to_owned());
+    let mut told = Vec::new();
+    for pause in [1, 2, 4, 8, 16, 30, 30] {
+        told.extend(phases(&desk.finish(Step::Image, missing(), None)));
+        assert_eq!(steps(&desk.wait(pause - 1)), [], "it was tried before its time");
+        let outputs = desk.wait(1);
+        told.extend(phases(&outputs));
+        assert_eq!(steps(&outputs), [Step::Image]);
+    }
+    assert_eq!(told, [ReportPhase::Degraded]);
+    desk.done(Step::Image, None);
+    desk.make();
+    let outputs = desk.done(Step::Start, Some(ours(Power::Running, 1)));
+    assert_eq!(phases(&outputs), [ReportPhase::Running], "a VM could not leave degraded");
+}
+
+#[test]
+fn a_degraded_vm_can_be_deleted() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    let refused = Outcome::Terminal("image_refused: has a backing file".to_owned());
+    assert_eq!(phases(&desk.finish(Step::Image, refused, None)), [ReportPhase::Degraded]);
+    assert_eq!(desk.wait(3600), [], "what was refused for ever was tried again");
+    let outputs = desk.vm(&wants(&accepted(), Wanted::Deleted));
+    assert_eq!(steps(&outputs), [Step::Destroy]);
+}
+
+#[test]
+fn a_step_of_unknown_outcome_is_followed_by_a_look_and_not_by_a_step() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    desk.make();
+    let unknown = Outcome::Unknown("deadline_passed".to_owned());
+    assert_eq!(desk.finish(Step::Start, unknown, None), [Output::Look(VM)]);
+    assert_eq!(desk.wait(60), []);
+    let outputs = desk.see(ours(Power::Running, 1));
+    assert_eq!((steps(&outputs), phases(&outputs)), (vec![], vec![ReportPhase::Running]));
+}
+
+#[test]
+fn a_look_that_began_before_a_step_ended_does_not_count() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    desk.make();
+    let early = desk.ticket;
+    desk.done(Step::Start, Some(ours(Power::Running, 1)));
+    let stale = Sighting { ticket: early, seen: Seen::Present(ours(Power::Stopped, 1)) };
+    assert_eq!(desk.take(Input::Sighting(VM, stale)), []);
+}

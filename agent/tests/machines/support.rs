@@ -1,0 +1,403 @@
+//! Makers of attested VM versions, and the world that the crash tests run in.
+//!
+//! The hypervisor and the disks here are fakes in memory and say so by their names; they refuse what the real ones refuse,
+//! count what must happen once, and die at a chosen call, before or after its effect.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard};
+
+use dagger_agent::actuator::disks::{DiskError, Disks, SeedContents};
+use dagger_agent::controller::DiskRule;
+use dagger_agent::controller::proof::{DeleteProof, StopProof};
+use dagger_agent::handover::AttestedVm;
+use dagger_agent::hypervisor::{
+    Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power, Tags,
+};
+use dagger_payload::id::{
+    AccountId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
+    Position, VmId,
+};
+use dagger_payload::key::SecretKey;
+use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, ReportPhase, VmImage};
+use dagger_payload::name::ImageSource;
+use dagger_payload::object::{Cause, Host, Placement, Vm, VmReport, Wanted};
+
+/// The host under test.
+pub(crate) const HERE: HostId = HostId([1; 16]);
+/// Another host.
+pub(crate) const ELSEWHERE: HostId = HostId([2; 16]);
+/// The VM.
+pub(crate) const VM: VmId = VmId([7; 16]);
+
+/// The address that the ledger gave the guest.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
+
+/// The network of this host's guests.
+pub(crate) fn subnet() -> GuestSubnet {
+    GuestSubnet { network: Ipv4Addr::new(10, 77, 1, 0), prefix_length: 24 }
+}
+
+/// The payload that made this generation.
+pub(crate) fn cause(generation: u64) -> Cause {
+    let byte = u8::try_from(generation).unwrap();
+    Cause { digest: PayloadDigest([byte; 32]), position: Position(generation) }
+}
+
+/// This host's own object.
+pub(crate) fn host() -> Host {
+    let key = SecretKey::from_seed(&[3; 32].into()).public_key();
+    Host {
+        id: HERE,
+        name: "host1".parse().unwrap(),
+        operator: OperatorId([4; 16]),
+        region: "eu".parse().unwrap(),
+        labels: BTreeMap::new(),
+        ledger_key: key.clone(),
+        agent_key: key,
+        capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
+        guest_subnet: subnet(),
+        generation: Generation(1),
+        cause: cause(1),
+    }
+}
+
+/// A VM that was offered to `HERE`.
+pub(crate) fn offered() -> AttestedVm {
+    let vm = Vm {
+        id: VM,
+        account: AccountId([5; 16]),
+        name: "web-1".parse().unwrap(),
+        generation: Generation(1),
+        created: cause(1),
+        changed: cause(1),
+        wanted: Wanted::Running,
+        image: VmImage {
+            digest: ImageDigest([6; 32]),
+            format: ImageFormat::Qcow2,
+            virtual_size_bytes: 1 << 30,
+        },
+        size: Capacity { cpus: 1, memory_mib: 256, disk_gib: 1 },
+        ssh_keys: Vec::new(),
+        public_user_data: None,
+        labels: BTreeMap::new(),
+        region: None,
+        host_labels: BTreeMap::new(),
+        pinned_host: None,
+        placement: Placement::Offered {
+            host: HERE,
+            address: ADDRESS,
+            deadline: LedgerTime(10_000),
+        },
+        tried: Vec::new(),
+        reported: None,
+        guest_host_key: None,
+    };
+    AttestedVm { vm, commit: CommitIndex(1) }
+}
+
+/// The version after `before` in which `change` happened.
+pub(crate) fn after(before: &AttestedVm, change: impl FnOnce(&mut Vm)) -> AttestedVm {
+    let mut next = before.clone();
+    next.commit = CommitIndex(before.commit.0 + 1);
+    change(&mut next.vm);
+    next
+}
+
+/// The offer, accepted by `HERE`.
+pub(crate) fn accepted() -> AttestedVm {
+    after(&offered(), |vm| {
+        vm.placement = Placement::Accepted { host: HERE, address: ADDRESS, position: Position(2) };
+        vm.reported = Some(report(1, ReportPhase::Accepted));
+    })
+}
+
+/// The next generation, in which its owner wants this.
+pub(crate) fn wants(before: &AttestedVm, wanted: Wanted) -> AttestedVm {
+    after(before, |vm| {
+        vm.generation = Generation(vm.generation.0 + 1);
+        vm.changed = cause(vm.generation.0);
+        vm.wanted = wanted;
+    })
+}
+
+/// A report by `HERE`, as the ledger keeps it.
+pub(crate) fn report(generation: u64, phase: ReportPhase) -> VmReport {
+    VmReport {
+        host: HERE,
+        generation: Generation(generation),
+        phase,
+        reason: None,
+        cause: cause(9),
+    }
+}
+
+/// The tags of `VM` in a generation.
+pub(crate) fn tags(generation: u64) -> Tags {
+    Tags {
+        host: HERE,
+        vm: VM,
+        generation: Generation(generation),
+        payload: cause(generation).digest,
+    }
+}
+
+/// Our machine in this power state and generation.
+pub(crate) fn ours(power: Power, generation: u64) -> Machine {
+    Machine::Ours { power, tags: tags(generation) }
+}
+
+/// When the agent dies.
+#[derive(Debug, Default)]
+pub(crate) struct Fuse {
+    /// Points that are left before it dies; `None`: it lives.
+    pub(crate) left: Option<usize>,
+    /// Points that were passed.
+    pub(crate) passed: usize,
+    /// It died.
+    pub(crate) dead: bool,
+}
+
+impl Fuse {
+    /// Passes a point; `true` when the agent is dead.
+    pub(crate) fn burn(&mut self) -> bool {
+        if self.dead {
+            return true;
+        }
+        self.passed += 1;
+        if self.left == Some(0) {
+            self.dead = true;
+        }
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        self.dead
+    }
+}
+
+/// Whether the fake guest switches itself off when asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Guest {
+    Obeys,
+    Ignores,
+}
+
+/// What outlives the agent: machines, disks and the count of what happened to them.
+#[derive(Debug)]
+pub(crate) struct FakeHost {
+    state: Mutex<FakeState>,
+}
+
+/// Contents of a [`FakeHost`].
+#[derive(Debug)]
+pub(crate) struct FakeState {
+    pub(crate) fuse: Fuse,
+    pub(crate) guest: Guest,
+    pub(crate) machines: Inventory,
+    pub(crate) disks: BTreeSet<VmId>,
+    pub(crate) seeds: BTreeSet<VmId>,
+    pub(crate) quarantine: BTreeSet<VmId>,
+    pub(crate) network: bool,
+    pub(crate) disks_made: usize,
+    pub(crate) starts: usize,
+    pub(crate) power_cuts: usize,
+}
+
+impl FakeHost {
+    pub(crate) fn new(guest: Guest) -> Self {
+        let state = FakeState {
+            fuse: Fuse::default(),
+            guest,
+            machines: Inventory::new(),
+            disks: BTreeSet::new(),
+            seeds: BTreeSet::new(),
+            quarantine: BTreeSet::new(),
+            network: false,
+            disks_made: 0,
+            starts: 0,
+            power_cuts: 0,
+        };
+        Self { state: Mutex::new(state) }
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, FakeState> {
+        self.state.lock().unwrap()
+    }
+
+    /// A changing call: the agent may die before it, or after it took effect.
+    fn change<T, E>(
+        &self,
+        died: impl Fn() -> E,
+        effect: impl FnOnce(&mut FakeState) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let mut state = self.state();
+        if state.fuse.burn() {
+            return Err(died());
+        }
+        let done = effect(&mut state);
+        if state.fuse.burn() { Err(died()) } else { done }
+    }
+
+    fn machine<T>(
+        &self,
+        effect: impl FnOnce(&mut FakeState) -> Result<T, HypervisorError>,
+    ) -> Result<T, HypervisorError> {
+        self.change(|| HypervisorError::Unavailable("the agent is dead".to_owned()), effect)
+    }
+
+    fn disk(
+        &self,
+        effect: impl FnOnce(&mut FakeState) -> Result<(), DiskError>,
+    ) -> Result<(), DiskError> {
+        self.change(|| DiskError::Failed("the agent is dead".to_owned()), effect)
+    }
+}
+
+impl FakeState {
+    fn power(&mut self, vm: VmId) -> Result<&mut Power, HypervisorError> {
+        match self.machines.get_mut(&vm) {
+            Some(Machine::Ours { power, .. }) => Ok(power),
+            Some(Machine::Foreign(why)) => Err(HypervisorError::Occupied(why.clone())),
+            None => Err(HypervisorError::Failed("not defined".to_owned())),
+        }
+    }
+}
+
+impl Hypervisor for FakeHost {
+    fn connect(&self) -> Result<String, HypervisorError> {
+        Ok("a fake in memory".to_owned())
+    }
+
+    fn disconnect(&self) {}
+
+    fn list(&self) -> Result<Inventory, HypervisorError> {
+        Ok(self.state().machines.clone())
+    }
+
+    fn look(&self, vm: VmId) -> Result<Option<Machine>, HypervisorError> {
+        Ok(self.state().machines.get(&vm).cloned())
+    }
+
+    fn ensure_network(&self, _subnet: &GuestSubnet) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            state.network = true;
+            Ok(())
+        })
+    }
+
+    fn define(&self, machine: &MachineSpecification) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            let tags = machine.tags.clone();
+            let power = state.power(tags.vm).map_or(Power::Stopped, |power| *power);
+            state.machines.insert(tags.vm, Machine::Ours { power, tags });
+            Ok(())
+        })
+    }
+
+    fn tag(&self, tags: &Tags) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            let power = *state.power(tags.vm)?;
+            state.machines.insert(tags.vm, Machine::Ours { power, tags: tags.clone() });
+            Ok(())
+        })
+    }
+
+    fn start(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            assert!(state.disks.contains(&vm), "a machine was started without its disk");
+            assert!(state.seeds.contains(&vm), "a machine was started without its seed");
+            assert!(state.network, "a machine was started without the network");
+            if *state.power(vm)? == Power::Stopped {
+                *state.power(vm)? = Power::Running;
+                state.starts += 1;
+            }
+            Ok(())
+        })
+    }
+
+    fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            if state.guest == Guest::Obeys {
+                *state.power(proof.vm())? = Power::Stopped;
+            }
+            Ok(())
+        })
+    }
+
+    fn destroy(&self, proof: &StopProof) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            if let Ok(power) = state.power(proof.vm())
+                && *power != Power::Stopped
+            {
+                *power = Power::Stopped;
+                state.power_cuts += 1;
+            }
+            Ok(())
+        })
+    }
+
+    fn undefine(&self, proof: &DeleteProof) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            if let Ok(power) = state.power(proof.vm()) {
+                assert_eq!(*power, Power::Stopped, "a running machine was undefined");
+            }
+            state.machines.remove(&proof.vm());
+            Ok(())
+        })
+    }
+}
+
+impl Disks for FakeHost {
+    fn ensure_image(&self, _image: &VmImage, _sources: &[ImageSource]) -> Result<(), DiskError> {
+        self.disk(|_| Ok(()))
+    }
+
+    fn ensure_disk(
+        &self,
+        vm: VmId,
+        _image: &VmImage,
+        _size_gib: u64,
+        rule: DiskRule,
+    ) -> Result<(), DiskError> {
+        self.disk(|state| {
+            if state.disks.contains(&vm) {
+                return Ok(());
+            }
+            if rule == DiskRule::MustExist {
+                return Err(DiskError::DiskMissing("it was there".to_owned()));
+            }
+            state.disks.insert(vm);
+            state.disks_made += 1;
+            Ok(())
+        })
+    }
+
+    fn ensure_seed(&self, seed: &SeedContents) -> Result<(), DiskError> {
+        self.disk(|state| {
+            state.seeds.insert(seed.vm);
+            Ok(())
+        })
+    }
+
+    fn quarantine(&self, proof: &DeleteProof) -> Result<(), DiskError> {
+        self.disk(|state| {
+            assert!(!state.machines.contains_key(&proof.vm()), "a disk was taken from a machine");
+            if state.disks.remove(&proof.vm()) {
+                state.quarantine.insert(proof.vm());
+            }
+            state.seeds.remove(&proof.vm());
+            Ok(())
+        })
+    }
+
+    fn image_path(&self, image: &VmImage) -> PathBuf {
+        PathBuf::from(format!("/images/{}", image.digest))
+    }
+
+    fn disk_path(&self, vm: VmId) -> PathBuf {
+        PathBuf::from(format!("/disks/{vm}"))
+    }
+
+    fn seed_path(&self, vm: VmId) -> PathBuf {
+        PathBuf::from(format!("/seeds/{vm}"))
+    }
+}
