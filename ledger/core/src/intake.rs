@@ -175,6 +175,10 @@ impl Core {
         let fits = self.intake.committee.contains(event.header.author)
             && event.has_quorum_below(self.intake.committee);
         if known || old || !fits {
+            if old && fits {
+                // Nobody needs it here: the next exchange says so.
+                self.graph.raise_highest(event.header.author, event.header.round);
+            }
             return Ok(());
         }
         self.pace.heard_from(event.header.author);

@@ -21,7 +21,7 @@ pub(super) struct Agreement {
 }
 
 impl Agreement {
-    pub(super) fn new(setting: Setting) -> Self {
+    pub(super) fn new(setting: &Setting) -> Self {
         let end = ChainEnd {
             index: CommitIndex(0),
             position: Position(0),

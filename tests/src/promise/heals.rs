@@ -1,18 +1,19 @@
 //! Heals: when faults have stopped and some time has passed, all honest hosts hold the same judged order of payloads, nothing
 //! waits, and no core has stopped.
 
+use dagger_payload::event::CommitEnd;
 use dagger_payload::id::AuthorIndex;
 
 use super::{End, Observed, Promise, Setting};
 
 /// See the module.
 pub(super) struct Heals {
-    setting: Setting,
+    founding: CommitEnd,
 }
 
 impl Heals {
-    pub(super) fn new(setting: Setting) -> Self {
-        Self { setting }
+    pub(super) fn new(setting: &Setting) -> Self {
+        Self { founding: setting.founding }
     }
 }
 
@@ -30,7 +31,7 @@ impl Promise for Heals {
 
     fn check_end(&mut self, end: &End<'_>) -> Result<(), (AuthorIndex, String)> {
         let furthest = end.hosts.iter().map(|host| host.judged.position).max();
-        let furthest = furthest.unwrap_or(self.setting.founding.position);
+        let furthest = furthest.unwrap_or(self.founding.position);
         let reference = end.hosts.iter().find(|host| host.judged.position == furthest);
         for host in &end.hosts {
             if host.waiting > 0 {

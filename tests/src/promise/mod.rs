@@ -88,7 +88,7 @@ pub struct End<'a> {
 }
 
 /// What all promises know from the start.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Setting {
     /// The cluster.
     pub cluster: ClusterId,
@@ -96,6 +96,8 @@ pub struct Setting {
     pub committee: Committee,
     /// The end before the first commit.
     pub founding: CommitEnd,
+    /// Members who lie.
+    pub liars: Vec<AuthorIndex>,
 }
 
 /// A broken promise.
@@ -141,13 +143,13 @@ impl Promises {
     pub fn new(setting: Setting) -> Self {
         Self {
             promises: vec![
-                Box::new(agreement::Agreement::new(setting)),
+                Box::new(agreement::Agreement::new(&setting)),
                 Box::new(nothing_lost::NothingLost::default()),
                 Box::new(no_self_equivocation::NoSelfEquivocation::default()),
                 Box::new(persisted_before_sent::PersistedBeforeSent),
-                Box::new(true_attestation::TrueAttestation::new(setting)),
-                Box::new(heals::Heals::new(setting)),
-                Box::new(returns_to_silence::ReturnsToSilence::default()),
+                Box::new(true_attestation::TrueAttestation::new(&setting)),
+                Box::new(heals::Heals::new(&setting)),
+                Box::new(returns_to_silence::ReturnsToSilence::new(&setting)),
             ],
         }
     }

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use dagger_payload::committee::Committee;
 use dagger_payload::event::{Attestation, CHECKPOINT_COMMITS, CommitEnd};
 use dagger_payload::id::{AuthorIndex, CommitIndex};
 
@@ -10,15 +11,17 @@ use super::{End, Observed, Promise, Setting};
 
 /// See the module.
 pub(super) struct TrueAttestation {
-    setting: Setting,
+    founding: CommitEnd,
+    committee: Committee,
     ends: BTreeMap<CommitIndex, CommitEnd>,
     attested: BTreeMap<AuthorIndex, Attestation>,
 }
 
 impl TrueAttestation {
-    pub(super) fn new(setting: Setting) -> Self {
+    pub(super) fn new(setting: &Setting) -> Self {
         Self {
-            setting,
+            founding: setting.founding,
+            committee: setting.committee,
             ends: BTreeMap::from([(CommitIndex(0), setting.founding)]),
             attested: BTreeMap::new(),
         }
@@ -95,7 +98,7 @@ impl Promise for TrueAttestation {
         let mut attesting = 0;
         for host in &end.hosts {
             let event = host.own_last.map(|event| event.header.attestation.newest);
-            if event.unwrap_or(self.setting.founding) == newest.unwrap_or(self.setting.founding) {
+            if event.unwrap_or(self.founding) == newest.unwrap_or(self.founding) {
                 attesting += 1;
             } else {
                 let detail = format!(
@@ -105,7 +108,7 @@ impl Promise for TrueAttestation {
                 return Err((host.host, detail));
             }
         }
-        if attesting < self.setting.committee.quorum() {
+        if attesting < self.committee.quorum() {
             return Err((AuthorIndex(0), format!("only {attesting} attest the end")));
         }
         Ok(())

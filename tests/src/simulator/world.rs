@@ -139,11 +139,17 @@ impl World {
             let configuration = hosts[host].configuration.clone();
             (host, Liar::new(configuration, keys.of(host), random))
         });
+        let liars: BTreeMap<usize, Liar> = liars.collect();
         Self {
             network: Network::new(hosts.len(), links, Random::new(seed, "network")),
             users: Users::new(Random::new(seed, "users"), &settings),
-            liars: liars.collect(),
-            promises: Promises::new(Setting { cluster, committee, founding }),
+            promises: Promises::new(Setting {
+                cluster,
+                committee,
+                founding,
+                liars: liars.keys().map(|host| hosts[*host].me).collect(),
+            }),
+            liars,
             settings,
             committee,
             keys,
