@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use dagger_bus::handed::HandedSockets;
 use dagger_bus::listener;
-use dagger_ledger_core::{CoreConfiguration, CoreStatus, Input};
+use dagger_ledger_core::{CoreConfiguration, CoreStatus, Input, RestoredState};
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::Epoch;
 use dagger_payload::payload::SignedPayload;
@@ -152,7 +152,7 @@ pub struct Daemon {
 struct Later {
     prepared: Arc<Prepared>,
     delivery: Arc<Delivery>,
-    memory: (InstanceId, Option<Testimony>),
+    state: RestoredState,
     peers: TcpListener,
     local: mpsc::Receiver<Input>,
     status: watch::Sender<Option<CoreStatus>>,
@@ -199,11 +199,16 @@ impl Daemon {
             released: watch::Sender::new(None),
             stop: stop.clone(),
         });
+        // Before the agent may ask: what was promised in an earlier life is known from the first answer on.
+        let size = (FIRST_EPOCH, committee.members());
+        let (instance, testimony) = (memory.instance, memory.testimony);
+        let state = start::restored_state(&delivery.records, size, instance, testimony)?;
+        delivery.submissions.restore(&unordered(&delivery, &state)?);
         let stopping = CancellationToken::new();
         let later = Later {
             prepared: prepared.clone(),
             delivery: delivery.clone(),
-            memory: (memory.instance, memory.testimony),
+            state,
             peers,
             local,
             status,
@@ -281,16 +286,7 @@ fn start_core(
     founding: CommitEnd,
     runtime: Handle,
 ) -> Result<JoinHandle<()>, StartError> {
-    let Later {
-        prepared,
-        delivery,
-        memory: (instance, testimony),
-        peers,
-        local,
-        status,
-        links,
-        stopping,
-    } = later;
+    let Later { prepared, delivery, state, peers, local, status, links, stopping } = later;
     let genesis = &prepared.genesis;
     let configuration = CoreConfiguration {
         cluster: prepared.cluster,
@@ -301,14 +297,12 @@ fn start_core(
         founding,
     };
     let records = delivery.records.clone();
-    let state = start::restored_state(&records, &configuration, instance, testimony)?;
     tracing::info!(
         host = %genesis.hosts[usize::from(prepared.me.0)].name,
         commits = state.commits.last().map_or(0, |commit| commit.index.0),
         memory = ?state.memory,
         "the store is read"
     );
-    delivery.submissions.restore(&unordered(&delivery, &state)?);
     let members = genesis.hosts.iter().map(|host| Member {
         name: host.name.clone(),
         key: host.ledger_key.clone(),
@@ -346,10 +340,7 @@ fn start_core(
 }
 
 /// Payloads of this host that the store knows and that no judged commit holds: those of the pool and of own events.
-fn unordered(
-    delivery: &Delivery,
-    state: &dagger_ledger_core::RestoredState,
-) -> Result<Vec<SignedPayload>, StoreError> {
+fn unordered(delivery: &Delivery, state: &RestoredState) -> Result<Vec<SignedPayload>, StoreError> {
     let own = state.events.iter().filter(|event| event.header.author == delivery.me);
     let packed = own.flat_map(|event| &event.payloads);
     let mut unordered = Vec::new();

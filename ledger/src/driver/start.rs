@@ -9,7 +9,7 @@ use dagger_ledger_core::{
     CommitRecord, Core, CoreConfiguration, CoreStatus, EventSigner, Memory, RestoredState,
 };
 use dagger_payload::event::Event;
-use dagger_payload::id::{AuthorIndex, EventDigest, Round};
+use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
 use dagger_payload::key::{Domain, SecretKey, Signature};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
@@ -59,7 +59,7 @@ pub fn memory(
 /// [`StoreError`].
 pub fn restored_state(
     records: &Records,
-    configuration: &CoreConfiguration,
+    (epoch, members): (Epoch, usize),
     instance: InstanceId,
     testimony: Option<Testimony>,
 ) -> Result<RestoredState, StoreError> {
@@ -67,9 +67,8 @@ pub fn restored_state(
     let from = commits.last().map_or(Round(1), |commit| commit.collection_round);
     let own_last = records.own_last()?;
     let own_round = own_last.as_ref().map(|event| event.header.round);
-    let members = configuration.committee.members();
     Ok(RestoredState {
-        events: events_from(records, configuration, from)?,
+        events: events_from(records, epoch, from)?,
         commits,
         memory: memory(members, instance, own_round, testimony),
         own_last,
@@ -97,16 +96,12 @@ fn recent_commits(records: &Records) -> Result<Vec<CommitRecord>, StoreError> {
 
 fn events_from(
     records: &Records,
-    configuration: &CoreConfiguration,
+    epoch: Epoch,
     round: Round,
 ) -> Result<Vec<Arc<Event>>, StoreError> {
     let mut events = Vec::new();
-    let mut next = Some(EventKey {
-        epoch: configuration.epoch,
-        round,
-        author: AuthorIndex(0),
-        digest: EventDigest::ZERO,
-    });
+    let mut next =
+        Some(EventKey { epoch, round, author: AuthorIndex(0), digest: EventDigest::ZERO });
     while let Some(from) = next {
         let (page, following) = records.events(from)?;
         events.extend(page);

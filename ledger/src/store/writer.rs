@@ -286,3 +286,72 @@ impl Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exit;
+    use crate::store::Table;
+    use crate::store::memory::{Fault, MemoryStore};
+
+    fn put(key: &[u8]) -> Change {
+        let (table, key, value) = (Table::Pool, key.to_vec(), b"value".to_vec());
+        Change::Put { table, key, value }
+    }
+
+    struct Bench {
+        store: Arc<MemoryStore>,
+        writer: WriterHandle,
+        reasons: exit::StopReceiver,
+        directory: tempfile::TempDir,
+    }
+
+    fn bench() -> Bench {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (witness, _) = Witness::open(&directory.path().join("witness")).expect("opens");
+        let store = Arc::new(MemoryStore::default());
+        let (stop, reasons) = exit::channel();
+        let instance = InstanceId([1; 16].into());
+        let (writer, _) = start(store.clone(), witness, instance, stop).expect("starts");
+        Bench { store, writer, reasons, directory }
+    }
+
+    #[tokio::test]
+    async fn a_full_store_sends_submissions_back_and_keeps_everything_else_until_there_is_room() {
+        let bench = bench();
+        bench.store.fail_next(Fault::Full);
+        assert_eq!(bench.writer.submit(put(b"a")).await.expect("answers"), Err(StoreFull));
+        assert!(bench.writer.is_full());
+        assert!(!bench.store.contains(Table::Pool, b"a").expect("reads"));
+        bench.store.fail_next(Fault::Full);
+        bench.writer.store(vec![put(b"b")]).await.expect("is kept in the end");
+        assert!(bench.store.contains(Table::Pool, b"b").expect("reads"));
+        assert!(!bench.writer.is_full());
+        assert_eq!(bench.writer.submit(put(b"c")).await.expect("answers"), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn after_a_failed_commit_nobody_gets_an_answer_and_the_daemon_is_told_to_stop() {
+        let mut bench = bench();
+        bench.store.fail_next(Fault::Sync);
+        assert!(bench.writer.submit(put(b"a")).await.is_err());
+        let reason = bench.reasons.wait().await;
+        assert_eq!(reason.exit(), exit::Exit::Broken);
+        assert!(bench.writer.submit(put(b"b")).await.is_err(), "a failed disk is not tried again");
+    }
+
+    #[tokio::test]
+    async fn the_witness_knows_an_own_round_before_its_write_is_called_durable() {
+        let bench = bench();
+        let mut durable = bench.writer.durable();
+        for number in 1..=3 {
+            let (number, own_round) = (WriteNumber(number), Some(Round(number * 10)));
+            let waiter = Waiter::Core { number, own_round };
+            bench.writer.write(vec![put(b"x")], waiter).expect("writes");
+            durable.wait_for(|durable| *durable >= number).await.expect("becomes durable");
+            let path = bench.directory.path().join("witness");
+            let (_, testimony) = Witness::open(&path).expect("opens");
+            assert_eq!(testimony.map(|seen| seen.round), own_round);
+        }
+    }
+}

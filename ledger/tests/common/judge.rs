@@ -26,6 +26,8 @@ struct Life {
     end: CommitEnd,
     seen: HashSet<PayloadDigest>,
     kept: VecDeque<SealedRelease>,
+    /// Makes another state of the same history.
+    salt: u8,
 }
 
 struct Court {
@@ -58,6 +60,7 @@ impl Life {
             end,
             seen: HashSet::new(),
             kept: VecDeque::new(),
+            salt: 0,
         }
     }
 
@@ -73,6 +76,7 @@ impl Life {
             let digest = ordered.payload.digest();
             let verdict = if self.seen.insert(digest) {
                 self.end.state_root = root_after(self.end.state_root, &digest);
+                self.end.state_root.0[0] ^= self.salt;
                 Verdict::Accepted
             } else {
                 Verdict::Refused(Refusal::new(RefusalCode::Duplicate, "seen"))
@@ -137,6 +141,12 @@ impl TestJudge {
         let next = *self.court.lives.borrow() + 100;
         self.court.lives.send_replace(next);
         *self = Self::start(self.court.cluster, &self.path.clone(), next);
+    }
+
+    /// Another judge takes its place, which refuses what this one accepted.
+    pub async fn restart_with_other_rules(&mut self) {
+        self.restart().await;
+        self.court.life.lock().expect("no panics").salt = 1;
     }
 
     /// Number of the present life.
