@@ -16,10 +16,7 @@ impl HandedSockets {
     /// What this process was started with.
     pub fn from_environment() -> Self {
         let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
-        Self {
-            names: names.split(':').map(str::to_owned).collect(),
-            handed: ListenFd::from_env(),
-        }
+        Self { names: names.split(':').map(str::to_owned).collect(), handed: ListenFd::from_env() }
     }
 
     /// The Unix listener that is called `name`, if one was handed over.
