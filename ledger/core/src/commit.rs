@@ -247,6 +247,7 @@ impl Committer {
             ledger_time: self.ledger_time,
             prefix_hash: self.prefix_hash,
             collection_round,
+            floor: Round(collection_round.0.saturating_sub(depth)),
         };
         let commit = ordered_commit(&record, payloads, &record.events);
         NewCommit { commit, record }

@@ -43,11 +43,10 @@ pub(crate) struct Graph {
     /// Events of this round and lower are neither kept nor required as parents. It lies as far below the collection
     /// round as that lies below the leader, so that a host which is a little behind finds everything that others built on.
     floor: Round,
-    depth_rounds: u64,
 }
 
 impl Graph {
-    pub(crate) fn new(committee: Committee, depth_rounds: u64) -> Self {
+    pub(crate) fn new(committee: Committee) -> Self {
         Self {
             committee,
             nodes: BTreeMap::new(),
@@ -57,7 +56,6 @@ impl Graph {
             forkers: BTreeSet::new(),
             collection_round: Round(0),
             floor: Round(0),
-            depth_rounds,
         }
     }
 
@@ -89,7 +87,7 @@ impl Graph {
         if own.len() > 1 {
             self.forkers.insert(author);
         }
-        // A restored graph also holds the collection round itself, where nothing will be ordered any more.
+        // Up to the collection round nothing will be ordered any more.
         if event.header.payload_count > 0 && round > self.collection_round {
             self.open_payloads.insert((round, digest));
         }
@@ -110,6 +108,7 @@ impl Graph {
     pub(crate) fn collect(
         &mut self,
         collection_round: Round,
+        floor: Round,
         author: AuthorIndex,
     ) -> Vec<Arc<Event>> {
         let mut lost = Vec::new();
@@ -128,21 +127,20 @@ impl Graph {
                 }
             }
         }
-        let floor = Round(collection_round.0.saturating_sub(self.depth_rounds));
-        self.floor = floor.max(self.floor);
-        let kept = self.rounds.split_off(&self.floor.next());
+        let kept = self.rounds.split_off(&floor.next());
         let dropped = std::mem::replace(&mut self.rounds, kept);
         for digest in dropped.values().flat_map(BTreeMap::values).flatten() {
             self.nodes.remove(digest);
         }
         self.collection_round = collection_round;
+        self.floor = floor;
         lost
     }
 
-    /// Sets the collection round of a restored graph, whose events below it are not loaded.
-    pub(crate) fn restore_collection_round(&mut self, round: Round) {
-        self.collection_round = round;
-        self.floor = Round(round.0.saturating_sub(1));
+    /// Sets where a restored graph begins, before its events are inserted.
+    pub(crate) fn restore(&mut self, collection_round: Round, floor: Round) {
+        self.collection_round = collection_round;
+        self.floor = floor;
     }
 
     /// Events of `author` in `round`, in the order of their arrival; more than one only of a liar.

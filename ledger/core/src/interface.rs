@@ -227,6 +227,10 @@ pub struct CommitRecord {
     /// Events of this round and lower can no longer be ordered after this commit.
     #[n(9)]
     pub collection_round: Round,
+    /// Events of this round and lower are not needed in memory any more, not even as parents of others. Above it they
+    /// are, also below the collection round: a host that is a little behind must find what others build on.
+    #[n(10)]
+    pub floor: Round,
 }
 
 /// Two headers of one author for one round.
@@ -272,7 +276,7 @@ pub struct CoreConfiguration {
 /// What the store gives back at start.
 #[derive(Debug, Clone, Default)]
 pub struct RestoredState {
-    /// All events of the last commit's collection round and above (all events, before the first commit), by round.
+    /// All events above the last commit's floor (all events, before the first commit), by round.
     pub events: Vec<Arc<Event>>,
     /// The last commit and all before it whose leader's round is at or above the last one's collection round, by index.
     pub commits: Vec<CommitRecord>,

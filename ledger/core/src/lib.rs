@@ -81,7 +81,7 @@ impl Core {
         state: RestoredState,
     ) -> Self {
         let committee = configuration.committee;
-        let mut graph = Graph::new(committee, configuration.collection_depth_rounds);
+        let mut graph = Graph::new(committee);
         let mut committer = Committer::new(
             committee,
             configuration.epoch,
@@ -90,7 +90,7 @@ impl Core {
         );
         if let Some(last) = state.commits.last() {
             committer.restore(last);
-            graph.restore_collection_round(last.collection_round);
+            graph.restore(last.collection_round, last.floor);
         }
         for event in &state.events {
             graph.insert(event.clone());
@@ -184,15 +184,15 @@ impl Core {
     /// Accepted events may decide slots; commits may return payloads.
     fn commit_what_is_decided(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
         while let Some(new) = self.committer.next_commit(&mut self.graph)? {
-            let collection_round = new.record.collection_round;
+            let (collection_round, floor) = (new.record.collection_round, new.record.floor);
             self.judging.unjudged.insert(new.record.index, new.record.prefix_hash);
             turn.records.push(Record::Commit(new.record));
             turn.outputs
                 .push(Output::Committed { commit: new.commit, after: self.written.following() });
             self.pace.committed(self.graph.quorum_round());
             let me = self.configuration.me;
-            let lost = self.graph.collect(collection_round, me);
-            self.intake.collect(self.graph.floor());
+            let lost = self.graph.collect(collection_round, floor, me);
+            self.intake.collect(floor);
             let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
             if !returned.is_empty() {
                 self.pace.give_back(&returned);

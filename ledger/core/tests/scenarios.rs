@@ -321,7 +321,7 @@ impl Net {
     /// Starts a killed host from what was durable.
     fn restart(&mut self, host: usize) {
         let store = self.hosts[host].store.clone();
-        let floor = store.commits.last().map_or(0, |commit| commit.collection_round.0);
+        let floor = store.commits.last().map_or(0, |commit| commit.floor.0);
         let mut events: Vec<_> = store.events.values().cloned().collect();
         events.sort_by_key(|event| event.header.round);
         let own = events.iter().filter(|event| event.header.author == author(host));

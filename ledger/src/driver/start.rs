@@ -64,7 +64,7 @@ pub fn restored_state(
     testimony: Option<Testimony>,
 ) -> Result<RestoredState, StoreError> {
     let commits = recent_commits(records)?;
-    let from = commits.last().map_or(Round(1), |commit| commit.collection_round);
+    let from = commits.last().map_or(Round(1), |commit| commit.floor.next());
     let own_last = records.own_last()?;
     let own_round = own_last.as_ref().map(|event| event.header.round);
     Ok(RestoredState {

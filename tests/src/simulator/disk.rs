@@ -84,7 +84,8 @@ impl Image {
     pub fn restore(&self, me: AuthorIndex, memory: Memory) -> RestoredState {
         let last = self.commits.values().next_back();
         let collection_round = last.map_or(Round(0), |commit| commit.collection_round);
-        let from = (collection_round, AuthorIndex(0), EventDigest::ZERO);
+        let first = last.map_or(Round(0), |commit| commit.floor.next());
+        let from = (first, AuthorIndex(0), EventDigest::ZERO);
         RestoredState {
             events: self.events.range(from..).map(|(_, e)| e.clone()).collect(),
             commits: self
