@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use dagger_images::ImageStore;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -97,6 +98,8 @@ fn start(
 ) -> Result<Parts, Broken> {
     let (cluster, genesis) = (configuration.cluster, Arc::new(configuration.genesis));
     std::fs::create_dir_all(&configuration.state_directory).map_err(Broken::State)?;
+    let images = ImageStore::open(&configuration.state_directory.join("images"));
+    let images = Arc::new(images.map_err(|e| Broken::State(std::io::Error::other(e)))?);
     let mark_file = MarkFile::new(&configuration.state_directory);
     let mark = mark_file.read().map_err(Broken::State)?;
     info!(host = %configuration.host.name, ?mark, "starting");
@@ -133,7 +136,7 @@ fn start(
         cluster,
         genesis,
         host: configuration.host,
-        state_directory: configuration.state_directory,
+        images,
         ledger,
         model,
         board: board.clone(),

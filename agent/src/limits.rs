@@ -40,6 +40,8 @@ pub const API_SMALL_BODY_BYTES_MAX: usize = 16 * 1024;
 pub const API_WORK_WAIT_MAX: Duration = Duration::from_secs(35);
 /// How long importing an image file may take.
 pub const API_IMPORT_WAIT_MAX: Duration = Duration::from_secs(600);
+/// How long an import waits for its image to be registered.
+pub const API_IMPORT_REGISTER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Image imports at the same time.
 pub const API_IMPORTS_TOGETHER_MAX: usize = 2;
 /// Longest long poll.

@@ -281,7 +281,7 @@ pub struct ImageView {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Held {
-    /// Yes, verified.
+    /// Yes: verified when it was taken in, and again before each use.
     Yes,
     /// No.
     No,

@@ -7,6 +7,7 @@
 mod cluster;
 mod events;
 mod guard;
+mod images;
 mod objects;
 mod payloads;
 mod problem;
@@ -14,7 +15,6 @@ mod request;
 mod server;
 mod vms;
 
-use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -23,6 +23,7 @@ use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use dagger_bus::ledger::{Answer, Call, LedgerStatus};
+use dagger_images::ImageStore;
 use dagger_payload::genesis::{Genesis, GenesisHost};
 use dagger_payload::id::{ClusterId, HostId, LedgerTime};
 use tokio::sync::{Semaphore, watch};
@@ -56,8 +57,8 @@ pub struct ApiParts {
     pub genesis: Arc<Genesis>,
     /// This host.
     pub host: GenesisHost,
-    /// Where the image store is.
-    pub state_directory: PathBuf,
+    /// This host's image files.
+    pub images: Arc<ImageStore>,
     /// To the ledger.
     pub ledger: LedgerClient,
     /// What is folded.
@@ -141,6 +142,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(objects::hosts))
         .routes(routes!(objects::accounts))
         .routes(routes!(objects::account))
+        .routes(routes!(images::list, images::import))
         .layer(middleware::from_fn(bound_work));
     // These wait by their nature, and are bounded each in its own way.
     let waiting =
@@ -203,7 +205,7 @@ async fn bound_work(request: Request, next: Next) -> Response {
     let Some(shared) = request.extensions().get::<Api>().cloned() else {
         return ApiProblem::internal("the request came without its state").into_response();
     };
-    let importing = request.uri().path() == "/v1/images" && request.method() == "POST";
+    let importing = request.uri().path() == images::PATH && request.method() == "POST";
     let (semaphore, wait_max) = if importing {
         (&shared.importing, crate::limits::API_IMPORT_WAIT_MAX)
     } else {

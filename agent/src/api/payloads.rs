@@ -243,6 +243,7 @@ pub(super) enum Wait {
 #[into_params(parameter_in = Query)]
 pub(super) struct ShowQuery {
     /// Answer only when this is reached, or when the time is over.
+    #[param(inline)]
     wait: Option<Wait>,
     /// How long to wait, in milliseconds; 30000 if not given, at most 60000.
     timeout_ms: Option<u64>,

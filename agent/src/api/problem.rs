@@ -71,6 +71,8 @@ own_codes! {
         "Send the whole request at once; if it was, send it again in a moment.";
     IMAGE = "image_refused", UNPROCESSABLE_ENTITY, "The image file was refused",
         "Correct what the detail names, and import the file again.";
+    IMAGE_STORE = "image_store_unavailable", SERVICE_UNAVAILABLE, "The image store did not work",
+        "Look at the agent's log and the disk's free space, then import the file again.";
     INTERNAL = "internal", INTERNAL_SERVER_ERROR, "A defect of the agent",
         "Report it with the agent's log; the rest of the agent works on.";
 }
@@ -121,6 +123,11 @@ impl ApiProblem {
     /// An image file was refused.
     pub fn image(detail: impl Into<String>) -> Self {
         Self::own(&IMAGE, detail)
+    }
+
+    /// The image store did not work this time.
+    pub fn image_store(detail: impl Into<String>) -> Self {
+        Self::own(&IMAGE_STORE, detail)
     }
 
     /// Took too long.

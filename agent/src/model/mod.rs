@@ -9,9 +9,6 @@ mod history;
 mod shared;
 mod views;
 
-#[cfg(test)]
-mod tests;
-
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

@@ -5,9 +5,6 @@
 
 pub mod outbox;
 
-#[cfg(test)]
-mod tests;
-
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -7,6 +7,3 @@ pub mod chain;
 pub mod mark;
 pub mod quorum;
 pub mod reader;
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,203 @@
+//! The agent's ledger-facing half, assembled as the daemon does it, with the test in place of the machines' half.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use dagger_agent::api::{self, ApiParts};
+use dagger_agent::configuration::ApiConfiguration;
+use dagger_agent::daemon::Listeners;
+use dagger_agent::handover::{Order, SightBoard};
+use dagger_agent::link::orders::OrderTeller;
+use dagger_agent::link::releases::Follower;
+use dagger_agent::link::requests::LedgerClient;
+use dagger_agent::link::seal;
+use dagger_agent::metrics::Metrics;
+use dagger_agent::model::{Model, SharedModel};
+use dagger_agent::submit::Submitter;
+use dagger_agent::verify::mark::MarkFile;
+use dagger_agent::verify::reader::{Progress, Reader};
+use dagger_images::ImageStore;
+use dagger_payload::kind::ReportVm;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::fakes::{FakeLedger, FakeProcessor};
+use crate::http::{PATIENCE, Way};
+use crate::support::{World, key};
+
+pub(crate) struct Agent {
+    pub(crate) world: Arc<World>,
+    pub(crate) ledger: FakeLedger,
+    pub(crate) processor: FakeProcessor,
+    pub(crate) unix: Way,
+    pub(crate) tcp: Way,
+    pub(crate) orders: mpsc::Receiver<Order>,
+    pub(crate) reports: mpsc::Sender<ReportVm>,
+    pub(crate) model: SharedModel,
+    pub(crate) board: SightBoard,
+    pub(crate) directory: tempfile::TempDir,
+    stream: watch::Receiver<Result<(), String>>,
+    client: LedgerClient,
+    _stop: DropGuard,
+}
+
+/// A directory with a ledger and a processor in it.
+pub(crate) struct Surroundings {
+    pub(crate) world: Arc<World>,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) ledger: FakeLedger,
+    pub(crate) processor: FakeProcessor,
+}
+
+impl Surroundings {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let world = Arc::new(World::new());
+        let ledger = FakeLedger::listen(&directory.path().join("ledger"), &world);
+        let seal = key(World::SEAL).public_key();
+        let processor = FakeProcessor::listen(&directory.path().join("seal"), &world, seal);
+        Self { world, directory, ledger, processor }
+    }
+}
+
+impl Agent {
+    pub(crate) async fn start() -> Self {
+        Self::start_in(Surroundings::new()).await
+    }
+
+    pub(crate) async fn start_in(surroundings: Surroundings) -> Self {
+        let Surroundings { world, directory, ledger, processor } = surroundings;
+        let at = |name: &str| directory.path().join(name);
+        let stop = CancellationToken::new();
+        let mark_file = MarkFile::new(directory.path());
+        let mark = mark_file.read().expect("a readable mark");
+        let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), mark);
+        let model = Model::new(Arc::clone(&world.genesis));
+        let model = SharedModel::new(model, reader.progress());
+        let (seal_sender, seal) = watch::channel(Err("not connected yet".to_owned()));
+        let (state, stream) = watch::channel(Err("not connected yet".to_owned()));
+        let (order_sender, orders) = mpsc::channel(64);
+        let (reports, report_receiver) = mpsc::channel(64);
+        let (client, client_work) = LedgerClient::new(at("ledger"), world.cluster, stop.clone());
+        let metrics = Arc::new(Metrics::new());
+        let board = SightBoard::default();
+        let host = world.genesis.hosts[0].clone();
+
+        tokio::spawn(seal::keep(at("seal"), world.cluster, seal_sender, stop.clone()));
+        tokio::spawn(client_work);
+        let follower = Follower {
+            path: at("ledger"),
+            cluster: world.cluster,
+            genesis: Arc::clone(&world.genesis),
+            reader,
+            model: model.clone(),
+            seal: seal.clone(),
+            state,
+        };
+        tokio::spawn(follower.run(stop.clone()));
+        let teller = OrderTeller::new(host.id(), model.clone(), order_sender, mark_file, mark);
+        tokio::spawn(teller.run(stop.clone()));
+        let submitter = Submitter {
+            cluster: world.cluster,
+            key: World::agent_key(0),
+            ledger: client.clone(),
+            model: model.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        tokio::spawn(submitter.run(report_receiver, stop.clone()));
+        client.until_reached().await;
+        let parts = ApiParts {
+            cluster: world.cluster,
+            genesis: Arc::clone(&world.genesis),
+            host,
+            images: Arc::new(ImageStore::open(&at("images")).expect("a fresh store")),
+            ledger: client.clone(),
+            model: model.clone(),
+            board: board.clone(),
+            metrics,
+            seal,
+            stream: stream.clone(),
+        };
+        let (unix, tcp) = serve(parts, at("api"), stop.clone()).await;
+        Self {
+            world,
+            ledger,
+            processor,
+            unix,
+            tcp,
+            orders,
+            reports,
+            model,
+            board,
+            directory,
+            stream,
+            client,
+            _stop: stop.drop_guard(),
+        }
+    }
+
+    /// Waits until progress is as wanted.
+    pub(crate) async fn until(&self, wanted: impl FnMut(&Progress) -> bool) -> Progress {
+        let mut news = self.model.subscribe();
+        let reached = tokio::time::timeout(PATIENCE, news.wait_for(wanted)).await;
+        let last = self.model.progress();
+        let reached = reached.unwrap_or_else(|_| panic!("never reached; last {last:?}"));
+        reached.expect("the model lives").clone()
+    }
+
+    /// The path of the API's Unix socket.
+    pub(crate) fn unix_path(&self) -> Option<&std::path::Path> {
+        match &self.unix {
+            Way::Unix(path) => Some(path),
+            Way::Tcp(_) => None,
+        }
+    }
+
+    /// The ledger goes away and cannot be reached again.
+    pub(crate) async fn remove_ledger(&self) {
+        let path = self.directory.path().join("ledger");
+        std::fs::remove_file(path).expect("it listened there");
+        self.ledger.start_over(Vec::new());
+        self.until_stream_fails().await;
+        let work = async {
+            while self.client.reached().is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let gone = tokio::time::timeout(PATIENCE, work).await;
+        gone.expect("the connection ends");
+    }
+
+    /// Waits until the release stream was given up for a reason that is not only the start, and returns it.
+    pub(crate) async fn until_stream_fails(&self) -> String {
+        let mut stream = self.stream.clone();
+        let failed =
+            |state: &Result<(), String>| matches!(state, Err(why) if why != "not connected yet");
+        let reached = tokio::time::timeout(PATIENCE, stream.wait_for(failed)).await;
+        let state = reached.expect("in time").expect("the stream lives").clone();
+        state.expect_err("checked above")
+    }
+
+    pub(crate) async fn next_order(&mut self) -> Order {
+        let order = tokio::time::timeout(PATIENCE, self.orders.recv()).await;
+        order.expect("an order in time").expect("the agent lives")
+    }
+}
+
+async fn serve(parts: ApiParts, socket: PathBuf, stop: CancellationToken) -> (Way, Way) {
+    let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await;
+    let tcp = tcp.expect("a free port");
+    let address = tcp.local_addr().expect("bound");
+    let listeners = Listeners {
+        api: dagger_bus::listener::bind(&socket).expect("a fresh path"),
+        api_tcp: Some(tcp),
+    };
+    let configuration = ApiConfiguration {
+        socket: socket.clone(),
+        listen: Some(address),
+        hosts: BTreeSet::from(["cloud.example".to_owned()]),
+    };
+    tokio::spawn(api::serve(parts, configuration, listeners, stop));
+    (Way::Unix(socket), Way::Tcp(address))
+}

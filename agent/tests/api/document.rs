@@ -1,0 +1,83 @@
+//! The OpenAPI document names exactly the routes that are promised, and each of them is served.
+
+use std::collections::BTreeSet;
+
+use hyper::StatusCode;
+use serde_json::Value;
+
+use crate::agent::Agent;
+
+/// What the API promises; a new route stands here too.
+const PROMISED: [(&str, &str); 16] = [
+    ("get", "/metrics"),
+    ("get", "/v1/accounts"),
+    ("get", "/v1/accounts/{account}"),
+    ("get", "/v1/cluster"),
+    ("get", "/v1/events"),
+    ("get", "/v1/health"),
+    ("get", "/v1/hosts"),
+    ("get", "/v1/images"),
+    ("get", "/v1/ledger"),
+    ("get", "/v1/openapi.json"),
+    ("get", "/v1/payloads/{digest}"),
+    ("get", "/v1/vms"),
+    ("get", "/v1/vms/{vm}"),
+    ("get", "/v1/vms/{vm}/history"),
+    ("post", "/v1/images"),
+    ("post", "/v1/payloads"),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_document_and_the_router_name_the_promised_routes_and_no_other() {
+    let agent = Agent::start().await;
+    let document: Value = agent.unix.get_json("/v1/openapi.json").await;
+    assert!(document["openapi"].as_str().expect("a version").starts_with("3.1"));
+    let paths = document["paths"].as_object().expect("paths");
+    let documented: BTreeSet<(&str, &str)> = paths
+        .iter()
+        .flat_map(|(path, item)| {
+            let methods = item.as_object().expect("methods").keys();
+            methods.map(move |method| (method.as_str(), path.as_str()))
+        })
+        .collect();
+    assert_eq!(documented, BTreeSet::from(PROMISED));
+
+    for (method, path) in documented {
+        let path = path
+            .replace("{account}", &"0".repeat(32))
+            .replace("{digest}", &"0".repeat(64))
+            .replace("{vm}", "none");
+        let request = agent.unix.request(&method.to_uppercase(), &path);
+        let response =
+            agent.unix.open(request.body(http_body_util::Full::default()).expect("a request"));
+        let status = response.await.status();
+        assert_ne!(status, StatusCode::METHOD_NOT_ALLOWED, "{method} {path}");
+        assert!(!status.is_server_error(), "{method} {path}: {status}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_reference_of_the_document_leads_somewhere() {
+    let agent = Agent::start().await;
+    let document: Value = agent.unix.get_json("/v1/openapi.json").await;
+    let mut references = Vec::new();
+    collect_references(&document, &mut references);
+    assert!(references.len() > 20);
+    for reference in references {
+        let pointer = reference.strip_prefix('#').expect("within the document");
+        assert!(document.pointer(pointer).is_some(), "{reference}");
+    }
+}
+
+fn collect_references(value: &Value, references: &mut Vec<String>) {
+    match value {
+        Value::Object(members) => {
+            if let Some(reference) = members.get("$ref").and_then(Value::as_str) {
+                references.push(reference.to_owned());
+            }
+            members.values().for_each(|member| collect_references(member, references));
+        }
+        Value::Array(items) => items.iter().for_each(|item| collect_references(item, references)),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+    }
+}

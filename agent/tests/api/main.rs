@@ -1,0 +1,16 @@
+//! The agent's ledger-facing half against a **fake** ledger and a **fake** processor: they speak the real conversations over
+//! real Unix sockets, with real signatures, but judge nothing and lie where a test wants it.
+
+mod agent;
+mod bad_input;
+mod document;
+mod door;
+mod events;
+mod fakes;
+mod http;
+mod images;
+mod lookups;
+mod reader;
+mod reports;
+mod support;
+mod trust;
