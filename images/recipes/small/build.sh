@@ -2,10 +2,11 @@
 # Makes the small guest image: one qcow2 file with a Debian 12 cloud kernel, busybox and dropbear, booted by the
 # firmware. Tests and the demo boot it; `guest/root/usr/lib/dagger/boot` says what it does when it boots.
 #
-#   build.sh --cache DIRECTORY [--output FILE]
+#   build.sh [--cache DIRECTORY] [--output FILE]
 #
 # Prints the path of the finished image as its last line. The image is kept in the cache under the digest of
-# everything it is made from (this folder, package versions, tool versions), so a second run only prints the path.
+# everything it is made from (this folder, package versions, tool versions), so a second run only prints the path. The
+# cache is .cache/guest-image at the top of the source tree unless named.
 # Missing Debian packages are installed through apt (as root, or with sudo); what goes into the guest is downloaded and
 # unpacked, never installed. No root, loop device or mount is needed to build. Same inputs, same bytes.
 set -euo pipefail
@@ -52,11 +53,11 @@ while [ $# -gt 0 ]; do
     case $1 in
     --cache) cache=${2:?--cache needs a directory} && shift 2 ;;
     --output) output=${2:?--output needs a file} && shift 2 ;;
-    -h | --help) sed -n '2,10s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0" && exit 0 ;;
     *) fail "unknown argument $1; see --help" ;;
     esac
 done
-[ -n "$cache" ] || fail "--cache DIRECTORY is missing; see --help"
+[ -n "$cache" ] || cache=$RECIPE/../../../.cache/guest-image
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 export PATH=$PATH:/usr/sbin:/sbin

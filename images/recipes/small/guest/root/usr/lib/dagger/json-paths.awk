@@ -22,17 +22,18 @@ function broken() {
 }
 
 function scalar(text) {
-    if (depth == 0) broken()
+    if (depth == 0 || wants_colon) broken()
     if (kind[depth] == "{" && wants_key) {
         key[depth] = text
         wants_key = 0
+        wants_colon = 1
         return
     }
     lines[++line_count] = path() "\t" text
 }
 
 function open(bracket) {
-    if (kind[depth] == "{" && wants_key) broken()
+    if (wants_colon || kind[depth] == "{" && wants_key) broken()
     depth++
     kind[depth] = bracket
     count[depth] = 0
@@ -41,12 +42,12 @@ function open(bracket) {
 }
 
 function close_with(bracket) {
-    if (depth == 0 || kind[depth] != bracket) broken()
+    if (depth == 0 || wants_colon || kind[depth] != bracket) broken()
     depth--
     wants_key = 0
 }
 
-BEGIN { depth = 0; failed = 0; line_count = 0 }
+BEGIN { depth = 0; wants_colon = 0; failed = 0; line_count = 0 }
 
 # The first line of user-data names its kind.
 NR == 1 && /^#/ { next }
@@ -65,7 +66,8 @@ NR == 1 && /^#/ { next }
             if (kind[depth] == "{") wants_key = 1
             else count[depth]++
         } else if (symbol == ":") {
-            if (kind[depth] != "{" || wants_key) broken()
+            if (!wants_colon) broken()
+            wants_colon = 0
         } else if (match(rest, /^"([^"\\]|\\.)*"/)) {
             length_used = RLENGTH
             scalar(unescape(substr(rest, 2, RLENGTH - 2)))

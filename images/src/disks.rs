@@ -1,0 +1,288 @@
+//! The disks and seeds of one host's virtual machines.
+//!
+//! Owns one directory. A disk is a qcow2 overlay over an image of the store, named from host id and
+//! VM id, so that hosts that share a machine never meet. A disk that exists is never overwritten,
+//! and none is ever deleted here: quarantine renames. The collector of quarantined files is not
+//! here either. Called by the agent's actuator.
+
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use dagger_payload::id::{HostId, VmId};
+use dagger_payload::kind::ImageFormat;
+
+use crate::error::ImageError;
+use crate::files::{self, Existing, Partial};
+use crate::header::{self, Overlay};
+use crate::limits::VIRTUAL_SIZE_BYTES_MAX;
+use crate::seed::Seed;
+use crate::store::StoredImage;
+use crate::tool::Tool;
+
+/// What a file is to its VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum FileKind {
+    /// The writable disk, qcow2.
+    Disk,
+    /// The NoCloud seed, raw.
+    Seed,
+}
+
+impl FileKind {
+    fn extension(self) -> &'static str {
+        match self {
+            Self::Disk => "qcow2",
+            Self::Seed => "seed",
+        }
+    }
+}
+
+/// A file's name: which host's VM it belongs to, and as what. The text form is `HOST-VM.qcow2` or
+/// `HOST-VM.seed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FileName {
+    /// The host that made it.
+    pub host: HostId,
+    /// The VM.
+    pub vm: VmId,
+    /// What it is.
+    pub kind: FileKind,
+}
+
+impl std::fmt::Display for FileName {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}-{}.{}", self.host, self.vm, self.kind.extension())
+    }
+}
+
+/// A name that is none of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not the name of a disk or seed")]
+pub struct ForeignName;
+
+impl FromStr for FileName {
+    type Err = ForeignName;
+
+    fn from_str(text: &str) -> Result<Self, ForeignName> {
+        let (ids, extension) = text.split_once('.').ok_or(ForeignName)?;
+        let (host, vm) = ids.split_once('-').ok_or(ForeignName)?;
+        let kind = match extension {
+            "qcow2" => FileKind::Disk,
+            "seed" => FileKind::Seed,
+            _ => return Err(ForeignName),
+        };
+        let host = host.parse().map_err(|_| ForeignName)?;
+        let vm = vm.parse().map_err(|_| ForeignName)?;
+        Ok(Self { host, vm, kind })
+    }
+}
+
+/// Whether something had to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was made now.
+    Created,
+    /// It was there and was left alone.
+    Kept,
+}
+
+/// A VM's disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disk {
+    /// Its file.
+    pub path: PathBuf,
+    /// Whether it was made now.
+    pub outcome: Outcome,
+}
+
+/// The disks and seeds of one host.
+#[derive(Debug)]
+pub struct DiskStore {
+    directory: PathBuf,
+    host: HostId,
+    tool: Tool,
+}
+
+impl DiskStore {
+    /// Opens `directory`, which is made if missing, for the VMs of `host`.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn open(directory: &Path, host: HostId) -> Result<Self, ImageError> {
+        Self::open_with(directory, host, Tool::qemu_img())
+    }
+
+    /// The same with another `qemu-img`.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn open_with(directory: &Path, host: HostId, tool: Tool) -> Result<Self, ImageError> {
+        let directory =
+            std::path::absolute(directory).map_err(ImageError::file("cannot find", directory))?;
+        files::open_directory(&directory)?;
+        Ok(Self { directory, host, tool })
+    }
+
+    /// Where the VM's disk is, if it is here.
+    pub fn disk_path(&self, vm: VmId) -> PathBuf {
+        self.path(vm, FileKind::Disk)
+    }
+
+    /// Where the VM's seed is, if it is here.
+    pub fn seed_path(&self, vm: VmId) -> PathBuf {
+        self.path(vm, FileKind::Seed)
+    }
+
+    fn path(&self, vm: VmId, kind: FileKind) -> PathBuf {
+        self.directory.join(FileName { host: self.host, vm, kind }.to_string())
+    }
+
+    /// Whether the VM has a disk here.
+    ///
+    /// # Errors
+    /// [`ImageError::File`] when it cannot be seen: unknown is not absent.
+    pub fn has_disk(&self, vm: VmId) -> Result<bool, ImageError> {
+        let path = self.disk_path(vm);
+        match fs::symlink_metadata(&path) {
+            Ok(metadata) if metadata.is_file() => Ok(true),
+            Ok(_) => {
+                let foreign = io::Error::other("not a regular file");
+                Err(ImageError::file("cannot use", &path)(foreign))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(ImageError::file("cannot see", &path)(error)),
+        }
+    }
+
+    /// Makes sure that the VM has a disk of `size_bytes` over `image`, which the store has just
+    /// verified. A disk that is here is kept as it is, whatever its size.
+    ///
+    /// # Errors
+    /// [`ImageError::DiskTooSmall`], [`ImageError::DiskSize`], [`ImageError::DiskDiffers`],
+    /// [`ImageError::Tool`], [`ImageError::ToolTooSlow`], [`ImageError::File`].
+    pub fn ensure_disk(
+        &self,
+        vm: VmId,
+        image: &StoredImage,
+        size_bytes: u64,
+    ) -> Result<Disk, ImageError> {
+        let path = self.disk_path(vm);
+        if self.has_disk(vm)? {
+            check_kept(&path, image)?;
+            return Ok(Disk { path, outcome: Outcome::Kept });
+        }
+        check_size(image, size_bytes)?;
+        let partial = Partial::create(&self.directory)?;
+        self.tool.run(
+            self.tool
+                .command()
+                .args(["create", "-q", "-f", "qcow2", "-F", format_name(image.format), "-b"])
+                .arg(&image.path)
+                .arg(partial.path())
+                .arg(size_bytes.to_string()),
+        )?;
+        let made = header::read_overlay(partial.file())?;
+        if made != expected_overlay(image, size_bytes) {
+            return Err(differs(partial.path(), &made, image));
+        }
+        let outcome = match partial.finish(&path, Existing::Keep)? {
+            true => Outcome::Created,
+            false => Outcome::Kept,
+        };
+        Ok(Disk { path, outcome })
+    }
+
+    /// Makes sure that the VM's seed is here with these contents.
+    ///
+    /// # Errors
+    /// [`ImageError::Seed`], [`ImageError::File`].
+    pub fn ensure_seed(&self, vm: VmId, seed: &Seed) -> Result<Disk, ImageError> {
+        let path = self.seed_path(vm);
+        let bytes = seed.volume()?;
+        if fs::read(&path).is_ok_and(|there| there == bytes) {
+            return Ok(Disk { path, outcome: Outcome::Kept });
+        }
+        let partial = Partial::create(&self.directory)?;
+        io::Write::write_all(&mut partial.file(), &bytes)
+            .map_err(ImageError::file("cannot write", partial.path()))?;
+        partial.finish(&path, Existing::Replace)?;
+        Ok(Disk { path, outcome: Outcome::Created })
+    }
+
+    /// Moves the VM's disk and seed into quarantine; tells where they are now. Nothing here is no
+    /// error.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn quarantine(&self, vm: VmId) -> Result<Vec<PathBuf>, ImageError> {
+        let mut moved = Vec::new();
+        for kind in [FileKind::Disk, FileKind::Seed] {
+            moved.extend(files::quarantine(&self.path(vm, kind))?);
+        }
+        Ok(moved)
+    }
+
+    /// This host's files in the directory. Those of other hosts and other names are none of ours.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn list(&self) -> Result<Vec<FileName>, ImageError> {
+        let paths = files::list(&self.directory)?;
+        let names = paths.iter().filter_map(|path| files::name_of(path).parse().ok());
+        Ok(names.filter(|name: &FileName| name.host == self.host).collect())
+    }
+}
+
+/// The name by which tools know a format.
+pub fn format_name(format: ImageFormat) -> &'static str {
+    match format {
+        ImageFormat::Raw => "raw",
+        ImageFormat::Qcow2 => "qcow2",
+    }
+}
+
+fn check_size(image: &StoredImage, size_bytes: u64) -> Result<(), ImageError> {
+    if !size_bytes.is_multiple_of(512) || size_bytes > VIRTUAL_SIZE_BYTES_MAX {
+        return Err(ImageError::DiskSize(size_bytes));
+    }
+    let image_bytes = image.virtual_size_bytes;
+    if size_bytes < image_bytes {
+        return Err(ImageError::DiskTooSmall { size_bytes, image_bytes });
+    }
+    Ok(())
+}
+
+fn expected_overlay(image: &StoredImage, size_bytes: u64) -> Overlay {
+    Overlay {
+        virtual_size_bytes: size_bytes,
+        backing_path: image.path.to_string_lossy().into_owned(),
+        backing_format: Some(format_name(image.format).to_owned()),
+    }
+}
+
+/// A disk that was here must lie over the same image. While its VM runs, a hypervisor may own it
+/// and we may not be allowed to read it; its name then says enough.
+fn check_kept(path: &Path, image: &StoredImage) -> Result<(), ImageError> {
+    let file = match OpenOptions::new().read(true).open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(()),
+        Err(error) => return Err(ImageError::file("cannot open", path)(error)),
+    };
+    let there = header::read_overlay(&file)?;
+    if there == expected_overlay(image, there.virtual_size_bytes) {
+        Ok(())
+    } else {
+        Err(differs(path, &there, image))
+    }
+}
+
+fn differs(path: &Path, found: &Overlay, image: &StoredImage) -> ImageError {
+    let format = found.backing_format.as_deref().unwrap_or("a format to be guessed");
+    ImageError::DiskDiffers {
+        path: path.to_owned(),
+        found: format!("{} ({format})", found.backing_path),
+        expected: format!("{} ({})", image.path.display(), format_name(image.format)),
+    }
+}

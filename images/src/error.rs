@@ -1,0 +1,144 @@
+//! Why an image, disk or seed is not as it was asked for. One type with stable codes, since callers
+//! pass codes on.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use dagger_payload::id::ImageDigest;
+
+use crate::header::HeaderRefusal;
+
+/// How a caller should take an [`ImageError`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// What was asked for or found is wrong: asking again gives the same answer.
+    Refused,
+    /// It did not work this time: try again, with a bounded back-off.
+    Unavailable,
+}
+
+/// Why an image, disk or seed is not as it was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum ImageError {
+    /// The store has no such image.
+    #[error("the image {0} is not in this host's store; import its file or name a source")]
+    Missing(ImageDigest),
+    /// The stored bytes are not those of the digest. The file is in quarantine and was not used.
+    #[error("the stored image {digest} is damaged (its bytes are {found}); moved to {quarantined}")]
+    Damaged {
+        /// What it should be.
+        digest: ImageDigest,
+        /// What it is.
+        found: ImageDigest,
+        /// Where the file is now.
+        quarantined: PathBuf,
+    },
+    /// The file to import is another one than expected.
+    #[error("the file's digest is {found}, expected {expected}; nothing was stored")]
+    DigestDiffers {
+        /// What was asked for.
+        expected: ImageDigest,
+        /// What the bytes are.
+        found: ImageDigest,
+    },
+    /// The file is too large.
+    #[error("the image file is larger than {max_bytes} bytes")]
+    TooLarge {
+        /// The maximum.
+        max_bytes: u64,
+    },
+    /// The path to import names a directory, device or pipe.
+    #[error("{0} is not a regular file")]
+    NotAFile(PathBuf),
+    /// What the file says of itself is nothing that we let near a machine.
+    #[error("{0}")]
+    Header(#[from] HeaderRefusal),
+    /// The disk would be smaller than its image.
+    #[error("a disk of {size_bytes} bytes cannot hold the image's {image_bytes}; ask for more")]
+    DiskTooSmall {
+        /// The size asked for.
+        size_bytes: u64,
+        /// The image's virtual size.
+        image_bytes: u64,
+    },
+    /// The disk's size is no multiple of a sector, or over the maximum.
+    #[error("a disk of {0} bytes cannot be made: multiples of 512 up to 64 TiB")]
+    DiskSize(u64),
+    /// A disk of this name exists and belongs over another image. It was left alone.
+    #[error("the disk {path} lies over {found}, not {expected}; it was left alone")]
+    DiskDiffers {
+        /// The disk.
+        path: PathBuf,
+        /// Its backing file.
+        found: String,
+        /// The image that was asked for.
+        expected: String,
+    },
+    /// The seed's contents cannot be written.
+    #[error("the seed cannot be made: {0}")]
+    Seed(String),
+    /// A tool ended badly.
+    #[error("{program} failed: {message}")]
+    Tool {
+        /// Which.
+        program: String,
+        /// The end of what it said.
+        message: String,
+    },
+    /// A tool did not end in time and was killed.
+    #[error("{program} did not end within {seconds} s and was killed")]
+    ToolTooSlow {
+        /// Which.
+        program: String,
+        /// The deadline.
+        seconds: u64,
+    },
+    /// The file system refused.
+    #[error("{what} {path}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl ImageError {
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Missing(_) => "image_missing",
+            Self::Damaged { .. } => "image_damaged",
+            Self::DigestDiffers { .. } => "image_digest_differs",
+            Self::TooLarge { .. } => "image_too_large",
+            Self::NotAFile(_) => "image_no_file",
+            Self::Header(refusal) => refusal.code(),
+            Self::DiskTooSmall { .. } => "disk_too_small",
+            Self::DiskSize(_) => "disk_size_invalid",
+            Self::DiskDiffers { .. } => "disk_differs",
+            Self::Seed(_) => "seed_invalid",
+            Self::Tool { .. } => "disk_tool_failed",
+            Self::ToolTooSlow { .. } => "disk_tool_too_slow",
+            Self::File { .. } => "disk_file_failed",
+        }
+    }
+
+    /// How a caller should take it.
+    pub fn kind(&self) -> Kind {
+        match self {
+            // A missing image may come.
+            Self::Missing(_) | Self::Tool { .. } | Self::ToolTooSlow { .. } | Self::File { .. } => {
+                Kind::Unavailable
+            }
+            _ => Kind::Refused,
+        }
+    }
+
+    /// Wraps an error of the file system.
+    pub(crate) fn file(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { what, path, source }
+    }
+}

@@ -1,0 +1,35 @@
+//! Maxima of this package. Those that cross packages stand in `dagger_payload::limits`.
+
+use std::time::Duration;
+
+use dagger_payload::limits::VM_DISK_GIB_MAX;
+
+/// An image file, in bytes.
+pub const IMAGE_FILE_BYTES_MAX: u64 = 256 << 30;
+/// A virtual disk, in bytes.
+pub const VIRTUAL_SIZE_BYTES_MAX: u64 = VM_DISK_GIB_MAX << 30;
+/// What is read from the beginning of an image file: a qcow2 header with its extensions must end
+/// within.
+pub const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// Header extensions of one qcow2 file.
+pub const HEADER_EXTENSIONS_MAX: usize = 64;
+/// The name of a backing file, in bytes (QEMU's own limit).
+pub const BACKING_NAME_BYTES_MAX: usize = 1023;
+/// A qcow2 file's first-level table, in bytes (QEMU's own limit).
+pub const L1_TABLE_BYTES_MAX: u64 = 32 << 20;
+/// A qcow2 file's refcount table, in bytes (QEMU's own limit).
+pub const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
+/// One piece of a file that is being copied or hashed, in bytes.
+pub const COPY_BYTES_MAX: usize = 1 << 20;
+/// How long one run of `qemu-img` may take. Making an overlay takes 10 ms.
+pub const TOOL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// What is kept of a tool's complaint, in bytes.
+pub const TOOL_MESSAGE_BYTES_MAX: usize = 4096;
+/// Entries that one directory may list.
+pub const DIRECTORY_ENTRIES_MAX: usize = 100_000;
+/// Quarantined files of one name.
+pub const QUARANTINE_SAME_NAME_MAX: u32 = 10_000;
+/// The seed's volume, in bytes: user-data, keys and room to spare.
+pub const SEED_BYTES: usize = 1 << 20;
+/// Name servers of one guest.
+pub const NAMESERVERS_MAX: usize = 8;

@@ -1,0 +1,158 @@
+//! The seed, read back by other programs than those that wrote it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use dagger_images::{Network, Seed};
+use serde_json::Value;
+use tempfile::TempDir;
+
+const KEY: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBd0cmFuc3BhcmVudGx5IG5vdCBhIHJlYWwga2V5";
+
+fn seed(comment: &str) -> Seed {
+    Seed {
+        instance_id: "c3c3".to_owned(),
+        hostname: "web-1".parse().unwrap(),
+        ssh_keys: vec![format!("{KEY} {comment}").parse().unwrap()],
+        network: Network::Static {
+            mac: "52:54:00:AB:cd:01".parse().unwrap(),
+            address: "10.1.2.3".parse().unwrap(),
+            prefix_length: 24,
+            gateway: "10.1.2.1".parse().unwrap(),
+            nameservers: vec!["9.9.9.9".parse().unwrap()],
+        },
+        user_data: None,
+    }
+}
+
+fn document(seed: &Seed, name: &str) -> String {
+    let documents = seed.documents().unwrap();
+    documents.into_iter().find(|(found, _)| *found == name).unwrap().1
+}
+
+fn json_document(seed: &Seed, name: &str) -> Value {
+    let text = document(seed, name);
+    serde_json::from_str(text.strip_prefix("#cloud-config\n").unwrap_or(&text)).unwrap()
+}
+
+#[test]
+fn equal_contents_are_equal_bytes() {
+    assert_eq!(seed("a").volume().unwrap(), seed("a").volume().unwrap());
+    assert_ne!(seed("a").volume().unwrap(), seed("b").volume().unwrap());
+}
+
+#[test]
+fn mtools_and_blkid_read_the_volume() {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("seed");
+    fs::write(&path, seed("a").volume().unwrap()).unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let text = path.to_str().unwrap();
+    for name in ["meta-data", "user-data", "network-config"] {
+        let there = run("mtype", &["-i", text, &format!("::{name}")]);
+        assert_eq!(there, document(&seed("a"), name));
+    }
+    let label = run("/usr/sbin/blkid", &["-p", "-o", "value", "-s", "LABEL", text]);
+    assert_eq!(label.trim(), "CIDATA");
+}
+
+#[test]
+fn what_a_user_chose_stays_in_its_place() {
+    let comment = r#"x"}], "runcmd": [["reboot"]], "a": [{": - &x !!python/object #"#;
+    let seed = seed(comment);
+    let key = format!("{KEY} {comment}");
+    assert_eq!(json_document(&seed, "meta-data")["public-keys"], serde_json::json!([key]));
+    let user_data = json_document(&seed, "user-data");
+    assert_eq!(user_data["users"][1]["ssh_authorized_keys"], serde_json::json!([key]));
+    assert!(user_data.get("runcmd").is_none());
+}
+
+#[test]
+fn a_card_is_found_by_its_address_and_gets_the_network_that_was_decided() {
+    let network = json_document(&seed("a"), "network-config");
+    let card = &network["ethernets"]["eth0"];
+    assert_eq!(network["version"], 2);
+    assert_eq!(card["match"]["macaddress"], "52:54:00:ab:cd:01");
+    assert_eq!(card["addresses"][0], "10.1.2.3/24");
+    assert_eq!(card["routes"][0]["via"], "10.1.2.1");
+    assert_eq!(card["nameservers"]["addresses"][0], "9.9.9.9");
+}
+
+#[test]
+fn user_data_of_the_owner_is_carried_as_it_is() {
+    let text = "#!/bin/sh\necho 'hällo' > /etc/motd\n";
+    let seed = Seed { user_data: Some(text.to_owned()), ..seed("a") };
+    assert_eq!(document(&seed, "user-data"), text);
+}
+
+#[test]
+fn contents_over_their_limits_are_refused() {
+    let good = seed("a");
+    let bad = [
+        Seed { instance_id: "a b".to_owned(), ..good.clone() },
+        Seed { instance_id: String::new(), ..good.clone() },
+        Seed { ssh_keys: vec![good.ssh_keys[0].clone(); 17], ..good.clone() },
+        Seed { user_data: Some("x".repeat(32 * 1024 + 1)), ..good.clone() },
+    ];
+    for seed in bad {
+        assert_eq!(seed.volume().unwrap_err().code(), "seed_invalid");
+    }
+    assert!("52:54:00:ab:cd".parse::<dagger_images::MacAddress>().is_err());
+    assert!("52:54:00:ab:cd:+1".parse::<dagger_images::MacAddress>().is_err());
+}
+
+#[test]
+fn the_largest_contents_fit() {
+    let good = seed(&"c".repeat(1900));
+    let seed = Seed {
+        ssh_keys: vec![good.ssh_keys[0].clone(); 16],
+        user_data: Some("x".repeat(32 * 1024)),
+        ..good
+    };
+    assert!(seed.volume().is_ok());
+}
+
+/// The guest's own reader, run by the awk of the machine that tests.
+fn paths(text: &str) -> Option<String> {
+    let directory = TempDir::new().unwrap();
+    let path = directory.path().join("document");
+    fs::write(&path, text).unwrap();
+    let script = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("recipes/small/guest/root/usr/lib/dagger/json-paths.awk");
+    let output = Command::new("awk").arg("-f").arg(script).arg(path).output().unwrap();
+    output.status.success().then(|| String::from_utf8(output.stdout).unwrap())
+}
+
+#[test]
+fn the_guests_reader_finds_every_value_in_what_we_write() {
+    let comment = r#"a "quoted" \ name, {not: [json"#;
+    let seed = seed(comment);
+    let lines = paths(&document(&seed, "meta-data")).unwrap();
+    assert!(lines.contains(&format!("public-keys/0\t{KEY} {comment}\n")), "{lines}");
+    assert!(lines.contains("local-hostname\tweb-1\n"));
+    let lines = paths(&document(&seed, "user-data")).unwrap();
+    assert!(lines.contains(&format!("users/1/ssh_authorized_keys/0\t{KEY} {comment}\n")));
+    let lines = paths(&document(&seed, "network-config")).unwrap();
+    for line in [
+        "ethernets/eth0/match/macaddress\t52:54:00:ab:cd:01",
+        "ethernets/eth0/addresses/0\t10.1.2.3/24",
+        "ethernets/eth0/routes/0/via\t10.1.2.1",
+        "ethernets/eth0/nameservers/addresses/0\t9.9.9.9",
+    ] {
+        assert!(lines.lines().any(|found| found == line), "{line} in {lines}");
+    }
+}
+
+#[test]
+fn the_guests_reader_refuses_what_is_not_json() {
+    for text in ["key: value\n", "{\"a\": 1", "{\"a\": [1}", "[1]]", "{\"a\" 1}", "\"a\""] {
+        assert_eq!(paths(text), None, "{text}");
+    }
+}
