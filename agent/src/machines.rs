@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::actuator::store::StoredDisks;
 use crate::actuator::{Actuator, Performer};
-use crate::controller::{Controller, Input, LocalPolicy, Monotonic, Output};
+use crate::controller::{Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output};
 use crate::handover::{Order, ReportSender, SightBoard};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::libvirt::{Announcer, Libvirt};
@@ -212,7 +212,9 @@ impl Machines {
                 },
                 Some(input) = inputs.recv() => input,
                 finished = self.actuator.next_finished() => {
-                    Input::Finished(finished.map_err(Broken::StateDirectory)?, self.tickets.draw())
+                    let finished = finished.map_err(Broken::StateDirectory)?;
+                    log_trouble(&finished);
+                    Input::Finished(finished, self.tickets.draw())
                 }
                 () = sleep_until(wake) => Input::Tick,
                 permit = reports.reserve(), if !self.outbox.is_empty() => {
@@ -290,6 +292,17 @@ impl Machines {
             contents.vms = vms;
             contents.hold = hold;
         });
+    }
+}
+
+/// Trouble goes to the log at once; to the ledger only if it lasts.
+fn log_trouble(finished: &Finished) {
+    let (vm, step) = (finished.vm, finished.step);
+    match &finished.outcome {
+        Outcome::Done => {}
+        Outcome::Retryable(reason) => tracing::warn!(%vm, ?step, %reason, "step failed"),
+        Outcome::Terminal(reason) => tracing::warn!(%vm, ?step, %reason, "step was given up"),
+        Outcome::Unknown(reason) => tracing::warn!(%vm, ?step, %reason, "outcome unknown"),
     }
 }
 

@@ -57,9 +57,11 @@ pub(super) struct Entry {
 /// A step that did not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
+    /// Which step: only its own success ends the failure, since the steps before it succeed at every try.
+    pub(super) step: Step,
     /// Why; begins with a stable code and a colon.
     pub(super) reason: String,
-    /// How often in a row.
+    /// How often without success.
     pub(super) tries: u32,
     /// What next.
     pub(super) then: Then,
@@ -217,20 +219,20 @@ impl Entry {
         }
         match outcome {
             Outcome::Done => self.succeed(step),
-            Outcome::Retryable(reason) => self.fail(now, reason),
+            Outcome::Retryable(reason) => self.fail(now, step, reason),
             Outcome::Terminal(reason) => {
                 let tries = self.failure.as_ref().map_or(1, |failure| failure.tries + 1);
-                self.failure = Some(Failure { reason, tries, then: Then::Stay });
+                self.failure = Some(Failure { step, reason, tries, then: Then::Stay });
             }
             Outcome::Unknown(reason) => {
                 self.lose_sight(ticket);
-                self.fail(now, reason);
+                self.fail(now, step, reason);
             }
         }
     }
 
     fn succeed(&mut self, step: Step) {
-        self.failure = None;
+        self.failure.take_if(|failure| failure.step == step);
         self.ensured.insert(step);
         if let Some(record) = &mut self.record {
             record.step = None;
@@ -242,11 +244,11 @@ impl Entry {
         }
     }
 
-    fn fail(&mut self, now: Monotonic, reason: String) {
+    fn fail(&mut self, now: Monotonic, step: Step, reason: String) {
         let tries = self.failure.as_ref().map_or(1, |failure| failure.tries + 1);
         let doubled = RETRY_WAIT_FIRST * 2_u32.saturating_pow((tries - 1).min(16));
         let at = now.plus(doubled.min(RETRY_WAIT_MAX));
-        self.failure = Some(Failure { reason, tries, then: Then::Retry(at) });
+        self.failure = Some(Failure { step, reason, tries, then: Then::Retry(at) });
         // What stood before may be what is missing now; only reading a whole image again is too dear.
         self.ensured.retain(|step| *step == Step::Image);
     }

@@ -369,6 +369,20 @@ fn a_failing_step_is_tried_again_with_growing_pauses_and_told_once() {
 }
 
 #[test]
+fn steps_that_succeed_before_a_failing_one_hide_it_neither_from_the_owner_nor_from_the_clock() {
+    let (mut desk, _) = Desk::live(&[wants(&accepted(), Wanted::Deleted)], None);
+    let mut told = Vec::new();
+    for pause in [1, 2, 4, 8] {
+        assert_eq!(steps(&desk.done(Step::Destroy, None)), [Step::Undefine]);
+        let failed = Outcome::Retryable("hypervisor_failed: it still runs".to_owned());
+        told.extend(phases(&desk.finish(Step::Undefine, failed, None)));
+        assert_eq!(steps(&desk.wait(pause - 1)), []);
+        assert_eq!(steps(&desk.wait(1)), [Step::Destroy]);
+    }
+    assert_eq!(told, [ReportPhase::Degraded]);
+}
+
+#[test]
 fn a_degraded_vm_can_be_deleted() {
     let (mut desk, _) = Desk::live(&[accepted()], None);
     let refused = Outcome::Terminal("image_refused: has a backing file".to_owned());

@@ -302,14 +302,20 @@ impl Hypervisor for Libvirt {
     }
 
     fn undefine(&self, proof: &DeleteProof) -> Result<(), HypervisorError> {
-        let (connection, _) = self.connection()?;
+        let (connection, flavour) = self.connection()?;
         let Some(domain) = self.ours(&connection, proof.vm())? else { return Ok(()) };
         if domain.is_active().map_err(failed)? {
             return Err(HypervisorError::Failed("it still runs".to_owned()));
         }
-        let flags = sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA;
+        let flags = match flavour {
+            // What an operator may have left with the domain would keep it defined.
+            Flavour::Qemu { .. } => {
+                sys::VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+                    | sys::VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+                    | sys::VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+            }
+            Flavour::Test => 0,
+        };
         domain.undefine_flags(flags).map_err(failed)?;
         match self.look(proof.vm())? {
             None => Ok(()),

@@ -1,0 +1,281 @@
+//! The whole half on libvirt's built-in test driver: real controller, journal, actuator, image store and `qemu-img`; the
+//! driver's machines exist in this process's memory only. The test keeps a connection of its own open, since the driver
+//! forgets everything with the last one; through it the test sees and disturbs the machines as an operator would.
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use dagger_agent::controller::LocalPolicy;
+use dagger_agent::handover::{
+    AttestedVm, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
+};
+use dagger_agent::hypervisor::names::{HostNames, uuid};
+use dagger_agent::machines::{Accelerator, Broken, MachineConfiguration, NetworkKind, run};
+use dagger_api::Sight;
+use dagger_images::ImageStore;
+use dagger_payload::id::CommitIndex;
+use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, VmImage};
+use dagger_payload::object::{Image, Wanted};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use virt::connect::Connect;
+use virt::domain::Domain;
+
+use super::support::{HERE, VM, accepted, after, cause, host, offered, report, wants};
+
+const URI: &str = "test:///default";
+/// Longer than anything here takes on a busy machine; a test that waits for this long has failed.
+const WAIT: Duration = Duration::from_secs(60);
+
+/// One run of the machines' half.
+struct Half {
+    orders: mpsc::Sender<Order>,
+    reports: mpsc::Receiver<ReportVm>,
+    board: SightBoard,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), Broken>>,
+}
+
+impl Half {
+    async fn start(state_directory: &Path, history: &[AttestedVm]) -> Self {
+        // Shown only when the test fails.
+        let _ = tracing_subscriber::fmt().with_test_writer().try_init();
+        let (orders, orders_told) = mpsc::channel(ORDERS_WAITING_MAX);
+        let (reports_told, reports) = mpsc::channel(REPORTS_WAITING_MAX);
+        let (board, stop) = (SightBoard::default(), CancellationToken::new());
+        let configuration = MachineConfiguration {
+            host_id: HERE,
+            state_directory: state_directory.to_owned(),
+            uri: URI.to_owned(),
+            accelerator: Accelerator::Auto,
+            network_kind: NetworkKind::None,
+            policy: LocalPolicy::default(),
+        };
+        let work = run(configuration, orders_told, reports_told, board.clone(), stop.clone());
+        let half = Self { orders, reports, board, stop, running: tokio::spawn(work) };
+        half.order(Order::Host(Box::new(host()))).await;
+        for version in history {
+            half.vm(version).await;
+        }
+        half.order(Order::CaughtUp(CommitIndex(1))).await;
+        half
+    }
+
+    async fn order(&self, order: Order) {
+        self.orders.send(order).await.unwrap();
+    }
+
+    async fn vm(&self, version: &AttestedVm) {
+        self.order(Order::Vm(Box::new(version.clone()))).await;
+    }
+
+    async fn report(&mut self) -> ReportVm {
+        tokio::time::timeout(WAIT, self.reports.recv()).await.expect("no report came").unwrap()
+    }
+
+    async fn phase(&mut self) -> ReportPhase {
+        let report = self.report().await;
+        assert_eq!(report.vm, VM);
+        report.phase
+    }
+
+    async fn end(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+/// An image file in the host's store, and the VM that boots it.
+fn with_image(directory: &Path) -> (Image, impl Fn(AttestedVm) -> AttestedVm + use<>) {
+    let store = ImageStore::open(&directory.join("elsewhere")).unwrap();
+    let source = directory.join("image.raw");
+    fs::write(&source, vec![0x5a; 1 << 20]).unwrap();
+    let stored = store.import(&source, ImageFormat::Raw, None).unwrap();
+    let image = VmImage {
+        digest: stored.digest,
+        format: ImageFormat::Raw,
+        virtual_size_bytes: stored.virtual_size_bytes,
+    };
+    let registered = Image {
+        name: "tests/small".parse().unwrap(),
+        publisher: host().agent_key,
+        digest: image.digest,
+        format: image.format,
+        size_bytes: stored.file_bytes,
+        virtual_size_bytes: image.virtual_size_bytes,
+        sources: vec![source.to_str().unwrap().parse().unwrap()],
+        generation: dagger_payload::id::Generation(1),
+        cause: cause(1),
+    };
+    (registered, move |mut version| {
+        version.vm.image = image.clone();
+        version
+    })
+}
+
+fn domain(connection: &Connect) -> Option<Domain> {
+    connection.lookup_domain_by_name(&HostNames::of(HERE).domain(VM)).ok()
+}
+
+fn quarantined(state_directory: &Path) -> usize {
+    fs::read_dir(state_directory.join("disks/quarantine")).unwrap().count()
+}
+
+#[tokio::test]
+async fn a_vm_is_created_stopped_started_and_deleted() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (image, vm) = with_image(directory.path());
+    let mut half = Half::start(directory.path(), &[]).await;
+    half.order(Order::Image(Box::new(image))).await;
+
+    half.vm(&vm(offered())).await;
+    assert_eq!(half.phase().await, ReportPhase::Accepted);
+    assert!(domain(&connection).is_none(), "it acted before its acceptance was ordered");
+    let first = vm(accepted());
+    half.vm(&first).await;
+    assert_eq!(half.phase().await, ReportPhase::Running);
+    let seen = domain(&connection).unwrap();
+    assert!(seen.is_active().unwrap() && !seen.autostart().unwrap());
+    assert_eq!(seen.uuid_string().unwrap(), uuid(VM));
+    let xml = seen.xml_desc(0).unwrap();
+    for part in ["type='qcow2'", "<backingStore type='file'", "<format type='raw'/>"] {
+        assert!(xml.contains(part), "{part} is missing in {xml}");
+    }
+    let sight = half.board.read(|contents| contents.vms[&VM].clone());
+    assert_eq!(sight.sight, Sight::Running);
+    assert_eq!(sight.applied_generation, Some(first.vm.generation));
+
+    let second = wants(&first, Wanted::Stopped);
+    half.vm(&second).await;
+    assert_eq!(half.phase().await, ReportPhase::Stopped);
+    assert!(!domain(&connection).unwrap().is_active().unwrap());
+    let third = wants(&second, Wanted::Running);
+    half.vm(&third).await;
+    assert_eq!(half.phase().await, ReportPhase::Running);
+    let xml = domain(&connection).unwrap().xml_desc(0).unwrap();
+    assert!(xml.contains("generation=\"3\"") || xml.contains("generation='3'"), "{xml}");
+
+    let fourth = wants(&third, Wanted::Deleted);
+    half.vm(&fourth).await;
+    assert_eq!(half.phase().await, ReportPhase::Deleted);
+    assert!(domain(&connection).is_none());
+    assert_eq!(quarantined(directory.path()), 2, "the disk and the seed");
+    half.vm(&after(&fourth, |vm| vm.reported = Some(report(4, ReportPhase::Deleted)))).await;
+    half.end().await;
+    assert!(connection.lookup_domain_by_name("test").is_ok(), "another's domain was touched");
+}
+
+#[tokio::test]
+async fn a_guest_that_is_switched_off_behind_our_back_runs_again() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (image, vm) = with_image(directory.path());
+    let mut half = Half::start(directory.path(), &[vm(accepted())]).await;
+    half.order(Order::Image(Box::new(image))).await;
+    let told = half.phase().await;
+    if told == ReportPhase::Degraded {
+        // The image's source was told after its VM: it was missing for a moment.
+        assert_eq!(half.phase().await, ReportPhase::Running);
+    }
+    let before = domain(&connection).unwrap().id().unwrap();
+    domain(&connection).unwrap().destroy().unwrap();
+    let again = async {
+        while domain(&connection).unwrap().id().is_none_or(|id| id == before) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, again).await.expect("it was not started again");
+    half.end().await;
+}
+
+#[tokio::test]
+async fn an_agent_that_restarts_touches_no_running_vm_and_adopts_it_without_its_journal() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (image, vm) = with_image(directory.path());
+    let first = vm(accepted());
+    let mut half = Half::start(directory.path(), &[]).await;
+    half.order(Order::Image(Box::new(image))).await;
+    half.vm(&first).await;
+    assert_eq!(half.phase().await, ReportPhase::Running);
+    half.end().await;
+    let before = domain(&connection).unwrap().id();
+
+    fs::remove_dir_all(directory.path().join("journal")).unwrap();
+    let told = after(&first, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
+    let mut half = Half::start(directory.path(), &[first, told.clone()]).await;
+    // What is asked for next is answered after the adoption.
+    let second = wants(&told, Wanted::Deleted);
+    let adopted = async {
+        while !directory.path().join(format!("journal/{VM}.json")).exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, adopted).await.expect("it was not adopted");
+    assert_eq!(domain(&connection).unwrap().id(), before, "a running VM was touched");
+    half.vm(&second).await;
+    assert_eq!(half.phase().await, ReportPhase::Deleted, "something was told about the adoption");
+    half.end().await;
+}
+
+#[tokio::test]
+async fn a_damaged_image_is_refused_before_boot() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (mut image, vm) = with_image(directory.path());
+    image.sources.clear();
+    let version = vm(accepted());
+    let store = directory.path().join("images");
+    let path = ImageStore::open(&store).unwrap().path(version.vm.image.digest);
+    fs::write(path, vec![0x5b; 1 << 20]).unwrap();
+    let mut half = Half::start(directory.path(), &[version]).await;
+    let report = half.report().await;
+    assert_eq!(report.phase, ReportPhase::Degraded);
+    assert!(report.reason.unwrap().starts_with("image_damaged:"));
+    assert!(domain(&connection).is_none());
+    half.end().await;
+}
+
+#[tokio::test]
+async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_vms() {
+    let directory = tempfile::tempdir().unwrap();
+    let (orders, orders_told) = mpsc::channel(ORDERS_WAITING_MAX);
+    let (reports_told, mut reports) = mpsc::channel(REPORTS_WAITING_MAX);
+    let (board, stop) = (SightBoard::default(), CancellationToken::new());
+    let socket = directory.path().join("no-such-socket");
+    let configuration = MachineConfiguration {
+        host_id: HERE,
+        state_directory: directory.path().to_owned(),
+        uri: format!("qemu:///system?socket={}", socket.display()),
+        accelerator: Accelerator::Tcg,
+        network_kind: NetworkKind::Nat,
+        policy: LocalPolicy::default(),
+    };
+    let work = run(configuration, orders_told, reports_told, board.clone(), stop.clone());
+    let running = tokio::spawn(work);
+    for order in [
+        Order::Host(Box::new(host())),
+        Order::Vm(Box::new(accepted())),
+        Order::CaughtUp(CommitIndex(1)),
+    ] {
+        orders.send(order).await.unwrap();
+    }
+    let shown = async {
+        let done = |board: &SightBoard| {
+            board.read(|contents| {
+                matches!(contents.hypervisor, Some(Err(_))) && contents.vms.contains_key(&VM)
+            })
+        };
+        while !done(&board) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, shown).await.expect("the trouble was not shown");
+    assert_eq!(board.read(|contents| contents.vms[&VM].sight), Sight::Unknown);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    assert!(reports.try_recv().is_err());
+}
