@@ -50,7 +50,8 @@ run daggerctl cluster dev --hosts 4 --directory "$directory" --detach
 source "$directory/environment"
 
 say "each operator grants the developer capacity on his own host"
-run daggerctl account grant "$DAGGER_KEY.pub" --cpus 4 --memory 2GiB --disk 20GiB --vms 4
+run daggerctl account grant "$DAGGER_KEY.pub" --operator-key "$DAGGER_OPERATOR_KEYS" \
+  --cpus 4 --memory 2GiB --disk 20GiB --vms 4
 
 say "the first operator registers an image: a name for a digest"
 run daggerctl image register "$image" --name op1/small --key "$directory/keys/op1"
@@ -75,5 +76,7 @@ say "the hosts, and the ledger that they share"
 run daggerctl host ls
 run daggerctl ledger status
 
-say "deleted as it was made: by a signed request"
-run daggerctl vm delete web-1 --wait applied
+if [[ ${KEEP-} != 1 ]]; then
+  say "deleted as it was made: by a signed request"
+  run daggerctl vm delete web-1 --wait applied
+fi
