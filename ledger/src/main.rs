@@ -46,6 +46,14 @@ fn start_logging(filter: EnvFilter) {
     registry.with(journal).with(plain).init();
 }
 
+/// A defect in any thread ends the whole daemon: what it would have done next is unknown, and nothing unwritten was sent.
+fn stop_at_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("stopped by a defect of this program: {panic}");
+        std::process::exit(Exit::Internal as i32);
+    }));
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let (prepared, filter) = match prepare(&arguments) {
@@ -63,6 +71,7 @@ fn main() -> ExitCode {
         return Exit::Ok.into();
     }
     start_logging(filter);
+    stop_at_panics();
     match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("worker").build() {
         Ok(runtime) => dagger_ledger::daemon::run(runtime, prepared).into(),
         Err(error) => {

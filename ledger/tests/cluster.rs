@@ -211,3 +211,34 @@ fn sizes_of(cluster: &Cluster) -> Vec<u64> {
     };
     cluster.hosts.iter().map(size).collect()
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_9_of_one_host_after_another_under_load_loses_and_doubles_nothing() {
+    let mut cluster = Cluster::start(4).await;
+    let mut receipts = Vec::new();
+    for round in 0..8_usize {
+        let victim = (round * 3) % 4;
+        for number in 0..8_usize {
+            let host = &cluster.hosts[(victim + number) % 4];
+            receipts.push(host.submitted(&format!("round {round} number {number}")).await);
+        }
+        // The last receipts are from others and from the victim itself, and nothing of them needs to be ordered yet.
+        receipts.push(cluster.hosts[victim].submitted(&format!("round {round} last")).await);
+        cluster.hosts[victim].kill();
+        let other = &cluster.hosts[(victim + 1) % 4];
+        receipts.push(other.submitted(&format!("round {round} meanwhile")).await);
+        if round % 3 == 2 {
+            cluster.hosts[victim].judge.restart().await;
+        }
+        cluster.hosts[victim].start();
+        cluster.hosts[victim].until(|status| status.unavailable.is_none()).await;
+    }
+    attested_everywhere(&cluster, &receipts).await;
+    let mut stream = cluster.hosts[0].stream(0).await;
+    stream.until_attested(&receipts).await;
+    let mut places: Vec<_> = stream.seen.ordered.iter().map(|(_, digest)| *digest).collect();
+    places.sort_unstable();
+    let count = places.len();
+    places.dedup();
+    assert_eq!((places.len(), count), (receipts.len(), receipts.len()));
+}

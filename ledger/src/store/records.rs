@@ -6,8 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use dagger_ledger_core::interface::{CommitRecord, Fork, Record};
+use dagger_ledger_core::interface::{CommitRecord, Record};
 use dagger_payload::codec;
 use dagger_payload::event::{CommitEnd, Event};
 use dagger_payload::id::{
@@ -494,21 +493,5 @@ impl Records {
                 payloads.push(open_encoded(Table::Pool, &key, value)?);
             }
         }
-    }
-
-    /// Proof that `author` made two events for `round`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn fork(&self, author: AuthorIndex, round: Round) -> Result<Option<Fork>, StoreError> {
-        self.get(Table::Forks, &fork_key(author, round))
-    }
-
-    /// The whole bytes of an event, to send it again.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn event_bytes(&self, digest: &EventDigest) -> Result<Option<Bytes>, StoreError> {
-        Ok(self.event(digest)?.map(|event| event.bytes.clone()))
     }
 }
