@@ -207,6 +207,7 @@ impl DiskStore {
         let partial = Partial::create(&self.directory)?;
         io::Write::write_all(&mut partial.file(), &bytes)
             .map_err(ImageError::file("cannot write", partial.path()))?;
+        partial.publish()?;
         partial.finish(&path, Existing::Replace)?;
         Ok(Disk { path, outcome: Outcome::Created })
     }

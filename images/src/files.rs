@@ -5,9 +5,9 @@
 //! removed at the next opening. Called by [`crate::store`] and [`crate::disks`].
 
 use std::ffi::OsStr;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -122,6 +122,17 @@ impl Partial {
     /// The file.
     pub fn file(&self) -> &File {
         &self.file
+    }
+
+    /// Makes it readable for everybody, and with that also for hypervisors: for what is no secret
+    /// and never written again.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn publish(&self) -> Result<(), ImageError> {
+        self.file
+            .set_permissions(Permissions::from_mode(0o444))
+            .map_err(ImageError::file("cannot protect", &self.path))
     }
 
     /// Puts it on disk under its final name, in the same directory. Tells whether the name was

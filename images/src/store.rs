@@ -7,9 +7,9 @@
 //! by tests.
 
 use std::collections::HashMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -152,8 +152,7 @@ impl ImageStore {
             result => return result,
         }
         // Nobody writes to an image again: guests write to overlays.
-        fs::set_permissions(partial.path(), Permissions::from_mode(0o444))
-            .map_err(ImageError::file("cannot protect", partial.path()))?;
+        partial.publish()?;
         partial.finish(&self.path(found), Existing::Keep)?;
         self.verify(found, format)
     }

@@ -111,7 +111,6 @@ fn a_damaged_image_is_refused_and_put_into_quarantine() {
     let place = Place::new();
     let image = place.image();
     place.damage(&image);
-    // Within the process that had verified it, and in a fresh one.
     let error = place.images.verify(image.digest, ImageFormat::Raw).unwrap_err();
     assert_eq!((error.code(), error.kind()), ("image_damaged", Kind::Refused));
     assert!(!image.path.exists());
@@ -162,6 +161,15 @@ fn a_disk_is_an_overlay_of_the_asked_size_that_names_image_and_format() {
     assert_eq!(overlay.backing_format.as_deref(), Some("raw"));
     assert_eq!(overlay.virtual_size_bytes, 64 * MIB);
     assert!(disk.path.to_str().unwrap().contains(&format!("{HOST}-{VM}")));
+}
+
+#[test]
+fn only_its_owner_may_read_a_disk_and_nobody_may_write_an_image() {
+    let place = Place::new();
+    let image = place.image();
+    let disk = place.disks(HOST).ensure_disk(VM, &image, 64 * MIB).unwrap();
+    let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!((mode(&disk.path), mode(&image.path)), (0o600, 0o444));
 }
 
 #[test]
