@@ -166,6 +166,19 @@ impl Graph {
         named >= self.committee.quorum()
     }
 
+    /// Whether a quorum stands in `round`, if also those count who may no longer be named.
+    pub(crate) fn has_quorum_with_forkers(&self, round: Round) -> bool {
+        self.rounds.get(&round).map_or(0, BTreeMap::len) >= self.committee.quorum()
+    }
+
+    /// The lowest round, not below the collection round, on which a host that lies below it can build. Those who may no
+    /// longer be named count only if nothing else is left: others may have passed that round with their help.
+    pub(crate) fn round_to_join(&self) -> Option<Round> {
+        let open = || self.rounds.range(self.collection_round..).map(|(round, _)| *round);
+        let named = open().find(|round| self.has_quorum(*round));
+        named.or_else(|| open().find(|round| self.has_quorum_with_forkers(*round)))
+    }
+
     /// The highest round with a quorum; 0 for none.
     pub(crate) fn quorum_round(&self) -> Round {
         let found = self.rounds.keys().rev().find(|round| self.has_quorum(**round));
@@ -202,14 +215,14 @@ impl Graph {
         self.forkers.iter().copied()
     }
 
-    /// The highest event of `author` below `round`, if he may be named and it does not lie below the collection
-    /// round (at it, for the first event above needs a quorum of parents there).
+    /// The highest event of `author` below `round`, if he may be named and it lies in the round just below or
+    /// not below the collection round.
     pub(crate) fn highest_below(&self, author: AuthorIndex, round: Round) -> Option<Parent> {
         if !self.may_name(author) || self.highest_of(author).0 == 0 {
             return None;
         }
-        let nameable = self.collection_round..round.max(self.collection_round);
-        let mut below = self.rounds.range(nameable).rev();
+        let below = Round(round.0.saturating_sub(1));
+        let mut below = self.rounds.range(below.min(self.collection_round)..round).rev();
         let digest = below.find_map(|(_, authors)| authors.get(&author)?.first())?;
         Some(self.nodes[digest].event.as_parent())
     }

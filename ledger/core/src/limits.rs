@@ -11,7 +11,7 @@ pub(crate) const WAIT_DOUBLING_ROUNDS: u64 = 6;
 /// Waits that an author may let expire before he is waited for no more, until an event of his arrives.
 pub(crate) const STRIKES_MAX: u8 = 3;
 /// First delay of an idle host before it fills up to a round that it sees, in milliseconds.
-pub(crate) const FILL_MS_MIN: u64 = 50;
+pub(crate) const FILL_MS_MIN: u64 = 10;
 /// Longest such delay, in milliseconds.
 pub(crate) const FILL_MS_MAX: u64 = 1_000;
 /// Delay between rounds whose only purpose is to let ledger time pass a deadline, in milliseconds.
@@ -31,7 +31,7 @@ pub(crate) const WANT_TURNS_MAX: u32 = 3;
 pub(crate) const RECOVERY_ASK_MS: u64 = 1_000;
 /// Payloads are packed only above parents whose median time is at most this far behind the own clock, so that
 /// their first judgement happens at a fresh ledger time. Milliseconds.
-pub(crate) const STALE_PARENTS_MS_MAX: u64 = 60_000;
+pub(crate) const STALE_PARENTS_MS_MAX: u64 = 2_000;
 /// Empty rounds that may be spent on freshening the parents' times before packing goes on regardless.
 pub(crate) const FRESHENING_ROUNDS_MAX: u32 = 3;
 /// Rounds above the quorum's that a host without a trustworthy memory leaves out before it signs again.

@@ -188,12 +188,10 @@ impl Core {
         if !self.recovery.is_over() || self.pace.own_written > self.durable {
             return None;
         }
-        let round = self.next_round();
-        let below = Round(round.0 - 1);
-        if round.0 > 1 && !self.graph.has_quorum(below) {
+        let Some(round) = self.next_round() else {
             self.pace.ready = None;
             return None;
-        }
+        };
         let since = match self.pace.ready {
             Some((ready, since)) if ready == round => since,
             _ => {
@@ -210,10 +208,19 @@ impl Core {
         }
     }
 
-    /// One above the own newest; above the recovery floor; at least the first that can still be ordered.
-    fn next_round(&self) -> Round {
+    /// One above the own newest (and above what may have been signed in a forgotten past), if a quorum stands there.
+    /// Rounds are left out only by a host that others have left behind: its next round could not be ordered any more, and
+    /// what stands below is not all in memory, or was passed with the help of members who may no longer be named.
+    fn next_round(&self) -> Option<Round> {
         let own = self.pace.own_round().max(self.pace.floor);
-        own.next().max(self.graph.collection_round().next())
+        let collected = self.graph.collection_round();
+        if self.graph.has_quorum(own) || (own.0 == 0 && collected.0 == 0) {
+            return Some(own.next());
+        }
+        if own >= collected {
+            return None;
+        }
+        self.graph.round_to_join().map(Round::next)
     }
 
     fn purpose(&mut self, turn: &Turn<'_>, round: Round) -> Option<Purpose> {
@@ -223,7 +230,8 @@ impl Core {
         if payload_work || deadline.is_some() {
             self.pace.idle_fills = 0;
             self.pace.fill_since = None;
-            if self.graph.has_quorum(round) {
+            // What is packed at a round that others have passed would hardly be ordered, below the collection round never.
+            if self.is_passed(round) {
                 return Some(Purpose::CatchUp);
             }
             let delay_ms = self.round_delay_ms(payload_work);
@@ -247,6 +255,12 @@ impl Core {
             return None;
         }
         Some(Purpose::Fill)
+    }
+
+    fn is_passed(&self, round: Round) -> bool {
+        round <= self.graph.collection_round()
+            || round <= self.graph.quorum_round()
+            || self.graph.has_quorum_with_forkers(round)
     }
 
     /// Least time between two own rounds.
@@ -394,8 +408,16 @@ impl Core {
     fn parents_for(&self, round: Round) -> Vec<Parent> {
         let own = self.pace.own_last.as_ref().map(|event| event.as_parent());
         let others = self.configuration.committee.authors().filter(|author| !self.is_me(*author));
-        let others = others.filter_map(|author| self.graph.highest_below(author, round));
-        own.into_iter().chain(others).collect()
+        let named = |author| self.graph.highest_below(author, round);
+        let below = Round(round.0 - 1);
+        if round.0 == 1 || self.graph.has_quorum(below) {
+            return own.into_iter().chain(others.filter_map(named)).collect();
+        }
+        let any = |author| {
+            let stands = self.graph.at(below, author).first();
+            stands.map(|digest| Parent { author, round: below, digest: *digest })
+        };
+        own.into_iter().chain(others.filter_map(|author| named(author).or_else(|| any(author)))).collect()
     }
 
     /// Payloads wait while the judge lags, and while the parents' times are old: after a long silence ledger time first
@@ -404,8 +426,8 @@ impl Core {
         if self.judging_lags() || self.pace.pool.is_empty() {
             return false;
         }
-        let round = self.next_round();
-        let below = parents.iter().filter(|parent| parent.round.next() == round);
+        let newest = parents.iter().map(|parent| parent.round).max();
+        let below = parents.iter().filter(|parent| Some(parent.round) == newest);
         let times = below.filter_map(|parent| self.graph.get(&parent.digest));
         let time = lower_median(times.map(|event| event.header.timestamp).collect());
         let fresh = time.plus_ms(STALE_PARENTS_MS_MAX) >= turn.wall;
