@@ -6,7 +6,7 @@
 #
 # Prints the path of the finished image as its last line. The image is kept in the cache under the digest of
 # everything it is made from (this folder, package versions, tool versions), so a second run only prints the path. The
-# cache is .cache/guest-image at the top of the source tree unless named.
+# cache is $DAGGER_CACHE, or .cache at the top of the source tree, unless named.
 # Missing Debian packages are installed through apt (as root, or with sudo); what goes into the guest is downloaded and
 # unpacked, never installed. No root, loop device or mount is needed to build. Same inputs, same bytes.
 set -euo pipefail
@@ -57,7 +57,7 @@ while [ $# -gt 0 ]; do
     *) fail "unknown argument $1; see --help" ;;
     esac
 done
-[ -n "$cache" ] || cache=$RECIPE/../../../.cache/guest-image
+[ -n "$cache" ] || cache=${DAGGER_CACHE:-$RECIPE/../../../.cache}
 mkdir -p "$cache"
 cache=$(cd "$cache" && pwd)
 export PATH=$PATH:/usr/sbin:/sbin
