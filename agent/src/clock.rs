@@ -1,4 +1,5 @@
-//! The one place of this half where the wall clock is read: for the API's hint and for `not_after` of reports.
+//! The one place of this half where the wall clock is read: for the API's hint and for `not_after`
+//! of reports.
 //!
 //! Never decides order or safety. Called by API and reports.
 

@@ -68,7 +68,8 @@ struct File {
     log: String,
     /// This host's name in the genesis.
     host: Name,
-    /// The agent's OpenSSH private key file, or `credential:NAME` for `$CREDENTIALS_DIRECTORY/NAME`.
+    /// The agent's OpenSSH private key file, or `credential:NAME` for
+    /// `$CREDENTIALS_DIRECTORY/NAME`.
     key: String,
     /// Journal, images, disks and seeds live below it.
     state_directory: PathBuf,

@@ -1,7 +1,7 @@
 //! The agent as one piece: its parts, started together and stopped together.
 //!
-//! Owns their wiring and nothing else. Ends only when told to, or when a part is broken: never because ledger, processor
-//! or hypervisor are away. Called by `main`, and by tests.
+//! Owns their wiring and nothing else. Ends only when told to, or when a part is broken: never
+//! because ledger, processor or hypervisor are away. Called by `main`, and by tests.
 
 use std::sync::Arc;
 

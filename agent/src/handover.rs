@@ -80,20 +80,12 @@ pub struct VmSight {
 impl SightBoard {
     /// Changes the contents.
     pub fn update(&self, change: impl FnOnce(&mut SightContents)) {
-        let mut contents = self
-            .shared
-            .write()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut contents = self.shared.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         change(&mut contents);
     }
 
     /// Reads the contents.
     pub fn read<T>(&self, look: impl FnOnce(&SightContents) -> T) -> T {
-        look(
-            &self
-                .shared
-                .read()
-                .unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
+        look(&self.shared.read().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 }

@@ -1,5 +1,5 @@
-//! The agent of one host: it follows the ledger, serves developers, and works on the host's machines. The daemon's
-//! `main` only starts what stands here.
+//! The agent of one host: it follows the ledger, serves developers, and works on the host's
+//! machines. The daemon's `main` only starts what stands here.
 
 pub mod actuator;
 pub mod api;

@@ -1,4 +1,5 @@
-//! Maxima of the agent's ledger-facing half. Maxima that cross a package border stand in `dagger_payload::limits`.
+//! Maxima of the agent's ledger-facing half. Maxima that cross a package border stand in
+//! `dagger_payload::limits`.
 
 use std::time::Duration;
 
@@ -6,11 +7,13 @@ use std::time::Duration;
 pub const RETRY_WAIT_MIN: Duration = Duration::from_millis(100);
 /// Longest pause before another daemon is tried again.
 pub const RETRY_WAIT_MAX: Duration = Duration::from_secs(2);
-/// How long a ledger whose view is too old is listened to before it is asked again from the start of the conversation.
+/// How long a ledger whose view is too old is listened to before it is asked again from the start
+/// of the conversation.
 pub const OLD_VIEW_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Releases that may be under way to this agent.
 pub const RELEASE_WINDOW: u32 = 128;
-/// Headers of one piece of evidence that are looked at: two for each of the most members a cluster may have.
+/// Headers of one piece of evidence that are looked at: two for each of the most members a cluster
+/// may have.
 pub const EVIDENCE_HEADERS_MAX: usize = 2 * dagger_payload::limits::MEMBERS_MAX;
 
 /// How long a report stays valid, in ledger milliseconds.
@@ -26,7 +29,8 @@ pub const REPORT_REASON_BYTES_MAX: usize = dagger_payload::limits::REASON_BYTES_
 
 /// Connections that each of the API's sockets serves at a time.
 pub const API_CONNECTIONS_MAX: usize = 512;
-/// Requests (other than event streams and long polls, which only wait) that are worked on at the same time.
+/// Requests (other than event streams and long polls, which only wait) that are worked on at the
+/// same time.
 pub const API_REQUESTS_TOGETHER_MAX: usize = 128;
 /// How long a request's head may take to arrive.
 pub const API_HEAD_WAIT_MAX: Duration = Duration::from_secs(10);

@@ -1,5 +1,5 @@
-//! The daemon `dagger-agent`: reads its configuration, takes its sockets, starts [`dagger_agent::daemon`], and tells
-//! systemd how it is. Decides nothing else.
+//! The daemon `dagger-agent`: reads its configuration, takes its sockets, starts
+//! [`dagger_agent::daemon`], and tells systemd how it is. Decides nothing else.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,11 +18,12 @@ use tracing::{error, info};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// The agent of one dagger host: serves the developers' API, follows the host's ledger, and works on the host's
-/// virtual machines.
+/// The agent of one dagger host: serves the developers' API, follows the host's ledger, and works
+/// on the host's virtual machines.
 ///
-/// It connects to dagger-ledger and dagger-processor of the same host over Unix sockets, and to libvirt. Each of them may be
-/// away: the agent tries again and says so under /v1/health. Running VMs never depend on it.
+/// It connects to dagger-ledger and dagger-processor of the same host over Unix sockets, and to
+/// libvirt. Each of them may be away: the agent tries again and says so under /v1/health. Running
+/// VMs never depend on it.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES)]
 struct Arguments {
@@ -152,7 +153,8 @@ fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Pings the service manager's watchdog from the runtime that serves requests: when that hangs, the pings end.
+/// Pings the service manager's watchdog from the runtime that serves requests: when that hangs, the
+/// pings end.
 fn keep_watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return;

@@ -1,7 +1,7 @@
 //! What Prometheus may scrape (OpenMetrics text).
 //!
-//! Owns names and labels. Counters are counted where things happen; gauges are read from model and sights at each
-//! scrape. Called by API and reports.
+//! Owns names and labels. Counters are counted where things happen; gauges are read from model and
+//! sights at each scrape. Called by API and reports.
 
 use std::sync::atomic::AtomicI64;
 

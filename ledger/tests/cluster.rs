@@ -4,7 +4,7 @@
 mod common;
 
 use common::{Cluster, Host, payload};
-use dagger_bus::ledger::{Answer, Call, LinkStatus, Standing, Unavailable};
+use dagger_bus::ledger::{Answer, Call, LedgerStatus, LinkStatus, Standing, Unavailable};
 use dagger_payload::id::PayloadDigest;
 use dagger_payload::refusal::RefusalCode;
 
@@ -83,7 +83,7 @@ async fn with_two_of_four_down_changes_are_answered_no_quorum_and_resume_with_th
     attested_everywhere(&cluster, &[before]).await;
     cluster.hosts[2].kill();
     cluster.hosts[3].kill();
-    let lost = |status: &dagger_bus::ledger::LedgerStatus| {
+    let lost = |status: &LedgerStatus| {
         let missing = status.members.iter().filter(|member| member.link == LinkStatus::Missing);
         missing.count() == 2
     };
@@ -231,7 +231,8 @@ async fn kill_9_of_one_host_after_another_under_load_loses_and_doubles_nothing()
             cluster.hosts[victim].judge.restart().await;
         }
         cluster.hosts[victim].start();
-        cluster.hosts[victim].until(|status| status.unavailable.is_none()).await;
+        // All links are up before the next one dies: otherwise two of four are out of reach at once.
+        cluster.hosts[victim].until_linked().await;
     }
     attested_everywhere(&cluster, &receipts).await;
     let mut stream = cluster.hosts[0].stream(0).await;

@@ -1,7 +1,8 @@
 //! Seeds of the simulator that every test run repeats.
 //!
-//! Setting: 100 seeds for each number of hosts, each with its own mixture of faults. Pinned: every promise holds at every
-//! step, the cluster heals and returns to silence, and a seed alone decides its run.
+//! Setting: 100 seeds for each number of hosts, each with its own mixture of faults. Pinned: every
+//! promise holds at every step, the cluster heals and returns to silence, and a seed alone decides
+//! its run.
 
 use dagger_tests::simulator::{Tally, Verbosity, run};
 

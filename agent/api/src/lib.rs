@@ -1,5 +1,6 @@
-//! JSON shapes of the developers' HTTP API (`/v1/...`), shared by the agent, which serves them, and `daggerctl`, which
-//! reads them. Objects of the judged state are shown as they are (`dagger_payload::object`).
+//! JSON shapes of the developers' HTTP API (`/v1/...`), shared by the agent, which serves them, and
+//! `daggerctl`, which reads them. Objects of the judged state are shown as they are
+//! (`dagger_payload::object`).
 //!
 //! Owns names and units of what is shown. Never opens a connection and never decides.
 #![forbid(unsafe_code)]
@@ -15,8 +16,9 @@ use dagger_payload::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-/// The header that carries a payload's signature on `POST /v1/payloads`: the base64 text of an OpenSSH signature
-/// (what stands between the first and the last line of a `.sig` file), on one line.
+/// The header that carries a payload's signature on `POST /v1/payloads`: the base64 text of an
+/// OpenSSH signature (what stands between the first and the last line of a `.sig` file), on one
+/// line.
 pub const SIGNATURE_HEADER: &str = "dagger-signature";
 
 /// Media type of errors (RFC 9457).
@@ -32,7 +34,8 @@ pub struct Problem {
     pub title: String,
     /// HTTP status.
     pub status: u16,
-    /// Stable code: one of the refusal codes, or one of [`Problem`]'s own (`no_quorum`, `not_found`, ...).
+    /// Stable code: one of the refusal codes, or one of [`Problem`]'s own (`no_quorum`,
+    /// `not_found`, ...).
     pub code: String,
     /// What is wrong here.
     pub detail: String,
@@ -65,7 +68,8 @@ pub struct ClusterView {
     pub host: HostId,
     /// Its name.
     pub host_name: Name,
-    /// Ledger time to count `not_after_ms` from: the later of the newest commit's and this host's clock.
+    /// Ledger time to count `not_after_ms` from: the later of the newest commit's and this host's
+    /// clock.
     pub ledger_time: LedgerTime,
     /// Version of the agent.
     pub version: String,
@@ -374,8 +378,8 @@ pub struct HealthPart {
     pub detail: String,
 }
 
-/// One event of `GET /v1/events` (server-sent events; the event's id is the commit index, and `?after=COMMIT` or
-/// `Last-Event-ID` resumes).
+/// One event of `GET /v1/events` (server-sent events; the event's id is the commit index, and
+/// `?after=COMMIT` or `Last-Event-ID` resumes).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum StreamEvent {

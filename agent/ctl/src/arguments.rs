@@ -50,7 +50,7 @@ pub(crate) struct Arguments {
         global = true,
         env = "DAGGER_API",
         value_name = "ADDRESSES",
-        default_value = "unix:/run/dagger/api.sock",
+        default_value = "unix:/run/dagger/api/api.sock",
         value_parser = endpoint_list,
         help_heading = "Connection"
     )]

@@ -112,9 +112,8 @@ impl Client {
             let index = (first + offset) % count;
             match ask_one(&self.endpoints[index], ask).await {
                 Err(error) if error.is_unavailable() => {
-                    // What an agent itself said tells more than that another one did not answer.
-                    let better = failure.as_ref().is_none_or(|f: &Failure| f.has_code(UNREACHABLE));
-                    if better {
+                    let told = failure.as_ref().map_or(Telling::Nothing, telling);
+                    if telling(&error) > told {
                         failure = Some(error);
                     }
                 }
@@ -152,6 +151,29 @@ impl Client {
 
 /// Code of an agent that did not answer at all.
 const UNREACHABLE: &str = "unreachable";
+/// Code of a ledger that is well but reaches too few others.
+pub(crate) const NO_QUORUM: &str = "no_quorum";
+
+/// How much the failure of one agent tells about the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Telling {
+    /// Nobody was asked yet.
+    Nothing,
+    /// It did not answer.
+    Silence,
+    /// It cannot, for a reason of its own.
+    Own,
+    /// It knows who is missing.
+    Quorum,
+}
+
+fn telling(failure: &Failure) -> Telling {
+    match failure {
+        failure if failure.has_code(NO_QUORUM) => Telling::Quorum,
+        failure if failure.has_code(UNREACHABLE) => Telling::Silence,
+        _ => Telling::Own,
+    }
+}
 
 fn unreachable(endpoint: &Endpoint, why: &dyn std::fmt::Display) -> Failure {
     Failure::unavailable(

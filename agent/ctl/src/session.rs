@@ -12,9 +12,9 @@ use dagger_payload::kind::Body;
 use dagger_payload::payload::Payload;
 use dagger_payload::sshsig::{self, Namespace};
 
-use crate::client::Client;
+use crate::client::{Client, NO_QUORUM};
 use crate::failure::Failure;
-use crate::limits::{LONG_POLL, PAUSE_FIRST, PAUSE_MAX};
+use crate::limits::{LONG_POLL, PAUSE_FIRST, PAUSE_MAX, SUBMIT_RETRY_MAX};
 use crate::output::Output;
 use crate::progress::Progress;
 use crate::signer::{self, SigningKey};
@@ -95,7 +95,7 @@ impl Session {
         progress: &Progress,
     ) -> Result<PayloadView, Failure> {
         progress.working("handing the request in");
-        let view = self.client.submit(&signed.bytes, &signed.signature).await?;
+        let view = self.hand_in(signed, deadline).await?;
         progress.done(format!("received: payload {}", signed.digest));
         if until == Until::Received {
             return refused_or(view);
@@ -106,6 +106,24 @@ impl Session {
             progress.done(format!("ordered at position {position}"));
         }
         refused_or(view)
+    }
+
+    /// Hands the bytes in. Trouble that passes by itself is waited out for a while; a missing quorum is told at once.
+    async fn hand_in(&self, signed: &Signed, deadline: Instant) -> Result<PayloadView, Failure> {
+        let deadline = deadline.min(Instant::now() + SUBMIT_RETRY_MAX);
+        let mut pause = Pause::new();
+        loop {
+            match self.client.submit(&signed.bytes, &signed.signature).await {
+                Err(failure)
+                    if failure.is_unavailable()
+                        && !failure.has_code(NO_QUORUM)
+                        && Instant::now() < deadline =>
+                {
+                    pause.wait().await;
+                }
+                answered => return answered,
+            }
+        }
     }
 
     async fn wait_judged(

@@ -1,4 +1,5 @@
-//! `/v1/cluster`, `/v1/ledger`, `/v1/health`, `/metrics` and the OpenAPI document: how the answering host is.
+//! `/v1/cluster`, `/v1/ledger`, `/v1/health`, `/metrics` and the OpenAPI document: how the
+//! answering host is.
 
 use axum::Json;
 use axum::extract::State;

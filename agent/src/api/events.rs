@@ -1,7 +1,8 @@
 //! `GET /v1/events`: what happens, as server-sent events that can be resumed by commit.
 //!
-//! The last event of each commit carries the commit's index as its id, so that a client that resumes there misses nothing
-//! and sees only whole commits. Each reader has its own place in the history; only a few events wait for him in memory.
+//! The last event of each commit carries the commit's index as its id, so that a client that
+//! resumes there misses nothing and sees only whole commits. Each reader has its own place in the
+//! history; only a few events wait for him in memory.
 
 use std::convert::Infallible;
 
@@ -34,14 +35,15 @@ const CUT: &str = "this stream ends here; resume with Last-Event-ID";
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventsQuery {
-    /// Only what comes after this commit (0 for everything); from now on if neither this nor `Last-Event-ID` is given.
+    /// Only what comes after this commit (0 for everything); from now on if neither this nor
+    /// `Last-Event-ID` is given.
     after: Option<u64>,
 }
 
 /// What happens, as it happens: server-sent events, each a `StreamEvent`.
 ///
-/// The event's id is the commit's index; send the last one back as `Last-Event-ID`, or as `after`, to go on from there. A
-/// reader who does not keep up is cut, and resumes.
+/// The event's id is the commit's index; send the last one back as `Last-Event-ID`, or as `after`,
+/// to go on from there. A reader who does not keep up is cut, and resumes.
 #[utoipa::path(
     get,
     path = "/v1/events",

@@ -1,7 +1,9 @@
-//! Who may speak to the API over TCP: programs of this host, or those behind a proxy whose name the operator listed.
+//! Who may speak to the API over TCP: programs of this host, or those behind a proxy whose name the
+//! operator listed.
 //!
-//! Owns the check of `Host` (against DNS rebinding) and `Origin` (against other web sites); no CORS header is ever sent.
-//! Called for every request that comes by TCP; over the Unix socket the file system is the guard.
+//! Owns the check of `Host` (against DNS rebinding) and `Origin` (against other web sites); no CORS
+//! header is ever sent. Called for every request that comes by TCP; over the Unix socket the file
+//! system is the guard.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

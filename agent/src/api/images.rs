@@ -1,9 +1,11 @@
 //! `/v1/images`: registered images, and taking image files of this host into its store.
 //!
-//! Only what is registered is taken in, so that nobody fills the store with anything else, and in the registered format,
-//! which is never guessed. The store itself verifies the digest and reads the header.
+//! Only what is registered is taken in, so that nobody fills the store with anything else, and in
+//! the registered format, which is never guessed. The store itself verifies the digest and reads
+//! the header.
 
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -82,7 +84,8 @@ pub(super) async fn import(
     Ok(Json(ImageView { image, held: Held::Yes }))
 }
 
-/// The image with this digest, once it is registered; its registration may be on its way to this host.
+/// The image with this digest, once it is registered; its registration may be on its way to this
+/// host.
 async fn registered(api: &Shared, digest: &ImageDigest) -> Result<Image, ApiProblem> {
     let find = || {
         let image = |model: &crate::model::Model| {
@@ -108,7 +111,7 @@ async fn registered(api: &Shared, digest: &ImageDigest) -> Result<Image, ApiProb
 fn image_problem(error: &ImageError) -> ApiProblem {
     let detail = format!("{}: {error}", error.code());
     let callers_fault = matches!(error, ImageError::File { source, .. }
-        if matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::PermissionDenied));
+        if matches!(source.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied));
     match error.kind() {
         Kind::Refused => ApiProblem::image(detail),
         Kind::Unavailable if callers_fault => ApiProblem::image(detail),

@@ -1,8 +1,9 @@
 //! The developers' HTTP API.
 //!
-//! Owns routes, their documentation (the OpenAPI document is made from the same lines as the router) and everything that
-//! is checked before a request may cost anything. Never decides what is allowed: it refuses early what the judge would
-//! refuse too, and hands the rest to the ledger. Called once by the daemon ([`serve`]), and by tests ([`router`]).
+//! Owns routes, their documentation (the OpenAPI document is made from the same lines as the
+//! router) and everything that is checked before a request may cost anything. Never decides what is
+//! allowed: it refuses early what the judge would refuse too, and hands the rest to the ledger.
+//! Called once by the daemon ([`serve`]), and by tests ([`router`]).
 
 mod cluster;
 mod events;
@@ -226,7 +227,8 @@ fn panicked(_: Box<dyn std::any::Any + Send>) -> Response {
     ApiProblem::internal("a handler panicked").into_response()
 }
 
-/// Makes a problem of every bare error of the HTTP library, counts problems, and keeps answers out of caches.
+/// Makes a problem of every bare error of the HTTP library, counts problems, and keeps answers out
+/// of caches.
 async fn finish(State(api): State<Api>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
     let status = response.status();

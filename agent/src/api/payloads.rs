@@ -1,7 +1,7 @@
 //! `/v1/payloads`: the door for signed requests, and what became of them.
 //!
-//! What can be told from the bytes alone is refused here, so that a bad request gets its answer also while the rest of
-//! the cluster is away. Everything else is the processor's to judge.
+//! What can be told from the bytes alone is refused here, so that a bad request gets its answer
+//! also while the rest of the cluster is away. Everything else is the processor's to judge.
 
 use std::time::Duration;
 
@@ -31,8 +31,8 @@ use crate::limits::{
 
 /// Gives a signed payload to the ledger.
 ///
-/// The body is the exact text that was signed; the same bytes may be sent as often as you like, to any host, and are
-/// carried out once.
+/// The body is the exact text that was signed; the same bytes may be sent as often as you like, to
+/// any host, and are carried out once.
 #[utoipa::path(
     post,
     path = "/v1/payloads",
@@ -249,7 +249,8 @@ pub(super) struct ShowQuery {
     timeout_ms: Option<u64>,
 }
 
-/// Where a payload stands; with `wait`, as soon as it stands there, else after `timeout_ms` as it then is.
+/// Where a payload stands; with `wait`, as soon as it stands there, else after `timeout_ms` as it
+/// then is.
 #[utoipa::path(
     get,
     path = "/v1/payloads/{digest}",

@@ -1,4 +1,5 @@
-//! Taking requests apart: paths, queries and bodies, with a problem for everything that is out of form.
+//! Taking requests apart: paths, queries and bodies, with a problem for everything that is out of
+//! form.
 //!
 //! Owns the bounds on bodies. Called by all handlers.
 
@@ -21,7 +22,8 @@ pub(super) struct Path<T>(pub(super) T);
 #[from_request(via(axum::extract::Query), rejection(ApiProblem))]
 pub(super) struct Query<T>(pub(super) T);
 
-/// Reads a body of at most `bytes_max` bytes; a larger one is refused before it is read where its length is told.
+/// Reads a body of at most `bytes_max` bytes; a larger one is refused before it is read where its
+/// length is told.
 ///
 /// # Errors
 /// `payload_too_large`, `too_slow`, `request_malformed`.

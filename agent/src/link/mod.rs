@@ -1,8 +1,9 @@
 //! The agent's connections to the other two daemons of its host.
 //!
-//! Owns connecting, waiting and trying again: the seal key from the processor ([`seal`]), requests to the ledger
-//! ([`requests`]), the release stream ([`releases`]), and the way of attested releases to the machines' half
-//! ([`orders`]). Never decides what counts: [`crate::verify`] does. Never ends because another daemon is away.
+//! Owns connecting, waiting and trying again: the seal key from the processor ([`seal`]), requests
+//! to the ledger ([`requests`]), the release stream ([`releases`]), and the way of attested
+//! releases to the machines' half ([`orders`]). Never decides what counts: [`crate::verify`] does.
+//! Never ends because another daemon is away.
 
 pub mod orders;
 pub mod releases;

@@ -1,7 +1,7 @@
 //! Tells the machines' half what is attested, in order of commits, and nothing else.
 //!
-//! Owns the choice of what concerns this host, and the mark: it is durable before anything that follows from it is told.
-//! Called once by the daemon.
+//! Owns the choice of what concerns this host, and the mark: it is durable before anything that
+//! follows from it is told. Called once by the daemon.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -143,8 +143,8 @@ impl OrderTeller {
             self.selection = Selection::new(self.host);
         }
         match &progress.trust {
-            // What a quorum attested stays true while the ledger's history is read again, but more may follow from it
-            // only when all of it is known.
+            // What a quorum attested stays true while the ledger's history is read again, but more
+            // may follow from it only when all of it is known.
             Trust::Reading(_) => Ok(Ok(())),
             Trust::Hold(why) => {
                 let state = Told::Hold(why.clone());
@@ -189,7 +189,8 @@ impl OrderTeller {
         Ok(Ok(()))
     }
 
-    /// Writes the mark before something can follow from `orders`; when nothing can, only from time to time.
+    /// Writes the mark before something can follow from `orders`; when nothing can, only from time
+    /// to time.
     async fn keep_mark(&mut self, progress: &Progress, orders: &[Order]) -> std::io::Result<()> {
         let Some(fresh) = progress.attested_mark else {
             return Ok(());

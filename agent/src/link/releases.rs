@@ -1,7 +1,7 @@
 //! Follows the release stream: item by item through [`crate::verify`], into the model, for ever.
 //!
-//! Owns the stream's connection. It stands only while the processor's seal key is known, and is renewed when that key
-//! changes. Called once by the daemon; the only writer of the model.
+//! Owns the stream's connection. It stands only while the processor's seal key is known, and is
+//! renewed when that key changes. Called once by the daemon; the only writer of the model.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
-//! Requests to the ledger: each with an id and a deadline, answered in any order, over one connection that is renewed
-//! when it ends.
+//! Requests to the ledger: each with an id and a deadline, answered in any order, over one
+//! connection that is renewed when it ends.
 //!
-//! Never repeats a request: who asked is told that the ledger is unavailable and decides. Called by API and reports.
+//! Never repeats a request: who asked is told that the ledger is unavailable and decides. Called by
+//! API and reports.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -59,7 +60,8 @@ impl LedgerClient {
         (Self { asked, reached }, work)
     }
 
-    /// Asks, and waits for the answer for at most `wait_max` (and never longer than [`ANSWER_WAIT_MAX`]).
+    /// Asks, and waits for the answer for at most `wait_max` (and never longer than
+    /// [`ANSWER_WAIT_MAX`]).
     ///
     /// # Errors
     /// [`LedgerAway`]: whether the ledger took the request is then unknown.

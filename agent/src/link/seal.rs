@@ -1,4 +1,5 @@
-//! Keeps the processor's seal key: asked for over a socket that the ledger cannot open, valid while that connection lives.
+//! Keeps the processor's seal key: asked for over a socket that the ledger cannot open, valid while
+//! that connection lives.
 //!
 //! Called once by the daemon; the release stream reads the key.
 
@@ -18,7 +19,8 @@ use super::Pauses;
 /// The seal key, or why there is none.
 pub type SealState = Result<PublicKey, String>;
 
-/// Publishes the seal key to `state` until `stop`: connects, keeps the connection, and begins again when it ends.
+/// Publishes the seal key to `state` until `stop`: connects, keeps the connection, and begins again
+/// when it ends.
 pub async fn keep(
     path: PathBuf,
     cluster: ClusterId,

@@ -1,6 +1,7 @@
 //! Folding one release into the model.
 //!
-//! Objects are replaced by their new versions as they come; nothing is decided here. Called by the model's writer.
+//! Objects are replaced by their new versions as they come; nothing is decided here. Called by the
+//! model's writer.
 
 use std::sync::Arc;
 
@@ -65,7 +66,8 @@ impl Model {
         document: Option<&Payload>,
         vm: Option<VmId>,
     ) {
-        // Before this one the same bytes may have been refused; the accepted copy is the one that counts.
+        // Before this one the same bytes may have been refused; the accepted copy is the one that
+        // counts.
         self.payloads.insert(release.digest, Place { log, within, vm });
         let phase = document.and_then(|payload| reported_phase(&payload.body));
         let mut told = false;
@@ -96,7 +98,8 @@ impl Model {
         let Verdict::Refused(refusal) = &release.verdict else {
             return;
         };
-        // Bytes that their signer did not sign are noise under nobody's name; of copies the first one counts.
+        // Bytes that their signer did not sign are noise under nobody's name; of copies the first
+        // one counts.
         if matches!(refusal.code, RefusalCode::SignatureInvalid | RefusalCode::Duplicate) {
             return;
         }

@@ -1,6 +1,7 @@
 //! A VM's history in plain words, from the signature that caused a step to the machine.
 //!
-//! Owns the sentences. They are for people; whoever counts on something reads the fields beside them.
+//! Owns the sentences. They are for people; whoever counts on something reads the fields beside
+//! them.
 
 use std::collections::BTreeMap;
 

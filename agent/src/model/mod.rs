@@ -1,8 +1,9 @@
 //! The read model: everything that the API shows, folded from releases.
 //!
-//! Owns the newest version of every object, the history of every VM, and where each payload stands. Pure: it repeats no
-//! rule of the judge, and knows no clock or socket. [`SharedModel`] puts a lock and a signal around it. Written by
-//! [`crate::link::releases`], read by API, reports and orders. The whole history is held in memory in this version.
+//! Owns the newest version of every object, the history of every VM, and where each payload stands.
+//! Pure: it repeats no rule of the judge, and knows no clock or socket. [`SharedModel`] puts a lock
+//! and a signal around it. Written by [`crate::link::releases`], read by API, reports and orders.
+//! The whole history is held in memory in this version.
 
 mod fold;
 mod history;

@@ -1,6 +1,7 @@
 //! The model behind a lock, with a signal for those who wait.
 //!
-//! One writer (the release stream), many readers. Readers hold the lock for one look only, never across an `await`.
+//! One writer (the release stream), many readers. Readers hold the lock for one look only, never
+//! across an `await`.
 
 use std::sync::{Arc, PoisonError, RwLock};
 

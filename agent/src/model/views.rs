@@ -30,8 +30,8 @@ pub enum NameProblem {
 }
 
 impl Model {
-    /// The VM that is meant. Among those of one name and account the one that still exists comes first, then the one
-    /// that was created last.
+    /// The VM that is meant. Among those of one name and account the one that still exists comes
+    /// first, then the one that was created last.
     ///
     /// # Errors
     /// [`NameProblem`].

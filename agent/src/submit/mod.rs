@@ -1,7 +1,8 @@
-//! Reports on their way to the ledger: signed with the agent key, submitted, and submitted again until they are ordered.
+//! Reports on their way to the ledger: signed with the agent key, submitted, and submitted again
+//! until they are ordered.
 //!
-//! Owns signing and repeating ([`outbox`] decides, this module does). Never decides what is reported. Called once by the
-//! daemon; reports come from the machines' half.
+//! Owns signing and repeating ([`outbox`] decides, this module does). Never decides what is
+//! reported. Called once by the daemon; reports come from the machines' half.
 
 pub mod outbox;
 
@@ -58,6 +59,9 @@ impl Submitter {
                     under_way.push(self.submit(payload));
                 }
             }
+            // What is due now waits for the ledger, or for room, and not for a time.
+            let may_submit =
+                self.ledger.reached().is_ok() && under_way.len() < REPORTS_SUBMITTED_TOGETHER_MAX;
             let wake = outbox.wake_at();
             tokio::select! {
                 report = reports.recv() => match report {
@@ -68,7 +72,7 @@ impl Submitter {
                     self.note(&mut outbox, digest, answer);
                 }
                 changed = news.changed() => if changed.is_err() { return },
-                () = sleep_until(wake) => {}
+                () = sleep_until(wake), if may_submit => {}
                 () = self.ledger.until_reached(), if self.ledger.reached().is_err() => {}
             }
         }

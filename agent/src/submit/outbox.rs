@@ -1,7 +1,7 @@
 //! Which report is to be submitted when.
 //!
-//! Owns one report per VM: a later one about the same VM takes the place of an earlier one. Pure but for signing: time is
-//! an argument. Called by [`super::Submitter`].
+//! Owns one report per VM: a later one about the same VM takes the place of an earlier one. Pure
+//! but for signing: time is an argument. Called by [`super::Submitter`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -97,7 +97,8 @@ impl<'k> Outbox<'k> {
         }
     }
 
-    /// At most `count_max` payloads that are to be submitted now. Each is then waited for with [`Outbox::note`].
+    /// At most `count_max` payloads that are to be submitted now. Each is then waited for with
+    /// [`Outbox::note`].
     pub fn due(&mut self, now: Instant, time: LedgerTime, count_max: usize) -> Vec<SignedPayload> {
         let is_due = |waiting: &Waiting| matches!(waiting.next, Next::SubmitAt(at) if at <= now);
         let due = self.waiting.iter().filter(|(_, waiting)| is_due(waiting));
@@ -148,7 +149,8 @@ impl<'k> Outbox<'k> {
                 waiting.next = Next::SubmitAt(now + waiting.pause);
                 waiting.pause = (waiting.pause * 2).min(RETRY_WAIT_MAX);
             }
-            // Ledger time ran away from it (the host slept, or its clock is behind): the same report, signed anew.
+            // Ledger time ran away from it (the host slept, or its clock is behind): the same
+            // report, signed anew.
             SubmitOutcome::Refused(RefusalCode::Expired | RefusalCode::NotAfterTooFar) => {
                 let (report, pause) = (waiting.report.clone(), waiting.pause);
                 let mut fresh = self.sign(report, now + pause, time);
@@ -164,8 +166,8 @@ impl<'k> Outbox<'k> {
         }
     }
 
-    /// Drops what is ordered; `verdict_on` shows the verdict on a payload once there is one. What was ordered too late to
-    /// count is signed anew.
+    /// Drops what is ordered; `verdict_on` shows the verdict on a payload once there is one. What
+    /// was ordered too late to count is signed anew.
     pub fn settle(
         &mut self,
         verdict_on: impl Fn(&PayloadDigest) -> Option<Verdict>,

@@ -6,7 +6,8 @@ use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{ClusterId, CommitIndex, Position, PrefixHash};
 use dagger_payload::release::{CommitRelease, extend_prefix, initial_prefix};
 
-/// A release does not continue the chain: the ledger or the processor of this host is broken or captured.
+/// A release does not continue the chain: the ledger or the processor of this host is broken or
+/// captured.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ChainBreak {
     /// Its commit does not come after the last one.
@@ -60,7 +61,8 @@ pub enum Comparison {
     Unknown,
 }
 
-/// The commit ends so far, oldest first. Commits that changed nothing are not released and have no entry.
+/// The commit ends so far, oldest first. Commits that changed nothing are not released and have no
+/// entry.
 #[derive(Debug, Clone)]
 pub struct Chain {
     start: PrefixHash,
@@ -131,8 +133,8 @@ impl Chain {
 
     /// Compares a commit end that somebody else attests.
     ///
-    /// A commit that changed nothing is not released, so it may be named by an end of which only position and prefix are
-    /// known here; its state root then counts as the one before it.
+    /// A commit that changed nothing is not released, so it may be named by an end of which only
+    /// position and prefix are known here; its state root then counts as the one before it.
     pub fn compare(&self, theirs: &CommitEnd) -> Comparison {
         let Some(own) = self.end_at(theirs.index) else {
             let nothing = theirs.position == Position(0) && theirs.prefix_hash == self.start;
@@ -147,7 +149,8 @@ impl Chain {
         if same_order && same_state {
             return Comparison::Same;
         }
-        // Between two releases, or after the last, commits may follow that are not told here yet, or never.
+        // Between two releases, or after the last, commits may follow that are not told here yet,
+        // or never.
         let told = own.index == theirs.index;
         let passed = theirs.index < self.last();
         match (told, passed, same_order) {

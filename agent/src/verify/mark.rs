@@ -1,7 +1,8 @@
-//! The highest attested commit that this host has acted on, kept across restarts (design R3): what lies below it may be
-//! shown again, but nothing may change until the ledger is there again.
+//! The highest attested commit that this host has acted on, kept across restarts (design R3): what
+//! lies below it may be shown again, but nothing may change until the ledger is there again.
 //!
-//! Owns one small file, replaced as a whole. Called by the daemon at start and by [`crate::link::orders`].
+//! Owns one small file, replaced as a whole. Called by the daemon at start and by
+//! [`crate::link::orders`].
 
 use std::fs;
 use std::io::{self, Write};

@@ -1,6 +1,8 @@
-//! What the members attest: for each, the highest commit up to which he signed the same history as this agent computed.
+//! What the members attest: for each, the highest commit up to which he signed the same history as
+//! this agent computed.
 //!
-//! Owns the count of Q. Signatures are checked under the members' keys from the genesis. Called by [`super::reader`].
+//! Owns the count of Q. Signatures are checked under the members' keys from the genesis. Called by
+//! [`super::reader`].
 
 use std::collections::BTreeMap;
 
@@ -59,7 +61,8 @@ impl Attestations {
     /// Takes in evidence: headers that do not verify are left out.
     ///
     /// # Errors
-    /// [`WorthlessEvidence`] when fewer than a quorum of members signed it; nothing of it counts then.
+    /// [`WorthlessEvidence`] when fewer than a quorum of members signed it; nothing of it counts
+    /// then.
     pub fn add(
         &mut self,
         evidence: &QuorumEvidence,
@@ -141,7 +144,8 @@ impl Member {
         match chain.compare(end) {
             Comparison::Same => {
                 self.same = self.same.max(end.index);
-                // The prefix covers everything before it: an earlier contradiction was ours or is undone.
+                // The prefix covers everything before it: an earlier contradiction was ours or is
+                // undone.
                 if self.other.is_some_and(|other| other.index <= end.index) {
                     self.other = None;
                 }

@@ -1,8 +1,9 @@
-//! Reads the release stream with distrust: what is folded must be sealed and continue the own chain, what is acted on
-//! must be attested, and never older than what this host has acted on before (design R3).
+//! Reads the release stream with distrust: what is folded must be sealed and continue the own
+//! chain, what is acted on must be attested, and never older than what this host has acted on
+//! before (design R3).
 //!
-//! Owns the agent's view of how far its ledger may be trusted. Pure. Called by [`crate::link::releases`] with one stream
-//! item at a time.
+//! Owns the agent's view of how far its ledger may be trusted. Pure. Called by
+//! [`crate::link::releases`] with one stream item at a time.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -31,7 +32,8 @@ pub enum Trust {
 /// Where reading stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Progress {
-    /// Counts how often the history was read from its beginning; other positions start over when it grows.
+    /// Counts how often the history was read from its beginning; other positions start over when it
+    /// grows.
     pub reading: u64,
     /// The last release.
     pub judged: CommitIndex,
@@ -50,7 +52,8 @@ pub struct Progress {
 /// Why an item was not taken in.
 #[derive(Debug, thiserror::Error)]
 pub enum Distrust {
-    /// Not sealed by the processor that runs now: perhaps it was just restarted. The connection is renewed.
+    /// Not sealed by the processor that runs now: perhaps it was just restarted. The connection is
+    /// renewed.
     #[error("commit {0} does not carry the seal of this host's processor")]
     Seal(CommitIndex),
     /// The release does not continue the chain. The history is read again from its beginning.
@@ -79,7 +82,8 @@ pub struct Reader {
     attestations: Attestations,
     /// The highest point that was attested to this host before this reading.
     mark: Option<Mark>,
-    /// The newest commit that the ledger showed on this connection, once it has told all that it has.
+    /// The newest commit that the ledger showed on this connection, once it has told all that it
+    /// has.
     shown: Option<CommitIndex>,
     /// Why the history was read again, until that has led to trust.
     broken: Option<String>,

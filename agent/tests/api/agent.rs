@@ -1,4 +1,5 @@
-//! The agent's ledger-facing half, assembled as the daemon does it, with the test in place of the machines' half.
+//! The agent's ledger-facing half, assembled as the daemon does it, with the test in place of the
+//! machines' half.
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
@@ -169,7 +170,8 @@ impl Agent {
         gone.expect("the connection ends");
     }
 
-    /// Waits until the release stream was given up for a reason that is not only the start, and returns it.
+    /// Waits until the release stream was given up for a reason that is not only the start, and
+    /// returns it.
     pub(crate) async fn until_stream_fails(&self) -> String {
         let mut stream = self.stream.clone();
         let failed =

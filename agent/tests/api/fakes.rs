@@ -72,7 +72,8 @@ impl FakeLedger {
         self.script.items.send_modify(|all| all.extend(items));
     }
 
-    /// Forgets everything said so far, for readers that connect from now on, and cuts those that are connected.
+    /// Forgets everything said so far, for readers that connect from now on, and cuts those that
+    /// are connected.
     pub(crate) fn start_over(&self, items: Vec<StreamItem>) {
         self.script.items.send_replace(items);
         let _ = self.script.cut.send(());

@@ -122,7 +122,8 @@ where
     sender.send_request(request).await.expect("a response")
 }
 
-/// Sends bytes as they are, and returns what comes back until the connection ends or nothing more comes.
+/// Sends bytes as they are, and returns what comes back until the connection ends or nothing more
+/// comes.
 pub(crate) async fn say_raw<S>(stream: &mut S, bytes: &[u8]) -> String
 where
     S: AsyncRead + AsyncWrite + Unpin,

@@ -1,4 +1,5 @@
-//! Taking image files into the store: only over the Unix socket, only what is registered, only what has the digest.
+//! Taking image files into the store: only over the Unix socket, only what is registered, only what
+//! has the digest.
 
 use dagger_api::{Held, ImageImport, ImageView};
 use dagger_payload::id::{Generation, ImageDigest};

@@ -1,5 +1,6 @@
-//! The agent's ledger-facing half against a **fake** ledger and a **fake** processor: they speak the real conversations over
-//! real Unix sockets, with real signatures, but judge nothing and lie where a test wants it.
+//! The agent's ledger-facing half against a **fake** ledger and a **fake** processor: they speak
+//! the real conversations over real Unix sockets, with real signatures, but judge nothing and lie
+//! where a test wants it.
 
 mod agent;
 mod bad_input;

@@ -13,6 +13,9 @@ use crate::support::{
     Chronicle, TIME, World, create_vm, evidence, header_by, key, sealed_by, vm_stop,
 };
 
+type Change = fn(&mut CommitRelease);
+type IsExpected = fn(&ChainBreak) -> bool;
+
 fn seal_key() -> PublicKey {
     key(World::SEAL).public_key()
 }
@@ -64,7 +67,7 @@ fn a_release_that_the_processor_did_not_seal_is_not_taken_in() {
 
 #[test]
 fn a_release_that_does_not_continue_the_chain_is_refused_and_all_is_read_again() {
-    let changes: [(fn(&mut CommitRelease), fn(&ChainBreak) -> bool); 6] = [
+    let changes: [(Change, IsExpected); 6] = [
         (
             |release| release.end.index = CommitIndex(1),
             |why| matches!(why, ChainBreak::NotLater { .. }),

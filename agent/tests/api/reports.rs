@@ -1,4 +1,5 @@
-//! Reports: signed with the agent key, repeated until they are ordered, and dropped once a later one says more.
+//! Reports: signed with the agent key, repeated until they are ordered, and dropped once a later
+//! one says more.
 
 use std::time::{Duration, Instant};
 
@@ -49,10 +50,11 @@ fn an_unavailable_ledger_is_tried_again_with_growing_pauses_and_the_same_bytes()
         let pause = wake - now;
         assert!(pause >= last_pause && pause <= Duration::from_secs(2));
         (last_pause, now) = (pause, wake);
-        assert_eq!(outbox.due(now, NOW, 10), [first.clone()]);
+        assert_eq!(outbox.due(now, NOW, 10), std::slice::from_ref(&first));
     }
     assert_eq!(last_pause, Duration::from_secs(2));
-    // Received, but never seen in order: the same bytes once more, in case the ledger lost its disk.
+    // Received, but never seen in order: the same bytes once more, in case the ledger lost its
+    // disk.
     outbox.note(&first.digest(), SubmitOutcome::Received, now, NOW);
     assert_eq!(outbox.wake_at(), Some(now + REPORT_ORDER_WAIT_MAX));
 }

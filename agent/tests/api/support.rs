@@ -1,5 +1,5 @@
-//! A made-up cluster of four hosts with its keys, and a chronicle: hand-made releases with a true chain, seals and
-//! headers.
+//! A made-up cluster of four hosts with its keys, and a chronicle: hand-made releases with a true
+//! chain, seals and headers.
 
 use std::sync::Arc;
 
@@ -333,7 +333,8 @@ pub(crate) fn refused(code: dagger_payload::refusal::RefusalCode) -> Verdict {
     Verdict::Refused(Refusal::new(code, "because of the test"))
 }
 
-/// A VM `vm_name` of the developer `developer`, created in a commit of its own on the host of member 0.
+/// A VM `vm_name` of the developer `developer`, created in a commit of its own on the host of
+/// member 0.
 pub(crate) fn create_vm(
     world: &World,
     chronicle: &mut Chronicle,

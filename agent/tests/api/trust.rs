@@ -1,4 +1,5 @@
-//! What reaches the machines' half, through real sockets: only what is sealed, attested and not older than before.
+//! What reaches the machines' half, through real sockets: only what is sealed, attested and not
+//! older than before.
 
 use dagger_agent::handover::Order;
 use dagger_agent::verify::mark::{Mark, MarkFile};
@@ -55,8 +56,7 @@ async fn a_vm_is_handed_over_only_once_a_quorum_attests_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_release_under_a_foreign_seal_is_taken_in_only_when_the_processor_says_that_it_is_its_own()
- {
+async fn a_release_under_a_foreign_seal_waits_until_the_processor_calls_it_its_own() {
     let agent = Agent::start().await;
     let (chronicle, vm) = one_vm(&agent.world);
     agent.ledger.say(sealed_by(&key(99), &chronicle.releases[0]));

@@ -1,8 +1,9 @@
 //! The commit rule: which leaders are committed, and in which order their histories follow.
 //!
-//! Owns direct and indirect decisions, linearisation, the collection round and ledger time; all are functions of the graph
-//! alone. Never looks at time or arrival order. Called after every accepted event. Source: the Mysticeti family of
-//! uncertified DAGs (Babel et al., 2023), with three leader slots a round; the argument stands in `../../decisions.md`.
+//! Owns direct and indirect decisions, linearisation, the collection round and ledger time; all are
+//! functions of the graph alone. Never looks at time or arrival order. Called after every accepted
+//! event. Source: the Mysticeti family of uncertified DAGs (Babel et al., 2023), with three leader
+//! slots a round; the argument stands in `../../decisions.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -17,7 +18,8 @@ use dagger_payload::release::{OrderedCommit, OrderedPayload, extend_prefix};
 use crate::graph::{Fate, Graph};
 use crate::interface::{CommitRecord, HaltReason};
 
-/// Rounds from a leader to the events that certify it, and one more: the first round that can anchor it.
+/// Rounds from a leader to the events that certify it, and one more: the first round that can
+/// anchor it.
 const WAVE_ROUNDS: u64 = 3;
 
 /// A place for a leader.
@@ -135,7 +137,8 @@ impl Committer {
     fn decide(&self, graph: &Graph) -> Result<BTreeMap<Slot, Decision>, HaltReason> {
         let mut decisions = BTreeMap::new();
         let highest = graph.highest_round();
-        // A slot of the last two rounds cannot be certified yet; one of the last round not even blamed.
+        // A slot of the last two rounds cannot be certified yet; one of the last round not even
+        // blamed.
         let mut round = Round(highest.0.saturating_sub(1));
         while round >= self.next_slot.round && round.0 > 0 {
             for index in (0..self.committee.leader_slots()).rev() {
@@ -280,7 +283,8 @@ fn place(round: Round, author: AuthorIndex, digest: &EventDigest) -> Parent {
     Parent { author, round, digest: *digest }
 }
 
-/// A vote names the leader with its true author and round: a false name is none, also where nobody could check it.
+/// A vote names the leader with its true author and round: a false name is none, also where nobody
+/// could check it.
 fn votes_for(vote: &Event, leader: &Parent) -> bool {
     vote.header.parents.contains(leader)
 }
@@ -300,7 +304,8 @@ pub(crate) fn voters(graph: &Graph, leader: &Parent) -> BTreeSet<AuthorIndex> {
     voting.map(|(author, _)| author).collect()
 }
 
-/// The leader's open history in order, and those of it that lose to a twin. Both have their fate afterwards.
+/// The leader's open history in order, and those of it that lose to a twin. Both have their fate
+/// afterwards.
 fn linearise(graph: &mut Graph, leader: &Event) -> (Vec<Arc<Event>>, Vec<Arc<Event>>) {
     let mut history = graph.open_history(leader.digest);
     history

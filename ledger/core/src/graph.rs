@@ -1,7 +1,9 @@
-//! The graph in memory: accepted events from a floor below the collection round up, who made them, and what became of them.
+//! The graph in memory: accepted events from a floor below the collection round up, who made them,
+//! and what became of them.
 //!
-//! Owns look-ups by digest, round and author, ancestry, and which authors lie. Never decides order (`commit` does) and
-//! never checks signatures (the driver does). Called by the other modules of the core.
+//! Owns look-ups by digest, round and author, ancestry, and which authors lie. Never decides order
+//! (`commit` does) and never checks signatures (the driver does). Called by the other modules of
+//! the core.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -40,8 +42,9 @@ pub(crate) struct Graph {
     /// Authors with two accepted events in one round: never named again.
     forkers: BTreeSet<AuthorIndex>,
     collection_round: Round,
-    /// Events of this round and lower are neither kept nor required as parents. It lies as far below the collection
-    /// round as that lies below the leader, so that a host which is a little behind finds everything that others built on.
+    /// Events of this round and lower are neither kept nor required as parents. It lies as far
+    /// below the collection round as that lies below the leader, so that a host which is a little
+    /// behind finds everything that others built on.
     floor: Round,
 }
 
@@ -103,8 +106,8 @@ impl Graph {
         }
     }
 
-    /// Raises the collection round, forgets what lies below the floor, and returns the events of `author` that were never
-    /// ordered up to that round: there nothing will be.
+    /// Raises the collection round, forgets what lies below the floor, and returns the events of
+    /// `author` that were never ordered up to that round: there nothing will be.
     pub(crate) fn collect(
         &mut self,
         collection_round: Round,
@@ -171,8 +174,9 @@ impl Graph {
         self.rounds.get(&round).map_or(0, BTreeMap::len) >= self.committee.quorum()
     }
 
-    /// The lowest round, not below the collection round, on which a host that lies below it can build. Those who may no
-    /// longer be named count only if nothing else is left: others may have passed that round with their help.
+    /// The lowest round, not below the collection round, on which a host that lies below it can
+    /// build. Those who may no longer be named count only if nothing else is left: others may have
+    /// passed that round with their help.
     pub(crate) fn round_to_join(&self) -> Option<Round> {
         let open = || self.rounds.range(self.collection_round..).map(|(round, _)| *round);
         let named = open().find(|round| self.has_quorum(*round));
@@ -215,8 +219,8 @@ impl Graph {
         self.forkers.iter().copied()
     }
 
-    /// The highest event of `author` below `round`, if he may be named and it lies in the round just below or
-    /// not below the collection round.
+    /// The highest event of `author` below `round`, if he may be named and it lies in the round
+    /// just below or not below the collection round.
     pub(crate) fn highest_below(&self, author: AuthorIndex, round: Round) -> Option<Parent> {
         if !self.may_name(author) || self.highest_of(author).0 == 0 {
             return None;
@@ -227,8 +231,8 @@ impl Graph {
         Some(self.nodes[digest].event.as_parent())
     }
 
-    /// Whether some event with payloads still waits to be ordered, in the history of the own newest event or of the
-    /// highest event of an author who may be named.
+    /// Whether some event with payloads still waits to be ordered, in the history of the own newest
+    /// event or of the highest event of an author who may be named.
     pub(crate) fn has_open_payloads(&self, own_newest: Option<EventDigest>) -> bool {
         if self.open_payloads.is_empty() {
             return false;
@@ -285,7 +289,8 @@ impl Graph {
                 continue;
             }
             open.push(node.event.clone());
-            // A parent that claims a round up to the collection round may be a lie that only some hosts could check.
+            // A parent that claims a round up to the collection round may be a lie that only some
+            // hosts could check.
             let parents = node.event.header.parents.iter();
             let open_parents = parents.filter(|parent| parent.round > self.collection_round);
             next.extend(open_parents.map(|parent| parent.digest));

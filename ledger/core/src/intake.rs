@@ -1,7 +1,8 @@
-//! Taking events in: what is accepted, what waits for its parents, and what proves that its author lies.
+//! Taking events in: what is accepted, what waits for its parents, and what proves that its author
+//! lies.
 //!
-//! Owns suspended events and twins that nobody has named yet. Never checks signatures. Called for every received and
-//! every own event.
+//! Owns suspended events and twins that nobody has named yet. Never checks signatures. Called for
+//! every received and every own event.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -45,7 +46,8 @@ pub(crate) struct Intake {
     /// Second events of an author and round: accepted only when another author's event names them.
     twins: BTreeMap<EventDigest, Arc<Event>>,
     evidence: BTreeMap<AuthorIndex, usize>,
-    /// Suspended events whose last missing parents have sunk below the graph's floor: nobody needs those any more.
+    /// Suspended events whose last missing parents have sunk below the graph's floor: nobody needs
+    /// those any more.
     freed: Vec<Suspended>,
     /// When the earliest of the missing events should be asked for.
     ask_at: Option<Moment>,
@@ -268,7 +270,8 @@ impl Core {
         }
     }
 
-    /// Asks for missing parents: first the peer who sent the child, then one connected peer after the other.
+    /// Asks for missing parents: first the peer who sent the child, then one connected peer after
+    /// the other.
     pub(crate) fn ask_missing(&mut self, turn: &mut Turn<'_>) {
         if self.intake.ask_at().is_none_or(|at| at > turn.now) {
             return;

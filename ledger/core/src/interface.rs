@@ -1,8 +1,9 @@
 //! What goes into the core and what comes out: the whole contract with the driver.
 //!
-//! The driver calls [`crate::Core::handle`] with one [`Input`] at a time and carries out the [`Output`]s in their order. It may
-//! put several [`Output::Write`]s into one durable transaction, but may neither reorder them nor send or deliver
-//! anything whose `after` is not durable yet. When a write is durable it says so with [`Input::WriteDurable`].
+//! The driver calls [`crate::Core::handle`] with one [`Input`] at a time and carries out the
+//! [`Output`]s in their order. It may put several [`Output::Write`]s into one durable transaction,
+//! but may neither reorder them nor send or deliver anything whose `after` is not durable yet. When
+//! a write is durable it says so with [`Input::WriteDurable`].
 
 use std::sync::Arc;
 
@@ -36,7 +37,8 @@ pub struct WriteNumber(pub u64);
 /// What the core is told.
 #[derive(Debug, Clone)]
 pub enum Input {
-    /// An event whose form ([`Event::read`]), cluster, epoch and signature ([`Event::verify`]) the driver has checked.
+    /// An event whose form ([`Event::read`]), cluster, epoch and signature ([`Event::verify`]) the
+    /// driver has checked.
     EventReceived {
         /// Which peer sent it (not always its author).
         from: AuthorIndex,
@@ -120,8 +122,8 @@ pub enum Output {
         /// Only once this write is durable.
         after: WriteNumber,
     },
-    /// Send all stored events above these rounds and below `below`, by ascending round, to a peer that is further
-    /// behind than memory reaches.
+    /// Send all stored events above these rounds and below `below`, by ascending round, to a peer
+    /// that is further behind than memory reaches.
     ServeStored {
         /// To whom.
         to: AuthorIndex,
@@ -137,7 +139,8 @@ pub enum Output {
         /// Which.
         digests: Vec<EventDigest>,
     },
-    /// A commit, for the judge. It is also in the store as a [`CommitRecord`], so that delivery may read it from there.
+    /// A commit, for the judge. It is also in the store as a [`CommitRecord`], so that delivery may
+    /// read it from there.
     Committed {
         /// The commit.
         commit: OrderedCommit,
@@ -177,11 +180,12 @@ pub enum HaltReason {
     },
 }
 
-/// What the store keeps. Keys: events by (epoch, round, author, digest) and by digest, commits by index, the pool by
-/// payload digest, forks by (author, round).
+/// What the store keeps. Keys: events by (epoch, round, author, digest) and by digest, commits by
+/// index, the pool by payload digest, forks by (author, round).
 #[derive(Debug, Clone)]
 pub enum Record {
-    /// An accepted event. When its author is this host, the witness file must show its round before it is sent.
+    /// An accepted event. When its author is this host, the witness file must show its round before
+    /// it is sent.
     Event(Arc<Event>),
     /// A commit.
     Commit(CommitRecord),
@@ -209,7 +213,8 @@ pub struct CommitRecord {
     /// The events in order; payloads are ordered by event, then by place in the event.
     #[n(3)]
     pub events: Vec<Parent>,
-    /// Events of the leader's history that are never ordered, because another one of their author and round is.
+    /// Events of the leader's history that are never ordered, because another one of their author
+    /// and round is.
     #[n(4)]
     pub forked: Vec<Parent>,
     /// Position of the first payload.
@@ -227,8 +232,9 @@ pub struct CommitRecord {
     /// Events of this round and lower can no longer be ordered after this commit.
     #[n(9)]
     pub collection_round: Round,
-    /// Events of this round and lower are not needed in memory any more, not even as parents of others. Above it they
-    /// are, also below the collection round: a host that is a little behind must find what others build on.
+    /// Events of this round and lower are not needed in memory any more, not even as parents of
+    /// others. Above it they are, also below the collection round: a host that is a little behind
+    /// must find what others build on.
     #[n(10)]
     pub floor: Round,
 }
@@ -250,7 +256,8 @@ pub struct Fork {
     pub second: SignedHeader,
 }
 
-/// Signs this host's events. The simulator has a cheap one; ed25519 is deterministic, so the core stays so.
+/// Signs this host's events. The simulator has a cheap one; ed25519 is deterministic, so the core
+/// stays so.
 pub trait EventSigner {
     /// Signs an event digest.
     fn sign(&self, digest: &EventDigest) -> Signature;
@@ -278,7 +285,8 @@ pub struct CoreConfiguration {
 pub struct RestoredState {
     /// All events above the last commit's floor (all events, before the first commit), by round.
     pub events: Vec<Arc<Event>>,
-    /// The last commit and all before it whose leader's round is at or above the last one's collection round, by index.
+    /// The last commit and all before it whose leader's round is at or above the last one's
+    /// collection round, by index.
     pub commits: Vec<CommitRecord>,
     /// This host's event of the highest round.
     pub own_last: Option<Arc<Event>>,

@@ -1,9 +1,11 @@
-//! The consensus of the ledger: an uncertified DAG with leader slots in every round, as a deterministic state machine.
+//! The consensus of the ledger: an uncertified DAG with leader slots in every round, as a
+//! deterministic state machine.
 //!
-//! Owns the graph, the commit rule, when an event is made, what it carries, and what peers are told. Never reads a
-//! clock, opens a socket or file, starts a thread or draws a random number: time comes in with each call, everything
-//! else goes out as an [`Output`]. Called by the ledger's driver and by the simulator. The argument for safety and
-//! liveness stands in `ledger/decisions.md`.
+//! Owns the graph, the commit rule, when an event is made, what it carries, and what peers are
+//! told. Never reads a clock, opens a socket or file, starts a thread or draws a random number:
+//! time comes in with each call, everything else goes out as an [`Output`]. Called by the ledger's
+//! driver and by the simulator. The argument for safety and liveness stands in
+//! `ledger/decisions.md`.
 #![forbid(unsafe_code)]
 
 mod commit;
@@ -131,8 +133,9 @@ impl Core {
         }
     }
 
-    /// Takes one input and appends what is to be done. `now` is the driver's monotonic clock, `wall` the host's clock,
-    /// which goes into this host's timestamps and decides when a deadline is worth a round, nothing else.
+    /// Takes one input and appends what is to be done. `now` is the driver's monotonic clock,
+    /// `wall` the host's clock, which goes into this host's timestamps and decides when a deadline
+    /// is worth a round, nothing else.
     pub fn handle(
         &mut self,
         now: Moment,
@@ -220,7 +223,8 @@ impl Core {
                 return Err(HaltReason::JudgedDifferently { index: end.index });
             }
         }
-        // A judge that was restarted judges again from the beginning; what was attested stays attested.
+        // A judge that was restarted judges again from the beginning; what was attested stays
+        // attested.
         if end.index > judging.index {
             judging.index = end.index;
             judging.next_deadline = next_deadline;
@@ -288,7 +292,8 @@ impl WriteNumber {
 }
 
 impl CommitRecord {
-    /// Rebuilds the commit for the judge from its events, given in the record's order. `None` when they are not those.
+    /// Rebuilds the commit for the judge from its events, given in the record's order. `None` when
+    /// they are not those.
     pub fn to_ordered_commit(&self, events: &[Arc<Event>]) -> Option<OrderedCommit> {
         let same = events.len() == self.events.len()
             && events.iter().zip(&self.events).all(|(event, parent)| event.digest == parent.digest);

@@ -8,7 +8,8 @@ pub(crate) const WAIT_MS_MIN: u64 = 50;
 pub(crate) const WAIT_MS_MAX: u64 = 10_000;
 /// Rounds without a commit after which the wait doubles.
 pub(crate) const WAIT_DOUBLING_ROUNDS: u64 = 6;
-/// Waits that an author may let expire before he is waited for no more, until an event of his arrives.
+/// Waits that an author may let expire before he is waited for no more, until an event of his
+/// arrives.
 pub(crate) const STRIKES_MAX: u8 = 3;
 /// First delay of an idle host before it fills up to a round that it sees, in milliseconds.
 pub(crate) const FILL_MS_MIN: u64 = 10;
@@ -24,19 +25,23 @@ pub(crate) const JUDGE_BACKLOG_COMMITS_MAX: u64 = 1_000;
 pub(crate) const HAVE_MS: u64 = 30_000;
 /// Missing parents are asked for again, of the next peer, after this many milliseconds.
 pub(crate) const WANT_AGAIN_MS: u64 = 500;
-/// How often every connected peer is asked for a missing parent, each time at twice the distance, before the events that
-/// wait for it are dropped: nobody but their author has it, and who has it will send them again.
+/// How often every connected peer is asked for a missing parent, each time at twice the distance,
+/// before the events that wait for it are dropped: nobody but their author has it, and who has it
+/// will send them again.
 pub(crate) const WANT_TURNS_MAX: u32 = 3;
 /// Recovery is asked for again after this many milliseconds without enough answers.
 pub(crate) const RECOVERY_ASK_MS: u64 = 1_000;
-/// Payloads are packed only above parents whose median time is at most this far behind the own clock, so that
-/// their first judgement happens at a fresh ledger time. Milliseconds.
+/// Payloads are packed only above parents whose median time is at most this far behind the own
+/// clock, so that their first judgement happens at a fresh ledger time. Milliseconds.
 pub(crate) const STALE_PARENTS_MS_MAX: u64 = 2_000;
-/// Empty rounds that may be spent on freshening the parents' times before packing goes on regardless.
+/// Empty rounds that may be spent on freshening the parents' times before packing goes on
+/// regardless.
 pub(crate) const FRESHENING_ROUNDS_MAX: u32 = 3;
-/// Rounds above the quorum's that a host without a trustworthy memory leaves out before it signs again.
+/// Rounds above the quorum's that a host without a trustworthy memory leaves out before it signs
+/// again.
 pub(crate) const RECOVERY_MARGIN_ROUNDS: u64 = 2;
-/// Second events of one author that are kept until somebody names them; others are asked for when they are named.
+/// Second events of one author that are kept until somebody names them; others are asked for when
+/// they are named.
 pub(crate) const TWINS_PER_AUTHOR_MAX: usize = 64;
 /// Fork evidence kept per author.
 pub(crate) const EVIDENCE_PER_AUTHOR_MAX: usize = 4;

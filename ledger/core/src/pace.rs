@@ -1,8 +1,9 @@
 //! When this host makes an event, and what it carries.
 //!
-//! Owns the own chain, the pool of payloads to pack, what counts as work, the waits for leaders and certificates, and
-//! silence: without work no event is made but one that closes what was judged, and those that keep up with others. Local and
-//! without influence on order. The rules stand in design section 7, "When to create an event".
+//! Owns the own chain, the pool of payloads to pack, what counts as work, the waits for leaders and
+//! certificates, and silence: without work no event is made but one that closes what was judged,
+//! and those that keep up with others. Local and without influence on order. The rules stand in
+//! design section 7, "When to create an event".
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -184,7 +185,8 @@ impl Core {
 
     /// The next own round, and why it should be made now; otherwise sets when to look again.
     fn due(&mut self, turn: &Turn<'_>) -> Option<(Round, Purpose)> {
-        // One own event at a time is on its way to the disk: the next one gathers what arrives meanwhile.
+        // One own event at a time is on its way to the disk: the next one gathers what arrives
+        // meanwhile.
         if !self.recovery.is_over() || self.pace.own_written > self.durable {
             return None;
         }
@@ -208,9 +210,10 @@ impl Core {
         }
     }
 
-    /// One above the own newest (and above what may have been signed in a forgotten past), if a quorum stands there.
-    /// Rounds are left out only by a host that others have left behind: its next round could not be ordered any more, and
-    /// what stands below is not all in memory, or was passed with the help of members who may no longer be named.
+    /// One above the own newest (and above what may have been signed in a forgotten past), if a
+    /// quorum stands there. Rounds are left out only by a host that others have left behind: its
+    /// next round could not be ordered any more, and what stands below is not all in memory, or was
+    /// passed with the help of members who may no longer be named.
     fn next_round(&self) -> Option<Round> {
         let own = self.pace.own_round().max(self.pace.floor);
         let collected = self.graph.collection_round();
@@ -230,7 +233,8 @@ impl Core {
         if payload_work || deadline.is_some() {
             self.pace.idle_fills = 0;
             self.pace.fill_since = None;
-            // What is packed at a round that others have passed would hardly be ordered, below the collection round never.
+            // What is packed at a round that others have passed would hardly be ordered, below the
+            // collection round never.
             if self.is_passed(round) {
                 return Some(Purpose::CatchUp);
             }
@@ -288,8 +292,8 @@ impl Core {
         self.committer.index().0 - self.judging.index.0 > JUDGE_BACKLOG_COMMITS_MAX
     }
 
-    /// Whether the leaders of the round below are there and those of two rounds below are certified, as far as that may be
-    /// waited for.
+    /// Whether the leaders of the round below are there and those of two rounds below are
+    /// certified, as far as that may be waited for.
     fn waits_are_over(&mut self, turn: &Turn<'_>, round: Round, since: Moment) -> bool {
         let missing = self.missing_leaders(round);
         let uncertified = self.has_uncertified_leader(round);
@@ -330,7 +334,8 @@ impl Core {
             .collect()
     }
 
-    /// Whether a leader that the own newest event voted for could still get its certificate from the round below.
+    /// Whether a leader that the own newest event voted for could still get its certificate from
+    /// the round below.
     fn has_uncertified_leader(&self, round: Round) -> bool {
         let committee = self.configuration.committee;
         let Some(own) = self.pace.own_last.as_ref() else {
@@ -417,11 +422,14 @@ impl Core {
             let stands = self.graph.at(below, author).first();
             stands.map(|digest| Parent { author, round: below, digest: *digest })
         };
-        own.into_iter().chain(others.filter_map(|author| named(author).or_else(|| any(author)))).collect()
+        own.into_iter()
+            .chain(others.filter_map(|author| named(author).or_else(|| any(author))))
+            .collect()
     }
 
-    /// Payloads wait while the judge lags, and while the parents' times are old: after a long silence ledger time first
-    /// catches up by an empty round, so that nothing is judged at the time of the last burst.
+    /// Payloads wait while the judge lags, and while the parents' times are old: after a long
+    /// silence ledger time first catches up by an empty round, so that nothing is judged at the
+    /// time of the last burst.
     fn may_pack(&mut self, turn: &Turn<'_>, parents: &[Parent]) -> bool {
         if self.judging_lags() || self.pace.pool.is_empty() {
             return false;

@@ -1,8 +1,9 @@
-//! Asking before signing: after every start a host learns from its peers what they hold of its own events.
+//! Asking before signing: after every start a host learns from its peers what they hold of its own
+//! events.
 //!
-//! Owns the question whether this host may sign, and above which round. Without it a store that was restored from a copy
-//! would sign a second event for an old round: the host would become the liar that the protocol defends against. The
-//! rules stand in design section 7, "Durability".
+//! Owns the question whether this host may sign, and above which round. Without it a store that was
+//! restored from a copy would sign a second event for an old round: the host would become the liar
+//! that the protocol defends against. The rules stand in design section 7, "Durability".
 
 use std::collections::BTreeMap;
 
@@ -36,7 +37,8 @@ enum State {
 
 impl Recovery {
     pub(crate) fn new(committee: Committee, memory: Memory) -> Self {
-        // Who is alone has nobody to ask; with a doubtful memory only its operator can help (a new epoch).
+        // Who is alone has nobody to ask; with a doubtful memory only its operator can help (a new
+        // epoch).
         let alone = committee.members() == 1 && memory == Memory::Agrees;
         Self {
             committee,
@@ -73,8 +75,9 @@ impl Recovery {
         self.own_seen = self.own_seen.max(round);
     }
 
-    /// The round above which this host may sign, once enough peers have answered. Claims alone count for nothing: a
-    /// peer that holds own events sends them ahead of its answer, on the same link.
+    /// The round above which this host may sign, once enough peers have answered. Claims alone
+    /// count for nothing: a peer that holds own events sends them ahead of its answer, on the same
+    /// link.
     fn floor(&self, own_round: Round) -> Option<Round> {
         let others = self.committee.members() - 1;
         if self.memory == Memory::Agrees && self.own_seen <= own_round {
@@ -82,7 +85,8 @@ impl Recovery {
             return (self.answers.len() >= enough).then_some(own_round);
         }
         if self.committee.faulty_max() == 0 {
-            // Nobody may be assumed to lie, and everybody is asked: the highest shown is the highest signed.
+            // Nobody may be assumed to lie, and everybody is asked: the highest shown is the
+            // highest signed.
             return (self.answers.len() == others).then_some(self.own_seen);
         }
         if self.answers.len() < self.committee.quorum() {

@@ -1,7 +1,8 @@
-//! Small fixed scenarios of the consensus, on a network where every message takes one millisecond and every write two.
+//! Small fixed scenarios of the consensus, on a network where every message takes one millisecond
+//! and every write two.
 //!
-//! Pinned here: how many rounds a lone payload costs, silence afterwards, dead and restarted members, liars. The seeded
-//! simulator of `dagger-tests` does the same with chance in every place.
+//! Pinned here: how many rounds a lone payload costs, silence afterwards, dead and restarted
+//! members, liars. The seeded simulator of `dagger-tests` does the same with chance in every place.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};

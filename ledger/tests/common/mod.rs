@@ -11,7 +11,8 @@ use std::time::Duration;
 
 use dagger_bus::Connection;
 use dagger_bus::ledger::{
-    Answer, Call, Consumed, LedgerStatus, Open, Opened, Purpose, Request, Response, StreamItem,
+    Answer, Call, Consumed, LedgerStatus, LinkStatus, Open, Opened, Purpose, Request, Response,
+    StreamItem,
 };
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
@@ -110,7 +111,7 @@ impl Cluster {
             host.start();
         }
         for host in &cluster.hosts {
-            host.until(|status| status.unavailable.is_none()).await;
+            host.until_linked().await;
         }
         cluster
     }
@@ -248,6 +249,15 @@ impl Host {
             assert!(Instant::now() < deadline, "{status:#?}\n{}", self.log());
             sleep(Duration::from_millis(20)).await;
         }
+    }
+
+    /// Waits until changes are taken and no member is out of reach.
+    pub async fn until_linked(&self) -> LedgerStatus {
+        self.until(|status| {
+            let mut members = status.members.iter();
+            status.unavailable.is_none() && members.all(|each| each.link != LinkStatus::Missing)
+        })
+        .await
     }
 
     /// A release stream from `after`.

@@ -8,8 +8,8 @@ use dagger_tests::simulator::{self, HOSTS, Verbosity};
 
 /// Simulates whole clusters under faults and holds them to dagger's promises.
 ///
-/// One seed decides everything: the same seed gives the same log hash. A seed that breaks a promise prints the
-/// command that replays it.
+/// One seed decides everything: the same seed gives the same log hash. A seed that breaks a promise
+/// prints the command that replays it.
 #[derive(Parser)]
 struct Options {
     /// How many seeds to run.

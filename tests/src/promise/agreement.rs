@@ -31,7 +31,8 @@ impl Agreement {
         Self { reference: BTreeMap::new(), end }
     }
 
-    /// A commit that no host had before: it must continue the chain, by the rules that a reader would apply.
+    /// A commit that no host had before: it must continue the chain, by the rules that a reader
+    /// would apply.
     fn extend(&mut self, commit: &OrderedCommit) -> Result<(), String> {
         let payloads = commit.payloads.iter().map(|ordered| &ordered.payload);
         let prefix = extend_prefix(&self.end.prefix_hash, commit.ledger_time, payloads);

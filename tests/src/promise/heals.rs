@@ -1,5 +1,5 @@
-//! Heals: when faults have stopped and some time has passed, all honest hosts hold the same judged order of payloads, nothing
-//! waits, and no core has stopped.
+//! Heals: when faults have stopped and some time has passed, all honest hosts hold the same judged
+//! order of payloads, nothing waits, and no core has stopped.
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::AuthorIndex;

@@ -1,7 +1,7 @@
 //! Promises: oracles that watch a simulated run and speak up at the first step that breaks one.
 //!
-//! Owns what each promise means, one file each. Never changes the run. Called by the simulator after everything that an
-//! honest host does, and once more at the end.
+//! Owns what each promise means, one file each. Never changes the run. Called by the simulator
+//! after everything that an honest host does, and once more at the end.
 
 mod agreement;
 mod heals;
@@ -63,7 +63,8 @@ pub enum Observed<'a> {
         /// Why.
         reason: String,
     },
-    /// Nothing; but from now on no work is left, and only the rare exchange of what each has may travel.
+    /// Nothing; but from now on no work is left, and only the rare exchange of what each has may
+    /// travel.
     SilenceBegins,
 }
 

@@ -1,4 +1,5 @@
-//! Nothing lost: a payload reported *received* is durable there and is ordered, once for each submission; one reported
+//! Nothing lost: a payload reported *received* is durable there and is ordered, once for each
+//! submission; one reported
 //! *ordered* stays on that host for ever.
 
 use std::collections::BTreeMap;

@@ -1,5 +1,5 @@
-//! Persist, then send: when an own event leaves, it and every parent above the collection round are on disk; when a
-//! commit is handed on, the disk can give it back.
+//! Persist, then send: when an own event leaves, it and every parent above the collection round are
+//! on disk; when a commit is handed on, the disk can give it back.
 
 use dagger_payload::id::{AuthorIndex, Round};
 

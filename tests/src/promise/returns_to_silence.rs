@@ -1,5 +1,6 @@
-//! Returns to silence: without work nothing travels but the rare exchange of what each host has. A liar can make that
-//! exchange a little longer, by events that some hosts cannot accept, but never makes an honest host speak on.
+//! Returns to silence: without work nothing travels but the rare exchange of what each host has. A
+//! liar can make that exchange a little longer, by events that some hosts cannot accept, but never
+//! makes an honest host speak on.
 
 use std::collections::BTreeMap;
 
@@ -10,9 +11,11 @@ use super::{End, Observed, Promise, Setting};
 /// The kind of message that may travel in silence.
 pub const EXCHANGE: &str = "have";
 
-/// Bytes that one host may spend on exchanges in the watched silence: a few dozen per peer each half minute.
+/// Bytes that one host may spend on exchanges in the watched silence: a few dozen per peer each
+/// half minute.
 const EXCHANGE_BYTES_MAX: usize = 16 * 1024;
-/// The same where there are liars, whose events may be offered and asked for in vain at each exchange.
+/// The same where there are liars, whose events may be offered and asked for in vain at each
+/// exchange.
 const LIARS_EXCHANGE_BYTES_MAX: usize = 256 * 1024;
 
 /// See the module.

@@ -1,5 +1,5 @@
-//! True attestations: what an honest host attests is what it judged, all honest judges agree, and at the end a quorum
-//! (indeed every honest host) has attested the whole order.
+//! True attestations: what an honest host attests is what it judged, all honest judges agree, and
+//! at the end a quorum (indeed every honest host) has attested the whole order.
 
 use std::collections::BTreeMap;
 

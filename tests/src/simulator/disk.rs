@@ -1,7 +1,8 @@
 //! The simulated store: what is durable, and what a crash takes away.
 //!
-//! Owns the records of one host by the keys that the core's interface names. Never interprets them beyond that. Called
-//! by hosts and by promises. Writes are transactions: a crash keeps any prefix of those that are not yet durable, whole.
+//! Owns the records of one host by the keys that the core's interface names. Never interprets them
+//! beyond that. Called by hosts and by promises. Writes are transactions: a crash keeps any prefix
+//! of those that are not yet durable, whole.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -164,7 +165,8 @@ impl Disk {
         }
     }
 
-    /// A crash: a drawn prefix of the pending writes is durable, the rest never was; the witness may lag behind.
+    /// A crash: a drawn prefix of the pending writes is durable, the rest never was; the witness
+    /// may lag behind.
     pub(crate) fn crash(&mut self, random: &mut Random) {
         let kept = random.index(self.pending.len() + 1);
         for (_, records) in self.pending.drain(..).take(kept) {

@@ -1,7 +1,7 @@
 //! The kinds of faults, and what each does to the world.
 //!
-//! Owns their drawing and their length. Never breaks a rule of the model (what is durable stays so). Called by the world
-//! on its schedule, while the run's fault time lasts.
+//! Owns their drawing and their length. Never breaks a rule of the model (what is durable stays
+//! so). Called by the world on its schedule, while the run's fault time lasts.
 
 use super::random::Random;
 use super::world::World;
@@ -11,7 +11,8 @@ use super::world::World;
 pub(crate) enum FaultKind {
     /// A host loses power and comes back.
     Crash,
-    /// A host loses power just before or just after a write becomes durable, before anybody learns of it.
+    /// A host loses power just before or just after a write becomes durable, before anybody learns
+    /// of it.
     CrashAtWrite,
     /// A host stands still for a while but stays connected.
     Pause,

@@ -1,6 +1,7 @@
 //! An honest host: the core, its store, its judge, and what waits between them.
 //!
-//! Owns what a driver owns. Never draws chance and never knows other hosts: the world moves it. Called by the world.
+//! Owns what a driver owns. Never draws chance and never knows other hosts: the world moves it.
+//! Called by the world.
 
 use std::collections::VecDeque;
 
@@ -111,7 +112,8 @@ impl Host {
         LedgerTime(WALL_START_MS + now.milliseconds() + self.clock_ahead_ms)
     }
 
-    /// Starts the core from what the disk holds. The judge begins anew and judges the stored commits again.
+    /// Starts the core from what the disk holds. The judge begins anew and judges the stored
+    /// commits again.
     pub(crate) fn start(&mut self, now: SimulatedTime) {
         self.started_at = now;
         self.judge = Judge::new(self.configuration.founding);

@@ -1,7 +1,8 @@
-//! A small deterministic judge: its state root chains the digests of judged payloads and the deadlines that passed.
+//! A small deterministic judge: its state root chains the digests of judged payloads and the
+//! deadlines that passed.
 //!
-//! Owns that state. Never knows the graph. Called by hosts. It stands in for the processor where only agreement on
-//! order is tested; the real judge has its own tests.
+//! Owns that state. Never knows the graph. Called by hosts. It stands in for the processor where
+//! only agreement on order is tested; the real judge has its own tests.
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,7 @@
 //! The hosts' signing keys in a run: cheap ones in most seeds, real ed25519 in one of twenty.
 //!
-//! Owns the secrets, so that no player can sign as another. Called by hosts (to sign) and by the world, which verifies
-//! each event as a driver does.
+//! Owns the secrets, so that no player can sign as another. Called by hosts (to sign) and by the
+//! world, which verifies each event as a driver does.
 
 use std::sync::Arc;
 

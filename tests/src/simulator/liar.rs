@@ -1,7 +1,8 @@
-//! A host that lies, with a real key of its own: twins, withheld and false parents, false attestations and clocks, silence.
+//! A host that lies, with a real key of its own: twins, withheld and false parents, false
+//! attestations and clocks, silence.
 //!
-//! Owns what it heard and what it said. Never holds another host's key, so every lie is one that a real attacker could
-//! tell. Called by the world for the hosts that the seed makes liars.
+//! Owns what it heard and what it said. Never holds another host's key, so every lie is one that a
+//! real attacker could tell. Called by the world for the hosts that the seed makes liars.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

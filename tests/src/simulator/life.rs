@@ -1,6 +1,8 @@
-//! What befalls hosts and links from outside: start, crash, pause, connections, durable writes, judging, submissions.
+//! What befalls hosts and links from outside: start, crash, pause, connections, durable writes,
+//! judging, submissions.
 //!
-//! Owns how each is carried out. Never decides when a fault comes: `faults` does. Called by the world and by faults.
+//! Owns how each is carried out. Never decides when a fault comes: `faults` does. Called by the
+//! world and by faults.
 
 use std::sync::Arc;
 
@@ -65,7 +67,8 @@ impl World {
             PeerMessage::Event { bytes } => self.parse(bytes),
             _ => None,
         };
-        // After the attack a liar only answers what it is asked: whoever speaks unasked breaks the silence of others.
+        // After the attack a liar only answers what it is asked: whoever speaks unasked breaks the
+        // silence of others.
         let asked = self.injecting || matches!(message, PeerMessage::Want { .. });
         let liar = self.liars.get_mut(&host).expect("the caller looked");
         let answers = match event {
@@ -145,7 +148,8 @@ impl World {
         Ok(())
     }
 
-    /// A driver hands on what its store holds: also commits that became durable in the moment of a crash.
+    /// A driver hands on what its store holds: also commits that became durable in the moment of a
+    /// crash.
     fn hand_on_stored(&mut self, host: usize) -> Step {
         let author = self.hosts[host].me;
         let disk = &self.hosts[host].disk.durable;

@@ -1,8 +1,9 @@
 //! The simulator: a whole cluster in one thread, in which one seed decides everything.
 //!
-//! It runs the real consensus core of every host against simulated clocks, links, disks, judges and users, injects
-//! faults, and shows every step to the promises. Never touches a clock, socket, file or thread. Called by the `sim`
-//! program and by tests. Method: FoundationDB's simulation and TigerBeetle's VOPR.
+//! It runs the real consensus core of every host against simulated clocks, links, disks, judges and
+//! users, injects faults, and shows every step to the promises. Never touches a clock, socket, file
+//! or thread. Called by the `sim` program and by tests. Method: FoundationDB's simulation and
+//! TigerBeetle's VOPR.
 
 pub mod disk;
 mod faults;
@@ -17,6 +18,7 @@ mod random;
 mod schedule;
 mod settings;
 mod tally;
+mod traffic;
 mod users;
 mod world;
 
@@ -38,7 +40,8 @@ pub const HOSTS: [usize; 6] = [1, 2, 3, 4, 7, 10];
 
 /// Time after the last fault in which everything must settle, in microseconds.
 const SETTLE_US: u64 = 60_000_000;
-/// Time of silence that is then watched, in microseconds: three times the pause between exchanges and more.
+/// Time of silence that is then watched, in microseconds: three times the pause between exchanges
+/// and more.
 const SILENCE_US: u64 = 100_000_000;
 
 /// A run that broke a promise.

@@ -1,10 +1,11 @@
 //! The links between hosts: what arrives, when, and what is lost.
 //!
-//! Owns one connection for each pair of hosts and the state of both its directions. Never looks into a message. Called
-//! by the world. A connection is a stream (as over TCP: nothing overtakes, what is sent into a closed direction waits
-//! and is lost only with the connection) or, in other seeds, a worse thing that loses, doubles and reorders single
-//! messages, which covers a driver that sheds a full queue. A message of an old connection never arrives after a new
-//! connection has begun: links drain, or drop what is left, before a new one is heard.
+//! Owns one connection for each pair of hosts and the state of both its directions. Never looks
+//! into a message. Called by the world. A connection is a stream (as over TCP: nothing overtakes,
+//! what is sent into a closed direction waits and is lost only with the connection) or, in other
+//! seeds, a worse thing that loses, doubles and reorders single messages, which covers a driver
+//! that sheds a full queue. A message of an old connection never arrives after a new connection has
+//! begun: links drain, or drop what is left, before a new one is heard.
 
 use super::random::Random;
 use super::schedule::SimulatedTime;
@@ -48,7 +49,8 @@ pub(crate) struct Arrivals {
 pub(crate) enum Care {
     /// As the link's style has it.
     Usual,
-    /// Never before what was sent earlier: an answer must follow everything that was queued on its link.
+    /// Never before what was sent earlier: an answer must follow everything that was queued on its
+    /// link.
     AfterEarlier,
 }
 
@@ -166,8 +168,8 @@ impl<M> Network<M> {
         at
     }
 
-    /// Sends `message` over the present connection: tells when copies arrive. A stream whose direction is closed keeps
-    /// it until that opens.
+    /// Sends `message` over the present connection: tells when copies arrive. A stream whose
+    /// direction is closed keeps it until that opens.
     pub(crate) fn send(
         &mut self,
         now: SimulatedTime,

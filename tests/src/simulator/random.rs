@@ -1,7 +1,8 @@
 //! The one source of chance: a small generator whose whole run follows from a seed.
 //!
-//! Owns the sequence of numbers. Never asks the operating system. Called by everything in the simulator that draws.
-//! Source: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014).
+//! Owns the sequence of numbers. Never asks the operating system. Called by everything in the
+//! simulator that draws. Source: SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom
+//! number generators", 2014).
 
 /// A deterministic generator.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! What a seed draws before its run starts: how fast, how bad and how busy its world is.
 //!
-//! Owns the ranges. Never changes during a run. Called by the world. Each run draws its own mixture ("swarm testing":
-//! Groce and others, 2012), for faults that are always all on hide each other.
+//! Owns the ranges. Never changes during a run. Called by the world. Each run draws its own mixture
+//! ("swarm testing": Groce and others, 2012), for faults that are always all on hide each other.
 
 use super::faults::FaultKind;
 use super::random::Random;
@@ -43,7 +43,8 @@ pub(crate) struct Settings {
     pub(crate) write_us: (u64, u64),
     /// Time to judge a commit, from and to.
     pub(crate) judge_us: (u64, u64),
-    /// Difference of each host's wall clock from simulated time, in milliseconds, added to a common base.
+    /// Difference of each host's wall clock from simulated time, in milliseconds, added to a common
+    /// base.
     pub(crate) clock_ahead_ms: Vec<u64>,
     /// How many payloads are submitted in all.
     pub(crate) payloads: u64,

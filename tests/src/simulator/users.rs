@@ -65,7 +65,8 @@ impl Users {
         }
     }
 
-    /// The next payload and the time until the one after it, while users still have something to ask.
+    /// The next payload and the time until the one after it, while users still have something to
+    /// ask.
     pub(crate) fn submit(&mut self) -> Option<(SignedPayload, u64)> {
         self.left = self.left.checked_sub(1)?;
         let gap_us = if self.burst_left > 0 {

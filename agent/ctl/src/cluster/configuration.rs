@@ -143,7 +143,7 @@ fn environment(directory: &Directory, record: &Record) -> String {
         format!("export DAGGER_DIRECTORY={}", directory.root().display()),
         "# Every host's API; daggerctl asks the next one when one does not answer.".to_owned(),
         format!("export DAGGER_API={}", sockets.join(",")),
-        "# The developer's key, and the keys of all operators, for `daggerctl account grant`."
+        "# The developer's key, and the keys of all operators (`account grant --operator-key`)."
             .to_owned(),
         format!("export DAGGER_KEY={}", directory.key(DEVELOPER_KEY).display()),
         format!("export DAGGER_OPERATOR_KEYS={}", operators.join(",")),

@@ -210,6 +210,11 @@ async fn wait_connected(directory: &Directory, record: &Record) -> Result<(), Fa
                 },
                 Err(failure) => failure.to_text(),
             };
+            for process in status::processes(directory, record) {
+                if process.find(directory).is_none() {
+                    return Err(process.failure(directory, "ended"));
+                }
+            }
             if Instant::now() >= deadline {
                 return Err(Failure::unavailable(
                     "not_connected",
@@ -292,5 +297,59 @@ impl EndSignal {
             _ = terminate.recv() => {}
             _ = hangup.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::arguments::DirectoryArguments;
+    use crate::output::Format;
+
+    fn arguments(directory: &std::path::Path, hosts: Option<u16>) -> DevArguments {
+        DevArguments {
+            hosts,
+            directory: DirectoryArguments { directory: Some(directory.to_owned()) },
+            detach: true,
+            restart: false,
+            hypervisor: Some(Hypervisor::Test),
+            accelerator: AcceleratorChoice::Tcg,
+            host_cpus: None,
+            host_memory: None,
+            host_disk: None,
+            log: "info".into(),
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_used_again_keeps_its_identity_and_refuses_another_size() {
+        let root = tempfile::tempdir().expect("a directory");
+        let root = root.path().join("dev");
+        let progress = Progress::new(Format::Json);
+        let recall = |hosts| {
+            let arguments = arguments(&root, hosts);
+            let directory = Directory::of(&arguments.directory)?;
+            recall(&arguments, &directory, &progress)
+        };
+        let files = || {
+            let mut names = vec!["genesis.json".to_owned(), "genesis.json.sig".to_owned()];
+            let keys = std::fs::read_dir(root.join("keys")).expect("keys");
+            names.extend(
+                keys.map(|key| format!("keys/{}", key.expect("a key").file_name().display())),
+            );
+            names.sort();
+            let read = |name: String| {
+                let bytes = std::fs::read(root.join(&name)).expect("a file");
+                (name, bytes)
+            };
+            names.into_iter().map(read).collect::<Vec<_>>()
+        };
+        let first = recall(Some(2)).expect("a new cluster");
+        let before = files();
+        assert_eq!(recall(None).expect("the same cluster"), first);
+        assert_eq!(recall(Some(2)).expect("the same cluster"), first);
+        assert_eq!(files(), before);
+        let failure = recall(Some(3)).expect_err("another size");
+        assert!(failure.has_code("cluster_differs"));
     }
 }

@@ -36,9 +36,18 @@ pub(crate) enum Goal {
     Deleted,
 }
 
+/// Which stages are worth telling.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Story {
+    /// The VM is new: where it is placed, who accepts it.
+    Creation,
+    /// The VM exists: only the end.
+    Change,
+}
+
 /// What was shown already.
-#[derive(Default)]
 struct Shown {
+    story: Story,
     host: Option<String>,
     accepted: bool,
     running: bool,
@@ -48,22 +57,23 @@ struct Shown {
 pub(crate) async fn follow(
     session: &Session,
     id: VmId,
-    goal: Goal,
+    (goal, story): (Goal, Story),
     deadline: Instant,
     progress: &Progress,
 ) -> Result<Option<VmView>, Failure> {
-    let mut shown = Shown::default();
+    let mut shown = Shown { story, host: None, accepted: false, running: false };
     let mut pause = Pause::new();
     let path = format!("/v1/vms/{id}");
-    let mut last_state = None;
+    let mut last: Option<VmView> = None;
     loop {
         match session.client.get::<VmView>(&path).await {
             Ok(view) => {
                 shown.tell(&view, progress);
                 if reached(&view, goal)? {
-                    return finish(view, goal, deadline, progress).await.map(Some);
+                    return finish(view, (goal, story), deadline, progress).await.map(Some);
                 }
-                if last_state.replace(view.state) != Some(view.state) {
+                let state = view.state;
+                if last.replace(view).is_none_or(|before| before.state != state) {
                     pause.reset();
                 }
             }
@@ -77,17 +87,25 @@ pub(crate) async fn follow(
             Err(failure) => return Err(failure),
         }
         if Instant::now() >= deadline {
-            return Err(late(id, last_state, goal));
+            return Err(late(id, last.as_ref(), goal));
         }
         pause.wait().await;
     }
 }
 
-fn late(id: VmId, state: Option<VmState>, goal: Goal) -> Failure {
-    let state = state.map_or("not visible", word);
+fn late(id: VmId, last: Option<&VmView>, goal: Goal) -> Failure {
+    let state = last.map_or("not visible", |view| word(view.state));
+    let why = last.and_then(|view| view.reason.as_ref());
+    let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+    let wanted = match goal {
+        Goal::Ordered | Goal::Applied => "what was asked for",
+        Goal::Running | Goal::Ssh => "running",
+        Goal::Stopped => "stopped",
+        Goal::Deleted => "deleted",
+    };
     Failure::unavailable(
         "not_in_time",
-        format!("VM {id} is {state}; it did not get to {goal:?} in time"),
+        format!("VM {id} is {state}{why}; it did not get to {wanted} in time"),
         format!("It goes on by itself. `daggerctl vm why {id}` says what it waits for."),
     )
 }
@@ -125,7 +143,7 @@ fn is_applied(view: &VmView) -> bool {
 
 async fn finish(
     view: VmView,
-    goal: Goal,
+    (goal, story): (Goal, Story),
     deadline: Instant,
     progress: &Progress,
 ) -> Result<VmView, Failure> {
@@ -134,6 +152,9 @@ async fn finish(
     }
     if goal == Goal::Stopped {
         progress.done("stopped");
+    }
+    if (goal, story) == (Goal::Running, Story::Change) {
+        progress.done("running");
     }
     if goal == Goal::Ssh {
         let address = view.vm.placement.address().ok_or_else(|| {
@@ -187,6 +208,9 @@ async fn banner(address: Ipv4Addr) -> std::io::Result<()> {
 impl Shown {
     /// Shows the stages that are new.
     fn tell(&mut self, view: &VmView, progress: &Progress) {
+        if self.story == Story::Change {
+            return;
+        }
         let host = view.host_name.as_ref().map(ToString::to_string);
         if let Some(name) = &host
             && self.host != host

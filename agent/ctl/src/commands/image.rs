@@ -147,8 +147,18 @@ pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Fail
     }
     let key = session.signing_key()?;
     let account = session.account()?;
-    let view: AccountView = session.client.get(&format!("/v1/accounts/{account}")).await?;
-    let granting: Vec<OperatorId> = view.account.grants.iter().map(|g| g.operator).collect();
+    let path = format!("/v1/accounts/{account}");
+    let granting: Vec<OperatorId> = match session.client.get::<AccountView>(&path).await {
+        Ok(view) => view.account.grants.iter().map(|grant| grant.operator).collect(),
+        Err(failure) if failure.has_code("not_found") => {
+            return Err(Failure::refused(
+                "account_unknown",
+                format!("no operator has granted your key ({}) anything", key.path().display()),
+                "Ask an operator to run `daggerctl account grant` with your public key.",
+            ));
+        }
+        Err(failure) => return Err(failure),
+    };
     let trusted = |image: &Image| {
         image.publisher == *key.public_key() || granting.contains(&OperatorId::of(&image.publisher))
     };

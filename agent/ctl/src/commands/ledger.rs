@@ -31,7 +31,7 @@ pub(crate) async fn run(command: LedgerCommand, session: &Session) -> Result<(),
 
 fn show(view: &LedgerView) -> String {
     let changes = match &view.unavailable {
-        None => format!("possible: {} of {} needed are reached", view.reached, view.quorum),
+        None => format!("possible: {} members reached, {} needed", view.reached, view.quorum),
         Some(why) => format!("NOT possible: {why}"),
     };
     let survives = match view.faults_survived {

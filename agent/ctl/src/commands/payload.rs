@@ -29,7 +29,7 @@ Example: order a VM with ssh-keygen and curl, without handing your key to dagger
   daggerctl payload make vm.create web-1 --image tiny --cpus 1 --memory 512MiB --disk 2GiB \\
       --ssh-key ~/.ssh/id_ed25519.pub --key ~/.ssh/id_ed25519.pub > request.json
   ssh-keygen -Y sign -n dagger -f ~/.ssh/id_ed25519 request.json
-  curl --unix-socket /run/dagger/api.sock http://localhost/v1/payloads --data-binary @request.json \\
+  curl --unix-socket /run/dagger/api/api.sock http://localhost/v1/payloads --data-binary @request.json \\
       -H \"dagger-signature: $(grep -v -- ---- request.json.sig | tr -d '\\n')\"";
 
 const SIGN_EXAMPLES: &str = "\

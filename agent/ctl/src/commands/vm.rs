@@ -13,7 +13,7 @@ use dagger_payload::kind::{Body, VmChange, VmCreate, VmImage};
 use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
 use dagger_payload::object::VmState;
 
-use super::follow::{Goal, follow};
+use super::follow::{Goal, Story, follow};
 use super::{ChangeOptions, Wait, encode, history, image, short, why};
 use crate::failure::Failure;
 use crate::output::{facts, table};
@@ -295,7 +295,7 @@ async fn run_create(
         CreateWait::Ssh => Goal::Ssh,
     };
     let id = payload.vm.unwrap_or_else(|| VmId::of(&signed.digest));
-    let vm = follow(session, id, goal, deadline, &progress).await?;
+    let vm = follow(session, id, (goal, Story::Creation), deadline, &progress).await?;
     drop(progress);
     match vm {
         Some(vm) => session.output.show(&vm, show),
@@ -317,7 +317,7 @@ async fn change(
     let until = arguments.options.until();
     let payload = session.submit(&signed, until, deadline, &progress).await?;
     if arguments.options.wait == Wait::Applied {
-        let vm = follow(session, id, goal, deadline, &progress).await?;
+        let vm = follow(session, id, (goal, Story::Change), deadline, &progress).await?;
         drop(progress);
         if let Some(vm) = vm {
             return session.output.show(&vm, show);

@@ -252,6 +252,15 @@ struct Model {
     model: &'static str,
 }
 
+/// Where a guest's console goes besides its terminal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Console {
+    /// Into the machine's console file.
+    Logged,
+    /// Nowhere: libvirt is set up to write console files through virtlogd, and that does not run.
+    TerminalOnly,
+}
+
 /// The definition of `machine`, for `define`.
 ///
 /// # Errors
@@ -259,26 +268,27 @@ struct Model {
 pub(super) fn domain(
     machine: &MachineSpecification,
     names: &HostNames,
-    flavour: &Flavour,
+    flavour: Flavour,
+    console: Console,
 ) -> Result<String, quick_xml::SeError> {
     let emulated = |virtualization: Virtualization| match virtualization {
         Virtualization::Kvm => ("kvm", "host-passthrough"),
         Virtualization::Tcg => ("qemu", "maximum"),
     };
     let (kind, cpu, operating_system) = match flavour {
-        Flavour::Qemu { virtualization, .. } => {
-            let (kind, mode) = emulated(*virtualization);
+        Flavour::Qemu { virtualization } => {
+            let (kind, mode) = emulated(virtualization);
             // The older of the two PC machines: fewer bridges to enumerate, so it boots faster where all is emulated.
             (kind, Some(Cpu { mode }), (Some("x86_64"), Some("pc")))
         }
         // libvirt's test driver knows domains of its own type only, and no machine types or CPU modes.
         Flavour::Test => ("test", None, (None, None)),
     };
-    let log = match flavour {
-        Flavour::Qemu { console_log: true, .. } => {
+    let log = match (flavour, console) {
+        (Flavour::Qemu { .. }, Console::Logged) => {
             Some(Log { file: &machine.console, append: "on" })
         }
-        Flavour::Qemu { .. } | Flavour::Test => None,
+        (Flavour::Qemu { .. }, Console::TerminalOnly) | (Flavour::Test, _) => None,
     };
     let definition = Domain {
         kind,

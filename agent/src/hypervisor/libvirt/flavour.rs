@@ -2,7 +2,6 @@
 //!
 //! Owns the finding of driver and accelerator when a connection is new. Called by the libvirt implementation only.
 
-use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::time::Duration;
 
@@ -22,8 +21,6 @@ pub(super) enum Flavour {
     Qemu {
         /// What runs the guest's processors.
         virtualization: Virtualization,
-        /// Whether consoles can be written to files.
-        console_log: bool,
     },
     /// libvirt's built-in test driver: machines that exist in its memory only. For tests; it says so wherever it is shown.
     Test,
@@ -42,7 +39,6 @@ impl Flavour {
     /// Asks a new connection.
     pub(super) fn find(
         connection: &Connect,
-        uri: &str,
         accelerator: Accelerator,
     ) -> Result<Self, HypervisorError> {
         let driver = connection
@@ -56,7 +52,6 @@ impl Flavour {
                     Accelerator::Tcg => Virtualization::Tcg,
                     Accelerator::Auto => find_virtualization(connection),
                 },
-                console_log: log_daemon_socket(uri).exists(),
             }),
             other => Err(HypervisorError::Refused(format!(
                 "libvirt's driver {other} is not supported; use a qemu:/// or test:/// address"
@@ -67,8 +62,8 @@ impl Flavour {
     /// For people.
     pub(super) fn describe(self) -> &'static str {
         match self {
-            Self::Qemu { virtualization: Virtualization::Kvm, .. } => "libvirt, QEMU with KVM",
-            Self::Qemu { virtualization: Virtualization::Tcg, .. } => {
+            Self::Qemu { virtualization: Virtualization::Kvm } => "libvirt, QEMU with KVM",
+            Self::Qemu { virtualization: Virtualization::Tcg } => {
                 "libvirt, QEMU with TCG (slow: no KVM)"
             }
             Self::Test => "libvirt's test driver (no real machines)",
@@ -88,16 +83,4 @@ fn find_virtualization(connection: &Connect) -> Virtualization {
     let answered = spawned.is_ok()
         && asked.recv_timeout(Duration::from_millis(KVM_ANSWER_MS_MAX)).unwrap_or(false);
     if answered { Virtualization::Kvm } else { Virtualization::Tcg }
-}
-
-/// Where the daemon that writes consoles to files listens: beside the socket that the address names, else in libvirt's
-/// own runtime directory. Without it a domain that asks for a console log does not start.
-fn log_daemon_socket(uri: &str) -> PathBuf {
-    let named = uri
-        .split_once('?')
-        .and_then(|(_, query)| query.split('&').find_map(|pair| pair.strip_prefix("socket=")));
-    let directory = named
-        .and_then(|socket| Path::new(socket).parent())
-        .unwrap_or_else(|| Path::new("/run/libvirt"));
-    directory.join("virtlogd-sock")
 }

@@ -20,6 +20,7 @@ use virt::domain::{Domain, DomainPausedReason, DomainState, DomainStateReason};
 use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
+use self::domain_xml::Console;
 use self::events::Subscription;
 use self::flavour::Flavour;
 use super::names::{HostNames, TAGS_NAMESPACE};
@@ -35,6 +36,8 @@ const KEEP_ALIVE_SECONDS: i32 = 3;
 const KEEP_ALIVE_MISSING_MAX: u32 = 3;
 /// How often a listing is begun again because a domain went while it was looked at.
 const LISTINGS_MAX: u32 = 5;
+/// The daemon through which libvirt writes console files, as its error messages name it.
+const CONSOLE_DAEMON: &str = "virtlogd";
 /// The prefix under which our tags stand in a domain's metadata.
 const TAGS_PREFIX: &str = "dagger";
 
@@ -76,6 +79,8 @@ pub struct Libvirt {
     accelerator: Accelerator,
     announcer: Announcer,
     live: Mutex<Option<Live>>,
+    /// libvirt cannot write console files; found out when a machine did not start, forgotten with the connection.
+    no_console_files: AtomicBool,
 }
 
 /// A connection that answered.
@@ -88,7 +93,14 @@ struct Live {
 impl Libvirt {
     /// Prepares; nothing is connected yet.
     pub fn new(uri: String, accelerator: Accelerator, announcer: Announcer) -> Self {
-        Self { names: announcer.names, uri, accelerator, announcer, live: Mutex::default() }
+        Self {
+            names: announcer.names,
+            uri,
+            accelerator,
+            announcer,
+            live: Mutex::default(),
+            no_console_files: AtomicBool::new(false),
+        }
     }
 
     fn open(&self) -> Result<Live, HypervisorError> {
@@ -98,7 +110,7 @@ impl Libvirt {
         // Drivers within our own process, such as the test driver, have nothing to keep alive.
         let _ = connection.set_keep_alive(KEEP_ALIVE_SECONDS, KEEP_ALIVE_MISSING_MAX);
         let subscription = Subscription::open(&connection, &self.announcer).map_err(unavailable)?;
-        let flavour = Flavour::find(&connection, &self.uri, self.accelerator)?;
+        let flavour = Flavour::find(&connection, self.accelerator)?;
         Ok(Live { connection, flavour, _subscription: subscription })
     }
 
@@ -177,6 +189,7 @@ impl Hypervisor for Libvirt {
         // Opened without holding the lock: a daemon that hangs here must not hold up those who ask for the connection.
         let live = self.open()?;
         let description = live.flavour.describe().to_owned();
+        self.no_console_files.store(false, Ordering::Release);
         let old = self.live.lock().unwrap_or_else(PoisonError::into_inner).replace(live);
         drop(old);
         Ok(description)
@@ -241,7 +254,11 @@ impl Hypervisor for Libvirt {
     fn define(&self, machine: &MachineSpecification) -> Result<(), HypervisorError> {
         let (connection, flavour) = self.connection()?;
         self.ours(&connection, machine.tags.vm)?;
-        let xml = domain_xml::domain(machine, &self.names, &flavour)
+        let console = match self.no_console_files.load(Ordering::Acquire) {
+            true => Console::TerminalOnly,
+            false => Console::Logged,
+        };
+        let xml = domain_xml::domain(machine, &self.names, flavour, console)
             .map_err(|error| HypervisorError::Refused(error.to_string()))?;
         match connection.define_domain_xml(&xml) {
             Ok(_) => Ok(()),
@@ -273,7 +290,13 @@ impl Hypervisor for Libvirt {
         if domain.is_active().map_err(failed)? {
             return Ok(());
         }
-        domain.create().map_err(failed)
+        domain.create().map_err(|error| {
+            if error.message().contains(CONSOLE_DAEMON) {
+                // The next try defines the machine anew, without a console file.
+                self.no_console_files.store(true, Ordering::Release);
+            }
+            failed(error)
+        })
     }
 
     fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {

@@ -1,0 +1,263 @@
+//! Four hosts as real processes, with machines on paper, and what must hold when they are broken.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use dagger_tests::cluster::{Cluster, Machines, Role};
+use serde_json::Value;
+
+fn furnished() -> Cluster {
+    let cluster = Cluster::start(4, Machines::Paper);
+    cluster.grant(20);
+    cluster.register_paper_image();
+    cluster
+}
+
+fn positions(cluster: &Cluster) -> u64 {
+    cluster.json(&["ledger", "status"])["position"].as_u64().expect("a number")
+}
+
+#[test]
+fn a_ledger_killed_in_the_middle_of_a_request_neither_loses_nor_doubles_it() {
+    let cluster = furnished();
+    for host in 1..=4 {
+        let name = format!("web-{host}");
+        let created = cluster.create(host, &name, "received", &[]);
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+        cluster.kill(Role::Ledger, host);
+        // The other three go on meanwhile.
+        let other = host % 4 + 1;
+        let meanwhile = cluster.create(other, &format!("other-{host}"), "running", &[]);
+        assert!(meanwhile.status.success(), "{}", String::from_utf8_lossy(&meanwhile.stderr));
+        cluster.restart(Role::Ledger, host);
+        cluster.until_state(other, &name, "running");
+    }
+    for host in 1..=4 {
+        let vms = cluster.until("all hosts show all VMs", || {
+            let vms = cluster.json_from(host, &["vm", "ls"]);
+            (vms.as_array().map(Vec::len) == Some(8)).then_some(vms)
+        });
+        let running = vms.as_array().into_iter().flatten().filter(|vm| vm["state"] == "running");
+        assert_eq!(running.count(), 8);
+    }
+}
+
+#[test]
+fn without_a_quorum_changes_are_refused_by_name_and_one_restart_resumes() {
+    let cluster = furnished();
+    let created = cluster.create(1, "web", "running", &["--host", "host1"]);
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    cluster.kill(Role::Ledger, 3);
+    cluster.kill(Role::Ledger, 4);
+    let said = cluster.until("the loss is noticed", || {
+        let output = cluster.ctl(&["vm", "stop", "web"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        said.contains("no quorum: have 2, need 3, missing host3, host4").then_some(said)
+    });
+    assert!(said.contains("no_quorum"), "{said}");
+    assert_eq!(cluster.vm(1, "web")["sight"], "running");
+    cluster.restart(Role::Ledger, 3);
+    cluster.until("changes are possible again", || {
+        cluster.ctl(&["vm", "stop", "web", "--wait", "applied"]).status.success().then_some(())
+    });
+    cluster.until_state(1, "web", "stopped");
+    cluster.restart(Role::Ledger, 4);
+}
+
+#[test]
+fn a_vm_offered_to_a_dead_host_goes_elsewhere_once() {
+    let cluster = furnished();
+    cluster.kill(Role::Agent, 2);
+    cluster.kill(Role::Agent, 3);
+    // Equal hosts are filled evenly, so the dead ones are offered some of six.
+    for number in 0..6 {
+        let created = cluster.create(1, &format!("web-{number}"), "ordered", &[]);
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    }
+    let mut moved = 0;
+    for number in 0..6 {
+        let vm = cluster.until_state(1, &format!("web-{number}"), "running");
+        let host = vm["host_name"].as_str().expect("placed");
+        assert!(["host1", "host4"].contains(&host), "{vm}");
+        let tried = vm["vm"]["tried"].as_array().expect("a list");
+        moved += usize::from(!tried.is_empty());
+        assert!(!tried.contains(&vm["vm"]["placement"]["host"]), "{vm}");
+    }
+    assert!(moved > 0, "no dead host was ever offered a VM");
+}
+
+#[test]
+fn a_processor_that_dies_stops_changes_and_nothing_else() {
+    let cluster = furnished();
+    for host in 1..=4 {
+        cluster.kill(Role::Processor, host);
+        cluster.restart(Role::Processor, host);
+    }
+    let created = cluster.until("changes are possible again", || {
+        let created = cluster.create(1, "web", "running", &[]);
+        created.status.success().then_some(created)
+    });
+    assert!(created.status.success());
+}
+
+/// Sends a payload by curl; returns the HTTP status and the answer.
+fn send(cluster: &Cluster, host: usize, file: &str, signature: &str) -> (u64, Value) {
+    let output = Command::new("curl")
+        .args(["-s", "-w", "\n%{http_code}", "--unix-socket", &cluster.api(host)])
+        .args(["-H", &format!("dagger-signature: {signature}"), "--data-binary"])
+        .args([&format!("@{file}"), "http://localhost/v1/payloads"])
+        .output()
+        .expect("curl is there");
+    let text = String::from_utf8(output.stdout).expect("text");
+    let (body, status) = text.trim_end().rsplit_once('\n').expect("a status");
+    let answer = serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {text}"));
+    (status.parse().expect("a number"), answer)
+}
+
+/// Writes and signs a document as a user with nothing but ssh-keygen would.
+fn sign(cluster: &Cluster, name: &str, document: &str) -> (String, String) {
+    let file = cluster.file(name);
+    std::fs::write(&file, document).expect("written");
+    let _ = std::fs::remove_file(format!("{file}.sig"));
+    let key = cluster.file("keys/developer");
+    let signed = Command::new("ssh-keygen")
+        .args(["-q", "-Y", "sign", "-n", "dagger", "-f", &key, &file])
+        .output()
+        .expect("ssh-keygen is there");
+    assert!(signed.status.success(), "{}", String::from_utf8_lossy(&signed.stderr));
+    let armor = std::fs::read_to_string(format!("{file}.sig")).expect("a signature");
+    let line = armor.lines().filter(|line| !line.starts_with('-')).collect();
+    (file, line)
+}
+
+fn document(cluster: &Cluster, name: &str) -> Value {
+    let output = Command::new("curl")
+        .args(["-s", "--unix-socket", &cluster.api(1), "http://localhost/v1/cluster"])
+        .output()
+        .expect("curl is there");
+    let view: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let images = cluster.json(&["image", "ls"]);
+    let image = &images[0]["image"];
+    let key = std::fs::read_to_string(cluster.file("keys/developer.pub")).expect("a key");
+    let key = key.split(' ').take(2).collect::<Vec<_>>().join(" ");
+    serde_json::json!({
+        "dagger": 1,
+        "cluster": view["cluster"],
+        "signer": key.trim(),
+        "kind": "vm.create",
+        "not_after_ms": view["ledger_time"].as_u64().expect("a number") + 600_000,
+        "body": {
+            "name": name,
+            "image": {
+                "digest": image["digest"],
+                "format": image["format"],
+                "virtual_size_bytes": image["virtual_size_bytes"],
+            },
+            "cpus": 1,
+            "memory_mib": 256,
+            "disk_gib": 1,
+            "ssh_keys": [],
+        },
+    })
+}
+
+#[test]
+fn the_same_bytes_at_two_agents_make_one_vm_and_give_the_same_answer() {
+    let cluster = furnished();
+    let (file, signature) = sign(&cluster, "request.json", &document(&cluster, "web").to_string());
+    let (first, answer) = send(&cluster, 1, &file, &signature);
+    assert!([200, 202].contains(&first), "{answer}");
+    let (second, again) = send(&cluster, 2, &file, &signature);
+    assert!([200, 202].contains(&second), "{again}");
+    assert_eq!((&answer["digest"], &answer["vm"]), (&again["digest"], &again["vm"]));
+    cluster.until_state(3, "web", "running");
+    let mut answers = (1..=4).map(|host| send(&cluster, host, &file, &signature));
+    let (status, first) = answers.next().expect("four hosts");
+    assert_eq!((status, &first["state"]), (200, &Value::from("accepted")));
+    for (status, answer) in answers {
+        assert_eq!((status, &answer["position"]), (200, &first["position"]), "{answer}");
+        assert_eq!(answer["state"], "accepted");
+    }
+    assert_eq!(cluster.json(&["vm", "ls"]).as_array().map(Vec::len), Some(1));
+}
+
+#[test]
+fn bad_requests_are_refused_with_a_code_and_nothing_of_them_is_ordered() {
+    let cluster = furnished();
+    let before = positions(&cluster);
+    let good = document(&cluster, "web");
+    let changed = |path: &str, value: Value| {
+        let mut document = good.clone();
+        *document.pointer_mut(path).expect("it is there") = value;
+        document.to_string()
+    };
+    let far = good["not_after_ms"].as_u64().expect("a number") + 100 * 24 * 3_600_000;
+    let mut unknown = good.clone();
+    unknown["colour"] = Value::from("red");
+    let cases = [
+        ("payload_malformed", 422, unknown.to_string()),
+        ("payload_malformed", 422, format!("{}{}", "[".repeat(40), "]".repeat(40))),
+        ("cluster_wrong", 422, changed("/cluster", Value::from("0".repeat(64)))),
+        ("expired", 422, changed("/not_after_ms", Value::from(1_000))),
+        ("not_after_too_far", 422, changed("/not_after_ms", Value::from(far))),
+        ("grant_exceeded", 422, changed("/body/cpus", Value::from(200))),
+        ("limit_exceeded", 422, changed("/body/cpus", Value::from(0))),
+        ("kind_unknown", 422, changed("/kind", Value::from("vm.explode"))),
+        ("payload_too_large", 413, good.to_string() + &" ".repeat(70_000)),
+    ];
+    for (code, wanted, text) in cases {
+        let (file, signature) = sign(&cluster, "bad.json", &text);
+        let (status, problem) = send(&cluster, 1, &file, &signature);
+        assert_eq!((problem["code"].as_str(), status), (Some(code), wanted), "{problem}");
+        assert!(problem["advice"].as_str().is_some_and(|advice| advice.len() > 10), "{problem}");
+    }
+    let (file, signature) = sign(&cluster, "bad.json", &good.to_string());
+    std::fs::write(&file, changed("/body/cpus", Value::from(2))).expect("written");
+    let (status, problem) = send(&cluster, 1, &file, &signature);
+    assert_eq!((problem["code"].as_str(), status), (Some("signature_invalid"), 403), "{problem}");
+    assert_eq!(positions(&cluster), before);
+    assert_eq!(cluster.json(&["vm", "ls"]).as_array().map(Vec::len), Some(0));
+}
+
+/// CPU time of all daemons, in clock ticks, and bytes of all stores.
+fn cost(cluster: &Cluster) -> (u64, u64) {
+    let mut ticks = 0;
+    let mut bytes = 0;
+    for host in 1..=4 {
+        for role in [Role::Agent, Role::Ledger, Role::Processor] {
+            let stat = std::fs::read_to_string(format!("/proc/{}/stat", cluster.pid(role, host)));
+            let stat = stat.expect("it runs");
+            let fields: Vec<&str> = stat.rsplit(')').next().expect("a name").split(' ').collect();
+            let tick = |at: usize| fields[at].parse::<u64>().expect("a number");
+            ticks += tick(12) + tick(13);
+        }
+        let store = cluster.path().join(format!("hosts/host{host}/ledger/store/data.mdb"));
+        bytes += std::fs::metadata(store).expect("a store").len();
+    }
+    (ticks, bytes)
+}
+
+#[test]
+fn an_idle_cluster_costs_next_to_nothing_and_writes_nothing() {
+    let cluster = furnished();
+    let created = cluster.create(1, "web", "running", &[]);
+    assert!(created.status.success());
+    let settled = |cluster: &Cluster| {
+        let status = cluster.json(&["ledger", "status"]);
+        (status["round"].clone(), status["position"].clone())
+    };
+    // Two looks two seconds apart that show the same round: the last closing events are made.
+    let mut seen = settled(&cluster);
+    cluster.until("the cluster is silent", || {
+        std::thread::sleep(Duration::from_secs(2));
+        let now = settled(&cluster);
+        (std::mem::replace(&mut seen, now.clone()) == now).then_some(())
+    });
+    let ((ticks, bytes), started) = (cost(&cluster), Instant::now());
+    std::thread::sleep(Duration::from_secs(35)); // longer than the exchange of every 30 s
+    let ((ticks_after, bytes_after), elapsed) = (cost(&cluster), started.elapsed());
+    let share = (ticks_after - ticks) as f64 / 100.0 / elapsed.as_secs_f64();
+    assert!(share < 0.02, "{:.2} % of a core", share * 100.0);
+    assert_eq!(bytes_after, bytes, "the stores grew");
+    assert_eq!(settled(&cluster), seen);
+}

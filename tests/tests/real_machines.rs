@@ -1,0 +1,107 @@
+//! Four hosts as real processes with real QEMU machines. One scenario after the other on one cluster: starting one is the
+//! dear part.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use dagger_tests::cluster::{Cluster, Machines, Role};
+
+fn guest_image() -> PathBuf {
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let cache = std::env::var_os("DAGGER_CACHE").map_or(root.join(".cache"), PathBuf::from);
+    let recipe = root.join("images/recipes/small/build.sh");
+    let output = Command::new(recipe).arg("--cache").arg(cache).output().expect("the recipe runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).expect("text");
+    text.lines().last().expect("a path").into()
+}
+
+/// `virsh list` shows exactly the VMs that `daggerctl vm ls` shows as running.
+fn assert_virsh_agrees(cluster: &Cluster) {
+    cluster.until("virsh list agrees with daggerctl vm ls", || {
+        let domains = cluster.domains();
+        let vms = cluster.json(&["vm", "ls"]);
+        let mut wanted: Vec<(String, String)> = vms
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|vm| {
+                let text = |value: &serde_json::Value| value.as_str().expect("a text").to_owned();
+                let host = text(&vm["vm"]["placement"]["host"]);
+                let name = format!("dagger-{}-{}", &host[..8], text(&vm["vm"]["id"]));
+                let state = if vm["state"] == "running" { "running" } else { "shut off" };
+                (name, state.to_owned())
+            })
+            .collect();
+        wanted.sort();
+        let mut seen = domains;
+        seen.sort();
+        (seen == wanted).then_some(())
+    });
+}
+
+fn ok(output: std::process::Output) {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn real_machines_survive_the_faults_of_everything_around_them() {
+    let cluster = Cluster::start(4, Machines::Qemu);
+    cluster.grant(8);
+    let image = guest_image();
+    cluster.register(&image);
+
+    // An agent is killed while its VM boots: exactly one VM after its restart.
+    ok(cluster.create(1, "web-1", "ordered", &["--host", "host2"]));
+    cluster.until("the domain is there", || (!cluster.domains().is_empty()).then_some(()));
+    cluster.kill(Role::Agent, 2);
+    cluster.restart(Role::Agent, 2);
+    cluster.until_state(1, "web-1", "running");
+    assert_virsh_agrees(&cluster);
+    assert_eq!(cluster.domains().len(), 1);
+    let inside = cluster.until("the guest answers", || {
+        let output = cluster.ctl(&["ssh", "web-1", "--", "hostname; nproc"]);
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    });
+    assert_eq!(inside.split_whitespace().collect::<Vec<_>>(), ["web-1", "1"]);
+
+    // Two ledgers die: changes are refused, the VM runs on; one comes back, and changes go on.
+    cluster.kill(Role::Ledger, 3);
+    cluster.kill(Role::Ledger, 4);
+    cluster.until("the loss is noticed", || {
+        let said = cluster.ctl(&["vm", "stop", "web-1"]);
+        String::from_utf8_lossy(&said.stderr).contains("no_quorum").then_some(())
+    });
+    assert_virsh_agrees(&cluster);
+    cluster.restart(Role::Ledger, 3);
+    cluster.restart(Role::Ledger, 4);
+    cluster.until("changes are possible again", || {
+        let stopped = cluster.ctl(&["vm", "stop", "web-1", "--wait", "applied"]);
+        stopped.status.success().then_some(())
+    });
+    assert_virsh_agrees(&cluster);
+    cluster.must(&["vm", "start", "web-1", "--wait", "applied"]);
+    assert_virsh_agrees(&cluster);
+
+    // A damaged image file is refused before boot.
+    let store = cluster.path().join("hosts/host4/agent/images");
+    let stored = std::fs::read_dir(store).expect("a store").flatten();
+    let stored = stored.map(|entry| entry.path()).find(|path| path.is_file()).expect("the image");
+    let mut bytes = std::fs::read(&stored).expect("readable");
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::remove_file(&stored).expect("removed");
+    std::fs::write(&stored, bytes).expect("written");
+    ok(cluster.create(1, "damaged", "ordered", &["--host", "host4"]));
+    let vm = cluster.until_state(1, "damaged", "degraded");
+    assert!(vm.to_string().contains("image_damaged"), "{vm}");
+    let domains = cluster.domains();
+    let id = vm["vm"]["id"].as_str().expect("an id");
+    assert!(domains.iter().all(|(name, _)| !name.contains(id)), "{domains:?}");
+
+    // Everything goes as it came.
+    for name in ["damaged", "web-1"] {
+        cluster.must(&["vm", "delete", name, "--wait", "applied"]);
+    }
+    cluster.until("no domain is left", || cluster.domains().is_empty().then_some(()));
+}

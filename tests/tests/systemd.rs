@@ -1,0 +1,47 @@
+//! The units, installed into a Debian machine and run by its systemd.
+//!
+//! Setting: a minimal Debian 12 tree, `make install` into it, systemd as PID 1 in a container, a
+//! cluster of this one host, libvirt's test driver. Pinned: the units start in order with their
+//! sockets, keys and directories, a VM is made through all of them, they come back by themselves
+//! after a reboot, and the walls around each daemon hold from inside.
+
+use std::time::Duration;
+
+use dagger_tests::built;
+use dagger_tests::nspawn::{Machine, Outcome};
+
+/// Generous: everything together takes seconds.
+const WAIT_MAX: Duration = Duration::from_secs(180);
+const FOUND: &str = include_str!("systemd/found.sh");
+
+fn machine() -> Machine {
+    let programs = built::programs().expect("the programs are built");
+    Machine::installed(&programs).expect("a machine can be made")
+}
+
+fn run(machine: &Machine, script: &str) -> Outcome {
+    machine.run(&format!("{FOUND}\n{script}"), WAIT_MAX).expect("the machine runs the script")
+}
+
+#[test]
+fn a_host_under_systemd_makes_a_vm_and_comes_back_by_itself_after_a_reboot() {
+    let machine = machine();
+    let outcome = run(&machine, include_str!("systemd/vm.sh"));
+    let output = outcome.succeeded();
+    assert!(output.contains("host1 reports running"), "{output}");
+    let outcome = run(&machine, include_str!("systemd/again.sh"));
+    let output = outcome.succeeded();
+    assert!(output.contains("created by account"), "{output}");
+}
+
+#[test]
+fn the_walls_around_each_daemon_hold_and_a_daemon_that_ends_comes_back() {
+    run(&machine(), include_str!("systemd/walls.sh")).succeeded();
+}
+
+#[test]
+fn a_script_that_fails_is_seen_to_fail() {
+    let outcome = machine().run("echo before; false; echo after", WAIT_MAX).unwrap();
+    assert_ne!(outcome.status, 0);
+    assert_eq!(outcome.output, "before\n");
+}

@@ -1,0 +1,23 @@
+found
+systemd-analyze verify --man=no dagger.target
+qemu-img create -q -f qcow2 /srv/disk.qcow2 1G
+daggerctl image register /srv/disk.qcow2 --name op1/disk --key "$keys/operator"
+daggerctl vm create web-1 --image op1/disk --cpus 2 --memory 512MiB --disk 2GiB \
+  --ssh-key "$keys/developer.pub" --key "$keys/developer" --wait running --timeout 60s
+daggerctl vm ls --key "$keys/developer"
+daggerctl vm history web-1 --key "$keys/developer"
+curl -sS --fail http://127.0.0.1:7480/v1/health
+
+echo "== three users, one slice, each in its own unit"
+for role in agent ledger processor; do
+  [[ $(property dagger-$role.service Slice) == dagger.slice ]]
+  [[ $(stat -c %U "/proc/$(property dagger-$role.service MainPID)") == "dagger-$role" ]]
+done
+
+echo "== nobody else reads state or disks"
+[[ $(stat -c %a /var/lib/dagger-ledger /var/lib/dagger-ledger-witness) == $'700\n700' ]]
+[[ $(stat -c %a /var/lib/dagger-agent /var/lib/dagger-agent/disks) == $'711\n711' ]]
+[[ $(stat -c %a /var/lib/dagger-agent/disks/*.qcow2) == 600 ]]
+
+echo "== nothing failed"
+[[ -z $(systemctl --failed --no-legend) ]]

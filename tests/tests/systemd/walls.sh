@@ -1,0 +1,91 @@
+# Looks out from inside each daemon's own unit: the installed unit with another command.
+found
+from_inside() { # ROLE, and lines on standard input: `can` or `cannot`, and a command
+  cat >/run/look.lines
+  cat >/run/look.sh <<'LOOK'
+failures=0
+while read -r expected command; do
+  if (eval "$command") </dev/null >/dev/null 2>&1; then found=can; else found=cannot; fi
+  [[ $found == "$expected" ]] || { echo "$found: $command"; failures=$((failures + 1)); }
+done </run/look.lines
+exit $((failures > 0))
+LOOK
+  sed -e 's|^ExecStart=.*|ExecStart=/bin/bash /run/look.sh|' -e 's/^Type=.*/Type=oneshot/' \
+    -e '/^Sockets=/d; /^Requires=/d; /^Restart/d; /^WatchdogSec=/d; /^NotifyAccess=/d' \
+    "/lib/systemd/system/dagger-$1.service" >/run/systemd/system/look.service
+  systemctl daemon-reload
+  systemctl start look.service || { journalctl --no-pager --unit look.service; return 1; }
+}
+# Whether a Unix socket can be connected to: curl ends with 7 when it cannot.
+connect() { echo "curl -s -m 1 --unix-socket $1 http://any/; ((\$? != 7))"; }
+
+ledger=/run/dagger/agent-ledger/ledger.sock
+processor=/run/dagger/ledger-processor/processor.sock
+seal=/run/dagger/processor-agent/seal.sock
+api=/run/dagger/api/api.sock
+everyone="cannot cat /etc/dagger/keys/ledger_key
+cannot cat /etc/dagger/keys/agent_key
+cannot head -c 1 /dev/kmsg
+cannot touch /etc/dagger/genesis.json
+cannot touch /var/lib/look
+cannot unshare --user true
+cannot cat /proc/1/environ
+can cat /etc/dagger/genesis.json"
+
+echo "== the agent reaches what it works with, and no network"
+from_inside agent <<LINES
+$everyone
+can $(connect $ledger)
+can $(connect $seal)
+cannot $(connect $processor)
+cannot exec 3<>/dev/tcp/127.0.0.1/7400
+can touch /var/lib/dagger-agent/look; rm /var/lib/dagger-agent/look
+cannot ls /var/lib/dagger-ledger
+cannot ls /var/lib/dagger-ledger-witness
+LINES
+
+echo "== the ledger reaches its processor and the network"
+from_inside ledger <<LINES
+$everyone
+can $(connect $processor)
+cannot $(connect $seal)
+cannot $(connect $ledger)
+cannot $(connect $api)
+can exec 3<>/dev/tcp/127.0.0.1/7400
+can touch /var/lib/dagger-ledger/look; rm /var/lib/dagger-ledger/look
+cannot ls /var/lib/dagger-agent
+LINES
+
+echo "== the processor reaches nothing"
+from_inside processor <<LINES
+$everyone
+cannot $(connect $processor)
+cannot $(connect $seal)
+cannot $(connect $ledger)
+cannot $(connect $api)
+cannot exec 3<>/dev/tcp/127.0.0.1/7400
+cannot ls /var/lib/dagger-ledger
+cannot ls /var/lib/dagger-agent
+LINES
+
+echo "== a daemon that hangs is ended and comes back, one that was killed comes back"
+mkdir -p /run/systemd/system/dagger-processor.service.d
+printf '[Service]\nWatchdogSec=2\n' >/run/systemd/system/dagger-processor.service.d/quick.conf
+systemctl daemon-reload
+systemctl restart dagger-processor.service
+kill -STOP "$(property dagger-processor.service MainPID)"
+came_back() { [[ $(property "$1" NRestarts) == 1 && $(property "$1" ActiveState) == active ]]; }
+wait_until 20 came_back dagger-processor.service
+kill -KILL "$(property dagger-ledger.service MainPID)"
+wait_until 20 came_back dagger-ledger.service
+wait_until 20 daggerctl account grant "$keys/agent.pub" --cpus 1 --memory 1GiB --disk 1GiB \
+  --key "$keys/operator"
+
+echo "== a refused configuration is not tried again"
+echo 'unknown = 1' >>/etc/dagger/ledger.toml
+systemctl stop dagger-agent.service dagger-agent.socket dagger-agent-tcp.socket
+systemctl restart dagger-ledger.service || true
+failed() { [[ $(property "$1" ActiveState) == failed ]]; }
+wait_until 20 failed dagger-ledger.service
+[[ $(property dagger-ledger.service ExecMainStatus) == 64 ]]
+[[ $(property dagger-ledger.service NRestarts) == 0 ]]
