@@ -1,8 +1,10 @@
-//! What passes between the agent's two halves: the one that follows the ledger (link, verification, read model, API) and
-//! the one that works on machines (controller, journal, actuator, hypervisors).
+//! What passes between the agent's two halves: the one that follows the ledger (link, verification,
+//! read model, API) and the one that works on machines (controller, journal, actuator,
+//! hypervisors).
 //!
-//! Owns only these shapes. Never decides. The first half sends [`Order`]s through a bounded channel, the second answers
-//! with [`ReportVm`] bodies through a bounded channel and keeps a [`SightBoard`] for the API to show.
+//! Owns only these shapes. Never decides. The first half sends [`Order`]s through a bounded
+//! channel, the second answers with [`ReportVm`] bodies through a bounded channel and keeps a
+//! [`SightBoard`] for the API to show.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
@@ -17,8 +19,8 @@ pub const ORDERS_WAITING_MAX: usize = 1024;
 /// Reports that may wait to be submitted.
 pub const REPORTS_WAITING_MAX: usize = 1024;
 
-/// What the controller is told, in order of commits. Everything in it is sealed by the processor and attested by a
-/// quorum, as checked by the agent itself.
+/// What the controller is told, in order of commits. Everything in it is sealed by the processor
+/// and attested by a quorum, as checked by the agent itself.
 #[derive(Debug, Clone)]
 pub enum Order {
     /// The new version of a VM whose placement names this host, or named it before.
@@ -29,7 +31,8 @@ pub enum Order {
     Image(Box<Image>),
     /// Ledger time moved on (with each attested commit).
     LedgerTime(LedgerTime),
-    /// The history up to this commit has been told; before the first of these nothing is done to any machine.
+    /// The history up to this commit has been told; before the first of these nothing is done to
+    /// any machine.
     CaughtUp(CommitIndex),
     /// What the ledger shows is older than what this host has seen before: nothing may change until
     /// [`Order::CaughtUp`] comes again. VMs run on.
@@ -45,8 +48,8 @@ pub struct AttestedVm {
     pub commit: CommitIndex,
 }
 
-/// Reports on their way to the ledger. The submitting half signs each with the agent key and repeats it until it is
-/// ordered or superseded by a later report about the same VM.
+/// Reports on their way to the ledger. The submitting half signs each with the agent key and
+/// repeats it until it is ordered or superseded by a later report about the same VM.
 pub type ReportSender = tokio::sync::mpsc::Sender<ReportVm>;
 
 /// What this host sees of the VMs that it carries; written by the observation, read by the API.

@@ -1,8 +1,8 @@
 //! The half of the agent that works on machines, started as one piece.
 //!
-//! Owns the way from an order to a machine and back to a report: it wires controller, journal, actuator, hypervisor and
-//! observation together. Never talks to the ledger, never serves a request: the other half does, see
-//! [`crate::handover`]. Called once by the daemon, and by tests.
+//! Owns the way from an order to a machine and back to a report: it wires controller, journal,
+//! actuator, hypervisor and observation together. Never talks to the ledger, never serves a
+//! request: the other half does, see [`crate::handover`]. Called once by the daemon, and by tests.
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
@@ -94,8 +94,8 @@ pub enum Broken {
 
 /// Works on machines until `stop` is cancelled or `orders` ends; running VMs are left running.
 ///
-/// # Errors
-/// [`Broken`] when it cannot keep its journal; a hypervisor that does not answer is no error but a sight.
+/// # Errors [`Broken`] when it cannot keep its journal; a hypervisor that does not answer is no
+/// error but a sight.
 pub async fn run(
     configuration: MachineConfiguration,
     orders: mpsc::Receiver<Order>,
@@ -187,7 +187,8 @@ struct Machines {
     inputs: mpsc::Sender<Input>,
     consoles: PathBuf,
     console_readers: JoinSet<()>,
-    /// The newest report of each VM that the other half has not taken yet: an older one is superseded.
+    /// The newest report of each VM that the other half has not taken yet: an older one is
+    /// superseded.
     outbox: BTreeMap<VmId, ReportVm>,
     board: SightBoard,
     began: Instant,

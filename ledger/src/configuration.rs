@@ -1,7 +1,7 @@
 //! The ledger's configuration file, and what it names: genesis and key.
 //!
-//! Owns the file's shape, the resolution of its paths and the checks that need no running daemon. Called by `main` and by
-//! tests.
+//! Owns the file's shape, the resolution of its paths and the checks that need no running daemon.
+//! Called by `main` and by tests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -30,13 +30,16 @@ pub struct Configuration {
     /// What is logged: a filter of tracing, such as `info`.
     #[serde(default = "default_log")]
     pub log: String,
-    /// The ledger key: an OpenSSH private key file, or `credential:NAME` for `$CREDENTIALS_DIRECTORY/NAME`.
+    /// The ledger key: an OpenSSH private key file, or `credential:NAME` for
+    /// `$CREDENTIALS_DIRECTORY/NAME`.
     pub key: String,
     /// Where the store lives.
     pub state_directory: PathBuf,
-    /// The witness file; outside the state directory, so that both are not lost or restored together.
+    /// The witness file; outside the state directory, so that both are not lost or restored
+    /// together.
     pub witness: PathBuf,
-    /// Where to listen for peers when no socket named `peers` was handed over; else the genesis' own address.
+    /// Where to listen for peers when no socket named `peers` was handed over; else the genesis'
+    /// own address.
     pub listen: Option<SocketAddr>,
     /// Size of the store's sparse map, in GiB: the most that it can ever hold.
     #[serde(default = "default_map_gib")]

@@ -1,7 +1,8 @@
 //! The running ledger: all parts, started in order and stopped in order.
 //!
-//! Owns the wiring and the lives of threads and tasks. Nothing is signed before store, witness and the founding state
-//! are known; while the processor was never seen, only the agent is served. Called by `main` and by tests.
+//! Owns the wiring and the lives of threads and tasks. Nothing is signed before store, witness and
+//! the founding state are known; while the processor was never seen, only the agent is served.
+//! Called by `main` and by tests.
 
 use std::io;
 use std::net::SocketAddr;
@@ -199,7 +200,8 @@ impl Daemon {
             released: watch::Sender::new(None),
             stop: stop.clone(),
         });
-        // Before the agent may ask: what was promised in an earlier life is known from the first answer on.
+        // Before the agent may ask: what was promised in an earlier life is known from the first
+        // answer on.
         let size = (FIRST_EPOCH, committee.members());
         let (instance, testimony) = (memory.instance, memory.testimony);
         let state = start::restored_state(&delivery.records, size, instance, testimony)?;
@@ -241,7 +243,8 @@ impl Daemon {
         }
         if let Ok(thread) = self.core_thread.try_recv() {
             let joining = tokio::task::spawn_blocking(move || thread.join());
-            // A core that does not end in time is ended with the process; nothing unwritten was sent.
+            // A core that does not end in time is ended with the process; nothing unwritten was
+            // sent.
             let _ = tokio::time::timeout(STOP_WAIT_MAX, joining).await;
         }
         (reason, self.writer_thread)
@@ -339,7 +342,8 @@ fn start_core(
     start::start(parts, sources, runtime).map_err(doing("start the core"))
 }
 
-/// Payloads of this host that the store knows and that no judged commit holds: those of the pool and of own events.
+/// Payloads of this host that the store knows and that no judged commit holds: those of the pool
+/// and of own events.
 fn unordered(delivery: &Delivery, state: &RestoredState) -> Result<Vec<SignedPayload>, StoreError> {
     let own = state.events.iter().filter(|event| event.header.author == delivery.me);
     let packed = own.flat_map(|event| &event.payloads);

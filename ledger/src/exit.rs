@@ -1,7 +1,7 @@
 //! How the daemon ends: the exit codes, and the way by which any part asks for the end.
 //!
-//! Owns the meaning of each code; the systemd unit lists which of them must not restart the daemon. Called by `main` and by every
-//! part that may find something broken.
+//! Owns the meaning of each code; the systemd unit lists which of them must not restart the daemon.
+//! Called by `main` and by every part that may find something broken.
 
 use std::error::Error;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! The ledger: gossips signed events with the other operators' ledgers, agrees with them on one order, keeps
-//! everything, and delivers what was ordered to the processor and then to the agent.
+//! The ledger: gossips signed events with the other operators' ledgers, agrees with them on one
+//! order, keeps everything, and delivers what was ordered to the processor and then to the agent.
 //!
 //! ```text
 //! peers <── link ──> driver ── inputs ──> core (dagger-ledger-core) ── outputs ──> driver
@@ -8,8 +8,8 @@
 //! agent <── delivery ──> processor                        ordered commits <─────────┘
 //! ```
 //!
-//! Owns the shells around the consensus core: links, store, driver and delivery. Never judges a payload and never reads one.
-//! Called by `main` and by tests.
+//! Owns the shells around the consensus core: links, store, driver and delivery. Never judges a
+//! payload and never reads one. Called by `main` and by tests.
 #![forbid(unsafe_code)]
 
 pub mod configuration;

@@ -1,5 +1,5 @@
-//! Maxima that concern the ledger alone; those that cross a package border stand in `dagger_payload::limits`.
-//! Called by all parts of the daemon.
+//! Maxima that concern the ledger alone; those that cross a package border stand in
+//! `dagger_payload::limits`. Called by all parts of the daemon.
 
 use std::time::Duration;
 
@@ -13,7 +13,8 @@ pub const SEND_WAIT_MAX: Duration = Duration::from_secs(15);
 pub const HANDSHAKES_MAX: usize = 64;
 /// Connections that are not yet authenticated, from one address.
 pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 16;
-/// Frames that may wait for one peer; more drop the link, and a new one starts with what the peer lacks.
+/// Frames that may wait for one peer; more drop the link, and a new one starts with what the peer
+/// lacks.
 pub const PEER_QUEUE_FRAMES_MAX: usize = 8192;
 /// Bytes that may wait for one peer.
 pub const PEER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -1,4 +1,5 @@
-//! The daemon's `main`: arguments, configuration, logging, exit code. Everything else is in the library.
+//! The daemon's `main`: arguments, configuration, logging, exit code. Everything else is in the
+//! library.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -10,10 +11,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
-/// Gossips signed events with the other operators' ledgers, agrees with them on one order, and keeps everything.
+/// Gossips signed events with the other operators' ledgers, agrees with them on one order, and
+/// keeps everything.
 ///
-/// Exit codes: 0 stopped as asked, 2 wrong usage, 64 configuration, key or genesis refused, 65 store damaged or state
-/// broken (do not restart: read the last message), 70 internal defect.
+/// Exit codes: 0 stopped as asked, 2 wrong usage, 64 configuration, key or genesis refused, 65
+/// store damaged or state broken (do not restart: read the last message), 70 internal defect.
 #[derive(Debug, Parser)]
 #[command(name = "dagger-ledger", version)]
 struct Arguments {
@@ -46,7 +48,8 @@ fn start_logging(filter: EnvFilter) {
     registry.with(journal).with(plain).init();
 }
 
-/// A defect in any thread ends the whole daemon: what it would have done next is unknown, and nothing unwritten was sent.
+/// A defect in any thread ends the whole daemon: what it would have done next is unknown, and
+/// nothing unwritten was sent.
 fn stop_at_panics() {
     std::panic::set_hook(Box::new(|panic| {
         tracing::error!("stopped by a defect of this program: {panic}");

@@ -1,5 +1,6 @@
-//! Four real ledgers on loopback: real processes, real TLS, real LMDB. Only the judge is a test's: it accepts everything once,
-//! deterministically, so that what is shown here is order, durability and delivery.
+//! Four real ledgers on loopback: real processes, real TLS, real LMDB. Only the judge is a test's:
+//! it accepts everything once, deterministically, so that what is shown here is order, durability
+//! and delivery.
 
 mod common;
 
@@ -146,7 +147,8 @@ async fn a_host_whose_store_was_lost_learns_all_from_its_peers_before_it_signs()
     cluster.hosts[1].until(|status| status.unavailable.is_none()).await;
     assert_ne!(cluster.hosts[1].judge.life(), life, "the judge began anew with the store");
     digests.push(cluster.hosts[1].submitted("after").await);
-    // It signs only above rounds that it may have signed before: the others get there with their own work.
+    // It signs only above rounds that it may have signed before: the others get there with their
+    // own work.
     digests.push(cluster.hosts[0].submitted("others' work").await);
     attested_everywhere(&cluster, &digests).await;
 }
@@ -222,7 +224,8 @@ async fn kill_9_of_one_host_after_another_under_load_loses_and_doubles_nothing()
             let host = &cluster.hosts[(victim + number) % 4];
             receipts.push(host.submitted(&format!("round {round} number {number}")).await);
         }
-        // The last receipts are from others and from the victim itself, and nothing of them needs to be ordered yet.
+        // The last receipts are from others and from the victim itself, and nothing of them needs
+        // to be ordered yet.
         receipts.push(cluster.hosts[victim].submitted(&format!("round {round} last")).await);
         cluster.hosts[victim].kill();
         let other = &cluster.hosts[(victim + 1) % 4];
@@ -231,7 +234,8 @@ async fn kill_9_of_one_host_after_another_under_load_loses_and_doubles_nothing()
             cluster.hosts[victim].judge.restart().await;
         }
         cluster.hosts[victim].start();
-        // All links are up before the next one dies: otherwise two of four are out of reach at once.
+        // All links are up before the next one dies: otherwise two of four are out of reach at
+        // once.
         cluster.hosts[victim].until_linked().await;
     }
     attested_everywhere(&cluster, &receipts).await;

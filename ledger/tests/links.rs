@@ -1,8 +1,9 @@
 //! Links between real TCP sockets with real TLS: who is let in, and what ends a link.
 //!
-//! Setting: members 0 and 1 of a cluster of two; the test plays member 0 where it misbehaves. Pins: only members' keys pass,
-//! a frame over the limit is refused by its length alone, garbage ends the link and nothing else, and a newer link takes the
-//! place of an older one without the driver hearing of two.
+//! Setting: members 0 and 1 of a cluster of two; the test plays member 0 where it misbehaves. Pins:
+//! only members' keys pass, a frame over the limit is refused by its length alone, garbage ends the
+//! link and nothing else, and a newer link takes the place of an older one without the driver
+//! hearing of two.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

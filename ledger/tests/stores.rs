@@ -1,7 +1,7 @@
 //! One suite for both stores, and what only the one on disk can show.
 //!
-//! Pins: commits are whole and survive a reopening, pages are in order both ways, a full store writes nothing and still
-//! reads, and a changed byte is found at the next read.
+//! Pins: commits are whole and survive a reopening, pages are in order both ways, a full store
+//! writes nothing and still reads, and a changed byte is found at the next read.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -1,7 +1,8 @@
 //! Admission: whether a host may pack a payload of its own users.
 //!
-//! Owns the door's rule: everything that the judge would refuse now is refused here, with the same code, so that it is
-//! never ordered. A prediction only; what counts is the judgement after order. Called by the daemon for each submission.
+//! Owns the door's rule: everything that the judge would refuse now is refused here, with the same
+//! code, so that it is never ordered. A prediction only; what counts is the judgement after order.
+//! Called by the daemon for each submission.
 
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_payload::id::LedgerTime;

@@ -1,6 +1,7 @@
 //! The processor's configuration file, and the genesis that it names.
 //!
-//! Owns the file's shape and its reading, which is all done before the sandbox closes. Called by `main`.
+//! Owns the file's shape and its reading, which is all done before the sandbox closes. Called by
+//! `main`.
 
 use std::path::{Path, PathBuf};
 

@@ -7,9 +7,11 @@ use clap::Parser;
 use dagger_processor::configuration::Configuration;
 use tracing_subscriber::EnvFilter;
 
-/// Verifies every payload before it is ordered, and judges it after, in a sandbox without files, network or devices.
+/// Verifies every payload before it is ordered, and judges it after, in a sandbox without files,
+/// network or devices.
 ///
-/// Exit codes: 0 stopped as asked, 2 wrong usage, 64 configuration or genesis refused, 70 internal defect.
+/// Exit codes: 0 stopped as asked, 2 wrong usage, 64 configuration or genesis refused, 70 internal
+/// defect.
 #[derive(Debug, Parser)]
 #[command(name = "dagger-processor", version)]
 struct Arguments {
@@ -39,7 +41,8 @@ fn main() -> ExitCode {
         println!("ok: cluster {} ({cluster}), {} hosts", genesis.name, genesis.hosts.len());
         return ExitCode::SUCCESS;
     }
-    // To stderr, which systemd takes into the journal: the journal's own socket would be one more thing to hold.
+    // To stderr, which systemd takes into the journal: the journal's own socket would be one more
+    // thing to hold.
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(&configuration.log))
         .with_writer(std::io::stderr)

@@ -1,8 +1,9 @@
 //! The sandbox that the processor closes around itself before it reads the first byte from a peer.
 //!
-//! Owns the list of system calls that judging needs, and the limits. From then on no file, socket, device or process can
-//! be opened or made, whoever started the daemon: systemd's unit adds its own walls outside. Called once by `main`, after
-//! configuration, genesis, sockets and threads are in place. Sources: seccomp(2), landlock(7), setrlimit(2).
+//! Owns the list of system calls that judging needs, and the limits. From then on no file, socket,
+//! device or process can be opened or made, whoever started the daemon: systemd's unit adds its own
+//! walls outside. Called once by `main`, after configuration, genesis, sockets and threads are in
+//! place. Sources: seccomp(2), landlock(7), setrlimit(2).
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
 use nix::sys::resource::{Resource, setrlimit};

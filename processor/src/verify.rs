@@ -1,6 +1,8 @@
-//! The costly and stateless part of judging a payload: reading it strictly and checking its signature.
+//! The costly and stateless part of judging a payload: reading it strictly and checking its
+//! signature.
 //!
-//! Owns the result that both admission and judgement use, so that they cannot differ. Pure; may run on any thread.
+//! Owns the result that both admission and judgement use, so that they cannot differ. Pure; may run
+//! on any thread.
 
 use dagger_payload::id::PayloadDigest;
 use dagger_payload::payload::{Payload, SignedPayload};

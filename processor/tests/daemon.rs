@@ -1,4 +1,5 @@
-//! The real daemon as a process: its conversations, its sandbox, its end. And the sandbox from inside.
+//! The real daemon as a process: its conversations, its sandbox, its end. And the sandbox from
+//! inside.
 
 use std::io::Read;
 use std::path::Path;

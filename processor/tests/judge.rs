@@ -1,4 +1,5 @@
-//! The judge's rules, one sentence each. The cluster has three operators with one host each and one developer.
+//! The judge's rules, one sentence each. The cluster has three operators with one host each and one
+//! developer.
 
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
@@ -84,7 +85,8 @@ impl Court {
         Self { judge, cluster, now: START, round: 0, silent: Vec::new() }
     }
 
-    /// Three hosts have joined, all operators have granted the developer, and an image is registered.
+    /// Three hosts have joined, all operators have granted the developer, and an image is
+    /// registered.
     fn furnished() -> Self {
         let mut court = Self::found();
         for index in 0..3 {

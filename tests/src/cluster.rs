@@ -1,7 +1,7 @@
 //! A development cluster of real processes, as a user starts it, for tests that break it.
 //!
-//! Owns one directory and everything in it; whatever happens, the cluster is stopped and deleted at the end. Talks to it only
-//! by `daggerctl`, `curl` and `virsh`. Called by the whole-system tests.
+//! Owns one directory and everything in it; whatever happens, the cluster is stopped and deleted at
+//! the end. Talks to it only by `daggerctl`, `curl` and `virsh`. Called by the whole-system tests.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -205,6 +205,17 @@ impl Cluster {
         self.must(&["cluster", "start-daemon", role.name(), &format!("host{host}")]);
     }
 
+    /// Waits until every host reaches every other.
+    pub fn until_linked(&self) {
+        for host in 1..=self.hosts {
+            self.until("every host reaches every other", || {
+                let output = self.ctl_from(host, &["ledger", "status", "--json"]);
+                let status: Value = serde_json::from_slice(&output.stdout).ok()?;
+                (status["reached"] == self.hosts && status["unavailable"].is_null()).then_some(())
+            });
+        }
+    }
+
     /// Process id of a daemon.
     pub fn pid(&self, role: Role, host: usize) -> Pid {
         let file = self.path().join("pids").join(format!("{}-host{host}", role.name()));
@@ -220,7 +231,8 @@ impl Cluster {
     /// Waits until the VM called `name` is in `state`, as host `host` shows it.
     pub fn until_state(&self, host: usize, name: &str, state: &str) -> Value {
         self.until(&format!("{name} is {state}"), || {
-            let vm = self.vm(host, name);
+            let output = self.ctl_from(host, &["vm", "show", name, "--json"]);
+            let vm: Value = serde_json::from_slice(&output.stdout).ok()?;
             (vm["state"] == state).then_some(vm)
         })
     }

@@ -30,6 +30,7 @@ fn a_ledger_killed_in_the_middle_of_a_request_neither_loses_nor_doubles_it() {
         let meanwhile = cluster.create(other, &format!("other-{host}"), "running", &[]);
         assert!(meanwhile.status.success(), "{}", String::from_utf8_lossy(&meanwhile.stderr));
         cluster.restart(Role::Ledger, host);
+        cluster.until_linked();
         cluster.until_state(other, &name, "running");
     }
     for host in 1..=4 {

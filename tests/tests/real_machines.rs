@@ -1,5 +1,5 @@
-//! Four hosts as real processes with real QEMU machines. One scenario after the other on one cluster: starting one is the
-//! dear part.
+//! Four hosts as real processes with real QEMU machines. One scenario after the other on one
+//! cluster: starting one is the dear part.
 
 use std::path::PathBuf;
 use std::process::Command;

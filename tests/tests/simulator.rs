@@ -18,8 +18,10 @@ fn all_seeds_keep_every_promise(hosts: usize) {
     }
     println!("{tally}");
     assert!(tally.received > SEEDS * 20, "too little was ordered");
-    let kinds = tally.faults.iter().filter(|(_, count)| **count == 0);
-    let never: Vec<_> = kinds.map(|(kind, _)| kind).collect();
+    // Three hosts and fewer survive no liar, so none lies there.
+    let possible = |kind: &str| hosts > 3 || !["LiarsEvent", "Twin"].contains(&kind);
+    let unseen = tally.faults.iter().filter(|(_, count)| **count == 0);
+    let never: Vec<_> = unseen.map(|(kind, _)| kind).filter(|kind| possible(kind)).collect();
     assert!(hosts == 1 || never.is_empty(), "never hit: {never:?}");
 }
 

@@ -1,7 +1,7 @@
 //! The command line's grammar: what can be asked, and the help that teaches it.
 //!
-//! Owns the top of the tree and the options that every command has. Each group's own arguments stand beside its code in
-//! `commands` and `cluster`. Never acts. Called by `main`.
+//! Owns the top of the tree and the options that every command has. Each group's own arguments
+//! stand beside its code in `commands` and `cluster`. Never acts. Called by `main`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -44,7 +44,8 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// Agents to talk to, tried in this order: unix:/path/api.sock or http://127.0.0.1:7480, separated by commas
+    /// Agents to talk to, tried in this order: unix:/path/api.sock or http://127.0.0.1:7480,
+    /// separated by commas
     #[arg(
         long,
         global = true,
@@ -56,8 +57,8 @@ pub(crate) struct Arguments {
     )]
     pub(crate) api: EndpointList,
 
-    /// SSH key to sign with: a private key file, or a .pub file whose private half your ssh-agent holds
-    /// [default: ~/.ssh/id_ed25519]
+    /// SSH key to sign with: a private key file, or a .pub file whose private half your ssh-agent
+    /// holds [default: ~/.ssh/id_ed25519]
     #[arg(long, global = true, env = "DAGGER_KEY", value_name = "FILE", help_heading = "Signing")]
     pub(crate) key: Option<PathBuf>,
 

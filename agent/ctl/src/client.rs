@@ -1,7 +1,8 @@
 //! Speaks HTTP/1.1 with the agents that the user named, one after the other until one can answer.
 //!
-//! Owns deadlines, limits of answers and the reading of problem details. Trying another agent is safe for every
-//! request: the same payload bytes have the same digest everywhere. Never signs. Called by the commands.
+//! Owns deadlines, limits of answers and the reading of problem details. Trying another agent is
+//! safe for every request: the same payload bytes have the same digest everywhere. Never signs.
+//! Called by the commands.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;

@@ -1,6 +1,7 @@
 //! Where an agent listens: a Unix socket or a TCP address.
 //!
-//! Owns the text form of `--api` and opening a connection. Never sends a request. Called by `client`.
+//! Owns the text form of `--api` and opening a connection. Never sends a request. Called by
+//! `client`.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,6 +1,8 @@
-//! What went wrong, told as: what it is, its stable code, what to do next; and the exit code that says its class.
+//! What went wrong, told as: what it is, its stable code, what to do next; and the exit code that
+//! says its class.
 //!
-//! Owns exit codes and the wording of errors. Never retries. Called by every command; `main` prints it.
+//! Owns exit codes and the wording of errors. Never retries. Called by every command; `main` prints
+//! it.
 
 use dagger_api::{Problem, QuorumProblem};
 use dagger_payload::refusal::{Refusal, RefusalCode};

@@ -1,7 +1,8 @@
 //! Reads what `image.register` says about a file: its format, its sizes and its digest.
 //!
-//! Owns reading the first bytes of a qcow2 header (QEMU's `docs/interop/qcow2.txt`) for the virtual size, and nothing
-//! more: whether a file is safe to boot is checked by each host itself. Never changes a file. Called by `image register`.
+//! Owns reading the first bytes of a qcow2 header (QEMU's `docs/interop/qcow2.txt`) for the virtual
+//! size, and nothing more: whether a file is safe to boot is checked by each host itself. Never
+//! changes a file. Called by `image register`.
 
 use std::fs::File;
 use std::io::Read;
@@ -34,7 +35,8 @@ pub(crate) struct ImageFile {
     pub(crate) digest: ImageDigest,
 }
 
-/// The format as the user names it; a raw file is never told by its bytes, for a guest can write any bytes.
+/// The format as the user names it; a raw file is never told by its bytes, for a guest can write
+/// any bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum NamedFormat {
     /// A plain disk image

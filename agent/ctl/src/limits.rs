@@ -18,7 +18,8 @@ pub(crate) const EVENT_LINE_BYTES_MAX: usize = 1024 * 1024;
 pub(crate) const ENDPOINTS_MAX: usize = 64;
 /// First pause between two looks at something that is awaited; each doubles the one before.
 pub(crate) const PAUSE_FIRST: Duration = Duration::from_millis(50);
-/// How long handing in is tried again while every agent is in trouble of its own (a start, a full queue).
+/// How long handing in is tried again while every agent is in trouble of its own (a start, a full
+/// queue).
 pub(crate) const SUBMIT_RETRY_MAX: Duration = Duration::from_secs(10);
 /// Longest pause between two looks.
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);

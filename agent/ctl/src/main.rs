@@ -1,8 +1,9 @@
-//! `daggerctl`: signs requests with an SSH key, hands them to agents, shows what became of them, and runs development
-//! clusters on one machine.
+//! `daggerctl`: signs requests with an SSH key, hands them to agents, shows what became of them,
+//! and runs development clusters on one machine.
 //!
-//! Owns nothing that must survive but the directories of development clusters. Never speaks to a ledger, a processor or a
-//! hypervisor's library: everything goes through the agents' HTTP API. Called by people and scripts.
+//! Owns nothing that must survive but the directories of development clusters. Never speaks to a
+//! ledger, a processor or a hypervisor's library: everything goes through the agents' HTTP API.
+//! Called by people and scripts.
 #![forbid(unsafe_code)]
 
 mod arguments;

@@ -1,7 +1,7 @@
 //! What goes to standard output: tables and lines for people, JSON for programs.
 //!
-//! Owns the choice between the two and what a closed pipe means. Never writes to standard error (progress and failures do).
-//! Called by every command.
+//! Owns the choice between the two and what a closed pipe means. Never writes to standard error
+//! (progress and failures do). Called by every command.
 
 use std::io::Write;
 

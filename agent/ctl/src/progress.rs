@@ -1,6 +1,8 @@
-//! Shows how far something has come, on standard error: a spinner for people at a terminal, plain lines elsewhere.
+//! Shows how far something has come, on standard error: a spinner for people at a terminal, plain
+//! lines elsewhere.
 //!
-//! Owns how stages look. Never writes to standard output and never decides. Called while a command waits.
+//! Owns how stages look. Never writes to standard output and never decides. Called while a command
+//! waits.
 
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};

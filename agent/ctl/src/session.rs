@@ -1,6 +1,7 @@
 //! What every command shares: which agents, which key, who reads the output.
 //!
-//! Owns making, signing and submitting a payload. Never decides what to ask for. Called by the commands.
+//! Owns making, signing and submitting a payload. Never decides what to ask for. Called by the
+//! commands.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -85,8 +86,8 @@ impl Session {
 
     /// Hands a payload in and waits until it is received, or ordered and judged.
     ///
-    /// The same bytes are handed in again whenever the answering agent does not know them: it may be another one than
-    /// before.
+    /// The same bytes are handed in again whenever the answering agent does not know them: it may
+    /// be another one than before.
     pub(crate) async fn submit(
         &self,
         signed: &Signed,
@@ -108,7 +109,8 @@ impl Session {
         refused_or(view)
     }
 
-    /// Hands the bytes in. Trouble that passes by itself is waited out for a while; a missing quorum is told at once.
+    /// Hands the bytes in. Trouble that passes by itself is waited out for a while; a missing
+    /// quorum is told at once.
     async fn hand_in(&self, signed: &Signed, deadline: Instant) -> Result<PayloadView, Failure> {
         let deadline = deadline.min(Instant::now() + SUBMIT_RETRY_MAX);
         let mut pause = Pause::new();

@@ -1,7 +1,8 @@
-//! Signs with the user's SSH key: in this process when the key file is not encrypted, otherwise through
-//! `ssh-keygen -Y sign`, which asks for the passphrase or uses the ssh-agent.
+//! Signs with the user's SSH key: in this process when the key file is not encrypted, otherwise
+//! through `ssh-keygen -Y sign`, which asks for the passphrase or uses the ssh-agent.
 //!
-//! Owns finding the key and its public half. Never prints, copies or stores a secret. Called by whoever makes payloads.
+//! Owns finding the key and its public half. Never prints, copies or stores a secret. Called by
+//! whoever makes payloads.
 
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
@@ -19,8 +20,8 @@ use crate::limits::SMALL_FILE_BYTES_MAX;
 enum Method {
     /// With a key in memory.
     InProcess(SecretKey),
-    /// By `ssh-keygen -Y sign -f` this file: an encrypted private key, or a public key whose other half an
-    /// ssh-agent holds.
+    /// By `ssh-keygen -Y sign -f` this file: an encrypted private key, or a public key whose other
+    /// half an ssh-agent holds.
     SshKeygen(PathBuf),
 }
 

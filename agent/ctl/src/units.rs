@@ -1,6 +1,7 @@
 //! Sizes, spans of time and labels as people type them.
 //!
-//! Owns their grammar. Never rounds: what does not fit the unit of its field is refused. Called by clap.
+//! Owns their grammar. Never rounds: what does not fit the unit of its field is refused. Called by
+//! clap.
 
 use std::time::Duration;
 

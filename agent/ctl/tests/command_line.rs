@@ -1,4 +1,5 @@
-//! The built program, as people and scripts meet it: help, exit codes, pipes, keys. No agent runs here.
+//! The built program, as people and scripts meet it: help, exit codes, pipes, keys. No agent runs
+//! here.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

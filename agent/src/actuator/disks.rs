@@ -1,6 +1,7 @@
 //! What the actuator asks of images, disks and seeds.
 //!
-//! Owns the words only; [`super::store`] says them to the image store. Every call blocks and may be repeated.
+//! Owns the words only; [`super::store`] says them to the image store. Every call blocks and may be
+//! repeated.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! The maxima of what the actuator does at a time and how long it may take. Called by the actuator only.
+//! The maxima of what the actuator does at a time and how long it may take. Called by the actuator
+//! only.
 
 use std::time::Duration;
 
@@ -6,7 +7,8 @@ use crate::controller::Step;
 
 /// Steps, each of another VM, that are carried out at a time.
 pub(super) const STEPS_TOGETHER_MAX: usize = 8;
-/// How long a step may wait for its turn; it waits in a queue, so many VMs at once are slow, not failed.
+/// How long a step may wait for its turn; it waits in a queue, so many VMs at once are slow, not
+/// failed.
 pub(super) const TURN_WAIT_MAX: Duration = Duration::from_secs(600);
 
 /// How long a step may take before its outcome counts as unknown.

@@ -1,8 +1,9 @@
 //! Carries out steps: the only part of the agent that changes a machine or a disk.
 //!
-//! Owns the workers: one step at a time per VM, a bounded number in all, each on a thread of its own with a deadline, so
-//! that a hypervisor that hangs never holds up the agent. Never decides: the controller does. A thread that missed its
-//! deadline keeps its VM until it returns, so that a late call never crosses a newer one.
+//! Owns the workers: one step at a time per VM, a bounded number in all, each on a thread of its
+//! own with a deadline, so that a hypervisor that hangs never holds up the agent. Never decides:
+//! the controller does. A thread that missed its deadline keeps its VM until it returns, so that a
+//! late call never crosses a newer one.
 
 pub mod disks;
 mod limits;
@@ -63,7 +64,8 @@ impl Actuator {
         }
     }
 
-    /// Waits for the steps under way, but not longer than `wait`; what is left is found again by the next start.
+    /// Waits for the steps under way, but not longer than `wait`; what is left is found again by
+    /// the next start.
     pub async fn end(mut self, wait: Duration) {
         let all = async { while self.running.join_next().await.is_some() {} };
         if tokio::time::timeout(wait, all).await.is_err() {

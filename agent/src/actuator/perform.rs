@@ -1,7 +1,8 @@
 //! One step for one VM, from its record in the journal to the look afterwards. Blocks.
 //!
-//! Owns how each step is made of calls to the hypervisor and the disks, and what their errors mean. Never decides what is
-//! next, keeps no state. Called by the workers, and by tests that crash in the middle.
+//! Owns how each step is made of calls to the hypervisor and the disks, and what their errors mean.
+//! Never decides what is next, keeps no state. Called by the workers, and by tests that crash in
+//! the middle.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,7 +39,8 @@ pub struct Performer {
 }
 
 impl Performer {
-    /// Writes the job's record, carries the job out, and looks at the machine where it may have changed.
+    /// Writes the job's record, carries the job out, and looks at the machine where it may have
+    /// changed.
     ///
     /// # Errors
     /// The record could not be made durable; then nothing was done.
@@ -140,7 +142,8 @@ impl Performer {
     }
 }
 
-/// A step is done only if the look agrees; otherwise it would be taken for done again and again without a pause.
+/// A step is done only if the look agrees; otherwise it would be taken for done again and again
+/// without a pause.
 fn checked(outcome: Outcome, job: &Job, sighting: &Sighting) -> Outcome {
     let tagged = |tags: &Tags| *tags == job.tags;
     let agrees = match (job.action.step(), &sighting.seen) {

@@ -1,7 +1,8 @@
 //! Says what the actuator asks of images, disks and seeds to the image store.
 //!
-//! Owns nothing but the translation, and the memory of which images were found damaged: their files are in quarantine then,
-//! and "missing" alone would hide why. The one file that knows the image store's words.
+//! Owns nothing but the translation, and the memory of which images were found damaged: their files
+//! are in quarantine then, and "missing" alone would hide why. The one file that knows the image
+//! store's words.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -26,7 +27,8 @@ pub struct StoredDisks {
 }
 
 impl StoredDisks {
-    /// Opens `images/` and `disks/` below `state_directory`, which has to be absolute: the paths go into disks.
+    /// Opens `images/` and `disks/` below `state_directory`, which has to be absolute: the paths go
+    /// into disks.
     ///
     /// # Errors
     /// A directory cannot be made or read.
@@ -45,8 +47,8 @@ impl StoredDisks {
         Ok(stored)
     }
 
-    /// Copies the image from the first local source that has it. Sources on the network are not fetched by the agent,
-    /// which has none: their files are imported by the operator.
+    /// Copies the image from the first local source that has it. Sources on the network are not
+    /// fetched by the agent, which has none: their files are imported by the operator.
     fn import(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), ImageError> {
         let mut last = ImageError::Missing(image.digest);
         for source in sources.iter().filter(|source| source.as_str().starts_with('/')) {

@@ -1,7 +1,8 @@
 //! From what is wanted, seen and written down to the next step for one VM: a pure function.
 //!
-//! Owns the order of steps, the ladder of stopping, and the rule that nothing is done while what is seen is unknown
-//! (R3, R8, R9). Changes nothing. Called by the controller whenever something about the VM changed.
+//! Owns the order of steps, the ladder of stopping, and the rule that nothing is done while what is
+//! seen is unknown (R3, R8, R9). Changes nothing. Called by the controller whenever something about
+//! the VM changed.
 
 use dagger_payload::id::HostId;
 use dagger_payload::kind::{GuestSubnet, ReportPhase};
@@ -39,7 +40,8 @@ pub(super) enum Decision {
     Wait(Option<Monotonic>),
     /// It cannot be brought to what is wanted; nothing is done.
     Degraded(String),
-    /// What the ledger shows does not fit what this host knows: nothing is done, the operator is told.
+    /// What the ledger shows does not fit what this host knows: nothing is done, the operator is
+    /// told.
     Hold(String),
 }
 
@@ -134,7 +136,8 @@ fn make(entry: &Entry, around: &Surroundings<'_>) -> Option<Decision> {
     }))
 }
 
-/// Towards a running guest. One that was started and is off has stopped by itself: it is started again, a few times.
+/// Towards a running guest. One that was started and is off has stopped by itself: it is started
+/// again, a few times.
 fn run(entry: &Entry, around: &Surroundings<'_>) -> Decision {
     if !entry.was_started() {
         return make(entry, around).unwrap_or(Decision::Act(Action::Start));
@@ -165,8 +168,8 @@ fn stop(entry: &Entry, wanted: &AttestedVm, around: &Surroundings<'_>) -> Decisi
     }
 }
 
-/// Off, gone, disk in quarantine: each done whatever is seen, since a look may have missed a machine that was just
-/// started, and leaving that one behind would be worse than asking twice.
+/// Off, gone, disk in quarantine: each done whatever is seen, since a look may have missed a
+/// machine that was just started, and leaving that one behind would be worse than asking twice.
 fn delete(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Decision {
     let Some(proof) = DeleteProof::of(wanted, here) else { return Decision::Wait(None) };
     match REMOVING.into_iter().find(|step| !entry.ensured.contains(step)) {

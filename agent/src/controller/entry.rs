@@ -1,7 +1,8 @@
 //! What the controller knows about one VM.
 //!
-//! Owns the state and the small rules about it: which look counts, what a finished step changes, when to try again.
-//! [`super::decide`] reads it and says what to do. Called by the controller only.
+//! Owns the state and the small rules about it: which look counts, what a finished step changes,
+//! when to try again. [`super::decide`] reads it and says what to do. Called by the controller
+//! only.
 
 use std::collections::{BTreeSet, VecDeque};
 
@@ -57,7 +58,8 @@ pub(super) struct Entry {
 /// A step that did not work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Failure {
-    /// Which step: only its own success ends the failure, since the steps before it succeed at every try.
+    /// Which step: only its own success ends the failure, since the steps before it succeed at
+    /// every try.
     pub(super) step: Step,
     /// Why; begins with a stable code and a colon.
     pub(super) reason: String,
@@ -92,7 +94,8 @@ pub(super) enum Taken {
     Newer,
     /// It is history: rejected.
     Older,
-    /// Another payload claims a generation that is known: the known one stays, nothing is done any more.
+    /// Another payload claims a generation that is known: the known one stays, nothing is done any
+    /// more.
     Conflict(Evidence),
 }
 
@@ -179,9 +182,8 @@ impl Entry {
 
     /// Whether this host carries the VM: its own acceptance is ordered (R4).
     pub(super) fn is_accepted_by(&self, here: HostId) -> bool {
-        self.wanted.as_ref().is_some_and(
-            |wanted| matches!(wanted.vm.placement, Placement::Accepted { host, .. } if host == here),
-        )
+        let placement = self.wanted.as_ref().map(|wanted| &wanted.vm.placement);
+        matches!(placement, Some(Placement::Accepted { host, .. }) if *host == here)
     }
 
     /// The record for the wanted generation; a first one is made where there is none.
@@ -249,7 +251,8 @@ impl Entry {
         let doubled = RETRY_WAIT_FIRST * 2_u32.saturating_pow((tries - 1).min(16));
         let at = now.plus(doubled.min(RETRY_WAIT_MAX));
         self.failure = Some(Failure { step, reason, tries, then: Then::Retry(at) });
-        // What stood before may be what is missing now; only reading a whole image again is too dear.
+        // What stood before may be what is missing now; only reading a whole image again is too
+        // dear.
         self.ensured.retain(|step| *step == Step::Image);
     }
 

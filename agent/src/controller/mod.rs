@@ -1,8 +1,9 @@
-//! From what is wanted, seen and written down to the next step: the rules of this host for its machines (design R3 to R9).
+//! From what is wanted, seen and written down to the next step: the rules of this host for its
+//! machines (design R3 to R9).
 //!
-//! Owns every decision about a machine: [`Controller::handle`] takes one input and says what to do. Never touches a
-//! machine, and knows no clock, socket, file, thread or randomness: the time is told with each input. Called by
-//! [`crate::machines`], and by tests that crash it at every step.
+//! Owns every decision about a machine: [`Controller::handle`] takes one input and says what to do.
+//! Never touches a machine, and knows no clock, socket, file, thread or randomness: the time is
+//! told with each input. Called by [`crate::machines`], and by tests that crash it at every step.
 
 mod decide;
 mod entry;

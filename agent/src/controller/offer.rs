@@ -12,7 +12,8 @@ use super::{Controller, Output, report};
 use crate::hypervisor::Machine;
 
 impl Controller {
-    /// Accepts or refuses, once the hypervisor could be asked; an offer whose time has passed is left alone.
+    /// Accepts or refuses, once the hypervisor could be asked; an offer whose time has passed is
+    /// left alone.
     pub(super) fn answer_offer(&mut self, vm: VmId, outputs: &mut Vec<Output>) {
         let here = self.here;
         let (carried, used) = self.carried();

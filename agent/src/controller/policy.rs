@@ -5,7 +5,8 @@
 use dagger_payload::kind::Capacity;
 use serde::{Deserialize, Serialize};
 
-/// The operator's local limits; whatever is not given is not limited. A refusal by this policy is signed and public.
+/// The operator's local limits; whatever is not given is not limited. A refusal by this policy is
+/// signed and public.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LocalPolicy {

@@ -1,7 +1,8 @@
 //! Proofs that a machine may be switched off or removed.
 //!
-//! Owns the only way to make them: from an attested version of the VM whose accepted placement names this host. A function
-//! that destroys takes one of these, never an id (R9). Made by the controller, checked by nobody else.
+//! Owns the only way to make them: from an attested version of the VM whose accepted placement
+//! names this host. A function that destroys takes one of these, never an id (R9). Made by the
+//! controller, checked by nobody else.
 
 use dagger_payload::id::{Generation, HostId, PayloadDigest, Position, VmId};
 use dagger_payload::object::{Placement, Wanted};

@@ -12,7 +12,8 @@ use super::proof::{DeleteProof, StopProof};
 use crate::hypervisor::{Machine, Tags};
 use crate::journal::Record;
 
-/// What can be done for a VM; each only makes sure that something holds, so it may be repeated (R6).
+/// What can be done for a VM; each only makes sure that something holds, so it may be repeated
+/// (R6).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {

@@ -1,8 +1,8 @@
 //! What runs machines: one trait, real implementations behind it.
 //!
-//! Owns the words in which the rest of the agent speaks of machines: tags, power, sight, and three kinds of failure. Never
-//! decides what should run. Every call blocks; callers put it on a thread of its own with a deadline. Called by the
-//! actuator (changes) and the observation (looks).
+//! Owns the words in which the rest of the agent speaks of machines: tags, power, sight, and three
+//! kinds of failure. Never decides what should run. Every call blocks; callers put it on a thread
+//! of its own with a deadline. Called by the actuator (changes) and the observation (looks).
 
 pub mod libvirt;
 pub mod names;
@@ -15,7 +15,8 @@ use dagger_payload::kind::{GuestSubnet, ImageFormat};
 
 use crate::controller::proof::{DeleteProof, StopProof};
 
-/// What every machine of ours carries, so that a host can tell its own machines from others' without its journal (R6).
+/// What every machine of ours carries, so that a host can tell its own machines from others'
+/// without its journal (R6).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tags {
     /// The host that carries it.
@@ -49,7 +50,8 @@ pub enum Machine {
         /// What it carries.
         tags: Tags,
     },
-    /// Something else that only has the name: it is never touched. The text says what is wrong with it.
+    /// Something else that only has the name: it is never touched. The text says what is wrong with
+    /// it.
     Foreign(String),
 }
 
@@ -75,7 +77,8 @@ pub struct MachineSpecification {
     pub image_format: ImageFormat,
     /// The cloud-init seed: a raw, read-only disk.
     pub seed: PathBuf,
-    /// The file that receives what the guest says on its serial console, where the hypervisor can write one.
+    /// The file that receives what the guest says on its serial console, where the hypervisor can
+    /// write one.
     pub console: PathBuf,
     /// Whether the guest is connected.
     pub network: GuestNetwork,
@@ -133,7 +136,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `Unavailable` when any part of the answer is missing.
     fn list(&self) -> Result<Inventory, HypervisorError>;
 
-    /// What stands under the name of `vm`; `None` only when the hypervisor itself says that nothing does.
+    /// What stands under the name of `vm`; `None` only when the hypervisor itself says that nothing
+    /// does.
     ///
     /// # Errors
     /// `Unavailable`.
@@ -169,13 +173,15 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `Occupied`, `Failed`, `Unavailable`.
     fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError>;
 
-    /// Switches the machine off at once and sees that it is off; one that is off or not there is left as it is.
+    /// Switches the machine off at once and sees that it is off; one that is off or not there is
+    /// left as it is.
     ///
     /// # Errors
     /// `Occupied`, `Failed`, `Unavailable`.
     fn destroy(&self, proof: &StopProof) -> Result<(), HypervisorError>;
 
-    /// Removes the definition of a machine that is switched off and sees that it is gone; disks stay.
+    /// Removes the definition of a machine that is switched off and sees that it is gone; disks
+    /// stay.
     ///
     /// # Errors
     /// `Occupied`, `Failed`, `Unavailable`.

@@ -1,4 +1,5 @@
-//! Names and addresses on a host, all made from ids (R6), so that hosts that share one machine never meet.
+//! Names and addresses on a host, all made from ids (R6), so that hosts that share one machine
+//! never meet.
 //!
 //! Owns these rules only. Called by the hypervisors, the actuator and the observation.
 
@@ -52,7 +53,8 @@ impl HostNames {
         format!("dg{}", self.short())
     }
 
-    /// The MAC address of a VM's network card on this host, as six lower-case hex pairs with colons.
+    /// The MAC address of a VM's network card on this host, as six lower-case hex pairs with
+    /// colons.
     pub fn mac(&self, vm: VmId) -> String {
         let digest = blake3::Hasher::new_derive_key("dagger v1 mac")
             .update(self.host.as_bytes())

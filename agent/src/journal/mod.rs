@@ -1,8 +1,9 @@
 //! What this host means to do with each VM, durable before it does it (R5).
 //!
-//! Owns one JSON file per VM: written whole under another name, synced, renamed, its directory synced. Never decides, and
-//! never acts on a machine. The controller makes the records, the actuator writes them before each step; at the start all
-//! are read. A file that does not read is set aside: its VM is adopted again from what is seen.
+//! Owns one JSON file per VM: written whole under another name, synced, renamed, its directory
+//! synced. Never decides, and never acts on a machine. The controller makes the records, the
+//! actuator writes them before each step; at the start all are read. A file that does not read is
+//! set aside: its VM is adopted again from what is seen.
 
 mod record;
 

@@ -30,7 +30,8 @@ pub struct Record {
     pub attempts: u32,
     /// Steps that ended well in this generation. A start does them again, since each only ensures.
     pub done: BTreeSet<Step>,
-    /// Whether the VM's disk was made: then a disk that is missing is a loss to be told, never to be made anew.
+    /// Whether the VM's disk was made: then a disk that is missing is a loss to be told, never to
+    /// be made anew.
     pub disk: DiskMark,
     /// The generation that was carried out last.
     pub applied: Option<Generation>,

@@ -1,7 +1,9 @@
-//! Finds the SSH host key that a guest shows on its serial console, so that the first log-in can be checked.
+//! Finds the SSH host key that a guest shows on its serial console, so that the first log-in can be
+//! checked.
 //!
-//! Owns the reading of console files and the grammar of that one line. What a guest says there is only taken for what the
-//! guest says of itself. Started by [`crate::machines`] for each guest that was switched on.
+//! Owns the reading of console files and the grammar of that one line. What a guest says there is
+//! only taken for what the guest says of itself. Started by [`crate::machines`] for each guest that
+//! was switched on.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
@@ -30,7 +32,8 @@ pub struct ConsoleReader {
 }
 
 impl ConsoleReader {
-    /// Reads until the key shows, `stop` is cancelled, or it has taken too long: not every guest shows one.
+    /// Reads until the key shows, `stop` is cancelled, or it has taken too long: not every guest
+    /// shows one.
     pub async fn run(self, stop: CancellationToken) {
         for _ in 0..CONSOLE_READS_MAX {
             if stop.run_until_cancelled(tokio::time::sleep(CONSOLE_READ_EVERY)).await.is_none() {

@@ -1,8 +1,10 @@
-//! The maxima of the observation's waits and queues. Called by the observation and whoever makes its channels.
+//! The maxima of the observation's waits and queues. Called by the observation and whoever makes
+//! its channels.
 
 use std::time::Duration;
 
-/// Changes at the hypervisor that may wait to be looked at; more than that, and everything is listed.
+/// Changes at the hypervisor that may wait to be looked at; more than that, and everything is
+/// listed.
 pub const CHANGES_WAITING_MAX: usize = 1024;
 /// Looks that the controller may have asked for.
 pub const LOOKS_WAITING_MAX: usize = 4096;

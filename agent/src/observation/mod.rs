@@ -1,9 +1,10 @@
 //! Sees what the hypervisor shows, and says so.
 //!
-//! Owns the connection's life (open, watch, give up, open again with growing pauses), looks at single machines after their
-//! events, and full listings: at the start, after every new connection, and at times. Unknown is not absent: only a full
-//! listing over a live connection says that something is not there. Never changes a machine, never decides. Feeds the
-//! controller; keeps the hypervisor's line on the [`SightBoard`].
+//! Owns the connection's life (open, watch, give up, open again with growing pauses), looks at
+//! single machines after their events, and full listings: at the start, after every new connection,
+//! and at times. Unknown is not absent: only a full listing over a live connection says that
+//! something is not there. Never changes a machine, never decides. Feeds the controller; keeps the
+//! hypervisor's line on the [`SightBoard`].
 
 mod console;
 mod limits;
@@ -175,7 +176,8 @@ impl Observation {
     }
 }
 
-/// Calls that block, each on a thread of its own with a deadline; a few may hang, then no more are begun.
+/// Calls that block, each on a thread of its own with a deadline; a few may hang, then no more are
+/// begun.
 struct Calls {
     hypervisor: Arc<dyn Hypervisor>,
     hanging: Arc<Semaphore>,
@@ -200,7 +202,8 @@ impl Calls {
         let work = move || {
             let answer = call(hypervisor.as_ref());
             drop(permit);
-            // Nobody listens any more when the deadline passed; a look without a listener is lost, not harmful.
+            // Nobody listens any more when the deadline passed; a look without a listener is lost,
+            // not harmful.
             let _ = sender.send(answer);
         };
         std::thread::Builder::new()

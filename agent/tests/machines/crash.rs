@@ -1,7 +1,9 @@
-//! The agent dies at every point of a VM's life, once per run, and one restart later everything is as if it had not.
+//! The agent dies at every point of a VM's life, once per run, and one restart later everything is
+//! as if it had not.
 //!
-//! Real: controller, journal (files), performer. Fake: hypervisor, disks, ledger (see `support`). Pinned: exactly one
-//! machine, one disk that is made once, no orphan, nothing left after the deletion but the disk in quarantine.
+//! Real: controller, journal (files), performer. Fake: hypervisor, disks, ledger (see `support`).
+//! Pinned: exactly one machine, one disk that is made once, no orphan, nothing left after the
+//! deletion but the disk in quarantine.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -185,8 +187,8 @@ impl<'a> Agent<'a> {
     }
 }
 
-/// In memory where the machine has that: hundreds of runs sync thousands of files, and what is pinned here is the order
-/// of writes and acts, not the disk's.
+/// In memory where the machine has that: hundreds of runs sync thousands of files, and what is
+/// pinned here is the order of writes and acts, not the disk's.
 fn directory_in_memory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
@@ -229,7 +231,8 @@ fn an_agent_with_an_empty_journal_adopts_what_runs_and_starts_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let world = Arc::new(FakeHost::new(Guest::Obeys));
     let mut ledger = Ledger::new();
-    // The fuse ends the first life once the guest runs and is reported: the owner's next wish comes later.
+    // The fuse ends the first life once the guest runs and is reported: the owner's next wish comes
+    // later.
     let mut agent = Agent::start(&world, &mut ledger, directory.path());
     while agent.ledger.asked == 0 {
         let input = agent.inputs.pop_front().unwrap();

@@ -1,6 +1,7 @@
-//! The whole half on libvirt's built-in test driver: real controller, journal, actuator, image store and `qemu-img`; the
-//! driver's machines exist in this process's memory only. The test keeps a connection of its own open, since the driver
-//! forgets everything with the last one; through it the test sees and disturbs the machines as an operator would.
+//! The whole half on libvirt's built-in test driver: real controller, journal, actuator, image
+//! store and `qemu-img`; the driver's machines exist in this process's memory only. The test keeps
+//! a connection of its own open, since the driver forgets everything with the last one; through it
+//! the test sees and disturbs the machines as an operator would.
 
 use std::fs;
 use std::path::Path;

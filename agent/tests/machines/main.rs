@@ -1,4 +1,5 @@
-//! The machines' half of the agent: the controller's rules, crashes at every step, and libvirt's test driver.
+//! The machines' half of the agent: the controller's rules, crashes at every step, and libvirt's
+//! test driver.
 
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]

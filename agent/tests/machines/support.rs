@@ -1,7 +1,8 @@
 //! Makers of attested VM versions, and the world that the crash tests run in.
 //!
-//! The hypervisor and the disks here are fakes in memory and say so by their names; they refuse what the real ones refuse,
-//! count what must happen once, and die at a chosen call, before or after its effect.
+//! The hypervisor and the disks here are fakes in memory and say so by their names; they refuse
+//! what the real ones refuse, count what must happen once, and die at a chosen call, before or
+//! after its effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;

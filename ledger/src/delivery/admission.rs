@@ -1,7 +1,8 @@
 //! The processor's door: may this payload be packed?
 //!
-//! Owns the connection for admissions, kept up with back-off, and matches answers to questions by their ids. Never decides and
-//! never repeats a question: who asked is told that the processor is gone. Called by requests.
+//! Owns the connection for admissions, kept up with back-off, and matches answers to questions by
+//! their ids. Never decides and never repeats a question: who asked is told that the processor is
+//! gone. Called by requests.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

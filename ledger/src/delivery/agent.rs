@@ -1,7 +1,7 @@
 //! The socket that the agent connects to.
 //!
-//! Owns accepting, the first message, and the bounds on connections and requests under way. Requests are answered in any
-//! order; release streams run in `stream`. Called by the daemon.
+//! Owns accepting, the first message, and the bounds on connections and requests under way.
+//! Requests are answered in any order; release streams run in `stream`. Called by the daemon.
 
 use std::sync::Arc;
 

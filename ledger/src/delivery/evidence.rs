@@ -1,9 +1,10 @@
 //! What the members attest, compared with what this host has judged itself.
 //!
-//! Owns the newest attestation of each member that names a commit end of this host's own judged chain, and the evidence that
-//! follows from a quorum of them. An attestation counts only if index, position, prefix hash and state root all match;
-//! those ahead of the own judge wait, within a bound. Signatures were verified when the events came in. Fed by driver and
-//! judging; read by the release streams.
+//! Owns the newest attestation of each member that names a commit end of this host's own judged
+//! chain, and the evidence that follows from a quorum of them. An attestation counts only if index,
+//! position, prefix hash and state root all match; those ahead of the own judge wait, within a
+//! bound. Signatures were verified when the events came in. Fed by driver and judging; read by the
+//! release streams.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -139,7 +140,8 @@ impl Evidence {
         header: SignedHeader,
     ) -> bool {
         let in_memory = state.ends.range(..=attested.index).next_back().map(|(_, end)| *end);
-        // What memory has lost is in the store; a store that fails is found by whoever has to write to it.
+        // What memory has lost is in the store; a store that fails is found by whoever has to write
+        // to it.
         let own = in_memory.or_else(|| self.records.judged(attested.index).ok().flatten());
         let of_author = &mut state.authors[usize::from(author.0)];
         if own.is_some_and(|own| same_state(&own, attested)) {

@@ -1,7 +1,9 @@
-//! The connection on which commits are judged: kept up, with back-off, for as long as the daemon runs.
+//! The connection on which commits are judged: kept up, with back-off, for as long as the daemon
+//! runs.
 //!
-//! Owns connecting, finding out where this processor's life stands compared with the store, and learning the founding
-//! state. What happens on an open connection is in `judging_session`. Called by the daemon.
+//! Owns connecting, finding out where this processor's life stands compared with the store, and
+//! learning the founding state. What happens on an open connection is in `judging_session`. Called
+//! by the daemon.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -79,7 +81,8 @@ enum Standing {
     BeginAnew,
 }
 
-/// Keeps the judge busy until the daemon stops. The founding state is published as soon as it is known.
+/// Keeps the judge busy until the daemon stops. The founding state is published as soon as it is
+/// known.
 pub async fn run(
     delivery: Arc<Delivery>,
     socket: PathBuf,
@@ -115,7 +118,8 @@ async fn serve(
     let through = match stands(delivery, &opened)? {
         Standing::Continue(through) => through,
         Standing::BeginAnew if purpose == Purpose::Judgement => return Ok(Next::BeginAnew),
-        // Asked for and not done: without this the two would ask each other for ever, without a wait.
+        // Asked for and not done: without this the two would ask each other for ever, without a
+        // wait.
         Standing::BeginAnew => return Err(BusError::Malformed.into()),
     };
     learn_founding(delivery, &opened, founding).await?;

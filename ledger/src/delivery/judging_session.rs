@@ -1,8 +1,9 @@
-//! One open connection to the judge: commits go out in order, a bounded number ahead of the answers.
+//! One open connection to the judge: commits go out in order, a bounded number ahead of the
+//! answers.
 //!
-//! Owns the window, the check of each answer against what was ordered and against what was judged before (a difference is
-//! broken, never repaired), and what of an answer is stored. Whatever is stored is stored before the agent can see it. Called
-//! by `judging`.
+//! Owns the window, the check of each answer against what was ordered and against what was judged
+//! before (a difference is broken, never repaired), and what of an answer is stored. Whatever is
+//! stored is stored before the agent can see it. Called by `judging`.
 
 use std::sync::Arc;
 
@@ -34,7 +35,8 @@ pub(super) struct Session {
     opened: (CommitIndex, Option<LedgerTime>),
     /// The last judged commit end.
     last: CommitEnd,
-    /// The last commit end that changed anything in an earlier life: up to here answers are compared.
+    /// The last commit end that changed anything in an earlier life: up to here answers are
+    /// compared.
     recorded: CommitIndex,
     /// Up to where the store says that all releases of this life are in it.
     marked: CommitIndex,
@@ -101,7 +103,8 @@ impl Session {
         if through.0 == 0 {
             return Ok(());
         }
-        // The core keeps the first of equal commit ends and the last checkpoint: both come before the newest.
+        // The core keeps the first of equal commit ends and the last checkpoint: both come before
+        // the newest.
         let checkpoint = through.0 - through.0 % CHECKPOINT_COMMITS;
         let changed = delivery.records.last_judged_until(through)?;
         let mut ends: Vec<CommitEnd> = changed.into_iter().collect();
@@ -232,8 +235,9 @@ impl Session {
     }
 }
 
-/// Whether this is the payload's place for ever. One that does not verify under the key that it names is noise: it keeps its
-/// position but leaves no entry, so that nobody can poison another's payload; of copies the first one counts.
+/// Whether this is the payload's place for ever. One that does not verify under the key that it
+/// names is noise: it keeps its position but leaves no entry, so that nobody can poison another's
+/// payload; of copies the first one counts.
 pub(super) fn is_first_copy(verdict: &Verdict) -> bool {
     match verdict {
         Verdict::Accepted => true,

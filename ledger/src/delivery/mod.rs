@@ -1,8 +1,9 @@
 //! Delivery: hands ordered commits to the processor, keeps what it releases, and serves the agent.
 //!
-//! Owns the conversations with the processor (`judging`, `admission`) and with the agent (`agent`, `stream`, `requests`), the payloads of
-//! this host's users that are not ordered yet (`submissions`) and the evidence of a quorum (`evidence`). Never orders and never
-//! judges. Called by the daemon.
+//! Owns the conversations with the processor (`judging`, `admission`) and with the agent (`agent`,
+//! `stream`, `requests`), the payloads of this host's users that are not ordered yet
+//! (`submissions`) and the evidence of a quorum (`evidence`). Never orders and never judges. Called
+//! by the daemon.
 
 pub mod admission;
 pub mod agent;

@@ -1,7 +1,8 @@
 //! The agent's requests: submit, look, status, evidence.
 //!
-//! Owns the order of checks at the door: what is known is answered at once, then whether the cluster can take a change at
-//! all, then the processor's admission, then room, and only then is anything kept. Called by `agent`, one call per request.
+//! Owns the order of checks at the door: what is known is answered at once, then whether the
+//! cluster can take a change at all, then the processor's admission, then room, and only then is
+//! anything kept. Called by `agent`, one call per request.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -104,7 +105,8 @@ async fn keep(
             return Ok(refused(RefusalCode::TooMuchUnordered, detail));
         }
         Err(NoRoom::InAll) => return Ok(unavailable(Unavailable::Overloaded {})),
-        // A copy is under way. This one is written too: a receipt is only given for what is durable.
+        // A copy is under way. This one is written too: a receipt is only given for what is
+        // durable.
         Ok(Reserved::New | Reserved::Known) => {}
     }
     if delivery.writer.submit(records::pool_change(&payload)).await?.is_err() {

@@ -1,7 +1,9 @@
-//! One release stream to the agent: releases with content in order of commits, then evidence as it advances.
+//! One release stream to the agent: releases with content in order of commits, then evidence as it
+//! advances.
 //!
-//! Owns the cursor, the window, and the end of the stream when the processor was replaced: what it sealed counts no more, and
-//! the agent fetches the new seal key before it comes again. Sends only what is durable. Called by `agent`.
+//! Owns the cursor, the window, and the end of the stream when the processor was replaced: what it
+//! sealed counts no more, and the agent fetches the new seal key before it comes again. Sends only
+//! what is durable. Called by `agent`.
 
 use std::sync::Arc;
 

@@ -1,8 +1,8 @@
 //! Payloads of this host's users between their receipt and their place in the order.
 //!
-//! Owns the bounds on unordered bytes, per account and in all, and the answer to a repeated submission. What is listed here is
-//! durable in the store's pool or in an own event. Never asks the processor (`requests` does). Filled by requests and at
-//! start, emptied by judging.
+//! Owns the bounds on unordered bytes, per account and in all, and the answer to a repeated
+//! submission. What is listed here is durable in the store's pool or in an own event. Never asks
+//! the processor (`requests` does). Filled by requests and at start, emptied by judging.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
@@ -55,7 +55,8 @@ impl Submissions {
         self.state.lock().expect("no holder of this lock panics")
     }
 
-    /// Lists what the store already had; these do not count against an account, which only the processor knows.
+    /// Lists what the store already had; these do not count against an account, which only the
+    /// processor knows.
     pub fn restore<'p>(&self, payloads: impl IntoIterator<Item = &'p SignedPayload>) {
         for payload in payloads {
             self.state().add(payload.digest(), None, payload.bytes.len());

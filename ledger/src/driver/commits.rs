@@ -1,7 +1,8 @@
-//! Commits on their way from the core to delivery: the newest ones in memory, all of them in the store.
+//! Commits on their way from the core to delivery: the newest ones in memory, all of them in the
+//! store.
 //!
-//! Owns which commits are durable and a bounded memory of the newest, so that delivery rarely reads what was just written.
-//! Never judges. Filled by the driver, read by delivery.
+//! Owns which commits are durable and a bounded memory of the newest, so that delivery rarely reads
+//! what was just written. Never judges. Filled by the driver, read by delivery.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex};

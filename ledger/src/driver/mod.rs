@@ -1,8 +1,9 @@
 //! The driver: the one thread that owns the consensus core, feeds it and carries out what it wants.
 //!
-//! Owns the core, the clocks that it is told, and the order of outputs: what must follow a write waits here until the writer says
-//! that it is durable. Never decides anything that the core could. There is no lock around the core; status and commits
-//! are published for others to read. Called by the daemon.
+//! Owns the core, the clocks that it is told, and the order of outputs: what must follow a write
+//! waits here until the writer says that it is durable. Never decides anything that the core could.
+//! There is no lock around the core; status and commits are published for others to read. Called by
+//! the daemon.
 
 pub mod commits;
 mod serve;
@@ -171,7 +172,8 @@ impl Driver {
                     self.servers.serve_digests(&self.links, to, digests);
                 }
                 Output::WakeAt(moment) => {
-                    // Never in the past: a wish that is due already is met by the next turn of the timer.
+                    // Never in the past: a wish that is due already is met by the next turn of the
+                    // timer.
                     let at = self.started + Duration::from_millis(moment.0.min(FAR_AHEAD_MS));
                     self.wake_at = at.max(Instant::now() + Duration::from_millis(1));
                 }

@@ -1,7 +1,8 @@
 //! Sending stored events to peers that are further behind than the core's memory.
 //!
-//! Owns the bounds: of each peer one long transfer at a time (a newer wish replaces an older) and a few small ones. Reads
-//! block, so they run beside the core's thread; a transfer goes as fast as the peer takes it. Called by the driver.
+//! Owns the bounds: of each peer one long transfer at a time (a newer wish replaces an older) and a
+//! few small ones. Reads block, so they run beside the core's thread; a transfer goes as fast as
+//! the peer takes it. Called by the driver.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -76,7 +77,8 @@ impl Servers {
         self.runtime.spawn_blocking(move || report(transfer.run(), &stop));
     }
 
-    /// Sends these events, as far as they are stored; too many such wishes of one peer are dropped, and he asks again.
+    /// Sends these events, as far as they are stored; too many such wishes of one peer are dropped,
+    /// and he asks again.
     pub(super) fn serve_digests(
         &mut self,
         links: &Links,

@@ -1,7 +1,8 @@
 //! From what the store holds to a running driver.
 //!
-//! Owns the reading of the restored state and the verdict on this host's memory: whether store and witness together still know
-//! everything that it ever signed. Called by the daemon once the founding state is known.
+//! Owns the reading of the restored state and the verdict on this host's memory: whether store and
+//! witness together still know everything that it ever signed. Called by the daemon once the
+//! founding state is known.
 
 use std::sync::Arc;
 
@@ -47,7 +48,8 @@ pub fn memory(
         (Some(round), Some(seen)) if seen.instance == instance && round >= seen.round => {
             Memory::Agrees
         }
-        // A cluster of one has nobody to ask: without a trace of an earlier life this is its founding.
+        // A cluster of one has nobody to ask: without a trace of an earlier life this is its
+        // founding.
         (None, None) if members == 1 => Memory::Agrees,
         _ => Memory::Doubtful,
     }

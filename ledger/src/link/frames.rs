@@ -1,7 +1,7 @@
 //! Frames on a link: a 4-byte big-endian length and at most `FRAME_BYTES_MAX` bytes.
 //!
-//! Owns the length check (before anything is allocated) and the deadline of a frame that has begun. Never reads a
-//! frame's content. Called by the link's sessions.
+//! Owns the length check (before anything is allocated) and the deadline of a frame that has begun.
+//! Never reads a frame's content. Called by the link's sessions.
 
 use std::future::poll_fn;
 use std::io;
@@ -37,7 +37,8 @@ pub fn writer<W: AsyncWrite>(stream: W) -> FrameWriter<W> {
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// The receiving half over `stream`.
     pub fn new(stream: R) -> Self {
-        // The length stays in the buffer until its frame is whole: so a frame that has begun is always visible there.
+        // The length stays in the buffer until its frame is whole: so a frame that has begun is
+        // always visible there.
         let codec = LengthDelimitedCodec::builder()
             .max_frame_length(FRAME_BYTES_MAX)
             .length_adjustment(isize::try_from(LENGTH_BYTES).expect("four"))
@@ -48,8 +49,8 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 
     /// The next frame, without its length; `None` when the peer closed the link between two frames.
     ///
-    /// # Errors
-    /// The frame is too long, is cut off, or took longer than [`FRAME_WAIT_MAX`]; or the link failed.
+    /// # Errors The frame is too long, is cut off, or took longer than [`FRAME_WAIT_MAX`]; or the
+    /// link failed.
     pub async fn next(&mut self) -> io::Result<Option<Bytes>> {
         let Self { frames, deadline } = self;
         let frame = poll_fn(|context| {

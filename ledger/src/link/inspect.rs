@@ -1,8 +1,10 @@
-//! What a received frame is worth: form, cluster, epoch, author and signature are checked here, before the core hears of it.
+//! What a received frame is worth: form, cluster, epoch, author and signature are checked here,
+//! before the core hears of it.
 //!
-//! Owns these checks and the memory of accepted events, whose second copies cost no verification. Runs in the link's own
-//! task, so the links' runtime is the pool on which signatures are verified, and each peer's order is kept. Never decides
-//! whether an event fits into the graph (the core does). Called by the link's sessions.
+//! Owns these checks and the memory of accepted events, whose second copies cost no verification.
+//! Runs in the link's own task, so the links' runtime is the pool on which signatures are verified,
+//! and each peer's order is kept. Never decides whether an event fits into the graph (the core
+//! does). Called by the link's sessions.
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};

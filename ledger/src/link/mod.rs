@@ -1,8 +1,9 @@
 //! Links to the other members' ledgers: TLS 1.3 with raw keys over TCP, one live link per pair.
 //!
-//! Owns who dials (the member with the lower index), back-off, caps on strangers, the bounded queues, and the checks of what comes in.
-//! Sends nothing of its own but `Hello`: an idle link is silent (the kernel's keep-alive notices a dead host). Never
-//! interprets a message. Called by the driver.
+//! Owns who dials (the member with the lower index), back-off, caps on strangers, the bounded
+//! queues, and the checks of what comes in. Sends nothing of its own but `Hello`: an idle link is
+//! silent (the kernel's keep-alive notices a dead host). Never interprets a message. Called by the
+//! driver.
 
 pub mod frames;
 pub mod inspect;
@@ -171,7 +172,8 @@ impl Links {
         Self { shared }
     }
 
-    /// Puts a frame into a peer's queue. A peer that is not connected misses it; a link whose queue is full is dropped.
+    /// Puts a frame into a peer's queue. A peer that is not connected misses it; a link whose queue
+    /// is full is dropped.
     pub fn send(&self, peer: AuthorIndex, frame: Bytes) {
         let Some(place) = self.shared.places.get(usize::from(peer.0)) else {
             return;
@@ -257,7 +259,8 @@ async fn listen(shared: Arc<Shared>, listener: TcpListener) {
         let (stream, address) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                // Out of file descriptors, or a connection that was gone again: neither is helped by haste.
+                // Out of file descriptors, or a connection that was gone again: neither is helped
+                // by haste.
                 tracing::warn!(%error, "cannot accept a connection");
                 tokio::time::sleep(REDIAL_WAIT_MIN).await;
                 continue;

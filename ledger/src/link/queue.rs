@@ -1,8 +1,9 @@
 //! What waits to be sent to one peer, bounded in frames and bytes.
 //!
-//! Owns two lanes: what the core sends now, and events from the store for a peer that is far behind, which wait for room and
-//! never delay the first lane. Never grows beyond its bounds: who finds the first lane full drops the link. Called by the
-//! links' registry and by each link's sending task.
+//! Owns two lanes: what the core sends now, and events from the store for a peer that is far
+//! behind, which wait for room and never delay the first lane. Never grows beyond its bounds: who
+//! finds the first lane full drops the link. Called by the links' registry and by each link's
+//! sending task.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,8 +1,8 @@
 //! One link from its TCP connection to its end: handshake, `Hello`, then frames both ways.
 //!
-//! Owns the deadlines and the order of a link's life: the driver hears `Connected`, then messages, then `Closed`, and never of
-//! two links to one peer at a time. Never decides whom to dial (`super` does) or what a message means. Called by the
-//! links' dialling and accepting tasks.
+//! Owns the deadlines and the order of a link's life: the driver hears `Connected`, then messages,
+//! then `Closed`, and never of two links to one peer at a time. Never decides whom to dial (`super`
+//! does) or what a message means. Called by the links' dialling and accepting tasks.
 
 use std::io;
 use std::net::SocketAddr;
@@ -57,7 +57,8 @@ pub(super) enum LinkError {
     /// The peer closed the link.
     #[error("the peer closed the link")]
     Closed,
-    /// This side gave the link up: a newer one took its place, too much waited for the peer, or the daemon stops.
+    /// This side gave the link up: a newer one took its place, too much waited for the peer, or the
+    /// daemon stops.
     #[error("the link was given up on this side")]
     GivenUp,
 }
@@ -95,7 +96,8 @@ pub(super) async fn dial(
     serve(shared, peer, reader, writer).await
 }
 
-/// Takes a connection's handshake; the caller frees its place among the handshakes and then calls [`Accepted::serve`].
+/// Takes a connection's handshake; the caller frees its place among the handshakes and then calls
+/// [`Accepted::serve`].
 pub(super) struct Accepted {
     peer: AuthorIndex,
     reader: FrameReader<tokio::io::ReadHalf<tokio_rustls::server::TlsStream<TcpStream>>>,
@@ -163,7 +165,8 @@ where
 {
     let (filling, emptying) = queue();
     let given_up = shared.stopping.child_token();
-    // The newest link counts: only one side of a pair dials, and it dials only when its own link has ended.
+    // The newest link counts: only one side of a pair dials, and it dials only when its own link
+    // has ended.
     let place = shared.take_place(peer, filling, given_up.clone()).await;
     tracing::info!(peer = %shared.name(peer), "linked");
     let sending = tokio::spawn(send_all(writer, emptying, given_up.clone()));

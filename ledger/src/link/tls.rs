@@ -1,7 +1,8 @@
-//! TLS 1.3 with raw ed25519 public keys on both sides (RFC 7250): a link's identity is its member's ledger key.
+//! TLS 1.3 with raw ed25519 public keys on both sides (RFC 7250): a link's identity is its member's
+//! ledger key.
 //!
-//! Owns the two TLS configurations and the verifiers that accept exactly the members' keys. No certificate, authority,
-//! name or clock takes part. Called by the link's sessions.
+//! Owns the two TLS configurations and the verifiers that accept exactly the members' keys. No
+//! certificate, authority, name or clock takes part. Called by the link's sessions.
 
 use std::sync::Arc;
 
@@ -25,7 +26,8 @@ use zeroize::Zeroizing;
 /// `SubjectPublicKeyInfo` of an ed25519 key, up to the key itself (RFC 8410, section 4).
 const SPKI_PREFIX: [u8; 12] =
     [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-/// `PrivateKeyInfo` version 1 of an ed25519 key, up to the seed (RFC 8410, section 7): every library reads version 1.
+/// `PrivateKeyInfo` version 1 of an ed25519 key, up to the seed (RFC 8410, section 7): every
+/// library reads version 1.
 const PKCS8_PREFIX: [u8; 16] = [
     0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20,
 ];

@@ -1,9 +1,11 @@
-//! The store in LMDB. **The only file that imports `lmdb`** (a test keeps it so): the crate is archived and unsound where
-//! an iterator outlives its cursor, so no iterator is used at all, and no cursor or slice leaves the function that made it.
+//! The store in LMDB. **The only file that imports `lmdb`** (a test keeps it so): the crate is
+//! archived and unsound where an iterator outlives its cursor, so no iterator is used at all, and
+//! no cursor or slice leaves the function that made it.
 //!
-//! Owns the environment: opened once per path and process, with a sparse map of the configured size that never changes,
-//! and LMDB's default, fully synchronous commits. Never sets `NOSYNC`, `NOMETASYNC`, `WRITEMAP`, `MAPASYNC` or `NOLOCK`.
-//! Called through [`Store`]. Source: `lmdb.h` of LMDB 0.9.
+//! Owns the environment: opened once per path and process, with a sparse map of the configured size
+//! that never changes, and LMDB's default, fully synchronous commits. Never sets `NOSYNC`,
+//! `NOMETASYNC`, `WRITEMAP`, `MAPASYNC` or `NOLOCK`. Called through [`Store`]. Source: `lmdb.h` of
+//! LMDB 0.9.
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
@@ -28,7 +30,8 @@ mod position {
     pub(super) const AT_OR_AFTER: u32 = 17;
 }
 
-/// Paths that this process has open: a second environment on one file would drop the first one's file locks.
+/// Paths that this process has open: a second environment on one file would drop the first one's
+/// file locks.
 static OPEN: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// An open LMDB environment.
@@ -55,7 +58,8 @@ fn failed_by(
 }
 
 impl LmdbStore {
-    /// Opens the store in `directory` (made with mode 0700 when missing) with a sparse map of `map_bytes`.
+    /// Opens the store in `directory` (made with mode 0700 when missing) with a sparse map of
+    /// `map_bytes`.
     ///
     /// # Errors
     /// `OpenAlready`, or `Failed` when the files are damaged or cannot be used.
@@ -86,7 +90,8 @@ impl LmdbStore {
     ) -> Result<(Environment, Vec<Database>), StoreError> {
         let tables = u32::try_from(Table::ALL.len()).expect("a few");
         let environment = Environment::new()
-            // Reader slots belong to transactions, not to threads: readers are many short-lived pool threads.
+            // Reader slots belong to transactions, not to threads: readers are many short-lived
+            // pool threads.
             .set_flags(EnvironmentFlags::NO_TLS)
             .set_max_readers(STORE_READERS_MAX)
             .set_max_dbs(tables)
@@ -111,7 +116,8 @@ impl LmdbStore {
     /// Refuses before anything is written, so that a failing commit always means a failing disk.
     fn check_room(&self, changes: &[Change]) -> Result<(), StoreError> {
         let wanted: usize = changes.iter().map(Change::size_bytes).sum();
-        // Page splits, copied tree pages and overflow pages: thrice the bytes is an upper bound in practice.
+        // Page splits, copied tree pages and overflow pages: thrice the bytes is an upper bound in
+        // practice.
         let wanted = u64::try_from(wanted).expect("a length fits into 64 bits") * 3;
         let room = nix::sys::statvfs::statvfs(&self.directory)
             .map_err(|cause| failed_by("ask for the room on its disk", cause))?;
@@ -149,7 +155,8 @@ impl Store for LmdbStore {
                 }
             }
         }
-        // A full map shows before the first page is written; every later error leaves the disk's content uncertain.
+        // A full map shows before the first page is written; every later error leaves the disk's
+        // content uncertain.
         transaction.commit().map_err(|cause| failed("make a commit durable", cause))
     }
 

@@ -1,7 +1,8 @@
-//! The store in memory, for simulations and tests: the same interface, with crashes and faults on demand.
+//! The store in memory, for simulations and tests: the same interface, with crashes and faults on
+//! demand.
 //!
-//! Owns its tables and the planned faults. A commit is whole or not at all, and what a returned commit wrote survives
-//! [`MemoryStore::crash`]. Never used by the daemon.
+//! Owns its tables and the planned faults. A commit is whole or not at all, and what a returned
+//! commit wrote survives [`MemoryStore::crash`]. Never used by the daemon.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -1,8 +1,9 @@
 //! What must survive: ordered tables of bytes in one store, and the records in them.
 //!
-//! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for simulations and tests), the
-//! typed records with their checksums (`records`), the thread that commits groups of changes (`writer`) and the witness
-//! file beside the store (`witness`). Never interprets an event. Called by driver and delivery.
+//! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
+//! simulations and tests), the typed records with their checksums (`records`), the thread that
+//! commits groups of changes (`writer`) and the witness file beside the store (`witness`). Never
+//! interprets an event. Called by driver and delivery.
 
 pub mod lmdb;
 pub mod memory;
@@ -141,8 +142,8 @@ pub enum StoreError {
     OpenAlready(String),
 }
 
-/// Ordered tables of bytes with atomic, durable commits. All calls block and may be made from any thread;
-/// commits are made by one thread at a time.
+/// Ordered tables of bytes with atomic, durable commits. All calls block and may be made from any
+/// thread; commits are made by one thread at a time.
 pub trait Store: Send + Sync {
     /// Applies all of `changes` or none, and returns once they survive a power cut.
     ///
@@ -164,8 +165,8 @@ pub trait Store: Send + Sync {
         Ok(self.get(table, key)?.is_some())
     }
 
-    /// Up to `count_max` records from `from` (included) in `direction`; of forward pages `from` empty is the first record,
-    /// of backward pages the last.
+    /// Up to `count_max` records from `from` (included) in `direction`; of forward pages `from`
+    /// empty is the first record, of backward pages the last.
     ///
     /// # Errors
     /// `Failed`.

@@ -1,7 +1,9 @@
-//! The records: their keys, their bytes, their checksums, and how changes and answers are made of them.
+//! The records: their keys, their bytes, their checksums, and how changes and answers are made of
+//! them.
 //!
-//! Owns the layout of every table (see `../decisions.md`). Each value ends with eight bytes of a BLAKE3 hash over its table, key
-//! and content, checked at every read. Never decides what is written. Called by driver and delivery.
+//! Owns the layout of every table (see `../decisions.md`). Each value ends with eight bytes of a
+//! BLAKE3 hash over its table, key and content, checked at every read. Never decides what is
+//! written. Called by driver and delivery.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -235,7 +237,8 @@ pub fn instance_change(instance: &Instance) -> Change {
     put_encoded(Table::Meta, INSTANCE_KEY.to_vec(), instance)
 }
 
-/// Keeps a judged commit end that differs from the one before; the first is that of the founding state, at commit 0.
+/// Keeps a judged commit end that differs from the one before; the first is that of the founding
+/// state, at commit 0.
 pub fn judged_change(end: &CommitEnd) -> Change {
     put_encoded(Table::Judged, index_key(end.index), end)
 }
@@ -327,7 +330,8 @@ impl Records {
         }
     }
 
-    /// A page of events of `epoch` from `from` on, by round and author, and where the next page starts (none at the end).
+    /// A page of events of `epoch` from `from` on, by round and author, and where the next page
+    /// starts (none at the end).
     ///
     /// # Errors
     /// [`StoreError`].
@@ -447,7 +451,8 @@ impl Records {
             .collect()
     }
 
-    /// Removals of up to a page of releases that another key than `seal_key` sealed: nobody can use them any more.
+    /// Removals of up to a page of releases that another key than `seal_key` sealed: nobody can use
+    /// them any more.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -1,10 +1,12 @@
-//! The witness: a small file outside the store's directory that repeats the last round which this host has signed, so that
-//! a store that was restored from a copy, or emptied, is noticed before anything is signed twice.
+//! The witness: a small file outside the store's directory that repeats the last round which this
+//! host has signed, so that a store that was restored from a copy, or emptied, is noticed before
+//! anything is signed twice.
 //!
-//! Owns the file: two slots of 512 bytes, written in turn, so that a torn write leaves the older one. A slot is
-//! `dagger witness 1`, the instance id, the round (big endian) and eight bytes of a BLAKE3 hash over them. The round is written after
-//! the event is durable in the store and before it is sent: so the witness never claims more than an intact store knows.
-//! Called by the store's writer and at start.
+//! Owns the file: two slots of 512 bytes, written in turn, so that a torn write leaves the older
+//! one. A slot is `dagger witness 1`, the instance id, the round (big endian) and eight bytes of a
+//! BLAKE3 hash over them. The round is written after the event is durable in the store and before
+//! it is sent: so the witness never claims more than an intact store knows. Called by the store's
+//! writer and at start.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -64,8 +66,8 @@ fn from_slot(slot: &[u8]) -> Option<Testimony> {
 }
 
 impl Witness {
-    /// Opens the file at `path` (made with mode 0600 when missing) and reads it; no testimony when it is new, empty or
-    /// unreadable.
+    /// Opens the file at `path` (made with mode 0600 when missing) and reads it; no testimony when
+    /// it is new, empty or unreadable.
     ///
     /// # Errors
     /// The file or its directory cannot be used.

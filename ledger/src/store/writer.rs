@@ -1,8 +1,9 @@
-//! The one thread that writes: it joins all requests that wait into one commit, so that one durable write covers many.
+//! The one thread that writes: it joins all requests that wait into one commit, so that one durable
+//! write covers many.
 //!
-//! Owns the order of writes, the witness file and what a full store means: payloads are sent back, everything else waits
-//! and is tried again. A failing disk is never tried again: the reason is handed to the daemon, which stops. Called by
-//! driver and delivery through [`WriterHandle`].
+//! Owns the order of writes, the witness file and what a full store means: payloads are sent back,
+//! everything else waits and is tried again. A failing disk is never tried again: the reason is
+//! handed to the daemon, which stops. Called by driver and delivery through [`WriterHandle`].
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,7 +61,8 @@ pub struct WriterHandle {
 pub struct WriterGone;
 
 impl WriterHandle {
-    /// Hands over changes; blocks while too much waits. From async code see [`WriterHandle::store`].
+    /// Hands over changes; blocks while too much waits. From async code see
+    /// [`WriterHandle::store`].
     ///
     /// # Errors
     /// [`WriterGone`].
@@ -121,7 +123,8 @@ struct Writer {
     full: Arc<AtomicBool>,
 }
 
-/// Starts the writer on its own thread. It ends when the last handle is dropped, after everything handed over is durable.
+/// Starts the writer on its own thread. It ends when the last handle is dropped, after everything
+/// handed over is durable.
 ///
 /// # Errors
 /// The thread cannot be started.
@@ -238,7 +241,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Waits; submissions that come meanwhile are sent back at once, and what else comes joins the group within its bounds.
+    /// Waits; submissions that come meanwhile are sent back at once, and what else comes joins the
+    /// group within its bounds.
     fn wait_for_room(&self, group: &mut Group, wait: Duration) {
         let until = Instant::now() + wait;
         loop {

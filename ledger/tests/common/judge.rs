@@ -1,5 +1,5 @@
-//! A judge for tests of the ledger alone: it speaks the processor's conversation, seals what it releases, and judges by one
-//! deterministic rule: everything is accepted once.
+//! A judge for tests of the ledger alone: it speaks the processor's conversation, seals what it
+//! releases, and judges by one deterministic rule: everything is accepted once.
 
 use std::collections::{HashSet, VecDeque};
 use std::path::{Path, PathBuf};

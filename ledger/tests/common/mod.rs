@@ -1,4 +1,5 @@
-//! Four real ledger processes on loopback, with real TLS and real LMDB, a test judge each, and an agent's hand.
+//! Four real ledger processes on loopback, with real TLS and real LMDB, a test judge each, and an
+//! agent's hand.
 #![allow(dead_code, unreachable_pub)]
 
 pub mod judge;

@@ -1,7 +1,7 @@
 //! One connection: frames of a 4-byte big-endian length and a CBOR message.
 //!
-//! Owns framing and its errors. Never retries and never waits for ever on its own: callers put a deadline around what
-//! they await. Called by servers and clients of all three conversations.
+//! Owns framing and its errors. Never retries and never waits for ever on its own: callers put a
+//! deadline around what they await. Called by servers and clients of all three conversations.
 
 use std::path::Path;
 

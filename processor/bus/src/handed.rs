@@ -1,6 +1,8 @@
-//! Listening sockets that systemd (or whoever started the daemon) handed over, by name (sd_listen_fds_with_names(3)).
+//! Listening sockets that systemd (or whoever started the daemon) handed over, by name
+//! (sd_listen_fds_with_names(3)).
 //!
-//! Owns the pairing of `LISTEN_FDNAMES` with what was handed. Never binds. Called once at the start of each daemon.
+//! Owns the pairing of `LISTEN_FDNAMES` with what was handed. Never binds. Called once at the start
+//! of each daemon.
 
 use std::io;
 

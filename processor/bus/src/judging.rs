@@ -1,9 +1,11 @@
-//! The conversation between ledger (client) and processor (server): admission before order, judgement after it.
+//! The conversation between ledger (client) and processor (server): admission before order,
+//! judgement after it.
 //!
-//! Each connection starts with [`Open`] and [`Opened`]. Judgement is strictly in order of commits, one answer per commit;
-//! admissions are answered in any order. A ledger that died may have lost the answers that were under way: the last
-//! [`crate::limits::JUDGED_KEPT_MAX`] judged commits may be asked for again and get the same answer. A ledger that lacks
-//! more than that asks for [`Purpose::JudgementAnew`].
+//! Each connection starts with [`Open`] and [`Opened`]. Judgement is strictly in order of commits,
+//! one answer per commit; admissions are answered in any order. A ledger that died may have lost
+//! the answers that were under way: the last [`crate::limits::JUDGED_KEPT_MAX`] judged commits may
+//! be asked for again and get the same answer. A ledger that lacks more than that asks for
+//! [`Purpose::JudgementAnew`].
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest};
@@ -34,8 +36,9 @@ pub enum Purpose {
     /// [`Judge`] and [`Judged`].
     #[n(1)]
     Judgement,
-    /// The same, but the processor first begins a new life, as if it had been restarted: founding state, commit 0, a new
-    /// seal key, all other connections closed. Asked by a ledger whose store knows less than the processor has judged.
+    /// The same, but the processor first begins a new life, as if it had been restarted: founding
+    /// state, commit 0, a new seal key, all other connections closed. Asked by a ledger whose store
+    /// knows less than the processor has judged.
     #[n(2)]
     JudgementAnew,
 }
@@ -46,7 +49,8 @@ pub struct Opened {
     /// The processor's cluster.
     #[n(0)]
     pub cluster: ClusterId,
-    /// The seal key of this processor's life; a new one means that it was restarted and starts from the beginning.
+    /// The seal key of this processor's life; a new one means that it was restarted and starts from
+    /// the beginning.
     #[n(1)]
     pub seal_key: PublicKey,
     /// The last judged commit end; commit 0 with the root of the founding state at first.

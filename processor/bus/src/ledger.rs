@@ -1,8 +1,10 @@
-//! The conversation between agent (client) and ledger (server): requests, and the stream of releases.
+//! The conversation between agent (client) and ledger (server): requests, and the stream of
+//! releases.
 //!
-//! Each connection starts with [`Open`] and its answer [`Opened`], then serves one purpose. Requests carry an id, and answers
-//! may come in any order. On a release stream the ledger sends [`StreamItem`]s and the agent answers [`Consumed`]; at most
-//! the asked window of releases is under way.
+//! Each connection starts with [`Open`] and its answer [`Opened`], then serves one purpose.
+//! Requests carry an id, and answers may come in any order. On a release stream the ledger sends
+//! [`StreamItem`]s and the agent answers [`Consumed`]; at most the asked window of releases is
+//! under way.
 
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, HostId, LedgerTime, PayloadDigest, Position, Round,
@@ -297,7 +299,8 @@ pub enum StreamItem {
         #[n(0)]
         sealed: Box<SealedRelease>,
     },
-    /// A quorum has attested a commit end at or above `commit`; sent when that advances, after its release.
+    /// A quorum has attested a commit end at or above `commit`; sent when that advances, after its
+    /// release.
     #[n(1)]
     Attested {
         /// The highest commit that the evidence covers.

@@ -1,5 +1,5 @@
-//! The comms bus: local streams over Unix sockets between the three daemons of one host. The one place where their
-//! conversations are typed.
+//! The comms bus: local streams over Unix sockets between the three daemons of one host. The one
+//! place where their conversations are typed.
 //!
 //! ```text
 //! agent  ── requests ──> ledger ── admissions, judgement ──> processor
@@ -7,9 +7,9 @@
 //! agent  <───────────────────── seal key ────────────────────────┘
 //! ```
 //!
-//! Owns framing, the first message of each conversation, windows and the messages. Holds nothing that must survive
-//! and never decides. Each socket connects exactly one pair of daemons and is guarded by the file system (a group
-//! that only this pair shares). Called by the three daemons.
+//! Owns framing, the first message of each conversation, windows and the messages. Holds nothing
+//! that must survive and never decides. Each socket connects exactly one pair of daemons and is
+//! guarded by the file system (a group that only this pair shares). Called by the three daemons.
 #![forbid(unsafe_code)]
 
 pub mod connection;

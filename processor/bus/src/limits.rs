@@ -1,5 +1,5 @@
-//! Maxima of the local streams. Both ends of a stream are daemons of the same host, so these bound mistakes rather
-//! than attacks. Called by the connection and by the daemons' servers.
+//! Maxima of the local streams. Both ends of a stream are daemons of the same host, so these bound
+//! mistakes rather than attacks. Called by the connection and by the daemons' servers.
 
 use std::time::Duration;
 
@@ -15,6 +15,6 @@ pub const CONNECTIONS_MAX: usize = 64;
 pub const OPEN_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How long an answer may take before the caller counts the other daemon as unavailable.
 pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Judged commits whose sealed releases the processor keeps, to answer again a ledger that died before it stored them;
-/// more than a ledger ever has under way.
+/// Judged commits whose sealed releases the processor keeps, to answer again a ledger that died
+/// before it stored them; more than a ledger ever has under way.
 pub const JUDGED_KEPT_MAX: usize = 64;

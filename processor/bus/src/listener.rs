@@ -1,6 +1,8 @@
-//! Listening sockets: handed over by systemd (or by whoever started the daemon), else bound at a path.
+//! Listening sockets: handed over by systemd (or by whoever started the daemon), else bound at a
+//! path.
 //!
-//! Owns the mode of a bound socket (0660) and the removal of a stale one. Never accepts. Called by the daemons at start.
+//! Owns the mode of a bound socket (0660) and the removal of a stale one. Never accepts. Called by
+//! the daemons at start.
 
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
@@ -24,7 +26,8 @@ pub fn bind(path: &Path) -> io::Result<UnixListener> {
         }
         std::fs::remove_file(path)?;
     }
-    // Nobody can connect between bind and chmod who could not afterwards: the directory is the guard.
+    // Nobody can connect between bind and chmod who could not afterwards: the directory is the
+    // guard.
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
     Ok(listener)

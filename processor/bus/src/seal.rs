@@ -1,7 +1,9 @@
-//! The hand-over of the seal key from processor (server) to agent (client), over a socket that the ledger cannot open.
+//! The hand-over of the seal key from processor (server) to agent (client), over a socket that the
+//! ledger cannot open.
 //!
-//! The processor sends one [`SealKey`] as soon as the agent connects, and keeps the connection open: its end tells the
-//! agent that the processor is gone and that the key with it counts no more.
+//! The processor sends one [`SealKey`] as soon as the agent connects, and keeps the connection
+//! open: its end tells the agent that the processor is gone and that the key with it counts no
+//! more.
 
 use dagger_payload::id::ClusterId;
 use dagger_payload::key::PublicKey;

@@ -1,4 +1,5 @@
-//! One real socket: messages arrive whole and in order, lies about length and form end the conversation.
+//! One real socket: messages arrive whole and in order, lies about length and form end the
+//! conversation.
 
 use std::os::unix::fs::PermissionsExt;
 

@@ -1,7 +1,8 @@
 //! Deterministic CBOR (RFC 8949, section 4.2.1) by way of minicbor: integer keys, shortest forms.
 //!
-//! Owns the rule that bytes count only if writing again what was read gives the same bytes (no decoder checks
-//! canonical form by itself). Called for everything that is digested, sent or stored.
+//! Owns the rule that bytes count only if writing again what was read gives the same bytes (no
+//! decoder checks canonical form by itself). Called for everything that is digested, sent or
+//! stored.
 
 /// Why bytes were refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -1,7 +1,8 @@
 //! Quorum arithmetic for a committee of equal votes.
 //!
-//! Owns n, f, Q and who leads a round. Never knows keys or addresses. Called by the ledger core, by the agent
-//! (attested positions) and by offline verification. Source: n >= 3f + 1, Lamport, Shostak and Pease (1982).
+//! Owns n, f, Q and who leads a round. Never knows keys or addresses. Called by the ledger core, by
+//! the agent (attested positions) and by offline verification. Source: n >= 3f + 1, Lamport,
+//! Shostak and Pease (1982).
 
 use crate::id::{AuthorIndex, Epoch, Round};
 use crate::limits::MEMBERS_MAX;
@@ -39,7 +40,8 @@ impl Committee {
         self.members().min(3)
     }
 
-    /// The author who leads slot `slot` (0 to K-1) of `round`: by rotation only, never by observation.
+    /// The author who leads slot `slot` (0 to K-1) of `round`: by rotation only, never by
+    /// observation.
     pub fn leader(self, epoch: Epoch, round: Round, slot: usize) -> AuthorIndex {
         let members = u64::from(self.members);
         let slot = u64::try_from(slot).expect("a slot is below three");

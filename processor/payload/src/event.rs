@@ -1,7 +1,9 @@
-//! Events: the vertices of the graph. A header that is signed and digested, and a body of payload records.
+//! Events: the vertices of the graph. A header that is signed and digested, and a body of payload
+//! records.
 //!
-//! Owns their bytes (see `decisions.md` for the layout in words, `vectors/` for examples) and the checks that need
-//! nothing but the event itself. Never looks into a payload. Called by the ledger, and by whoever checks a proof.
+//! Owns their bytes (see `decisions.md` for the layout in words, `vectors/` for examples) and the
+//! checks that need nothing but the event itself. Never looks into a payload. Called by the ledger,
+//! and by whoever checks a proof.
 
 use bytes::Bytes;
 
@@ -37,7 +39,8 @@ pub struct Parent {
     pub digest: EventDigest,
 }
 
-/// The state of the ordered and judged history after a commit. CBOR: `[index, position, prefix hash, state root]`.
+/// The state of the ordered and judged history after a commit. CBOR: `[index, position, prefix
+/// hash, state root]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, minicbor::Encode, minicbor::Decode)]
 pub struct CommitEnd {
     /// Which commit.
@@ -57,7 +60,8 @@ pub struct CommitEnd {
 /// What an author says he has judged. CBOR: `[newest, checkpoint]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct Attestation {
-    /// The newest commit end that he has judged; of consecutive equal ones (position and root), the first.
+    /// The newest commit end that he has judged; of consecutive equal ones (position and root), the
+    /// first.
     #[n(0)]
     pub newest: CommitEnd,
     /// The newest whose index is a multiple of [`CHECKPOINT_COMMITS`], once there is one.
@@ -87,7 +91,8 @@ pub struct Header {
     /// Who made it.
     #[n(4)]
     pub author: AuthorIndex,
-    /// First the author's previous event (if any), then at most one of each other author, by author. None in round 1.
+    /// First the author's previous event (if any), then at most one of each other author, by
+    /// author. None in round 1.
     #[n(5)]
     pub parents: Vec<Parent>,
     /// Root over the body's records.
@@ -149,7 +154,8 @@ struct EventBytes<'b> {
     body: &'b [u8],
 }
 
-/// An event whose form has been checked: canonical bytes, sizes, Merkle root. Its signature and its parents have not.
+/// An event whose form has been checked: canonical bytes, sizes, Merkle root. Its signature and its
+/// parents have not.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// The header.
@@ -208,7 +214,8 @@ fn read_header(bytes: &[u8]) -> Result<Header, EventError> {
 }
 
 impl Event {
-    /// Makes an event from `header` (whose payload fields are filled in here) and signs it with `sign`.
+    /// Makes an event from `header` (whose payload fields are filled in here) and signs it with
+    /// `sign`.
     ///
     /// The caller keeps the sum of the records within [`EVENT_BODY_BYTES_MAX`].
     pub fn make(
@@ -242,7 +249,8 @@ impl Event {
         Ok(Self { header, digest, signature, payloads, bytes })
     }
 
-    /// The digest of the event in `bytes`, without any other check: enough to tell a copy of what is known already.
+    /// The digest of the event in `bytes`, without any other check: enough to tell a copy of what
+    /// is known already.
     ///
     /// # Errors
     /// The bytes do not begin as an event does.
@@ -252,7 +260,8 @@ impl Event {
         header.map(EventDigest::of).map_err(|_| EventError::NotCanonical)
     }
 
-    /// Checks what depends on the cluster but not on other events: cluster, epoch, author, signature.
+    /// Checks what depends on the cluster but not on other events: cluster, epoch, author,
+    /// signature.
     ///
     /// # Errors
     /// `Foreign`, `UnknownAuthor`, `BadSignature`.
@@ -273,7 +282,8 @@ impl Event {
         }
     }
 
-    /// Whether the parents of the round before carry a quorum (round 1 has none), and all are members.
+    /// Whether the parents of the round before carry a quorum (round 1 has none), and all are
+    /// members.
     pub fn has_quorum_below(&self, committee: Committee) -> bool {
         let header = &self.header;
         let below = Round(header.round.0.saturating_sub(1));
@@ -294,7 +304,8 @@ impl Event {
     }
 }
 
-/// Place of an event within the commit of `leader`, among events of its round: a hash that no author can aim at.
+/// Place of an event within the commit of `leader`, among events of its round: a hash that no
+/// author can aim at.
 pub fn order_key(leader: &EventDigest, event: &EventDigest) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("dagger v1 order");
     *hasher.update(leader.as_bytes()).update(event.as_bytes()).finalize().as_bytes()
@@ -306,8 +317,8 @@ fn check_parents(header: &Header) -> Result<(), EventError> {
     if header.round.0 <= 1 {
         return require(header.round.0 == 1 && parents.is_empty());
     }
-    // The own parent is usually of the round before; it is older after a recovery, when rounds that may have been signed
-    // are left out, and there is none in an author's first event.
+    // The own parent is usually of the round before; it is older after a recovery, when rounds that
+    // may have been signed are left out, and there is none in an author's first event.
     let first = parents.first().ok_or(EventError::BadParents)?;
     let others = if first.author == header.author { &parents[1..] } else { &parents[..] };
     require(parents.iter().all(|parent| parent.round < header.round && parent.round.0 > 0))?;

@@ -1,7 +1,8 @@
-//! The genesis document: who founds a cluster, signed by all of its operators; its digest is the cluster's name.
+//! The genesis document: who founds a cluster, signed by all of its operators; its digest is the
+//! cluster's name.
 //!
-//! Owns its JSON shape, its checks and its signature file. Never changes after founding. Called by all daemons at start
-//! and by `daggerctl cluster`.
+//! Owns its JSON shape, its checks and its signature file. Never changes after founding. Called by
+//! all daemons at start and by `daggerctl cluster`.
 
 use std::collections::BTreeSet;
 
@@ -141,7 +142,8 @@ impl Genesis {
         require(keys.len() == count, "no key may stand twice")
     }
 
-    /// Checks that every operator signed `bytes`. `signatures` is a text of one or more armoured SSHSIG blocks.
+    /// Checks that every operator signed `bytes`. `signatures` is a text of one or more armoured
+    /// SSHSIG blocks.
     ///
     /// # Errors
     /// [`GenesisError::Signature`] and [`GenesisError::Unsigned`].

@@ -1,7 +1,7 @@
 //! Newtypes for everything that has an identity or a place in an order.
 //!
-//! Owns their text form (lower-case hex, decimal) and their CBOR form (byte string, unsigned integer). Never
-//! decides what an id means. Called everywhere.
+//! Owns their text form (lower-case hex, decimal) and their CBOR form (byte string, unsigned
+//! integer). Never decides what an id means. Called everywhere.
 
 use std::fmt;
 use std::str::FromStr;
@@ -120,7 +120,8 @@ macro_rules! hex_id {
 }
 
 hex_id!(
-    /// BLAKE3 digest of the signed bytes of a payload: its identity, whoever signed and however often.
+    /// BLAKE3 digest of the signed bytes of a payload: its identity, whoever signed and however
+    /// often.
     PayloadDigest, 32
 );
 hex_id!(
@@ -223,8 +224,8 @@ macro_rules! counter {
     ($(#[$doc:meta])* $name:ident, $type:ty) => {
         $(#[$doc])*
         #[derive(
-            Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
-            minicbor::Encode, minicbor::Decode,
+            Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash,
+            Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
         )]
         #[serde(transparent)]
         #[cbor(transparent)]
@@ -272,7 +273,8 @@ counter!(
     AuthorIndex, u16
 );
 counter!(
-    /// Milliseconds since 1970-01-01T00:00:00Z, agreed by the cluster (a lower median), never a wall clock.
+    /// Milliseconds since 1970-01-01T00:00:00Z, agreed by the cluster (a lower median), never a
+    /// wall clock.
     LedgerTime, u64
 );
 

@@ -1,7 +1,8 @@
 //! Ed25519 keys: parsed once, valid by construction, and the one rule by which a signature counts.
 //!
-//! Owns the verdict on signatures (`verify_strict`, one by one, never a batch: see `decisions.md`) and the domains
-//! under which raw signatures are made. Never reads a file. Called wherever something is signed or checked.
+//! Owns the verdict on signatures (`verify_strict`, one by one, never a batch: see `decisions.md`)
+//! and the domains under which raw signatures are made. Never reads a file. Called wherever
+//! something is signed or checked.
 
 use std::fmt;
 use std::str::FromStr;
@@ -48,7 +49,8 @@ impl PublicKey {
     /// [`KeyError::NotCanonical`] and [`KeyError::Weak`].
     pub fn from_bytes(bytes: &[u8; 32]) -> Result<Self, KeyError> {
         let point = VerifyingKey::from_bytes(bytes).map_err(|_| KeyError::NotCanonical)?;
-        // Decompression accepts y >= p and keeps the bytes as given: compare with the re-encoded point.
+        // Decompression accepts y >= p and keeps the bytes as given: compare with the re-encoded
+        // point.
         if point.to_edwards().compress().as_bytes() != bytes {
             return Err(KeyError::NotCanonical);
         }
@@ -201,8 +203,8 @@ impl<'b, C> minicbor::Decode<'b, C> for Signature {
     }
 }
 
-/// What a raw signature is for. A signature made in one domain never verifies in another, nor as an SSHSIG
-/// (whose signed bytes start with `SSHSIG`).
+/// What a raw signature is for. A signature made in one domain never verifies in another, nor as an
+/// SSHSIG (whose signed bytes start with `SSHSIG`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Domain {
     /// A ledger signs an event digest.

@@ -1,7 +1,8 @@
 //! The kinds of payload and the exact shape of each body.
 //!
-//! Owns field names, units and ranges. Never judges whether a request is allowed: `dagger-processor` does. Called by
-//! whoever writes or reads a payload. All numbers are checked against `limits` by [`Body::check`].
+//! Owns field names, units and ranges. Never judges whether a request is allowed:
+//! `dagger-processor` does. Called by whoever writes or reads a payload. All numbers are checked
+//! against `limits` by [`Body::check`].
 
 use serde::{Deserialize, Serialize};
 
@@ -86,8 +87,8 @@ pub enum ImageFormat {
     Qcow2,
 }
 
-/// An IPv4 network for a host's guests: the network's first address and its prefix length. The host itself takes
-/// the first usable address; guests get the others, decided by the judge.
+/// An IPv4 network for a host's guests: the network's first address and its prefix length. The host
+/// itself takes the first usable address; guests get the others, decided by the judge.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
 )]
@@ -105,7 +106,8 @@ pub struct GuestSubnet {
 }
 
 impl GuestSubnet {
-    /// Address number `index` of the network (1 is the host's own); `None` outside it or for the broadcast address.
+    /// Address number `index` of the network (1 is the host's own); `None` outside it or for the
+    /// broadcast address.
     pub fn address(&self, index: u32) -> Option<std::net::Ipv4Addr> {
         let size = 1_u32.checked_shl(32 - u32::from(self.prefix_length))?;
         let usable = index > 0 && index < size.checked_sub(1)?;
@@ -140,7 +142,8 @@ pub(crate) mod ipv4 {
     }
 }
 
-/// `host.join`, signed by the host's operator: the host offers this from now on. Repeated to change the offer.
+/// `host.join`, signed by the host's operator: the host offers this from now on. Repeated to change
+/// the offer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostJoin {
@@ -161,8 +164,8 @@ pub struct HostJoin {
     pub labels: Labels,
 }
 
-/// `account.grant`, signed by an operator: the account may use this much on that operator's hosts. Replaces the
-/// operator's earlier grant to the account.
+/// `account.grant`, signed by an operator: the account may use this much on that operator's hosts.
+/// Replaces the operator's earlier grant to the account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountGrant {

@@ -1,8 +1,9 @@
-//! What every part of dagger agrees on, byte for byte: ids, keys, signatures, payloads, events, peer
-//! messages, objects of the judged state, and quorum arithmetic.
+//! What every part of dagger agrees on, byte for byte: ids, keys, signatures, payloads, events,
+//! peer messages, objects of the judged state, and quorum arithmetic.
 //!
-//! Owns the formats and their limits. Never does I/O, reads a clock, starts a thread or draws randomness; all
-//! functions are total over hostile input. Called by all three daemons, by `daggerctl` and by offline verifiers.
+//! Owns the formats and their limits. Never does I/O, reads a clock, starts a thread or draws
+//! randomness; all functions are total over hostile input. Called by all three daemons, by
+//! `daggerctl` and by offline verifiers.
 #![forbid(unsafe_code)]
 
 pub mod codec;

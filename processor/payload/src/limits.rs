@@ -1,5 +1,6 @@
-//! The one table of maxima that cross a package border. Package-local bounds live in that package's own
-//! `limits.rs`. Called by whoever reads bytes from outside; checked before anything is allocated.
+//! The one table of maxima that cross a package border. Package-local bounds live in that package's
+//! own `limits.rs`. Called by whoever reads bytes from outside; checked before anything is
+//! allocated.
 
 /// A payload document, in bytes, without its signature.
 pub const PAYLOAD_BYTES_MAX: usize = 64 * 1024;
@@ -49,11 +50,14 @@ pub const VM_MEMORY_MIB_MAX: u64 = 4 * 1024 * 1024;
 pub const VM_DISK_GIB_MAX: u64 = 64 * 1024;
 /// Reason text in a report, in bytes.
 pub const REASON_BYTES_MAX: usize = 512;
-/// How long a placed host may take to accept, in ledger milliseconds, before the next host is tried.
+/// How long a placed host may take to accept, in ledger milliseconds, before the next host is
+/// tried.
 pub const ACCEPTANCE_MS_MAX: u64 = 10_000;
-/// A host that has been behind for longer than this is no candidate for placement. Ledger milliseconds.
+/// A host that has been behind for longer than this is no candidate for placement. Ledger
+/// milliseconds.
 pub const HOST_SILENCE_MS_MAX: u64 = 10_000;
-/// Rounds that the newest ordered event of a host may be below the committed leader before the host counts as behind.
+/// Rounds that the newest ordered event of a host may be below the committed leader before the host
+/// counts as behind.
 pub const HOST_BEHIND_ROUNDS_MAX: u64 = 16;
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);

@@ -1,8 +1,8 @@
 //! The Merkle tree over an event's payload records.
 //!
-//! Owns leaf and node hashing (domains apart, so that no node passes for a leaf) and inclusion proofs. The number of
-//! leaves is part of the event's header, so the tree's shape is fixed. Called by events and by proofs. Source: the tree
-//! of RFC 9162, section 2.1, over BLAKE3.
+//! Owns leaf and node hashing (domains apart, so that no node passes for a leaf) and inclusion
+//! proofs. The number of leaves is part of the event's header, so the tree's shape is fixed. Called
+//! by events and by proofs. Source: the tree of RFC 9162, section 2.1, over BLAKE3.
 
 use crate::id::MerkleRoot;
 
@@ -32,7 +32,8 @@ pub fn root(leaves: &[Leaf]) -> MerkleRoot {
     level.first().map_or(MerkleRoot::ZERO, |root| MerkleRoot(*root))
 }
 
-/// The hashes beside the path from leaf `index` to the root, lowest first; `None` when there is no such leaf.
+/// The hashes beside the path from leaf `index` to the root, lowest first; `None` when there is no
+/// such leaf.
 pub fn prove(leaves: &[Leaf], index: usize) -> Option<Vec<Leaf>> {
     let mut path = Vec::new();
     let (mut level, mut at) = (leaves.to_vec(), index);

@@ -1,6 +1,7 @@
 //! Names that people type: lower-case ASCII, so that no two that look alike differ.
 //!
-//! Owns their grammar and their limits. Never resolves a name. Called by payload parsing, API and command line.
+//! Owns their grammar and their limits. Never resolves a name. Called by payload parsing, API and
+//! command line.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -103,7 +104,8 @@ text_newtype!(
     "a name is 1 to 63 of a-z, 0-9 and '-', and starts and ends with a letter or digit"
 );
 text_newtype!(
-    /// Name of an image: `publisher/name`, both with the grammar of a [`Name`], dots allowed in the second.
+    /// Name of an image: `publisher/name`, both with the grammar of a [`Name`], dots allowed in the
+    /// second.
     ImageName,
     |text| text.split_once('/').is_some_and(|(publisher, name)| {
         is_label(publisher) && name.len() <= 63 && name.split('.').all(is_label)
@@ -123,7 +125,8 @@ text_newtype!(
     "an SSH key is one line: its type (ssh-ed25519, ecdsa-..., sk-..., ssh-rsa), base64, a comment"
 );
 text_newtype!(
-    /// Where an image may be fetched from: an `https://` address or the absolute path of a local file.
+    /// Where an image may be fetched from: an `https://` address or the absolute path of a local
+    /// file.
     ImageSource,
     |text| {
         text.len() <= IMAGE_SOURCE_BYTES_MAX

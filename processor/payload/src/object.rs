@@ -1,8 +1,9 @@
 //! Objects of the judged state: what the ordered history has made so far.
 //!
-//! Owns their shape and what follows from it alone (a VM's state in one word). Never decides a change: the judge in
-//! `dagger-processor` does, and publishes the whole new version of each object as an [`Effect`]. Called by the
-//! processor (writes), the agent (folds and shows) and `daggerctl` (shows). CBOR maps with the keys below.
+//! Owns their shape and what follows from it alone (a VM's state in one word). Never decides a
+//! change: the judge in `dagger-processor` does, and publishes the whole new version of each object
+//! as an [`Effect`]. Called by the processor (writes), the agent (folds and shows) and `daggerctl`
+//! (shows). CBOR maps with the keys below.
 
 use std::net::Ipv4Addr;
 

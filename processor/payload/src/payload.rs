@@ -1,8 +1,9 @@
 //! A payload: a signed JSON document, kept and carried as the exact bytes that were signed.
 //!
-//! Owns the envelope (`dagger`, `cluster`, `signer`, `kind`, `not_after_ms`, `body`), its identity and the record that
-//! carries it with its signature. Never judges. Called by the API and `daggerctl` (to make), by the ledger (to carry
-//! unread) and by the processor (to read and verify).
+//! Owns the envelope (`dagger`, `cluster`, `signer`, `kind`, `not_after_ms`, `body`), its identity
+//! and the record that carries it with its signature. Never judges. Called by the API and
+//! `daggerctl` (to make), by the ledger (to carry unread) and by the processor (to read and
+//! verify).
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -28,7 +29,8 @@ pub enum SignatureKind {
 }
 
 /// What travels, is stored and is ordered: the signed bytes and their signature. As CBOR an array
-/// `[signature kind, signature (64 bytes), payload bytes]`; nothing in it has been checked but its shape.
+/// `[signature kind, signature (64 bytes), payload bytes]`; nothing in it has been checked but its
+/// shape.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub struct SignedPayload {
     /// How it is signed.
@@ -63,8 +65,8 @@ impl SignedPayload {
 
     /// Reads the document. The signature is not looked at.
     ///
-    /// # Errors
-    /// `payload_too_large`, `payload_malformed`, `kind_unknown`, `limit_exceeded`, `signer_unsupported`.
+    /// # Errors `payload_too_large`, `payload_malformed`, `kind_unknown`, `limit_exceeded`,
+    /// `signer_unsupported`.
     pub fn read(&self) -> Result<Payload, Refusal> {
         Payload::read(&self.bytes)
     }
@@ -129,8 +131,8 @@ impl Payload {
 
     /// Reads a document strictly.
     ///
-    /// # Errors
-    /// `payload_too_large`, `payload_malformed`, `kind_unknown`, `limit_exceeded`, `signer_unsupported`.
+    /// # Errors `payload_too_large`, `payload_malformed`, `kind_unknown`, `limit_exceeded`,
+    /// `signer_unsupported`.
     pub fn read(bytes: &[u8]) -> Result<Self, Refusal> {
         let malformed = |detail: String| Refusal::new(RefusalCode::PayloadMalformed, detail);
         if bytes.len() > PAYLOAD_BYTES_MAX {

@@ -1,7 +1,8 @@
 //! What two ledgers say to each other over a link: one message per frame, canonical CBOR, bounded.
 //!
-//! Owns the messages' bytes and limits. Never opens a link (the ledger's `link` does) and never decides what to answer
-//! (the ledger core does). A frame on the wire is a 4-byte big-endian length and these bytes.
+//! Owns the messages' bytes and limits. Never opens a link (the ledger's `link` does) and never
+//! decides what to answer (the ledger core does). A frame on the wire is a 4-byte big-endian length
+//! and these bytes.
 
 use bytes::Bytes;
 
@@ -40,7 +41,8 @@ pub enum PeerMessage {
         #[n(2)]
         epoch: Epoch,
     },
-    /// What the sender has: after `Hello`, and from time to time. The receiver sends what the sender lacks.
+    /// What the sender has: after `Hello`, and from time to time. The receiver sends what the
+    /// sender lacks.
     #[n(1)]
     Have {
         /// One entry per member, by author.

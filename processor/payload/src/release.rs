@@ -1,7 +1,7 @@
 //! Releases: what judging turned a commit into, and the hash chain over everything ordered.
 //!
-//! Owns the shape that travels from processor to ledger to agent, its digest (which the processor seals) and the
-//! prefix hash. Never judges. Called by all three daemons.
+//! Owns the shape that travels from processor to ledger to agent, its digest (which the processor
+//! seals) and the prefix hash. Never judges. Called by all three daemons.
 
 use crate::codec;
 use crate::event::{CommitEnd, SignedHeader};
@@ -19,8 +19,8 @@ pub fn initial_prefix(cluster: &ClusterId) -> PrefixHash {
     PrefixHash(*hasher.update(cluster.as_bytes()).finalize().as_bytes())
 }
 
-/// The chain after a commit: unchanged by one without payloads, else a hash of the chain before, the commit's ledger
-/// time and the Merkle leaf of each payload record in order.
+/// The chain after a commit: unchanged by one without payloads, else a hash of the chain before,
+/// the commit's ledger time and the Merkle leaf of each payload record in order.
 pub fn extend_prefix<'p>(
     before: &PrefixHash,
     ledger_time: LedgerTime,

@@ -1,8 +1,9 @@
-//! OpenSSH signatures (SSHSIG, `PROTOCOL.sshsig` in OpenSSH's source): what `ssh-keygen -Y sign` makes and
-//! `ssh-keygen -Y verify` checks.
+//! OpenSSH signatures (SSHSIG, `PROTOCOL.sshsig` in OpenSSH's source): what `ssh-keygen -Y sign`
+//! makes and `ssh-keygen -Y verify` checks.
 //!
-//! Owns namespaces, the signed bytes and the armoured form. The frame itself is read and written by `ssh-key`. Never
-//! decides who may sign. Called by `daggerctl` (sign), the API (read the armour) and the processor (verify).
+//! Owns namespaces, the signed bytes and the armoured form. The frame itself is read and written by
+//! `ssh-key`. Never decides who may sign. Called by `daggerctl` (sign), the API (read the armour)
+//! and the processor (verify).
 
 use ssh_key::public::{Ed25519PublicKey, KeyData};
 use ssh_key::{Algorithm, HashAlg, LineEnding, SshSig};
@@ -95,8 +96,8 @@ pub fn from_armor(armor: &str, namespace: Namespace) -> Result<ReadSignature, Ss
     read(&framed, namespace)
 }
 
-/// Reads the base64 text between the armour's first and last line, with or without line breaks: what fits into
-/// an HTTP header.
+/// Reads the base64 text between the armour's first and last line, with or without line breaks:
+/// what fits into an HTTP header.
 ///
 /// # Errors
 /// As [`from_armor`].

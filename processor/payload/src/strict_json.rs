@@ -1,9 +1,10 @@
-//! The strict subset of JSON in which signed documents are written, so that every reader in every language sees
-//! the same thing: no duplicate keys at any level, plain ASCII keys without escapes, integers from 0 to 2^53-1
-//! and no other number, bounded nesting and size, UTF-8, at most one trailing newline.
+//! The strict subset of JSON in which signed documents are written, so that every reader in every
+//! language sees the same thing: no duplicate keys at any level, plain ASCII keys without escapes,
+//! integers from 0 to 2^53-1 and no other number, bounded nesting and size, UTF-8, at most one
+//! trailing newline.
 //!
-//! Owns that grammar only. Never gives a document a meaning: `serde_json` does, after this check passed. Called by
-//! payload and genesis parsing. Source: RFC 8259, narrowed.
+//! Owns that grammar only. Never gives a document a meaning: `serde_json` does, after this check
+//! passed. Called by payload and genesis parsing. Source: RFC 8259, narrowed.
 
 use crate::limits::{JSON_DEPTH_MAX, JSON_INTEGER_MAX};
 
@@ -17,7 +18,8 @@ pub struct StrictJsonError {
     pub rule: &'static str,
 }
 
-/// Checks that `bytes` are one document in the strict subset; returns the text without the trailing newline.
+/// Checks that `bytes` are one document in the strict subset; returns the text without the trailing
+/// newline.
 ///
 /// # Errors
 /// The first rule that is broken, and where.

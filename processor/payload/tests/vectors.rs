@@ -1,5 +1,5 @@
-//! The published vectors: documents and events that every implementation reads alike. `vectors/check.py` reads the same
-//! files in another language; it is run here too.
+//! The published vectors: documents and events that every implementation reads alike.
+//! `vectors/check.py` reads the same files in another language; it is run here too.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -1,6 +1,7 @@
 //! One life of the judge: its state, its seal key, and the newest answers.
 //!
-//! Owns the seal key, which exists in memory only. Never talks. Called by the conversations in `serve`.
+//! Owns the seal key, which exists in memory only. Never talks. Called by the conversations in
+//! `serve`.
 
 use std::collections::VecDeque;
 

@@ -1,7 +1,7 @@
 //! The shell around the judge: threads, sockets and the order of start.
 //!
-//! Owns nothing that must survive. The pure judge runs on one thread; signatures are checked on a small pool. Called by
-//! `main`.
+//! Owns nothing that must survive. The pure judge runs on one thread; signatures are checked on a
+//! small pool. Called by `main`.
 
 mod court;
 mod notify;

@@ -1,7 +1,8 @@
 //! What the supervisor is told: ready, stopping, still alive (sd_notify(3)).
 //!
-//! Owns one datagram socket, connected before the sandbox closes, since none can be made after; that is why the `sd-notify`
-//! crate, which makes one for each message, is not used here. Says nothing where nobody listens.
+//! Owns one datagram socket, connected before the sandbox closes, since none can be made after;
+//! that is why the `sd-notify` crate, which makes one for each message, is not used here. Says
+//! nothing where nobody listens.
 
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};

@@ -1,7 +1,7 @@
 //! The threads that check signatures.
 //!
-//! Owns how many there are and how much may wait for them. They are started before the sandbox closes, for it allows no
-//! new ones. Called by the conversations in `serve`.
+//! Owns how many there are and how much may wait for them. They are started before the sandbox
+//! closes, for it allows no new ones. Called by the conversations in `serve`.
 
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};

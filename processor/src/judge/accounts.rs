@@ -1,7 +1,7 @@
 //! `account.grant`: an operator lets an account use his hosts.
 //!
-//! Owns that a grant replaces the same operator's earlier one, and that it opens the account. There is no central
-//! administrator: each operator speaks for his own hosts.
+//! Owns that a grant replaces the same operator's earlier one, and that it opens the account. There
+//! is no central administrator: each operator speaks for his own hosts.
 
 use dagger_payload::id::{AccountId, Generation, LedgerTime};
 use dagger_payload::kind::AccountGrant;

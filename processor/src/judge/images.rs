@@ -1,6 +1,7 @@
 //! `image.register`: a name for an image file.
 //!
-//! Owns that a name belongs to who registered it first. Never looks at a file: hosts verify digests before use.
+//! Owns that a name belongs to who registered it first. Never looks at a file: hosts verify digests
+//! before use.
 
 use dagger_payload::id::Generation;
 use dagger_payload::kind::ImageRegister;

@@ -1,9 +1,10 @@
-//! The judge: what every ordered payload means. A pure state machine: no I/O, clock, float, randomness or hash-map order,
-//! total over all inputs, the same on every host.
+//! The judge: what every ordered payload means. A pure state machine: no I/O, clock, float,
+//! randomness or hash-map order, total over all inputs, the same on every host.
 //!
-//! Owns the order of checks and who may sign what kind. Each rule lives in the file of its subject; a rule looks at the
-//! state and returns the new versions of objects, which only [`state::State::absorb`] takes in. Called by the daemon for each
-//! commit, and by admission for a prediction.
+//! Owns the order of checks and who may sign what kind. Each rule lives in the file of its subject;
+//! a rule looks at the state and returns the new versions of objects, which only
+//! [`state::State::absorb`] takes in. Called by the daemon for each commit, and by admission for a
+//! prediction.
 
 mod accounts;
 mod hosts;
@@ -51,7 +52,8 @@ pub enum CommitError {
         /// The next one.
         expected: CommitIndex,
     },
-    /// Positions or the prefix hash do not follow from what was judged before: the ledger is broken.
+    /// Positions or the prefix hash do not follow from what was judged before: the ledger is
+    /// broken.
     #[error("the commit does not continue the judged history")]
     Discontinuous,
     /// Not one verified payload for each ordered one.
@@ -158,7 +160,8 @@ impl Judge {
             return Err(Refusal::new(RefusalCode::Duplicate, detail));
         }
         let ruling = self.rule_at(&verified.digest, payload, now, position);
-        // Refused payloads are remembered too: what was refused once is not accepted by sending it again.
+        // Refused payloads are remembered too: what was refused once is not accepted by sending it
+        // again.
         let for_this_cluster = payload.cluster == self.state.cluster;
         if for_this_cluster && check_time(payload, now).is_ok() {
             self.state.remember(verified.digest, payload.not_after);

@@ -1,7 +1,8 @@
 //! Where a VM goes: the same host on every judge.
 //!
-//! Owns the filter, the preference and the tie-break. Uses only the state and ledger time. Called when a VM is created, when an
-//! offer lapses or is refused, and when an owner starts a VM that found no host.
+//! Owns the filter, the preference and the tie-break. Uses only the state and ledger time. Called
+//! when a VM is created, when an offer lapses or is refused, and when an owner starts a VM that
+//! found no host.
 
 use dagger_payload::id::{HostId, LedgerTime, VmId};
 use dagger_payload::kind::Capacity;
@@ -14,8 +15,8 @@ use super::state::{State, is_live};
 
 /// Offers `vm` to the best host that it has not tried.
 ///
-/// # Errors
-/// `grant_exceeded` when no grant has room, `no_host_fits` when grants have but no host does; the detail counts why.
+/// # Errors `grant_exceeded` when no grant has room, `no_host_fits` when grants have but no host
+/// does; the detail counts why.
 pub(crate) fn place(state: &State, vm: &Vm, now: LedgerTime) -> Result<Placement, Refusal> {
     let grants = state.accounts.get(&vm.account).map_or(&[][..], |account| &account.grants);
     let roomy: Vec<&Grant> =

@@ -1,7 +1,7 @@
 //! `report.vm`: what the placed host says, signed with its agent key.
 //!
-//! Owns which report counts when. A host acts only on its own ordered acceptance; a report about an old generation or by
-//! another host changes nothing.
+//! Owns which report counts when. A host acts only on its own ordered acceptance; a report about an
+//! old generation or by another host changes nothing.
 
 use dagger_payload::id::HostId;
 use dagger_payload::kind::{ReportPhase, ReportVm};

@@ -1,8 +1,9 @@
 //! Which hosts have fallen silent, as far as the order itself shows.
 //!
-//! Owns how far each host's ordered events lag behind the committed leader, and since when. A function of the ordered
-//! commits alone, so every judge knows the same; it stands outside the state root, which must not change by itself (see
-//! `decisions.md`). Never looks at a clock. Called by the judge for every commit and by placement.
+//! Owns how far each host's ordered events lag behind the committed leader, and since when. A
+//! function of the ordered commits alone, so every judge knows the same; it stands outside the
+//! state root, which must not change by itself (see `decisions.md`). Never looks at a clock. Called
+//! by the judge for every commit and by placement.
 
 use dagger_payload::id::{HostId, LedgerTime, Round};
 use dagger_payload::limits::{HOST_BEHIND_ROUNDS_MAX, HOST_SILENCE_MS_MAX};

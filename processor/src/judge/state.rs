@@ -1,8 +1,8 @@
-//! The judged state: objects, and what follows from them (who uses how much, which names and addresses are taken, which
-//! deadlines are open).
+//! The judged state: objects, and what follows from them (who uses how much, which names and
+//! addresses are taken, which deadlines are open).
 //!
-//! Owns every index and keeps it in step: objects change only through [`State::absorb`]. Never decides whether a change is
-//! allowed: the rules beside this file do. Called by the judge alone.
+//! Owns every index and keeps it in step: objects change only through [`State::absorb`]. Never
+//! decides whether a change is allowed: the rules beside this file do. Called by the judge alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -125,7 +125,8 @@ impl State {
         self.used_by.get(&(*account, *operator)).copied().unwrap_or_default()
     }
 
-    /// The next address for a guest on `host`: never one in use, and one that was given back only after all others.
+    /// The next address for a guest on `host`: never one in use, and one that was given back only
+    /// after all others.
     pub(crate) fn free_address(&self, host: &Host) -> Option<Ipv4Addr> {
         let subnet = &host.guest_subnet;
         let hosts_max = guest_addresses(subnet);

@@ -1,8 +1,9 @@
-//! The state tree: a Merkle trie over the digests of keys, whose root is the same for the same contents, whatever the
-//! order in which they came.
+//! The state tree: a Merkle trie over the digests of keys, whose root is the same for the same
+//! contents, whatever the order in which they came.
 //!
-//! Owns hashing and the canonical shape: a subtree with one leaf *is* that leaf, a subtree without any is empty. A
-//! change costs as many hashes as the leaf is deep, about log2 of the number of leaves. Called by the state.
+//! Owns hashing and the canonical shape: a subtree with one leaf *is* that leaf, a subtree without
+//! any is empty. A change costs as many hashes as the leaf is deep, about log2 of the number of
+//! leaves. Called by the state.
 
 use dagger_payload::id::StateRoot;
 

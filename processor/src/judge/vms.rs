@@ -1,6 +1,7 @@
 //! `vm.create`, `vm.start`, `vm.stop`, `vm.delete`, and the way of an offer from host to host.
 //!
-//! Owns who may change a VM and what a change makes of it. Every state accepts delete. Reports of hosts are in `reports`.
+//! Owns who may change a VM and what a change makes of it. Every state accepts delete. Reports of
+//! hosts are in `reports`.
 
 use dagger_payload::id::{Generation, LedgerTime, VmId};
 use dagger_payload::kind::{VmChange, VmCreate};

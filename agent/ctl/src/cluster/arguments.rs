@@ -134,7 +134,8 @@ pub(crate) enum AcceleratorChoice {
 /// Arguments of the hidden command that becomes libvirtd.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct NamespaceArguments {
-    /// libvirtd's configuration file; its directory holds what is mounted over libvirt's own directories
+    /// libvirtd's configuration file; its directory holds what is mounted over libvirt's own
+    /// directories
     #[arg(long)]
     pub(crate) configuration: PathBuf,
     /// What is mounted over /run/libvirt

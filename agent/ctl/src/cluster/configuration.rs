@@ -1,6 +1,7 @@
 //! The daemons' configuration files in a development cluster, and the environment file for people.
 //!
-//! Owns their text. The files are written anew at each start, from the cluster's record. Called by `cluster::dev`.
+//! Owns their text. The files are written anew at each start, from the cluster's record. Called by
+//! `cluster::dev`.
 
 use std::path::Path;
 

@@ -1,7 +1,8 @@
 //! The processes of a development cluster: started, found again, and ended.
 //!
-//! Owns the pid files. A process counts as ours only while its command line names our own configuration file, so a pid that
-//! was given to somebody else is never signalled. Called by `cluster::dev`, `cluster::stop` and `cluster::libvirt`.
+//! Owns the pid files. A process counts as ours only while its command line names our own
+//! configuration file, so a pid that was given to somebody else is never signalled. Called by
+//! `cluster::dev`, `cluster::stop` and `cluster::libvirt`.
 
 use std::fs::OpenOptions;
 use std::os::unix::ffi::OsStrExt;
@@ -91,8 +92,8 @@ impl Process {
         (names_ours && !is_zombie(pid)).then(|| Pid::from_raw(pid))
     }
 
-    /// Starts it: in a process group of its own, its output in its log. The caller holds no claim on it afterwards but
-    /// reaping it.
+    /// Starts it: in a process group of its own, its output in its log. The caller holds no claim
+    /// on it afterwards but reaping it.
     pub(crate) fn spawn(
         &self,
         directory: &Directory,
@@ -150,7 +151,8 @@ impl Process {
 
 fn is_zombie(pid: i32) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // The state follows the command name in parentheses, which may itself hold any character (proc(5)).
+    // The state follows the command name in parentheses, which may itself hold any character
+    // (proc(5)).
     stat.rsplit_once(") ").is_none_or(|(_, rest)| rest.starts_with(['Z', 'X']))
 }
 
@@ -171,7 +173,8 @@ pub(crate) fn find_program(name: &str) -> Result<PathBuf, Failure> {
     })
 }
 
-/// Finds a program in $PATH, and in the directories for administration, which are not in everybody's.
+/// Finds a program in $PATH, and in the directories for administration, which are not in
+/// everybody's.
 pub(crate) fn find_in_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let administration = ["/usr/sbin", "/sbin"].map(PathBuf::from);
@@ -181,8 +184,8 @@ pub(crate) fn find_in_path(name: &str) -> Option<PathBuf> {
         .find(|path| path.is_file())
 }
 
-/// What starts the processor in fresh network, IPC and UTS namespaces, where the machine allows it. It shuts itself in
-/// anyway; this keeps the network away from it before it has done so.
+/// What starts the processor in fresh network, IPC and UTS namespaces, where the machine allows it.
+/// It shuts itself in anyway; this keeps the network away from it before it has done so.
 pub(crate) fn isolation() -> Vec<&'static str> {
     let candidates: [&[&str]; 2] = [
         &["unshare", "--net", "--ipc", "--uts", "--"],

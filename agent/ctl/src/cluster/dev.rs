@@ -1,6 +1,8 @@
-//! `daggerctl cluster dev`: starts a cluster on this machine, shows how to use it, and stops it on Ctrl-C.
+//! `daggerctl cluster dev`: starts a cluster on this machine, shows how to use it, and stops it on
+//! Ctrl-C.
 //!
-//! Owns the order of starting. What was started before a failure is stopped again. Called by `cluster`.
+//! Owns the order of starting. What was started before a failure is stopped again. Called by
+//! `cluster`.
 
 use std::process::Child;
 use std::time::{Duration, Instant};

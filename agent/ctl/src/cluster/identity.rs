@@ -1,6 +1,7 @@
 //! The identity of a development cluster: its keys and its genesis document.
 //!
-//! Owns making them once. What exists is never made anew, for a lost key is a lost host. Called by `cluster::dev`.
+//! Owns making them once. What exists is never made anew, for a lost key is a lost host. Called by
+//! `cluster::dev`.
 
 use std::io::Write;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -32,8 +33,8 @@ pub(crate) fn agent_key(host: &Name) -> String {
     format!("{host}-agent")
 }
 
-/// Makes a new cluster in `directory`: keys, genesis with every operator's signature, and at last the record, which makes
-/// it exist.
+/// Makes a new cluster in `directory`: keys, genesis with every operator's signature, and at last
+/// the record, which makes it exist.
 pub(crate) fn found(
     directory: &Directory,
     hosts: u16,

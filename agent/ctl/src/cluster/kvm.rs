@@ -1,8 +1,9 @@
 //! Tries whether KVM can really start a machine here.
 //!
-//! Owns the trial: QEMU with KVM and the host's own CPU model, as libvirt runs it, must bring its firmware to the end
-//! within a few seconds. A `/dev/kvm` that exists proves nothing: on nested machines it may fail an assertion in QEMU, or
-//! emulate the guest instruction by instruction. Called by `cluster::dev`.
+//! Owns the trial: QEMU with KVM and the host's own CPU model, as libvirt runs it, must bring its
+//! firmware to the end within a few seconds. A `/dev/kvm` that exists proves nothing: on nested
+//! machines it may fail an assertion in QEMU, or emulate the guest instruction by instruction.
+//! Called by `cluster::dev`.
 
 use std::process::{Command, Stdio};
 use std::time::Instant;

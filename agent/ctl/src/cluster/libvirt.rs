@@ -1,8 +1,9 @@
-//! The libvirt of a development cluster: the machine's own, or a private libvirtd in a mount namespace where the
-//! directories of the cluster lie over libvirt's, so that neither sees the other's domains, networks or caches.
+//! The libvirt of a development cluster: the machine's own, or a private libvirtd in a mount
+//! namespace where the directories of the cluster lie over libvirt's, so that neither sees the
+//! other's domains, networks or caches.
 //!
-//! Owns that libvirtd. Never defines a domain or network: the agents do. Called by `cluster::dev` and, for the hidden command
-//! that becomes libvirtd, by `main`.
+//! Owns that libvirtd. Never defines a domain or network: the agents do. Called by `cluster::dev`
+//! and, for the hidden command that becomes libvirtd, by `main`.
 
 use std::convert::Infallible;
 use std::os::unix::net::UnixStream;
@@ -148,8 +149,8 @@ fn prepare(directory: &Directory, run_directory: &Path) -> Result<(), Failure> {
     put("libvirtd.conf", &configuration)
 }
 
-/// Becomes libvirtd: leaves the mount namespace of the caller, lays the cluster's directories over libvirt's, and runs it
-/// in place of this program.
+/// Becomes libvirtd: leaves the mount namespace of the caller, lays the cluster's directories over
+/// libvirt's, and runs it in place of this program.
 pub(crate) fn enter_and_run(arguments: &NamespaceArguments) -> Result<(), Failure> {
     match try_enter_and_run(arguments) {
         Ok(never) => match never {},
@@ -193,9 +194,9 @@ fn bind(own: &Path, over: &Path) -> Result<(), String> {
         .map_err(|error| format!("{} over {}: {error}", own.display(), over.display()))
 }
 
-/// Makes a device look absent. libvirt asks with access(2) whether it could open it for writing; only a file on a
-/// read-only mount answers no to root. Any other answer makes it throw its knowledge of QEMU away and probe anew, for half a
-/// minute, at each call.
+/// Makes a device look absent. libvirt asks with access(2) whether it could open it for writing;
+/// only a file on a read-only mount answers no to root. Any other answer makes it throw its
+/// knowledge of QEMU away and probe anew, for half a minute, at each call.
 fn hide(device: &Path, empty: &Path) -> Result<(), String> {
     std::fs::write(empty, "").map_err(|error| format!("{}: {error}", empty.display()))?;
     bind(empty, device)?;

@@ -1,7 +1,8 @@
 //! One `daggerctl` at a time starts, supervises or stops a cluster.
 //!
-//! Owns the file `lock`: whoever holds its lock (flock(2)) has written its pid into it, so that `cluster stop` can ask it to
-//! end. The kernel releases the lock with its holder. Called by `cluster::dev` and `cluster::stop`.
+//! Owns the file `lock`: whoever holds its lock (flock(2)) has written its pid into it, so that
+//! `cluster stop` can ask it to end. The kernel releases the lock with its holder. Called by
+//! `cluster::dev` and `cluster::stop`.
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Seek, Write};

@@ -1,8 +1,8 @@
-//! Removes what the cluster's agents made on this machine outside of its directory: domains, networks, bridges, and
-//! the traces that libvirt leaves in the firewall.
+//! Removes what the cluster's agents made on this machine outside of its directory: domains,
+//! networks, bridges, and the traces that libvirt leaves in the firewall.
 //!
-//! Owns `cluster stop`'s part of it. Touches only what is named from the ids of the cluster's own hosts. Never deletes a disk.
-//! Called by `cluster::stop`.
+//! Owns `cluster stop`'s part of it. Touches only what is named from the ids of the cluster's own
+//! hosts. Never deletes a disk. Called by `cluster::stop`.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +17,8 @@ use crate::failure::Failure;
 use crate::limits::VIRSH_MAX;
 use crate::signer::read_small;
 
-/// Chains that libvirt makes in the firewall and leaves behind empty: table, chain that jumps there, chain.
+/// Chains that libvirt makes in the firewall and leaves behind empty: table, chain that jumps
+/// there, chain.
 const CHAINS: [(&str, &str, &str); 6] = [
     ("filter", "INPUT", "LIBVIRT_INP"),
     ("filter", "OUTPUT", "LIBVIRT_OUT"),
@@ -42,7 +43,8 @@ pub(crate) fn host_marks(directory: &Directory) -> Result<Vec<String>, Failure> 
     Ok(genesis.hosts.iter().map(mark).collect())
 }
 
-/// Ends the cluster's VMs and networks. Whatever libvirt cannot be asked to end is ended by its process or device.
+/// Ends the cluster's VMs and networks. Whatever libvirt cannot be asked to end is ended by its
+/// process or device.
 pub(crate) async fn remove(directory: &Directory, record: &Record) -> Result<(), Failure> {
     let marks = host_marks(directory)?;
     let uri = libvirt_uri(directory, record);
@@ -57,7 +59,8 @@ pub(crate) async fn remove(directory: &Directory, record: &Record) -> Result<(),
     for domain in virsh(&uri, &["list", "--all", "--name"]).await.unwrap_or_default().lines() {
         if ours("dagger-", domain) {
             let _ = virsh(&uri, &["destroy", "--domain", domain]).await;
-            // A private libvirtd's definitions lie in the cluster's directory: its agents find them again.
+            // A private libvirtd's definitions lie in the cluster's directory: its agents find them
+            // again.
             if record.libvirt == Libvirt::System {
                 let _ = virsh(&uri, &["undefine", "--domain", domain]).await;
             }
@@ -93,7 +96,8 @@ async fn virsh(uri: &str, arguments: &[&str]) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// QEMU processes of a host whose libvirtd is gone, known by the name that libvirt gave them (`-name guest=...`).
+/// QEMU processes of a host whose libvirtd is gone, known by the name that libvirt gave them
+/// (`-name guest=...`).
 fn end_stray_guests(mark: &str) {
     let name = format!("guest=dagger-{mark}-");
     let Ok(entries) = std::fs::read_dir("/proc") else {
@@ -127,7 +131,8 @@ pub(crate) fn note_forwarding(directory: &Directory) {
     }
 }
 
-/// Takes back what libvirt changed for the whole machine, unless another network of libvirt's still needs it.
+/// Takes back what libvirt changed for the whole machine, unless another network of libvirt's still
+/// needs it.
 pub(crate) fn restore_machine(directory: &Directory) {
     let interfaces = std::fs::read_dir("/sys/class/net");
     let others = interfaces.into_iter().flatten().flatten().any(|interface| {

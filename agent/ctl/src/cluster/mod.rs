@@ -1,7 +1,8 @@
-//! `daggerctl cluster`: a whole cluster on one machine, for development, tests and the demonstration.
+//! `daggerctl cluster`: a whole cluster on one machine, for development, tests and the
+//! demonstration.
 //!
-//! Owns one directory per cluster and the processes that run from it. Never restarts what it was not asked to. Called by
-//! `main`.
+//! Owns one directory per cluster and the processes that run from it. Never restarts what it was
+//! not asked to. Called by `main`.
 
 pub(crate) mod arguments;
 mod configuration;

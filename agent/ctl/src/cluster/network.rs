@@ -1,14 +1,15 @@
 //! Free ports and guest networks on this machine.
 //!
-//! Owns the choice of both for a new cluster. Never configures anything: libvirt's networks are made by the agents. Called by
-//! `cluster::identity`. Source of the routes: `/proc/net/route` (proc(5)).
+//! Owns the choice of both for a new cluster. Never configures anything: libvirt's networks are
+//! made by the agents. Called by `cluster::identity`. Source of the routes: `/proc/net/route`
+//! (proc(5)).
 
 use std::net::{Ipv4Addr, TcpListener};
 
 use crate::failure::Failure;
 
-/// Below Linux's default range for outgoing connections (32768 and above), so that none of them takes a port of ours while
-/// a host is down.
+/// Below Linux's default range for outgoing connections (32768 and above), so that none of them
+/// takes a port of ours while a host is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Ports that are tried before giving up.
 const PORT_ATTEMPTS_MAX: u16 = 4096;
@@ -20,8 +21,8 @@ fn random() -> Result<u32, Failure> {
     Ok(u32::from_be_bytes(bytes))
 }
 
-/// `count` different TCP ports on which nobody listens at 127.0.0.1. The start is random, so that clusters that are founded
-/// at the same time do not choose alike.
+/// `count` different TCP ports on which nobody listens at 127.0.0.1. The start is random, so that
+/// clusters that are founded at the same time do not choose alike.
 pub(crate) fn free_ports(count: u16) -> Result<Vec<u16>, Failure> {
     let span = u32::from(PORTS.end - PORTS.start);
     let start = random()? % span;
@@ -73,15 +74,16 @@ struct Route {
 }
 
 impl Route {
-    /// Whether it leads to any address of the /24 at `network`; a default route leads everywhere and does not count.
+    /// Whether it leads to any address of the /24 at `network`; a default route leads everywhere
+    /// and does not count.
     fn overlaps(&self, network: Ipv4Addr) -> bool {
         let mask = self.mask & 0xffff_ff00;
         self.mask != 0 && u32::from(network) & mask == self.network & mask
     }
 }
 
-/// Columns: interface, destination, gateway, flags, reference count, use, metric, mask; addresses in hex, as they lie in
-/// memory on this machine.
+/// Columns: interface, destination, gateway, flags, reference count, use, metric, mask; addresses
+/// in hex, as they lie in memory on this machine.
 fn parse_routes(table: &str) -> Vec<Route> {
     let address = |text: &&str| u32::from_str_radix(text, 16).ok().map(u32::from_be);
     let lines = table.lines().skip(1);

@@ -1,6 +1,7 @@
 //! What each host of a development cluster offers, and declaring it in the ledger.
 //!
-//! Owns dividing the machine among its hosts. Never changes an offer that was made before. Called by `cluster::dev`.
+//! Owns dividing the machine among its hosts. Never changes an offer that was made before. Called
+//! by `cluster::dev`.
 
 use std::time::Instant;
 
@@ -18,12 +19,14 @@ use crate::progress::Progress;
 use crate::session::{Session, Until};
 use crate::signer::{read_public_key, with_pub};
 
-/// CPUs are shared among the hosts' guests, so that a small machine can still show VMs with several.
+/// CPUs are shared among the hosts' guests, so that a small machine can still show VMs with
+/// several.
 const CPUS_MIN: u32 = 4;
 /// What a host of pretended VMs offers.
 const PRETENDED: Capacity = Capacity { cpus: 32, memory_mib: 64 * 1024, disk_gib: 1024 };
 
-/// Declares every host that is not declared yet, signed by its operator. Returns how many there were.
+/// Declares every host that is not declared yet, signed by its operator. Returns how many there
+/// were.
 pub(crate) async fn declare(
     arguments: &DevArguments,
     directory: &Directory,

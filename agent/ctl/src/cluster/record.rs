@@ -1,7 +1,8 @@
-//! What is written down about a development cluster, so that it can be started again as the same one.
+//! What is written down about a development cluster, so that it can be started again as the same
+//! one.
 //!
-//! Owns the file `cluster.toml` and the places of everything below the cluster's directory. Never starts anything. Called
-//! by the other modules of `cluster`.
+//! Owns the file `cluster.toml` and the places of everything below the cluster's directory. Never
+//! starts anything. Called by the other modules of `cluster`.
 
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -105,7 +106,8 @@ impl Directory {
             None => default_root()?,
         };
         let root = std::path::absolute(&root).map_err(|error| Failure::file(&root, &error))?;
-        // Paths stand in shell scripts, configuration files and XML: keep to characters that need no quoting anywhere.
+        // Paths stand in shell scripts, configuration files and XML: keep to characters that need
+        // no quoting anywhere.
         let plain = |c: char| c.is_ascii_alphanumeric() || "/-_.+@".contains(c);
         match root.to_str() {
             Some(text) if text.chars().all(plain) => Ok(Self { root }),

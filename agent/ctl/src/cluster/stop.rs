@@ -1,7 +1,8 @@
-//! `daggerctl cluster stop`: ends a development cluster and everything that it made on this machine.
+//! `daggerctl cluster stop`: ends a development cluster and everything that it made on this
+//! machine.
 //!
-//! Owns the order of ending: who supervises, agents, VMs and networks, ledgers and processors, libvirtd. Called by `cluster`
-//! and, on Ctrl-C, by `cluster::dev`.
+//! Owns the order of ending: who supervises, agents, VMs and networks, ledgers and processors,
+//! libvirtd. Called by `cluster` and, on Ctrl-C, by `cluster::dev`.
 
 use std::path::Path;
 

@@ -1,6 +1,7 @@
 //! `daggerctl account`: operators grant, everybody looks.
 //!
-//! Owns the arguments of the group. Never decides what a grant allows. Called by `main` and `commands::payload`.
+//! Owns the arguments of the group. Never decides what a grant allows. Called by `main` and
+//! `commands::payload`.
 
 use std::path::PathBuf;
 use std::time::Duration;

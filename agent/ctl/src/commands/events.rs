@@ -1,7 +1,8 @@
 //! `daggerctl events`: follows what is ordered, as it happens.
 //!
-//! Owns reading a stream of server-sent events (WHATWG HTML, section 9.2) and resuming it by commit. Never misses an event
-//! over a broken connection: it asks again from the last commit. Called by `main`.
+//! Owns reading a stream of server-sent events (WHATWG HTML, section 9.2) and resuming it by
+//! commit. Never misses an event over a broken connection: it asks again from the last commit.
+//! Called by `main`.
 
 use bytes::Bytes;
 use clap::Args;

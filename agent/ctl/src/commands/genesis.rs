@@ -1,7 +1,8 @@
 //! `daggerctl genesis`: makes, signs and checks the document that founds a cluster.
 //!
-//! Owns the arguments of the group; shape and checks of the document are `dagger_payload`'s. Never founds anything by
-//! itself: daemons start only with every operator's signature. Called by `main` and `cluster::identity`.
+//! Owns the arguments of the group; shape and checks of the document are `dagger_payload`'s. Never
+//! founds anything by itself: daemons start only with every operator's signature. Called by `main`
+//! and `cluster::identity`.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

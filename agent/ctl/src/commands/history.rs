@@ -1,7 +1,8 @@
-//! `daggerctl vm history`: what happened to a VM, from the signature that asked to the machine that did.
+//! `daggerctl vm history`: what happened to a VM, from the signature that asked to the machine that
+//! did.
 //!
-//! Owns how a history is shown, and checks every payload's digest and signature here, on the reader's machine. Never
-//! trusts the agent for those. Called by `commands::vm`.
+//! Owns how a history is shown, and checks every payload's digest and signature here, on the
+//! reader's machine. Never trusts the agent for those. Called by `commands::vm`.
 
 use std::path::{Path, PathBuf};
 
@@ -76,7 +77,8 @@ pub(crate) async fn run(arguments: &HistoryArguments, session: &Session) -> Resu
     }
 }
 
-/// Checks what needs no trust: the digest covers the document, and the signature is by the key that it names.
+/// Checks what needs no trust: the digest covers the document, and the signature is by the key that
+/// it names.
 fn check(payload: &HistoryPayload) -> Checked {
     let bytes = payload.document.as_bytes();
     if PayloadDigest::of(bytes) != payload.digest {

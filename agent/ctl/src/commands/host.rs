@@ -1,6 +1,7 @@
 //! `daggerctl host`: lists hosts, and declares what a host offers.
 //!
-//! Owns the arguments of the group. Never changes a host by itself. Called by `main` and `commands::payload`.
+//! Owns the arguments of the group. Never changes a host by itself. Called by `main` and
+//! `commands::payload`.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;

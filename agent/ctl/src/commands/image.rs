@@ -1,7 +1,8 @@
-//! `daggerctl image`: registers images, hands their files to the hosts at hand, and resolves short names.
+//! `daggerctl image`: registers images, hands their files to the hosts at hand, and resolves short
+//! names.
 //!
-//! Owns the arguments of the group. Never judges whether an image is safe to boot: hosts do. Called by `main`,
-//! `commands::vm` and `commands::payload`.
+//! Owns the arguments of the group. Never judges whether an image is safe to boot: hosts do. Called
+//! by `main`, `commands::vm` and `commands::payload`.
 
 use std::path::PathBuf;
 
@@ -134,8 +135,8 @@ async fn run_register(
     }
 }
 
-/// Finds a registered image by its full name, or by its last part among the images of the key's account and of the
-/// operators who granted it.
+/// Finds a registered image by its full name, or by its last part among the images of the key's
+/// account and of the operators who granted it.
 pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Failure> {
     let images: Vec<ImageView> = session.client.get("/v1/images").await?;
     let images = images.into_iter().map(|view| view.image);

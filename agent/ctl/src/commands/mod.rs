@@ -1,6 +1,7 @@
 //! The commands that speak with agents, one file for each group.
 //!
-//! Owns the arguments, the requests and the words of each group. Never keeps anything. Called by `main`.
+//! Owns the arguments, the requests and the words of each group. Never keeps anything. Called by
+//! `main`.
 
 pub(crate) mod account;
 pub(crate) mod events;

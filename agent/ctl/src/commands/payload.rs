@@ -1,6 +1,7 @@
 //! `daggerctl payload`: every step between a wish and a signed request, one at a time.
 //!
-//! Owns the arguments of the group and how a payload is shown. Never sends what was not asked to be sent. Called by `main`.
+//! Owns the arguments of the group and how a payload is shown. Never sends what was not asked to be
+//! sent. Called by `main`.
 
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! `daggerctl ssh`: logs in to a VM by name, and checks that it is the VM's own host key that answers.
+//! `daggerctl ssh`: logs in to a VM by name, and checks that it is the VM's own host key that
+//! answers.
 //!
 //! Owns the call of `ssh`. Never reads a private key. Called by `main`.
 

@@ -1,7 +1,7 @@
 //! `daggerctl vm`: orders, changes and shows virtual machines.
 //!
-//! Owns the arguments of the group and how VMs are shown. Never decides where a VM goes. Called by `main` and, to make
-//! documents without sending them, by `commands::payload`.
+//! Owns the arguments of the group and how VMs are shown. Never decides where a VM goes. Called by
+//! `main` and, to make documents without sending them, by `commands::payload`.
 
 use std::path::PathBuf;
 use std::time::Duration;

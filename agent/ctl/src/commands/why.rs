@@ -1,6 +1,7 @@
 //! `daggerctl vm why`: says in words why a VM is in its state, and what would change it.
 //!
-//! Owns the explanation; all facts in it come from the agent. Never guesses. Called by `commands::vm`.
+//! Owns the explanation; all facts in it come from the agent. Never guesses. Called by
+//! `commands::vm`.
 
 use dagger_api::{HostLink, HostView, LedgerView, VmView};
 use dagger_payload::kind::ReportPhase;

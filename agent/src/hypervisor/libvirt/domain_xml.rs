@@ -1,8 +1,9 @@
 //! Domain definitions as typed values: what libvirt reads and shows of one VM.
 //!
-//! Owns the shape of the XML (libvirt's manual, "Domain XML format"). Text is escaped by the serializer; nothing is pasted
-//! together. Formats of disks and the end of every backing chain are always written, so that nothing is ever probed. Never
-//! talks to libvirt. Called by the libvirt implementation.
+//! Owns the shape of the XML (libvirt's manual, "Domain XML format"). Text is escaped by the
+//! serializer; nothing is pasted together. Formats of disks and the end of every backing chain are
+//! always written, so that nothing is ever probed. Never talks to libvirt. Called by the libvirt
+//! implementation.
 
 use std::path::Path;
 
@@ -278,10 +279,12 @@ pub(super) fn domain(
     let (kind, cpu, operating_system) = match flavour {
         Flavour::Qemu { virtualization } => {
             let (kind, mode) = emulated(virtualization);
-            // The older of the two PC machines: fewer bridges to enumerate, so it boots faster where all is emulated.
+            // The older of the two PC machines: fewer bridges to enumerate, so it boots faster
+            // where all is emulated.
             (kind, Some(Cpu { mode }), (Some("x86_64"), Some("pc")))
         }
-        // libvirt's test driver knows domains of its own type only, and no machine types or CPU modes.
+        // libvirt's test driver knows domains of its own type only, and no machine types or CPU
+        // modes.
         Flavour::Test => ("test", None, (None, None)),
     };
     let log = match (flavour, console) {

@@ -1,13 +1,17 @@
-//! Domain and connection events: the part of libvirt's C interface that the `virt` crate does not wrap.
+//! Domain and connection events: the part of libvirt's C interface that the `virt` crate does not
+//! wrap.
 //!
-//! Owns the event loop's thread, the registration of two callbacks and their removal. Never asks libvirt anything about a
-//! machine: an event only says where to look. The one file of this package with `unsafe` code.
+//! Owns the event loop's thread, the registration of two callbacks and their removal. Never asks
+//! libvirt anything about a machine: an event only says where to look. The one file of this package
+//! with `unsafe` code.
 //!
-//! Why it is sound: each registration hands libvirt a pointer to its own boxed [`Listener`] and a function that frees that
-//! box; libvirt calls the free function exactly once, after the last callback, whether we deregister or the connection is
-//! closed (manual of `virConnectDomainEventRegisterAny`). Where a registration fails, libvirt does not keep the pointer
-//! and we free the box here. Callbacks run on the event loop's thread only, touch the listener by shared reference, and
-//! hold nothing but a channel's sender, which is `Send` and `Sync`. They do not panic.
+//! Why it is sound: each registration hands libvirt a pointer to its own boxed [`Listener`] and a
+//! function that frees that box; libvirt calls the free function exactly once, after the last
+//! callback, whether we deregister or the connection is closed (manual of
+//! `virConnectDomainEventRegisterAny`). Where a registration fails, libvirt does not keep the
+//! pointer and we free the box here. Callbacks run on the event loop's thread only, touch the
+//! listener by shared reference, and hold nothing but a channel's sender, which is `Send` and
+//! `Sync`. They do not panic.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_int, c_void};
@@ -24,7 +28,8 @@ struct Listener {
     announcer: Announcer,
 }
 
-/// Starts the event loop of this process, once; it must stand before the first connection is opened.
+/// Starts the event loop of this process, once; it must stand before the first connection is
+/// opened.
 ///
 /// # Errors
 /// libvirt's message, or that of the thread's creation.
@@ -85,10 +90,12 @@ impl Subscription {
             *mut c_void,
         ) -> c_int;
         type Generic = unsafe extern "C" fn(sys::virConnectPtr, sys::virDomainPtr, *mut c_void);
-        // SAFETY: libvirt wants the generic function type here and calls it with the type that belongs to the event id,
-        // which for VIR_DOMAIN_EVENT_ID_LIFECYCLE is exactly `Lifecycle` (libvirt's own VIR_DOMAIN_EVENT_CALLBACK cast).
+        // SAFETY: libvirt wants the generic function type here and calls it with the type that
+        // belongs to the event id, which for VIR_DOMAIN_EVENT_ID_LIFECYCLE is exactly `Lifecycle`
+        // (libvirt's own VIR_DOMAIN_EVENT_CALLBACK cast).
         let callback = unsafe { std::mem::transmute::<Lifecycle, Generic>(on_lifecycle) };
-        // SAFETY: the connection is open for as long as we hold it; `opaque` is a live box that `free_listener` frees.
+        // SAFETY: the connection is open for as long as we hold it; `opaque` is a live box that
+        // `free_listener` frees.
         let lifecycle = unsafe {
             sys::virConnectDomainEventRegisterAny(
                 connection.as_ptr(),
@@ -101,7 +108,8 @@ impl Subscription {
         };
         if lifecycle < 0 {
             let error = virt::error::Error::last_error();
-            // SAFETY: a registration that failed does not keep the pointer, so the box is still ours alone.
+            // SAFETY: a registration that failed does not keep the pointer, so the box is still
+            // ours alone.
             unsafe { free_listener(opaque) };
             return Err(error);
         }
@@ -116,7 +124,8 @@ impl Subscription {
             )
         };
         let close = if registered < 0 {
-            // SAFETY: a registration that failed does not keep the pointer, so the box is still ours alone.
+            // SAFETY: a registration that failed does not keep the pointer, so the box is still
+            // ours alone.
             unsafe { free_listener(opaque) };
             CloseCallback::Unsupported
         } else {
@@ -128,12 +137,14 @@ impl Subscription {
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        // SAFETY: the connection is open, and the number came from registering on it; libvirt frees the listener.
+        // SAFETY: the connection is open, and the number came from registering on it; libvirt frees
+        // the listener.
         unsafe {
             sys::virConnectDomainEventDeregisterAny(self.connection.as_ptr(), self.lifecycle);
         }
         if self.close == CloseCallback::Registered {
-            // SAFETY: the connection is open and this very function is registered on it; libvirt frees the listener.
+            // SAFETY: the connection is open and this very function is registered on it; libvirt
+            // frees the listener.
             unsafe {
                 sys::virConnectUnregisterCloseCallback(self.connection.as_ptr(), Some(on_close));
             }
@@ -149,7 +160,8 @@ unsafe extern "C" fn on_lifecycle(
     _detail: c_int,
     opaque: *mut c_void,
 ) -> c_int {
-    // SAFETY: `opaque` is the box of this registration, alive until `free_listener`, and only ever shared.
+    // SAFETY: `opaque` is the box of this registration, alive until `free_listener`, and only ever
+    // shared.
     let listener = unsafe { &*opaque.cast::<Listener>() };
     // SAFETY: libvirt holds `domain` during the callback; the name lives as long as it does.
     let name = unsafe { sys::virDomainGetName(domain) };
@@ -166,7 +178,8 @@ unsafe extern "C" fn on_lifecycle(
 
 /// libvirt calls this on the event loop's thread when the connection ends without our asking.
 unsafe extern "C" fn on_close(_connection: sys::virConnectPtr, reason: c_int, opaque: *mut c_void) {
-    // SAFETY: `opaque` is the box of this registration, alive until `free_listener`, and only ever shared.
+    // SAFETY: `opaque` is the box of this registration, alive until `free_listener`, and only ever
+    // shared.
     let listener = unsafe { &*opaque.cast::<Listener>() };
     let reason = match reason {
         0 => "input or output error",

@@ -1,6 +1,7 @@
 //! Which libvirt driver answers, and what it can do.
 //!
-//! Owns the finding of driver and accelerator when a connection is new. Called by the libvirt implementation only.
+//! Owns the finding of driver and accelerator when a connection is new. Called by the libvirt
+//! implementation only.
 
 use std::sync::mpsc;
 use std::time::Duration;
@@ -10,8 +11,8 @@ use virt::connect::Connect;
 use crate::hypervisor::HypervisorError;
 use crate::machines::Accelerator;
 
-/// How long libvirt may take to say whether KVM works. It probes QEMU for that; on a machine whose `/dev/kvm` exists but
-/// is very slow this takes a minute, and such a KVM is of no use anyway.
+/// How long libvirt may take to say whether KVM works. It probes QEMU for that; on a machine whose
+/// `/dev/kvm` exists but is very slow this takes a minute, and such a KVM is of no use anyway.
 const KVM_ANSWER_MS_MAX: u64 = 10_000;
 
 /// The driver behind a connection.
@@ -22,7 +23,8 @@ pub(super) enum Flavour {
         /// What runs the guest's processors.
         virtualization: Virtualization,
     },
-    /// libvirt's built-in test driver: machines that exist in its memory only. For tests; it says so wherever it is shown.
+    /// libvirt's built-in test driver: machines that exist in its memory only. For tests; it says
+    /// so wherever it is shown.
     Test,
 }
 

@@ -1,8 +1,9 @@
 //! libvirt behind the trait: QEMU with KVM or TCG, and libvirt's built-in test driver.
 //!
-//! Owns the one connection and what is said over it. Never decides, never waits longer than libvirt does (the caller has
-//! the deadline), never touches a domain whose tags are not ours. Keep-alive makes a daemon that hangs a connection that
-//! ends, so that calls into it return. Called through [`Hypervisor`] by the actuator and the observation.
+//! Owns the one connection and what is said over it. Never decides, never waits longer than libvirt
+//! does (the caller has the deadline), never touches a domain whose tags are not ours. Keep-alive
+//! makes a daemon that hangs a connection that ends, so that calls into it return. Called through
+//! [`Hypervisor`] by the actuator and the observation.
 
 mod domain_xml;
 mod events;
@@ -41,7 +42,8 @@ const CONSOLE_DAEMON: &str = "virtlogd";
 /// The prefix under which our tags stand in a domain's metadata.
 const TAGS_PREFIX: &str = "dagger";
 
-/// Where changes are announced; when the channel is full, that something was missed is remembered instead.
+/// Where changes are announced; when the channel is full, that something was missed is remembered
+/// instead.
 #[derive(Debug, Clone)]
 pub struct Announcer {
     names: HostNames,
@@ -79,7 +81,8 @@ pub struct Libvirt {
     accelerator: Accelerator,
     announcer: Announcer,
     live: Mutex<Option<Live>>,
-    /// libvirt cannot write console files; found out when a machine did not start, forgotten with the connection.
+    /// libvirt cannot write console files; found out when a machine did not start, forgotten with
+    /// the connection.
     no_console_files: AtomicBool,
 }
 
@@ -122,7 +125,8 @@ impl Libvirt {
             .ok_or_else(|| HypervisorError::Unavailable("libvirt is not connected".to_owned()))
     }
 
-    /// Our domain of `vm`; `None` when libvirt says that there is none, an error when it carries other tags.
+    /// Our domain of `vm`; `None` when libvirt says that there is none, an error when it carries
+    /// other tags.
     fn ours(&self, connection: &Connect, vm: VmId) -> Result<Option<Domain>, HypervisorError> {
         match connection.lookup_domain_by_name(&self.names.domain(vm)) {
             Ok(domain) => match self.machine(&domain, vm)? {
@@ -186,7 +190,8 @@ impl Hypervisor for Libvirt {
         {
             return Ok(flavour.describe().to_owned());
         }
-        // Opened without holding the lock: a daemon that hangs here must not hold up those who ask for the connection.
+        // Opened without holding the lock: a daemon that hangs here must not hold up those who ask
+        // for the connection.
         let live = self.open()?;
         let description = live.flavour.describe().to_owned();
         self.no_console_files.store(false, Ordering::Release);
@@ -196,7 +201,8 @@ impl Hypervisor for Libvirt {
     }
 
     fn disconnect(&self) {
-        // The test driver's machines live in its connection; it cannot hang, so there is nothing to give up.
+        // The test driver's machines live in its connection; it cannot hang, so there is nothing to
+        // give up.
         let old = self
             .live
             .lock()
@@ -367,7 +373,8 @@ fn power(domain: &Domain) -> Result<Option<Power>, HypervisorError> {
             Ok(Some(Power::Paused))
         }
         Enum::Known(DomainState::Shutoff) => Ok(Some(Power::Stopped)),
-        // The crate gives an unknown state where the call failed; whether the domain went decides what that means.
+        // The crate gives an unknown state where the call failed; whether the domain went decides
+        // what that means.
         Enum::Known(DomainState::NoState) | Enum::Unknown(_) => match domain.is_active() {
             Ok(_) => Err(HypervisorError::Unavailable("a domain is in no known state".to_owned())),
             Err(error) if is(&error, ErrorNumber::NoDomain) => Ok(None),
@@ -387,7 +394,8 @@ fn is_final(error: &Error) -> bool {
         .any(|number| is(error, number))
 }
 
-/// Errors of calls that change something: a dead connection leaves the outcome open, anything else is a failure.
+/// Errors of calls that change something: a dead connection leaves the outcome open, anything else
+/// is a failure.
 fn failed(error: Error) -> HypervisorError {
     let connection_errors = [
         ErrorNumber::InvalidConn,

@@ -1,7 +1,8 @@
 //! Definitions of a host's guest network as typed values.
 //!
-//! Owns the shape of the XML (libvirt's manual, "Network XML format"). No DHCP and no DNS: guests get their address from
-//! their seed, as the ledger decided it, so no dnsmasq runs. Never talks to libvirt. Called by the libvirt implementation.
+//! Owns the shape of the XML (libvirt's manual, "Network XML format"). No DHCP and no DNS: guests
+//! get their address from their seed, as the ledger decided it, so no dnsmasq runs. Never talks to
+//! libvirt. Called by the libvirt implementation.
 
 use std::net::Ipv4Addr;
 
@@ -57,7 +58,8 @@ struct Ip {
     prefix: u8,
 }
 
-/// The definition of the host's network on `subnet`; `None` when the subnet has no room for the host.
+/// The definition of the host's network on `subnet`; `None` when the subnet has no room for the
+/// host.
 pub(super) fn network(names: &HostNames, subnet: &GuestSubnet) -> Option<String> {
     let definition = Network {
         name: names.network(),
