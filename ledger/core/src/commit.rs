@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dagger_payload::committee::Committee;
-use dagger_payload::event::{CommitEnd, Event, Parent, order_key};
+use dagger_payload::event::{Event, Parent, order_key};
+use dagger_payload::handover::Founding;
 use dagger_payload::id::{
     AuthorIndex, CommitIndex, Epoch, EventDigest, LedgerTime, Position, PrefixHash, Round,
 };
@@ -61,17 +62,18 @@ impl Committer {
         committee: Committee,
         epoch: Epoch,
         collection_depth_rounds: u64,
-        founding: &CommitEnd,
+        founding: &Founding,
     ) -> Self {
+        let Founding { end, ledger_time } = founding;
         Self {
             committee,
             epoch,
             collection_depth_rounds,
             next_slot: Slot { round: Round(1), index: 0 },
-            index: founding.index,
-            position: founding.position,
-            prefix_hash: founding.prefix_hash,
-            ledger_time: LedgerTime(0),
+            index: end.index,
+            position: end.position,
+            prefix_hash: end.prefix_hash,
+            ledger_time: *ledger_time,
         }
     }
 
@@ -91,6 +93,11 @@ impl Committer {
 
     pub(crate) fn position(&self) -> Position {
         self.position
+    }
+
+    /// The round of the next leader.
+    pub(crate) fn next_round(&self) -> Round {
+        self.next_slot.round
     }
 
     pub(crate) fn ledger_time(&self) -> LedgerTime {

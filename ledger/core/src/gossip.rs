@@ -1,97 +1,113 @@
 //! What peers tell each other about what they have, and how what one lacks reaches it.
 //!
-//! Owns who is connected and when the next exchange is due. Never touches a socket. Own events are
+//! Owns who is connected, members and followers alike, and when the next exchange is due. Never touches a socket. Own events are
 //! broadcast when they are made (`pace`); everything else travels by asking.
 
-use dagger_payload::committee::Committee;
-use dagger_payload::id::{AuthorIndex, EventDigest, Round};
+use std::collections::BTreeSet;
+
+use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
 use dagger_payload::peer::{Highest, PeerMessage};
 
-use crate::limits::HAVE_MS;
+use crate::limits::{EPOCH_HINT_MS, HAVE_MS};
 use crate::{Core, Moment, Output, Turn};
 
 /// Who is there.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Gossip {
-    connected: Vec<Link>,
+    connected: BTreeSet<AuthorIndex>,
     have_at: Moment,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Link {
-    Up,
-    Down,
+    /// Not before this moment is a peer of another epoch answered at once.
+    hint_at: Moment,
 }
 
 impl Gossip {
-    pub(crate) fn new(committee: Committee) -> Self {
-        Self { connected: vec![Link::Down; committee.members()], have_at: Moment(0) }
-    }
-
     pub(crate) fn disconnected(&mut self, peer: AuthorIndex) {
-        if let Some(link) = self.connected.get_mut(usize::from(peer.0)) {
-            *link = Link::Down;
-        }
+        self.connected.remove(&peer);
     }
 
     pub(crate) fn is_connected(&self, peer: AuthorIndex) -> bool {
-        self.connected.get(usize::from(peer.0)) == Some(&Link::Up)
+        self.connected.contains(&peer)
     }
 
     /// How many peers are connected.
     pub(crate) fn connected_count(&self) -> u16 {
-        let up = self.connected.iter().filter(|link| **link == Link::Up).count();
-        u16::try_from(up).expect("members are few")
+        u16::try_from(self.connected.len()).expect("peers are few")
     }
 
     /// The first connected peer from `peer` on, in circular order.
     pub(crate) fn connected_from(&self, peer: AuthorIndex) -> Option<AuthorIndex> {
-        let members = self.connected.len();
-        let start = usize::from(peer.0);
-        let found = (0..members)
-            .map(|step| (start + step) % members)
-            .find(|at| self.connected[*at] == Link::Up)?;
-        u16::try_from(found).ok().map(AuthorIndex)
-    }
-
-    /// The member after `peer`, in circular order.
-    pub(crate) fn following(&self, peer: AuthorIndex) -> AuthorIndex {
-        let next = (usize::from(peer.0) + 1) % self.connected.len();
-        AuthorIndex(u16::try_from(next).expect("a member's index fits"))
+        self.connected.range(peer..).chain(&self.connected).next().copied()
     }
 
     pub(crate) fn have_at(&self) -> Option<Moment> {
-        self.connected.contains(&Link::Up).then_some(self.have_at)
+        (!self.connected.is_empty()).then_some(self.have_at)
     }
+
+    /// Tell peers soon what is here.
+    pub(crate) fn tell_have_at(&mut self, moment: Moment) {
+        self.have_at = self.have_at.min(moment);
+    }
+}
+
+/// The index after `peer`'s.
+pub(crate) fn following(peer: AuthorIndex) -> AuthorIndex {
+    AuthorIndex(peer.0.saturating_add(1))
 }
 
 impl Core {
     pub(crate) fn peer_connected(&mut self, turn: &mut Turn<'_>, peer: AuthorIndex) {
-        if self.is_me(peer) || !self.configuration.committee.contains(peer) {
+        if self.is_me(peer) {
             return;
         }
         if self.gossip.have_at().is_none() {
             self.gossip.have_at = turn.now.plus_ms(HAVE_MS);
         }
-        self.gossip.connected[usize::from(peer.0)] = Link::Up;
+        self.gossip.connected.insert(peer);
         self.pace.heard_from(peer);
         self.recovery.ask_again_at(turn.now);
-        let message = PeerMessage::Have { highest: self.highest() };
-        turn.outputs.push(Output::Send { to: peer, message, after: self.written });
+        turn.outputs.push(Output::Send { to: peer, message: self.have(), after: self.written });
+    }
+
+    /// What this host has of the present epoch.
+    pub(crate) fn have(&self) -> PeerMessage {
+        PeerMessage::Have { highest: self.highest(), epoch: self.configuration.epoch }
+    }
+
+    /// A peer shows that it is in a later epoch: it hears what is here, and sends the rest.
+    pub(crate) fn hint_that_behind(&mut self, turn: &mut Turn<'_>, peer: AuthorIndex) {
+        if self.gossip.hint_at <= turn.now && self.gossip.is_connected(peer) {
+            self.gossip.hint_at = turn.now.plus_ms(EPOCH_HINT_MS);
+            turn.outputs.push(Output::Send { to: peer, message: self.have(), after: self.written });
+        }
     }
 
     /// The exchange every so often, which heals whatever was lost on a link.
     pub(crate) fn tell_have(&mut self, turn: &mut Turn<'_>) {
         if self.gossip.have_at().is_some_and(|at| at <= turn.now) {
             self.gossip.have_at = turn.now.plus_ms(HAVE_MS);
-            let message = PeerMessage::Have { highest: self.highest() };
-            turn.outputs.push(Output::Broadcast { message, after: self.written });
+            turn.outputs.push(Output::Broadcast { message: self.have(), after: self.written });
         }
     }
 
     /// Sends a peer what it lacks: from memory what is there, from the store what is older.
-    pub(crate) fn peer_has(&mut self, turn: &mut Turn<'_>, peer: AuthorIndex, has: &[Highest]) {
+    pub(crate) fn peer_has(
+        &mut self,
+        turn: &mut Turn<'_>,
+        peer: AuthorIndex,
+        epoch: Epoch,
+        has: Vec<Highest>,
+    ) {
         if !self.gossip.is_connected(peer) {
+            return;
+        }
+        if epoch > self.configuration.epoch {
+            self.hint_that_behind(turn, peer);
+            return;
+        }
+        if epoch < self.configuration.epoch {
+            // Nothing of a closed epoch is in memory.
+            let below = Round(u64::MAX);
+            turn.outputs.push(Output::ServeStored { to: peer, epoch, above: has, below });
             return;
         }
         let round_of = |author: AuthorIndex| {
@@ -109,6 +125,7 @@ impl Core {
                 authors.iter().map(|author| Highest { author: *author, round: round_of(*author) });
             turn.outputs.push(Output::ServeStored {
                 to: peer,
+                epoch,
                 above: above.collect(),
                 below: floor,
             });

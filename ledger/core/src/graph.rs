@@ -38,7 +38,7 @@ pub(crate) struct Graph {
     /// Events with payloads whose fate is open.
     open_payloads: BTreeSet<(Round, EventDigest)>,
     /// Highest accepted round of each author, also of pruned events.
-    highest: Vec<Round>,
+    highest: BTreeMap<AuthorIndex, Round>,
     /// Authors with two accepted events in one round: never named again.
     forkers: BTreeSet<AuthorIndex>,
     collection_round: Round,
@@ -55,7 +55,7 @@ impl Graph {
             nodes: BTreeMap::new(),
             rounds: BTreeMap::new(),
             open_payloads: BTreeSet::new(),
-            highest: vec![Round(0); committee.members()],
+            highest: BTreeMap::new(),
             forkers: BTreeSet::new(),
             collection_round: Round(0),
             floor: Round(0),
@@ -78,6 +78,12 @@ impl Graph {
         self.nodes.contains_key(digest)
     }
 
+    /// All accepted events in memory, by round.
+    pub(crate) fn events(&self) -> impl Iterator<Item = &Arc<Event>> {
+        let digests = self.rounds.values().flat_map(BTreeMap::values).flatten();
+        digests.filter_map(|digest| self.get(digest))
+    }
+
     pub(crate) fn fate(&self, digest: &EventDigest) -> Option<Fate> {
         self.nodes.get(digest).map(|node| node.fate)
     }
@@ -94,8 +100,7 @@ impl Graph {
         if event.header.payload_count > 0 && round > self.collection_round {
             self.open_payloads.insert((round, digest));
         }
-        let highest = &mut self.highest[usize::from(author.0)];
-        *highest = round.max(*highest);
+        self.raise_highest(author, round);
         self.nodes.insert(digest, Node { event, fate: Fate::Open });
     }
 
@@ -203,11 +208,11 @@ impl Graph {
 
     /// Highest accepted round of one author.
     pub(crate) fn highest_of(&self, author: AuthorIndex) -> Round {
-        self.highest[usize::from(author.0)]
+        self.highest.get(&author).copied().unwrap_or_default()
     }
 
     pub(crate) fn raise_highest(&mut self, author: AuthorIndex, round: Round) {
-        let highest = &mut self.highest[usize::from(author.0)];
+        let highest = self.highest.entry(author).or_default();
         *highest = round.max(*highest);
     }
 

@@ -12,6 +12,7 @@ use dagger_payload::event::{Event, Parent};
 use dagger_payload::id::{AuthorIndex, EventDigest, Round};
 use dagger_payload::peer::PeerMessage;
 
+use crate::gossip::following;
 use crate::limits::{
     EVIDENCE_PER_AUTHOR_MAX, SUSPENDED_PER_PEER_MAX, TWINS_PER_AUTHOR_MAX, WANT_AGAIN_MS,
     WANT_TURNS_MAX,
@@ -51,6 +52,8 @@ pub(crate) struct Intake {
     freed: Vec<Suspended>,
     /// When the earliest of the missing events should be asked for.
     ask_at: Option<Moment>,
+    /// The last round of which an event was left out because the judge lags.
+    left_out: Option<Round>,
 }
 
 impl Intake {
@@ -64,7 +67,13 @@ impl Intake {
             evidence: BTreeMap::new(),
             freed: Vec::new(),
             ask_at: None,
+            left_out: None,
         }
+    }
+
+    /// Whether something was left out since this was asked last.
+    pub(crate) fn take_left_out(&mut self) -> Option<Round> {
+        self.left_out.take()
     }
 
     /// Forgets what nobody needs any more; what waited only for such events waits no more.
@@ -167,6 +176,12 @@ impl Core {
         from: AuthorIndex,
         event: Arc<Event>,
     ) -> Result<(), HaltReason> {
+        if event.header.epoch != self.configuration.epoch {
+            if event.header.epoch > self.configuration.epoch {
+                self.hint_that_behind(turn, from);
+            }
+            return Ok(());
+        }
         if self.is_me(event.header.author) {
             self.recovery.own_event_seen(event.header.round);
         }
@@ -174,6 +189,10 @@ impl Core {
             || self.intake.suspended.contains_key(&event.digest)
             || self.intake.twins.contains_key(&event.digest);
         let old = event.header.round <= self.graph.floor();
+        if self.is_far_ahead_of_the_judge(event.header.round) {
+            self.intake.left_out = Some(event.header.round);
+            return Ok(());
+        }
         let fits = self.intake.committee.contains(event.header.author)
             && event.has_quorum_below(self.intake.committee);
         if known || old || !fits {
@@ -294,7 +313,7 @@ impl Core {
                 hopeless.push(*digest);
             } else if let Some(peer) = self.gossip.connected_from(missing.ask) {
                 wants.entry(peer).or_default().push(*digest);
-                missing.ask = self.gossip.following(peer);
+                missing.ask = following(peer);
                 missing.asked += 1;
             }
         }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event, Parent, SignedHeader};
+use dagger_payload::handover::{EpochEnd, Founding, Handover};
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, PayloadDigest, Position,
     PrefixHash, Round,
@@ -55,6 +56,8 @@ pub enum Input {
         from: AuthorIndex,
         /// Its highest accepted rounds.
         highest: Vec<Highest>,
+        /// In this epoch.
+        epoch: Epoch,
     },
     /// What a peer lacks.
     PeerWant {
@@ -69,6 +72,8 @@ pub enum Input {
         from: AuthorIndex,
         /// Repeated in the answer.
         nonce: u64,
+        /// About its rounds in this epoch.
+        epoch: Epoch,
     },
     /// A peer tells about this host's past.
     RecoveryAnswered {
@@ -80,6 +85,8 @@ pub enum Input {
         highest_of_asker: Round,
         /// Highest round at which the peer holds events of a quorum.
         quorum_round: Round,
+        /// As asked.
+        epoch: Epoch,
     },
     /// A payload of this host's users, admitted and already durable in the driver's pool.
     Submitted(SignedPayload),
@@ -89,11 +96,32 @@ pub enum Input {
         end: CommitEnd,
         /// The earliest ledger time at which something will happen by itself.
         next_deadline: Option<LedgerTime>,
+        /// Where the epoch ends, once that is decided; at least
+        /// [`CoreConfiguration::handover_distance_commits`] after the commit that decided it.
+        epoch_end: Option<EpochEnd>,
     },
     /// Every write up to and with this one is durable.
     WriteDurable(WriteNumber),
     /// The time asked for with [`Output::WakeAt`] has come (or any other time: it does no harm).
     Tick,
+}
+
+impl Input {
+    /// What a peer's message tells the core; `None` for a greeting, and for an event, which must be
+    /// checked first.
+    pub fn of_message(from: AuthorIndex, message: PeerMessage) -> Option<Self> {
+        match message {
+            PeerMessage::Have { highest, epoch } => Some(Self::PeerHave { from, highest, epoch }),
+            PeerMessage::Want { digests } => Some(Self::PeerWant { from, digests }),
+            PeerMessage::AskRecovery { nonce, epoch } => {
+                Some(Self::RecoveryAsked { from, nonce, epoch })
+            }
+            PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch } => {
+                Some(Self::RecoveryAnswered { from, nonce, highest_of_asker, quorum_round, epoch })
+            }
+            PeerMessage::Hello { .. } | PeerMessage::Event { .. } => None,
+        }
+    }
 }
 
 /// What the core wants done, in this order.
@@ -127,6 +155,8 @@ pub enum Output {
     ServeStored {
         /// To whom.
         to: AuthorIndex,
+        /// Events of this epoch.
+        epoch: Epoch,
         /// What the peer has.
         above: Vec<Highest>,
         /// Events of this round and higher are sent by the core itself.
@@ -144,6 +174,14 @@ pub enum Output {
     Committed {
         /// The commit.
         commit: OrderedCommit,
+        /// Only once this write is durable.
+        after: WriteNumber,
+    },
+    /// The next epoch has begun: from here on events are made, checked and stored in it. It is
+    /// also in the store, as [`Record::Handover`].
+    EpochBegan {
+        /// What it continues, and why.
+        handover: Handover,
         /// Only once this write is durable.
         after: WriteNumber,
     },
@@ -178,6 +216,16 @@ pub enum HaltReason {
         /// Which commit.
         index: CommitIndex,
     },
+    /// The judge named two ends of one epoch, or one that has passed.
+    #[error(
+        "the judge ends epoch {epoch} at {index}, which contradicts what it said or what stands"
+    )]
+    EndsOtherwise {
+        /// Which epoch.
+        epoch: Epoch,
+        /// Where.
+        index: CommitIndex,
+    },
 }
 
 /// What the store keeps. Keys: events by (epoch, round, author, digest) and by digest, commits by
@@ -195,6 +243,8 @@ pub enum Record {
     Returned(Vec<SignedPayload>),
     /// Proof that a member lies.
     Fork(Fork),
+    /// The epoch has ended and the next one begins.
+    Handover(Handover),
 }
 
 /// A commit, from which its [`OrderedCommit`] can be rebuilt with the events that it names.
@@ -263,7 +313,7 @@ pub trait EventSigner {
     fn sign(&self, digest: &EventDigest) -> Signature;
 }
 
-/// What never changes while the core runs.
+/// What the core starts with; epoch, committee and founding change with each handover.
 #[derive(Debug, Clone)]
 pub struct CoreConfiguration {
     /// The cluster.
@@ -272,12 +322,15 @@ pub struct CoreConfiguration {
     pub epoch: Epoch,
     /// Its members.
     pub committee: Committee,
-    /// This host.
+    /// This host. Who is no member follows, and makes no events.
     pub me: AuthorIndex,
     /// Rounds behind the committed leader below which events can no longer be ordered.
     pub collection_depth_rounds: u64,
-    /// The commit end before the first commit, with the root of the founding state.
-    pub founding: CommitEnd,
+    /// How far commits may be ahead of the judge, so that a change of members is known everywhere
+    /// before the epoch's last commit.
+    pub handover_distance_commits: u64,
+    /// What the epoch continues.
+    pub founding: Founding,
 }
 
 /// What the store gives back at start.
@@ -285,7 +338,7 @@ pub struct CoreConfiguration {
 pub struct RestoredState {
     /// All events above the last commit's floor (all events, before the first commit), by round.
     pub events: Vec<Arc<Event>>,
-    /// The last commit and all before it whose leader's round is at or above the last one's
+    /// The epoch's last commit and all before it whose leader's round is at or above the last one's
     /// collection round, by index.
     pub commits: Vec<CommitRecord>,
     /// This host's event of the highest round.
@@ -313,6 +366,10 @@ pub enum Memory {
 pub struct CoreStatus {
     /// Whether it may sign.
     pub phase: Phase,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Who votes in it.
+    pub committee: Committee,
     /// Round of the own newest event.
     pub round: Round,
     /// Newest commit.
@@ -338,6 +395,8 @@ pub enum Phase {
     Recovering,
     /// It takes part.
     Member,
+    /// It has no vote in this epoch; it orders and judges what others vote on.
+    Follower,
     /// It stopped for ever.
     Halted,
 }

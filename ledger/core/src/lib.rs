@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod commit;
+mod epoch;
 mod gossip;
 mod graph;
 mod intake;
@@ -20,6 +21,7 @@ mod recovery;
 use std::sync::Arc;
 
 use dagger_payload::event::{Attestation, CHECKPOINT_COMMITS, CommitEnd, Event};
+use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{AuthorIndex, CommitIndex, LedgerTime, PrefixHash};
 use dagger_payload::peer::Highest;
 use dagger_payload::release::{OrderedCommit, OrderedPayload};
@@ -47,6 +49,8 @@ pub struct Core {
     pace: Pace,
     recovery: Recovery,
     judging: Judging,
+    /// Where this epoch ends, once the judge has said so.
+    epoch_end: Option<EpochEnd>,
     /// Number of the last write that was given out, and of the last one that is durable.
     written: WriteNumber,
     durable: WriteNumber,
@@ -109,7 +113,7 @@ impl Core {
                 graph.raise_highest(highest.author, highest.round);
             }
         }
-        let founding = configuration.founding;
+        let founding = configuration.founding.end;
         let attestation = state
             .own_last
             .as_ref()
@@ -118,10 +122,11 @@ impl Core {
             });
         let unjudged = state.commits.iter().map(|c| (c.index, c.prefix_hash)).collect();
         Self {
-            recovery: Recovery::new(committee, state.memory),
-            pace: Pace::new(committee, state.own_last, state.pool, founding),
+            recovery: Recovery::new(committee, configuration.me, state.memory),
+            pace: Pace::new(state.own_last, state.pool, founding),
             intake: Intake::new(committee),
-            gossip: Gossip::new(committee),
+            gossip: Gossip::default(),
+            epoch_end: None,
             judging: Judging { index: founding.index, attestation, next_deadline: None, unjudged },
             configuration,
             signer,
@@ -162,14 +167,25 @@ impl Core {
             Input::EventReceived { from, event } => self.receive(turn, from, event)?,
             Input::PeerConnected(peer) => self.peer_connected(turn, peer),
             Input::PeerDisconnected(peer) => self.gossip.disconnected(peer),
-            Input::PeerHave { from, highest } => self.peer_has(turn, from, &highest),
+            Input::PeerHave { from, highest, epoch } => self.peer_has(turn, from, epoch, highest),
             Input::PeerWant { from, digests } => self.peer_wants(turn, from, digests),
-            Input::RecoveryAsked { from, nonce } => self.answer_recovery(turn, from, nonce),
-            Input::RecoveryAnswered { from, nonce, quorum_round, highest_of_asker: _ } => {
-                self.recovery.answered(from, nonce, quorum_round);
+            Input::RecoveryAsked { from, nonce, epoch } => {
+                self.answer_recovery(turn, from, nonce, epoch);
+            }
+            Input::RecoveryAnswered { from, nonce, quorum_round, epoch, highest_of_asker: _ } => {
+                if epoch == self.configuration.epoch {
+                    self.recovery.answered(from, nonce, quorum_round);
+                }
             }
             Input::Submitted(payload) => self.pace.submit(payload),
-            Input::Judged { end, next_deadline } => self.judged(end, next_deadline)?,
+            Input::Judged { end, next_deadline, epoch_end } => {
+                self.judged(end, next_deadline)?;
+                if let Some(last) = epoch_end.filter(|_| end.index > self.founding_index()) {
+                    self.ends_at(last)?;
+                    self.attest_last(end);
+                }
+                self.commit_what_is_decided(turn)?;
+            }
             Input::WriteDurable(number) => self.durable = number.max(self.durable),
             Input::Tick => {}
         }
@@ -178,6 +194,7 @@ impl Core {
 
     /// Does what time or the input has made due.
     fn advance(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
+        self.hand_over(turn);
         self.ask_recovery(turn);
         self.ask_missing(turn);
         self.tell_have(turn);
@@ -186,13 +203,18 @@ impl Core {
 
     /// Accepted events may decide slots; commits may return payloads.
     fn commit_what_is_decided(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
-        while let Some(new) = self.committer.next_commit(&mut self.graph)? {
+        while self.committer.index() < self.commit_limit()
+            && let Some(new) = self.committer.next_commit(&mut self.graph)?
+        {
             let (collection_round, floor) = (new.record.collection_round, new.record.floor);
             self.judging.unjudged.insert(new.record.index, new.record.prefix_hash);
             turn.records.push(Record::Commit(new.record));
             turn.outputs
                 .push(Output::Committed { commit: new.commit, after: self.written.following() });
             self.pace.committed(self.graph.quorum_round());
+            if !self.judging_lags() && self.intake.take_left_out().is_some() {
+                self.gossip.tell_have_at(turn.now); // peers send it again
+            }
             let me = self.configuration.me;
             let lost = self.graph.collect(collection_round, floor, me);
             self.intake.collect(floor);
@@ -243,6 +265,17 @@ impl Core {
         Ok(())
     }
 
+    /// The last commit end of an epoch is attested by itself, also where it equals the one before.
+    fn attest_last(&mut self, end: CommitEnd) {
+        if self.epoch_end.is_some_and(|last| last.last == end.index) {
+            self.judging.attestation.newest = end;
+        }
+    }
+
+    fn founding_index(&self) -> CommitIndex {
+        self.configuration.founding.end.index
+    }
+
     /// Numbers this turn's records and puts everything into the driver's list.
     fn give_out(&mut self, turn: &mut Turn<'_>) {
         if !turn.records.is_empty() {
@@ -255,13 +288,18 @@ impl Core {
 
     /// How the core is.
     pub fn status(&self) -> CoreStatus {
+        let configuration = &self.configuration;
+        let votes = configuration.committee.contains(configuration.me);
         let phase = match (self.halted, self.recovery.is_over()) {
             (Some(_), _) => Phase::Halted,
+            (None, _) if !votes => Phase::Follower,
             (None, false) => Phase::Recovering,
             (None, true) => Phase::Member,
         };
         CoreStatus {
             phase,
+            epoch: configuration.epoch,
+            committee: configuration.committee,
             round: self.pace.own_round(),
             committed: self.committer.index(),
             judged: self.judging.index,

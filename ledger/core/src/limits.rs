@@ -19,8 +19,11 @@ pub(crate) const FILL_MS_MAX: u64 = 1_000;
 pub(crate) const DEADLINE_ROUND_MS: u64 = 250;
 /// Delay between rounds while judging lags behind, in milliseconds.
 pub(crate) const BACKLOG_ROUND_MS: u64 = 1_000;
-/// Commits that may wait for the judge before this host stops packing.
-pub(crate) const JUDGE_BACKLOG_COMMITS_MAX: u64 = 1_000;
+/// Rounds above the next one to be committed that are kept in memory while commits wait for the
+/// judge.
+pub(crate) const ROUNDS_AHEAD_OF_JUDGE_MAX: u64 = 200;
+/// A peer that is in a later epoch is told what this host has at most this often, in milliseconds.
+pub(crate) const EPOCH_HINT_MS: u64 = 500;
 /// Peers tell each other what they have at least this often, in milliseconds.
 pub(crate) const HAVE_MS: u64 = 30_000;
 /// Missing parents are asked for again, of the next peer, after this many milliseconds.

@@ -5,10 +5,9 @@
 //! and those that keep up with others. Local and without influence on order. The rules stand in
 //! design section 7, "When to create an event".
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, EVENT_VERSION, Event, Header, Parent};
 use dagger_payload::id::{AuthorIndex, LedgerTime, MerkleRoot, Round};
 use dagger_payload::limits::{EVENT_BODY_BYTES_MAX, EVENT_PAYLOADS_MAX};
@@ -18,8 +17,7 @@ use dagger_payload::peer::PeerMessage;
 use crate::commit::{blamers, lower_median, voters};
 use crate::limits::{
     BACKLOG_ROUND_MS, DEADLINE_ROUND_MS, FILL_MS_MAX, FILL_MS_MIN, FRESHENING_ROUNDS_MAX,
-    JUDGE_BACKLOG_COMMITS_MAX, STALE_PARENTS_MS_MAX, STRIKES_MAX, WAIT_DOUBLING_ROUNDS,
-    WAIT_MS_MAX, WAIT_MS_MIN,
+    STALE_PARENTS_MS_MAX, STRIKES_MAX, WAIT_DOUBLING_ROUNDS, WAIT_MS_MAX, WAIT_MS_MIN,
 };
 use crate::{Core, HaltReason, Moment, Output, Record, Turn, WriteNumber};
 
@@ -41,7 +39,7 @@ pub(crate) struct Pace {
     ready: Option<(Round, Moment)>,
     last_made: Moment,
     /// Waits that each author let expire in a row.
-    strikes: Vec<u8>,
+    strikes: BTreeMap<AuthorIndex, u8>,
     /// Fills since there was work, for the growing delay.
     idle_fills: u32,
     /// Since when an idle host sees a round above its own.
@@ -67,7 +65,6 @@ enum Purpose {
 
 impl Pace {
     pub(crate) fn new(
-        committee: Committee,
         own_last: Option<Arc<Event>>,
         pool: Vec<SignedPayload>,
         founding: CommitEnd,
@@ -81,13 +78,20 @@ impl Pace {
             attested,
             ready: None,
             last_made: Moment(0),
-            strikes: vec![0; committee.members()],
+            strikes: BTreeMap::new(),
             idle_fills: 0,
             fill_since: None,
             committed_at: Round(0),
             freshening_rounds: 0,
             wake_at: None,
         }
+    }
+
+    /// A new epoch begins with a chain of its own; what waits here goes on in it.
+    pub(crate) fn begin_epoch(&mut self, founding: CommitEnd, handover_written: WriteNumber) {
+        let pool = std::mem::take(&mut self.pool);
+        *self = Self::new(None, pool.into(), founding);
+        self.own_written = handover_written;
     }
 
     /// Recovery is over: go on after `newest`, above `floor`.
@@ -119,9 +123,12 @@ impl Pace {
     }
 
     pub(crate) fn heard_from(&mut self, author: AuthorIndex) {
-        if let Some(strikes) = self.strikes.get_mut(usize::from(author.0)) {
-            *strikes = 0;
-        }
+        self.strikes.remove(&author);
+    }
+
+    /// Whether he let too many waits expire.
+    fn is_given_up(&self, author: AuthorIndex) -> bool {
+        self.strikes.get(&author).is_some_and(|strikes| *strikes >= STRIKES_MAX)
     }
 
     pub(crate) fn committed(&mut self, quorum_round: Round) {
@@ -187,7 +194,8 @@ impl Core {
     fn due(&mut self, turn: &Turn<'_>) -> Option<(Round, Purpose)> {
         // One own event at a time is on its way to the disk: the next one gathers what arrives
         // meanwhile.
-        if !self.recovery.is_over() || self.pace.own_written > self.durable {
+        let votes = self.configuration.committee.contains(self.configuration.me);
+        if !votes || !self.recovery.is_over() || self.pace.own_written > self.durable {
             return None;
         }
         let Some(round) = self.next_round() else {
@@ -230,7 +238,9 @@ impl Core {
         let own_newest = self.pace.own_last.as_ref().map(|event| event.digest);
         let deadline = self.judging.next_deadline.filter(|deadline| *deadline <= turn.wall);
         let payload_work = !self.pace.pool.is_empty() || self.graph.has_open_payloads(own_newest);
-        if payload_work || deadline.is_some() {
+        // Of a closed epoch nothing more is ordered.
+        let work = payload_work || deadline.is_some() || self.is_ending();
+        if work && !self.is_closed() {
             self.pace.idle_fills = 0;
             self.pace.fill_since = None;
             // What is packed at a round that others have passed would hardly be ordered, below the
@@ -238,14 +248,15 @@ impl Core {
             if self.is_passed(round) {
                 return Some(Purpose::CatchUp);
             }
-            let delay_ms = self.round_delay_ms(payload_work);
+            let delay_ms = self.round_delay_ms(payload_work || self.is_ending());
             return self.when_rested(turn, delay_ms).then_some(Purpose::Work);
         }
         let newest = self.judging.attestation.newest;
         let attested = self.pace.attested;
-        if (newest.position, newest.state_root) != (attested.position, attested.state_root)
-            || self.pace.own_last.is_none()
-        {
+        let changed =
+            (newest.position, newest.state_root) != (attested.position, attested.state_root);
+        let ends = self.epoch_end.is_some_and(|end| end.last == newest.index);
+        if changed || (ends && newest != attested) || self.pace.own_last.is_none() {
             return Some(Purpose::Close);
         }
         if self.graph.highest_named_round() < round {
@@ -288,10 +299,6 @@ impl Core {
         true
     }
 
-    fn judging_lags(&self) -> bool {
-        self.committer.index().0 - self.judging.index.0 > JUDGE_BACKLOG_COMMITS_MAX
-    }
-
     /// Whether the leaders of the round below are there and those of two rounds below are
     /// certified, as far as that may be waited for.
     fn waits_are_over(&mut self, turn: &Turn<'_>, round: Round, since: Moment) -> bool {
@@ -306,7 +313,7 @@ impl Core {
             return false;
         }
         for author in missing {
-            let strikes = &mut self.pace.strikes[usize::from(author.0)];
+            let strikes = self.pace.strikes.entry(author).or_default();
             *strikes = strikes.saturating_add(1);
         }
         true
@@ -325,7 +332,7 @@ impl Core {
             .filter(|leader| {
                 let hopeless = !self.gossip.is_connected(*leader)
                     || !self.graph.may_name(*leader)
-                    || self.pace.strikes[usize::from(leader.0)] >= STRIKES_MAX;
+                    || self.pace.is_given_up(*leader);
                 !self.is_me(*leader)
                     && !hopeless
                     && self.graph.at(below, *leader).is_empty()
@@ -348,7 +355,7 @@ impl Core {
         let everybody_voted = committee.authors().all(|author| {
             !self.graph.at(leader_round.next(), author).is_empty()
                 || !self.gossip.is_connected(author) && !self.is_me(author)
-                || self.pace.strikes[usize::from(author.0)] >= STRIKES_MAX
+                || self.pace.is_given_up(author)
         });
         if everybody_voted {
             return false;
@@ -431,7 +438,7 @@ impl Core {
     /// silence ledger time first catches up by an empty round, so that nothing is judged at the
     /// time of the last burst.
     fn may_pack(&mut self, turn: &Turn<'_>, parents: &[Parent]) -> bool {
-        if self.judging_lags() || self.pace.pool.is_empty() {
+        if self.judging_lags() || self.is_closed() || self.pace.pool.is_empty() {
             return false;
         }
         let newest = parents.iter().map(|parent| parent.round).max();

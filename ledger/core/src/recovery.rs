@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use dagger_payload::committee::Committee;
-use dagger_payload::id::{AuthorIndex, Round};
+use dagger_payload::id::{AuthorIndex, Epoch, Round};
 use dagger_payload::peer::PeerMessage;
 
 use crate::interface::Memory;
@@ -36,10 +36,11 @@ enum State {
 }
 
 impl Recovery {
-    pub(crate) fn new(committee: Committee, memory: Memory) -> Self {
+    pub(crate) fn new(committee: Committee, me: AuthorIndex, memory: Memory) -> Self {
         // Who is alone has nobody to ask; with a doubtful memory only its operator can help (a new
-        // epoch).
-        let alone = committee.members() == 1 && memory == Memory::Agrees;
+        // epoch). Who has no vote and remembers everything has never signed.
+        let nobody_else = committee.members() == 1 || !committee.contains(me);
+        let alone = nobody_else && memory == Memory::Agrees;
         Self {
             committee,
             memory,
@@ -53,6 +54,20 @@ impl Recovery {
 
     pub(crate) fn is_over(&self) -> bool {
         self.state == State::Over
+    }
+
+    /// The same question in the next epoch: who may sign here may sign there, from the first round
+    /// on; who does not know of his past does not know of it there either.
+    pub(crate) fn in_next_epoch(&self, committee: Committee, now: Moment) -> Self {
+        Self {
+            committee,
+            memory: self.memory,
+            answers: BTreeMap::new(),
+            own_seen: Round(0),
+            ask_at: now,
+            nonce: self.nonce,
+            state: self.state,
+        }
     }
 
     /// When to ask again.
@@ -103,10 +118,10 @@ impl Recovery {
 impl Core {
     /// Asks all connected peers, from time to time, until enough have answered.
     pub(crate) fn ask_recovery(&mut self, turn: &mut Turn<'_>) {
-        if self.recovery.is_over() {
+        let me = self.configuration.me;
+        if self.recovery.is_over() || !self.configuration.committee.contains(me) {
             return;
         }
-        let me = self.configuration.me;
         if let Some(floor) = self.recovery.floor(self.pace.own_round()) {
             // Own events that only peers had must be here before anything is built on them.
             if self.graph.highest_of(me) >= self.recovery.own_seen {
@@ -121,21 +136,28 @@ impl Core {
             self.recovery.ask_at = turn.now.plus_ms(RECOVERY_ASK_MS);
             self.recovery.nonce += 1;
             let nonce = self.recovery.nonce;
-            let have = PeerMessage::Have { highest: self.highest() };
-            for message in [have, PeerMessage::AskRecovery { nonce }] {
+            let ask = PeerMessage::AskRecovery { nonce, epoch: self.configuration.epoch };
+            for message in [self.have(), ask] {
                 turn.outputs.push(Output::Broadcast { message, after: self.written });
             }
         }
     }
 
-    pub(crate) fn answer_recovery(&mut self, turn: &mut Turn<'_>, from: AuthorIndex, nonce: u64) {
-        if !self.configuration.committee.contains(from) {
+    pub(crate) fn answer_recovery(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: AuthorIndex,
+        nonce: u64,
+        epoch: Epoch,
+    ) {
+        if !self.configuration.committee.contains(from) || epoch != self.configuration.epoch {
             return;
         }
         let message = PeerMessage::AnswerRecovery {
             nonce,
             highest_of_asker: self.graph.highest_of(from),
             quorum_round: self.graph.quorum_round(),
+            epoch,
         };
         turn.outputs.push(Output::Send { to: from, message, after: self.written });
     }

@@ -1,28 +1,47 @@
 //! Quorum arithmetic for a committee of equal votes.
 //!
-//! Owns n, f, Q and who leads a round. Never knows keys or addresses. Called by the ledger core, by
-//! the agent (attested positions) and by offline verification. Source: n >= 3f + 1, Lamport,
-//! Shostak and Pease (1982).
+//! Owns who votes in an epoch, n, f, Q and who leads a round. Never knows keys or addresses. Called
+//! by the ledger core, by the agent (attested positions) and by offline verification. Source: n >=
+//! 3f + 1, Lamport, Shostak and Pease (1982).
+
+use minicbor::decode::{Decoder, Error as DecodeError};
+use minicbor::encode::{Encoder, Error as EncodeError, Write};
 
 use crate::id::{AuthorIndex, Epoch, Round};
 use crate::limits::MEMBERS_MAX;
 
-/// Size of a committee, 1 to [`MEMBERS_MAX`].
+/// The hosts that vote in one epoch: 1 to [`MEMBERS_MAX`] author indexes. A host keeps its index
+/// from epoch to epoch; the index of a host that has left may be given to another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committee {
-    members: u16,
+    /// Bit i is set when author i votes.
+    voters: u128,
 }
 
+const _: () = assert!(MEMBERS_MAX <= 128, "a committee is a set of bits");
+
 impl Committee {
-    /// A committee of `members`; `None` outside 1 to [`MEMBERS_MAX`].
+    /// The first `members` author indexes, as at a founding; `None` outside 1 to [`MEMBERS_MAX`].
     pub fn new(members: usize) -> Option<Self> {
-        let fits = (1..=MEMBERS_MAX).contains(&members);
-        fits.then(|| Self { members: members.try_into().expect("128 fits into 16 bits") })
+        let first = u16::try_from(members).ok()?;
+        Self::of((0..first).map(AuthorIndex))
+    }
+
+    /// These hosts; `None` when there is none, or one whose index is not below [`MEMBERS_MAX`].
+    pub fn of(authors: impl IntoIterator<Item = AuthorIndex>) -> Option<Self> {
+        let mut voters = 0;
+        for author in authors {
+            if usize::from(author.0) >= MEMBERS_MAX {
+                return None;
+            }
+            voters |= 1 << author.0;
+        }
+        (voters != 0).then_some(Self { voters })
     }
 
     /// n: how many members vote.
     pub fn members(self) -> usize {
-        usize::from(self.members)
+        usize::try_from(self.voters.count_ones()).expect("at most 128")
     }
 
     /// f: how many members may fail in any way.
@@ -43,20 +62,41 @@ impl Committee {
     /// The author who leads slot `slot` (0 to K-1) of `round`: by rotation only, never by
     /// observation.
     pub fn leader(self, epoch: Epoch, round: Round, slot: usize) -> AuthorIndex {
-        let members = u64::from(self.members);
+        let members = u64::try_from(self.members()).expect("at most 128");
         let slot = u64::try_from(slot).expect("a slot is below three");
         let turn = (epoch.0 % members + round.0 % members + slot) % members;
-        AuthorIndex(u16::try_from(turn).expect("below the number of members"))
+        let turn = usize::try_from(turn).expect("below the number of members");
+        self.authors().nth(turn).expect("below the number of members")
     }
 
     /// All members in order.
     pub fn authors(self) -> impl Iterator<Item = AuthorIndex> {
-        (0..self.members).map(AuthorIndex)
+        (0..128).filter(move |index| self.voters >> index & 1 == 1).map(AuthorIndex)
     }
 
     /// Whether `author` is one of them.
     pub fn contains(self, author: AuthorIndex) -> bool {
-        author.0 < self.members
+        author.0 < 128 && self.voters >> author.0 & 1 == 1
+    }
+}
+
+/// As the list of its author indexes, ascending.
+impl<C> minicbor::Encode<C> for Committee {
+    fn encode<W: Write>(
+        &self,
+        encoder: &mut Encoder<W>,
+        context: &mut C,
+    ) -> Result<(), EncodeError<W::Error>> {
+        self.authors().collect::<Vec<_>>().encode(encoder, context)
+    }
+}
+
+impl<'b, C> minicbor::Decode<'b, C> for Committee {
+    fn decode(decoder: &mut Decoder<'b>, context: &mut C) -> Result<Self, DecodeError> {
+        let authors: Vec<AuthorIndex> = minicbor::Decode::decode(decoder, context)?;
+        let ascending = authors.is_sorted_by(|one, next| one < next);
+        let committee = Self::of(authors).filter(|_| ascending);
+        committee.ok_or_else(|| DecodeError::message("not an ascending list of 1 to 128 members"))
     }
 }
 
@@ -77,13 +117,26 @@ mod tests {
     }
 
     #[test]
+    fn a_committee_reads_back_and_a_false_list_does_not() {
+        let committee = Committee::of([7, 2, 127].map(AuthorIndex)).expect("in range");
+        let bytes = minicbor::to_vec(committee).expect("memory");
+        assert_eq!(minicbor::decode::<Committee>(&bytes).ok(), Some(committee));
+        for false_list in [vec![], vec![2, 2], vec![3, 1], vec![128]] {
+            let authors: Vec<_> = false_list.into_iter().map(AuthorIndex).collect();
+            let bytes = minicbor::to_vec(authors).expect("memory");
+            assert!(minicbor::decode::<Committee>(&bytes).is_err());
+        }
+    }
+
+    #[test]
     fn the_slots_of_a_round_have_different_leaders() {
-        let committee = Committee::new(4).expect("in range");
+        let committee = Committee::of([1, 4, 5, 9].map(AuthorIndex)).expect("in range");
         for round in 0..9 {
             let mut leaders: Vec<_> =
                 (0..3).map(|slot| committee.leader(Epoch(1), Round(round), slot)).collect();
             leaders.dedup();
             assert_eq!(leaders.len(), 3);
+            assert!(leaders.iter().all(|leader| committee.contains(*leader)));
         }
     }
 }

@@ -10,6 +10,7 @@ pub mod codec;
 pub mod committee;
 pub mod event;
 pub mod genesis;
+pub mod handover;
 pub mod id;
 pub mod key;
 pub mod kind;

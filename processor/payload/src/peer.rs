@@ -48,6 +48,10 @@ pub enum PeerMessage {
         /// One entry per member, by author.
         #[n(0)]
         highest: Vec<Highest>,
+        /// The sender's epoch, in which these rounds are. Who is in a later one sends what is left
+        /// of this one.
+        #[n(1)]
+        epoch: Epoch,
     },
     /// A whole event.
     #[n(2)]
@@ -70,6 +74,9 @@ pub enum PeerMessage {
         /// Repeated in the answer.
         #[n(0)]
         nonce: u64,
+        /// The asker's epoch; who is in another one does not answer.
+        #[n(1)]
+        epoch: Epoch,
     },
     /// The answer, sent after everything that was queued on the link before.
     #[n(5)]
@@ -83,6 +90,9 @@ pub enum PeerMessage {
         /// The highest round with events of a quorum of authors here; 0 for none.
         #[n(2)]
         quorum_round: Round,
+        /// As asked.
+        #[n(3)]
+        epoch: Epoch,
     },
 }
 
@@ -118,7 +128,7 @@ impl PeerMessage {
         }
         let message: Self = codec::decode(frame).map_err(|_| FrameError::Malformed)?;
         let fits = match &message {
-            Self::Have { highest } => highest.len() <= MEMBERS_MAX,
+            Self::Have { highest, .. } => highest.len() <= MEMBERS_MAX,
             Self::Want { digests } => digests.len() <= WANT_DIGESTS_MAX,
             Self::Hello { .. }
             | Self::Event { .. }
@@ -139,14 +149,16 @@ mod tests {
             PeerMessage::Hello { version: 1, cluster: ClusterId([1; 32]), epoch: Epoch(2) },
             PeerMessage::Have {
                 highest: vec![Highest { author: AuthorIndex(1), round: Round(9) }],
+                epoch: Epoch(2),
             },
             PeerMessage::Event { bytes: Bytes::from_static(b"bytes") },
             PeerMessage::Want { digests: vec![EventDigest([1; 32])] },
-            PeerMessage::AskRecovery { nonce: 1 },
+            PeerMessage::AskRecovery { nonce: 1, epoch: Epoch(2) },
             PeerMessage::AnswerRecovery {
                 nonce: 1,
                 highest_of_asker: Round(2),
                 quorum_round: Round(3),
+                epoch: Epoch(2),
             },
         ] {
             assert_eq!(PeerMessage::read(&message.to_bytes()), Ok(message));

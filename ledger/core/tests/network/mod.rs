@@ -1,0 +1,410 @@
+//! A network of cores where every message takes one millisecond and every write two, and a judge
+//! whose root is a digest of everything ordered.
+//!
+//! Owns what a driver does, in its smallest form. Never decides by chance. Called by the scenarios.
+#![allow(dead_code, unreachable_pub)]
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dagger_ledger_core::{
+    CommitRecord, Core, CoreConfiguration, EventSigner, Input, Memory, Moment, Output, Record,
+    RestoredState, WriteNumber,
+};
+use dagger_payload::committee::Committee;
+use dagger_payload::event::{CommitEnd, Event};
+use dagger_payload::handover::{EpochEnd, Founding, Handover};
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, PayloadDigest, Position,
+    StateRoot,
+};
+use dagger_payload::key::Signature;
+use dagger_payload::payload::{SignatureKind, SignedPayload};
+use dagger_payload::peer::{Highest, PeerMessage};
+use dagger_payload::release::{OrderedCommit, initial_prefix};
+
+const CLUSTER: ClusterId = ClusterId([7; 32]);
+const HANDOVER_DISTANCE_COMMITS: u64 = 5;
+const START_MS: u64 = 1_700_000_000_000;
+
+struct CheapSigner(u8);
+
+impl EventSigner for CheapSigner {
+    fn sign(&self, _: &EventDigest) -> Signature {
+        Signature([self.0; 64])
+    }
+}
+
+#[derive(Default, Clone)]
+pub struct Store {
+    events: BTreeMap<EventDigest, Arc<Event>>,
+    commits: Vec<CommitRecord>,
+    pool: BTreeMap<PayloadDigest, SignedPayload>,
+    pub handovers: Vec<Handover>,
+}
+
+pub struct Host {
+    pub core: Core,
+    pub store: Store,
+    pending: Vec<(WriteNumber, Vec<Record>)>,
+    durable: WriteNumber,
+    waiting: Vec<(WriteNumber, Output)>,
+    wake_at: Moment,
+    pub ordered: Vec<PayloadDigest>,
+    root: StateRoot,
+    /// The end that the judge has named, until it is judged.
+    epoch_end: Option<EpochEnd>,
+    pub alive: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Due {
+    Deliver { to: usize, from: usize, frame: Vec<u8> },
+    Durable { host: usize, number: u64 },
+}
+
+pub struct Net {
+    pub hosts: Vec<Host>,
+    /// Voting hosts at the founding: the first of them.
+    members: usize,
+    now: u64,
+    due: BTreeSet<(u64, u64, Due)>,
+    sequence: u64,
+    pub frames: Rc<RefCell<u64>>,
+}
+
+fn founding() -> Founding {
+    let end = CommitEnd {
+        index: CommitIndex(0),
+        position: Position(0),
+        prefix_hash: initial_prefix(&CLUSTER),
+        state_root: StateRoot::ZERO,
+    };
+    Founding { end, ledger_time: LedgerTime(0) }
+}
+
+fn core(members: usize, me: usize, last: Option<&Handover>, state: RestoredState) -> Core {
+    let configuration = CoreConfiguration {
+        cluster: CLUSTER,
+        epoch: last.map_or(Epoch(0), |handover| handover.epoch),
+        committee: last.map_or(Committee::new(members).expect("in range"), |last| last.committee),
+        me: author(me),
+        collection_depth_rounds: 20,
+        handover_distance_commits: HANDOVER_DISTANCE_COMMITS,
+        founding: last.map_or(founding(), |handover| handover.founding),
+    };
+    Core::restore(configuration, Box::new(CheapSigner(u8::try_from(me).expect("few"))), state)
+}
+
+pub fn author(index: usize) -> AuthorIndex {
+    AuthorIndex(u16::try_from(index).expect("few"))
+}
+
+pub fn payload(text: &str) -> SignedPayload {
+    SignedPayload {
+        signature_kind: SignatureKind::SshEd25519,
+        signature: Signature([1; 64]),
+        bytes: Bytes::copy_from_slice(text.as_bytes()),
+    }
+}
+
+impl Net {
+    pub fn new(members: usize) -> Self {
+        Self::with_followers(members, 0)
+    }
+
+    pub fn with_followers(members: usize, followers: usize) -> Self {
+        let hosts = (0..members + followers)
+            .map(|me| Host {
+                core: core(members, me, None, RestoredState::default()),
+                store: Store::default(),
+                pending: Vec::new(),
+                durable: WriteNumber(0),
+                waiting: Vec::new(),
+                wake_at: Moment(0),
+                ordered: Vec::new(),
+                root: StateRoot::ZERO,
+                epoch_end: None,
+                alive: true,
+            })
+            .collect();
+        let mut net = Self {
+            hosts,
+            members,
+            now: 0,
+            due: BTreeSet::new(),
+            sequence: 0,
+            frames: Rc::new(RefCell::new(0)),
+        };
+        net.connect_all();
+        net
+    }
+
+    fn connect_all(&mut self) {
+        for a in 0..self.hosts.len() {
+            for b in 0..self.hosts.len() {
+                if a != b && self.hosts[a].alive && self.hosts[b].alive {
+                    self.input(a, Input::PeerConnected(author(b)));
+                }
+            }
+        }
+    }
+
+    fn schedule(&mut self, after_ms: u64, due: Due) {
+        self.sequence += 1;
+        self.due.insert((self.now + after_ms, self.sequence, due));
+    }
+
+    fn input(&mut self, host: usize, input: Input) {
+        let mut outputs = Vec::new();
+        let wall = LedgerTime(START_MS + self.now);
+        self.hosts[host].core.handle(Moment(self.now), wall, input, &mut outputs);
+        for output in outputs {
+            self.output(host, output);
+        }
+    }
+
+    fn output(&mut self, at: usize, output: Output) {
+        let after = match &output {
+            Output::Send { after, .. }
+            | Output::Broadcast { after, .. }
+            | Output::EpochBegan { after, .. }
+            | Output::Committed { after, .. } => *after,
+            _ => WriteNumber(0),
+        };
+        if after > self.hosts[at].durable {
+            self.hosts[at].waiting.push((after, output));
+            return;
+        }
+        match output {
+            Output::Write { number, records } => {
+                self.hosts[at].pending.push((number, records));
+                self.schedule(2, Due::Durable { host: at, number: number.0 });
+            }
+            Output::Send { to, message, .. } => self.send(at, usize::from(to.0), &message),
+            Output::Broadcast { message, .. } => {
+                for to in (0..self.hosts.len()).filter(|to| *to != at) {
+                    self.send(at, to, &message);
+                }
+            }
+            Output::Committed { commit, .. } => self.judge(at, &commit),
+            Output::EpochBegan { handover, .. } => {
+                assert_eq!(self.hosts[at].store.handovers.last(), Some(&handover));
+            }
+            Output::WakeAt(moment) => self.hosts[at].wake_at = moment,
+            Output::ServeStored { to, epoch, above, below } => {
+                self.serve(at, to, epoch, &above, below.0);
+            }
+            Output::ServeDigests { to, digests } => {
+                for digest in digests {
+                    if let Some(event) = self.hosts[at].store.events.get(&digest).cloned() {
+                        self.send(at, usize::from(to.0), &PeerMessage::event(&event));
+                    }
+                }
+            }
+            Output::Halted(reason) => panic!("host {at} halted: {reason}"),
+        }
+    }
+
+    fn serve(&mut self, at: usize, to: AuthorIndex, epoch: Epoch, above: &[Highest], below: u64) {
+        let events = self.hosts[at].store.events.values();
+        let events = events.filter(|event| event.header.epoch == epoch);
+        let mut events: Vec<_> = events.cloned().collect();
+        events.sort_by_key(|event| event.header.round);
+        for event in events {
+            let known = above.iter().find(|highest| highest.author == event.header.author);
+            let round = event.header.round;
+            if round.0 < below && known.is_none_or(|highest| round > highest.round) {
+                self.send(at, usize::from(to.0), &PeerMessage::event(&event));
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, to: usize, message: &PeerMessage) {
+        *self.frames.borrow_mut() += 1;
+        self.schedule(1, Due::Deliver { to, from, frame: message.to_bytes() });
+    }
+
+    /// A judge whose root is a digest of everything ordered; the payload `members 0 2 5` changes
+    /// who votes.
+    fn judge(&mut self, at: usize, commit: &OrderedCommit) {
+        let host = &mut self.hosts[at];
+        for ordered in &commit.payloads {
+            let digest = ordered.payload.digest();
+            host.ordered.push(digest);
+            let mut root = host.root.0.to_vec();
+            root.extend(digest.0);
+            host.root = StateRoot(PayloadDigest::of(&root).0);
+            let text = std::str::from_utf8(&ordered.payload.bytes).expect("text");
+            if let Some(members) = text.strip_prefix("members ") {
+                let members = members.split(' ').map(|index| index.parse().expect("an index"));
+                let last = CommitIndex(commit.index.0 + HANDOVER_DISTANCE_COMMITS);
+                let committee = Committee::of(members.map(AuthorIndex)).expect("in range");
+                host.epoch_end.get_or_insert(EpochEnd { last, committee });
+            }
+        }
+        let end = CommitEnd {
+            index: commit.index,
+            position: commit.last_position(),
+            prefix_hash: commit.prefix_hash,
+            state_root: host.root,
+        };
+        let epoch_end = host.epoch_end;
+        if epoch_end.is_some_and(|last| last.last == end.index) {
+            host.epoch_end = None;
+        }
+        self.input(at, Input::Judged { end, next_deadline: None, epoch_end });
+    }
+
+    pub fn run(&mut self, for_ms: u64) {
+        let end = self.now + for_ms;
+        loop {
+            let wakes = self.hosts.iter().zip(0..).filter(|(host, _)| host.alive);
+            let wake = wakes.map(|(host, at)| (host.wake_at.0, at)).min();
+            let next = self.due.first().map(|(at, _, _)| *at);
+            let at = wake.map(|(at, _)| at).into_iter().chain(next).min();
+            let Some(at) = at.filter(|at| *at <= end) else { break };
+            self.now = self.now.max(at);
+            if next.is_some_and(|next| next <= at) {
+                let (_, _, due) = self.due.pop_first().expect("it was just seen");
+                self.take(due);
+            } else if let Some((_, host)) = wake {
+                self.input(host, Input::Tick);
+            }
+        }
+        self.now = end;
+    }
+
+    fn take(&mut self, due: Due) {
+        match due {
+            Due::Deliver { to, from, frame } => {
+                if !self.hosts[to].alive || !self.hosts[from].alive {
+                    return;
+                }
+                let message = PeerMessage::read(&frame).expect("own frame");
+                self.deliver(to, author(from), message);
+            }
+            Due::Durable { host, number } => {
+                let number = WriteNumber(number);
+                if !self.hosts[host].alive || self.hosts[host].pending.is_empty() {
+                    return;
+                }
+                let (written, records) = self.hosts[host].pending.remove(0);
+                assert_eq!(written, number);
+                self.hosts[host].durable = number;
+                self.keep(host, records);
+                self.input(host, Input::WriteDurable(number));
+                let waiting = std::mem::take(&mut self.hosts[host].waiting);
+                for (_, output) in waiting {
+                    self.output(host, output);
+                }
+            }
+        }
+    }
+
+    fn keep(&mut self, host: usize, records: Vec<Record>) {
+        let store = &mut self.hosts[host].store;
+        for record in records {
+            match record {
+                Record::Event(event) => drop(store.events.insert(event.digest, event)),
+                Record::Commit(commit) => store.commits.push(commit),
+                Record::Packed(digests) => digests.iter().for_each(|digest| {
+                    store.pool.remove(digest);
+                }),
+                Record::Returned(payloads) => {
+                    store.pool.extend(payloads.into_iter().map(|p| (p.digest(), p)));
+                }
+                Record::Handover(handover) => store.handovers.push(handover),
+                Record::Fork(_) => {}
+            }
+        }
+    }
+
+    fn deliver(&mut self, to: usize, from: AuthorIndex, message: PeerMessage) {
+        let input = match message {
+            PeerMessage::Event { bytes } => {
+                let event = Arc::new(Event::read(bytes).expect("well-formed"));
+                Input::EventReceived { from, event }
+            }
+            message => match Input::of_message(from, message) {
+                Some(input) => input,
+                None => return,
+            },
+        };
+        self.input(to, input);
+    }
+
+    pub fn submit(&mut self, host: usize, text: &str) {
+        let payload = payload(text);
+        self.hosts[host].store.pool.insert(payload.digest(), payload.clone());
+        self.input(host, Input::Submitted(payload));
+    }
+
+    pub fn kill(&mut self, host: usize) {
+        self.hosts[host].alive = false;
+        for other in 0..self.hosts.len() {
+            if other != host && self.hosts[other].alive {
+                self.input(other, Input::PeerDisconnected(author(host)));
+            }
+        }
+    }
+
+    /// Starts a killed host from what was durable.
+    pub fn restart(&mut self, host: usize) {
+        let store = self.hosts[host].store.clone();
+        let last = store.handovers.last();
+        let epoch = last.map_or(Epoch(0), |handover| handover.epoch);
+        let founding = last.map_or(founding(), |handover| handover.founding);
+        let events = store.events.values().filter(|event| event.header.epoch == epoch);
+        let mut events: Vec<_> = events.cloned().collect();
+        events.sort_by_key(|event| event.header.round);
+        let commits = store.commits.iter().filter(|commit| commit.index > founding.end.index);
+        let commits: Vec<_> = commits.cloned().collect();
+        let floor = commits.last().map_or(0, |commit| commit.floor.0);
+        let own = events.iter().filter(|event| event.header.author == author(host));
+        let state = RestoredState {
+            own_last: own.max_by_key(|event| event.header.round).cloned(),
+            highest: Vec::new(),
+            events: events.iter().filter(|e| e.header.round.0 >= floor).cloned().collect(),
+            commits,
+            pool: store.pool.values().cloned().collect(),
+            memory: Memory::Agrees,
+        };
+        let (members, hosts) = (self.members, self.hosts.len());
+        let restarted = &mut self.hosts[host];
+        restarted.core = core(members, host, last, state);
+        restarted.epoch_end = None;
+        restarted.pending.clear();
+        restarted.waiting.clear();
+        restarted.durable = WriteNumber(0);
+        restarted.wake_at = Moment(0);
+        restarted.alive = true;
+        (restarted.ordered, restarted.root) = (Vec::new(), StateRoot::ZERO);
+        let mut history: Vec<Arc<Event>> = Vec::new();
+        for record in store.commits {
+            history.clear();
+            history.extend(record.events.iter().map(|event| store.events[&event.digest].clone()));
+            let commit = record.to_ordered_commit(&history).expect("stored whole");
+            self.judge(host, &commit);
+        }
+        for other in (0..hosts).filter(|other| *other != host) {
+            if self.hosts[other].alive {
+                self.input(other, Input::PeerConnected(author(host)));
+                self.input(host, Input::PeerConnected(author(other)));
+            }
+        }
+    }
+
+    pub fn assert_all_ordered(&self, texts: &[&str]) {
+        let wanted: BTreeSet<_> = texts.iter().map(|text| payload(text).digest()).collect();
+        let first = &self.hosts.iter().find(|host| host.alive).expect("one lives").ordered;
+        for host in self.hosts.iter().filter(|host| host.alive) {
+            assert_eq!(&host.ordered, first);
+        }
+        assert_eq!(first.iter().copied().collect::<BTreeSet<_>>(), wanted);
+        assert_eq!(first.len(), wanted.len());
+    }
+}
