@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use dagger_bus::handed::HandedSockets;
 use dagger_bus::listener;
-use dagger_ledger_core::{CoreConfiguration, CoreStatus, Input, RestoredState};
+use dagger_ledger_core::{CoreStatus, Input, RestoredState};
 use dagger_payload::event::CommitEnd;
-use dagger_payload::id::Epoch;
 use dagger_payload::payload::SignedPayload;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Handle, Runtime};
@@ -40,9 +39,6 @@ use crate::store::records::{self, Instance, InstanceId, Records};
 use crate::store::witness::{Testimony, Witness};
 use crate::store::writer::{self, WriterHandle};
 use crate::store::{Store, StoreError};
-
-/// The only epoch of a cluster whose members never change.
-const FIRST_EPOCH: Epoch = Epoch(0);
 
 /// Why a start failed.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +179,8 @@ impl Daemon {
         let (links, links_seen) = watch::channel(None);
         let (admissions, questions) = admission::door();
         let records = memory.records.clone();
-        let committee = prepared.genesis.committee();
+        let handover = records.last_handover()?;
+        let committee = handover.map_or(prepared.genesis.committee(), |last| last.committee);
         let delivery = Arc::new(Delivery {
             cluster: prepared.cluster,
             genesis: prepared.genesis.clone(),
@@ -202,9 +199,9 @@ impl Daemon {
         });
         // Before the agent may ask: what was promised in an earlier life is known from the first
         // answer on.
-        let size = (FIRST_EPOCH, committee.members());
         let (instance, testimony) = (memory.instance, memory.testimony);
-        let state = start::restored_state(&delivery.records, size, instance, testimony)?;
+        let genesis = &prepared.genesis;
+        let state = start::restored_state(&delivery.records, genesis, instance, testimony)?;
         delivery.submissions.restore(&unordered(&delivery, &state)?);
         let stopping = CancellationToken::new();
         let later = Later {
@@ -291,17 +288,12 @@ fn start_core(
 ) -> Result<JoinHandle<()>, StartError> {
     let Later { prepared, delivery, state, peers, local, status, links, stopping } = later;
     let genesis = &prepared.genesis;
-    let configuration = CoreConfiguration {
-        cluster: prepared.cluster,
-        epoch: FIRST_EPOCH,
-        committee: genesis.committee(),
-        me: prepared.me,
-        collection_depth_rounds: genesis.collection_depth_rounds,
-        founding,
-    };
     let records = delivery.records.clone();
+    let own = (prepared.cluster, prepared.me);
+    let configuration = start::configuration(&records, genesis, own, founding)?;
     tracing::info!(
         host = %genesis.hosts[usize::from(prepared.me.0)].name,
+        epoch = configuration.epoch.0,
         commits = state.commits.last().map_or(0, |commit| commit.index.0),
         memory = ?state.memory,
         "the store is read"
@@ -313,7 +305,6 @@ fn start_core(
     });
     let link_configuration = LinkConfiguration {
         cluster: prepared.cluster,
-        epoch: FIRST_EPOCH,
         me: prepared.me,
         members: members.collect(),
     };

@@ -165,6 +165,45 @@ async fn a_single_host_orders_alone() {
     attested_everywhere(&cluster, &[digest, more]).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn members_leave_and_return_between_two_commits_and_restarts_find_the_epoch_again() {
+    let mut cluster = Cluster::start(4).await;
+    let in_epoch = |number: u64| move |status: &LedgerStatus| status.epoch.0 == number;
+    let mut digests = vec![cluster.hosts[0].submitted("before").await];
+    digests.push(cluster.hosts[0].submitted("members 0 1 2").await);
+    for host in &cluster.hosts {
+        host.until(in_epoch(1)).await;
+    }
+    let answer = cluster.hosts[3].submit("no vote").await;
+    let follower = Answer::Unavailable { reason: Unavailable::Follower {} };
+    assert_eq!(format!("{answer:?}"), format!("{follower:?}"));
+    digests.push(cluster.hosts[1].submitted("in the second epoch").await);
+    attested_everywhere(&cluster, &digests).await;
+
+    // One that sleeps through a change, and one that is killed and comes back in the new epoch.
+    cluster.hosts[3].kill();
+    cluster.hosts[0].kill();
+    cluster.hosts[0].start();
+    cluster.hosts[0].until(|status| status.unavailable.is_none()).await;
+    digests.push(cluster.hosts[0].submitted("members 0 1 2 3").await);
+    cluster.hosts[0].until(in_epoch(2)).await;
+    cluster.hosts[3].start();
+    cluster.hosts[3].until(in_epoch(2)).await;
+    cluster.hosts[3].until(|status| status.unavailable.is_none()).await;
+    digests.push(cluster.hosts[3].submitted("a vote again").await);
+    attested_everywhere(&cluster, &digests).await;
+
+    // A lost store: all epochs are learnt again before anything is signed.
+    cluster.hosts[2].kill();
+    std::fs::remove_dir_all(cluster.hosts[2].directory.join("state")).expect("was there");
+    cluster.hosts[2].start();
+    cluster.hosts[2].until(in_epoch(2)).await;
+    cluster.hosts[2].until(|status| status.unavailable.is_none()).await;
+    digests.push(cluster.hosts[2].submitted("after the loss").await);
+    digests.push(cluster.hosts[0].submitted("others' work").await);
+    attested_everywhere(&cluster, &digests).await;
+}
+
 /// Sum of user and system time of a process, in clock ticks (proc(5): fields 14 and 15).
 fn ticks(host: &Host) -> u64 {
     let pid = host.process.as_ref().expect("runs").id();

@@ -57,12 +57,8 @@ fn start(me: u16, listener: TcpListener, addresses: [SocketAddr; 2]) -> Side {
         key: key(index).public_key(),
         address,
     });
-    let configuration = LinkConfiguration {
-        cluster: CLUSTER,
-        epoch: Epoch(0),
-        me: AuthorIndex(me),
-        members: members.collect(),
-    };
+    let configuration =
+        LinkConfiguration { cluster: CLUSTER, me: AuthorIndex(me), members: members.collect() };
     let (sender, events) = mpsc::channel(64);
     let known = Arc::new(KnownEvents::default());
     let own = key(u8::try_from(me).expect("small"));
@@ -93,8 +89,7 @@ async fn lone_listener() -> Side {
 }
 
 fn hello() -> Bytes {
-    let (cluster, epoch) = (CLUSTER, Epoch(0));
-    PeerMessage::Hello { version: 1, cluster, epoch }.to_bytes().into()
+    PeerMessage::Hello { version: 1, cluster: CLUSTER }.to_bytes().into()
 }
 
 async fn dial(own: &SecretKey, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
@@ -146,8 +141,10 @@ async fn two_members_link_once_and_link_again_after_a_loss() {
     let (mut zero, mut one) = (start(0, first, addresses), start(1, second, addresses));
     zero.connected().await;
     one.connected().await;
-    let have =
-        PeerMessage::Have { highest: vec![Highest { author: AuthorIndex(0), round: Round(3) }] };
+    let have = PeerMessage::Have {
+        highest: vec![Highest { author: AuthorIndex(0), round: Round(3) }],
+        epoch: Epoch(0),
+    };
     zero.links.send(AuthorIndex(1), have.to_bytes().into());
     let LinkEvent::Message(AuthorIndex(0), message) = one.next().await else {
         panic!("expected the message");
@@ -195,8 +192,8 @@ async fn a_key_that_is_no_members_is_refused_and_so_is_a_member_who_must_not_dia
 #[tokio::test]
 async fn a_peer_of_another_cluster_or_without_hello_is_refused() {
     let mut one = lone_listener().await;
-    let foreign = PeerMessage::Hello { version: 1, cluster: ClusterId([2; 32]), epoch: Epoch(0) };
-    for first in [foreign, PeerMessage::AskRecovery { nonce: 1 }] {
+    let foreign = PeerMessage::Hello { version: 1, cluster: ClusterId([2; 32]) };
+    for first in [foreign, PeerMessage::AskRecovery { nonce: 1, epoch: Epoch(0) }] {
         let mut stream = dial(&key(0), one.address).await.expect("connects");
         let frame = Bytes::from(first.to_bytes());
         frames::writer(&mut stream).send(frame).await.expect("sends");
@@ -241,7 +238,7 @@ async fn an_event_with_a_bad_signature_ends_the_link_and_a_known_one_passes_unse
     assert_eq!(*received, good);
     one.known.remember(good.digest);
     writer.send(message).await.expect("sends");
-    let ask: Bytes = PeerMessage::AskRecovery { nonce: 5 }.to_bytes().into();
+    let ask: Bytes = PeerMessage::AskRecovery { nonce: 5, epoch: Epoch(0) }.to_bytes().into();
     writer.send(ask).await.expect("sends");
     assert!(matches!(one.next().await, LinkEvent::Message(..)), "the copy was dropped");
 

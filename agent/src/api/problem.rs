@@ -67,6 +67,8 @@ own_codes! {
         "Send the same bytes again in a moment, or to another host: nothing is done twice.";
     STORE_FULL = "store_full", SERVICE_UNAVAILABLE, "This host's ledger has no room left",
         "Tell the operator to make room; meanwhile use another host.";
+    FOLLOWER = "follower", SERVICE_UNAVAILABLE, "This host has no vote now",
+        "Send the same bytes to a member: daggerctl ledger status names them.";
     SLOW = "too_slow", REQUEST_TIMEOUT, "The request took too long",
         "Send the whole request at once; if it was, send it again in a moment.";
     IMAGE = "image_refused", UNPROCESSABLE_ENTITY, "The image file was refused",
@@ -247,6 +249,9 @@ pub(super) fn unavailable_text(reason: &Unavailable) -> String {
         Unavailable::StoreFull {} => {
             "the disk or the store of this host's ledger is full".to_owned()
         }
+        Unavailable::Follower {} => {
+            "this host has no vote in the present epoch: it follows what others order".to_owned()
+        }
     }
 }
 
@@ -258,6 +263,7 @@ impl From<Unavailable> for ApiProblem {
             Unavailable::Recovering {} => &RECOVERING,
             Unavailable::Overloaded {} => &OVERLOADED,
             Unavailable::StoreFull {} => &STORE_FULL,
+            Unavailable::Follower {} => &FOLLOWER,
         };
         let mut problem = Self::own(own, unavailable_text(&reason));
         if let Unavailable::NoQuorum { have, need, missing } = reason {

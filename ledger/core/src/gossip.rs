@@ -1,7 +1,8 @@
 //! What peers tell each other about what they have, and how what one lacks reaches it.
 //!
-//! Owns who is connected, members and followers alike, and when the next exchange is due. Never touches a socket. Own events are
-//! broadcast when they are made (`pace`); everything else travels by asking.
+//! Owns who is connected, members and followers alike, and when the next exchange is due. Never
+//! touches a socket. Own events are broadcast when they are made (`pace`); everything else travels
+//! by asking.
 
 use std::collections::BTreeSet;
 

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event, SignedHeader};
+use dagger_payload::handover::Handover;
 use dagger_payload::id::{AuthorIndex, CommitIndex};
 use dagger_payload::release::QuorumEvidence;
 use tokio::sync::watch;
@@ -36,7 +37,9 @@ struct Author {
 }
 
 struct State {
-    authors: Vec<Author>,
+    /// Members of the present epoch.
+    committee: Committee,
+    authors: BTreeMap<AuthorIndex, Author>,
     /// This host has judged up to here, in this life or an earlier one.
     through: CommitIndex,
     /// Newest commit ends that changed anything, by index.
@@ -46,7 +49,6 @@ struct State {
 /// The attestations.
 pub struct Evidence {
     records: Records,
-    quorum: usize,
     state: Mutex<State>,
     attested: watch::Sender<Option<Arc<Attested>>>,
 }
@@ -66,16 +68,12 @@ impl Evidence {
         let released = records.released()?.map_or(CommitIndex(0), |released| released.through);
         let through = last.map_or(CommitIndex(0), |end| end.index).max(released);
         let state = State {
-            authors: committee.authors().map(|_| Author::default()).collect(),
+            committee,
+            authors: BTreeMap::new(),
             through,
             ends: last.into_iter().map(|end| (end.index, end)).collect(),
         };
-        Ok(Self {
-            records,
-            quorum: committee.quorum(),
-            state: Mutex::new(state),
-            attested: watch::Sender::new(None),
-        })
+        Ok(Self { records, state: Mutex::new(state), attested: watch::Sender::new(None) })
     }
 
     /// An accepted, durable event: what its author attests counts if it is news.
@@ -84,9 +82,10 @@ impl Evidence {
         let mut state = self.state.lock().expect("no holder of this lock panics");
         let through = state.through;
         let author = event.header.author;
-        let Some(of_author) = state.authors.get_mut(usize::from(author.0)) else {
+        if !state.committee.contains(author) {
             return;
-        };
+        }
+        let of_author = state.authors.entry(author).or_default();
         let known = of_author.matched.as_ref().is_some_and(|(index, _)| *index >= end.index);
         let waits = of_author.waiting.back().is_some_and(|(last, _)| last.index >= end.index);
         if known || waits {
@@ -103,6 +102,19 @@ impl Evidence {
         }
     }
 
+    /// From now on the members of the next epoch are asked; the end of the one before is attested
+    /// by the handover's own certificate.
+    pub fn epoch_began(&self, handover: &Handover) {
+        let mut state = self.state.lock().expect("no holder of this lock panics");
+        let before = state.committee.quorum();
+        self.show(
+            handover.founding.end.index,
+            handover.headers.iter().take(before).cloned().collect(),
+        );
+        state.committee = handover.committee;
+        state.authors.clear();
+    }
+
     /// This host has judged a commit (again, perhaps).
     pub fn judged(&self, end: &CommitEnd) {
         let mut state = self.state.lock().expect("no holder of this lock panics");
@@ -117,12 +129,13 @@ impl Evidence {
             }
         }
         let mut changed = false;
-        for at in 0..state.authors.len() {
-            while let Some((front, _)) = state.authors[at].waiting.front()
-                && front.index <= state.through
-                && let Some((end, header)) = state.authors[at].waiting.pop_front()
-            {
-                let author = AuthorIndex(u16::try_from(at).expect("at most 128 members"));
+        for author in state.committee.authors() {
+            let through = state.through;
+            let next = |state: &mut State| {
+                let waiting = &mut state.authors.get_mut(&author)?.waiting;
+                waiting.pop_front_if(|(front, _)| front.index <= through)
+            };
+            while let Some((end, header)) = next(&mut state) {
                 changed |= self.compare(&mut state, author, &end, header);
             }
         }
@@ -143,7 +156,7 @@ impl Evidence {
         // What memory has lost is in the store; a store that fails is found by whoever has to write
         // to it.
         let own = in_memory.or_else(|| self.records.judged(attested.index).ok().flatten());
-        let of_author = &mut state.authors[usize::from(author.0)];
+        let of_author = state.authors.entry(author).or_default();
         if own.is_some_and(|own| same_state(&own, attested)) {
             of_author.matched = Some((attested.index, header));
             true
@@ -161,18 +174,22 @@ impl Evidence {
 
     fn publish(&self, state: &State) {
         let mut matched: Vec<_> =
-            state.authors.iter().filter_map(|author| author.matched.as_ref()).collect();
-        if matched.len() < self.quorum {
+            state.authors.values().filter_map(|author| author.matched.as_ref()).collect();
+        let quorum = state.committee.quorum();
+        if matched.len() < quorum {
             return;
         }
         matched.sort_by_key(|(index, _)| std::cmp::Reverse(*index));
-        matched.truncate(self.quorum);
+        matched.truncate(quorum);
         let commit = matched.last().map_or(CommitIndex(0), |(index, _)| *index);
+        self.show(commit, matched.into_iter().map(|(_, header)| header.clone()).collect());
+    }
+
+    fn show(&self, commit: CommitIndex, headers: Vec<SignedHeader>) {
         let before = self.attested.borrow().as_ref().map_or(CommitIndex(0), |known| known.commit);
         if commit <= before {
             return;
         }
-        let headers = matched.into_iter().map(|(_, header)| header.clone()).collect();
         let evidence = QuorumEvidence { headers };
         self.attested.send_replace(Some(Arc::new(Attested { commit, evidence })));
     }

@@ -12,6 +12,7 @@ use dagger_bus::judging::{Judge, Judged, Opened};
 use dagger_bus::{BusError, Connection};
 use dagger_ledger_core::Input;
 use dagger_payload::event::{CHECKPOINT_COMMITS, CommitEnd};
+use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{CommitIndex, LedgerTime};
 use dagger_payload::key::PublicKey;
 use dagger_payload::refusal::RefusalCode;
@@ -40,6 +41,8 @@ pub(super) struct Session {
     recorded: CommitIndex,
     /// Up to where the store says that all releases of this life are in it.
     marked: CommitIndex,
+    /// Where the epoch ends, as far as it is stored.
+    epoch_end: Option<EpochEnd>,
 }
 
 /// What a batch of answers leads to.
@@ -57,6 +60,7 @@ impl Session {
     ) -> Result<Self, DeliveryError> {
         let damaged = || DeliveryError::Judge("no founding state is known".to_owned());
         let last = delivery.records.judged(through)?.ok_or_else(damaged)?;
+        let epoch_end = delivery.records.epoch_end()?;
         let recorded = delivery.records.last_judged()?.ok_or_else(damaged)?.index;
         if opened.judged.index == through && opened.judged != last {
             let message = format!("it says another state after commit {through} than before");
@@ -69,6 +73,7 @@ impl Session {
             last,
             recorded,
             marked: through,
+            epoch_end,
         })
     }
 
@@ -113,16 +118,21 @@ impl Session {
         }
         ends.sort_by_key(|end| end.index);
         for end in ends {
-            self.tell_core(end, None).await;
+            self.tell_core(end, None, self.epoch_end).await;
         }
         let (judged, deadline) = self.opened;
         let deadline = if judged == through { deadline } else { None };
-        self.tell_core(self.last, deadline).await;
+        self.tell_core(self.last, deadline, self.epoch_end).await;
         Ok(())
     }
 
-    async fn tell_core(&self, end: CommitEnd, next_deadline: Option<LedgerTime>) {
-        let input = Input::Judged { end, next_deadline };
+    async fn tell_core(
+        &self,
+        end: CommitEnd,
+        next_deadline: Option<LedgerTime>,
+        epoch_end: Option<EpochEnd>,
+    ) {
+        let input = Input::Judged { end, next_deadline, epoch_end };
         // The core is gone only when the daemon stops.
         let _ = self.delivery.core.send(input).await;
     }
@@ -163,8 +173,8 @@ impl Session {
         judged: Judged,
         batch: &mut Batch,
     ) -> Result<(), DeliveryError> {
-        let (sealed, next_deadline) = match judged {
-            Judged::Done { sealed, next_deadline } => (sealed, next_deadline),
+        let (sealed, next_deadline, epoch_end) = match judged {
+            Judged::Done { sealed, next_deadline, epoch_end } => (sealed, next_deadline, epoch_end),
             Judged::OutOfOrder { expected } => {
                 let asked = commit.index;
                 return Err(DeliveryError::OutOfStep { asked, expected });
@@ -189,15 +199,20 @@ impl Session {
                 );
                 return Err(DeliveryError::Judge(message));
             }
-        } else if changed {
+        } else if changed || epoch_end.is_some_and(|last| last.last == end.index) {
+            // The last end of an epoch is attested by itself, also where it equals the one before.
             batch.changes.push(records::judged_change(&end));
+        }
+        if let Some(last) = epoch_end.filter(|_| epoch_end != self.epoch_end) {
+            batch.changes.push(records::epoch_end_change(&last));
+            self.epoch_end = epoch_end;
         }
         self.last = end;
         if changed || !sealed.release.is_empty() {
             self.keep(*sealed, batch)?;
         }
         self.delivery.evidence.judged(&end);
-        self.tell_core(end, next_deadline).await;
+        self.tell_core(end, next_deadline, epoch_end).await;
         Ok(())
     }
 

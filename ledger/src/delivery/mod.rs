@@ -17,7 +17,8 @@ pub mod submissions;
 use std::sync::Arc;
 
 use dagger_bus::ledger::Unavailable;
-use dagger_ledger_core::{CoreStatus, Input};
+use dagger_ledger_core::{CoreStatus, Input, Phase};
+use dagger_payload::committee::Committee;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex};
 use dagger_payload::key::PublicKey;
@@ -105,20 +106,28 @@ impl Delivery {
     /// Names of the members that are not reached, and how many are, this one included.
     pub(crate) fn reach(&self) -> (usize, Vec<dagger_payload::name::Name>) {
         let links = self.links.borrow();
-        let members = (0..).map(AuthorIndex).zip(&self.genesis.hosts);
-        let missing: Vec<_> = members
+        let committee = self.committee();
+        let hosts = (0..).map(AuthorIndex).zip(&self.genesis.hosts);
+        let missing: Vec<_> = hosts
+            .filter(|(author, _)| committee.contains(*author))
             .filter(|(author, _)| {
                 let linked = links.as_ref().is_some_and(|links| links.is_connected(*author));
                 *author != self.me && !linked
             })
             .map(|(_, host)| host.name.clone())
             .collect();
-        (self.genesis.hosts.len() - missing.len(), missing)
+        (committee.members() - missing.len(), missing)
+    }
+
+    /// Who votes in the present epoch.
+    pub(crate) fn committee(&self) -> Committee {
+        let status = self.status.borrow();
+        status.as_ref().map_or(self.genesis.committee(), |status| status.committee)
     }
 
     /// Why no change can be taken now, if so.
     pub(crate) fn unavailable(&self) -> Option<Unavailable> {
-        let need = self.genesis.committee().quorum();
+        let need = self.committee().quorum();
         let (have, missing) = self.reach();
         if have < need {
             let count = |count: usize| u16::try_from(count).expect("at most 128 members");
@@ -128,8 +137,12 @@ impl Delivery {
             return Some(Unavailable::NoProcessor {});
         }
         let phase = self.status.borrow().as_ref().map(|status| status.phase);
-        if phase != Some(dagger_ledger_core::Phase::Member) {
-            return Some(Unavailable::Recovering {});
+        match phase {
+            Some(Phase::Member) => {}
+            Some(Phase::Follower) => return Some(Unavailable::Follower {}),
+            Some(Phase::Recovering | Phase::Halted) | None => {
+                return Some(Unavailable::Recovering {});
+            }
         }
         if self.writer.is_full() {
             return Some(Unavailable::StoreFull {});

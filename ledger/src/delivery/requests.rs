@@ -12,9 +12,7 @@ use dagger_bus::ledger::{
     Answer, Call, LedgerStatus, LinkStatus, MemberStatus, Standing, Unavailable,
 };
 use dagger_ledger_core::Input;
-use dagger_payload::id::{
-    AccountId, AuthorIndex, CommitIndex, Epoch, LedgerTime, PayloadDigest, Round,
-};
+use dagger_payload::id::{AccountId, AuthorIndex, CommitIndex, LedgerTime, PayloadDigest, Round};
 use dagger_payload::limits::{PAYLOAD_BYTES_MAX, UNORDERED_BYTES_PER_ACCOUNT_MAX};
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -22,6 +20,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 use super::admission::NoAnswer;
 use super::submissions::{NoRoom, Reserved};
 use super::{Delivery, DeliveryError};
+use crate::driver::start::FIRST_EPOCH;
 use crate::store::records;
 
 /// Answers one call.
@@ -160,12 +159,12 @@ fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
     let members = members.collect();
     let attested = delivery.evidence.attested();
     let attested = attested.borrow().as_ref().map_or(CommitIndex(0), |newest| newest.commit);
-    let quorum = u16::try_from(delivery.genesis.committee().quorum()).expect("at most 128");
+    let quorum = u16::try_from(delivery.committee().quorum()).expect("at most 128");
     let released = delivery.released.borrow().clone();
     let status = LedgerStatus {
         cluster: delivery.cluster,
         author: delivery.me,
-        epoch: Epoch(0),
+        epoch: core.as_ref().map_or(FIRST_EPOCH, |core| core.epoch),
         round: core.as_ref().map(|core| core.round).unwrap_or_default(),
         committed: *delivery.commits.newest().borrow(),
         judged: released.map(|released| released.through).unwrap_or_default(),

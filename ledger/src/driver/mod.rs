@@ -16,8 +16,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use dagger_ledger_core::{Core, CoreStatus, Input, Moment, Output, Record, WriteNumber};
 use dagger_payload::event::Event;
+use dagger_payload::handover::Handover;
 use dagger_payload::id::{AuthorIndex, LedgerTime};
-use dagger_payload::peer::PeerMessage;
 use dagger_payload::release::OrderedCommit;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -30,6 +30,7 @@ use crate::link::inspect::KnownEvents;
 use crate::link::{LinkEvent, Links};
 use crate::store::Change;
 use crate::store::records::Recorder;
+use crate::store::witness::Signed;
 use crate::store::writer::{Waiter, WriterHandle};
 use commits::Commits;
 use serve::Servers;
@@ -43,6 +44,7 @@ enum Waiting {
     Broadcast(Bytes),
     Committed(OrderedCommit),
     Stored(Arc<Event>),
+    EpochBegan(Handover),
 }
 
 /// All that the driver works with.
@@ -92,16 +94,8 @@ fn input_of(event: LinkEvent) -> Option<Input> {
         LinkEvent::Connected(peer) => Some(Input::PeerConnected(peer)),
         LinkEvent::Closed(peer) => Some(Input::PeerDisconnected(peer)),
         LinkEvent::Event(from, event) => Some(Input::EventReceived { from, event }),
-        LinkEvent::Message(from, message) => match message {
-            PeerMessage::Have { highest } => Some(Input::PeerHave { from, highest }),
-            PeerMessage::Want { digests } => Some(Input::PeerWant { from, digests }),
-            PeerMessage::AskRecovery { nonce } => Some(Input::RecoveryAsked { from, nonce }),
-            PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round } => {
-                Some(Input::RecoveryAnswered { from, nonce, highest_of_asker, quorum_round })
-            }
-            // A second Hello says nothing new, and events come in their own form.
-            PeerMessage::Hello { .. } | PeerMessage::Event { .. } => None,
-        },
+        // A second Hello says nothing new, and events come in their own form.
+        LinkEvent::Message(from, message) => Input::of_message(from, message),
     }
 }
 
@@ -148,13 +142,13 @@ impl Driver {
 
     fn carry_out(&mut self) -> Turn {
         let mut changes = Vec::new();
-        let mut own_round = None;
+        let mut signed = None;
         let mut newest = None;
         for output in std::mem::take(&mut self.outputs) {
             match output {
                 Output::Write { number, records } => {
                     newest = Some(number);
-                    own_round = own_round.max(self.record(number, &records, &mut changes));
+                    signed = signed.max(self.record(number, &records, &mut changes));
                 }
                 Output::Send { to, message, after } => {
                     self.wait_for(after, Waiting::Send(to, message.to_bytes().into()));
@@ -165,8 +159,11 @@ impl Driver {
                 Output::Committed { commit, after } => {
                     self.wait_for(after, Waiting::Committed(commit));
                 }
-                Output::ServeStored { to, above, below } => {
-                    self.servers.serve_stored(&self.links, to, &above, below);
+                Output::ServeStored { to, epoch, above, below } => {
+                    self.servers.serve_stored(&self.links, to, epoch, &above, below);
+                }
+                Output::EpochBegan { handover, after } => {
+                    self.wait_for(after, Waiting::EpochBegan(handover));
                 }
                 Output::ServeDigests { to, digests } => {
                     self.servers.serve_digests(&self.links, to, digests);
@@ -184,7 +181,7 @@ impl Driver {
             }
         }
         if let Some(number) = newest {
-            let waiter = Waiter::Core { number, own_round };
+            let waiter = Waiter::Core { number, signed };
             if self.writer.write(changes, waiter).is_err() {
                 return Turn::Ends;
             }
@@ -199,8 +196,8 @@ impl Driver {
         number: WriteNumber,
         records: &[Record],
         changes: &mut Vec<Change>,
-    ) -> Option<dagger_payload::id::Round> {
-        let (mut more, own_round) = self.recorder.changes_of(records);
+    ) -> Option<Signed> {
+        let (mut more, signed) = self.recorder.changes_of(records);
         changes.append(&mut more);
         for record in records {
             if let Record::Event(event) = record {
@@ -208,7 +205,7 @@ impl Driver {
                 self.wait_for(number, Waiting::Stored(event.clone()));
             }
         }
-        own_round
+        signed
     }
 
     fn wait_for(&mut self, after: WriteNumber, what: Waiting) {
@@ -231,6 +228,15 @@ impl Driver {
                 Waiting::Broadcast(frame) => self.links.broadcast(&frame),
                 Waiting::Committed(commit) => self.commits.publish(commit),
                 Waiting::Stored(event) => self.evidence.note(&event),
+                Waiting::EpochBegan(handover) => {
+                    tracing::info!(
+                        epoch = handover.epoch.0,
+                        members = handover.committee.members(),
+                        after = handover.founding.end.index.0,
+                        "a new epoch begins"
+                    );
+                    self.evidence.epoch_began(&handover);
+                }
             }
         }
     }

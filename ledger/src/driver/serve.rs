@@ -38,7 +38,6 @@ impl Default for Peer {
 /// The transfers under way.
 pub(super) struct Servers {
     records: Records,
-    epoch: Epoch,
     runtime: Handle,
     stop: StopHandle,
     peers: BTreeMap<AuthorIndex, Peer>,
@@ -46,16 +45,16 @@ pub(super) struct Servers {
 
 impl Servers {
     /// Reads from `records`, on the blocking threads of `runtime`.
-    pub(super) fn new(records: Records, epoch: Epoch, runtime: Handle, stop: StopHandle) -> Self {
-        let peers = BTreeMap::new();
-        Self { records, epoch, runtime, stop, peers }
+    pub(super) fn new(records: Records, runtime: Handle, stop: StopHandle) -> Self {
+        Self { records, runtime, stop, peers: BTreeMap::new() }
     }
 
-    /// Sends all events above `above` and below round `below`, by round.
+    /// Sends all events of `epoch` above `above` and below round `below`, by round.
     pub(super) fn serve_stored(
         &mut self,
         links: &Links,
         to: AuthorIndex,
+        epoch: Epoch,
         above: &[Highest],
         below: Round,
     ) {
@@ -67,7 +66,7 @@ impl Servers {
         peer.outdated = Arc::default();
         let transfer = Transfer {
             records: self.records.clone(),
-            epoch: self.epoch,
+            epoch,
             queue,
             above: above.iter().map(|highest| (highest.author, highest.round)).collect(),
             below,

@@ -9,8 +9,12 @@ use std::sync::Arc;
 use dagger_ledger_core::{
     CommitRecord, Core, CoreConfiguration, CoreStatus, EventSigner, Memory, RestoredState,
 };
-use dagger_payload::event::Event;
-use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
+use dagger_payload::event::{CommitEnd, Event};
+use dagger_payload::genesis::Genesis;
+use dagger_payload::handover::Founding;
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, Round,
+};
 use dagger_payload::key::{Domain, SecretKey, Signature};
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::watch;
@@ -25,8 +29,11 @@ use crate::link::Links;
 use crate::link::inspect::KnownEvents;
 use crate::store::StoreError;
 use crate::store::records::{EventKey, InstanceId, Recorder, Records};
-use crate::store::witness::Testimony;
+use crate::store::witness::{Signed, Testimony};
 use crate::store::writer::WriterHandle;
+
+/// The epoch in which a cluster is founded.
+pub const FIRST_EPOCH: Epoch = Epoch(0);
 
 /// Signs events with the ledger key.
 pub struct LedgerSigner(pub Arc<SecretKey>);
@@ -41,11 +48,11 @@ impl EventSigner for LedgerSigner {
 pub fn memory(
     members: usize,
     instance: InstanceId,
-    own_last: Option<Round>,
+    signed: Option<Signed>,
     testimony: Option<Testimony>,
 ) -> Memory {
-    match (own_last, testimony) {
-        (Some(round), Some(seen)) if seen.instance == instance && round >= seen.round => {
+    match (signed, testimony) {
+        (Some(signed), Some(seen)) if seen.instance == instance && signed >= seen.signed => {
             Memory::Agrees
         }
         // A cluster of one has nobody to ask: without a trace of an earlier life this is its
@@ -61,36 +68,68 @@ pub fn memory(
 /// [`StoreError`].
 pub fn restored_state(
     records: &Records,
-    (epoch, members): (Epoch, usize),
+    genesis: &Genesis,
     instance: InstanceId,
     testimony: Option<Testimony>,
 ) -> Result<RestoredState, StoreError> {
-    let commits = recent_commits(records)?;
+    let handover = records.last_handover()?;
+    let began = handover.as_ref().map_or(CommitIndex(0), |last| last.founding.end.index);
+    let commits = recent_commits(records, began)?;
     let from = commits.last().map_or(Round(1), |commit| commit.floor.next());
     let own_last = records.own_last()?;
-    let own_round = own_last.as_ref().map(|event| event.header.round);
+    let epoch = handover.as_ref().map_or(FIRST_EPOCH, |handover| handover.epoch);
+    let signed = match (&own_last, &handover) {
+        (Some(event), _) => Some(Signed { epoch, round: event.header.round }),
+        (None, Some(_)) => Some(Signed { epoch, round: Round(0) }),
+        (None, None) => None,
+    };
+    let members = genesis.committee().members();
     Ok(RestoredState {
         events: events_from(records, epoch, from)?,
         commits,
-        memory: memory(members, instance, own_round, testimony),
+        memory: memory(members, instance, signed, testimony),
         own_last,
         highest: records.highest()?,
         pool: records.pool()?,
     })
 }
 
-/// The last commit and all before it whose leader's round is at or above its collection round.
-fn recent_commits(records: &Records) -> Result<Vec<CommitRecord>, StoreError> {
+/// What the core is told of the epoch that the store is in.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn configuration(
+    records: &Records,
+    genesis: &Genesis,
+    (cluster, me): (ClusterId, AuthorIndex),
+    founding: CommitEnd,
+) -> Result<CoreConfiguration, StoreError> {
+    let handover = records.last_handover()?;
+    let first = Founding { end: founding, ledger_time: LedgerTime(0) };
+    Ok(CoreConfiguration {
+        cluster,
+        epoch: handover.as_ref().map_or(FIRST_EPOCH, |last| last.epoch),
+        committee: handover.as_ref().map_or(genesis.committee(), |last| last.committee),
+        me,
+        collection_depth_rounds: genesis.collection_depth_rounds,
+        handover_distance_commits: genesis.handover_distance_commits,
+        founding: handover.map_or(first, |last| last.founding),
+    })
+}
+
+/// The last commit after `began` and all before it whose leader's round is at or above its
+/// collection round.
+fn recent_commits(records: &Records, began: CommitIndex) -> Result<Vec<CommitRecord>, StoreError> {
     let mut commits = Vec::new();
     let mut next = records.last_commit()?;
     let lowest = next.as_ref().map_or(Round(0), |commit| commit.collection_round);
     while let Some(commit) = next {
-        if commit.leader.round < lowest {
+        if commit.index <= began || commit.leader.round < lowest {
             break;
         }
         let before = commit.index.0.saturating_sub(1);
         commits.push(commit);
-        next = records.commit(dagger_payload::id::CommitIndex(before))?;
+        next = records.commit(CommitIndex(before))?;
     }
     commits.reverse();
     Ok(commits)
@@ -165,7 +204,7 @@ pub fn start(
         evidence.note(event);
     }
     let recorder = Recorder::new(configuration.me, &state.highest);
-    let servers = Servers::new(records, configuration.epoch, runtime, stop.clone());
+    let servers = Servers::new(records, runtime, stop.clone());
     let core = Core::restore(configuration, Box::new(LedgerSigner(key)), state);
     std::thread::Builder::new().name("core".to_owned()).spawn(move || {
         let runtime = Builder::new_current_thread()

@@ -1,4 +1,4 @@
-//! What a received frame is worth: form, cluster, epoch, author and signature are checked here,
+//! What a received frame is worth: form, cluster, author and signature are checked here,
 //! before the core hears of it.
 //!
 //! Owns these checks and the memory of accepted events, whose second copies cost no verification.
@@ -10,7 +10,7 @@ use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use dagger_payload::event::{Event, EventError};
-use dagger_payload::id::{AuthorIndex, ClusterId, Epoch, EventDigest};
+use dagger_payload::id::{AuthorIndex, ClusterId, EventDigest};
 use dagger_payload::key::PublicKey;
 use dagger_payload::peer::{FrameError, PeerMessage};
 
@@ -74,8 +74,6 @@ pub enum Refused {
 pub struct Inspector {
     /// The cluster.
     pub cluster: ClusterId,
-    /// The epoch.
-    pub epoch: Epoch,
     /// The members' keys, by author.
     pub keys: Vec<PublicKey>,
     /// What needs no second check.
@@ -96,7 +94,8 @@ impl Inspector {
             return Ok(Inbound::Known);
         }
         let event = Event::read(bytes)?;
-        event.verify(&self.cluster, self.epoch, |author: AuthorIndex| {
+        // Of any epoch: the core knows which one it is in.
+        event.verify(&self.cluster, event.header.epoch, |author: AuthorIndex| {
             self.keys.get(usize::from(author.0))
         })?;
         Ok(Inbound::Event(Arc::new(event)))

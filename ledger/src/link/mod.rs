@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use backon::BackoffBuilder;
 use bytes::Bytes;
 use dagger_payload::event::Event;
-use dagger_payload::id::{AuthorIndex, ClusterId, Epoch};
+use dagger_payload::id::{AuthorIndex, ClusterId};
 use dagger_payload::key::{PublicKey, SecretKey};
 use dagger_payload::name::Name;
 use dagger_payload::peer::PeerMessage;
@@ -63,8 +63,6 @@ pub enum LinkEvent {
 pub struct LinkConfiguration {
     /// The cluster.
     pub cluster: ClusterId,
-    /// The epoch.
-    pub epoch: Epoch,
     /// This member.
     pub me: AuthorIndex,
     /// All members, by author.
@@ -147,12 +145,12 @@ impl Links {
         listener: TcpListener,
         events: mpsc::Sender<LinkEvent>,
     ) -> Self {
-        let LinkConfiguration { cluster, epoch, me, members } = configuration;
+        let LinkConfiguration { cluster, me, members } = configuration;
         let keys: Vec<PublicKey> = members.iter().map(|member| member.key.clone()).collect();
         let by_author = (0..).map(AuthorIndex).zip(keys.iter().cloned()).collect();
         let identity = Identity::new(key, by_author);
         let server = identity.server(|author| author < me);
-        let inspector = Inspector { cluster, epoch, keys, known };
+        let inspector = Inspector { cluster, keys, known };
         let places = members.iter().map(|_| Place::default()).collect();
         let shared = Arc::new(Shared {
             members,

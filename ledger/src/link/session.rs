@@ -45,8 +45,8 @@ pub(super) enum LinkError {
     /// The peer does not begin with `Hello`.
     #[error("the peer did not begin with Hello")]
     NoHello,
-    /// The peer belongs to another cluster, or to another epoch of it.
-    #[error("the peer belongs to another cluster, epoch or version")]
+    /// The peer belongs to another cluster.
+    #[error("the peer belongs to another cluster or version")]
     Foreign,
     /// The peer sent what no honest peer sends.
     #[error("the peer sent an invalid frame: {0}")]
@@ -139,12 +139,7 @@ where
 {
     let (read, write) = split(stream);
     let (mut reader, mut writer) = (FrameReader::new(read), frames::writer(write));
-    let inspector = &shared.inspector;
-    let hello = PeerMessage::Hello {
-        version: PEER_VERSION,
-        cluster: inspector.cluster,
-        epoch: inspector.epoch,
-    };
+    let hello = PeerMessage::Hello { version: PEER_VERSION, cluster: shared.inspector.cluster };
     writer.send(Bytes::from(hello.to_bytes())).await?;
     let frame = reader.next().await?.ok_or(LinkError::Closed)?;
     match PeerMessage::read(&frame).map_err(Refused::from)? {

@@ -32,13 +32,15 @@ pub enum Table {
     Pool,
     /// Pairs of signed headers that prove a fork, by (author, round).
     Forks,
-    /// Highest round of an author's events, by author.
+    /// Highest round of an author's events in the present epoch, by author.
     Highest,
+    /// Certificates with which epochs began, by epoch.
+    Handovers,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Meta,
         Self::Events,
         Self::EventKeys,
@@ -49,6 +51,7 @@ impl Table {
         Self::Pool,
         Self::Forks,
         Self::Highest,
+        Self::Handovers,
     ];
 
     /// The table's name on disk.
@@ -64,6 +67,7 @@ impl Table {
             Self::Pool => "pool",
             Self::Forks => "forks",
             Self::Highest => "highest",
+            Self::Handovers => "handovers",
         }
     }
 }

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use dagger_ledger_core::interface::{CommitRecord, Record};
 use dagger_payload::codec;
 use dagger_payload::event::{CommitEnd, Event};
+use dagger_payload::handover::{EpochEnd, Handover};
 use dagger_payload::id::{
     AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, Position, Round,
 };
@@ -21,6 +22,7 @@ use dagger_payload::peer::Highest;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
 use minicbor::{Decode, Encode};
 
+use super::witness::Signed;
 use super::{Change, Direction, Store, StoreError, Table};
 use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RECORDS};
 
@@ -28,6 +30,7 @@ const CHECKSUM_BYTES: usize = 8;
 const INSTANCE_KEY: &[u8] = b"instance";
 const OWN_LAST_KEY: &[u8] = b"own_last";
 const RELEASED_KEY: &[u8] = b"released";
+const EPOCH_END_KEY: &[u8] = b"epoch_end";
 
 /// Random at the making of a store; the witness file names it too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -173,16 +176,17 @@ impl Recorder {
         Self { me, highest }
     }
 
-    /// What is written for `records`, and the highest round among this host's events in them.
-    pub fn changes_of(&mut self, records: &[Record]) -> (Vec<Change>, Option<Round>) {
+    /// What is written for `records`, and how far this host has signed with them.
+    pub fn changes_of(&mut self, records: &[Record]) -> (Vec<Change>, Option<Signed>) {
         let mut changes = Vec::new();
-        let mut own_round = None;
+        let mut signed = None;
         for record in records {
             match record {
                 Record::Event(event) => {
                     self.event_changes(event, &mut changes);
                     if event.header.author == self.me {
-                        own_round = own_round.max(Some(event.header.round));
+                        let (epoch, round) = (event.header.epoch, event.header.round);
+                        signed = signed.max(Some(Signed { epoch, round }));
                     }
                 }
                 Record::Commit(commit) => {
@@ -199,9 +203,24 @@ impl Recorder {
                     let key = fork_key(fork.author, fork.round);
                     changes.push(put_encoded(Table::Forks, key, fork));
                 }
+                Record::Handover(handover) => {
+                    self.handover_changes(handover, &mut changes);
+                    signed = Some(Signed { epoch: handover.epoch, round: Round(0) });
+                }
             }
         }
-        (changes, own_round)
+        (changes, signed)
+    }
+
+    /// A new epoch begins without events.
+    fn handover_changes(&mut self, handover: &Handover, changes: &mut Vec<Change>) {
+        let key = handover.epoch.0.to_be_bytes().to_vec();
+        changes.push(put_encoded(Table::Handovers, key, handover));
+        changes.push(Change::Delete { table: Table::Meta, key: OWN_LAST_KEY.to_vec() });
+        for author in std::mem::take(&mut self.highest).into_keys() {
+            let key = author.0.to_be_bytes().to_vec();
+            changes.push(Change::Delete { table: Table::Highest, key });
+        }
     }
 
     fn event_changes(&mut self, event: &Event, changes: &mut Vec<Change>) {
@@ -241,6 +260,11 @@ pub fn instance_change(instance: &Instance) -> Change {
 /// state, at commit 0.
 pub fn judged_change(end: &CommitEnd) -> Change {
     put_encoded(Table::Judged, index_key(end.index), end)
+}
+
+/// Keeps where the epoch ends.
+pub fn epoch_end_change(end: &EpochEnd) -> Change {
+    put_encoded(Table::Meta, EPOCH_END_KEY.to_vec(), end)
 }
 
 /// Keeps a sealed release.
@@ -299,7 +323,27 @@ impl Records {
         self.get(Table::Judged, &index_key(CommitIndex(0)))
     }
 
-    /// This host's newest event.
+    /// The certificate with which the newest epoch began; none in the first one.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn last_handover(&self) -> Result<Option<Handover>, StoreError> {
+        let last = self.store.last(Table::Handovers)?;
+        last.map(|(key, value)| open_encoded(Table::Handovers, &key, value)).transpose()
+    }
+
+    /// Where the present epoch ends, once that is decided. What was decided of an epoch before is
+    /// past.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn epoch_end(&self) -> Result<Option<EpochEnd>, StoreError> {
+        let end: Option<EpochEnd> = self.get(Table::Meta, EPOCH_END_KEY)?;
+        let began = self.last_handover()?.map(|handover| handover.founding.end.index);
+        Ok(end.filter(|end| began.is_none_or(|began| end.last > began)))
+    }
+
+    /// This host's newest event of the present epoch.
     ///
     /// # Errors
     /// [`StoreError`].

@@ -3,30 +3,39 @@
 //! anything is signed twice.
 //!
 //! Owns the file: two slots of 512 bytes, written in turn, so that a torn write leaves the older
-//! one. A slot is `dagger witness 1`, the instance id, the round (big endian) and eight bytes of a
-//! BLAKE3 hash over them. The round is written after the event is durable in the store and before
-//! it is sent: so the witness never claims more than an intact store knows. Called by the store's
-//! writer and at start.
+//! one. A slot is `dagger witness 1`, the instance id, epoch and round (big endian) and eight bytes
+//! of a BLAKE3 hash over them. The round is written after the event is durable in the store and
+//! before it is sent: so the witness never claims more than an intact store knows. Called by the
+//! store's writer and at start.
 
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::Path;
 
-use dagger_payload::id::Round;
+use dagger_payload::id::{Epoch, Round};
 
 use super::records::InstanceId;
 
 const MAGIC: &[u8; 16] = b"dagger witness 1";
 const SLOT_BYTES: usize = 512;
-const CONTENT_BYTES: usize = 40;
+const CONTENT_BYTES: usize = 48;
 
 /// What the file says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Testimony {
     /// The store that wrote it.
     pub instance: InstanceId,
-    /// The last round of this host's events.
+    /// The last round of this host's events; round 0 says that the epoch has begun.
+    pub signed: Signed,
+}
+
+/// How far a host has signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Signed {
+    /// In which epoch.
+    pub epoch: Epoch,
+    /// Up to which round.
     pub round: Round,
 }
 
@@ -40,7 +49,8 @@ fn to_slot(testimony: &Testimony) -> [u8; SLOT_BYTES] {
     let mut slot = [0; SLOT_BYTES];
     slot[..16].copy_from_slice(MAGIC);
     slot[16..32].copy_from_slice(&testimony.instance.0[..]);
-    slot[32..CONTENT_BYTES].copy_from_slice(&testimony.round.0.to_be_bytes());
+    slot[32..40].copy_from_slice(&testimony.signed.epoch.0.to_be_bytes());
+    slot[40..CONTENT_BYTES].copy_from_slice(&testimony.signed.round.0.to_be_bytes());
     let checksum = checksum(&slot[..CONTENT_BYTES]);
     slot[CONTENT_BYTES..CONTENT_BYTES + 8].copy_from_slice(&checksum);
     slot
@@ -58,11 +68,9 @@ fn from_slot(slot: &[u8]) -> Option<Testimony> {
     let known = content.starts_with(MAGIC)
         && slot.get(CONTENT_BYTES..CONTENT_BYTES + 8)? == checksum(content);
     let instance: [u8; 16] = content[16..32].try_into().ok()?;
-    let round = content[32..].try_into().ok()?;
-    known.then(|| Testimony {
-        instance: InstanceId(instance.into()),
-        round: Round(u64::from_be_bytes(round)),
-    })
+    let number = |at: usize| Some(u64::from_be_bytes(content[at..at + 8].try_into().ok()?));
+    let signed = Signed { epoch: Epoch(number(32)?), round: Round(number(40)?) };
+    known.then_some(Testimony { instance: InstanceId(instance.into()), signed })
 }
 
 impl Witness {
@@ -88,7 +96,7 @@ impl Witness {
             }
         }
         let slots = [from_slot(&bytes[..SLOT_BYTES]), from_slot(&bytes[SLOT_BYTES..])];
-        let newest = slots.into_iter().flatten().max_by_key(|testimony| testimony.round);
+        let newest = slots.into_iter().flatten().max_by_key(|testimony| testimony.signed);
         let next_slot = u64::from(slots[0].is_some() && slots[0] == newest);
         Ok((Self { file, next_slot }, newest))
     }
@@ -111,7 +119,9 @@ mod tests {
     use super::*;
 
     fn testimony(round: u64) -> Testimony {
-        Testimony { instance: InstanceId([7; 16].into()), round: Round(round) }
+        // A later epoch is newer, whatever its round.
+        let signed = Signed { epoch: Epoch(round / 3), round: Round(round % 3) };
+        Testimony { instance: InstanceId([7; 16].into()), signed }
     }
 
     #[test]
@@ -128,7 +138,7 @@ mod tests {
         }
         // Round 6 would go into the second slot: it is torn in the middle of the round.
         assert_eq!(witness.next_slot, 1);
-        witness.file.write_all_at(&to_slot(&testimony(6))[..36], 512).expect("writes");
+        witness.file.write_all_at(&to_slot(&testimony(6))[..44], 512).expect("writes");
         assert_eq!(Witness::open(&path).expect("opens").1, Some(testimony(5)));
     }
 }

@@ -11,11 +11,10 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync
 use std::time::{Duration, Instant};
 
 use dagger_ledger_core::interface::WriteNumber;
-use dagger_payload::id::Round;
 use tokio::sync::{oneshot, watch};
 
 use super::records::InstanceId;
-use super::witness::{Testimony, Witness};
+use super::witness::{Signed, Testimony, Witness};
 use super::{Change, Store, StoreError};
 use crate::exit::{Stop, StopHandle};
 use crate::limits::{
@@ -28,8 +27,8 @@ pub enum Waiter {
     Core {
         /// The number.
         number: WriteNumber,
-        /// Highest round of an own event in it.
-        own_round: Option<Round>,
+        /// How far this host has signed with it, if it signs or begins an epoch.
+        signed: Option<Signed>,
     },
     /// Delivery: the answer comes when it is durable. Tried again while the store is full.
     Delivery(oneshot::Sender<()>),
@@ -152,8 +151,8 @@ pub fn start(
 struct Group {
     changes: Vec<Change>,
     bytes: usize,
-    /// The newest write of the core in it, and the highest round of an own event.
-    core: Option<(WriteNumber, Option<Round>)>,
+    /// The newest write of the core in it, and how far this host has signed with it.
+    core: Option<(WriteNumber, Option<Signed>)>,
     delivery: Vec<oneshot::Sender<()>>,
     /// Kept apart, so that a full store can send them back.
     submitted: Vec<Change>,
@@ -164,9 +163,9 @@ impl Group {
     fn add(&mut self, mut request: Request) {
         self.bytes += request.changes.iter().map(Change::size_bytes).sum::<usize>();
         match request.waiter {
-            Waiter::Core { number, own_round } => {
-                let earlier = self.core.and_then(|(_, round)| round);
-                self.core = Some((number, own_round.max(earlier)));
+            Waiter::Core { number, signed } => {
+                let earlier = self.core.and_then(|(_, signed)| signed);
+                self.core = Some((number, signed.max(earlier)));
                 self.changes.append(&mut request.changes);
             }
             Waiter::Delivery(answer) => {
@@ -267,10 +266,10 @@ impl Writer {
 
     /// The witness learns of own events after the store and before anyone else.
     fn testify(&mut self, group: &Group) -> Result<(), StoreError> {
-        let Some((_, Some(round))) = group.core else {
+        let Some((_, Some(signed))) = group.core else {
             return Ok(());
         };
-        let testimony = Testimony { instance: self.instance, round };
+        let testimony = Testimony { instance: self.instance, signed };
         self.witness.write(&testimony).map_err(|cause| StoreError::Failed {
             doing: "write the witness file",
             cause: Box::new(cause),
@@ -294,6 +293,8 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use dagger_payload::id::{Epoch, Round};
+
     use crate::exit;
     use crate::store::Table;
     use crate::store::memory::{Fault, MemoryStore};
@@ -349,13 +350,14 @@ mod tests {
         let bench = bench();
         let mut durable = bench.writer.durable();
         for number in 1..=3 {
-            let (number, own_round) = (WriteNumber(number), Some(Round(number * 10)));
-            let waiter = Waiter::Core { number, own_round };
+            let last = Some(Signed { epoch: Epoch(1), round: Round(number * 10) });
+            let number = WriteNumber(number);
+            let waiter = Waiter::Core { number, signed: last };
             bench.writer.write(vec![put(b"x")], waiter).expect("writes");
             durable.wait_for(|durable| *durable >= number).await.expect("becomes durable");
             let path = bench.directory.path().join("witness");
             let (_, testimony) = Witness::open(&path).expect("opens");
-            assert_eq!(testimony.map(|seen| seen.round), own_round);
+            assert_eq!(testimony.map(|seen| seen.signed), last);
         }
     }
 }

@@ -10,8 +10,10 @@ use dagger_bus::judging::{
 };
 use dagger_bus::limits::JUDGED_KEPT_MAX;
 use dagger_bus::{BusError, Connection};
+use dagger_payload::committee::Committee;
 use dagger_payload::event::CommitEnd;
-use dagger_payload::id::{ClusterId, CommitIndex, PayloadDigest, Position, StateRoot};
+use dagger_payload::handover::EpochEnd;
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, PayloadDigest, Position, StateRoot};
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
@@ -21,11 +23,15 @@ use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// As the genesis of the tests says.
+pub const HANDOVER_DISTANCE_COMMITS: u64 = 10;
+
 struct Life {
     seal: SecretKey,
     end: CommitEnd,
     seen: HashSet<PayloadDigest>,
-    kept: VecDeque<SealedRelease>,
+    kept: VecDeque<(CommitIndex, Judged)>,
+    epoch_end: Option<EpochEnd>,
     /// Makes another state of the same history.
     salt: u8,
 }
@@ -60,16 +66,16 @@ impl Life {
             end,
             seen: HashSet::new(),
             kept: VecDeque::new(),
+            epoch_end: None,
             salt: 0,
         }
     }
 
     fn judge(&mut self, commit: OrderedCommit) -> Judged {
-        let done = |sealed| Judged::Done { sealed: Box::new(sealed), next_deadline: None };
         if commit.index != self.end.index.next() {
-            let kept = self.kept.iter().find(|kept| kept.release.end.index == commit.index);
+            let kept = self.kept.iter().find(|(index, _)| *index == commit.index);
             let expected = self.end.index.next();
-            return kept.cloned().map_or(Judged::OutOfOrder { expected }, done);
+            return kept.map_or(Judged::OutOfOrder { expected }, |(_, judged)| judged.clone());
         }
         let mut releases = Vec::new();
         for (position, ordered) in (commit.first_position.0..).zip(&commit.payloads) {
@@ -77,6 +83,7 @@ impl Life {
             let verdict = if self.seen.insert(digest) {
                 self.end.state_root = root_after(self.end.state_root, &digest);
                 self.end.state_root.0[0] ^= self.salt;
+                self.change_members(&ordered.payload.bytes, commit.index);
                 Verdict::Accepted
             } else {
                 Verdict::Refused(Refusal::new(RefusalCode::Duplicate, "seen"))
@@ -100,11 +107,27 @@ impl Life {
         };
         let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
         let sealed = SealedRelease { release, seal };
-        self.kept.push_back(sealed.clone());
+        let epoch_end = self.epoch_end;
+        let judged = Judged::Done { sealed: Box::new(sealed), next_deadline: None, epoch_end };
+        if epoch_end.is_some_and(|end| end.last == commit.index) {
+            self.epoch_end = None;
+        }
+        self.kept.push_back((commit.index, judged.clone()));
         if self.kept.len() > JUDGED_KEPT_MAX {
             self.kept.pop_front();
         }
-        done(sealed)
+        judged
+    }
+
+    /// The payload `members 0 2 3` names who votes in the next epoch.
+    fn change_members(&mut self, payload: &[u8], decided: CommitIndex) {
+        let text = String::from_utf8_lossy(payload);
+        if let Some(members) = text.strip_prefix("members ") {
+            let members = members.split(' ').map(|index| index.parse().expect("an index"));
+            let committee = Committee::of(members.map(AuthorIndex)).expect("in range");
+            let last = CommitIndex(decided.0 + HANDOVER_DISTANCE_COMMITS);
+            self.epoch_end.get_or_insert(EpochEnd { last, committee });
+        }
     }
 
     fn admit(&self, admit: &Admit) -> AdmissionOutcome {
@@ -193,6 +216,7 @@ async fn converse(
             seal_key: life.seal.public_key(),
             judged: life.end,
             next_deadline: None,
+            epoch_end: life.epoch_end,
         }
     };
     connection.sender.send(&opened).await?;

@@ -8,6 +8,7 @@
 //! [`Purpose::JudgementAnew`].
 
 use dagger_payload::event::CommitEnd;
+use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest};
 use dagger_payload::key::PublicKey;
 use dagger_payload::payload::SignedPayload;
@@ -59,6 +60,9 @@ pub struct Opened {
     /// The earliest open deadline.
     #[n(3)]
     pub next_deadline: Option<LedgerTime>,
+    /// Where the epoch ends, once that is decided and until it is judged.
+    #[n(4)]
+    pub epoch_end: Option<EpochEnd>,
 }
 
 /// May this payload be packed?
@@ -135,6 +139,9 @@ pub enum Judged {
         /// The earliest open deadline after it.
         #[n(1)]
         next_deadline: Option<LedgerTime>,
+        /// Where the epoch ends: from the commit that decides it to the epoch's last one.
+        #[n(2)]
+        epoch_end: Option<EpochEnd>,
     },
     /// Not the next commit.
     #[n(1)]

@@ -205,6 +205,9 @@ pub enum Unavailable {
     /// The disk is full or the store's map is.
     #[n(4)]
     StoreFull {},
+    /// This host has no vote in the present epoch: it follows what others order.
+    #[n(5)]
+    Follower {},
 }
 
 /// A member as this ledger sees it.

@@ -121,7 +121,7 @@ mod tests {
     #[test]
     fn only_a_quorum_of_the_epoch_before_that_names_exactly_this_end_certifies_a_handover() {
         let before = Committee::new(4).expect("in range");
-        let keys: Vec<PublicKey> = (0..5).map(|author| key(author).public()).collect();
+        let keys: Vec<PublicKey> = (0..5).map(|author| key(author).public_key()).collect();
         let certified = |headers: Vec<SignedHeader>| {
             let committee = Committee::new(5).expect("in range");
             let founding = Founding { end: end(7), ledger_time: LedgerTime(9) };

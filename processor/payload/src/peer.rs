@@ -37,9 +37,6 @@ pub enum PeerMessage {
         /// The cluster.
         #[n(1)]
         cluster: ClusterId,
-        /// The sender's epoch.
-        #[n(2)]
-        epoch: Epoch,
     },
     /// What the sender has: after `Hello`, and from time to time. The receiver sends what the
     /// sender lacks.
@@ -146,7 +143,7 @@ mod tests {
     #[test]
     fn messages_read_back_and_lists_over_their_limit_are_refused() {
         for message in [
-            PeerMessage::Hello { version: 1, cluster: ClusterId([1; 32]), epoch: Epoch(2) },
+            PeerMessage::Hello { version: 1, cluster: ClusterId([1; 32]) },
             PeerMessage::Have {
                 highest: vec![Highest { author: AuthorIndex(1), round: Round(9) }],
                 epoch: Epoch(2),

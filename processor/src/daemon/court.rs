@@ -69,6 +69,7 @@ impl Court {
             seal_key: self.seal.public_key(),
             judged: self.judge.end(),
             next_deadline: self.judge.next_deadline(),
+            epoch_end: self.judge.epoch_end(),
         }
     }
 
@@ -96,6 +97,7 @@ impl Court {
         let judged = Judged::Done {
             sealed: Box::new(SealedRelease { release, seal }),
             next_deadline: self.judge.next_deadline(),
+            epoch_end: self.judge.epoch_end(),
         };
         if self.kept.len() == JUDGED_KEPT_MAX {
             self.kept.pop_front();

@@ -18,6 +18,7 @@ mod vms;
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
+use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest, Position};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
@@ -94,6 +95,11 @@ impl Judge {
     /// Ledger time of the last judged commit.
     pub fn ledger_time(&self) -> LedgerTime {
         self.state.time
+    }
+
+    /// Where the epoch ends. Members are those of the genesis: no payload changes them.
+    pub fn epoch_end(&self) -> Option<EpochEnd> {
+        None
     }
 
     /// The earliest ledger time at which something will change by itself.

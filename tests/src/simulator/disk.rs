@@ -59,6 +59,7 @@ impl Image {
                 let keyed = payloads.into_iter().map(|p| (p.digest(), p));
                 self.pool.extend(keyed);
             }
+            Record::Handover(_) => unreachable!("the simulated judge changes no members"),
             Record::Fork(fork) => {
                 self.forks.insert((fork.author, fork.round), fork);
             }

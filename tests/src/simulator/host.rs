@@ -75,7 +75,7 @@ impl Host {
     ) -> Self {
         Self {
             me: configuration.me,
-            judge: Judge::new(configuration.founding),
+            judge: Judge::new(configuration.founding.end),
             connections: vec![None; configuration.committee.members()],
             configuration,
             key,
@@ -116,7 +116,7 @@ impl Host {
     /// commits again.
     pub(crate) fn start(&mut self, now: SimulatedTime) {
         self.started_at = now;
-        self.judge = Judge::new(self.configuration.founding);
+        self.judge = Judge::new(self.configuration.founding.end);
         let memory = self.disk.memory(self.me);
         let restored = self.disk.durable.restore(self.me, memory);
         let signer = Box::new(self.key.clone());
@@ -155,6 +155,7 @@ impl Host {
             let after = match output {
                 Output::Send { after, .. }
                 | Output::Broadcast { after, .. }
+                | Output::EpochBegan { after, .. }
                 | Output::Committed { after, .. } => *after,
                 Output::ServeStored { .. }
                 | Output::ServeDigests { .. }

@@ -144,16 +144,17 @@ impl Liar {
                 }
                 answers
             }
-            PeerMessage::AskRecovery { nonce } => {
+            PeerMessage::AskRecovery { nonce, epoch } => {
                 let claim = self.random.choose(&[0, 1, 1_000_000]);
                 let answer = PeerMessage::AnswerRecovery {
                     nonce: *nonce,
                     highest_of_asker: Round(claim),
                     quorum_round: Round(self.random.below(40)),
+                    epoch: *epoch,
                 };
                 vec![(from, answer)]
             }
-            PeerMessage::Have { highest } => {
+            PeerMessage::Have { highest, .. } => {
                 let lacks = |event: &&Arc<Event>| {
                     let header = &event.header;
                     highest
@@ -223,15 +224,23 @@ impl Liar {
                 to,
                 PeerMessage::Have {
                     highest: vec![Highest { author: AuthorIndex(0), round: Round(u64::MAX) }],
+                    epoch: self.configuration.epoch,
                 },
             ),
-            (to, PeerMessage::AskRecovery { nonce: self.random.bits() }),
+            (
+                to,
+                PeerMessage::AskRecovery {
+                    nonce: self.random.bits(),
+                    epoch: self.configuration.epoch,
+                },
+            ),
             (
                 to,
                 PeerMessage::AnswerRecovery {
                     nonce: 1,
                     highest_of_asker: Round(u64::MAX),
                     quorum_round: Round(u64::MAX / 2),
+                    epoch: self.configuration.epoch,
                 },
             ),
         ];

@@ -286,7 +286,7 @@ impl World {
         self.judged_before[host] = self.judged_before[host].max(next);
         self.log.note(self.now(), host, "judged", end.index.0);
         self.observe(host, &Observed::Judged { end: &end })?;
-        self.feed(host, Input::Judged { end, next_deadline })?;
+        self.feed(host, Input::Judged { end, next_deadline, epoch_end: None })?;
         self.judge(host);
         Ok(())
     }

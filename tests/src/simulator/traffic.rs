@@ -26,24 +26,10 @@ impl World {
                 Some(event) => Input::EventReceived { from: author, event },
                 None => return Ok(()),
             },
-            PeerMessage::Have { highest } => {
-                Input::PeerHave { from: author, highest: highest.clone() }
-            }
-            PeerMessage::Want { digests } => {
-                Input::PeerWant { from: author, digests: digests.clone() }
-            }
-            PeerMessage::AskRecovery { nonce } => {
-                Input::RecoveryAsked { from: author, nonce: *nonce }
-            }
-            PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round } => {
-                Input::RecoveryAnswered {
-                    from: author,
-                    nonce: *nonce,
-                    highest_of_asker: *highest_of_asker,
-                    quorum_round: *quorum_round,
-                }
-            }
-            PeerMessage::Hello { .. } => return Ok(()),
+            message => match Input::of_message(author, message.clone()) {
+                Some(input) => input,
+                None => return Ok(()),
+            },
         };
         let now = self.now();
         self.log.note(now, host, kind_of(message), u64::from(author.0));

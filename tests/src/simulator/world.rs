@@ -9,7 +9,10 @@ use std::sync::Arc;
 use dagger_ledger_core::interface::{CoreConfiguration, Input, Output, WriteNumber};
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event};
-use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, Position, StateRoot};
+use dagger_payload::handover::Founding;
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, Epoch, LedgerTime, Position, StateRoot,
+};
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::peer::{Highest, PeerMessage};
 use dagger_payload::release::initial_prefix;
@@ -25,6 +28,9 @@ use super::schedule::{Schedule, SimulatedTime};
 use super::settings::Settings;
 use super::users::Users;
 use crate::promise::{Broken, End, HostAtEnd, Observed, Promises, Setting};
+
+/// As far as commits may be ahead of the simulated judge.
+const HANDOVER_DISTANCE_COMMITS: u64 = 10;
 
 /// How long a broken connection takes to come back, from and to, in microseconds.
 pub(super) const RECONNECT_US: (u64, u64) = (20_000, 600_000);
@@ -122,7 +128,8 @@ impl World {
                 committee,
                 me,
                 collection_depth_rounds: settings.collection_depth_rounds,
-                founding,
+                handover_distance_commits: HANDOVER_DISTANCE_COMMITS,
+                founding: Founding { end: founding, ledger_time: LedgerTime(0) },
             };
             let at = usize::from(me.0);
             Host::new(configuration, keys.of(at), settings.clock_ahead_ms[at])
@@ -404,6 +411,7 @@ impl World {
                 | Output::Broadcast { .. }
                 | Output::ServeStored { .. }
                 | Output::ServeDigests { .. }
+                | Output::EpochBegan { .. }
                 | Output::Committed { .. } => self.hosts[host].held.push_back(output),
             }
         }
@@ -422,12 +430,12 @@ impl World {
                         self.send(host, to, &message)?;
                     }
                 }
-                Output::ServeStored { to, above, below } => {
+                Output::ServeStored { to, epoch, above, below } => {
                     let wanted = |event: &Arc<Event>| {
                         let header = &event.header;
                         let has =
                             |h: &Highest| h.author == header.author && h.round >= header.round;
-                        header.round < below && !above.iter().any(has)
+                        header.epoch == epoch && header.round < below && !above.iter().any(has)
                     };
                     let events = self.hosts[host].disk.durable.events.values();
                     let events: Vec<_> = events.filter(|e| wanted(e)).cloned().collect();
@@ -449,7 +457,10 @@ impl World {
                     self.handed_on[host] = commit.index;
                     self.judge(host);
                 }
-                Output::Write { .. } | Output::WakeAt(_) | Output::Halted(_) => {}
+                Output::Write { .. }
+                | Output::WakeAt(_)
+                | Output::Halted(_)
+                | Output::EpochBegan { .. } => {}
             }
         }
         Ok(())
