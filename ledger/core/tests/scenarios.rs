@@ -51,6 +51,8 @@ struct Host {
     waiting: Vec<(WriteNumber, Output)>,
     wake_at: Moment,
     ordered: Vec<PayloadDigest>,
+    /// How far ledger time was behind the clock when a payload was last judged, in milliseconds.
+    judged_behind_ms: u64,
     root: StateRoot,
     alive: bool,
 }
@@ -113,6 +115,7 @@ impl Net {
                 waiting: Vec::new(),
                 wake_at: Moment(0),
                 ordered: Vec::new(),
+                judged_behind_ms: 0,
                 root: StateRoot::ZERO,
                 alive: true,
             })
@@ -207,7 +210,11 @@ impl Net {
 
     /// A judge whose root is a digest of everything ordered.
     fn judge(&mut self, at: usize, commit: &OrderedCommit) {
+        let wall_ms = START_MS + self.now;
         let host = &mut self.hosts[at];
+        if !commit.payloads.is_empty() {
+            host.judged_behind_ms = wall_ms - commit.ledger_time.0;
+        }
         for ordered in &commit.payloads {
             let digest = ordered.payload.digest();
             host.ordered.push(digest);
@@ -445,5 +452,24 @@ fn a_payload_survives_the_crash_of_its_host_before_and_after_packing() {
         net.restart(3);
         net.run(5_000);
         net.assert_all_ordered(&["kept"]);
+    }
+}
+
+#[test]
+fn a_payload_after_a_minute_of_silence_is_judged_at_a_fresh_ledger_time() {
+    for members in [1, 2, 3, 4, 7] {
+        for host in 0..members {
+            let mut net = Net::new(members);
+            net.run(1_000);
+            net.submit(0, "before the silence");
+            net.run(60_000);
+            net.submit(host, "after the silence");
+            net.run(5_000);
+            net.assert_all_ordered(&["before the silence", "after the silence"]);
+            for judging in &net.hosts {
+                let behind_ms = judging.judged_behind_ms;
+                assert!(behind_ms <= 3_000, "{members} members: {behind_ms} ms behind");
+            }
+        }
     }
 }
