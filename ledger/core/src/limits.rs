@@ -1,5 +1,7 @@
 //! Maxima and waits of the core. Called by its own modules only.
 
+use dagger_payload::limits::ACCEPTANCE_MS_MAX;
+
 /// Events of one peer that wait for missing parents.
 pub(crate) const SUSPENDED_PER_PEER_MAX: usize = 4096;
 /// How long a leader or a certificate is waited for at first, in milliseconds.
@@ -50,3 +52,5 @@ pub(crate) const TWINS_PER_AUTHOR_MAX: usize = 64;
 pub(crate) const EVIDENCE_PER_AUTHOR_MAX: usize = 4;
 
 const _: () = assert!(WAIT_MS_MIN <= WAIT_MS_MAX && FILL_MS_MIN <= FILL_MS_MAX);
+// A request that is judged at an old ledger time has that much less of its time to be accepted.
+const _: () = assert!(4 * STALE_PARENTS_MS_MAX <= ACCEPTANCE_MS_MAX);

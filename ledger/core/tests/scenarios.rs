@@ -87,3 +87,22 @@ fn a_payload_survives_the_crash_of_its_host_before_and_after_packing() {
         net.assert_all_ordered(&["kept"]);
     }
 }
+
+#[test]
+fn a_payload_after_a_minute_of_silence_is_judged_at_a_fresh_ledger_time() {
+    for members in [1, 2, 3, 4, 7] {
+        for host in 0..members {
+            let mut net = Net::new(members);
+            net.run(1_000);
+            net.submit(0, "before the silence");
+            net.run(60_000);
+            net.submit(host, "after the silence");
+            net.run(5_000);
+            net.assert_all_ordered(&["before the silence", "after the silence"]);
+            for judging in &net.hosts {
+                let behind_ms = judging.judged_behind_ms;
+                assert!(behind_ms <= 3_000, "{members} members: {behind_ms} ms behind");
+            }
+        }
+    }
+}

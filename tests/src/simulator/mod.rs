@@ -99,9 +99,11 @@ fn summary(world: &World) -> Summary {
     let mut faults: BTreeMap<String, u64> =
         world.fault_counts.iter().map(|(kind, count)| (format!("{kind:?}"), *count)).collect();
     let network = world.network_counts();
-    let (events, twins) = world.lies();
-    faults.insert("LiarsEvent".to_owned(), events);
-    faults.insert("Twin".to_owned(), twins);
+    if world.tolerates_liars() {
+        let (events, twins) = world.lies();
+        faults.insert("LiarsEvent".to_owned(), events);
+        faults.insert("Twin".to_owned(), twins);
+    }
     faults.insert("Drop".to_owned(), network.dropped);
     faults.insert("Duplicate".to_owned(), network.duplicated);
     faults.insert("Reorder".to_owned(), network.reordered);

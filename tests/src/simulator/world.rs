@@ -186,6 +186,11 @@ impl World {
         self.network.counts
     }
 
+    /// Whether a cluster of this size promises anything when a host lies.
+    pub(crate) fn tolerates_liars(&self) -> bool {
+        self.committee.faulty_max() > 0
+    }
+
     /// Events and twins that liars made.
     pub(crate) fn lies(&self) -> (u64, u64) {
         let events = self.liars.values().map(|liar| liar.events).sum();

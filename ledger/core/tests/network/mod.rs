@@ -54,6 +54,8 @@ pub struct Host {
     waiting: Vec<(WriteNumber, Output)>,
     wake_at: Moment,
     pub ordered: Vec<PayloadDigest>,
+    /// How far ledger time was behind the clock when a payload was last judged, in milliseconds.
+    pub judged_behind_ms: u64,
     root: StateRoot,
     /// The end that the judge has named, until it is judged.
     epoch_end: Option<EpochEnd>,
@@ -126,6 +128,7 @@ impl Net {
                 waiting: Vec::new(),
                 wake_at: Moment(0),
                 ordered: Vec::new(),
+                judged_behind_ms: 0,
                 root: StateRoot::ZERO,
                 epoch_end: None,
                 alive: true,
@@ -231,7 +234,11 @@ impl Net {
     /// A judge whose root is a digest of everything ordered; the payload `members 0 2 5` changes
     /// who votes.
     fn judge(&mut self, at: usize, commit: &OrderedCommit) {
+        let wall_ms = START_MS + self.now;
         let host = &mut self.hosts[at];
+        if !commit.payloads.is_empty() {
+            host.judged_behind_ms = wall_ms - commit.ledger_time.0;
+        }
         for ordered in &commit.payloads {
             let digest = ordered.payload.digest();
             host.ordered.push(digest);
