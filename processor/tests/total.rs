@@ -1,5 +1,5 @@
-//! Verifying, admitting and judging are total: whatever bytes come in, each gives an answer, the door the same one as the
-//! judge, and nothing but an accepted payload changes anything. Each test has a control that is accepted.
+//! Verifying, admitting and judging are total: whatever bytes come in, each gives an answer, the
+//! door the same one as the judge, and a refused payload has no effects.
 
 use std::path::PathBuf;
 
@@ -70,7 +70,8 @@ fn sign(bytes: Vec<u8>) -> SignedPayload {
     SignedPayload { signature_kind: SignatureKind::SshEd25519, signature, bytes: bytes.into() }
 }
 
-/// What verifying, admitting and judging say, which must be one thing; a refused payload must leave the state as it was.
+/// What verifying, admitting and judging say, which must be one thing; a refused payload must have
+/// no effects.
 fn outcome(signed: &SignedPayload) -> Result<(), RefusalCode> {
     let mut judge = Judge::found(genesis(), cluster());
     let before = judge.end();

@@ -118,8 +118,8 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal with its detail, of which at most [`REASON_BYTES_MAX`] bytes are kept: it may repeat what a stranger
-    /// wrote, and travels in every release.
+    /// A refusal with its detail, of which at most [`REASON_BYTES_MAX`] bytes are kept: it may
+    /// repeat what a stranger wrote, and travels in every release.
     pub fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
         let mut detail = detail.into();
         detail.truncate(detail.floor_char_boundary(REASON_BYTES_MAX));

@@ -1,4 +1,5 @@
-//! The published signature vectors: every edge case of ed25519 has one verdict, whichever way a signature comes in.
+//! The published signature vectors: every edge case of ed25519 has one verdict, whichever way a
+//! signature comes in.
 
 use std::path::PathBuf;
 

@@ -3,7 +3,7 @@
 
 Documents: the strict subset of JSON (the meaning of fields is not repeated here, so only refusals by form are compared).
 Events: deterministic CBOR (RFC 8949, 4.2.1) decodes, re-encodes to the same bytes, and has the documented layout.
-Signatures: the strict rule of ed25519 written out (RFC 8032, narrowed as signatures.json says), slow but short.
+Signatures: the strict rule of ed25519 written out (RFC 8032, narrowed as signatures.json says).
 Prints the number of checks and exits with 1 at the first difference.
 """
 import hashlib
