@@ -53,8 +53,12 @@ pub enum ChainBreak {
 /// How another's commit end compares with the own chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Comparison {
-    /// The same history up to there.
-    Same,
+    /// The same history.
+    Same {
+        /// The last own release that it covers. The end itself may be a later commit that changed
+        /// nothing; what is released here between the two is not covered.
+        up_to: CommitIndex,
+    },
     /// Another history.
     Other,
     /// Nothing to compare with yet.
@@ -139,7 +143,7 @@ impl Chain {
         let Some(own) = self.end_at(theirs.index) else {
             let nothing = theirs.position == Position(0) && theirs.prefix_hash == self.start;
             return match (nothing, self.ends.is_empty()) {
-                (true, _) => Comparison::Same,
+                (true, _) => Comparison::Same { up_to: CommitIndex(0) },
                 (false, true) => Comparison::Unknown,
                 (false, false) => Comparison::Other,
             };
@@ -147,7 +151,7 @@ impl Chain {
         let same_order = own.position == theirs.position && own.prefix_hash == theirs.prefix_hash;
         let same_state = own.state_root == theirs.state_root;
         if same_order && same_state {
-            return Comparison::Same;
+            return Comparison::Same { up_to: own.index };
         }
         // Between two releases, or after the last, commits may follow that are not told here yet,
         // or never.

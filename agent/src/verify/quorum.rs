@@ -18,7 +18,7 @@ use crate::limits::EVIDENCE_HEADERS_MAX;
 /// What one member attested.
 #[derive(Debug, Clone, Default)]
 struct Member {
-    /// The highest commit up to which his history is ours.
+    /// The highest own release up to which his history is ours.
     same: CommitIndex,
     /// The highest end of his that cannot be compared yet.
     ahead: Option<CommitEnd>,
@@ -142,8 +142,13 @@ impl Attestations {
 impl Member {
     fn take(&mut self, end: &CommitEnd, chain: &Chain) {
         match chain.compare(end) {
-            Comparison::Same => {
-                self.same = self.same.max(end.index);
+            Comparison::Same { up_to } => {
+                self.same = self.same.max(up_to);
+                // His end says that nothing changed up to it: what is released below it later
+                // contradicts him, and must not pass for what he attested.
+                if end.index > chain.last() {
+                    self.keep_ahead(end);
+                }
                 // The prefix covers everything before it: an earlier contradiction was ours or is
                 // undone.
                 if self.other.is_some_and(|other| other.index <= end.index) {
@@ -154,10 +159,12 @@ impl Member {
                 let earlier = self.other.filter(|other| other.index >= end.index);
                 self.other = Some(earlier.unwrap_or(*end));
             }
-            Comparison::Unknown => {
-                let higher = self.ahead.filter(|ahead| ahead.index > end.index);
-                self.ahead = Some(higher.unwrap_or(*end));
-            }
+            Comparison::Unknown => self.keep_ahead(end),
         }
+    }
+
+    fn keep_ahead(&mut self, end: &CommitEnd) {
+        let higher = self.ahead.filter(|ahead| ahead.index > end.index);
+        self.ahead = Some(higher.unwrap_or(*end));
     }
 }

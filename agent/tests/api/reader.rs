@@ -177,6 +177,34 @@ fn a_commit_that_changed_nothing_attests_the_one_before_it() {
 }
 
 #[test]
+fn a_commit_made_up_below_an_attested_one_is_not_attested() {
+    let (world, mut chronicle) = three_commits();
+    let mut reader = reader(&world, None);
+    take_all(&mut reader, &chronicle);
+    // The members say that nothing changed from commit 3 up to commit 103.
+    let checkpoint = CommitEnd { index: CommitIndex(103), ..chronicle.releases[2].end };
+    let item = chronicle.attested(&[0, 1, 2], checkpoint);
+    take(&mut reader, item).expect("in order");
+    assert_eq!(attested(&mut reader), 3);
+    // A captured ledger lets its processor judge and seal what was never ordered, in between.
+    create_vm(&world, &mut chronicle, World::DEVELOPER, "d");
+    let made_up = sealed_by(&key(World::SEAL), &chronicle.releases[3]);
+    take(&mut reader, made_up).expect("sealed and continuous");
+    assert_eq!(attested(&mut reader), 3);
+    // As soon as the history passes what they attest, they are seen to contradict it.
+    for _ in 0..100 {
+        chronicle.skip();
+    }
+    create_vm(&world, &mut chronicle, World::DEVELOPER, "e");
+    let next = sealed_by(&key(World::SEAL), &chronicle.releases[4]);
+    take(&mut reader, next).expect("sealed and continuous");
+    let progress = reader.progress();
+    assert_eq!(progress.contradicting.len(), 3);
+    assert!(matches!(progress.trust, Trust::Hold(_)), "{:?}", progress.trust);
+    assert_eq!(progress.attested, CommitIndex(3));
+}
+
+#[test]
 fn one_liar_is_named_but_stops_nobody_and_two_put_the_host_on_hold() {
     let (world, chronicle) = three_commits();
     let mut reader = reader(&world, None);

@@ -6,6 +6,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::limits::REASON_BYTES_MAX;
+
 macro_rules! codes {
     ($($(#[$doc:meta])* $name:ident = $number:literal, $text:literal, $advice:literal;)*) => {
         /// Why a payload was refused. Codes are never renamed or reused.
@@ -116,9 +118,14 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// A refusal with its detail.
+    /// A refusal with its detail, of which at most [`REASON_BYTES_MAX`] bytes are kept: it may
+    /// repeat what a stranger wrote, and travels in every release.
     pub fn new(code: RefusalCode, detail: impl Into<String>) -> Self {
-        Self { code, detail: detail.into() }
+        let mut detail = detail.into();
+        detail.truncate(detail.floor_char_boundary(REASON_BYTES_MAX));
+        // A cut text keeps its capacity, and releases are kept for a while.
+        detail.shrink_to_fit();
+        Self { code, detail }
     }
 }
 
@@ -132,5 +139,14 @@ mod tests {
             let json = serde_json::to_value(code).expect("a code is a string");
             assert_eq!(json, code.as_str());
         }
+    }
+
+    #[test]
+    fn a_refusal_repeats_no_more_than_its_bound_of_what_a_stranger_wrote() {
+        let long = Refusal::new(RefusalCode::KindUnknown, "é".repeat(REASON_BYTES_MAX));
+        assert_eq!(long.detail, "é".repeat(REASON_BYTES_MAX / 2));
+        let odd = Refusal::new(RefusalCode::KindUnknown, format!("x{}", long.detail));
+        assert_eq!(odd.detail.len(), REASON_BYTES_MAX - 1);
+        assert_eq!(Refusal::new(RefusalCode::KindUnknown, "short").detail, "short");
     }
 }

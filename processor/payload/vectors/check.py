@@ -3,8 +3,10 @@
 
 Documents: the strict subset of JSON (the meaning of fields is not repeated here, so only refusals by form are compared).
 Events: deterministic CBOR (RFC 8949, 4.2.1) decodes, re-encodes to the same bytes, and has the documented layout.
+Signatures: the strict rule of ed25519 written out (RFC 8032, narrowed as signatures.json says).
 Prints the number of checks and exits with 1 at the first difference.
 """
+import hashlib
 import json
 import pathlib
 import sys
@@ -179,5 +181,68 @@ def check_events():
     return len(vectors)
 
 
+P = 2**255 - 19
+L = 2**252 + 27742317777372353535851937790883648493
+D = -121665 * pow(121666, -1, P) % P
+IDENTITY = (0, 1)
+
+
+def point(data):
+    """The point that 32 bytes encode canonically, or None."""
+    number = int.from_bytes(data, "little")
+    sign, y = number >> 255, number & (2**255 - 1)
+    square = (y * y - 1) * pow(D * y * y + 1, -1, P) % P
+    x = pow(square, (P + 3) // 8, P)
+    if (x * x - square) % P:
+        x = x * pow(2, (P - 1) // 4, P) % P
+    if y >= P or (x * x - square) % P or (x == 0 and sign):
+        return None
+    return (x if x & 1 == sign else P - x, y)
+
+
+def add(a, b):
+    product = D * a[0] * b[0] * a[1] * b[1] % P
+    x = (a[0] * b[1] + b[0] * a[1]) * pow(1 + product, -1, P)
+    y = (a[1] * b[1] + a[0] * b[0]) * pow(1 - product, -1, P)
+    return (x % P, y % P)
+
+
+def times(count, base):
+    total = IDENTITY
+    while count:
+        total = add(total, base) if count & 1 else total
+        base, count = add(base, base), count >> 1
+    return total
+
+
+def counts(key, message, signature):
+    a, r = point(key), point(signature[:32])
+    s = int.from_bytes(signature[32:], "little")
+    if a is None or r is None or s >= L or IDENTITY in (times(8, a), times(8, r)):
+        return False
+    k = int.from_bytes(hashlib.sha512(signature[:32] + key + message).digest(), "little") % L
+    base = point((4 * pow(5, -1, P) % P).to_bytes(32, "little"))
+    return times(s, base) == add(r, times(k, a))
+
+
+def text(data):
+    return len(data).to_bytes(4, "big") + data
+
+
+def check_signatures():
+    vectors = json.loads((HERE / "signatures.json").read_text())["signatures"]
+    for vector in vectors:
+        parts = ("public_key_hex", "message_hex", "signature_hex")
+        key, message, signature = (bytes.fromhex(vector[part]) for part in parts)
+        if vector["path"] == "payload":
+            hashed = hashlib.sha512(vector["document"].encode()).digest()
+            fields = (b"dagger", b"", b"sha512", hashed)
+            assert message == b"SSHSIG" + b"".join(map(text, fields)), vector["name"]
+        if counts(key, message, signature) != vector["accepted"]:
+            sys.exit(f"signatures: {vector['name']!r}: accepted is {not vector['accepted']}")
+    return len(vectors)
+
+
 if __name__ == "__main__":
-    print(f"{check_documents()} documents and {check_events()} events agree")
+    documents, events, signatures = check_documents(), check_events(), check_signatures()
+    print(f"{documents} documents, {events} events and {signatures} signatures agree")
