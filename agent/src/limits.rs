@@ -16,6 +16,8 @@ pub const RELEASE_WINDOW: u32 = 128;
 /// may have.
 pub const EVIDENCE_HEADERS_MAX: usize = 2 * dagger_payload::limits::MEMBERS_MAX;
 
+/// Released commit ends with which members' attestations can be compared; 7 MB.
+pub const CHAIN_ENDS_MAX: usize = 64 * 1024;
 /// How long a report stays valid, in ledger milliseconds.
 pub const REPORT_VALID_MS: u64 = 60 * 60 * 1000;
 /// VMs whose reports may wait to be ordered at the same time.
@@ -36,6 +38,8 @@ pub const API_REQUESTS_TOGETHER_MAX: usize = 128;
 pub const API_HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a request's body may take to arrive.
 pub const API_BODY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long an API client may take nothing of an answer.
+pub const API_WRITE_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Bytes of one request's head.
 pub const API_HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Bytes of a body that is not a payload.

@@ -11,6 +11,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{debug, info, warn};
@@ -18,7 +19,9 @@ use tracing::{debug, info, warn};
 use super::{ApiParts, Door, TcpDoor, router};
 use crate::configuration::ApiConfiguration;
 use crate::daemon::Listeners;
-use crate::limits::{API_CONNECTIONS_MAX, API_HEAD_BYTES_MAX, API_HEAD_WAIT_MAX, STOP_WAIT_MAX};
+use crate::limits::{
+    API_CONNECTIONS_MAX, API_HEAD_BYTES_MAX, API_HEAD_WAIT_MAX, API_WRITE_WAIT_MAX, STOP_WAIT_MAX,
+};
 
 /// Pause after the system could not give a connection (no descriptors left, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -130,11 +133,13 @@ impl Socket {
         let service = TowerToHyperService::new(self.router.clone());
         let stop = self.stop.clone();
         async move {
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(API_WRITE_WAIT_MAX));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(API_HEAD_WAIT_MAX)
                 .max_buf_size(API_HEAD_BYTES_MAX)
-                .serve_connection(TokioIo::new(stream), service);
+                .serve_connection(TokioIo::new(Box::pin(stream)), service);
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,

@@ -2,9 +2,13 @@
 //!
 //! Never believes a prefix hash that it did not compute itself. Called by [`super::reader`].
 
+use std::collections::VecDeque;
+
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{ClusterId, CommitIndex, Position, PrefixHash};
 use dagger_payload::release::{CommitRelease, extend_prefix, initial_prefix};
+
+use crate::limits::CHAIN_ENDS_MAX;
 
 /// A release does not continue the chain: the ledger or the processor of this host is broken or
 /// captured.
@@ -65,12 +69,20 @@ pub enum Comparison {
     Unknown,
 }
 
-/// The commit ends so far, oldest first. Commits that changed nothing are not released and have no
-/// entry.
+/// What of the chain is no longer in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Forgotten {
+    Nothing,
+    Oldest,
+}
+
+/// The newest commit ends, at most [`CHAIN_ENDS_MAX`], oldest first. Commits that changed nothing
+/// are not released and have no entry.
 #[derive(Debug, Clone)]
 pub struct Chain {
     start: PrefixHash,
-    ends: Vec<CommitEnd>,
+    ends: VecDeque<CommitEnd>,
+    forgotten: Forgotten,
     ledger_time: dagger_payload::id::LedgerTime,
 }
 
@@ -79,14 +91,15 @@ impl Chain {
     pub fn new(cluster: &ClusterId) -> Self {
         Self {
             start: initial_prefix(cluster),
-            ends: Vec::new(),
+            ends: VecDeque::new(),
+            forgotten: Forgotten::Nothing,
             ledger_time: dagger_payload::id::LedgerTime(0),
         }
     }
 
     /// The last released commit; 0 before the first.
     pub fn last(&self) -> CommitIndex {
-        self.ends.last().map_or(CommitIndex(0), |end| end.index)
+        self.ends.back().map_or(CommitIndex(0), |end| end.index)
     }
 
     /// Takes in the next release, if it continues the chain; else the chain stays as it is.
@@ -94,7 +107,7 @@ impl Chain {
     /// # Errors
     /// [`ChainBreak`].
     pub fn extend(&mut self, release: &CommitRelease) -> Result<(), ChainBreak> {
-        let (mut position, before) = match self.ends.last() {
+        let (mut position, before) = match self.ends.back() {
             Some(end) => (end.position, end.prefix_hash),
             None => (Position(0), self.start),
         };
@@ -125,14 +138,18 @@ impl Chain {
             return Err(ChainBreak::Prefix { commit });
         }
         self.ledger_time = release.ledger_time;
-        self.ends.push(release.end);
+        self.ends.push_back(release.end);
+        if self.ends.len() > CHAIN_ENDS_MAX {
+            self.ends.pop_front();
+            self.forgotten = Forgotten::Oldest;
+        }
         Ok(())
     }
 
-    /// The last commit end at or before `commit`; none before the first release.
+    /// The last commit end at or before `commit`; none before the first release that is kept.
     pub fn end_at(&self, commit: CommitIndex) -> Option<&CommitEnd> {
         let after = self.ends.partition_point(|end| end.index <= commit);
-        self.ends[..after].last()
+        after.checked_sub(1).and_then(|at| self.ends.get(at))
     }
 
     /// Compares a commit end that somebody else attests.
@@ -141,6 +158,9 @@ impl Chain {
     /// position and prefix are known here; its state root then counts as the one before it.
     pub fn compare(&self, theirs: &CommitEnd) -> Comparison {
         let Some(own) = self.end_at(theirs.index) else {
+            if self.forgotten == Forgotten::Oldest {
+                return Comparison::Unknown;
+            }
             let nothing = theirs.position == Position(0) && theirs.prefix_hash == self.start;
             return match (nothing, self.ends.is_empty()) {
                 (true, _) => Comparison::Same { up_to: CommitIndex(0) },
@@ -161,5 +181,39 @@ impl Chain {
             (true, _, _) | (false, true, false) => Comparison::Other,
             (false, true, true) | (false, false, _) => Comparison::Unknown,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dagger_payload::id::{LedgerTime, StateRoot};
+
+    use super::*;
+
+    fn release(index: usize) -> CommitRelease {
+        let end = CommitEnd {
+            index: CommitIndex(u64::try_from(index).expect("small")),
+            position: Position(0),
+            prefix_hash: initial_prefix(&ClusterId([1; 32])),
+            state_root: StateRoot([u8::try_from(index % 251).expect("a byte"); 32]),
+        };
+        let (releases, time_effects) = (Vec::new(), Vec::new());
+        CommitRelease { end, ledger_time: LedgerTime(1), releases, time_effects }
+    }
+
+    #[test]
+    fn a_long_history_costs_bounded_memory_and_what_was_forgotten_is_unknown() {
+        let mut chain = Chain::new(&ClusterId([1; 32]));
+        for index in 1..=CHAIN_ENDS_MAX {
+            chain.extend(&release(index)).expect("continues");
+        }
+        let (first, newest) = (release(1).end, release(CHAIN_ENDS_MAX + 1).end);
+        assert_eq!(chain.compare(&first), Comparison::Same { up_to: first.index });
+        chain.extend(&release(CHAIN_ENDS_MAX + 1)).expect("continues");
+        assert_eq!(chain.ends.len(), CHAIN_ENDS_MAX);
+        assert_eq!(chain.compare(&first), Comparison::Unknown);
+        assert_eq!(chain.compare(&newest), Comparison::Same { up_to: newest.index });
+        let other = CommitEnd { state_root: StateRoot([255; 32]), ..newest };
+        assert_eq!(chain.compare(&other), Comparison::Other);
     }
 }
