@@ -51,7 +51,7 @@ fn main() -> ExitCode {
                     if options.hashes {
                         println!("{seed} {hosts} {}", summary.log_hash);
                     }
-                    tally.add(&summary);
+                    tally.add(hosts, &summary);
                 }
                 Err(failure) => {
                     println!("{failure}");
@@ -63,7 +63,12 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("{tally}");
-    println!("{failed} failed, {:.1} s", begin.elapsed().as_secs_f64());
-    ExitCode::from(u8::from(failed > 0))
+    print!("{tally}");
+    let (simulated_s, real_s) = (tally.simulated_s(), begin.elapsed().as_secs_f64());
+    println!("{failed} failed; {simulated_s} simulated s in {real_s:.1} real s");
+    let rare = tally.too_rare();
+    for rare in &rare {
+        println!("too rare: {rare}");
+    }
+    ExitCode::from(u8::from(failed > 0 || !rare.is_empty()))
 }
