@@ -189,6 +189,12 @@ impl Graph {
         found.copied().unwrap_or_default()
     }
 
+    /// The highest round with a quorum, if also those count who may no longer be named.
+    pub(crate) fn quorum_round_with_forkers(&self) -> Round {
+        let found = self.rounds.keys().rev().find(|round| self.has_quorum_with_forkers(**round));
+        found.copied().unwrap_or_default()
+    }
+
     /// The highest round with any accepted event.
     pub(crate) fn highest_round(&self) -> Round {
         self.rounds.last_key_value().map(|(round, _)| *round).unwrap_or_default()

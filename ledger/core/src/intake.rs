@@ -234,6 +234,7 @@ impl Core {
         if let Some(first) = self.graph.at(event.header.round, event.header.author).first() {
             self.keep_evidence(turn, *first, event);
         }
+        self.recovery.signed(event.header.author);
         self.graph.insert(event.clone());
         turn.records.push(Record::Event(event.clone()));
         self.commit_what_is_decided(turn)

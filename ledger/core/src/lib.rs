@@ -165,8 +165,8 @@ impl Core {
             Input::PeerHave { from, highest } => self.peer_has(turn, from, &highest),
             Input::PeerWant { from, digests } => self.peer_wants(turn, from, digests),
             Input::RecoveryAsked { from, nonce } => self.answer_recovery(turn, from, nonce),
-            Input::RecoveryAnswered { from, nonce, quorum_round, highest_of_asker: _ } => {
-                self.recovery.answered(from, nonce, quorum_round);
+            Input::RecoveryAnswered { from, nonce, quorum_round, highest_of_asker } => {
+                self.recovery.answered(from, nonce, highest_of_asker, quorum_round);
             }
             Input::Submitted(payload) => self.pace.submit(payload),
             Input::Judged { end, next_deadline } => self.judged(end, next_deadline)?,

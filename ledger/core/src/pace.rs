@@ -21,6 +21,7 @@ use crate::limits::{
     JUDGE_BACKLOG_COMMITS_MAX, STALE_PARENTS_MS_MAX, STRIKES_MAX, WAIT_DOUBLING_ROUNDS,
     WAIT_MS_MAX, WAIT_MS_MIN,
 };
+use crate::recovery::OwnChain;
 use crate::{Core, HaltReason, Moment, Output, Record, Turn, WriteNumber};
 
 /// Bytes of a record beyond its payload: signature, kind and CBOR heads.
@@ -99,6 +100,11 @@ impl Pace {
         self.floor = floor.max(self.own_round());
     }
 
+    /// Whether the own chain stands at the rounds that may be signed.
+    pub(crate) fn own_chain(&self) -> OwnChain {
+        if self.own_round() < self.floor { OwnChain::Muted } else { OwnChain::Open }
+    }
+
     pub(crate) fn own_round(&self) -> Round {
         self.own_last.as_ref().map_or(Round(0), |event| event.header.round)
     }
@@ -167,7 +173,7 @@ impl Core {
             self.pace.wake_at,
             deadline,
             self.gossip.have_at(),
-            self.recovery.wake_at(),
+            self.recovery.wake_at(self.pace.own_chain()),
             self.intake.ask_at(),
         ];
         let next = wakes.into_iter().flatten().min();
@@ -248,7 +254,8 @@ impl Core {
         {
             return Some(Purpose::Close);
         }
-        if self.graph.highest_named_round() < round {
+        let worth = self.graph.highest_named_round().max(self.recovery.help_round());
+        if worth < round {
             self.pace.fill_since = None;
             return None;
         }

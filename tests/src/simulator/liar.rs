@@ -186,6 +186,15 @@ impl Liar {
         }
     }
 
+    /// Behaves while the cluster is being founded: it knows nothing, and says so.
+    pub(crate) fn found(&mut self, from: usize, message: &PeerMessage) -> Vec<Lie> {
+        let PeerMessage::AskRecovery { nonce } = message else {
+            return Vec::new();
+        };
+        let (nonce, highest_of_asker, quorum_round) = (*nonce, Round(0), Round(0));
+        vec![(from, PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round })]
+    }
+
     /// Hears anything else, and answers as it likes.
     pub(crate) fn hear(&mut self, from: usize, message: &PeerMessage) -> Vec<Lie> {
         match message {
@@ -200,11 +209,12 @@ impl Liar {
                 answers
             }
             PeerMessage::AskRecovery { nonce } => {
-                let claim = self.random.choose(&[0, 1, 1_000_000]);
+                let claim = self.random.choose(&[0, 0, 1, 1_000_000]);
+                let quorum = self.random.choose(&[0, 0, 20, u64::MAX / 2]);
                 let answer = PeerMessage::AnswerRecovery {
                     nonce: *nonce,
                     highest_of_asker: Round(claim),
-                    quorum_round: Round(self.random.below(40)),
+                    quorum_round: Round(quorum),
                 };
                 vec![(from, answer)]
             }

@@ -6,10 +6,11 @@
 use std::sync::Arc;
 
 use dagger_ledger_core::interface::Input;
+use dagger_payload::id::Round;
 use dagger_payload::peer::PeerMessage;
 
 use super::faults::{self, FaultKind};
-use super::host::Incarnation;
+use super::host::{Host, Incarnation};
 use super::liar::{Liar, Lie};
 use super::network::Care;
 use super::random::Random;
@@ -71,15 +72,16 @@ impl World {
             matches!(message, PeerMessage::Want { .. } | PeerMessage::AskRecovery { .. });
         let asked = self.injecting || question;
         let wall = self.hosts[host].wall(self.now());
-        let injecting = self.injecting;
+        let founded = self.is_founded();
+        let attacking = founded && self.injecting;
         let liar = self.liars.get_mut(&host).expect("the caller looked");
         let answers = match event {
             Some(event) => {
                 liar.hear_event(event);
-                if injecting { liar.vote_fast(wall) } else { Vec::new() }
+                if attacking { liar.vote_fast(wall) } else { Vec::new() }
             }
-            None if asked => liar.hear(from, message),
-            None => Vec::new(),
+            None if asked && founded => liar.hear(from, message),
+            None => liar.found(from, message),
         };
         self.send_lies(host, answers);
     }
@@ -88,11 +90,26 @@ impl World {
         if !self.injecting {
             return; // the liars' attack ends with the other faults, so that silence can be told
         }
+        let pause_us = self.random.within(LIAR_TURN_US);
+        self.schedule.after_us(pause_us, Happening::Lie(host));
+        if !self.is_founded() {
+            return;
+        }
         let wall = self.hosts[host].wall(self.now());
         let lies = self.liars.get_mut(&host).map(|liar| liar.lie(wall));
         self.send_lies(host, lies.unwrap_or_default());
-        let pause_us = self.random.within(LIAR_TURN_US);
-        self.schedule.after_us(pause_us, Happening::Lie(host));
+    }
+
+    /// Whether every honest host has a memory of its own: until then a host that is slow to found
+    /// the cluster cannot be told from one that forgot, and is one of the f that a cluster bears.
+    fn is_founded(&mut self) -> bool {
+        let remembers = |host: &Host| {
+            let own = host.disk.durable.own_last(host.me);
+            own.is_some_and(|event| event.header.round > Round(1))
+        };
+        let honest = self.honest_hosts();
+        self.founded = self.founded || honest.iter().all(|host| remembers(&self.hosts[*host]));
+        self.founded
     }
 
     /// The last thing that a liar says unasked.

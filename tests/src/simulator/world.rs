@@ -100,6 +100,8 @@ pub(crate) struct World {
     pub(super) injecting: bool,
     pub(super) judged_before: Vec<CommitIndex>,
     pub(super) handed_on: Vec<CommitIndex>,
+    /// Whether all honest hosts have a memory of their own.
+    pub(super) founded: bool,
     /// Hosts that forgot something, and the commit that they must know before they know again all
     /// that they knew.
     pub(super) forgetful: BTreeMap<usize, CommitIndex>,
@@ -170,6 +172,7 @@ impl World {
             injecting: true,
             judged_before: vec![CommitIndex(0); committee.members()],
             handed_on: vec![CommitIndex(0); committee.members()],
+            founded: false,
             forgetful: BTreeMap::new(),
             cuts: PowerCut::default(),
             log,
