@@ -102,7 +102,7 @@ impl World {
 
     /// Whether every honest host has a memory of its own: until then a host that is slow to found
     /// the cluster cannot be told from one that forgot, and is one of the f that a cluster bears.
-    fn is_founded(&mut self) -> bool {
+    pub(super) fn is_founded(&mut self) -> bool {
         let remembers = |host: &Host| {
             let own = host.disk.durable.own_last(host.me);
             own.is_some_and(|event| event.header.round > Round(1))
@@ -148,10 +148,13 @@ impl World {
         if !self.injecting || self.settings.faults.is_empty() {
             return;
         }
-        let kind = self.random.choose(&self.settings.faults);
-        faults::inject(self, kind);
         let gap_us = self.random.within(self.settings.fault_gap_us);
         self.schedule.after_us(gap_us, Happening::Fault);
+        if self.committee.faulty_max() > 0 && !self.is_founded() {
+            return;
+        }
+        let kind = self.random.choose(&self.settings.faults);
+        faults::inject(self, kind);
     }
 
     pub(super) fn start(&mut self, host: usize) -> Step {
