@@ -334,7 +334,7 @@ pub struct CoreStatus {
 /// Whether the core may sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It asks its peers about its own past.
+    /// It asks its peers about its own past, or waits for the first round that it may sign.
     Recovering,
     /// It takes part.
     Member,

@@ -34,7 +34,7 @@ use gossip::Gossip;
 use graph::Graph;
 use intake::Intake;
 use pace::Pace;
-use recovery::Recovery;
+use recovery::{OwnChain, Recovery};
 
 /// The consensus of one member.
 pub struct Core {
@@ -255,7 +255,8 @@ impl Core {
 
     /// How the core is.
     pub fn status(&self) -> CoreStatus {
-        let phase = match (self.halted, self.recovery.is_over()) {
+        let may_sign = self.recovery.is_over() && self.pace.own_chain() == OwnChain::Open;
+        let phase = match (self.halted, may_sign) {
             (Some(_), _) => Phase::Halted,
             (None, false) => Phase::Recovering,
             (None, true) => Phase::Member,

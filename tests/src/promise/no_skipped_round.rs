@@ -46,7 +46,6 @@ impl Promise for NoSkippedRound {
     }
 
     fn forgot(&mut self, host: AuthorIndex) {
-        self.newest.remove(&host);
         self.doubtful.insert(host);
     }
 }
