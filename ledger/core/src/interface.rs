@@ -184,9 +184,12 @@ pub enum HaltReason {
 /// index, the pool by payload digest, forks by (author, round).
 #[derive(Debug, Clone)]
 pub enum Record {
-    /// An accepted event. When its author is this host, the witness file must show its round before
-    /// it is sent.
+    /// An accepted event. When its author is this host, it was made now, and the witness file must
+    /// show its round before it is sent.
     Event(Arc<Event>),
+    /// An event of this host that a peer gave back: kept like any other, but the witness must not
+    /// show it. Until this host has signed anew, a restart must still find that it forgot.
+    OwnEventReturned(Arc<Event>),
     /// A commit.
     Commit(CommitRecord),
     /// These payloads left the pool: they are in an own event of the same write.

@@ -8,6 +8,17 @@
 //! `ledger/decisions.md`.
 #![forbid(unsafe_code)]
 
+/// Whether a bug is planted here: never, but under the simulator's feature.
+macro_rules! planted {
+    ($bug:ident) => {{
+        #[cfg(feature = "planted-bugs")]
+        let planted = crate::planted::is(crate::planted::Bug::$bug);
+        #[cfg(not(feature = "planted-bugs"))]
+        let planted = false;
+        planted
+    }};
+}
+
 mod commit;
 mod gossip;
 mod graph;
@@ -15,6 +26,8 @@ mod intake;
 pub mod interface;
 mod limits;
 mod pace;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod recovery;
 
 use std::sync::Arc;
@@ -100,7 +113,7 @@ impl Core {
         for commit in &state.commits {
             let forked = commit.forked.iter().map(|event| (event, graph::Fate::Forked));
             let ordered = commit.events.iter().map(|event| (event, graph::Fate::Ordered));
-            for (event, fate) in ordered.chain(forked) {
+            for (event, fate) in ordered.chain(forked).filter(|_| !planted!(FatesForgotten)) {
                 graph.set_fate(&event.digest, fate);
             }
         }
@@ -190,16 +203,19 @@ impl Core {
             let (collection_round, floor) = (new.record.collection_round, new.record.floor);
             self.judging.unjudged.insert(new.record.index, new.record.prefix_hash);
             turn.records.push(Record::Commit(new.record));
-            turn.outputs
-                .push(Output::Committed { commit: new.commit, after: self.written.following() });
+            let early = planted!(HandOnBeforePersist);
+            let after = if early { self.durable } else { self.written.following() };
+            turn.outputs.push(Output::Committed { commit: new.commit, after });
             self.pace.committed(self.graph.quorum_round());
             let me = self.configuration.me;
             let lost = self.graph.collect(collection_round, floor, me);
             self.intake.collect(floor);
             let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
-            if !returned.is_empty() {
+            if !returned.is_empty() && !planted!(PayloadsNotGivenBack) {
                 self.pace.give_back(&returned);
-                turn.records.push(Record::Returned(returned));
+                if !planted!(ReturnNotPersisted) {
+                    turn.records.push(Record::Returned(returned));
+                }
             }
         }
         Ok(())
@@ -233,7 +249,7 @@ impl Core {
         if end.index > attested.newest.index {
             let same = (end.position, end.state_root)
                 == (attested.newest.position, attested.newest.state_root);
-            if !same {
+            if !same || planted!(NewestOfEqualsAttested) {
                 attested.newest = end;
             }
             if end.index.0.is_multiple_of(CHECKPOINT_COMMITS) {

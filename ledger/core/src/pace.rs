@@ -97,7 +97,8 @@ impl Pace {
             self.attested = newest.header.attestation.newest;
             self.own_last = Some(newest);
         }
-        self.floor = floor.max(self.own_round());
+        self.floor = if planted!(SignBelowRecoveryFloor) { Round(0) } else { floor };
+        self.floor = self.floor.max(self.own_round());
     }
 
     /// Whether the own chain stands at the rounds that may be signed.
@@ -222,6 +223,7 @@ impl Core {
     /// passed with the help of members who may no longer be named.
     fn next_round(&self) -> Option<Round> {
         let own = self.pace.own_round().max(self.pace.floor);
+        let own = if planted!(SkippedRound) { own.max(self.graph.quorum_round()) } else { own };
         let collected = self.graph.collection_round();
         if self.graph.has_quorum(own) || (own.0 == 0 && collected.0 == 0) {
             return Some(own.next());
@@ -411,7 +413,9 @@ impl Core {
             turn.records.push(Record::Packed(digests));
         }
         let message = PeerMessage::event(&event);
-        turn.outputs.push(Output::Broadcast { message, after: self.pace.own_written });
+        let early = planted!(SendBeforePersist);
+        let after = if early { self.durable } else { self.pace.own_written };
+        turn.outputs.push(Output::Broadcast { message, after });
         let me = self.configuration.me;
         self.admit(turn, me, event)
     }

@@ -75,7 +75,7 @@ impl Recovery {
             own_seen: Round(0),
             ask_at: Moment(0),
             nonce: 0,
-            state: if alone { State::Over } else { State::Asking },
+            state: if alone || planted!(SignBeforeAsking) { State::Over } else { State::Asking },
             askers: BTreeMap::new(),
             help_round: Round(0),
         }

@@ -173,7 +173,8 @@ impl Recorder {
         Self { me, highest }
     }
 
-    /// What is written for `records`, and the highest round among this host's events in them.
+    /// What is written for `records`, and the highest round among the events in them that this host
+    /// made.
     pub fn changes_of(&mut self, records: &[Record]) -> (Vec<Change>, Option<Round>) {
         let mut changes = Vec::new();
         let mut own_round = None;
@@ -185,6 +186,7 @@ impl Recorder {
                         own_round = own_round.max(Some(event.header.round));
                     }
                 }
+                Record::OwnEventReturned(event) => self.event_changes(event, &mut changes),
                 Record::Commit(commit) => {
                     changes.push(put_encoded(Table::Commits, index_key(commit.index), commit));
                 }

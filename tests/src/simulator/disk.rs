@@ -47,7 +47,7 @@ impl Image {
 
     fn apply(&mut self, record: Record) {
         match record {
-            Record::Event(event) => {
+            Record::Event(event) | Record::OwnEventReturned(event) => {
                 let header = &event.header;
                 self.places.insert(event.digest, (header.round, header.author));
                 self.events.insert((header.round, header.author, event.digest), event);

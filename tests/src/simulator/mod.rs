@@ -9,6 +9,8 @@ mod device;
 pub mod disk;
 mod faults;
 mod host;
+#[cfg(feature = "planted-bugs")]
+pub mod hunt;
 mod judge;
 mod keys;
 mod liar;
