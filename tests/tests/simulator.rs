@@ -14,7 +14,12 @@ const SEEDS: u64 = 100;
 const FIRST_SEED: &str = "DAGGER_FIRST_SEED";
 
 /// Seeds that broke a promise once, with the number of hosts; the defect that each showed is mended.
-const KEPT: [(u64, usize); 0] = [];
+const KEPT: [(u64, usize); 2] = [
+    // A lost memory was forgotten at the second restart: the host signed a round twice.
+    (1193, 4),
+    // Three hosts that forgot waited for rounds that nobody made.
+    (31, 7),
+];
 
 fn first_seed() -> u64 {
     let given = std::env::var(FIRST_SEED).ok().and_then(|seed| seed.parse().ok());
