@@ -13,6 +13,9 @@ SYSCONFDIR ?= /etc
 DESTDIR ?=
 BINARIES := dagger-agent dagger-ledger dagger-processor daggerctl
 SEEDS ?= 1000
+# The first of the simulator's fresh seeds; give it to repeat a run.
+DAGGER_FIRST_SEED ?= $(shell date +%s)00
+export DAGGER_FIRST_SEED
 
 .PHONY: help demo build guest-image debian-tree verify fix test soak release install
 
@@ -45,12 +48,16 @@ fix: ## what of `verify` a machine can mend
 test: ## everything that decides whether a change may land
 	@scripts/prerequisites.sh test
 	@$(MAKE) --no-print-directory verify build guest-image debian-tree
+	@echo "fresh seeds from $(DAGGER_FIRST_SEED) on (DAGGER_FIRST_SEED=... repeats them)"
 	DAGGER_CACHE="$(CACHE)" $(CARGO) nextest run --locked --workspace
+	$(CARGO) nextest run --locked -p dagger-tests --features planted-bugs --test planted
 
-soak: build ## the long simulations (SEEDS=1000 for each size)
+soak: build ## the long simulations (SEEDS=1000 for each size) and the hunt for all planted bugs
 	for hosts in 4 7 10; do \
-	  $(CARGO) run --locked -p dagger-tests --bin sim -- --seeds $(SEEDS) --hosts $$hosts; \
+	  $(CARGO) run --locked -p dagger-tests --bin sim -- --first-seed $(DAGGER_FIRST_SEED) \
+	    --seeds $(SEEDS) --hosts $$hosts; \
 	done
+	$(CARGO) run --locked -p dagger-tests --features planted-bugs --bin sim -- --planted all
 
 release: ## optimised binaries, as they are installed
 	$(CARGO) build --locked --release --bins

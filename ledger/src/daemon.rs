@@ -200,8 +200,8 @@ impl Daemon {
         // Before the agent may ask: what was promised in an earlier life is known from the first
         // answer on.
         let (instance, testimony) = (memory.instance, memory.testimony);
-        let genesis = &prepared.genesis;
-        let state = start::restored_state(&delivery.records, genesis, instance, testimony)?;
+        let founders = prepared.genesis.committee();
+        let state = start::restored_state(&delivery.records, founders, instance, testimony)?;
         delivery.submissions.restore(&unordered(&delivery, &state)?);
         let stopping = CancellationToken::new();
         let later = Later {

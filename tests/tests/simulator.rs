@@ -1,53 +1,83 @@
-//! Seeds of the simulator that every test run repeats.
+//! Seeds of the simulator that every test run tries.
 //!
-//! Setting: 100 seeds for each number of hosts, each with its own mixture of faults. Pinned: every
-//! promise holds at every step, the cluster heals and returns to silence, and a seed alone decides
-//! its run.
+//! Setting: 100 fresh seeds for each number of hosts, each with its own mixture of faults, and the
+//! seeds that once found something. Pinned: every promise holds at every step, the cluster heals
+//! and returns to silence, and a seed alone decides its run.
+
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use dagger_tests::simulator::{Tally, Verbosity, run};
 
+/// Fresh seeds for each size.
 const SEEDS: u64 = 100;
+/// Sets the first fresh seed; without it the clock does.
+const FIRST_SEED: &str = "DAGGER_FIRST_SEED";
 
-fn all_seeds_keep_every_promise(hosts: usize) {
+/// Seeds that broke a promise once, with the number of hosts; the defect that each showed is
+/// mended.
+const KEPT: [(u64, usize); 2] = [
+    // A lost memory was forgotten at the second restart: the host signed a round twice.
+    (1193, 4),
+    // Three hosts that forgot waited for rounds that nobody made.
+    (31, 7),
+];
+
+fn first_seed() -> u64 {
+    let given = std::env::var(FIRST_SEED).ok().and_then(|seed| seed.parse().ok());
+    given.unwrap_or_else(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970");
+        since.as_secs() * SEEDS
+    })
+}
+
+fn fresh_seeds_keep_every_promise(hosts: usize) {
+    let first = first_seed();
+    println!("seeds from {first} on ({FIRST_SEED}={first} repeats them)");
     let mut tally = Tally::default();
-    for seed in 0..SEEDS {
+    for seed in first..first + SEEDS {
         match run(seed, hosts, Verbosity::Quiet) {
-            Ok(summary) => tally.add(&summary),
+            Ok(summary) => tally.add(hosts, &summary),
             Err(failure) => panic!("{failure}"),
         }
     }
     println!("{tally}");
-    assert!(tally.received > SEEDS * 20, "too little was ordered");
-    // Three hosts and fewer survive no liar, so none lies there.
-    let possible = |kind: &str| hosts > 3 || !["LiarsEvent", "Twin"].contains(&kind);
-    let unseen = tally.faults.iter().filter(|(_, count)| **count == 0);
-    let never: Vec<_> = unseen.map(|(kind, _)| kind).filter(|kind| possible(kind)).collect();
-    assert!(hosts == 1 || never.is_empty(), "never hit: {never:?}");
+    assert!(tally.received() > SEEDS * 20, "too little was ordered");
+    let rare = tally.too_rare();
+    assert!(rare.is_empty(), "too rare: {rare:#?}");
+}
+
+#[test]
+fn kept_seeds_keep_every_promise() {
+    for (seed, hosts) in KEPT {
+        if let Err(failure) = run(seed, hosts, Verbosity::Quiet) {
+            panic!("{failure}");
+        }
+    }
 }
 
 #[test]
 fn one_host_keeps_every_promise() {
-    all_seeds_keep_every_promise(1);
+    fresh_seeds_keep_every_promise(1);
 }
 
 #[test]
 fn two_hosts_keep_every_promise() {
-    all_seeds_keep_every_promise(2);
+    fresh_seeds_keep_every_promise(2);
 }
 
 #[test]
 fn three_hosts_keep_every_promise() {
-    all_seeds_keep_every_promise(3);
+    fresh_seeds_keep_every_promise(3);
 }
 
 #[test]
 fn four_hosts_keep_every_promise() {
-    all_seeds_keep_every_promise(4);
+    fresh_seeds_keep_every_promise(4);
 }
 
 #[test]
 fn seven_hosts_keep_every_promise() {
-    all_seeds_keep_every_promise(7);
+    fresh_seeds_keep_every_promise(7);
 }
 
 #[test]

@@ -170,12 +170,15 @@ impl Committer {
         let mut certified = None;
         for digest in graph.at(slot.round, leader) {
             let voted = &place(slot.round, leader, digest);
-            let certifiers: BTreeSet<AuthorIndex> = graph
+            let certifying: Vec<AuthorIndex> = graph
                 .in_round(Round(slot.round.0 + 2))
                 .filter(|(_, event)| self.certifies(graph, event, voted))
                 .map(|(author, _)| author)
                 .collect();
-            if certifiers.len() < quorum {
+            let certifiers: BTreeSet<AuthorIndex> = certifying.iter().copied().collect();
+            let twice = planted!(AuthorCountedTwice);
+            let count = if twice { certifying.len() } else { certifiers.len() };
+            if count + usize::from(planted!(QuorumMinusOne)) < quorum {
                 continue;
             }
             if certified.replace(*digest).is_some() {
@@ -186,7 +189,8 @@ impl Committer {
         if let Some(digest) = certified {
             return Ok(Decision::Commit(digest));
         }
-        let skipped = blamers(graph, slot.round, leader).len() >= quorum;
+        let fewer = usize::from(planted!(SkipQuorumMinusOne));
+        let skipped = blamers(graph, slot.round, leader).len() + fewer >= quorum;
         Ok(if skipped { Decision::Skip } else { Decision::Undecided })
     }
 
@@ -206,7 +210,10 @@ impl Committer {
         decisions: &BTreeMap<Slot, Decision>,
     ) -> Decision {
         let first = Slot { round: Round(slot.round.0 + WAVE_ROUNDS), index: 0 };
-        let anchor = decisions.range(first..).find(|(_, decision)| **decision != Decision::Skip);
+        let anchor = decisions.range(first..).find(|(_, decision)| {
+            let passes = planted!(DecidePastUndecidedAnchor) && **decision == Decision::Undecided;
+            **decision != Decision::Skip && !passes
+        });
         let Some((_, Decision::Commit(anchor))) = anchor else {
             return Decision::Undecided;
         };
@@ -225,7 +232,8 @@ impl Committer {
     fn commit(&mut self, graph: &mut Graph, slot: Slot, leader: EventDigest) -> NewCommit {
         let leader = graph.get(&leader).expect("a committed leader is accepted").clone();
         let (events, forked) = linearise(graph, &leader);
-        self.ledger_time = self.ledger_time.max(time_of(graph, &leader));
+        let before = if planted!(LedgerTimeGoesBack) { LedgerTime(0) } else { self.ledger_time };
+        self.ledger_time = before.max(time_of(graph, &leader));
         let payloads: Vec<OrderedPayload> = events
             .iter()
             .flat_map(|event| {
@@ -244,8 +252,9 @@ impl Committer {
             payloads.iter().map(|ordered| &ordered.payload),
         );
         let depth = self.collection_depth_rounds;
-        let collection_round =
-            Round(leader.header.round.0.saturating_sub(depth)).max(graph.collection_round());
+        let local = planted!(CollectionRoundFromLocalView);
+        let from = if local { graph.highest_round() } else { leader.header.round };
+        let collection_round = Round(from.0.saturating_sub(depth)).max(graph.collection_round());
         let record = CommitRecord {
             index: self.index,
             leader: leader.as_parent(),
@@ -317,9 +326,12 @@ fn linearise(graph: &mut Graph, leader: &Event) -> (Vec<Arc<Event>>, Vec<Arc<Eve
     let mut history = graph.open_history(leader.digest);
     history
         .sort_by_cached_key(|event| (event.header.round, order_key(&leader.digest, &event.digest)));
+    if planted!(TiesByWhatArrived) {
+        history.sort_by_key(|e| (e.header.round, graph.highest_of(e.header.author)));
+    }
     let (mut ordered, mut forked) = (Vec::with_capacity(history.len()), Vec::new());
     for event in history {
-        if graph.has_ordered_twin(&event) {
+        if graph.has_ordered_twin(&event) && !planted!(TwinsOrdered) {
             graph.set_fate(&event.digest, Fate::Forked);
             forked.push(event);
         } else {

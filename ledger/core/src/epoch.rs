@@ -118,7 +118,8 @@ impl Core {
         let after = self.written.following();
         self.pace.begin_epoch(handover.founding.end, after);
         self.gossip.tell_have_at(turn.now);
-        turn.records.push(Record::Handover(handover.clone()));
+        let memory = self.recovery.memory();
+        turn.records.push(Record::Handover { handover: handover.clone(), memory });
         turn.outputs.push(Output::EpochBegan { handover, after });
     }
 }

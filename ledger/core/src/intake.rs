@@ -238,7 +238,7 @@ impl Core {
                 ready.extend(held_back.into_iter().map(|twin| (from, twin)));
                 continue;
             }
-            self.accept(turn, &event)?;
+            self.accept(turn, from, &event)?;
             let waiting = self.intake.missing.remove(&event.digest);
             for child in waiting.into_iter().flat_map(|missing| missing.children) {
                 let freed = self.intake.no_longer_missing(&child, &event.digest);
@@ -249,12 +249,20 @@ impl Core {
         Ok(())
     }
 
-    fn accept(&mut self, turn: &mut Turn<'_>, event: &Arc<Event>) -> Result<(), HaltReason> {
+    fn accept(
+        &mut self,
+        turn: &mut Turn<'_>,
+        from: AuthorIndex,
+        event: &Arc<Event>,
+    ) -> Result<(), HaltReason> {
         if let Some(first) = self.graph.at(event.header.round, event.header.author).first() {
             self.keep_evidence(turn, *first, event);
         }
+        self.recovery.signed(event.header.author);
         self.graph.insert(event.clone());
-        turn.records.push(Record::Event(event.clone()));
+        let returned = self.is_me(event.header.author) && !self.is_me(from);
+        let record = if returned { Record::OwnEventReturned } else { Record::Event };
+        turn.records.push(record(event.clone()));
         self.commit_what_is_decided(turn)
     }
 

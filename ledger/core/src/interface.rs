@@ -232,9 +232,12 @@ pub enum HaltReason {
 /// index, the pool by payload digest, forks by (author, round).
 #[derive(Debug, Clone)]
 pub enum Record {
-    /// An accepted event. When its author is this host, the witness file must show its round before
-    /// it is sent.
+    /// An accepted event. When its author is this host, it was made now, and the witness file must
+    /// show its round before it is sent.
     Event(Arc<Event>),
+    /// An event of this host that a peer gave back: kept like any other, but the witness must not
+    /// show it. Until this host has signed anew, a restart must still find that it forgot.
+    OwnEventReturned(Arc<Event>),
     /// A commit.
     Commit(CommitRecord),
     /// These payloads left the pool: they are in an own event of the same write.
@@ -244,7 +247,13 @@ pub enum Record {
     /// Proof that a member lies.
     Fork(Fork),
     /// The epoch has ended and the next one begins.
-    Handover(Handover),
+    Handover {
+        /// The certificate.
+        handover: Handover,
+        /// When this agrees, the witness must show the new epoch before anything is signed in it.
+        /// Else it must not: a restart must still find that this host forgot.
+        memory: Memory,
+    },
 }
 
 /// A commit, from which its [`OrderedCommit`] can be rebuilt with the events that it names.
@@ -391,7 +400,7 @@ pub struct CoreStatus {
 /// Whether the core may sign.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
-    /// It asks its peers about its own past.
+    /// It asks its peers about its own past, or waits for the first round that it may sign.
     Recovering,
     /// It takes part.
     Member,

@@ -8,6 +8,17 @@
 //! `ledger/decisions.md`.
 #![forbid(unsafe_code)]
 
+/// Whether a bug is planted here: never, but under the simulator's feature.
+macro_rules! planted {
+    ($bug:ident) => {{
+        #[cfg(feature = "planted-bugs")]
+        let planted = crate::planted::is(crate::planted::Bug::$bug);
+        #[cfg(not(feature = "planted-bugs"))]
+        let planted = false;
+        planted
+    }};
+}
+
 mod commit;
 mod epoch;
 mod gossip;
@@ -16,6 +27,8 @@ mod intake;
 pub mod interface;
 mod limits;
 mod pace;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod recovery;
 
 use std::sync::Arc;
@@ -36,7 +49,7 @@ use gossip::Gossip;
 use graph::Graph;
 use intake::Intake;
 use pace::Pace;
-use recovery::Recovery;
+use recovery::{OwnChain, Recovery};
 
 /// The consensus of one member.
 pub struct Core {
@@ -104,7 +117,7 @@ impl Core {
         for commit in &state.commits {
             let forked = commit.forked.iter().map(|event| (event, graph::Fate::Forked));
             let ordered = commit.events.iter().map(|event| (event, graph::Fate::Ordered));
-            for (event, fate) in ordered.chain(forked) {
+            for (event, fate) in ordered.chain(forked).filter(|_| !planted!(FatesForgotten)) {
                 graph.set_fate(&event.digest, fate);
             }
         }
@@ -172,9 +185,9 @@ impl Core {
             Input::RecoveryAsked { from, nonce, epoch } => {
                 self.answer_recovery(turn, from, nonce, epoch);
             }
-            Input::RecoveryAnswered { from, nonce, quorum_round, epoch, highest_of_asker: _ } => {
+            Input::RecoveryAnswered { from, nonce, quorum_round, epoch, highest_of_asker } => {
                 if epoch == self.configuration.epoch {
-                    self.recovery.answered(from, nonce, quorum_round);
+                    self.recovery.answered(from, nonce, highest_of_asker, quorum_round);
                 }
             }
             Input::Submitted(payload) => self.pace.submit(payload),
@@ -209,8 +222,9 @@ impl Core {
             let (collection_round, floor) = (new.record.collection_round, new.record.floor);
             self.judging.unjudged.insert(new.record.index, new.record.prefix_hash);
             turn.records.push(Record::Commit(new.record));
-            turn.outputs
-                .push(Output::Committed { commit: new.commit, after: self.written.following() });
+            let early = planted!(HandOnBeforePersist);
+            let after = if early { self.durable } else { self.written.following() };
+            turn.outputs.push(Output::Committed { commit: new.commit, after });
             self.pace.committed(self.graph.quorum_round());
             if !self.judging_lags() && self.intake.take_left_out().is_some() {
                 self.gossip.tell_have_at(turn.now); // peers send it again
@@ -219,9 +233,11 @@ impl Core {
             let lost = self.graph.collect(collection_round, floor, me);
             self.intake.collect(floor);
             let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
-            if !returned.is_empty() {
+            if !returned.is_empty() && !planted!(PayloadsNotGivenBack) {
                 self.pace.give_back(&returned);
-                turn.records.push(Record::Returned(returned));
+                if !planted!(ReturnNotPersisted) {
+                    turn.records.push(Record::Returned(returned));
+                }
             }
         }
         Ok(())
@@ -255,7 +271,7 @@ impl Core {
         if end.index > attested.newest.index {
             let same = (end.position, end.state_root)
                 == (attested.newest.position, attested.newest.state_root);
-            if !same {
+            if !same || planted!(NewestOfEqualsAttested) {
                 attested.newest = end;
             }
             if end.index.0.is_multiple_of(CHECKPOINT_COMMITS) {
@@ -290,7 +306,8 @@ impl Core {
     pub fn status(&self) -> CoreStatus {
         let configuration = &self.configuration;
         let votes = configuration.committee.contains(configuration.me);
-        let phase = match (self.halted, self.recovery.is_over()) {
+        let may_sign = self.recovery.is_over() && self.pace.own_chain() == OwnChain::Open;
+        let phase = match (self.halted, may_sign) {
             (Some(_), _) => Phase::Halted,
             (None, _) if !votes => Phase::Follower,
             (None, false) => Phase::Recovering,

@@ -42,6 +42,8 @@ pub(crate) const STALE_PARENTS_MS_MAX: u64 = 2_000;
 /// Empty rounds that may be spent on freshening the parents' times before packing goes on
 /// regardless.
 pub(crate) const FRESHENING_ROUNDS_MAX: u32 = 3;
+/// How often a peer that goes on asking is helped by empty rounds before it makes an event.
+pub(crate) const RECOVERY_HELPS_MAX: u32 = 20;
 /// Rounds above the quorum's that a host without a trustworthy memory leaves out before it signs
 /// again.
 pub(crate) const RECOVERY_MARGIN_ROUNDS: u64 = 2;

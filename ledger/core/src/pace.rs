@@ -19,6 +19,7 @@ use crate::limits::{
     BACKLOG_ROUND_MS, DEADLINE_ROUND_MS, FILL_MS_MAX, FILL_MS_MIN, FRESHENING_ROUNDS_MAX,
     STALE_PARENTS_MS_MAX, STRIKES_MAX, WAIT_DOUBLING_ROUNDS, WAIT_MS_MAX, WAIT_MS_MIN,
 };
+use crate::recovery::OwnChain;
 use crate::{Core, HaltReason, Moment, Output, Record, Turn, WriteNumber};
 
 /// Bytes of a record beyond its payload: signature, kind and CBOR heads.
@@ -100,7 +101,13 @@ impl Pace {
             self.attested = newest.header.attestation.newest;
             self.own_last = Some(newest);
         }
-        self.floor = floor.max(self.own_round());
+        self.floor = if planted!(SignBelowRecoveryFloor) { Round(0) } else { floor };
+        self.floor = self.floor.max(self.own_round());
+    }
+
+    /// Whether the own chain stands at the rounds that may be signed.
+    pub(crate) fn own_chain(&self) -> OwnChain {
+        if self.own_round() < self.floor { OwnChain::Muted } else { OwnChain::Open }
     }
 
     pub(crate) fn own_round(&self) -> Round {
@@ -174,7 +181,7 @@ impl Core {
             self.pace.wake_at,
             deadline,
             self.gossip.have_at(),
-            self.recovery.wake_at(),
+            self.recovery.wake_at(self.pace.own_chain()),
             self.intake.ask_at(),
         ];
         let next = wakes.into_iter().flatten().min();
@@ -224,6 +231,7 @@ impl Core {
     /// passed with the help of members who may no longer be named.
     fn next_round(&self) -> Option<Round> {
         let own = self.pace.own_round().max(self.pace.floor);
+        let own = if planted!(SkippedRound) { own.max(self.graph.quorum_round()) } else { own };
         let collected = self.graph.collection_round();
         if self.graph.has_quorum(own) || (own.0 == 0 && collected.0 == 0) {
             return Some(own.next());
@@ -259,7 +267,8 @@ impl Core {
         if changed || (ends && newest != attested) || self.pace.own_last.is_none() {
             return Some(Purpose::Close);
         }
-        if self.graph.highest_named_round() < round {
+        let worth = self.graph.highest_named_round().max(self.recovery.help_round());
+        if worth < round {
             self.pace.fill_since = None;
             return None;
         }
@@ -411,7 +420,9 @@ impl Core {
             turn.records.push(Record::Packed(digests));
         }
         let message = PeerMessage::event(&event);
-        turn.outputs.push(Output::Broadcast { message, after: self.pace.own_written });
+        let early = planted!(SendBeforePersist);
+        let after = if early { self.durable } else { self.pace.own_written };
+        turn.outputs.push(Output::Broadcast { message, after });
         let me = self.configuration.me;
         self.admit(turn, me, event)
     }

@@ -12,7 +12,7 @@ use dagger_payload::id::{AuthorIndex, Epoch, Round};
 use dagger_payload::peer::PeerMessage;
 
 use crate::interface::Memory;
-use crate::limits::{RECOVERY_ASK_MS, RECOVERY_MARGIN_ROUNDS};
+use crate::limits::{RECOVERY_ASK_MS, RECOVERY_HELPS_MAX, RECOVERY_MARGIN_ROUNDS};
 use crate::{Core, Moment, Output, Turn};
 
 /// Whether this host may sign.
@@ -20,13 +20,41 @@ use crate::{Core, Moment, Output, Turn};
 pub(crate) struct Recovery {
     committee: Committee,
     memory: Memory,
-    /// The highest quorum round of each peer that answered.
-    answers: BTreeMap<AuthorIndex, Round>,
+    /// What each peer answered last.
+    answers: BTreeMap<AuthorIndex, Answer>,
     /// Highest round of own events that peers have shown.
     own_seen: Round,
     ask_at: Moment,
     nonce: u64,
     state: State,
+    /// Peers that asked and have made no event since.
+    askers: BTreeMap<AuthorIndex, Asker>,
+    /// Up to this round peers are helped to find one that they may sign.
+    help_round: Round,
+}
+
+/// A peer whose recovery may be open.
+#[derive(Debug, Clone, Copy)]
+struct Asker {
+    since: Moment,
+    helped: u32,
+}
+
+/// A peer's claim. It counts once the events are here that show it: so a liar's empty claim delays
+/// nobody for ever, and what an honest peer sent ahead of its answer cannot be overlooked.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    highest_of_asker: Round,
+    quorum_round: Round,
+}
+
+/// Whether the own chain has come to the rounds that may be signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OwnChain {
+    /// The next own event is the next round.
+    Open,
+    /// The next round that may be signed has not been reached by the others.
+    Muted,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +76,32 @@ impl Recovery {
             own_seen: Round(0),
             ask_at: Moment(0),
             nonce: 0,
-            state: if alone { State::Over } else { State::Asking },
+            state: if alone || planted!(SignBeforeAsking) { State::Over } else { State::Asking },
+            askers: BTreeMap::new(),
+            help_round: Round(0),
+        }
+    }
+
+    /// A round that is worth reaching without other work: a peer that lost its memory signs only
+    /// above it.
+    pub(crate) fn help_round(&self) -> Round {
+        self.help_round
+    }
+
+    /// `peer` has made an event: whatever it had to recover, it has recovered.
+    pub(crate) fn signed(&mut self, peer: AuthorIndex) {
+        self.askers.remove(&peer);
+    }
+
+    /// `peer` asked. A plain restart is answered and done; whoever asks on for a while waits for
+    /// rounds that nobody would make in silence. Bounded, for a liar can ask for ever.
+    fn asked(&mut self, peer: AuthorIndex, now: Moment, quorum_round: Round) {
+        let asker = self.askers.entry(peer).or_insert(Asker { since: now, helped: 0 });
+        let open = asker.since.plus_ms(RECOVERY_ASK_MS) <= now;
+        if open && asker.helped < RECOVERY_HELPS_MAX {
+            asker.helped += 1;
+            let round = Round(quorum_round.0 + RECOVERY_MARGIN_ROUNDS);
+            self.help_round = self.help_round.max(round);
         }
     }
 
@@ -67,21 +120,35 @@ impl Recovery {
             ask_at: now,
             nonce: self.nonce,
             state: self.state,
+            askers: BTreeMap::new(),
+            help_round: Round(0),
         }
     }
 
-    /// When to ask again.
-    pub(crate) fn wake_at(&self) -> Option<Moment> {
-        (!self.is_over() && self.committee.members() > 1).then_some(self.ask_at)
+    /// Whether a later life may trust what this one leaves.
+    pub(crate) fn memory(&self) -> Memory {
+        if self.is_over() { Memory::Agrees } else { self.memory }
+    }
+
+    /// When to ask again, while recovery goes on or no round above its floor could be made yet.
+    pub(crate) fn wake_at(&self, own: OwnChain) -> Option<Moment> {
+        let open = !self.is_over() || own == OwnChain::Muted;
+        (open && self.committee.members() > 1).then_some(self.ask_at)
     }
 
     pub(crate) fn ask_again_at(&mut self, moment: Moment) {
         self.ask_at = self.ask_at.min(moment);
     }
 
-    pub(crate) fn answered(&mut self, from: AuthorIndex, nonce: u64, quorum_round: Round) {
+    pub(crate) fn answered(
+        &mut self,
+        from: AuthorIndex,
+        nonce: u64,
+        highest_of_asker: Round,
+        quorum_round: Round,
+    ) {
         if !self.is_over() && nonce > 0 && nonce <= self.nonce && self.committee.contains(from) {
-            self.answers.insert(from, quorum_round);
+            self.answers.insert(from, Answer { highest_of_asker, quorum_round });
         }
     }
 
@@ -90,24 +157,26 @@ impl Recovery {
         self.own_seen = self.own_seen.max(round);
     }
 
-    /// The round above which this host may sign, once enough peers have answered. Claims alone
-    /// count for nothing: a peer that holds own events sends them ahead of its answer, on the same
-    /// link.
-    fn floor(&self, own_round: Round) -> Option<Round> {
+    /// The round above which this host may sign, once enough peers have answered. `own_round` is
+    /// that of the own chain as the store has it, `own_highest` and `quorum_round` are what the
+    /// graph shows now.
+    fn floor(&self, own_round: Round, own_highest: Round, quorum_round: Round) -> Option<Round> {
+        let own_shown = self.answers.values().filter(|a| a.highest_of_asker <= own_highest);
         let others = self.committee.members() - 1;
-        if self.memory == Memory::Agrees && self.own_seen <= own_round {
-            let enough = (self.committee.faulty_max() + 1).min(others);
-            return (self.answers.len() >= enough).then_some(own_round);
-        }
         if self.committee.faulty_max() == 0 {
             // Nobody may be assumed to lie, and everybody is asked: the highest shown is the
-            // highest signed.
-            return (self.answers.len() == others).then_some(self.own_seen);
+            // highest signed. Without all of them nothing could be ordered anyway.
+            let floor = own_round.max(self.own_seen);
+            return (own_shown.count() == others).then_some(floor);
         }
-        if self.answers.len() < self.committee.quorum() {
+        if self.memory == Memory::Agrees && self.own_seen <= own_round {
+            let enough = self.committee.faulty_max() + 1;
+            return (own_shown.count() >= enough).then_some(own_round);
+        }
+        let shown = own_shown.filter(|answer| answer.quorum_round <= quorum_round);
+        if shown.count() < self.committee.quorum() {
             return None;
         }
-        let quorum_round = self.answers.values().max().copied().unwrap_or_default();
         if quorum_round.0 == 0 && self.own_seen.0 == 0 {
             return Some(Round(0)); // the cluster is being founded
         }
@@ -119,12 +188,21 @@ impl Core {
     /// Asks all connected peers, from time to time, until enough have answered.
     pub(crate) fn ask_recovery(&mut self, turn: &mut Turn<'_>) {
         let me = self.configuration.me;
-        if self.recovery.is_over() || !self.configuration.committee.contains(me) {
+        if !self.configuration.committee.contains(me) {
             return;
         }
-        if let Some(floor) = self.recovery.floor(self.pace.own_round()) {
+        if self.recovery.is_over() {
+            if self.pace.own_chain() == OwnChain::Muted {
+                self.ask_peers(turn);
+            }
+            return;
+        }
+        let own_highest = self.graph.highest_of(me);
+        let quorum_round = self.graph.quorum_round_with_forkers();
+        let floor = self.recovery.floor(self.pace.own_round(), own_highest, quorum_round);
+        if let Some(floor) = floor {
             // Own events that only peers had must be here before anything is built on them.
-            if self.graph.highest_of(me) >= self.recovery.own_seen {
+            if own_highest >= self.recovery.own_seen {
                 self.recovery.state = State::Over;
                 let newest = self.graph.highest_below(me, Round(u64::MAX));
                 let newest = newest.and_then(|parent| self.graph.get(&parent.digest)).cloned();
@@ -132,6 +210,10 @@ impl Core {
                 return;
             }
         }
+        self.ask_peers(turn);
+    }
+
+    fn ask_peers(&mut self, turn: &mut Turn<'_>) {
         if self.recovery.ask_at <= turn.now {
             self.recovery.ask_at = turn.now.plus_ms(RECOVERY_ASK_MS);
             self.recovery.nonce += 1;
@@ -153,10 +235,11 @@ impl Core {
         if !self.configuration.committee.contains(from) || epoch != self.configuration.epoch {
             return;
         }
+        self.recovery.asked(from, turn.now, self.graph.quorum_round());
         let message = PeerMessage::AnswerRecovery {
             nonce,
             highest_of_asker: self.graph.highest_of(from),
-            quorum_round: self.graph.quorum_round(),
+            quorum_round: self.graph.quorum_round_with_forkers(),
             epoch,
         };
         turn.outputs.push(Output::Send { to: from, message, after: self.written });

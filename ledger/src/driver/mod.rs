@@ -200,7 +200,7 @@ impl Driver {
         let (mut more, signed) = self.recorder.changes_of(records);
         changes.append(&mut more);
         for record in records {
-            if let Record::Event(event) = record {
+            if let Record::Event(event) | Record::OwnEventReturned(event) = record {
                 self.known.remember(event.digest);
                 self.wait_for(number, Waiting::Stored(event.clone()));
             }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use dagger_ledger_core::{
     CommitRecord, Core, CoreConfiguration, CoreStatus, EventSigner, Memory, RestoredState,
 };
+use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event};
 use dagger_payload::genesis::Genesis;
 use dagger_payload::handover::Founding;
@@ -68,7 +69,7 @@ pub fn memory(
 /// [`StoreError`].
 pub fn restored_state(
     records: &Records,
-    genesis: &Genesis,
+    founders: Committee,
     instance: InstanceId,
     testimony: Option<Testimony>,
 ) -> Result<RestoredState, StoreError> {
@@ -83,11 +84,10 @@ pub fn restored_state(
         (None, Some(_)) => Some(Signed { epoch, round: Round(0) }),
         (None, None) => None,
     };
-    let members = genesis.committee().members();
     Ok(RestoredState {
         events: events_from(records, epoch, from)?,
         commits,
-        memory: memory(members, instance, signed, testimony),
+        memory: memory(founders.members(), instance, signed, testimony),
         own_last,
         highest: records.highest()?,
         pool: records.pool()?,

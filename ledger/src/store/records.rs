@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dagger_ledger_core::interface::{CommitRecord, Record};
+use dagger_ledger_core::interface::{CommitRecord, Memory, Record};
 use dagger_payload::codec;
 use dagger_payload::event::{CommitEnd, Event};
 use dagger_payload::handover::{EpochEnd, Handover};
@@ -176,7 +176,8 @@ impl Recorder {
         Self { me, highest }
     }
 
-    /// What is written for `records`, and how far this host has signed with them.
+    /// What is written for `records`, and how far this host has signed with those events in them
+    /// that it made.
     pub fn changes_of(&mut self, records: &[Record]) -> (Vec<Change>, Option<Signed>) {
         let mut changes = Vec::new();
         let mut signed = None;
@@ -189,6 +190,7 @@ impl Recorder {
                         signed = signed.max(Some(Signed { epoch, round }));
                     }
                 }
+                Record::OwnEventReturned(event) => self.event_changes(event, &mut changes),
                 Record::Commit(commit) => {
                     changes.push(put_encoded(Table::Commits, index_key(commit.index), commit));
                 }
@@ -203,9 +205,10 @@ impl Recorder {
                     let key = fork_key(fork.author, fork.round);
                     changes.push(put_encoded(Table::Forks, key, fork));
                 }
-                Record::Handover(handover) => {
+                Record::Handover { handover, memory } => {
                     self.handover_changes(handover, &mut changes);
-                    signed = Some(Signed { epoch: handover.epoch, round: Round(0) });
+                    let began = Signed { epoch: handover.epoch, round: Round(0) };
+                    signed = signed.max(Some(began).filter(|_| *memory == Memory::Agrees));
                 }
             }
         }

@@ -18,7 +18,8 @@ use dagger_payload::id::{Epoch, Round};
 use super::records::InstanceId;
 
 const MAGIC: &[u8; 16] = b"dagger witness 1";
-const SLOT_BYTES: usize = 512;
+/// Size of a slot.
+pub const SLOT_BYTES: usize = 512;
 const CONTENT_BYTES: usize = 48;
 
 /// What the file says.
@@ -45,7 +46,8 @@ pub struct Witness {
     next_slot: u64,
 }
 
-fn to_slot(testimony: &Testimony) -> [u8; SLOT_BYTES] {
+/// The bytes of a slot that says `testimony`.
+pub fn to_slot(testimony: &Testimony) -> [u8; SLOT_BYTES] {
     let mut slot = [0; SLOT_BYTES];
     slot[..16].copy_from_slice(MAGIC);
     slot[16..32].copy_from_slice(&testimony.instance.0[..]);
@@ -73,6 +75,13 @@ fn from_slot(slot: &[u8]) -> Option<Testimony> {
     known.then_some(Testimony { instance: InstanceId(instance.into()), signed })
 }
 
+/// The newest testimony of both slots, if one is whole, and the slot to be written next.
+pub fn newest_of(slots: &[u8; SLOT_BYTES * 2]) -> (Option<Testimony>, u64) {
+    let slots = [from_slot(&slots[..SLOT_BYTES]), from_slot(&slots[SLOT_BYTES..])];
+    let newest = slots.into_iter().flatten().max_by_key(|testimony| testimony.signed);
+    (newest, u64::from(slots[0].is_some() && slots[0] == newest))
+}
+
 impl Witness {
     /// Opens the file at `path` (made with mode 0600 when missing) and reads it; no testimony when
     /// it is new, empty or unreadable.
@@ -95,9 +104,7 @@ impl Witness {
                 count => length += count,
             }
         }
-        let slots = [from_slot(&bytes[..SLOT_BYTES]), from_slot(&bytes[SLOT_BYTES..])];
-        let newest = slots.into_iter().flatten().max_by_key(|testimony| testimony.signed);
-        let next_slot = u64::from(slots[0].is_some() && slots[0] == newest);
+        let (newest, next_slot) = newest_of(&bytes);
         Ok((Self { file, next_slot }, newest))
     }
 

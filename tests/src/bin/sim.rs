@@ -4,6 +4,8 @@ use std::process::ExitCode;
 use std::time::Instant;
 
 use clap::Parser;
+#[cfg(feature = "planted-bugs")]
+use dagger_ledger_core::planted::{self, Bug};
 use dagger_tests::simulator::{self, HOSTS, Verbosity};
 
 /// Simulates whole clusters under faults and holds them to dagger's promises.
@@ -30,6 +32,30 @@ struct Options {
     /// Print each run's log hash.
     #[arg(long)]
     hashes: bool,
+    /// Plant this bug (or each in turn: `all`) and run seeds until it is found.
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long, value_name = "BUG")]
+    planted: Option<String>,
+}
+
+/// Hunts for the bugs of this name; fails unless each is found.
+#[cfg(feature = "planted-bugs")]
+fn hunt(name: &str, first_seed: u64) -> ExitCode {
+    let named = |bug: &Bug| name == "all" || format!("{bug:?}") == name;
+    let bugs: Vec<Bug> = planted::ALL.into_iter().filter(named).collect();
+    let begin = Instant::now();
+    let mut found: usize = 0;
+    for bug in &bugs {
+        let hunt = simulator::hunt::hunt(*bug, first_seed);
+        println!("{hunt}");
+        found += usize::from(hunt.found.is_some());
+    }
+    let planted = bugs.len();
+    println!("{found} of {planted} planted bugs found, {:.1} s", begin.elapsed().as_secs_f64());
+    if planted == 0 {
+        println!("there is no bug `{name}`; choose `all` or one of {:?}", planted::ALL);
+    }
+    ExitCode::from(u8::from(found < planted.max(1)))
 }
 
 fn parse_hosts(text: &str) -> Result<usize, String> {
@@ -39,6 +65,10 @@ fn parse_hosts(text: &str) -> Result<usize, String> {
 
 fn main() -> ExitCode {
     let options = Options::parse();
+    #[cfg(feature = "planted-bugs")]
+    if let Some(name) = &options.planted {
+        return hunt(name, options.first_seed);
+    }
     let begin = Instant::now();
     let verbosity = if options.log { Verbosity::Lines } else { Verbosity::Quiet };
     let host_counts = options.hosts.map_or(HOSTS.to_vec(), |hosts| vec![hosts]);
@@ -51,7 +81,7 @@ fn main() -> ExitCode {
                     if options.hashes {
                         println!("{seed} {hosts} {}", summary.log_hash);
                     }
-                    tally.add(&summary);
+                    tally.add(hosts, &summary);
                 }
                 Err(failure) => {
                     println!("{failure}");
@@ -63,7 +93,12 @@ fn main() -> ExitCode {
             }
         }
     }
-    println!("{tally}");
-    println!("{failed} failed, {:.1} s", begin.elapsed().as_secs_f64());
-    ExitCode::from(u8::from(failed > 0))
+    print!("{tally}");
+    let (simulated_s, real_s) = (tally.simulated_s(), begin.elapsed().as_secs_f64());
+    println!("{failed} failed; {simulated_s} simulated s in {real_s:.1} real s");
+    let rare = tally.too_rare();
+    for rare in &rare {
+        println!("too rare: {rare}");
+    }
+    ExitCode::from(u8::from(failed > 0 || !rare.is_empty()))
 }

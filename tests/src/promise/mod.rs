@@ -6,13 +6,17 @@
 mod agreement;
 mod heals;
 mod no_self_equivocation;
+mod no_skipped_round;
 mod nothing_lost;
+mod ordered_once;
 mod persisted_before_sent;
 pub mod returns_to_silence;
 mod true_attestation;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use dagger_ledger_core::interface::Memory;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event};
 use dagger_payload::id::{AuthorIndex, ClusterId, PayloadDigest};
@@ -26,6 +30,16 @@ pub enum Observed<'a> {
     Received {
         /// Which payload.
         digest: PayloadDigest,
+    },
+    /// A payload is durable here, but its user was not told.
+    KeptUnsaid {
+        /// Which payload.
+        digest: PayloadDigest,
+    },
+    /// An event of another host became durable here.
+    Keeps {
+        /// The event.
+        event: &'a Event,
     },
     /// It sends an event, its own or another's.
     EventLeaves {
@@ -57,6 +71,8 @@ pub enum Observed<'a> {
     Restarted {
         /// What survived.
         disk: &'a Image,
+        /// Whether the host trusts it.
+        memory: Memory,
     },
     /// Its core stopped for ever.
     Halted {
@@ -124,6 +140,16 @@ trait Promise {
     /// Says how the step breaks the promise.
     fn check(&mut self, host: AuthorIndex, observed: &Observed<'_>) -> Result<(), String>;
 
+    /// `host` lost its memory, or got an old one.
+    fn forgot(&mut self, host: AuthorIndex) {
+        let _ = host;
+    }
+
+    /// `host` turned into a liar without knowing it: from now on nothing is promised of it.
+    fn fell(&mut self, host: AuthorIndex) {
+        let _ = host;
+    }
+
     /// Looks at the end.
     ///
     /// # Errors
@@ -137,6 +163,10 @@ trait Promise {
 /// All promises.
 pub struct Promises {
     promises: Vec<Box<dyn Promise>>,
+    /// Hosts with an old memory that nobody can tell from a true one.
+    may_fall: BTreeSet<AuthorIndex>,
+    /// Those of them that signed twice.
+    fallen: BTreeSet<AuthorIndex>,
 }
 
 impl Promises {
@@ -146,12 +176,16 @@ impl Promises {
             promises: vec![
                 Box::new(agreement::Agreement::new(&setting)),
                 Box::new(nothing_lost::NothingLost::default()),
-                Box::new(no_self_equivocation::NoSelfEquivocation::default()),
+                Box::new(no_self_equivocation::NoSelfEquivocation::new(&setting)),
+                Box::new(no_skipped_round::NoSkippedRound::default()),
+                Box::new(ordered_once::OrderedOnce::default()),
                 Box::new(persisted_before_sent::PersistedBeforeSent),
                 Box::new(true_attestation::TrueAttestation::new(&setting)),
                 Box::new(heals::Heals::new(&setting)),
                 Box::new(returns_to_silence::ReturnsToSilence::new(&setting)),
             ],
+            may_fall: BTreeSet::new(),
+            fallen: BTreeSet::new(),
         }
     }
 
@@ -160,14 +194,37 @@ impl Promises {
     /// # Errors
     /// The first promise that it breaks.
     pub fn observe(&mut self, host: AuthorIndex, observed: &Observed<'_>) -> Result<(), Broken> {
+        if self.fallen.contains(&host) {
+            return Ok(());
+        }
         for promise in &mut self.promises {
-            promise.check(host, observed).map_err(|detail| Broken {
-                promise: promise.name(),
-                host,
-                detail,
-            })?;
+            let name = promise.name();
+            let Err(detail) = promise.check(host, observed) else {
+                continue;
+            };
+            if name == no_self_equivocation::NAME && self.may_fall.contains(&host) {
+                self.fallen.insert(host);
+                self.promises.iter_mut().for_each(|promise| promise.fell(host));
+                return Ok(());
+            }
+            return Err(Broken { promise: name, host, detail });
         }
         Ok(())
+    }
+
+    /// `host` lost its memory, or got an old one.
+    pub fn forgot(&mut self, host: AuthorIndex) {
+        self.promises.iter_mut().for_each(|promise| promise.forgot(host));
+    }
+
+    /// Store and witness of `host` are equally old: it cannot know, and may sign twice.
+    pub fn may_fall(&mut self, host: AuthorIndex) {
+        self.may_fall.insert(host);
+    }
+
+    /// Hosts that signed twice after they got an old memory.
+    pub fn fallen(&self) -> &BTreeSet<AuthorIndex> {
+        &self.fallen
     }
 
     /// Shows the end to all promises.

@@ -1,36 +1,68 @@
 //! No self-equivocation: of what leaves an honest host, no two own events share a round, ever.
+//!
+//! Where no host may lie, a host that lost its memory asks all others: then an event that nobody
+//! else kept has never been, and its round may be signed again.
 
 use std::collections::BTreeMap;
 
 use dagger_payload::id::{AuthorIndex, EventDigest, Round};
 
-use super::{Observed, Promise};
+use super::{Observed, Promise, Setting};
+
+/// Its name.
+pub(super) const NAME: &str = "no_self_equivocation";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Left,
+    Kept,
+}
 
 /// See the module.
-#[derive(Default)]
 pub(super) struct NoSelfEquivocation {
-    sent: BTreeMap<(AuthorIndex, Round), EventDigest>,
+    liars_max: usize,
+    sent: BTreeMap<(AuthorIndex, Round), (EventDigest, Reach)>,
+}
+
+impl NoSelfEquivocation {
+    pub(super) fn new(setting: &Setting) -> Self {
+        Self { liars_max: setting.committee.faulty_max(), sent: BTreeMap::new() }
+    }
 }
 
 impl Promise for NoSelfEquivocation {
     fn name(&self) -> &'static str {
-        "no_self_equivocation"
+        NAME
     }
 
     fn check(&mut self, host: AuthorIndex, observed: &Observed<'_>) -> Result<(), String> {
-        let Observed::EventLeaves { event, .. } = observed else {
-            return Ok(());
-        };
-        let header = &event.header;
-        if header.author != host {
-            return Ok(());
+        match observed {
+            Observed::EventLeaves { event, .. } if event.header.author == host => {
+                let round = event.header.round;
+                let place = self.sent.entry((host, round));
+                let (first, _) = place.or_insert((event.digest, Reach::Left));
+                if *first == event.digest {
+                    Ok(())
+                } else {
+                    Err(format!("two own events left for round {round}"))
+                }
+            }
+            Observed::Keeps { event } => {
+                let header = &event.header;
+                if let Some((first, reach)) = self.sent.get_mut(&(header.author, header.round))
+                    && *first == event.digest
+                {
+                    *reach = Reach::Kept;
+                }
+                Ok(())
+            }
+            _ => Ok(()),
         }
-        let first = self.sent.entry((host, header.round)).or_insert(event.digest);
-        if *first == event.digest {
-            Ok(())
-        } else {
-            let round = header.round;
-            Err(format!("two own events left for round {round}"))
+    }
+
+    fn forgot(&mut self, host: AuthorIndex) {
+        if self.liars_max == 0 {
+            self.sent.retain(|(author, _), (_, reach)| *author != host || *reach == Reach::Kept);
         }
     }
 }

@@ -1,8 +1,8 @@
 //! Nothing lost: a payload reported *received* is durable there and is ordered, once for each
-//! submission; one reported
-//! *ordered* stays on that host for ever.
+//! submission; one reported *ordered* stays on that host for ever. A host that loses its disk may
+//! lose what only it had.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dagger_payload::id::{AuthorIndex, CommitIndex, PayloadDigest, PrefixHash};
 use dagger_payload::release::OrderedCommit;
@@ -13,6 +13,10 @@ use super::{End, Observed, Promise};
 #[derive(Default)]
 pub(super) struct NothingLost {
     received: BTreeMap<(AuthorIndex, PayloadDigest), usize>,
+    /// Durable, but their users were not told.
+    unsaid: BTreeMap<(AuthorIndex, PayloadDigest), usize>,
+    /// Received by hosts that forgot something afterwards.
+    forgiven: BTreeSet<(AuthorIndex, PayloadDigest)>,
     ordered: BTreeMap<(AuthorIndex, PayloadDigest), usize>,
     counted_to: CommitIndex,
     handed_on: BTreeMap<AuthorIndex, (CommitIndex, PrefixHash)>,
@@ -46,7 +50,10 @@ impl Promise for NothingLost {
                 let newest = (commit.index, commit.prefix_hash);
                 self.handed_on.insert(host, newest);
             }
-            Observed::Restarted { disk } => {
+            Observed::KeptUnsaid { digest } => {
+                *self.unsaid.entry((host, *digest)).or_default() += 1;
+            }
+            Observed::Restarted { disk, .. } => {
                 let Some((index, prefix_hash)) = self.handed_on.get(&host) else {
                     return Ok(());
                 };
@@ -58,6 +65,7 @@ impl Promise for NothingLost {
                 }
             }
             Observed::EventLeaves { .. }
+            | Observed::Keeps { .. }
             | Observed::Sends { .. }
             | Observed::Judged { .. }
             | Observed::Halted { .. }
@@ -67,14 +75,26 @@ impl Promise for NothingLost {
     }
 
     fn check_end(&mut self, _: &End<'_>) -> Result<(), (AuthorIndex, String)> {
-        for ((host, digest), received) in &self.received {
-            let ordered = self.ordered.get(&(*host, *digest)).copied().unwrap_or(0);
-            if ordered != *received {
+        for (key, received) in &self.received {
+            let ordered = self.ordered.get(key).copied().unwrap_or(0);
+            let unsaid = self.unsaid.get(key).copied().unwrap_or(0);
+            let expected = *received..=*received + unsaid;
+            if !expected.contains(&ordered) && !self.forgiven.contains(key) {
+                let (host, digest) = key;
                 let detail =
                     format!("payload {digest} was received {received} times, ordered {ordered}");
                 return Err((*host, detail));
             }
         }
         Ok(())
+    }
+
+    fn forgot(&mut self, host: AuthorIndex) {
+        self.handed_on.remove(&host);
+        self.forgiven.extend(self.received.keys().filter(|(author, _)| *author == host));
+    }
+
+    fn fell(&mut self, host: AuthorIndex) {
+        self.received.retain(|(author, _), _| *author != host);
     }
 }

@@ -57,6 +57,10 @@ impl Promise for ReturnsToSilence {
         Ok(())
     }
 
+    fn fell(&mut self, host: AuthorIndex) {
+        self.liars.push(host);
+    }
+
     fn check_end(&mut self, _: &End<'_>) -> Result<(), (AuthorIndex, String)> {
         let bytes_max =
             if self.liars.is_empty() { EXCHANGE_BYTES_MAX } else { LIARS_EXCHANGE_BYTES_MAX };

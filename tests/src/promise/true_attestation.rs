@@ -1,7 +1,7 @@
 //! True attestations: what an honest host attests is what it judged, all honest judges agree, and
 //! at the end a quorum (indeed every honest host) has attested the whole order.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{Attestation, CHECKPOINT_COMMITS, CommitEnd};
@@ -37,6 +37,25 @@ impl TrueAttestation {
             found = *end;
         }
         Some(found)
+    }
+
+    /// Every honest host can show its readers that a quorum attests the whole order.
+    fn check_readers(
+        &self,
+        end: &End<'_>,
+        newest: &CommitEnd,
+    ) -> Result<(), (AuthorIndex, String)> {
+        for host in &end.hosts {
+            let events = host.disk.events.values();
+            let attesting = events.filter(|event| event.header.attestation.newest == *newest);
+            let authors: BTreeSet<_> = attesting.map(|event| event.header.author).collect();
+            if newest.index > self.founding.index && authors.len() < self.committee.quorum() {
+                let (held, position) = (authors.len(), newest.position);
+                let detail = format!("holds {held} attestations of position {position}");
+                return Err((host.host, detail));
+            }
+        }
+        Ok(())
     }
 
     fn check_attestation(&self, attestation: &Attestation) -> Result<(), String> {
@@ -81,6 +100,8 @@ impl Promise for TrueAttestation {
             }
             Observed::EventLeaves { .. }
             | Observed::Received { .. }
+            | Observed::KeptUnsaid { .. }
+            | Observed::Keeps { .. }
             | Observed::Sends { .. }
             | Observed::Ordered { .. }
             | Observed::Restarted { .. }
@@ -108,6 +129,7 @@ impl Promise for TrueAttestation {
                 return Err((host.host, detail));
             }
         }
+        self.check_readers(end, &newest.unwrap_or(self.founding))?;
         if attesting < self.committee.quorum() {
             return Err((AuthorIndex(0), format!("only {attesting} attest the end")));
         }

@@ -1,22 +1,28 @@
 //! The simulated store: what is durable, and what a crash takes away.
 //!
-//! Owns the records of one host by the keys that the core's interface names. Never interprets them
-//! beyond that. Called by hosts and by promises. Writes are transactions: a crash keeps any prefix
-//! of those that are not yet durable, whole.
+//! Owns the records of one host, as bytes in the tables of the real store and decoded beside them,
+//! its witness file and its old backups. Never interprets records beyond that. Called by hosts and
+//! by promises. Writing, reading and the verdict on the host's memory are those of a real ledger;
+//! only the file and the device below are simulated.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use dagger_ledger_core::interface::{
-    CommitRecord, Fork, Memory, Record, RestoredState, WriteNumber,
-};
+use dagger_ledger::driver::start::restored_state;
+use dagger_ledger::store::memory::MemoryStore;
+use dagger_ledger::store::records::{InstanceId, Recorder, Records, pool_change};
+use dagger_ledger::store::witness::{SLOT_BYTES, Signed, Testimony, newest_of, to_slot};
+use dagger_ledger::store::{Change, Store};
+use dagger_ledger_core::interface::{CommitRecord, Fork, Record, RestoredState, WriteNumber};
+use dagger_payload::committee::Committee;
 use dagger_payload::event::Event;
 use dagger_payload::id::{AuthorIndex, CommitIndex, EventDigest, PayloadDigest, Round};
 use dagger_payload::payload::SignedPayload;
-use dagger_payload::peer::Highest;
 use dagger_payload::release::{OrderedCommit, OrderedPayload};
 
+use super::device::{Device, PowerCut};
 use super::random::Random;
+use super::transaction;
 
 /// What survives a crash.
 #[derive(Debug, Default, Clone)]
@@ -42,7 +48,7 @@ impl Image {
 
     fn apply(&mut self, record: Record) {
         match record {
-            Record::Event(event) => {
+            Record::Event(event) | Record::OwnEventReturned(event) => {
                 let header = &event.header;
                 self.places.insert(event.digest, (header.round, header.author));
                 self.events.insert((header.round, header.author, event.digest), event);
@@ -59,7 +65,7 @@ impl Image {
                 let keyed = payloads.into_iter().map(|p| (p.digest(), p));
                 self.pool.extend(keyed);
             }
-            Record::Handover(_) => unreachable!("the simulated judge changes no members"),
+            Record::Handover { .. } => unreachable!("the simulated judge changes no members"),
             Record::Fork(fork) => {
                 self.forks.insert((fork.author, fork.round), fork);
             }
@@ -70,37 +76,6 @@ impl Image {
     pub fn own_last(&self, me: AuthorIndex) -> Option<&Arc<Event>> {
         let own = |event: &&Arc<Event>| event.header.author == me;
         self.events.values().rev().find(own)
-    }
-
-    /// Each author's highest round here.
-    fn highest(&self) -> Vec<Highest> {
-        let mut highest: BTreeMap<AuthorIndex, Round> = BTreeMap::new();
-        for (round, author, _) in self.events.keys() {
-            highest.insert(*author, *round);
-        }
-        let entry = |(author, round)| Highest { author, round };
-        highest.into_iter().map(entry).collect()
-    }
-
-    /// What the core asks for at start.
-    pub fn restore(&self, me: AuthorIndex, memory: Memory) -> RestoredState {
-        let last = self.commits.values().next_back();
-        let collection_round = last.map_or(Round(0), |commit| commit.collection_round);
-        let first = last.map_or(Round(0), |commit| commit.floor.next());
-        let from = (first, AuthorIndex(0), EventDigest::ZERO);
-        RestoredState {
-            events: self.events.range(from..).map(|(_, e)| e.clone()).collect(),
-            commits: self
-                .commits
-                .values()
-                .filter(|commit| commit.leader.round >= collection_round)
-                .cloned()
-                .collect(),
-            own_last: self.own_last(me).cloned(),
-            pool: self.pool.values().cloned().collect(),
-            highest: self.highest(),
-            memory,
-        }
     }
 
     /// Rebuilds a commit from its record and the events that it names; `None` if one is missing.
@@ -131,56 +106,236 @@ impl Image {
     }
 }
 
+/// A step on the way from a write to the news that it is durable, at which the power may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum PersistPoint {
+    /// The transaction's data is in the device's cache.
+    Data,
+    /// It is synced, but nothing refers to it yet.
+    DataSynced,
+    /// The record that makes it part of the store is in the cache.
+    Meta,
+    /// The transaction is durable; the witness knows nothing of it.
+    MetaSynced,
+    /// The witness' slot is in the cache.
+    Witness,
+    /// Everything is durable, and nobody has heard of it.
+    WitnessSynced,
+}
+
+impl PersistPoint {
+    /// All of them, in their order.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Data,
+        Self::DataSynced,
+        Self::Meta,
+        Self::MetaSynced,
+        Self::Witness,
+        Self::WitnessSynced,
+    ];
+}
+
+/// A copy of a host's state, made some time ago.
+struct Backup {
+    image: Image,
+    store: Arc<MemoryStore>,
+    instance: InstanceId,
+    witness: Device,
+}
+
+/// Writes that become durable together.
+struct Group {
+    records: Vec<Record>,
+    changes: Vec<Change>,
+    signed: Option<Signed>,
+}
+
+/// What becomes of the witness file when a store is lost or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WitnessFate {
+    /// It stays as it is.
+    Stays,
+    /// It goes the way of the store.
+    Follows,
+}
+
 /// A host's store.
-#[derive(Debug, Default)]
-pub struct Disk {
-    /// What survives a crash.
-    pub durable: Image,
+pub(crate) struct Disk {
+    /// What is durable, decoded once.
+    pub(crate) durable: Image,
+    me: AuthorIndex,
+    store: Arc<MemoryStore>,
+    instance: InstanceId,
+    recorder: Recorder,
     pending: VecDeque<(WriteNumber, Vec<Record>)>,
-    /// Highest own round in the witness file, written after the store and before anything is sent.
-    pub witness: Round,
+    witness: Device,
+    next_slot: u64,
+    backup: Option<Backup>,
+    /// Others' events that became durable and were not told yet.
+    news: Vec<Arc<Event>>,
 }
 
 impl Disk {
+    /// The empty store of a new host.
+    pub(crate) fn new(me: AuthorIndex) -> Self {
+        Self {
+            durable: Image::default(),
+            me,
+            store: Arc::default(),
+            instance: InstanceId([0; 16].into()),
+            recorder: Recorder::new(me, &[]),
+            pending: VecDeque::new(),
+            witness: Device::default(),
+            next_slot: 0,
+            backup: None,
+            news: Vec::new(),
+        }
+    }
+
+    /// Reads what the core continues from, as a ledger does at its start.
+    pub(crate) fn open(&mut self, founders: Committee) -> RestoredState {
+        let slots = self.witness.read(0, SLOT_BYTES * 2).try_into().expect("two slots were read");
+        let (testimony, next_slot) = newest_of(&slots);
+        self.next_slot = next_slot;
+        let records = Records::new(self.store.clone());
+        let state = restored_state(&records, founders, self.instance, testimony);
+        let state = state.expect("the store gives back what was written");
+        self.recorder = Recorder::new(self.me, &state.highest);
+        state
+    }
+
+    /// Whether the byte store still holds what was durable, read the way a ledger reads it.
+    pub(crate) fn is_sound(&self) -> bool {
+        let records = Records::new(self.store.clone());
+        let pool = records.pool().map(|pool| pool.len());
+        let same = |index: &CommitIndex| {
+            let stored = records.ordered_commit(*index).ok().flatten();
+            stored.is_some() && stored == self.durable.commit(*index)
+        };
+        pool.is_ok_and(|count| count == self.durable.pool.len())
+            && self.durable.commits.keys().all(same)
+    }
+
     /// Takes a write; it is not durable yet.
-    pub fn write(&mut self, number: WriteNumber, records: Vec<Record>) {
+    pub(crate) fn write(&mut self, number: WriteNumber, records: Vec<Record>) {
         self.pending.push_back((number, records));
     }
 
     /// Number of the last write taken and not durable yet.
-    pub fn last_pending(&self) -> Option<WriteNumber> {
+    pub(crate) fn last_pending(&self) -> Option<WriteNumber> {
         self.pending.back().map(|(number, _)| *number)
     }
 
+    /// Makes a submitted payload durable.
+    pub(crate) fn keep(&mut self, payload: SignedPayload) {
+        self.store.commit(&[pool_change(&payload)]).expect("memory has room");
+        self.durable.pool.insert(payload.digest(), payload);
+    }
+
+    fn take(&mut self, through: WriteNumber) -> Group {
+        let mut records = Vec::new();
+        while let Some((_, more)) = self.pending.pop_front_if(|(number, _)| *number <= through) {
+            records.extend(more);
+        }
+        let (changes, signed) = self.recorder.changes_of(&records);
+        Group { records, changes, signed }
+    }
+
+    fn apply(&mut self, records: Vec<Record>, changes: &[Change]) {
+        self.store.commit(changes).expect("memory has room");
+        for record in records {
+            if let Record::Event(event) = &record
+                && event.header.author != self.me
+            {
+                self.news.push(event.clone());
+            }
+            self.durable.apply(record);
+        }
+    }
+
+    /// Others' events that became durable since the last call.
+    pub(crate) fn take_news(&mut self) -> Vec<Arc<Event>> {
+        std::mem::take(&mut self.news)
+    }
+
+    fn testify(&mut self, signed: Signed) {
+        let slot = to_slot(&Testimony { instance: self.instance, signed });
+        self.witness.write(usize::try_from(self.next_slot).expect("0 or 1"), &slot);
+        self.next_slot = 1 - self.next_slot;
+    }
+
     /// Makes all writes up to `through` durable, then the witness.
-    pub fn flush(&mut self, through: WriteNumber, me: AuthorIndex) {
-        while let Some((_, records)) = self.pending.pop_front_if(|(number, _)| *number <= through) {
-            for record in records {
-                if let Record::Event(event) = &record
-                    && event.header.author == me
-                {
-                    self.witness = self.witness.max(event.header.round);
-                }
-                self.durable.apply(record);
-            }
+    pub(crate) fn commit(&mut self, through: WriteNumber) {
+        let Group { records, changes, signed } = self.take(through);
+        self.apply(records, &changes);
+        if let Some(signed) = signed {
+            self.testify(signed);
+            self.witness.sync();
         }
     }
 
-    /// A crash: a drawn prefix of the pending writes is durable, the rest never was; the witness
-    /// may lag behind.
-    pub(crate) fn crash(&mut self, random: &mut Random) {
-        let kept = random.index(self.pending.len() + 1);
-        for (_, records) in self.pending.drain(..).take(kept) {
-            for record in records {
-                self.durable.apply(record);
+    /// The power goes while the writes up to `through` are on their way and have come to `point`;
+    /// later ones never were.
+    pub(crate) fn cut_power(
+        &mut self,
+        through: WriteNumber,
+        point: PersistPoint,
+        random: &mut Random,
+    ) -> PowerCut {
+        let Group { records, changes, signed } = self.take(through);
+        self.pending.clear();
+        let (cut, survived) = transaction::interrupt(&changes, point, random);
+        if let Some(survived) = survived {
+            assert_eq!(survived, changes, "a transaction is whole or not at all");
+            self.apply(records, &survived);
+        }
+        if let Some(signed) = signed.filter(|_| point >= PersistPoint::Witness) {
+            self.testify(signed);
+            if point == PersistPoint::WitnessSynced {
+                self.witness.sync();
             }
+        }
+        let witness = self.witness.cut_power(random);
+        PowerCut {
+            lost: cut.lost + witness.lost,
+            torn: cut.torn + witness.torn,
+            reordered: cut.reordered + witness.reordered,
         }
     }
 
-    /// Whether the store knows everything that the witness knows.
-    pub fn memory(&self, me: AuthorIndex) -> Memory {
-        let own_last = self.durable.own_last(me);
-        let own_round = own_last.map_or(Round(0), |event| event.header.round);
-        if own_round >= self.witness { Memory::Agrees } else { Memory::Doubtful }
+    /// Makes a copy of everything.
+    pub(crate) fn back_up(&mut self) {
+        self.backup = Some(Backup {
+            image: self.durable.clone(),
+            store: Arc::new(self.store.crash()),
+            instance: self.instance,
+            witness: self.witness.clone(),
+        });
+    }
+
+    /// Puts the last copy in place of what there is; false if there is none.
+    pub(crate) fn restore_backup(&mut self, fate: WitnessFate) -> bool {
+        let Some(backup) = self.backup.take() else {
+            return false;
+        };
+        self.pending.clear();
+        self.durable = backup.image;
+        self.store = backup.store;
+        self.instance = backup.instance;
+        if fate == WitnessFate::Follows {
+            self.witness = backup.witness;
+        }
+        true
+    }
+
+    /// Starts with an empty store, as after the loss of a disk.
+    pub(crate) fn wipe(&mut self, fate: WitnessFate, random: &mut Random) {
+        let mut instance = [0; 16];
+        instance[..8].copy_from_slice(&random.bits().to_be_bytes());
+        let mut witness = std::mem::take(&mut self.witness);
+        if fate == WitnessFate::Follows {
+            witness = Device::default();
+        }
+        *self = Self { instance: InstanceId(instance.into()), witness, ..Self::new(self.me) };
     }
 }

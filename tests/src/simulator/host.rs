@@ -6,11 +6,13 @@
 use std::collections::VecDeque;
 
 use dagger_ledger_core::Core;
-use dagger_ledger_core::interface::{CoreConfiguration, Input, Moment, Output, WriteNumber};
+use dagger_ledger_core::interface::{
+    CoreConfiguration, Input, Memory, Moment, Output, WriteNumber,
+};
 use dagger_payload::id::{AuthorIndex, LedgerTime};
 
 use super::disk::Disk;
-use super::faults::CrashPoint;
+use super::faults::PlannedCrash;
 use super::judge::Judge;
 use super::keys::SimulatedKey;
 use super::network::Connection;
@@ -37,7 +39,7 @@ pub(crate) struct Host {
     pub(crate) incarnation: Incarnation,
     started_at: SimulatedTime,
     /// How far its wall clock is ahead, in milliseconds.
-    clock_ahead_ms: u64,
+    pub(crate) clock_ahead_ms: u64,
     /// Its store.
     pub(crate) disk: Disk,
     /// Up to where writes are known to be durable.
@@ -58,10 +60,12 @@ pub(crate) struct Host {
     pub(crate) paused: bool,
     /// What will reach it once it goes on.
     pub(crate) backlog: Vec<HostHappening>,
-    /// Set if its next write will be its last.
-    pub(crate) crash_point: Option<CrashPoint>,
+    /// Set if its next write or submission will be its last.
+    pub(crate) planned_crash: Option<PlannedCrash>,
     /// Until when its writes take long.
     pub(crate) disk_slow_until: SimulatedTime,
+    /// Until when its disk has no room.
+    pub(crate) disk_full_until: SimulatedTime,
     /// Until when its judge stands still.
     pub(crate) judge_slow_until: SimulatedTime,
 }
@@ -77,13 +81,13 @@ impl Host {
             me: configuration.me,
             judge: Judge::new(configuration.founding.end),
             connections: vec![None; configuration.committee.members()],
-            configuration,
             key,
             core: None,
             incarnation: Incarnation::default(),
             started_at: SimulatedTime::default(),
             clock_ahead_ms,
-            disk: Disk::default(),
+            disk: Disk::new(configuration.me),
+            configuration,
             durable: WriteNumber::default(),
             flushing: false,
             held: VecDeque::new(),
@@ -91,8 +95,9 @@ impl Host {
             wake_token: 0,
             paused: false,
             backlog: Vec::new(),
-            crash_point: None,
+            planned_crash: None,
             disk_slow_until: SimulatedTime::default(),
+            disk_full_until: SimulatedTime::default(),
             judge_slow_until: SimulatedTime::default(),
         }
     }
@@ -113,14 +118,15 @@ impl Host {
     }
 
     /// Starts the core from what the disk holds. The judge begins anew and judges the stored
-    /// commits again.
-    pub(crate) fn start(&mut self, now: SimulatedTime) {
+    /// commits again. Says whether the disk can be trusted.
+    pub(crate) fn start(&mut self, now: SimulatedTime) -> Memory {
         self.started_at = now;
         self.judge = Judge::new(self.configuration.founding.end);
-        let memory = self.disk.memory(self.me);
-        let restored = self.disk.durable.restore(self.me, memory);
+        let restored = self.disk.open(self.configuration.committee);
+        let memory = restored.memory;
         let signer = Box::new(self.key.clone());
         self.core = Some(Core::restore(self.configuration.clone(), signer, restored));
+        memory
     }
 
     /// Ends this life: everything that is not on disk is gone.
@@ -135,7 +141,7 @@ impl Host {
         self.connections.fill(None);
         self.paused = false;
         self.backlog.clear();
-        self.crash_point = None;
+        self.planned_crash = None;
     }
 
     /// Gives the core an input; what it wants done follows.

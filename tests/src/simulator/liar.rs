@@ -21,6 +21,50 @@ use dagger_payload::peer::{Highest, PeerMessage};
 use super::keys::SimulatedKey;
 use super::random::Random;
 
+/// A kind of lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum LieKind {
+    /// Two events for a round, shown to different peers.
+    Twin,
+    /// An event is shown to a peer that was shown another twin in its history.
+    TwinAsAncestor,
+    /// An event is kept from a peer that will see what is built on it.
+    WithheldParent,
+    /// A parent that does not exist, or under a false place.
+    FalseParent,
+    /// An attestation of what was never judged.
+    FalseAttestation,
+    /// A timestamp far off.
+    FalseClock,
+    /// A vote that is made at once and without payloads, ahead of what others would wait for.
+    FastEmptyVote,
+    /// Events of long ago, sent again.
+    OldEvents,
+    /// Bytes that are no valid event, idle wishes and false claims.
+    Garbage,
+    /// Nothing is said for a turn.
+    Silence,
+    /// Everything that was kept back, at once and to everybody.
+    LateFlood,
+}
+
+impl LieKind {
+    /// All of them.
+    pub(crate) const ALL: [Self; 11] = [
+        Self::Twin,
+        Self::TwinAsAncestor,
+        Self::WithheldParent,
+        Self::FalseParent,
+        Self::FalseAttestation,
+        Self::FalseClock,
+        Self::FastEmptyVote,
+        Self::OldEvents,
+        Self::Garbage,
+        Self::Silence,
+        Self::LateFlood,
+    ];
+}
+
 /// How this liar prefers to lie; all chances in thousandths.
 #[derive(Debug, Clone)]
 struct Habits {
@@ -46,6 +90,12 @@ struct Habits {
     silence: u64,
     /// Sends bytes that are no valid event, and idle wishes and claims.
     noise: u64,
+    /// Votes at once for what it hears.
+    fast: u64,
+    /// Sends old events again.
+    old_events: u64,
+    /// Lets all go that it kept back.
+    flood: u64,
 }
 
 /// A message and to whom it goes.
@@ -53,6 +103,8 @@ pub(crate) type Lie = (usize, PeerMessage);
 
 /// Events that a liar may make at once.
 const EVENTS_PER_TURN: usize = 6;
+/// Old events that a liar may send again at once.
+const OLD_EVENTS_PER_TURN: usize = 20;
 
 /// See the module.
 pub(crate) struct Liar {
@@ -67,10 +119,10 @@ pub(crate) struct Liar {
     heard_attestation: Option<Attestation>,
     heard_payload: Option<SignedPayload>,
     made: u64,
-    /// Twins made so far.
-    pub(crate) twins: u64,
-    /// Events made so far.
-    pub(crate) events: u64,
+    /// What was kept from peers.
+    kept_back: Vec<Arc<Event>>,
+    /// How often each lie was told.
+    pub(crate) lies: BTreeMap<LieKind, u64>,
 }
 
 impl Liar {
@@ -93,6 +145,9 @@ impl Liar {
             jump: habit(&[0, 100, 900]),
             silence: habit(&[0, 200, 950]),
             noise: habit(&[0, 50, 300]),
+            fast: habit(&[0, 0, 300]),
+            old_events: habit(&[0, 50, 300]),
+            flood: habit(&[0, 0, 30]),
         };
         Self {
             configuration,
@@ -105,8 +160,8 @@ impl Liar {
             heard_attestation: None,
             heard_payload: None,
             made: 0,
-            twins: 0,
-            events: 0,
+            kept_back: Vec::new(),
+            lies: BTreeMap::new(),
         }
     }
 
@@ -131,6 +186,18 @@ impl Liar {
         }
     }
 
+    /// Behaves while the cluster is being founded: it knows nothing, and says so.
+    pub(crate) fn found(&mut self, from: usize, message: &PeerMessage) -> Vec<Lie> {
+        let PeerMessage::AskRecovery { nonce, epoch } = message else {
+            return Vec::new();
+        };
+        let (nonce, highest_of_asker, quorum_round) = (*nonce, Round(0), Round(0));
+        vec![(
+            from,
+            PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch: *epoch },
+        )]
+    }
+
     /// Hears anything else, and answers as it likes.
     pub(crate) fn hear(&mut self, from: usize, message: &PeerMessage) -> Vec<Lie> {
         match message {
@@ -145,11 +212,12 @@ impl Liar {
                 answers
             }
             PeerMessage::AskRecovery { nonce, epoch } => {
-                let claim = self.random.choose(&[0, 1, 1_000_000]);
+                let claim = self.random.choose(&[0, 0, 1, 1_000_000]);
+                let quorum = self.random.choose(&[0, 0, 20, u64::MAX / 2]);
                 let answer = PeerMessage::AnswerRecovery {
                     nonce: *nonce,
                     highest_of_asker: Round(claim),
-                    quorum_round: Round(self.random.below(40)),
+                    quorum_round: Round(quorum),
                     epoch: *epoch,
                 };
                 vec![(from, answer)]
@@ -171,41 +239,109 @@ impl Liar {
         }
     }
 
+    fn told(&mut self, kind: LieKind) {
+        *self.lies.entry(kind).or_default() += 1;
+    }
+
     /// Has its turn: makes what events it can and tells some peers of them.
     pub(crate) fn lie(&mut self, wall: LedgerTime) -> Vec<Lie> {
         if self.random.happens(self.habits.silence) {
+            self.told(LieKind::Silence);
             return Vec::new();
         }
         let mut lies = Vec::new();
         if self.random.happens(self.habits.noise) {
+            self.told(LieKind::Garbage);
             lies.extend(self.noise());
         }
+        if self.random.happens(self.habits.old_events) {
+            lies.extend(self.old_events());
+        }
+        if self.random.happens(self.habits.flood) {
+            lies.extend(self.flood());
+        }
         for turn in 0..EVENTS_PER_TURN {
-            let chain = turn % self.chains.len();
-            let Some(event) = self.make(chain, wall) else {
-                continue;
-            };
-            let event = Arc::new(event);
-            self.events += 1;
-            self.keep(event.clone());
-            let before = self.chains[chain].replace(event.as_parent());
-            if self.chains.len() == 1 && self.random.happens(self.habits.twin) {
-                self.chains.push(before);
-                self.twins += 1;
-            }
-            for peer in self.peers() {
-                // Each peer mostly sees one of the chains.
-                let sees = self.chains.len() == 1 || peer % 2 == chain || self.random.happens(100);
-                if sees && !self.random.happens(self.habits.withhold) {
-                    lies.push((peer, PeerMessage::event(&event)));
-                }
-            }
+            let payloads = self.payloads();
+            lies.extend(self.speak(turn % self.chains.len(), wall, payloads));
         }
         if self.chains.len() > 1 && self.random.happens(100) {
             let at = self.random.index(self.chains.len());
             self.chains.swap_remove(at);
         }
         lies
+    }
+
+    /// Answers an event with an empty vote, before anybody else can.
+    pub(crate) fn vote_fast(&mut self, wall: LedgerTime) -> Vec<Lie> {
+        if !self.random.happens(self.habits.fast) {
+            return Vec::new();
+        }
+        let lies = self.speak(0, wall, Vec::new());
+        if !lies.is_empty() {
+            self.told(LieKind::FastEmptyVote);
+        }
+        lies
+    }
+
+    /// Makes the next event of a chain and shows it to whom it likes.
+    fn speak(&mut self, chain: usize, wall: LedgerTime, payloads: Vec<SignedPayload>) -> Vec<Lie> {
+        let mut lies = Vec::new();
+        let Some(event) = self.make(chain, wall, payloads) else {
+            return lies;
+        };
+        let event = Arc::new(event);
+        self.keep(event.clone());
+        let before = self.chains[chain].replace(event.as_parent());
+        if self.chains.len() == 1 && self.random.happens(self.habits.twin) {
+            self.chains.push(before);
+            self.told(LieKind::Twin);
+        }
+        for peer in self.peers() {
+            // Each peer mostly sees one of the chains.
+            let stray = self.chains.len() > 1 && peer % 2 != chain;
+            if stray && !self.random.happens(100) {
+                continue;
+            }
+            if self.random.happens(self.habits.withhold) {
+                self.told(LieKind::WithheldParent);
+                self.kept_back.push(event.clone());
+                continue;
+            }
+            if stray {
+                self.told(LieKind::TwinAsAncestor);
+            }
+            lies.push((peer, PeerMessage::event(&event)));
+        }
+        lies
+    }
+
+    fn old_events(&mut self) -> Vec<Lie> {
+        let events: Vec<_> = self.held.values().collect();
+        if events.is_empty() {
+            return Vec::new();
+        }
+        let first = self.random.index(events.len());
+        let old = events.into_iter().cycle().skip(first).take(OLD_EVENTS_PER_TURN);
+        let old: Vec<_> = old.map(|event| PeerMessage::event(event)).collect();
+        self.told(LieKind::OldEvents);
+        let peers = self.peers();
+        let to = peers[self.random.index(peers.len())];
+        old.into_iter().map(|message| (to, message)).collect()
+    }
+
+    /// Lets go all that it kept back.
+    pub(crate) fn flood(&mut self) -> Vec<Lie> {
+        let kept = std::mem::take(&mut self.kept_back);
+        if kept.is_empty() {
+            return Vec::new();
+        }
+        self.told(LieKind::LateFlood);
+        let peers = self.peers();
+        let to_all = |event: &Arc<Event>| {
+            let message = PeerMessage::event(event);
+            peers.iter().map(move |peer| (*peer, message.clone())).collect::<Vec<_>>()
+        };
+        kept.iter().flat_map(to_all).collect()
     }
 
     fn peers(&self) -> Vec<usize> {
@@ -262,11 +398,15 @@ impl Liar {
     }
 
     /// The next event of a chain, if a quorum of the round before is known.
-    fn make(&mut self, chain: usize, wall: LedgerTime) -> Option<Event> {
+    fn make(
+        &mut self,
+        chain: usize,
+        wall: LedgerTime,
+        payloads: Vec<SignedPayload>,
+    ) -> Option<Event> {
         let previous = self.chains[chain];
         let round = self.round_after(previous.map_or(Round(0), |parent| parent.round))?;
         let parents = self.parents(previous, round);
-        let payloads = self.payloads();
         let header = Header {
             version: EVENT_VERSION,
             cluster: self.configuration.cluster,
@@ -324,6 +464,7 @@ impl Liar {
                 parent = twins[self.random.index(twins.len())];
             }
             if self.random.happens(self.habits.false_parent) {
+                self.told(LieKind::FalseParent);
                 if self.random.happens(500) {
                     parent.digest = EventDigest(self.random_bytes());
                 } else {
@@ -352,6 +493,7 @@ impl Liar {
 
     fn clock(&mut self, wall: LedgerTime) -> LedgerTime {
         if self.random.happens(self.habits.false_clock) {
+            self.told(LieKind::FalseClock);
             LedgerTime(self.random.choose(&[0, wall.0 / 2, wall.0 * 2, u64::MAX]))
         } else {
             wall
@@ -364,6 +506,7 @@ impl Liar {
         {
             return heard;
         }
+        self.told(LieKind::FalseAttestation);
         let end = CommitEnd {
             index: CommitIndex(self.random.below(1000)),
             position: Position(self.random.below(1000)),

@@ -1,22 +1,21 @@
-//! What befalls hosts and links from outside: start, crash, pause, connections, durable writes,
-//! judging, submissions.
+//! What befalls hosts and links from outside: start, pause, clocks, connections, judging, lies.
 //!
 //! Owns how each is carried out. Never decides when a fault comes: `faults` does. Called by the
 //! world and by faults.
 
 use std::sync::Arc;
 
-use dagger_ledger_core::interface::{Input, WriteNumber};
-use dagger_payload::payload::SignedPayload;
+use dagger_ledger_core::interface::Input;
+use dagger_payload::id::Round;
 use dagger_payload::peer::PeerMessage;
 
-use super::faults::{self, CrashPoint};
-use super::host::Incarnation;
-use super::liar::Lie;
+use super::faults::{self, FaultKind};
+use super::host::{Host, Incarnation};
+use super::liar::{Liar, Lie};
 use super::network::Care;
 use super::random::Random;
 use super::world::{
-    Happening, HostHappening, LINK_TIMEOUT_US, RECONNECT_US, REJUDGE_US, SLOW_WRITE_US, Step, World,
+    Happening, HostHappening, LINK_TIMEOUT_US, RECONNECT_US, REJUDGE_US, Step, World,
 };
 use crate::promise::{Broken, Observed};
 
@@ -69,15 +68,20 @@ impl World {
         };
         // After the attack a liar only answers what it is asked: whoever speaks unasked breaks the
         // silence of others.
-        let asked = self.injecting || matches!(message, PeerMessage::Want { .. });
+        let question =
+            matches!(message, PeerMessage::Want { .. } | PeerMessage::AskRecovery { .. });
+        let asked = self.injecting || question;
+        let wall = self.hosts[host].wall(self.now());
+        let founded = self.is_founded();
+        let attacking = founded && self.injecting;
         let liar = self.liars.get_mut(&host).expect("the caller looked");
         let answers = match event {
             Some(event) => {
                 liar.hear_event(event);
-                Vec::new()
+                if attacking { liar.vote_fast(wall) } else { Vec::new() }
             }
-            None if asked => liar.hear(from, message),
-            None => Vec::new(),
+            None if asked && founded => liar.hear(from, message),
+            None => liar.found(from, message),
         };
         self.send_lies(host, answers);
     }
@@ -86,11 +90,32 @@ impl World {
         if !self.injecting {
             return; // the liars' attack ends with the other faults, so that silence can be told
         }
+        let pause_us = self.random.within(LIAR_TURN_US);
+        self.schedule.after_us(pause_us, Happening::Lie(host));
+        if !self.is_founded() {
+            return;
+        }
         let wall = self.hosts[host].wall(self.now());
         let lies = self.liars.get_mut(&host).map(|liar| liar.lie(wall));
         self.send_lies(host, lies.unwrap_or_default());
-        let pause_us = self.random.within(LIAR_TURN_US);
-        self.schedule.after_us(pause_us, Happening::Lie(host));
+    }
+
+    /// Whether every honest host has a memory of its own: until then a host that is slow to found
+    /// the cluster cannot be told from one that forgot, and is one of the f that a cluster bears.
+    pub(super) fn is_founded(&mut self) -> bool {
+        let remembers = |host: &Host| {
+            let own = host.disk.durable.own_last(host.me);
+            own.is_some_and(|event| event.header.round > Round(1))
+        };
+        let honest = self.honest_hosts();
+        self.founded = self.founded || honest.iter().all(|host| remembers(&self.hosts[*host]));
+        self.founded
+    }
+
+    /// The last thing that a liar says unasked.
+    pub(super) fn flood_late(&mut self, host: usize) {
+        let lies = self.liars.get_mut(&host).map(Liar::flood);
+        self.send_lies(host, lies.unwrap_or_default());
     }
 
     fn send_lies(&mut self, host: usize, lies: Vec<Lie>) {
@@ -112,17 +137,24 @@ impl World {
         Random::new(self.random.bits(), "fault")
     }
 
+    /// Counts a fault that takes effect now.
+    pub(super) fn hit(&mut self, kind: FaultKind) {
+        *self.fault_counts.entry(kind).or_default() += 1;
+        let now = self.now();
+        self.log.explain(now, 0, || format!("fault {kind:?}"));
+    }
+
     pub(super) fn fault(&mut self) {
         if !self.injecting || self.settings.faults.is_empty() {
             return;
         }
-        let kind = self.random.choose(&self.settings.faults);
-        *self.fault_counts.entry(kind).or_default() += 1;
-        let now = self.now();
-        self.log.explain(now, 0, || format!("fault {kind:?}"));
-        faults::inject(self, kind);
         let gap_us = self.random.within(self.settings.fault_gap_us);
         self.schedule.after_us(gap_us, Happening::Fault);
+        if self.committee.faulty_max() > 0 && !self.is_founded() {
+            return;
+        }
+        let kind = self.random.choose(&self.settings.faults);
+        faults::inject(self, kind);
     }
 
     pub(super) fn start(&mut self, host: usize) -> Step {
@@ -136,9 +168,9 @@ impl World {
         let now = self.now();
         self.log.note(now, host, "start", 0);
         let author = self.hosts[host].me;
-        let restarted = Observed::Restarted { disk: &self.hosts[host].disk.durable };
+        let memory = self.hosts[host].start(now);
+        let restarted = Observed::Restarted { disk: &self.hosts[host].disk.durable, memory };
         self.promises.observe(author, &restarted)?;
-        self.hosts[host].start(now);
         self.hand_on_stored(host)?;
         for other in (0..self.hosts.len()).filter(|other| *other != host) {
             self.connect_later(host, other);
@@ -166,28 +198,21 @@ impl World {
         Ok(())
     }
 
-    /// A host loses power for so many microseconds.
-    pub(super) fn crash(&mut self, host: usize, down_us: u64) {
-        if self.hosts[host].core.is_none() {
-            return;
-        }
-        let now = self.now();
-        self.log.note(now, host, "crash", 0);
-        self.hosts[host].disk.crash(&mut self.random);
-        self.hosts[host].stop();
-        for other in (0..self.hosts.len()).filter(|other| *other != host) {
-            self.reset(host, other);
-        }
-        self.schedule.after_us(down_us, Happening::Start(host));
-    }
-
-    /// A host will lose power at its next write.
-    pub(super) fn crash_at_write(&mut self, host: usize, point: CrashPoint) {
-        self.hosts[host].crash_point = Some(point);
-    }
-
     /// A host stands still for so many microseconds.
     pub(super) fn pause(&mut self, host: usize, length_us: u64) {
+        self.hit(FaultKind::Pause);
+        self.stand_still(host, length_us);
+    }
+
+    /// The same in a while, not counted.
+    pub(super) fn pause_later(&mut self, host: usize, after_us: u64, length_us: u64) {
+        self.schedule.after_us(after_us, Happening::Pause(host, length_us));
+    }
+
+    pub(super) fn stand_still(&mut self, host: usize, length_us: u64) {
+        if !self.injecting {
+            return;
+        }
         let (now, incarnation) = (self.now(), self.hosts[host].incarnation);
         self.log.note(now, host, "pause", length_us);
         self.hosts[host].paused = true;
@@ -207,51 +232,29 @@ impl World {
         Ok(())
     }
 
+    /// A host's wall clock is so far ahead of simulated time from now on.
+    pub(super) fn set_clock(&mut self, host: usize, ahead_ms: u64) {
+        self.hit(FaultKind::ClockJump);
+        self.log.note(self.now(), host, "clock", ahead_ms);
+        self.hosts[host].clock_ahead_ms = ahead_ms;
+    }
+
+    /// A host's links take up to `extra_us` longer for a while.
+    pub(super) fn delay_links(&mut self, host: usize, length_us: u64, extra_us: u64) {
+        let until = self.now().plus_us(length_us);
+        self.network.delay(host, until, extra_us);
+    }
+
     /// A host's writes take long for a while.
     pub(super) fn slow_disk(&mut self, host: usize, length_us: u64) {
+        self.hit(FaultKind::SlowDisk);
         self.hosts[host].disk_slow_until = self.now().plus_us(length_us);
     }
 
     /// A host's judge stands still for a while.
     pub(super) fn slow_judge(&mut self, host: usize, length_us: u64) {
+        self.hit(FaultKind::SlowJudge);
         self.hosts[host].judge_slow_until = self.now().plus_us(length_us);
-    }
-
-    pub(super) fn flush(&mut self, host: usize) {
-        let now = self.now();
-        let state = &mut self.hosts[host];
-        let (Some(through), false) = (state.disk.last_pending(), state.flushing) else {
-            return;
-        };
-        state.flushing = true;
-        let slow = now < state.disk_slow_until;
-        let life = state.incarnation;
-        let range = if slow { SLOW_WRITE_US } else { self.settings.write_us };
-        let write_us = self.random.within(range);
-        let written = Happening::Host(host, HostHappening::Written(life, through));
-        self.schedule.after_us(write_us, written);
-    }
-
-    pub(super) fn written(&mut self, host: usize, through: WriteNumber) -> Step {
-        let down_us = self.random.within((10_000, 800_000));
-        let point = self.hosts[host].crash_point.take();
-        if point == Some(CrashPoint::BeforeDurable) {
-            self.crash(host, down_us);
-            return Ok(());
-        }
-        self.log.note(self.now(), host, "written", through.0);
-        let me = self.hosts[host].me;
-        self.hosts[host].disk.flush(through, me);
-        if point == Some(CrashPoint::AfterDurable) {
-            self.crash(host, down_us);
-            return Ok(());
-        }
-        self.hosts[host].durable = through;
-        self.hosts[host].flushing = false;
-        self.release(host)?;
-        self.feed(host, Input::WriteDurable(through))?;
-        self.flush(host);
-        Ok(())
     }
 
     /// Lets the judge begin with the next stored commit, if it is idle.
@@ -289,32 +292,6 @@ impl World {
         self.feed(host, Input::Judged { end, next_deadline, epoch_end: None })?;
         self.judge(host);
         Ok(())
-    }
-
-    pub(super) fn submit(&mut self) {
-        let Some((payload, gap_us)) = self.users.submit() else {
-            return;
-        };
-        let honest = self.honest_hosts();
-        let host = self.random.choose(&honest);
-        self.submit_at(host, payload.clone());
-        if self.random.happens(30) {
-            let other = self.random.choose(&honest);
-            if other != host {
-                self.submit_at(other, payload);
-            }
-        }
-        self.schedule.after_us(gap_us, Happening::Submit);
-    }
-
-    pub(super) fn submit_at(&mut self, host: usize, payload: SignedPayload) {
-        if self.hosts[host].core.is_none() {
-            return;
-        }
-        let life = self.hosts[host].incarnation;
-        let write_us = self.random.within(self.settings.write_us);
-        let submitted = Happening::Host(host, HostHappening::Submitted(life, payload));
-        self.schedule.after_us(write_us, submitted);
     }
 
     pub(super) fn connect_later(&mut self, a: usize, b: usize) {

@@ -5,9 +5,12 @@
 //! or thread. Called by the `sim` program and by tests. Method: FoundationDB's simulation and
 //! TigerBeetle's VOPR.
 
+mod device;
 pub mod disk;
 mod faults;
 mod host;
+#[cfg(feature = "planted-bugs")]
+pub mod hunt;
 mod judge;
 mod keys;
 mod liar;
@@ -17,8 +20,10 @@ mod network;
 mod random;
 mod schedule;
 mod settings;
+mod storage;
 mod tally;
 mod traffic;
+mod transaction;
 mod users;
 mod world;
 
@@ -30,6 +35,8 @@ use dagger_payload::id::AuthorIndex;
 pub use log::Verbosity;
 pub use tally::{Summary, Tally};
 
+use self::faults::FaultKind;
+use self::liar::LieKind;
 use self::log::Log;
 use self::schedule::SimulatedTime;
 use self::world::World;
@@ -87,7 +94,7 @@ fn live(world: &mut World) -> Result<(), Broken> {
     world.heal();
     let half = faults_end.plus_us(SETTLE_US / 2);
     world.run_until(half)?;
-    world.submit_everywhere();
+    world.submit_again();
     let settled = half.plus_us(SETTLE_US / 2);
     world.run_until(settled)?;
     world.silence_begins()?;
@@ -96,22 +103,37 @@ fn live(world: &mut World) -> Result<(), Broken> {
 }
 
 fn summary(world: &World) -> Summary {
-    let mut faults: BTreeMap<String, u64> =
+    let faults =
         world.fault_counts.iter().map(|(kind, count)| (format!("{kind:?}"), *count)).collect();
     let network = world.network_counts();
-    if world.tolerates_liars() {
-        let (events, twins) = world.lies();
-        faults.insert("LiarsEvent".to_owned(), events);
-        faults.insert("Twin".to_owned(), twins);
-    }
-    faults.insert("Drop".to_owned(), network.dropped);
-    faults.insert("Duplicate".to_owned(), network.duplicated);
-    faults.insert("Reorder".to_owned(), network.reordered);
+    let mut misdeeds = BTreeMap::from([
+        ("LostSector".to_owned(), world.cuts.lost),
+        ("TornSector".to_owned(), world.cuts.torn),
+        ("ReorderedSector".to_owned(), world.cuts.reordered),
+        ("Drop".to_owned(), network.dropped),
+        ("Duplicate".to_owned(), network.duplicated),
+        ("Reorder".to_owned(), network.reordered),
+    ]);
+    misdeeds.extend(world.lies().into_iter().map(|(kind, count)| (format!("{kind:?}"), count)));
     Summary {
         log_hash: world.log.hash(),
         steps: world.log.notes,
         received: world.received(),
         faults,
+        misdeeds,
+        liars: world.liars_count(),
         simulated_ms: world.now().milliseconds(),
     }
+}
+
+/// The kinds of faults and misdeeds that a cluster of so many hosts can suffer: with one host
+/// nothing travels, with fewer than four nobody may lie.
+pub fn possible_kinds(hosts: usize) -> Vec<String> {
+    let faults = FaultKind::possible(hosts).map(|kind| format!("{kind:?}"));
+    let sectors = ["LostSector", "TornSector", "ReorderedSector"].map(str::to_owned);
+    let network = ["Drop", "Duplicate", "Reorder"].map(str::to_owned);
+    let network = network.into_iter().filter(|_| hosts > 1);
+    let lies = LieKind::ALL.into_iter().map(|kind| format!("{kind:?}"));
+    let lies = lies.filter(|_| hosts > 3);
+    faults.chain(sectors).chain(network).chain(lies).collect()
 }

@@ -28,6 +28,8 @@ pub(crate) enum Direction {
 struct Link<M> {
     direction: Direction,
     last_arrival: SimulatedTime,
+    /// Until when messages take longer, and up to how much, in microseconds.
+    delayed: (SimulatedTime, u64),
     held: Vec<M>,
 }
 
@@ -85,6 +87,7 @@ impl<M> Network<M> {
         let link = || Link {
             direction: Direction::Open,
             last_arrival: SimulatedTime::default(),
+            delayed: (SimulatedTime::default(), 0),
             held: Vec::new(),
         };
         Self {
@@ -153,10 +156,22 @@ impl<M> Network<M> {
             .collect()
     }
 
+    /// Lets everything from and to `host` take up to `extra_us` longer until then.
+    pub(crate) fn delay(&mut self, host: usize, until: SimulatedTime, extra_us: u64) {
+        for other in 0..self.hosts {
+            self.link(host, other).delayed = (until, extra_us);
+            self.link(other, host).delayed = (until, extra_us);
+        }
+    }
+
     fn arrival(&mut self, now: SimulatedTime, from: usize, to: usize, care: Care) -> SimulatedTime {
         let mut delay_us = self.random.within(self.settings.delay_us);
         if self.faulty && self.random.happens(self.settings.spike_permille) {
             delay_us += self.random.within(self.settings.spike_us);
+        }
+        let (delayed_until, extra_us) = self.link(from, to).delayed;
+        if self.faulty && now < delayed_until {
+            delay_us += self.random.below(extra_us + 1);
         }
         let overtakes = self.settings.style == LinkStyle::Lossy && self.faulty;
         let link = self.link(from, to);

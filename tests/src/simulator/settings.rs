@@ -60,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) fault_gap_us: (u64, u64),
     /// Kinds of faults in this run, each once or more (more: more often).
     pub(crate) faults: Vec<FaultKind>,
+    /// Whether every store is read through at the end.
+    pub(crate) checks_store: bool,
     /// How many hosts lie.
     pub(crate) liars: usize,
 }
@@ -71,7 +73,7 @@ impl Settings {
         let liars_max = (hosts - 1) / 3;
         let liars =
             if liars_max > 0 && random.happens(500) { 1 + random.index(liars_max) } else { 0 };
-        let faults = FaultKind::ALL.into_iter().filter(|_| random.happens(600)).collect();
+        let faults = FaultKind::possible(hosts).filter(|_| random.happens(600)).collect();
         let fault_gap_us =
             random.choose(&[(10_000, 200_000), (50_000, 500_000), (100_000, 1_500_000)]);
         Self {
@@ -87,6 +89,7 @@ impl Settings {
             faults_us: random.within((4_000_000, 15_000_000)),
             fault_gap_us,
             faults,
+            checks_store: seed.is_multiple_of(10),
             liars,
         }
     }

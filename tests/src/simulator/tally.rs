@@ -1,9 +1,22 @@
 //! Sums over many runs: what was hit, and how often.
 //!
-//! Owns the sums. Never judges. Called by the `sim` program and by tests.
+//! Owns the sums, and the demand that no kind of fault is too rare. Never judges a run. Called by
+//! the `sim` program and by tests.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+
+use super::possible_kinds;
+
+/// Least faults of a run on average, not counting what befalls single messages and sectors, and not
+/// counting lies.
+const FAULTS_PER_RUN_MIN: u64 = 20;
+/// A kind is too rare when fewer than one run of this many had it.
+const RUNS_PER_KIND_MAX: u64 = 10;
+/// A tally of fewer runs says nothing about kinds.
+const RUNS_MIN: u64 = 100;
+/// Of clusters that bear a liar, at least so many of a hundred runs have one.
+const LIARS_PERCENT_MIN: u64 = 40;
 
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,51 +29,106 @@ pub struct Summary {
     pub received: u64,
     /// Faults by kind.
     pub faults: BTreeMap<String, u64>,
+    /// What befell single messages and sectors, and lies, by kind.
+    pub misdeeds: BTreeMap<String, u64>,
+    /// How many hosts lied.
+    pub liars: usize,
     /// Simulated time, in milliseconds.
     pub simulated_ms: u64,
+}
+
+/// The sums of one size of cluster.
+#[derive(Debug, Default, Clone)]
+struct OfSize {
+    runs: u64,
+    runs_with_liars: u64,
+    received: u64,
+    steps: u64,
+    simulated_ms: u64,
+    faults: BTreeMap<String, u64>,
+    misdeeds: BTreeMap<String, u64>,
 }
 
 /// See the module.
 #[derive(Debug, Default, Clone)]
 pub struct Tally {
-    /// Runs that kept all promises.
-    pub runs: u64,
-    /// Payloads received (and so ordered) in them.
-    pub received: u64,
-    /// Steps noted.
-    pub steps: u64,
-    /// Simulated milliseconds.
-    pub simulated_ms: u64,
-    /// Faults by kind.
-    pub faults: BTreeMap<String, u64>,
+    sizes: BTreeMap<usize, OfSize>,
 }
 
 impl Tally {
-    /// Adds a run.
-    pub fn add(&mut self, summary: &Summary) {
-        self.runs += 1;
-        self.received += summary.received;
-        self.steps += summary.steps;
-        self.simulated_ms += summary.simulated_ms;
+    /// Adds a run of a cluster of `hosts`.
+    pub fn add(&mut self, hosts: usize, summary: &Summary) {
+        let sums = self.sizes.entry(hosts).or_default();
+        sums.runs += 1;
+        sums.runs_with_liars += u64::from(summary.liars > 0);
+        sums.received += summary.received;
+        sums.steps += summary.steps;
+        sums.simulated_ms += summary.simulated_ms;
         for (kind, count) in &summary.faults {
-            *self.faults.entry(kind.clone()).or_default() += count;
+            *sums.faults.entry(kind.clone()).or_default() += count;
         }
+        for (kind, count) in &summary.misdeeds {
+            *sums.misdeeds.entry(kind.clone()).or_default() += count;
+        }
+    }
+
+    /// Payloads reported received, and so ordered, in all runs.
+    pub fn received(&self) -> u64 {
+        self.sizes.values().map(|sums| sums.received).sum()
+    }
+
+    /// Simulated seconds of all runs.
+    pub fn simulated_s(&self) -> u64 {
+        self.sizes.values().map(|sums| sums.simulated_ms).sum::<u64>() / 1000
+    }
+
+    /// What was hit too rarely to say anything about it; nothing in a tally of few runs.
+    pub fn too_rare(&self) -> Vec<String> {
+        let mut rare = Vec::new();
+        for (hosts, sums) in self.sizes.iter().filter(|(_, sums)| sums.runs >= RUNS_MIN) {
+            let mut say = |what: String| rare.push(format!("{hosts} hosts: {what}"));
+            let faults: u64 = sums.faults.values().sum();
+            if faults < FAULTS_PER_RUN_MIN * sums.runs {
+                say(format!("only {faults} faults in {} runs", sums.runs));
+            }
+            if *hosts > 3 && sums.runs_with_liars * 100 < sums.runs * LIARS_PERCENT_MIN {
+                say(format!("only {} of {} runs with liars", sums.runs_with_liars, sums.runs));
+            }
+            for kind in possible_kinds(*hosts) {
+                let count = sums.faults.get(&kind).or_else(|| sums.misdeeds.get(&kind));
+                let count = count.copied().unwrap_or(0);
+                if count * RUNS_PER_KIND_MAX < sums.runs {
+                    say(format!("{kind} only {count} times in {} runs", sums.runs));
+                }
+            }
+        }
+        rare
     }
 }
 
 impl fmt::Display for Tally {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            formatter,
-            "{} runs: {} payloads ordered, {} steps, {} simulated s",
-            self.runs,
-            self.received,
-            self.steps,
-            self.simulated_ms / 1000
-        )?;
-        write!(formatter, "faults:")?;
-        for (kind, count) in &self.faults {
-            write!(formatter, " {kind} {count}")?;
+        for (hosts, sums) in &self.sizes {
+            let (runs, faults) = (sums.runs, sums.faults.values().sum::<u64>());
+            writeln!(
+                formatter,
+                "{hosts} hosts: {runs} runs ({} with liars), {faults} faults ({:.1} a run), \
+                 {} payloads ordered, {} steps, {} simulated s",
+                sums.runs_with_liars,
+                faults as f64 / runs.max(1) as f64,
+                sums.received,
+                sums.steps,
+                sums.simulated_ms / 1000,
+            )?;
+        }
+        for (what, of) in [("faults", 0), ("of messages, sectors and liars", 1)] {
+            let sums = |sums: &OfSize| if of == 0 { &sums.faults } else { &sums.misdeeds }.clone();
+            let mut kinds: BTreeMap<String, u64> = BTreeMap::new();
+            for (kind, count) in self.sizes.values().flat_map(sums) {
+                *kinds.entry(kind).or_default() += count;
+            }
+            let words: BTreeSet<_> = kinds.iter().map(|(kind, n)| format!("{kind} {n}")).collect();
+            writeln!(formatter, "{what}: {}", Vec::from_iter(words).join(", "))?;
         }
         Ok(())
     }

@@ -17,10 +17,12 @@ use dagger_payload::payload::SignedPayload;
 use dagger_payload::peer::{Highest, PeerMessage};
 use dagger_payload::release::initial_prefix;
 
+use super::device::PowerCut;
+use super::disk::WitnessFate;
 use super::faults::FaultKind;
 use super::host::{Host, Incarnation};
 use super::keys::Keys;
-use super::liar::Liar;
+use super::liar::{Liar, LieKind};
 use super::log::Log;
 use super::network::{Connection, Network};
 use super::random::Random;
@@ -53,6 +55,10 @@ pub(crate) enum Happening {
     Close(usize, usize, u64),
     /// A direction opens again.
     Open(usize, usize),
+    /// A host stands still for so many microseconds.
+    Pause(usize, u64),
+    /// An old copy takes the place of a host's store.
+    RestoreBackup(usize, WitnessFate),
     /// A host that stood still goes on.
     Resume(usize, Incarnation),
     /// A host that is down starts.
@@ -100,6 +106,13 @@ pub(crate) struct World {
     pub(super) injecting: bool,
     pub(super) judged_before: Vec<CommitIndex>,
     pub(super) handed_on: Vec<CommitIndex>,
+    /// Whether all honest hosts have a memory of their own.
+    pub(super) founded: bool,
+    /// Hosts that forgot something, and the commit that they must know before they know again all
+    /// that they knew.
+    pub(super) forgetful: BTreeMap<usize, CommitIndex>,
+    /// Power cuts that lost, tore or reordered sectors.
+    pub(crate) cuts: PowerCut,
     /// What happened.
     pub(crate) log: Log,
     /// Faults by kind.
@@ -166,6 +179,9 @@ impl World {
             injecting: true,
             judged_before: vec![CommitIndex(0); committee.members()],
             handed_on: vec![CommitIndex(0); committee.members()],
+            founded: false,
+            forgetful: BTreeMap::new(),
+            cuts: PowerCut::default(),
             log,
             fault_counts: BTreeMap::new(),
         }
@@ -186,15 +202,18 @@ impl World {
         self.network.counts
     }
 
-    /// Whether a cluster of this size promises anything when a host lies.
-    pub(crate) fn tolerates_liars(&self) -> bool {
-        self.committee.faulty_max() > 0
+    /// How often each lie was told.
+    pub(crate) fn lies(&self) -> BTreeMap<LieKind, u64> {
+        let mut lies = BTreeMap::new();
+        for (kind, count) in self.liars.values().flat_map(|liar| &liar.lies) {
+            *lies.entry(*kind).or_default() += count;
+        }
+        lies
     }
 
-    /// Events and twins that liars made.
-    pub(crate) fn lies(&self) -> (u64, u64) {
-        let events = self.liars.values().map(|liar| liar.events).sum();
-        (events, self.liars.values().map(|liar| liar.twins).sum())
+    /// How many hosts lie.
+    pub(crate) fn liars_count(&self) -> usize {
+        self.liars.len()
     }
 
     /// The present.
@@ -218,12 +237,16 @@ impl World {
 
     /// Ends all faults: links open, hosts go on or start.
     pub(crate) fn heal(&mut self) {
+        for host in self.liars.keys().copied().collect::<Vec<_>>() {
+            self.flood_late(host);
+        }
         self.injecting = false;
         self.network.faulty = false;
         self.closed.clear();
         for host in 0..self.hosts.len() {
-            self.hosts[host].crash_point = None;
+            self.hosts[host].planned_crash = None;
             self.hosts[host].disk_slow_until = SimulatedTime::default();
+            self.hosts[host].disk_full_until = SimulatedTime::default();
             self.hosts[host].judge_slow_until = SimulatedTime::default();
             let incarnation = self.hosts[host].incarnation;
             self.schedule.after_us(0, Happening::Resume(host, incarnation));
@@ -234,9 +257,14 @@ impl World {
         }
     }
 
-    /// Lets one payload be submitted at every host.
-    pub(crate) fn submit_everywhere(&mut self) {
-        for host in self.honest_hosts() {
+    /// Lets one payload be submitted at every host, or at one host only.
+    pub(crate) fn submit_again(&mut self) {
+        let mut hosts = self.honest_hosts();
+        if self.random.happens(500) {
+            let only = self.random.choose(&hosts);
+            hosts.retain(|host| *host == only);
+        }
+        for host in hosts {
             let payload = self.users.payload();
             self.submit_at(host, payload);
         }
@@ -270,10 +298,19 @@ impl World {
             let status = host.core.as_ref().map(|core| core.status());
             status.map_or(0, |status| status.waiting)
         };
+        let fallen = self.promises.fallen().clone();
+        for host in self.honest_hosts() {
+            if self.settings.checks_store && !self.hosts[host].disk.is_sound() {
+                let (promise, host) = ("nothing_lost", self.hosts[host].me);
+                let detail = "the store does not hold what was written".to_owned();
+                return Err(Broken { promise, host, detail });
+            }
+        }
         let hosts = self
             .hosts
             .iter()
             .filter(|host| !self.liars.contains_key(&usize::from(host.me.0)))
+            .filter(|host| !fallen.contains(&host.me))
             .map(|host| HostAtEnd {
                 host: host.me,
                 disk: &host.disk.durable,
@@ -322,6 +359,11 @@ impl World {
                 self.open(from, to);
                 Ok(())
             }
+            Happening::Pause(host, length_us) => {
+                self.stand_still(host, length_us);
+                Ok(())
+            }
+            Happening::RestoreBackup(host, fate) => self.restore_backup(host, fate),
             Happening::Resume(host, incarnation) => self.resume(host, incarnation),
             Happening::Start(host) => self.start(host),
             Happening::Submit => {
@@ -369,13 +411,7 @@ impl World {
                 self.written(host, through)?;
             }
             HostHappening::Submitted(life, payload) if life == incarnation => {
-                self.log.note(self.now(), host, "received", 0);
-                let digest = payload.digest();
-                let pool = &mut self.hosts[host].disk.durable.pool;
-                pool.insert(digest, payload.clone());
-                self.users.received += 1;
-                self.observe(host, &Observed::Received { digest })?;
-                self.feed(host, Input::Submitted(payload))?;
+                self.submitted(host, payload)?;
             }
             HostHappening::Judged(life) if life == incarnation => self.judged(host)?,
             HostHappening::Wake(life, token) if life == incarnation => {

@@ -316,7 +316,9 @@ impl Net {
         let store = &mut self.hosts[host].store;
         for record in records {
             match record {
-                Record::Event(event) => drop(store.events.insert(event.digest, event)),
+                Record::Event(event) | Record::OwnEventReturned(event) => {
+                    drop(store.events.insert(event.digest, event));
+                }
                 Record::Commit(commit) => store.commits.push(commit),
                 Record::Packed(digests) => digests.iter().for_each(|digest| {
                     store.pool.remove(digest);
@@ -324,7 +326,7 @@ impl Net {
                 Record::Returned(payloads) => {
                     store.pool.extend(payloads.into_iter().map(|p| (p.digest(), p)));
                 }
-                Record::Handover(handover) => store.handovers.push(handover),
+                Record::Handover { handover, .. } => store.handovers.push(handover),
                 Record::Fork(_) => {}
             }
         }

@@ -1,0 +1,88 @@
+//! Bugs that are planted on purpose, each one line, to prove that the simulator finds such a bug.
+//!
+//! Owns their list and which one is on. Never in a release: without debug assertions the feature
+//! does not compile. Called by the lines that carry a bug, and by the simulator to choose one.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+#[cfg(not(debug_assertions))]
+compile_error!("planted bugs are for the simulator only: build without `planted-bugs`");
+
+/// A bug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Bug {
+    /// An own event leaves before it is durable.
+    SendBeforePersist = 1,
+    /// A commit is handed on before it is durable.
+    HandOnBeforePersist,
+    /// A leader is committed on one certificate less.
+    QuorumMinusOne,
+    /// A slot is skipped on one blame less.
+    SkipQuorumMinusOne,
+    /// A slot is decided by the next commit, though an undecided anchor stands before it.
+    DecidePastUndecidedAnchor,
+    /// Events of a round are ordered by what has arrived of their authors.
+    TiesByWhatArrived,
+    /// The collection round follows what this host has seen, not what is committed.
+    CollectionRoundFromLocalView,
+    /// Twins of one author count as two certificates and two blames.
+    AuthorCountedTwice,
+    /// Both twins of a fork are ordered.
+    TwinsOrdered,
+    /// Ledger time may go back.
+    LedgerTimeGoesBack,
+    /// A host that fell behind jumps to the others' round.
+    SkippedRound,
+    /// A host signs below the floor of its recovery.
+    SignBelowRecoveryFloor,
+    /// A host signs before it has asked anybody.
+    SignBeforeAsking,
+    /// Events without payloads are work.
+    ClosingEventIsWork,
+    /// The payload of a twin that nobody may name is work.
+    UnnameableTwinIsWork,
+    /// The newest of equal commit ends is attested.
+    NewestOfEqualsAttested,
+    /// Payloads of an event that can no longer be ordered are forgotten.
+    PayloadsNotGivenBack,
+    /// Payloads are given back in memory only.
+    ReturnNotPersisted,
+    /// After a restart it is forgotten what was ordered.
+    FatesForgotten,
+}
+
+/// All of them.
+pub const ALL: [Bug; 19] = [
+    Bug::SendBeforePersist,
+    Bug::HandOnBeforePersist,
+    Bug::QuorumMinusOne,
+    Bug::SkipQuorumMinusOne,
+    Bug::DecidePastUndecidedAnchor,
+    Bug::TiesByWhatArrived,
+    Bug::CollectionRoundFromLocalView,
+    Bug::AuthorCountedTwice,
+    Bug::TwinsOrdered,
+    Bug::LedgerTimeGoesBack,
+    Bug::SkippedRound,
+    Bug::SignBelowRecoveryFloor,
+    Bug::SignBeforeAsking,
+    Bug::ClosingEventIsWork,
+    Bug::UnnameableTwinIsWork,
+    Bug::NewestOfEqualsAttested,
+    Bug::PayloadsNotGivenBack,
+    Bug::ReturnNotPersisted,
+    Bug::FatesForgotten,
+];
+
+static PLANTED: AtomicU8 = AtomicU8::new(0);
+
+/// Turns one bug on, or all off; for the whole process.
+pub fn plant(bug: Option<Bug>) {
+    PLANTED.store(bug.map_or(0, |bug| bug as u8), Ordering::Relaxed);
+}
+
+/// Whether this bug is on.
+pub(crate) fn is(bug: Bug) -> bool {
+    PLANTED.load(Ordering::Relaxed) == bug as u8
+}

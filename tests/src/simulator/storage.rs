@@ -1,0 +1,253 @@
+//! What befalls a host's memory: durable writes, submissions, power cuts, lost disks, old copies.
+//!
+//! Owns how each is carried out, and how many hosts may have forgotten something at a time: a host
+//! that forgot is one of the f that a cluster bears, until it knows again what it knew. Never
+//! decides when a fault comes: `faults` does. Called by the world and by faults.
+
+use dagger_ledger_core::interface::{Input, Phase, WriteNumber};
+use dagger_payload::id::CommitIndex;
+use dagger_payload::payload::SignedPayload;
+
+use super::disk::{PersistPoint, WitnessFate};
+use super::faults::{FaultKind, PlannedCrash};
+use super::world::{Happening, HostHappening, SLOW_WRITE_US, Step, World};
+use crate::promise::Observed;
+
+/// How long a host is down after a planned crash, from and to, in microseconds.
+const DOWN_US: (u64, u64) = (10_000, 800_000);
+
+impl World {
+    /// Begins to make durable what waits, unless a flush is under way or there is no room.
+    pub(super) fn flush(&mut self, host: usize) {
+        let now = self.now();
+        let state = &mut self.hosts[host];
+        let (Some(through), false) = (state.disk.last_pending(), state.flushing) else {
+            return;
+        };
+        state.flushing = true;
+        let slow = now < state.disk_slow_until;
+        let room_at = state.disk_full_until.max(now);
+        let life = state.incarnation;
+        let range = if slow { SLOW_WRITE_US } else { self.settings.write_us };
+        let write_us = self.random.within(range);
+        let written = Happening::Host(host, HostHappening::Written(life, through));
+        self.schedule.at(room_at.plus_us(write_us), written);
+    }
+
+    pub(super) fn written(&mut self, host: usize, through: WriteNumber) -> Step {
+        match self.hosts[host].planned_crash {
+            Some(PlannedCrash::Write(point)) => return self.die_at(host, through, point),
+            Some(PlannedCrash::Sync) => {
+                let points = [PersistPoint::Data, PersistPoint::Meta];
+                let point = self.random.choose(&points);
+                return self.die_at(host, through, point);
+            }
+            Some(PlannedCrash::BeforeReceipt | PlannedCrash::AfterReceipt) | None => {}
+        }
+        self.log.note(self.now(), host, "written", through.0);
+        self.hosts[host].disk.commit(through);
+        self.tell_kept(host)?;
+        self.hosts[host].durable = through;
+        self.hosts[host].flushing = false;
+        self.release(host)?;
+        self.feed(host, Input::WriteDurable(through))?;
+        self.flush(host);
+        Ok(())
+    }
+
+    /// Shows what others' events a disk took in.
+    fn tell_kept(&mut self, host: usize) -> Step {
+        for event in self.hosts[host].disk.take_news() {
+            self.observe(host, &Observed::Keeps { event: &event })?;
+        }
+        Ok(())
+    }
+
+    /// The planned end comes.
+    fn die_at(&mut self, host: usize, through: WriteNumber, point: PersistPoint) -> Step {
+        if let Some(planned) = self.hosts[host].planned_crash {
+            self.hit(planned.kind());
+        }
+        self.cut_power(host, through, point);
+        self.tell_kept(host)?;
+        let down_us = self.random.within(DOWN_US);
+        self.go_down(host, down_us);
+        Ok(())
+    }
+
+    fn cut_power(&mut self, host: usize, through: WriteNumber, point: PersistPoint) {
+        let cut = self.hosts[host].disk.cut_power(through, point, &mut self.random);
+        self.cuts.lost += u64::from(cut.lost > 0);
+        self.cuts.torn += u64::from(cut.torn > 0);
+        self.cuts.reordered += u64::from(cut.reordered > 0);
+    }
+
+    /// A host loses power for so many microseconds, wherever its write happens to be.
+    pub(super) fn crash_somewhere(&mut self, host: usize, down_us: u64) {
+        if self.hosts[host].core.is_none() {
+            return;
+        }
+        self.hit(FaultKind::Crash);
+        let through = self.hosts[host].disk.last_pending().unwrap_or_default();
+        let point = self.random.choose(&PersistPoint::ALL);
+        self.cut_power(host, through, point);
+        self.go_down(host, down_us);
+    }
+
+    fn go_down(&mut self, host: usize, down_us: u64) {
+        let now = self.now();
+        self.log.note(now, host, "crash", 0);
+        self.hosts[host].stop();
+        for other in (0..self.hosts.len()).filter(|other| *other != host) {
+            self.reset(host, other);
+        }
+        self.schedule.after_us(down_us, Happening::Start(host));
+    }
+
+    /// A host will lose power at its next write or submission.
+    pub(super) fn plan_crash(&mut self, host: usize, planned: PlannedCrash) {
+        self.hosts[host].planned_crash = Some(planned);
+    }
+
+    /// A host's store has no room for so many microseconds.
+    pub(super) fn fill_disk(&mut self, host: usize, length_us: u64) {
+        self.hit(FaultKind::DiskFull);
+        self.hosts[host].disk_full_until = self.now().plus_us(length_us);
+    }
+
+    /// A host loses its disk and comes back with an empty one, if the cluster can bear it now.
+    pub(super) fn wipe(&mut self, host: usize, fate: WitnessFate, down_us: u64) {
+        if !self.may_forget(host) {
+            return;
+        }
+        self.hit(FaultKind::WipedStore);
+        self.hosts[host].disk.wipe(fate, &mut self.random);
+        self.forget(host, down_us, CommitIndex(0));
+    }
+
+    /// Copies a host's disk now; after a while the copy takes the place of what was written since.
+    pub(super) fn back_up(&mut self, host: usize, fate: WitnessFate, after_us: u64) {
+        self.hosts[host].disk.back_up();
+        self.schedule.after_us(after_us, Happening::RestoreBackup(host, fate));
+    }
+
+    pub(super) fn restore_backup(&mut self, host: usize, fate: WitnessFate) -> Step {
+        if !self.injecting || !self.may_forget(host) {
+            return Ok(());
+        }
+        let disk = &mut self.hosts[host].disk;
+        if !disk.restore_backup(fate) {
+            return Ok(());
+        }
+        let last = disk.durable.commits.keys().next_back().copied().unwrap_or_default();
+        let tolerated = self.committee.faulty_max() > 0 && fate == WitnessFate::Follows;
+        let (kind, until) = match fate {
+            WitnessFate::Stays => (FaultKind::BackupWithoutWitness, last),
+            WitnessFate::Follows => (FaultKind::BackupWithWitness, last),
+        };
+        self.hit(kind);
+        let down_us = self.random.within(DOWN_US);
+        self.forget(host, down_us, until);
+        if tolerated {
+            // Nothing on the host shows that it forgot, and f + 1 peers need not know better: it
+            // is one of the f for the rest of the run.
+            self.forgetful.insert(host, CommitIndex(u64::MAX));
+            self.promises.may_fall(self.hosts[host].me);
+        }
+        Ok(())
+    }
+
+    /// Whether the cluster bears that this host forgets something now.
+    fn may_forget(&mut self, host: usize) -> bool {
+        let knows_again = |host: &usize, all: &CommitIndex| {
+            let state = &self.hosts[*host];
+            let member = state.core.as_ref().is_some_and(|core| {
+                let status = core.status();
+                status.phase == Phase::Member && status.judged >= *all
+            });
+            member && state.disk.durable.commits.contains_key(all)
+        };
+        let known: Vec<usize> = self
+            .forgetful
+            .iter()
+            .filter(|(host, all)| knows_again(host, all))
+            .map(|(host, _)| *host)
+            .collect();
+        for host in known {
+            self.forgetful.remove(&host);
+        }
+        let others = self.forgetful.keys().filter(|other| **other != host).count();
+        let faulty = others + self.liars.len();
+        faulty < self.committee.faulty_max().max(1)
+    }
+
+    fn forget(&mut self, host: usize, down_us: u64, last: CommitIndex) {
+        let furthest = self.handed_on.iter().max().copied().unwrap_or_default();
+        self.forgetful.insert(host, furthest);
+        self.handed_on[host] = last;
+        let author = self.hosts[host].me;
+        self.promises.forgot(author);
+        if self.hosts[host].core.is_some() {
+            self.go_down(host, down_us);
+        }
+    }
+
+    pub(super) fn submit(&mut self) {
+        let Some((payload, gap_us)) = self.users.submit() else {
+            return;
+        };
+        let honest = self.honest_hosts();
+        let host = self.random.choose(&honest);
+        self.submit_at(host, payload.clone());
+        if self.random.happens(30) {
+            let other = self.random.choose(&honest);
+            if other != host {
+                self.submit_at(other, payload);
+            }
+        }
+        self.schedule.after_us(gap_us, Happening::Submit);
+    }
+
+    pub(super) fn submit_at(&mut self, host: usize, payload: SignedPayload) {
+        let now = self.now();
+        let state = &self.hosts[host];
+        if state.core.is_none() || now < state.disk_full_until {
+            return; // the user hears that it is unavailable
+        }
+        let life = state.incarnation;
+        let write_us = self.random.within(self.settings.write_us);
+        let submitted = Happening::Host(host, HostHappening::Submitted(life, payload));
+        self.schedule.after_us(write_us, submitted);
+    }
+
+    pub(super) fn submitted(&mut self, host: usize, payload: SignedPayload) -> Step {
+        let digest = payload.digest();
+        let planned = self.hosts[host].planned_crash;
+        let down_us = self.random.within(DOWN_US);
+        let through = self.hosts[host].disk.last_pending().unwrap_or_default();
+        match planned {
+            Some(PlannedCrash::BeforeReceipt) => {
+                self.hit(FaultKind::CrashBeforeReceipt);
+                self.cut_power(host, through, PersistPoint::Data);
+                self.tell_kept(host)?;
+                self.go_down(host, down_us);
+                return Ok(());
+            }
+            Some(PlannedCrash::AfterReceipt) => {
+                self.hit(FaultKind::CrashAfterReceipt);
+                self.hosts[host].disk.keep(payload);
+                self.observe(host, &Observed::KeptUnsaid { digest })?;
+                self.cut_power(host, through, PersistPoint::Data);
+                self.tell_kept(host)?;
+                self.go_down(host, down_us);
+                return Ok(());
+            }
+            Some(PlannedCrash::Write(_) | PlannedCrash::Sync) | None => {}
+        }
+        self.log.note(self.now(), host, "received", 0);
+        self.hosts[host].disk.keep(payload.clone());
+        self.users.received += 1;
+        self.observe(host, &Observed::Received { digest })?;
+        self.feed(host, Input::Submitted(payload))
+    }
+}

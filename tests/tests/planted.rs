@@ -1,0 +1,32 @@
+//! Bugs that are planted in the consensus, and found.
+//!
+//! Setting: the bugs that the simulator finds fastest, each one line behind a feature of the core
+//! (`make soak` hunts for all of them). Pinned: a broken promise shows within the seeds that a hunt
+//! may take, and with no bug planted the same seeds break nothing.
+
+use dagger_ledger_core::planted::{self, Bug};
+use dagger_tests::simulator::hunt::hunt;
+use dagger_tests::simulator::{Verbosity, run};
+
+#[test]
+fn planted_bugs_are_found_and_the_same_seeds_are_sound_without_them() {
+    let fast = [
+        Bug::SendBeforePersist,
+        Bug::HandOnBeforePersist,
+        Bug::SkippedRound,
+        Bug::ClosingEventIsWork,
+        Bug::NewestOfEqualsAttested,
+        Bug::FatesForgotten,
+    ];
+    for bug in fast {
+        let hunt = hunt(bug, 0);
+        println!("{hunt}");
+        let Some(failure) = hunt.found else {
+            panic!("{bug:?} was not found");
+        };
+        planted::plant(None);
+        if let Err(failure) = run(failure.seed, failure.hosts, Verbosity::Quiet) {
+            panic!("without a bug: {failure}");
+        }
+    }
+}
