@@ -57,7 +57,7 @@ pub struct Configuration {
 pub struct Sockets {
     /// Where to listen for the agent when no socket named `agent` was handed over.
     pub agent: Option<PathBuf>,
-    /// Where the processor listens.
+    /// Where the processor listens; in mode `opaque` nobody does.
     pub processor: PathBuf,
 }
 

@@ -15,6 +15,7 @@ use dagger_bus::handed::HandedSockets;
 use dagger_bus::listener;
 use dagger_ledger_core::{CoreStatus, Input, RestoredState};
 use dagger_payload::event::CommitEnd;
+use dagger_payload::genesis::GenesisMode;
 use dagger_payload::payload::SignedPayload;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Handle, Runtime};
@@ -23,10 +24,12 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::configuration::Prepared;
-use crate::delivery::admission::{self, Questions};
+use crate::delivery::admission::{self, Admissions, Questions};
 use crate::delivery::evidence::Evidence;
+use crate::delivery::places::Places;
+use crate::delivery::recent::RecentReleases;
 use crate::delivery::submissions::Submissions;
-use crate::delivery::{Delivery, agent, judging};
+use crate::delivery::{Delivery, agent, judging, opaque};
 use crate::driver::Sources;
 use crate::driver::commits::Commits;
 use crate::driver::start::{self, Parts};
@@ -177,7 +180,13 @@ impl Daemon {
         let (core, local) = mpsc::channel(CORE_INPUTS_MAX);
         let (status, status_seen) = watch::channel(None);
         let (links, links_seen) = watch::channel(None);
-        let (admissions, questions) = admission::door();
+        let (admissions, questions) = match prepared.genesis.mode {
+            GenesisMode::Judged => {
+                let (admissions, questions) = admission::door();
+                (admissions, Some(questions))
+            }
+            GenesisMode::Opaque => (Admissions::open(), None),
+        };
         let records = memory.records.clone();
         let handover = records.last_handover()?;
         let committee = handover.map_or(prepared.genesis.committee(), |last| last.committee);
@@ -190,6 +199,8 @@ impl Daemon {
             records,
             writer: memory.writer,
             submissions: Submissions::default(),
+            recent: RecentReleases::default(),
+            places: Places::restore(memory.records.clone(), prepared.genesis.mode)?,
             admissions,
             core,
             status: status_seen,
@@ -248,17 +259,25 @@ impl Daemon {
     }
 }
 
-/// Starts what speaks with the processor, and the core as soon as the founding state is known.
+/// Starts what speaks with the processor (or stands in its place, where nothing is judged), and the
+/// core as soon as the founding state is known.
 fn spawn_rest(
     prepared: &Prepared,
     delivery: &Arc<Delivery>,
-    questions: Questions,
+    questions: Option<Questions>,
     later: Later,
 ) -> Result<mpsc::Receiver<JoinHandle<()>>, StartError> {
     let socket = prepared.configuration.sockets.processor.clone();
     let (founding, mut founding_seen) = watch::channel(delivery.records.founding()?);
-    tokio::spawn(judging::run(delivery.clone(), socket.clone(), founding));
-    tokio::spawn(admission::run(delivery.clone(), socket, questions));
+    match questions {
+        Some(questions) => {
+            tokio::spawn(judging::run(delivery.clone(), socket.clone(), founding));
+            tokio::spawn(admission::run(delivery.clone(), socket, questions));
+        }
+        None => {
+            tokio::spawn(opaque::run(delivery.clone(), founding));
+        }
+    }
     let (started, core_thread) = mpsc::channel(1);
     let stop = delivery.stop.clone();
     tokio::spawn(async move {
@@ -340,7 +359,7 @@ fn unordered(delivery: &Delivery, state: &RestoredState) -> Result<Vec<SignedPay
     let packed = own.flat_map(|event| &event.payloads);
     let mut unordered = Vec::new();
     for payload in state.pool.iter().chain(packed) {
-        if delivery.records.ordered(&payload.digest())?.is_none() {
+        if delivery.places.find(&payload.digest())?.is_none() {
             unordered.push(payload.clone());
         }
     }

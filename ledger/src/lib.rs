@@ -19,4 +19,5 @@ pub mod driver;
 pub mod exit;
 pub mod limits;
 pub mod link;
+pub mod program;
 pub mod store;

@@ -39,6 +39,10 @@ pub const KNOWN_EVENTS_MAX: usize = 64 * 1024;
 pub const CORE_INPUTS_MAX: usize = 4096;
 /// Inputs that the core takes before its outputs are carried out: one write then covers them all.
 pub const CORE_INPUTS_PER_TURN_MAX: usize = 256;
+/// How long events of peers may wait for a write that something waits for.
+pub const HELD_WAIT_MAX: Duration = Duration::from_millis(2);
+/// Bytes of them.
+pub const HELD_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Requests that may wait for the writer.
 pub const WRITER_REQUESTS_MAX: usize = 1024;
 /// Bytes that one commit of the store covers at most (the request that crosses it still joins).
@@ -56,6 +60,14 @@ pub const STORE_PAGE_RECORDS: usize = 256;
 
 /// Commits that are sent to the processor before its answer to the first of them.
 pub const JUDGING_WINDOW: usize = 32;
+/// Commits of a cluster without a judge whose releases share one durable write.
+pub const OPAQUE_COMMITS_PER_WRITE_MAX: usize = 256;
+/// Places of ordered payloads that are kept in memory before they go to their table: some 20 MiB.
+pub const PLACES_IN_MEMORY_MAX: usize = 128 * 1024;
+/// Into how many stretches the digests are divided, one of which goes to the table at a time.
+pub const PLACE_STRETCHES: usize = 64;
+/// Requests of one connection that are answered together.
+pub const REQUESTS_TOGETHER_MAX: usize = 256;
 /// Admissions under way at the processor.
 pub const ADMISSIONS_MAX: usize = 1024;
 /// Attestations of one author that wait for this host's own judge.
@@ -76,6 +88,10 @@ pub const COMMITS_IN_MEMORY: usize = 1024;
 pub const COMMITS_IN_MEMORY_BYTES: usize = 32 * 1024 * 1024;
 /// Answers from the store to one peer's requests for single events that may be under way.
 pub const SMALL_TRANSFERS_PER_PEER_MAX: usize = 4;
+/// Newest releases that are kept in memory for the streams.
+pub const RELEASES_IN_MEMORY: usize = 1024;
+/// Bytes of payloads in them.
+pub const RELEASES_IN_MEMORY_BYTES: usize = 16 * 1024 * 1024;
 /// Events that are read from the store in one go; each has up to a mebibyte.
 pub const STORE_PAGE_EVENTS: usize = 32;
 /// Judged commits without content after which the mark of what is stored moves on.

@@ -6,6 +6,7 @@ mod common;
 
 use common::{Cluster, Host, payload};
 use dagger_bus::ledger::{Answer, Call, LedgerStatus, LinkStatus, Standing, Unavailable};
+use dagger_payload::genesis::GenesisMode;
 use dagger_payload::id::PayloadDigest;
 use dagger_payload::refusal::RefusalCode;
 
@@ -201,6 +202,29 @@ async fn members_leave_and_return_between_two_commits_and_restarts_find_the_epoc
     cluster.hosts[2].until(|status| status.unavailable.is_none()).await;
     digests.push(cluster.hosts[2].submitted("after the loss").await);
     digests.push(cluster.hosts[0].submitted("others' work").await);
+    attested_everywhere(&cluster, &digests).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_without_a_judge_orders_everything_as_it_is_and_goes_on_after_kill_9() {
+    let mut cluster = Cluster::found_in(GenesisMode::Opaque, 4);
+    cluster.start_all().await;
+    let mut digests = Vec::new();
+    for number in 0..20 {
+        digests.push(cluster.hosts[number % 4].submitted(&format!("payload {number}")).await);
+    }
+    // A judge would not let this one in.
+    digests.push(cluster.hosts[0].submitted("refuse this").await);
+    attested_everywhere(&cluster, &digests).await;
+    cluster.hosts[2].kill();
+    cluster.hosts[2].start();
+    cluster.hosts[2].until_linked().await;
+    let Answer::Receipt { digest, standing } = cluster.hosts[2].submit("payload 6").await else {
+        panic!("a receipt is due");
+    };
+    assert_eq!(digest, digests[6]);
+    assert!(matches!(standing, Standing::Ordered { .. }), "{standing:?}");
+    digests.push(cluster.hosts[2].submitted("after").await);
     attested_everywhere(&cluster, &digests).await;
 }
 

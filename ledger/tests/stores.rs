@@ -55,6 +55,15 @@ fn conforms(store: &dyn Store) {
     assert_eq!(store.first(Table::Events).expect("reads").expect("some").0, b"b");
     assert_eq!(store.last(Table::Events).expect("reads").expect("some").0, b"f");
 
+    // What is there stays when only a new record was to be written.
+    let new = |key: &[u8], value: &[u8]| {
+        let (table, key, value) = (Table::Meta, key.to_vec(), value.to_vec());
+        Change::PutNew { table, key, value }
+    };
+    store.commit(&[put(Table::Meta, b"a", b"1"), new(b"a", b"2"), new(b"b", b"3")]).expect("keeps");
+    assert_eq!(store.get(Table::Meta, b"a").expect("reads"), Some(b"1".to_vec()));
+    assert_eq!(store.get(Table::Meta, b"b").expect("reads"), Some(b"3".to_vec()));
+
     // Within one commit the later change counts; deleting what is not there is nothing.
     let changes = [
         put(Table::Events, b"d", b"new"),

@@ -1,11 +1,12 @@
 //! Tests of the whole: a simulator of the ledger under faults, the promises that every run is held
-//! to, the house rules, and machines with systemd to install into.
+//! to, a load generator, the house rules, and machines with systemd to install into.
 //!
 //! Owns what no single package can test alone. Never ships. Called by `make test` and by the
 //! programs beside it.
 
 pub mod built;
 pub mod cluster;
+pub mod hammer;
 pub mod nspawn;
 pub mod promise;
 pub mod simulator;

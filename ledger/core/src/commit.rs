@@ -14,7 +14,7 @@ use dagger_payload::handover::Founding;
 use dagger_payload::id::{
     AuthorIndex, CommitIndex, Epoch, EventDigest, LedgerTime, Position, PrefixHash, Round,
 };
-use dagger_payload::release::{OrderedCommit, OrderedPayload, extend_prefix};
+use dagger_payload::release::{OrderedCommit, OrderedPayload, extend_prefix_by};
 
 use crate::graph::{Fate, Graph};
 use crate::interface::{CommitRecord, HaltReason};
@@ -246,11 +246,8 @@ impl Committer {
         let first_position = self.position.next();
         self.index = self.index.next();
         self.position = Position(self.position.0 + count);
-        self.prefix_hash = extend_prefix(
-            &self.prefix_hash,
-            self.ledger_time,
-            payloads.iter().map(|ordered| &ordered.payload),
-        );
+        let leaves = events.iter().flat_map(|event| event.leaves.iter().copied());
+        self.prefix_hash = extend_prefix_by(&self.prefix_hash, self.ledger_time, leaves);
         let depth = self.collection_depth_rounds;
         let local = planted!(CollectionRoundFromLocalView);
         let from = if local { graph.highest_round() } else { leader.header.round };

@@ -1,7 +1,8 @@
 //! The socket that the agent connects to.
 //!
 //! Owns accepting, the first message, and the bounds on connections and requests under way.
-//! Requests are answered in any order; release streams run in `stream`. Called by the daemon.
+//! Requests that came together are answered together, all others in any order; release streams run
+//! in `stream`. Called by the daemon.
 
 use std::sync::Arc;
 
@@ -9,12 +10,13 @@ use dagger_bus::ledger::{Open, Opened, Purpose, Request, Response};
 use dagger_bus::limits::{CONNECTIONS_MAX, OPEN_WAIT_MAX, REQUESTS_UNDER_WAY_MAX};
 use dagger_bus::{BusError, Connection};
 use dagger_payload::id::HostId;
+use futures_util::FutureExt;
 use tokio::net::UnixListener;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::time::{sleep, timeout};
 
 use super::{Delivery, requests, stream};
-use crate::limits::PROCESSOR_WAIT_MIN;
+use crate::limits::{PROCESSOR_WAIT_MIN, REQUESTS_TOGETHER_MAX};
 
 /// Serves agents until the daemon stops.
 pub async fn serve(delivery: Arc<Delivery>, listener: UnixListener) {
@@ -61,26 +63,39 @@ async fn converse(delivery: &Arc<Delivery>, mut connection: Connection) -> Resul
 
 async fn serve_requests(delivery: &Arc<Delivery>, connection: Connection) -> Result<(), BusError> {
     let Connection { mut sender, mut receiver } = connection;
-    let (answered, mut answers) = mpsc::channel::<Response>(REQUESTS_UNDER_WAY_MAX);
+    let (answered, mut answers) = mpsc::channel::<Vec<Response>>(REQUESTS_UNDER_WAY_MAX);
     let under_way = Arc::new(Semaphore::new(REQUESTS_UNDER_WAY_MAX));
     let answering = async {
-        while let Some(response) = answers.recv().await {
-            sender.send(&response).await?;
+        while let Some(mut responses) = answers.recv().await {
+            while let Ok(mut more) = answers.try_recv() {
+                responses.append(&mut more);
+            }
+            for response in responses {
+                sender.feed(&response).await?;
+            }
+            sender.flush().await?;
         }
         Ok(())
     };
     let receiving = async {
         loop {
-            let Ok(permit) = under_way.clone().acquire_owned().await else {
+            let Ok(mut permits) = under_way.clone().acquire_owned().await else {
                 return Ok(());
             };
-            let Request { id, call } = receiver.receive().await?;
+            let mut together: Vec<Request> = vec![receiver.receive().await?];
+            while together.len() < REQUESTS_TOGETHER_MAX
+                && let Ok(permit) = under_way.clone().try_acquire_owned()
+                && let Some(request) = receiver.receive().now_or_never()
+            {
+                together.push(request?);
+                permits.merge(permit);
+            }
             let (delivery, answered) = (delivery.clone(), answered.clone());
             tokio::spawn(async move {
-                let answer = requests::answer(&delivery, call).await;
+                let responses = requests::answer_all(&delivery, together).await;
                 // The agent may have gone away meanwhile.
-                let _ = answered.send(Response { id, answer }).await;
-                drop(permit);
+                let _ = answered.send(responses).await;
+                drop(permits);
             });
         }
     };

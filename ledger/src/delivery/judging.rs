@@ -17,7 +17,7 @@ use dagger_payload::id::CommitIndex;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-use super::judging_session::Session;
+use super::judging_session::{Keeping, Session};
 use super::{Delivery, DeliveryError};
 use crate::exit::in_words;
 use crate::limits::{PROCESSOR_WAIT_MAX, PROCESSOR_WAIT_MIN};
@@ -124,7 +124,7 @@ async fn serve(
     };
     learn_founding(delivery, &opened, founding).await?;
     *patience = Patience::default();
-    let session = Session::new(delivery.clone(), opened, through)?;
+    let session = Session::new(delivery.clone(), opened, through, Keeping::Releases)?;
     match session.run(connection).await {
         Err(DeliveryError::OutOfStep { .. }) if purpose == Purpose::Judgement => {
             Ok(Next::BeginAnew)

@@ -3,7 +3,8 @@
 //!
 //! Owns the window, the check of each answer against what was ordered and against what was judged
 //! before (a difference is broken, never repaired), and what of an answer is stored. Whatever is
-//! stored is stored before the agent can see it. Called by `judging`.
+//! stored is stored before the agent can see it. Called by `judging`, and by `opaque` in a cluster
+//! without a judge.
 
 use std::sync::Arc;
 
@@ -13,10 +14,10 @@ use dagger_bus::{BusError, Connection};
 use dagger_ledger_core::Input;
 use dagger_payload::event::{CHECKPOINT_COMMITS, CommitEnd};
 use dagger_payload::handover::EpochEnd;
-use dagger_payload::id::{CommitIndex, LedgerTime};
+use dagger_payload::id::{CommitIndex, LedgerTime, PayloadDigest};
 use dagger_payload::key::PublicKey;
 use dagger_payload::refusal::RefusalCode;
-use dagger_payload::release::{OrderedCommit, Release, SealedRelease, Verdict};
+use dagger_payload::release::{OrderedCommit, SealedRelease, Verdict};
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc};
 
@@ -43,13 +44,29 @@ pub(super) struct Session {
     marked: CommitIndex,
     /// Where the epoch ends, as far as it is stored.
     epoch_end: Option<EpochEnd>,
+    keeping: Keeping,
+}
+
+/// What an answer says besides its release: the next deadline, and where the epoch ends.
+pub(super) type Outlook = (Option<LedgerTime>, Option<EpochEnd>);
+
+/// What of a release is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keeping {
+    /// All of it, and where its payloads were ordered.
+    Releases,
+    /// Only where its payloads were ordered: the rest follows from the commit.
+    Places,
 }
 
 /// What a batch of answers leads to.
 #[derive(Default)]
-struct Batch {
+pub(super) struct Batch {
     changes: Vec<Change>,
-    ordered: Vec<Release>,
+    /// Places of payloads, in order.
+    placed: Vec<(PayloadDigest, OrderedAt)>,
+    /// What streams send.
+    releases: Vec<SealedRelease>,
 }
 
 impl Session {
@@ -57,6 +74,7 @@ impl Session {
         delivery: Arc<Delivery>,
         opened: Opened,
         through: CommitIndex,
+        keeping: Keeping,
     ) -> Result<Self, DeliveryError> {
         let damaged = || DeliveryError::Judge("no founding state is known".to_owned());
         let last = delivery.records.judged(through)?.ok_or_else(damaged)?;
@@ -74,6 +92,7 @@ impl Session {
             recorded,
             marked: through,
             epoch_end,
+            keeping,
         })
     }
 
@@ -94,15 +113,19 @@ impl Session {
     }
 
     /// Tells core and streams where this life stands, and removes what earlier lives have sealed.
-    async fn begin(&self) -> Result<(), DeliveryError> {
+    pub(super) async fn begin(&self) -> Result<(), DeliveryError> {
         let delivery = &self.delivery;
-        loop {
-            let stale = delivery.records.stale_releases(&self.seal_key)?;
-            if stale.is_empty() {
-                break;
-            }
-            delivery.writer.store(stale).await?;
+        let mut stale = delivery.records.stale_releases(&self.seal_key)?;
+        if !stale.is_empty() {
+            let mut moving = delivery.places.all();
+            delivery.writer.store(moving.take_changes()).await?;
+            delivery.places.moved(&moving);
         }
+        while !stale.is_empty() {
+            delivery.writer.store(stale).await?;
+            stale = delivery.records.stale_releases(&self.seal_key)?;
+        }
+        delivery.recent.begin(self.seal_key.clone(), self.last.index);
         self.publish();
         let through = self.last.index;
         if through.0 == 0 {
@@ -158,28 +181,34 @@ impl Session {
             // All answers that are here already share one durable write.
             while let Some(judged) = answer {
                 let commit = expected.recv().await.ok_or(BusError::Closed)?;
-                self.take(&commit, judged, &mut batch).await?;
+                let (sealed, outlook) = match judged {
+                    Judged::Done { sealed, next_deadline, epoch_end } => {
+                        (*sealed, (next_deadline, epoch_end))
+                    }
+                    Judged::OutOfOrder { expected } => {
+                        let asked = commit.index;
+                        return Err(DeliveryError::OutOfStep { asked, expected });
+                    }
+                };
+                self.take(&commit, sealed, outlook, &mut batch).await?;
                 window.add_permits(1);
                 answer = receiver.receive().now_or_never().transpose()?;
             }
-            self.store(batch).await?;
-            self.publish();
+            self.store(&mut batch).await?;
         }
     }
 
-    async fn take(
+    /// Takes in what came of a commit.
+    ///
+    /// # Errors
+    /// It is about another commit, or another result than the same commit had before.
+    pub(super) async fn take(
         &mut self,
         commit: &OrderedCommit,
-        judged: Judged,
+        sealed: SealedRelease,
+        (next_deadline, epoch_end): Outlook,
         batch: &mut Batch,
     ) -> Result<(), DeliveryError> {
-        let (sealed, next_deadline, epoch_end) = match judged {
-            Judged::Done { sealed, next_deadline, epoch_end } => (sealed, next_deadline, epoch_end),
-            Judged::OutOfOrder { expected } => {
-                let asked = commit.index;
-                return Err(DeliveryError::OutOfStep { asked, expected });
-            }
-        };
         let end = sealed.release.end;
         let ordered = (commit.index, commit.last_position(), commit.prefix_hash);
         if (end.index, end.position, end.prefix_hash) != ordered {
@@ -209,7 +238,7 @@ impl Session {
         }
         self.last = end;
         if changed || !sealed.release.is_empty() {
-            self.keep(*sealed, batch)?;
+            self.keep(sealed, batch);
         }
         self.delivery.evidence.judged(&end);
         self.tell_core(end, next_deadline, epoch_end).await;
@@ -217,34 +246,53 @@ impl Session {
     }
 
     /// Keeps a release with content, and where its payloads were ordered first.
-    fn keep(&self, sealed: SealedRelease, batch: &mut Batch) -> Result<(), StoreError> {
-        batch.changes.push(records::release_change(&self.seal_key, &sealed));
-        let commit = sealed.release.end.index;
-        for release in sealed.release.releases {
-            if is_first_copy(&release.verdict)
-                && self.delivery.records.ordered(&release.digest)?.is_none()
-            {
-                let position = release.position;
-                let at = OrderedAt { position, commit };
-                batch.changes.push(records::ordered_change(&release.digest, &at));
-            }
-            batch.ordered.push(release);
+    fn keep(&self, sealed: SealedRelease, batch: &mut Batch) {
+        if self.keeping == Keeping::Releases {
+            batch.changes.push(records::release_change(&self.seal_key, &sealed));
         }
-        Ok(())
+        let commit = sealed.release.end.index;
+        for release in &sealed.release.releases {
+            if is_first_copy(&release.verdict) {
+                let position = release.position;
+                batch.placed.push((release.digest, OrderedAt { position, commit }));
+            }
+        }
+        batch.releases.push(sealed);
     }
 
-    async fn store(&mut self, batch: Batch) -> Result<(), DeliveryError> {
-        let mut changes = batch.changes;
+    /// Lets requests and streams see what came of commits.
+    pub(super) fn show(&self, batch: &mut Batch) {
+        // A place is known before its submission is forgotten: somebody may ask in between.
+        self.delivery.places.note(&batch.placed);
+        self.delivery.submissions.ordered(batch.placed.drain(..).map(|(digest, _)| digest));
+        batch.releases.drain(..).for_each(|sealed| self.delivery.recent.push(sealed));
+        self.publish();
+    }
+
+    /// Whether the store should soon learn how far this life has come.
+    pub(super) fn is_unmarked(&self) -> bool {
+        self.last.index.0 - self.marked.0 >= UNMARKED_COMMITS_MAX
+    }
+
+    /// Makes a batch durable; then streams may show it.
+    ///
+    /// # Errors
+    /// The daemon stops.
+    pub(super) async fn store(&mut self, batch: &mut Batch) -> Result<(), DeliveryError> {
+        let mut changes = std::mem::take(&mut batch.changes);
         let through = self.last.index;
-        if changes.is_empty() && through.0 - self.marked.0 < UNMARKED_COMMITS_MAX {
+        if changes.is_empty() && !self.is_unmarked() {
+            self.publish();
             return Ok(());
         }
         let seal_key = self.seal_key.clone();
         changes.push(records::released_change(&records::Released { seal_key, through }));
         self.delivery.writer.store(changes).await?;
         self.marked = through;
-        for release in &batch.ordered {
-            self.delivery.submissions.ordered(&release.digest, &release.verdict);
+        self.show(batch);
+        while let Some(mut moving) = self.delivery.places.too_many() {
+            self.delivery.writer.store(moving.take_changes()).await?;
+            self.delivery.places.moved(&moving);
         }
         Ok(())
     }

@@ -2,14 +2,18 @@
 //!
 //! Owns the conversations with the processor (`judging`, `admission`) and with the agent (`agent`,
 //! `stream`, `requests`), the payloads of this host's users that are not ordered yet
-//! (`submissions`) and the evidence of a quorum (`evidence`). Never orders and never judges. Called
-//! by the daemon.
+//! (`submissions`), where payloads were ordered (`places`), the newest releases (`recent`), the
+//! evidence of a quorum (`evidence`), and what a cluster without a judge does instead (`opaque`).
+//! Never orders and never judges. Called by the daemon.
 
 pub mod admission;
 pub mod agent;
 pub mod evidence;
 pub mod judging;
 mod judging_session;
+pub mod opaque;
+pub mod places;
+pub mod recent;
 mod requests;
 mod stream;
 pub mod submissions;
@@ -32,6 +36,8 @@ use crate::store::records::Records;
 use crate::store::writer::{WriterGone, WriterHandle};
 use admission::Admissions;
 use evidence::Evidence;
+use places::Places;
+use recent::RecentReleases;
 use submissions::Submissions;
 
 /// How far the processor's present life has come; what of it is durable here.
@@ -63,6 +69,10 @@ pub struct Delivery {
     pub evidence: Arc<Evidence>,
     /// Own payloads that are not ordered yet.
     pub submissions: Submissions,
+    /// Where payloads were ordered.
+    pub places: Places,
+    /// What streams send next.
+    pub recent: RecentReleases,
     /// The processor's door.
     pub admissions: Admissions,
     /// The core's inputs.

@@ -2,14 +2,14 @@
 //!
 //! Owns the order of checks at the door: what is known is answered at once, then whether the
 //! cluster can take a change at all, then the processor's admission, then room, and only then is
-//! anything kept. Called by `agent`, one call per request.
+//! anything kept. Called by `agent`.
 
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_bus::ledger::{
-    Answer, Call, LedgerStatus, LinkStatus, MemberStatus, Standing, Unavailable,
+    Answer, Call, LedgerStatus, LinkStatus, MemberStatus, Request, Response, Standing, Unavailable,
 };
 use dagger_ledger_core::Input;
 use dagger_payload::id::{AccountId, AuthorIndex, CommitIndex, LedgerTime, PayloadDigest, Round};
@@ -17,27 +17,48 @@ use dagger_payload::limits::{PAYLOAD_BYTES_MAX, UNORDERED_BYTES_PER_ACCOUNT_MAX}
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
+use futures_util::future::join_all;
+
 use super::admission::NoAnswer;
 use super::submissions::{NoRoom, Reserved};
 use super::{Delivery, DeliveryError};
 use crate::driver::start::FIRST_EPOCH;
 use crate::store::records;
 
-/// Answers one call.
-pub(super) async fn answer(delivery: &Arc<Delivery>, call: Call) -> Answer {
-    let answered = match call {
-        Call::Submit { payload } => submit(delivery, payload).await,
-        Call::Look { digest } => {
-            look(delivery, digest).await.map(|standing| Answer::Standing { standing })
+/// Answers requests that came together; submissions among them share one look-up and one write.
+pub(super) async fn answer_all(delivery: &Arc<Delivery>, requests: Vec<Request>) -> Vec<Response> {
+    let mut answers = Vec::with_capacity(requests.len());
+    let mut submitted = Vec::new();
+    for Request { id, call } in requests {
+        let answered = match call {
+            Call::Submit { payload } => {
+                submitted.push(Submission { id, digest: payload.digest(), payload });
+                continue;
+            }
+            Call::Look { digest } => {
+                look(delivery, digest).await.map(|standing| Answer::Standing { standing })
+            }
+            Call::Status {} => status(delivery),
+            Call::Evidence { commit } => Ok(evidence(delivery, commit)),
+        };
+        answers
+            .push(Response { id, answer: answered.unwrap_or_else(|error| fatal(delivery, error)) });
+    }
+    let ids: Vec<u64> = submitted.iter().map(|submission| submission.id).collect();
+    match submit_all(delivery, submitted).await {
+        Ok(mut submitted) => answers.append(&mut submitted),
+        Err(error) => {
+            let answer = fatal(delivery, error);
+            answers.extend(ids.into_iter().map(|id| Response { id, answer: answer.clone() }));
         }
-        Call::Status {} => status(delivery),
-        Call::Evidence { commit } => Ok(evidence(delivery, commit)),
-    };
-    answered.unwrap_or_else(|error| {
-        // The daemon stops for each of these; the agent comes again when it is back.
-        let _ = delivery.is_fatal(error);
-        unavailable(Unavailable::Recovering {})
-    })
+    }
+    answers
+}
+
+/// The daemon stops for each of these; the agent comes again when it is back.
+fn fatal(delivery: &Delivery, error: DeliveryError) -> Answer {
+    let _ = delivery.is_fatal(error);
+    unavailable(Unavailable::Recovering {})
 }
 
 fn unavailable(reason: Unavailable) -> Answer {
@@ -49,76 +70,152 @@ fn refused(code: RefusalCode, detail: String) -> Answer {
 }
 
 async fn look(delivery: &Arc<Delivery>, digest: PayloadDigest) -> Result<Standing, DeliveryError> {
-    let records = delivery.records.clone();
-    let looking = tokio::task::spawn_blocking(move || records.ordered(&digest));
-    let ordered = looking.await.expect("a look-up does not panic")?;
-    Ok(match ordered {
-        Some(at) => Standing::Ordered { position: at.position, commit: at.commit },
-        None if delivery.submissions.contains(&digest) => Standing::Received {},
-        None => Standing::Unknown {},
-    })
+    let standings = look_all(delivery, vec![digest]).await?;
+    Ok(standings.into_iter().next().expect("one digest, one standing"))
 }
 
-async fn submit(delivery: &Arc<Delivery>, payload: SignedPayload) -> Result<Answer, DeliveryError> {
-    if payload.bytes.len() > PAYLOAD_BYTES_MAX {
-        let detail = format!("{} bytes; the limit is {PAYLOAD_BYTES_MAX}", payload.bytes.len());
-        return Ok(refused(RefusalCode::PayloadTooLarge, detail));
+async fn look_all(
+    delivery: &Arc<Delivery>,
+    digests: Vec<PayloadDigest>,
+) -> Result<Vec<Standing>, DeliveryError> {
+    let looking = {
+        let delivery = delivery.clone();
+        tokio::task::spawn_blocking(move || {
+            let standing = |digest: &PayloadDigest| {
+                // Asked first: what is ordered in between has a place before it stops to wait.
+                let waits = delivery.submissions.contains(digest);
+                Ok(match delivery.places.find(digest)? {
+                    Some(at) => Standing::Ordered { position: at.position, commit: at.commit },
+                    None if waits => Standing::Received {},
+                    None => Standing::Unknown {},
+                })
+            };
+            digests.iter().map(standing).collect::<Result<_, DeliveryError>>()
+        })
+    };
+    looking.await.expect("a look-up does not panic")
+}
+
+/// A payload on its way through the door.
+struct Submission {
+    id: u64,
+    digest: PayloadDigest,
+    payload: SignedPayload,
+}
+
+impl Submission {
+    fn answer(&self, answer: Answer) -> Response {
+        Response { id: self.id, answer }
     }
-    let digest = payload.digest();
-    match look(delivery, digest).await? {
-        Standing::Unknown {} => {}
-        standing => return Ok(Answer::Receipt { digest, standing }),
+
+    fn receipt(&self, standing: Standing) -> Response {
+        self.answer(Answer::Receipt { digest: self.digest, standing })
+    }
+}
+
+async fn submit_all(
+    delivery: &Arc<Delivery>,
+    submitted: Vec<Submission>,
+) -> Result<Vec<Response>, DeliveryError> {
+    let mut answers = Vec::with_capacity(submitted.len());
+    let (submitted, large): (Vec<_>, Vec<_>) =
+        submitted.into_iter().partition(|each| each.payload.bytes.len() <= PAYLOAD_BYTES_MAX);
+    answers.extend(large.iter().map(|each| {
+        let bytes = each.payload.bytes.len();
+        let detail = format!("{bytes} bytes; the limit is {PAYLOAD_BYTES_MAX}");
+        each.answer(refused(RefusalCode::PayloadTooLarge, detail))
+    }));
+    if submitted.is_empty() {
+        return Ok(answers);
+    }
+    let digests = submitted.iter().map(|each| each.digest).collect();
+    let standings = look_all(delivery, digests).await?;
+    let mut unknown = Vec::with_capacity(submitted.len());
+    for (submission, standing) in submitted.into_iter().zip(standings) {
+        match standing {
+            Standing::Unknown {} => unknown.push(submission),
+            standing => answers.push(submission.receipt(standing)),
+        }
     }
     if let Some(reason) = delivery.unavailable() {
-        return Ok(unavailable(reason));
+        answers.extend(unknown.iter().map(|each| each.answer(unavailable(reason.clone()))));
+        return Ok(answers);
     }
-    match delivery.admissions.ask(payload.clone(), now(delivery)).await {
-        Ok(AdmissionOutcome::Admitted { account, .. }) => keep(delivery, payload, account).await,
-        Ok(AdmissionOutcome::Known { digest }) => {
-            // The processor judged it a moment ago; the store learns of it in the same moment.
-            let standing = match look(delivery, digest).await? {
-                Standing::Unknown {} => Standing::Received {},
-                standing => standing,
-            };
-            Ok(Answer::Receipt { digest, standing })
+    let now = now(delivery);
+    let asking = unknown.iter().map(|each| delivery.admissions.ask(each.payload.clone(), now));
+    let admissions = join_all(asking).await;
+    let mut admitted = Vec::with_capacity(unknown.len());
+    for (submission, admission) in unknown.into_iter().zip(admissions) {
+        match admission {
+            Ok(AdmissionOutcome::Admitted { account, .. }) => admitted.push((submission, account)),
+            Ok(AdmissionOutcome::Known { digest }) => {
+                // The processor judged it a moment ago; the store learns of it in the same moment.
+                let standing = match look(delivery, digest).await? {
+                    Standing::Unknown {} => Standing::Received {},
+                    standing => standing,
+                };
+                answers.push(submission.receipt(standing));
+            }
+            Ok(AdmissionOutcome::Refused { refusal }) => {
+                answers.push(submission.answer(Answer::Refused { refusal }));
+            }
+            Err(NoAnswer::TooMany) => {
+                answers.push(submission.answer(unavailable(Unavailable::Overloaded {})));
+            }
+            Err(NoAnswer::NoProcessor) => {
+                answers.push(submission.answer(unavailable(Unavailable::NoProcessor {})));
+            }
         }
-        Ok(AdmissionOutcome::Refused { refusal }) => Ok(Answer::Refused { refusal }),
-        Err(NoAnswer::TooMany) => Ok(unavailable(Unavailable::Overloaded {})),
-        Err(NoAnswer::NoProcessor) => Ok(unavailable(Unavailable::NoProcessor {})),
     }
+    keep_all(delivery, admitted, &mut answers).await?;
+    Ok(answers)
 }
 
-/// Makes an admitted payload durable and hands it to the core.
-async fn keep(
+/// Makes admitted payloads durable, in one write, and hands them to the core.
+async fn keep_all(
     delivery: &Arc<Delivery>,
-    payload: SignedPayload,
-    account: Option<AccountId>,
-) -> Result<Answer, DeliveryError> {
-    let digest = payload.digest();
-    let receipt = Answer::Receipt { digest, standing: Standing::Received {} };
-    let reserved = delivery.submissions.reserve(digest, account, payload.bytes.len());
-    match reserved {
-        Err(NoRoom::OfAccount) => {
-            let detail =
-                format!("over {UNORDERED_BYTES_PER_ACCOUNT_MAX} bytes wait to be ordered here");
-            return Ok(refused(RefusalCode::TooMuchUnordered, detail));
+    admitted: Vec<(Submission, Option<AccountId>)>,
+    answers: &mut Vec<Response>,
+) -> Result<(), DeliveryError> {
+    let mut kept = Vec::with_capacity(admitted.len());
+    for (submission, account) in admitted {
+        let bytes = submission.payload.bytes.len();
+        match delivery.submissions.reserve(submission.digest, account, bytes) {
+            Err(NoRoom::OfAccount) => {
+                let detail =
+                    format!("over {UNORDERED_BYTES_PER_ACCOUNT_MAX} bytes wait to be ordered here");
+                let answer = refused(RefusalCode::TooMuchUnordered, detail);
+                answers.push(submission.answer(answer));
+            }
+            Err(NoRoom::InAll) => {
+                answers.push(submission.answer(unavailable(Unavailable::Overloaded {})));
+            }
+            // Of a known one a copy is under way. This one is written too: a receipt is only given
+            // for what is durable.
+            Ok(reserved) => kept.push((submission, reserved)),
         }
-        Err(NoRoom::InAll) => return Ok(unavailable(Unavailable::Overloaded {})),
-        // A copy is under way. This one is written too: a receipt is only given for what is
-        // durable.
-        Ok(Reserved::New | Reserved::Known) => {}
     }
-    if delivery.writer.submit(records::pool_change(&payload)).await?.is_err() {
-        if reserved == Ok(Reserved::New) {
-            delivery.submissions.forget(&digest);
+    if kept.is_empty() {
+        return Ok(());
+    }
+    let changes = kept.iter().map(|(each, _)| records::pool_change(&each.digest, &each.payload));
+    let stored = delivery.writer.submit(changes.collect()).await?;
+    for (submission, reserved) in kept {
+        if stored.is_err() {
+            if reserved == Reserved::New {
+                delivery.submissions.forget(&submission.digest);
+            }
+            answers.push(submission.answer(unavailable(Unavailable::StoreFull {})));
+            continue;
         }
-        return Ok(unavailable(Unavailable::StoreFull {}));
+        answers.push(submission.receipt(Standing::Received {}));
+        if reserved == Reserved::New {
+            // The core is gone only when the daemon stops; the pool is read again at the next
+            // start.
+            let _ = delivery.core.send(Input::Submitted(submission.payload)).await;
+        }
     }
-    if reserved == Ok(Reserved::New) {
-        // The core is gone only when the daemon stops; the pool is read again at the next start.
-        let _ = delivery.core.send(Input::Submitted(payload)).await;
-    }
-    Ok(receipt)
+    Ok(())
 }
 
 /// The later of ledger time and the host's clock.

@@ -11,12 +11,13 @@ use dagger_bus::connection::{Receiver, Sender};
 use dagger_bus::ledger::{Consumed, StreamItem};
 use dagger_bus::limits::RELEASE_WINDOW_MAX;
 use dagger_bus::{BusError, Connection};
+use dagger_payload::genesis::GenesisMode;
 use dagger_payload::id::CommitIndex;
-use dagger_payload::release::SealedRelease;
 use tokio::sync::watch;
 
 use super::evidence::Attested;
-use super::{Delivery, Released};
+use super::recent::{self, Sent};
+use super::{Delivery, Released, opaque};
 use crate::limits::STORE_PAGE_RELEASES;
 
 struct Stream {
@@ -109,10 +110,8 @@ impl Stream {
                 }
             };
             let last = page.len() < room;
-            for sealed in page {
-                let commit = sealed.release.end.index;
-                let sealed = Box::new(sealed);
-                self.sender.feed(&StreamItem::Release { sealed }).await?;
+            for (commit, item) in page {
+                self.sender.feed(&*item).await?;
                 self.under_way.push_back(commit);
                 self.sent = commit;
             }
@@ -145,13 +144,22 @@ impl Stream {
         &self,
         released: &Released,
         count: usize,
-    ) -> Result<Vec<SealedRelease>, crate::store::StoreError> {
+    ) -> Result<Vec<Sent>, crate::store::StoreError> {
+        let (newest, life) = (&self.delivery.recent, &released.seal_key);
+        if let Some(page) = newest.get(life, self.sent, released.through, count) {
+            return Ok(page);
+        }
+        if self.delivery.genesis.mode == GenesisMode::Opaque {
+            let through = released.through;
+            let page = opaque::releases(&self.delivery, self.sent, through, count).await?;
+            return Ok(page.into_iter().map(recent::sent).collect());
+        }
         let records = self.delivery.records.clone();
         let (seal_key, after, through) = (released.seal_key.clone(), self.sent, released.through);
         let reading = tokio::task::spawn_blocking(move || {
             let mut page = records.releases(&seal_key, after, count)?;
             page.retain(|sealed| sealed.release.end.index <= through);
-            Ok(page)
+            Ok(page.into_iter().map(recent::sent).collect())
         });
         reading.await.expect("reading releases does not panic")
     }

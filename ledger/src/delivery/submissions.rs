@@ -10,9 +10,6 @@ use std::sync::{Mutex, MutexGuard};
 use dagger_payload::id::{AccountId, PayloadDigest};
 use dagger_payload::limits::{UNORDERED_BYTES_MAX, UNORDERED_BYTES_PER_ACCOUNT_MAX};
 use dagger_payload::payload::SignedPayload;
-use dagger_payload::release::Verdict;
-
-use super::judging_session::is_first_copy;
 
 struct Waiting {
     account: Option<AccountId>,
@@ -103,10 +100,11 @@ impl Submissions {
         self.state().remove(digest);
     }
 
-    /// A payload was ordered and judged.
-    pub(super) fn ordered(&self, digest: &PayloadDigest, verdict: &Verdict) {
-        if is_first_copy(verdict) {
-            self.state().remove(digest);
+    /// Payloads were ordered and judged, and these are their places for ever.
+    pub(super) fn ordered(&self, digests: impl IntoIterator<Item = PayloadDigest>) {
+        let mut state = self.state();
+        for digest in digests {
+            state.remove(&digest);
         }
     }
 }

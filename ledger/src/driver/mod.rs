@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::delivery::evidence::Evidence;
 use crate::exit::{Stop, StopHandle};
-use crate::limits::CORE_INPUTS_PER_TURN_MAX;
+use crate::limits::{CORE_INPUTS_PER_TURN_MAX, HELD_BYTES_MAX, HELD_WAIT_MAX};
 use crate::link::inspect::KnownEvents;
 use crate::link::{LinkEvent, Links};
 use crate::store::Change;
@@ -47,6 +47,18 @@ enum Waiting {
     EpochBegan(Handover),
 }
 
+/// Changes that nothing waits for yet: they share the next write.
+#[derive(Default)]
+struct Held {
+    changes: Vec<Change>,
+    bytes: usize,
+    number: WriteNumber,
+    /// The highest own round or handover in them.
+    signed: Option<Signed>,
+    /// Since when; none when there is nothing.
+    since: Option<Instant>,
+}
+
 /// All that the driver works with.
 pub struct Driver {
     core: Core,
@@ -63,6 +75,9 @@ pub struct Driver {
     wake_at: Instant,
     waiting: VecDeque<(WriteNumber, Waiting)>,
     durable: WriteNumber,
+    /// The newest write that the writer has.
+    handed: WriteNumber,
+    held: Held,
     outputs: Vec<Output>,
 }
 
@@ -111,7 +126,7 @@ impl Driver {
                 Ok(()) = sources.durable.changed() => {
                     Some(self.became_durable(*sources.durable.borrow_and_update()))
                 }
-                () = tokio::time::sleep_until(self.wake_at) => Some(Input::Tick),
+                () = tokio::time::sleep_until(self.look_at()) => Some(Input::Tick),
             };
             if let Some(input) = input {
                 self.take(input);
@@ -141,14 +156,10 @@ impl Driver {
     }
 
     fn carry_out(&mut self) -> Turn {
-        let mut changes = Vec::new();
-        let mut signed = None;
-        let mut newest = None;
         for output in std::mem::take(&mut self.outputs) {
             match output {
                 Output::Write { number, records } => {
-                    newest = Some(number);
-                    signed = signed.max(self.record(number, &records, &mut changes));
+                    self.record(number, &records);
                 }
                 Output::Send { to, message, after } => {
                     self.wait_for(after, Waiting::Send(to, message.to_bytes().into()));
@@ -180,9 +191,11 @@ impl Driver {
                 }
             }
         }
-        if let Some(number) = newest {
-            let waiter = Waiter::Core { number, signed };
-            if self.writer.write(changes, waiter).is_err() {
+        if self.is_write_due() {
+            let held = std::mem::take(&mut self.held);
+            self.handed = held.number;
+            let waiter = Waiter::Core { number: held.number, signed: held.signed };
+            if self.writer.write(held.changes, waiter).is_err() {
                 return Turn::Ends;
             }
         }
@@ -191,21 +204,40 @@ impl Driver {
         Turn::Goes
     }
 
-    fn record(
-        &mut self,
-        number: WriteNumber,
-        records: &[Record],
-        changes: &mut Vec<Change>,
-    ) -> Option<Signed> {
-        let (mut more, signed) = self.recorder.changes_of(records);
-        changes.append(&mut more);
+    /// Whether something waits for what is held, or it is enough.
+    ///
+    /// What peers sent alone is not urgent: an own event that names it takes it along, in one
+    /// durable write instead of several, and so does a commit.
+    fn is_write_due(&self) -> bool {
+        let Some(since) = self.held.since else {
+            return false;
+        };
+        let mut waiting = self.waiting.iter().rev().take_while(|(after, _)| *after > self.handed);
+        self.held.signed.is_some()
+            || waiting.any(|(_, what)| !matches!(what, Waiting::Stored(_)))
+            || self.held.bytes > HELD_BYTES_MAX
+            || since.elapsed() >= HELD_WAIT_MAX
+    }
+
+    /// When to look again without an input.
+    fn look_at(&self) -> Instant {
+        let held = self.held.since.map(|since| since + HELD_WAIT_MAX);
+        held.map_or(self.wake_at, |held| held.min(self.wake_at))
+    }
+
+    fn record(&mut self, number: WriteNumber, records: &[Record]) {
+        let (mut changes, signed) = self.recorder.changes_of(records);
+        self.held.bytes += changes.iter().map(Change::size_bytes).sum::<usize>();
+        self.held.changes.append(&mut changes);
+        self.held.number = number;
+        self.held.signed = self.held.signed.max(signed);
+        self.held.since.get_or_insert_with(Instant::now);
         for record in records {
             if let Record::Event(event) | Record::OwnEventReturned(event) = record {
                 self.known.remember(event.digest);
                 self.wait_for(number, Waiting::Stored(event.clone()));
             }
         }
-        signed
     }
 
     fn wait_for(&mut self, after: WriteNumber, what: Waiting) {

@@ -228,6 +228,8 @@ pub fn start(
                 wake_at: started,
                 waiting: std::collections::VecDeque::new(),
                 durable: dagger_ledger_core::WriteNumber(0),
+                handed: dagger_ledger_core::WriteNumber(0),
+                held: super::Held::default(),
                 outputs: Vec::new(),
             };
             driver.run(sources).await;

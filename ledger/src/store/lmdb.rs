@@ -147,6 +147,13 @@ impl Store for LmdbStore {
                 Change::Put { table, key, value } => transaction
                     .put(self.database(*table), key, value, WriteFlags::empty())
                     .map_err(writing)?,
+                Change::PutNew { table, key, value } => {
+                    let flags = WriteFlags::NO_OVERWRITE;
+                    match transaction.put(self.database(*table), key, value, flags) {
+                        Ok(()) | Err(lmdb::Error::KeyExist) => {}
+                        Err(cause) => return Err(writing(cause)),
+                    }
+                }
                 Change::Delete { table, key } => {
                     match transaction.del(self.database(*table), key, None) {
                         Ok(()) | Err(lmdb::Error::NotFound) => {}

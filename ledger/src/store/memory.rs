@@ -71,6 +71,10 @@ impl Store for MemoryStore {
                     let records = state.tables.entry(*table).or_default();
                     records.insert(key.clone(), value.clone());
                 }
+                Change::PutNew { table, key, value } => {
+                    let records = state.tables.entry(*table).or_default();
+                    records.entry(key.clone()).or_insert_with(|| value.clone());
+                }
                 Change::Delete { table, key } => {
                     state.tables.entry(*table).or_default().remove(key);
                 }

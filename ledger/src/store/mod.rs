@@ -84,6 +84,15 @@ pub enum Change {
         /// What.
         value: Vec<u8>,
     },
+    /// Writes a record unless one is there.
+    PutNew {
+        /// Where.
+        table: Table,
+        /// Under which key, 1 to 511 bytes.
+        key: Vec<u8>,
+        /// What.
+        value: Vec<u8>,
+    },
     /// Removes a record if it is there.
     Delete {
         /// Where.
@@ -97,7 +106,9 @@ impl Change {
     /// Roughly what the change takes on disk, in bytes.
     pub fn size_bytes(&self) -> usize {
         match self {
-            Self::Put { key, value, .. } => key.len() + value.len() + 16,
+            Self::Put { key, value, .. } | Self::PutNew { key, value, .. } => {
+                key.len() + value.len() + 16
+            }
             Self::Delete { key, .. } => key.len() + 16,
         }
     }

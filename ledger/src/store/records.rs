@@ -12,6 +12,7 @@ use dagger_ledger_core::interface::{CommitRecord, Memory, Record};
 use dagger_payload::codec;
 use dagger_payload::event::{CommitEnd, Event};
 use dagger_payload::handover::{EpochEnd, Handover};
+use dagger_payload::hashing::Purpose;
 use dagger_payload::id::{
     AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, Position, Round,
 };
@@ -31,6 +32,7 @@ const INSTANCE_KEY: &[u8] = b"instance";
 const OWN_LAST_KEY: &[u8] = b"own_last";
 const RELEASED_KEY: &[u8] = b"released";
 const EPOCH_END_KEY: &[u8] = b"epoch_end";
+const PLACED_KEY: &[u8] = b"placed";
 
 /// Random at the making of a store; the witness file names it too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
@@ -105,7 +107,8 @@ impl EventKey {
 }
 
 fn checksum(table: Table, key: &[u8], content: &[u8]) -> [u8; CHECKSUM_BYTES] {
-    let mut hasher = blake3::Hasher::new_derive_key("dagger v1 record");
+    static PURPOSE: Purpose = Purpose::new("dagger v1 record");
+    let mut hasher = PURPOSE.hasher();
     let name = table.name().as_bytes();
     for part in [name, key] {
         let length = u64::try_from(part.len()).expect("a length fits into 64 bits");
@@ -200,7 +203,10 @@ impl Recorder {
                         key: digest.as_bytes().to_vec(),
                     }));
                 }
-                Record::Returned(payloads) => changes.extend(payloads.iter().map(pool_change)),
+                Record::Returned(payloads) => {
+                    let returned = payloads.iter();
+                    changes.extend(returned.map(|each| pool_change(&each.digest(), each)));
+                }
                 Record::Fork(fork) => {
                     let key = fork_key(fork.author, fork.round);
                     changes.push(put_encoded(Table::Forks, key, fork));
@@ -249,9 +255,8 @@ fn fork_key(author: AuthorIndex, round: Round) -> Vec<u8> {
 }
 
 /// Keeps a payload in the pool.
-pub fn pool_change(payload: &SignedPayload) -> Change {
-    let key = payload.digest().as_bytes().to_vec();
-    put(Table::Pool, key, payload.to_record())
+pub fn pool_change(digest: &PayloadDigest, payload: &SignedPayload) -> Change {
+    put(Table::Pool, digest.as_bytes().to_vec(), payload.to_record())
 }
 
 /// Keeps what the store is for.
@@ -280,9 +285,17 @@ pub fn released_change(released: &Released) -> Change {
     put_encoded(Table::Meta, RELEASED_KEY.to_vec(), released)
 }
 
-/// Keeps where a payload was ordered.
+/// Keeps where a payload was ordered, unless an earlier place is kept.
 pub fn ordered_change(digest: &PayloadDigest, at: &OrderedAt) -> Change {
-    put_encoded(Table::Ordered, digest.as_bytes().to_vec(), at)
+    match put_encoded(Table::Ordered, digest.as_bytes().to_vec(), at) {
+        Change::Put { table, key, value } => Change::PutNew { table, key, value },
+        other => other,
+    }
+}
+
+/// Keeps up to which commit the table of places is complete.
+pub fn placed_change(through: CommitIndex) -> Change {
+    put_encoded(Table::Meta, PLACED_KEY.to_vec(), &through)
 }
 
 /// Typed reading of a store.
@@ -435,12 +448,20 @@ impl Records {
         commit.map(Some).ok_or_else(|| damaged(Table::Commits, &index_key(index)))
     }
 
-    /// Where a payload was ordered.
+    /// Where a payload was ordered, as far as the table of places goes.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn ordered(&self, digest: &PayloadDigest) -> Result<Option<OrderedAt>, StoreError> {
         self.get(Table::Ordered, digest.as_bytes())
+    }
+
+    /// Up to which commit the table of places is complete.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn placed(&self) -> Result<CommitIndex, StoreError> {
+        Ok(self.get(Table::Meta, PLACED_KEY)?.unwrap_or(CommitIndex(0)))
     }
 
     /// The judged commit end at `index`: that of the last commit up to it which changed anything.

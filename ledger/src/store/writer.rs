@@ -32,7 +32,7 @@ pub enum Waiter {
     },
     /// Delivery: the answer comes when it is durable. Tried again while the store is full.
     Delivery(oneshot::Sender<()>),
-    /// A user's payload: sent back at once when the store is full.
+    /// Users' payloads: sent back at once when the store is full.
     Submission(oneshot::Sender<Result<(), StoreFull>>),
 }
 
@@ -92,13 +92,13 @@ impl WriterHandle {
         durable.await.map_err(|_| WriterGone)
     }
 
-    /// Makes a submission durable.
+    /// Makes submissions durable, all or none of them.
     ///
     /// # Errors
     /// Outer: [`WriterGone`]; inner: [`StoreFull`], and nothing is kept.
-    pub async fn submit(&self, change: Change) -> Result<Result<(), StoreFull>, WriterGone> {
+    pub async fn submit(&self, changes: Vec<Change>) -> Result<Result<(), StoreFull>, WriterGone> {
         let (answer, durable) = oneshot::channel();
-        self.hand_over(vec![change], Waiter::Submission(answer)).await?;
+        self.hand_over(changes, Waiter::Submission(answer)).await?;
         durable.await.map_err(|_| WriterGone)
     }
 
@@ -325,24 +325,27 @@ mod tests {
     async fn a_full_store_sends_submissions_back_and_keeps_everything_else_until_there_is_room() {
         let bench = bench();
         bench.store.fail_next(Fault::Full);
-        assert_eq!(bench.writer.submit(put(b"a")).await.expect("answers"), Err(StoreFull));
+        assert_eq!(bench.writer.submit(vec![put(b"a")]).await.expect("answers"), Err(StoreFull));
         assert!(bench.writer.is_full());
         assert!(!bench.store.contains(Table::Pool, b"a").expect("reads"));
         bench.store.fail_next(Fault::Full);
         bench.writer.store(vec![put(b"b")]).await.expect("is kept in the end");
         assert!(bench.store.contains(Table::Pool, b"b").expect("reads"));
         assert!(!bench.writer.is_full());
-        assert_eq!(bench.writer.submit(put(b"c")).await.expect("answers"), Ok(()));
+        assert_eq!(bench.writer.submit(vec![put(b"c")]).await.expect("answers"), Ok(()));
     }
 
     #[tokio::test]
     async fn after_a_failed_commit_nobody_gets_an_answer_and_the_daemon_is_told_to_stop() {
         let mut bench = bench();
         bench.store.fail_next(Fault::Sync);
-        assert!(bench.writer.submit(put(b"a")).await.is_err());
+        assert!(bench.writer.submit(vec![put(b"a")]).await.is_err());
         let reason = bench.reasons.wait().await;
         assert_eq!(reason.exit(), exit::Exit::Broken);
-        assert!(bench.writer.submit(put(b"b")).await.is_err(), "a failed disk is not tried again");
+        assert!(
+            bench.writer.submit(vec![put(b"b")]).await.is_err(),
+            "a failed disk is not tried again"
+        );
     }
 
     #[tokio::test]

@@ -73,6 +73,11 @@ fn write_private(path: &Path, text: &str) {
 impl Cluster {
     /// Founds a cluster of `count` hosts; their judges run, their ledgers do not yet.
     pub fn found(count: u8) -> Self {
+        Self::found_in(GenesisMode::Judged, count)
+    }
+
+    /// The same, in another mode than `judged`, perhaps.
+    pub fn found_in(mode: GenesisMode, count: u8) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let name = |text: String| text.parse().expect("a name");
         let hosts =
@@ -86,7 +91,7 @@ impl Cluster {
             dagger: 1,
             nonce: "0".repeat(32),
             name: name("test".to_owned()),
-            mode: GenesisMode::Judged,
+            mode,
             operators: vec![GenesisOperator {
                 name: name("op1".to_owned()),
                 key: key(1).public_key(),
@@ -108,13 +113,18 @@ impl Cluster {
     /// Founds a cluster and starts all of its ledgers.
     pub async fn start(count: u8) -> Self {
         let mut cluster = Self::found(count);
-        for host in &mut cluster.hosts {
+        cluster.start_all().await;
+        cluster
+    }
+
+    /// Starts all ledgers of a founded cluster.
+    pub async fn start_all(&mut self) {
+        for host in &mut self.hosts {
             host.start();
         }
-        for host in &cluster.hosts {
+        for host in &self.hosts {
             host.until_linked().await;
         }
-        cluster
     }
 
     /// Checks that the evidence shows a quorum of members attesting `end`'s chain.

@@ -3,13 +3,14 @@
 //! Owns framing and its errors. Never retries and never waits for ever on its own: callers put a
 //! deadline around what they await. Called by servers and clients of all three conversations.
 
+use std::convert::Infallible;
 use std::path::Path;
 
-use bytes::Bytes;
+use bytes::{BufMut, BytesMut};
 use futures_util::{SinkExt, StreamExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
-use tokio_util::codec::{FramedRead, FramedWrite, LengthDelimitedCodec};
+use tokio_util::codec::{Encoder, FramedRead, FramedWrite, LengthDelimitedCodec};
 
 use crate::limits::MESSAGE_BYTES_MAX;
 
@@ -35,7 +36,40 @@ pub enum BusError {
 
 /// The sending half.
 pub struct Sender {
-    frames: FramedWrite<OwnedWriteHalf, LengthDelimitedCodec>,
+    frames: FramedWrite<OwnedWriteHalf, Messages>,
+}
+
+/// Writes messages straight into what is sent next.
+struct Messages;
+
+/// Where a message is written to.
+struct Buffer<'b>(&'b mut BytesMut);
+
+impl minicbor::encode::Write for Buffer<'_> {
+    type Error = Infallible;
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Infallible> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl<M: minicbor::Encode<()>> Encoder<&M> for Messages {
+    type Error = std::io::Error;
+
+    fn encode(&mut self, message: &M, to: &mut BytesMut) -> std::io::Result<()> {
+        let start = to.len();
+        to.put_u32(0);
+        minicbor::encode(message, Buffer(to)).expect("writing to memory cannot fail");
+        let length = to.len() - start - LENGTH_BYTES;
+        if length > MESSAGE_BYTES_MAX {
+            to.truncate(start);
+            return Err(std::io::Error::other("the message is over the limit"));
+        }
+        let length = u32::try_from(length).expect("at most 256 MiB");
+        to[start..start + LENGTH_BYTES].copy_from_slice(&length.to_be_bytes());
+        Ok(())
+    }
 }
 
 /// The receiving half.
@@ -51,8 +85,14 @@ pub struct Connection {
     pub receiver: Receiver,
 }
 
+/// Before each message stands its length.
+const LENGTH_BYTES: usize = 4;
+
 fn codec() -> LengthDelimitedCodec {
-    LengthDelimitedCodec::builder().max_frame_length(MESSAGE_BYTES_MAX).new_codec()
+    LengthDelimitedCodec::builder()
+        .max_frame_length(MESSAGE_BYTES_MAX)
+        .length_field_length(LENGTH_BYTES)
+        .new_codec()
 }
 
 impl Connection {
@@ -60,7 +100,7 @@ impl Connection {
     pub fn new(stream: UnixStream) -> Self {
         let (read, write) = stream.into_split();
         Self {
-            sender: Sender { frames: FramedWrite::new(write, codec()) },
+            sender: Sender { frames: FramedWrite::new(write, Messages) },
             receiver: Receiver { frames: FramedRead::new(read, codec()) },
         }
     }
@@ -80,7 +120,7 @@ impl Sender {
     /// # Errors
     /// [`BusError::Io`].
     pub async fn send<M: minicbor::Encode<()>>(&mut self, message: &M) -> Result<(), BusError> {
-        self.frames.send(encode(message)).await.map_err(BusError::Io)
+        self.frames.send(message).await.map_err(BusError::Io)
     }
 
     /// Queues one message; [`Sender::flush`] sends what is queued.
@@ -88,7 +128,7 @@ impl Sender {
     /// # Errors
     /// [`BusError::Io`].
     pub async fn feed<M: minicbor::Encode<()>>(&mut self, message: &M) -> Result<(), BusError> {
-        self.frames.feed(encode(message)).await.map_err(BusError::Io)
+        self.frames.feed(message).await.map_err(BusError::Io)
     }
 
     /// Sends what was queued.
@@ -96,12 +136,8 @@ impl Sender {
     /// # Errors
     /// [`BusError::Io`].
     pub async fn flush(&mut self) -> Result<(), BusError> {
-        SinkExt::<Bytes>::flush(&mut self.frames).await.map_err(BusError::Io)
+        SinkExt::<&u8>::flush(&mut self.frames).await.map_err(BusError::Io)
     }
-}
-
-fn encode<M: minicbor::Encode<()>>(message: &M) -> Bytes {
-    minicbor::to_vec(message).expect("writing to memory cannot fail").into()
 }
 
 impl Receiver {

@@ -29,7 +29,32 @@ where
     T: minicbor::Decode<'b, ()> + minicbor::Encode<()>,
 {
     let value: T = minicbor::decode(bytes).map_err(|_| CodecError::Malformed)?;
-    if encode(&value) == bytes { Ok(value) } else { Err(CodecError::NotCanonical) }
+    if is_canonical(&value, bytes) { Ok(value) } else { Err(CodecError::NotCanonical) }
+}
+
+/// Whether writing `value` gives exactly `bytes`; nothing is allocated for it.
+pub fn is_canonical<T: minicbor::Encode<()>>(value: &T, bytes: &[u8]) -> bool {
+    let mut comparing = Comparing { left: bytes };
+    minicbor::encode(value, &mut comparing).is_ok() && comparing.left.is_empty()
+}
+
+/// A writer that takes only what is expected.
+struct Comparing<'b> {
+    left: &'b [u8],
+}
+
+/// Something else was written.
+#[derive(Debug, thiserror::Error)]
+#[error("other bytes")]
+struct OtherBytes;
+
+impl minicbor::encode::Write for Comparing<'_> {
+    type Error = OtherBytes;
+
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), OtherBytes> {
+        self.left = self.left.strip_prefix(bytes).ok_or(OtherBytes)?;
+        Ok(())
+    }
 }
 
 /// Shared bytes as a CBOR byte string; for `#[cbor(with = "...")]`.

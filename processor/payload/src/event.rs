@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::codec::{self, CodecError};
 use crate::committee::Committee;
+use crate::hashing::Purpose;
 use crate::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, MerkleRoot, Position,
     PrefixHash, Round, StateRoot,
@@ -17,8 +18,8 @@ use crate::key::{Domain, PublicKey, Signature};
 use crate::limits::{
     EVENT_BODY_BYTES_MAX, EVENT_HEADER_BYTES_MAX, EVENT_PAYLOADS_MAX, PAYLOAD_BYTES_MAX,
 };
-use crate::merkle;
-use crate::payload::SignedPayload;
+use crate::merkle::{self, Leaf};
+use crate::payload::{SignatureKind, SignedPayload};
 
 /// Version of the event layout that this code writes and reads.
 pub const EVENT_VERSION: u8 = 1;
@@ -166,6 +167,8 @@ pub struct Event {
     pub signature: Signature,
     /// The payload records, in order.
     pub payloads: Vec<SignedPayload>,
+    /// The hash of each record.
+    pub leaves: Vec<Leaf>,
     /// The whole event as it travels and is stored.
     pub bytes: Bytes,
 }
@@ -232,7 +235,7 @@ impl Event {
         let signature = sign(&digest);
         let body = records.concat();
         let bytes = codec::encode(&EventBytes { header: &header_bytes, signature, body: &body });
-        Self { header, digest, signature, payloads, bytes: bytes.into() }
+        Self { header, digest, signature, payloads, leaves, bytes: bytes.into() }
     }
 
     /// Reads an event and checks everything that needs only its own bytes.
@@ -243,10 +246,10 @@ impl Event {
         let parts: EventBytes = codec::decode(&bytes)?;
         let header = read_header(parts.header)?;
         check_parents(&header)?;
-        let payloads = read_body(parts.body, &header)?;
+        let (payloads, leaves) = read_body(&bytes, parts.body, &header)?;
         let digest = EventDigest::of(parts.header);
         let signature = parts.signature;
-        Ok(Self { header, digest, signature, payloads, bytes })
+        Ok(Self { header, digest, signature, payloads, leaves, bytes })
     }
 
     /// The digest of the event in `bytes`, without any other check: enough to tell a copy of what
@@ -307,8 +310,8 @@ impl Event {
 /// Place of an event within the commit of `leader`, among events of its round: a hash that no
 /// author can aim at.
 pub fn order_key(leader: &EventDigest, event: &EventDigest) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("dagger v1 order");
-    *hasher.update(leader.as_bytes()).update(event.as_bytes()).finalize().as_bytes()
+    static PURPOSE: Purpose = Purpose::new("dagger v1 order");
+    *PURPOSE.hasher().update(leader.as_bytes()).update(event.as_bytes()).finalize().as_bytes()
 }
 
 fn check_parents(header: &Header) -> Result<(), EventError> {
@@ -326,7 +329,24 @@ fn check_parents(header: &Header) -> Result<(), EventError> {
     require(others.windows(2).all(|pair| pair[0].author < pair[1].author))
 }
 
-fn read_body(body: &[u8], header: &Header) -> Result<Vec<SignedPayload>, EventError> {
+/// A record as it stands in a body. CBOR: that of [`SignedPayload`].
+#[derive(minicbor::Encode, minicbor::Decode)]
+struct RecordBytes<'b> {
+    #[n(0)]
+    signature_kind: SignatureKind,
+    #[n(1)]
+    signature: Signature,
+    #[b(2)]
+    #[cbor(with = "minicbor::bytes")]
+    bytes: &'b [u8],
+}
+
+/// Reads the records of `body`, which is a part of `event`: the payloads share its memory.
+fn read_body(
+    event: &Bytes,
+    body: &[u8],
+    header: &Header,
+) -> Result<(Vec<SignedPayload>, Vec<Leaf>), EventError> {
     let count = usize::try_from(header.payload_count).map_err(|_| EventError::TooLarge)?;
     if body.len() > EVENT_BODY_BYTES_MAX || count > EVENT_PAYLOADS_MAX {
         return Err(EventError::TooLarge);
@@ -336,19 +356,20 @@ fn read_body(body: &[u8], header: &Header) -> Result<Vec<SignedPayload>, EventEr
     let mut leaves = Vec::with_capacity(count);
     while decoder.position() < body.len() {
         let start = decoder.position();
-        let payload: SignedPayload = decoder.decode().map_err(|_| EventError::NotCanonical)?;
+        let read: RecordBytes = decoder.decode().map_err(|_| EventError::NotCanonical)?;
         let record = &body[start..decoder.position()];
-        if payload.bytes.len() > PAYLOAD_BYTES_MAX || payloads.len() == count {
+        if read.bytes.len() > PAYLOAD_BYTES_MAX || payloads.len() == count {
             return Err(EventError::BadBody);
         }
-        if payload.to_record() != record {
+        if !codec::is_canonical(&read, record) {
             return Err(EventError::NotCanonical);
         }
         leaves.push(merkle::leaf(record));
-        payloads.push(payload);
+        let RecordBytes { signature_kind, signature, bytes } = read;
+        payloads.push(SignedPayload { signature_kind, signature, bytes: event.slice_ref(bytes) });
     }
     if payloads.len() == count && merkle::root(&leaves) == header.payload_root {
-        Ok(payloads)
+        Ok((payloads, leaves))
     } else {
         Err(EventError::BadBody)
     }
@@ -358,7 +379,6 @@ fn read_body(body: &[u8], header: &Header) -> Result<Vec<SignedPayload>, EventEr
 mod tests {
     use super::*;
     use crate::key::SecretKey;
-    use crate::payload::SignatureKind;
     use zeroize::Zeroizing;
 
     fn key() -> SecretKey {

@@ -8,6 +8,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use crate::hashing::Purpose;
+
 /// A text that is no id of the wanted length in lower-case hex.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected} lower-case hex digits")]
@@ -174,7 +176,8 @@ fn derive<const N: usize>(context: &str, bytes: &[u8]) -> [u8; N] {
 impl PayloadDigest {
     /// Identity of a payload: a digest of the exact bytes that were signed.
     pub fn of(signed_bytes: &[u8]) -> Self {
-        Self(derive("dagger v1 payload", signed_bytes))
+        static PURPOSE: Purpose = Purpose::new("dagger v1 payload");
+        Self(PURPOSE.hash(signed_bytes))
     }
 }
 

@@ -11,6 +11,7 @@ pub mod committee;
 pub mod event;
 pub mod genesis;
 pub mod handover;
+pub mod hashing;
 pub mod id;
 pub mod key;
 pub mod kind;

@@ -4,19 +4,22 @@
 //! proofs. The number of leaves is part of the event's header, so the tree's shape is fixed. Called
 //! by events and by proofs. Source: the tree of RFC 9162, section 2.1, over BLAKE3.
 
+use crate::hashing::Purpose;
 use crate::id::MerkleRoot;
+
+static LEAF: Purpose = Purpose::new("dagger v1 merkle leaf");
+static NODE: Purpose = Purpose::new("dagger v1 merkle node");
 
 /// Hash of one payload record.
 pub type Leaf = [u8; 32];
 
 /// Hash of a record's bytes.
 pub fn leaf(record: &[u8]) -> Leaf {
-    *blake3::Hasher::new_derive_key("dagger v1 merkle leaf").update(record).finalize().as_bytes()
+    LEAF.hash(record)
 }
 
 fn node(left: &Leaf, right: &Leaf) -> Leaf {
-    let mut hasher = blake3::Hasher::new_derive_key("dagger v1 merkle node");
-    *hasher.update(left).update(right).finalize().as_bytes()
+    *NODE.hasher().update(left).update(right).finalize().as_bytes()
 }
 
 /// Root of the tree over `leaves`; of none it is [`MerkleRoot::ZERO`].

@@ -9,6 +9,7 @@ use crate::id::{
     AuthorIndex, ClusterId, CommitIndex, LedgerTime, PayloadDigest, Position, PrefixHash, Round,
 };
 use crate::key::Signature;
+use crate::merkle::{self, Leaf};
 use crate::object::Effect;
 use crate::payload::SignedPayload;
 use crate::refusal::Refusal;
@@ -26,11 +27,21 @@ pub fn extend_prefix<'p>(
     ledger_time: LedgerTime,
     payloads: impl IntoIterator<Item = &'p SignedPayload>,
 ) -> PrefixHash {
+    let leaves = payloads.into_iter().map(|payload| merkle::leaf(&payload.to_record()));
+    extend_prefix_by(before, ledger_time, leaves)
+}
+
+/// The same, where the leaves are known.
+pub fn extend_prefix_by(
+    before: &PrefixHash,
+    ledger_time: LedgerTime,
+    leaves: impl IntoIterator<Item = Leaf>,
+) -> PrefixHash {
     let mut hasher = blake3::Hasher::new_derive_key("dagger v1 prefix");
     hasher.update(before.as_bytes()).update(&ledger_time.0.to_be_bytes());
     let mut count: u64 = 0;
-    for payload in payloads {
-        hasher.update(&crate::merkle::leaf(&payload.to_record()));
+    for leaf in leaves {
+        hasher.update(&leaf);
         count += 1;
     }
     if count == 0 { *before } else { PrefixHash(*hasher.finalize().as_bytes()) }
@@ -63,6 +74,11 @@ pub struct OrderedCommit {
 }
 
 impl OrderedCommit {
+    /// Each payload with its position.
+    pub fn placed(&self) -> impl Iterator<Item = (Position, &OrderedPayload)> {
+        (self.first_position.0..).map(Position).zip(&self.payloads)
+    }
+
     /// Position of the last payload up to and with this commit.
     pub fn last_position(&self) -> Position {
         let count = u64::try_from(self.payloads.len()).expect("a count fits into 64 bits");

@@ -228,8 +228,9 @@ impl Disk {
 
     /// Makes a submitted payload durable.
     pub(crate) fn keep(&mut self, payload: SignedPayload) {
-        self.store.commit(&[pool_change(&payload)]).expect("memory has room");
-        self.durable.pool.insert(payload.digest(), payload);
+        let digest = payload.digest();
+        self.store.commit(&[pool_change(&digest, &payload)]).expect("memory has room");
+        self.durable.pool.insert(digest, payload);
     }
 
     fn take(&mut self, through: WriteNumber) -> Group {

@@ -78,6 +78,12 @@ fn to_bytes(changes: &[Change]) -> Vec<u8> {
                 field(b"put");
                 field(value);
             }
+            Change::PutNew { table, key, value } => {
+                field(table.name().as_bytes());
+                field(key);
+                field(b"put new");
+                field(value);
+            }
             Change::Delete { table, key } => {
                 field(table.name().as_bytes());
                 field(key);
@@ -107,6 +113,7 @@ fn from_bytes(mut bytes: &[u8]) -> Vec<Change> {
         };
         changes.push(match kind.as_slice() {
             b"put" => Change::Put { table, key, value },
+            b"put new" => Change::PutNew { table, key, value },
             _ => Change::Delete { table, key },
         });
     }

@@ -1,0 +1,90 @@
+//! The program around the daemon: arguments, configuration, logging, exit code.
+//!
+//! Owns what a process has once. Called by `main`, and by the load generator, whose ledgers are
+//! processes of its own program.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::configuration::{Configuration, ConfigurationError, Prepared};
+use crate::exit::{Exit, in_words};
+
+/// Gossips signed events with the other operators' ledgers, agrees with them on one order, and
+/// keeps everything.
+///
+/// Exit codes: 0 stopped as asked, 2 wrong usage, 64 configuration, key or genesis refused, 65
+/// store damaged or state broken (do not restart: read the last message), 70 internal defect.
+#[derive(Debug, Parser)]
+#[command(name = "dagger-ledger", version)]
+struct Arguments {
+    /// The configuration file (TOML).
+    #[arg(long, value_name = "FILE", default_value = "/etc/dagger/ledger.toml")]
+    configuration: PathBuf,
+    /// Only check configuration, genesis and key, say what they are, and exit.
+    #[arg(long)]
+    check: bool,
+}
+
+fn prepare(arguments: &Arguments) -> Result<(Prepared, EnvFilter), String> {
+    let in_words = |error: ConfigurationError| in_words(&error);
+    let configuration = Configuration::read(&arguments.configuration).map_err(in_words)?;
+    let filter = EnvFilter::try_new(&configuration.log)
+        .map_err(|error| format!("`log` is no filter of tracing (try \"info\"): {error}"))?;
+    let prepared = configuration.prepare().map_err(in_words)?;
+    Ok((prepared, filter))
+}
+
+/// To the journal where there is one, else to stderr.
+fn start_logging(filter: EnvFilter) {
+    let registry = tracing_subscriber::registry().with(filter);
+    let journal = std::env::var_os("JOURNAL_STREAM")
+        .and_then(|_| tracing_journald::layer().ok())
+        .map(|layer| layer.with_syslog_identifier("dagger-ledger".to_owned()));
+    let plain = journal
+        .is_none()
+        .then(|| tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(false));
+    registry.with(journal).with(plain).init();
+}
+
+/// A defect in any thread ends the whole daemon: what it would have done next is unknown, and
+/// nothing unwritten was sent.
+fn stop_at_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        tracing::error!("stopped by a defect of this program: {panic}");
+        std::process::exit(Exit::Internal as i32);
+    }));
+}
+
+/// Runs the ledger as `arguments` say, of which the first is the program's name.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments = Arguments::parse_from(arguments);
+    let (prepared, filter) = match prepare(&arguments) {
+        Ok(prepared) => prepared,
+        Err(error) => {
+            eprintln!("dagger-ledger: {error}");
+            return Exit::Configuration.into();
+        }
+    };
+    if arguments.check {
+        let (genesis, host) = (&prepared.genesis, usize::from(prepared.me.0));
+        let (name, host) = (&genesis.name, &genesis.hosts[host].name);
+        let count = genesis.hosts.len();
+        println!("ok: host {host} of cluster {name} ({}), {count} hosts", prepared.cluster);
+        return Exit::Ok.into();
+    }
+    start_logging(filter);
+    stop_at_panics();
+    match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("worker").build() {
+        Ok(runtime) => crate::daemon::run(runtime, prepared).into(),
+        Err(error) => {
+            tracing::error!("cannot start: {}", in_words(&error));
+            Exit::Internal.into()
+        }
+    }
+}
