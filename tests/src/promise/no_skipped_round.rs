@@ -23,8 +23,14 @@ impl Promise for NoSkippedRound {
 
     fn check(&mut self, host: AuthorIndex, observed: &Observed<'_>) -> Result<(), String> {
         match observed {
-            Observed::Restarted { memory: Memory::Doubtful, .. } => {
-                self.doubtful.insert(host);
+            Observed::Restarted { memory, disk } => {
+                if *memory == Memory::Doubtful {
+                    self.doubtful.insert(host);
+                }
+                // What is stored was made before; it may leave only now.
+                let stored = disk.own_last(host).map(|event| event.header.round);
+                let newest = self.newest.entry(host).or_default();
+                *newest = stored.unwrap_or_default().max(*newest);
             }
             Observed::EventLeaves { event, disk } if event.header.author == host => {
                 let round = event.header.round;

@@ -75,7 +75,7 @@ impl Settings {
             if liars_max > 0 && random.happens(500) { 1 + random.index(liars_max) } else { 0 };
         let faults = FaultKind::possible(hosts).filter(|_| random.happens(600)).collect();
         let fault_gap_us =
-            random.choose(&[(10_000, 200_000), (50_000, 500_000), (100_000, 1_500_000)]);
+            random.choose(&[(10_000, 200_000), (50_000, 500_000), (100_000, 700_000)]);
         Self {
             collection_depth_rounds: random.choose(&[8, 12, 20, 60]),
             links: Self::draw_links(random),

@@ -12,11 +12,11 @@ use super::possible_kinds;
 /// counting lies.
 const FAULTS_PER_RUN_MIN: u64 = 20;
 /// A kind is too rare when fewer than one run of this many had it.
-const RUNS_PER_KIND_MAX: u64 = 10;
+const RUNS_PER_KIND_MAX: u64 = 50;
 /// A tally of fewer runs says nothing about kinds.
 const RUNS_MIN: u64 = 100;
-/// Of clusters that bear a liar, at least so many of a hundred runs have one.
-const LIARS_PERCENT_MIN: u64 = 40;
+/// Of clusters that bear a liar, half of the runs have one; by chance never so few of a hundred.
+const LIARS_PERCENT_MIN: u64 = 30;
 
 /// What a run did.
 #[derive(Debug, Clone, PartialEq, Eq)]
