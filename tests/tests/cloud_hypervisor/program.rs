@@ -140,9 +140,10 @@ fn cloud_hypervisor_program_refuses_bodies_where_none_belong_and_chunked_ones() 
 #[test]
 fn cloud_hypervisor_program_takes_ten_connections() {
     let process = Process::start();
+    // Earlier connections may not be taken down yet: one that is turned away for them is closed.
     let ask = |stream: &mut UnixStream| {
-        stream.write_all(b"GET /api/v1/vmm.ping HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
-        answer(stream).0
+        let asked = stream.write_all(b"GET /api/v1/vmm.ping HTTP/1.1\r\nHost: x\r\n\r\n");
+        if asked.is_ok() { answer(stream).0 } else { 0 }
     };
     until("ten are open and served", || {
         let mut open: Vec<_> =

@@ -254,7 +254,8 @@ impl CloudHypervisor {
         }
         let group = Group::from_name(GROUP)?
             .ok_or_else(|| io::Error::other(format!("there is no group {GROUP}")))?;
-        for (path, mode) in [(place.directory(), 0o2770), (machine.disk.as_path(), 0o660)] {
+        // The directory has the group by its parent's set-group bit; here it may only be opened to it.
+        for (path, mode) in [(place.directory(), 0o770), (machine.disk.as_path(), 0o660)] {
             std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         }
