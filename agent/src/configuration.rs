@@ -23,7 +23,8 @@ use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
 const FILE_BYTES_MAX: usize = 64 * 1024;
 /// Where Cloud Hypervisor is looked for when no program is named.
 const CLOUD_HYPERVISOR: &str = "/usr/bin/cloud-hypervisor";
-/// Where its machines' files are when no run directory is named; the unit template knows the same place.
+/// Where its machines' files are when no run directory is named; the unit template knows the same
+/// place.
 const RUN_DIRECTORY: &str = "/run/dagger/vm";
 
 /// Why the configuration was refused; the daemon exits with 64.

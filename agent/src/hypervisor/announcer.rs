@@ -1,7 +1,7 @@
 //! Where hypervisors say that something happened by itself.
 //!
-//! Owns the channel's sending end and the memory that something was missed. Never blocks. Called by the hypervisors;
-//! the observation asks it for what was missed.
+//! Owns the channel's sending end and the memory that something was missed. Never blocks. Called by
+//! the hypervisors; the observation asks it for what was missed.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -12,7 +12,8 @@ use tokio::sync::mpsc;
 use super::Change;
 use super::names::HostNames;
 
-/// Where changes are announced; when the channel is full, that something was missed is remembered instead.
+/// Where changes are announced; when the channel is full, that something was missed is remembered
+/// instead.
 #[derive(Debug, Clone)]
 pub struct Announcer {
     names: HostNames,

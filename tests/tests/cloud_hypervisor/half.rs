@@ -1,4 +1,5 @@
-//! The machines' half of the agent, whole, on this backend: from orders to processes and back to reports.
+//! The machines' half of the agent, whole, on this backend: from orders to processes and back to
+//! reports.
 
 use std::path::Path;
 use std::time::Duration;

@@ -204,7 +204,8 @@ impl Host {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid(vm)), signal).unwrap();
     }
 
-    /// Types a letter until it has this effect: the agent holds the line too and may take it back before it is read.
+    /// Types a letter until it has this effect: the agent holds the line too and may take it back
+    /// before it is read.
     pub(crate) fn type_until(&self, vm: VmId, letter: u8, mut effect: impl FnMut() -> bool) {
         until("the guest obeys", || {
             if let Ok(mut line) = UnixStream::connect(self.place(vm, "serial.sock")) {

@@ -1,8 +1,9 @@
 //! The agent's Cloud Hypervisor backend and every trap of that program that it has to live with.
 //!
 //! Setting: the contract program, whose behaviour was copied from the real one; the real one where
-//! `DAGGER_CLOUD_HYPERVISOR` names it (it needs /dev/kvm). Processes are started directly. The guest is a few hundred
-//! instructions long, obeys single letters on its serial line and ignores the power button.
+//! `DAGGER_CLOUD_HYPERVISOR` names it (it needs /dev/kvm). Processes are started directly. The
+//! guest is a few hundred instructions long, obeys single letters on its serial line and ignores
+//! the power button.
 
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]
@@ -165,7 +166,8 @@ fn cloud_hypervisor_a_missing_disk_fails_the_start_and_the_next_start_works() {
 fn cloud_hypervisor_a_start_that_was_cut_off_is_begun_again_in_one_process() {
     let host = Host::new();
     let before = host.running(VM);
-    // A process without a machine is what an agent leaves that dies between the process and its machine.
+    // A process without a machine is what an agent leaves that dies between the process and its
+    // machine.
     let socket = host.place(VM, "api.sock");
     assert_eq!(call(&socket, "PUT", "vm.delete", "").0, 204);
     assert_eq!(host.power(VM), Some(Power::Stopped));

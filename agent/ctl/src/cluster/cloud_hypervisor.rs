@@ -1,7 +1,9 @@
-//! Cloud Hypervisor for a development cluster: what it needs on this machine, and the end of its processes.
+//! Cloud Hypervisor for a development cluster: what it needs on this machine, and the end of its
+//! processes.
 //!
-//! Owns the finding of program and firmware, and the ending of processes that name a machine's socket of this cluster on
-//! their command line. Never installs anything. Called by `cluster::dev` and `cluster::stop`.
+//! Owns the finding of program and firmware, and the ending of processes that name a machine's
+//! socket of this cluster on their command line. Never installs anything. Called by `cluster::dev`
+//! and `cluster::stop`.
 
 use std::path::{Path, PathBuf};
 
@@ -97,7 +99,8 @@ fn end_below(machines: &Path) {
         let is_ours = words.any(|word| word == b"--api-socket")
             && words.next().is_some_and(|word| word.starts_with(beginning.as_bytes()));
         if let (Some(pid), true) = (pid, is_ours) {
-            // It switches its guest off at once. It may have ended in between, which is what we want.
+            // It switches its guest off at once. It may have ended in between, which is what we
+            // want.
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
         }
     }

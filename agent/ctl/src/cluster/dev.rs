@@ -325,6 +325,8 @@ mod tests {
             restart: false,
             hypervisor: Some(Hypervisor::Test),
             accelerator: AcceleratorChoice::Tcg,
+            cloud_hypervisor: None,
+            firmware: None,
             host_cpus: None,
             host_memory: None,
             host_disk: None,

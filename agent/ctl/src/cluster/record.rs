@@ -222,7 +222,8 @@ impl Directory {
         self.run_directory(record).join(host.as_str()).join(name)
     }
 
-    /// Where one host's Cloud Hypervisor machines are while they run: short, since it holds sockets of long names.
+    /// Where one host's Cloud Hypervisor machines are while they run: short, since it holds sockets
+    /// of long names.
     pub(crate) fn machines(&self, record: &Record, host: &Name) -> PathBuf {
         let base = if nix::unistd::geteuid().is_root() { "/run" } else { "/tmp" };
         PathBuf::from(format!("{base}/dagger-dev-{}-vm/{host}", record.tag))
@@ -244,6 +245,7 @@ impl Record {
             hypervisor,
             accelerator: Accelerator::Tcg,
             libvirt: Libvirt::None,
+            cloud_hypervisor: None,
             hosts: Vec::new(),
         }
     }

@@ -1,8 +1,9 @@
 //! The conversation with one Cloud Hypervisor process: HTTP over its Unix socket.
 //!
-//! Owns the transport's rules (release 53, API 0.3.0): one connection per call, since the process takes ten at most; a
-//! length on every body and no body where none belongs; a deadline on every call. Says what happened and never what it
-//! means: a status is a hint only, since releases differ in it. Called by the implementation.
+//! Owns the transport's rules (release 53, API 0.3.0): one connection per call, since the process
+//! takes ten at most; a length on every body and no body where none belongs; a deadline on every
+//! call. Says what happened and never what it means: a status is a hint only, since releases differ
+//! in it. Called by the implementation.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -58,7 +59,8 @@ impl Api {
         self.call(Method::PUT, name, Bytes::new(), wait).map(drop)
     }
 
-    /// Tells something; blocks for at most `wait`. Some answers have a body and some have none: both mean done.
+    /// Tells something; blocks for at most `wait`. Some answers have a body and some have none:
+    /// both mean done.
     pub(super) fn put_json(
         &self,
         name: &str,
@@ -73,7 +75,8 @@ impl Api {
         self.call(Method::PUT, name, body.into(), wait).map(drop)
     }
 
-    /// A runtime of its own for each call: callers are plain threads, and nothing stays open between calls.
+    /// A runtime of its own for each call: callers are plain threads, and nothing stays open
+    /// between calls.
     fn call(
         &self,
         method: Method,
@@ -125,7 +128,8 @@ impl Api {
     }
 }
 
-/// The errors in an answer: a list of texts from the machine monitor, an object from its HTTP server.
+/// The errors in an answer: a list of texts from the machine monitor, an object from its HTTP
+/// server.
 fn said(status: StatusCode, body: &[u8]) -> ApiError {
     let chain = serde_json::from_slice::<Vec<String>>(body).ok().filter(|chain| !chain.is_empty());
     let chain = chain.unwrap_or_else(|| {

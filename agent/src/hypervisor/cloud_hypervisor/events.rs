@@ -1,8 +1,9 @@
 //! What a process wrote about its machine: the event file, and what it tells about an end.
 //!
-//! Owns the reading of that file. It is no list of lines but of JSON objects, and each process begins it anew; it never
-//! says why a process ended, so power-off, SIGTERM and a crashed vCPU look alike there and the log has to tell the last
-//! apart. Only ever used to say where to look and what to tell people. Called by the watch.
+//! Owns the reading of that file. It is no list of lines but of JSON objects, and each process
+//! begins it anew; it never says why a process ended, so power-off, SIGTERM and a crashed vCPU look
+//! alike there and the log has to tell the last apart. Only ever used to say where to look and what
+//! to tell people. Called by the watch.
 
 use std::fs::File;
 use std::io::{self, Read};

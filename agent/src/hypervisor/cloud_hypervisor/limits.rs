@@ -1,10 +1,13 @@
-//! The maxima of what is said to Cloud Hypervisor, and of the waits for it. Called by its implementation only.
+//! The maxima of what is said to Cloud Hypervisor, and of the waits for it. Called by its
+//! implementation only.
 
 use std::time::Duration;
 
-/// How long a question about a machine may take. A process that is busy answers later, and is alive all the same.
+/// How long a question about a machine may take. A process that is busy answers later, and is alive
+/// all the same.
 pub(super) const ASK_WAIT_MAX: Duration = Duration::from_secs(3);
-/// How long a change may take; starting a machine touches all of its memory where that is asked for.
+/// How long a change may take; starting a machine touches all of its memory where that is asked
+/// for.
 pub(super) const CHANGE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a new process may take until it serves.
 pub(super) const SERVE_WAIT_MAX: Duration = Duration::from_secs(15);

@@ -1,9 +1,10 @@
 //! Cloud Hypervisor behind the trait: one process per machine, spoken to over its Unix socket.
 //!
-//! Owns what a machine is here (a directory with its definition, and a process while it is switched on) and the order of
-//! calls that survives what the process is known to do. Never decides, never touches a machine whose tags are not ours.
-//! A process is dead only when nobody listens at its socket; one that does not answer is alive. Called through
-//! [`Hypervisor`] by the actuator and the observation. Guests have no network card yet: see `decisions.md`.
+//! Owns what a machine is here (a directory with its definition, and a process while it is switched
+//! on) and the order of calls that survives what the process is known to do. Never decides, never
+//! touches a machine whose tags are not ours. A process is dead only when nobody listens at its
+//! socket; one that does not answer is alive. Called through [`Hypervisor`] by the actuator and the
+//! observation. Guests have no network card yet: see `decisions.md`.
 
 mod api;
 mod events;
@@ -134,7 +135,8 @@ impl CloudHypervisor {
                 Err(_) => Process::Silent,
             },
             Err(ApiError::Gone) => Process::Gone,
-            // Without a machine it says so with an error, whose status differs from release to release.
+            // Without a machine it says so with an error, whose status differs from release to
+            // release.
             Err(ApiError::Said { .. }) => Process::Idle,
             // It may just be ending: an end closes the conversation before the socket.
             Err(ApiError::Silent(_)) => match listener(&place.api()) {
@@ -155,7 +157,8 @@ impl CloudHypervisor {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
             Err(error) => return Err(unavailable(&error)),
         };
-        // The running machine carries its tags too, so that a lost definition does not make it a stranger.
+        // The running machine carries its tags too, so that a lost definition does not make it a
+        // stranger.
         let tags = tags.or_else(|| match &process {
             Process::Guest(info) => info.tags(),
             Process::Gone | Process::Silent | Process::Idle => None,
@@ -200,7 +203,8 @@ impl CloudHypervisor {
         let place = self.place(vm);
         let process = listener(&place.api()).map_err(|error| failed(&error))?;
         if let Some(process) = process {
-            // It may go before its answer is out, and some releases hang here while a guest is paused.
+            // It may go before its answer is out, and some releases hang here while a guest is
+            // paused.
             let _ = Api::new(&place.api()).put("vmm.shutdown", ASK_WAIT_MAX);
             let _ = wait_end(&process, END_WAIT_MAX);
         }
@@ -254,7 +258,8 @@ impl CloudHypervisor {
         }
         let group = Group::from_name(GROUP)?
             .ok_or_else(|| io::Error::other(format!("there is no group {GROUP}")))?;
-        // The directory has the group by its parent's set-group bit; here it may only be opened to it.
+        // The directory has the group by its parent's set-group bit; here it may only be opened to
+        // it.
         for (path, mode) in [(place.directory(), 0o770), (machine.disk.as_path(), 0o660)] {
             std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
@@ -372,7 +377,8 @@ impl Hypervisor for CloudHypervisor {
         let place = self.place(tags.vm);
         let definition = match (place.read(), process) {
             (Ok(Some(definition)), _) => definition.tagged(tags),
-            // Its definition was lost: the running machine knows it, but not where its console went.
+            // Its definition was lost: the running machine knows it, but not where its console
+            // went.
             (_, Process::Guest(info)) => {
                 Definition::new(tags, place.directory().join("console"), info.config)
             }
@@ -397,7 +403,8 @@ impl Hypervisor for CloudHypervisor {
         }
         let started = self.serve(vm, &place).and_then(|()| self.boot(&place, &definition));
         if started.is_err() {
-            // A failed create keeps its configuration and a failed boot half a machine: nothing of either may stay.
+            // A failed create keeps its configuration and a failed boot half a machine: nothing of
+            // either may stay.
             let _ = self.end(vm);
         }
         started
@@ -466,7 +473,8 @@ fn release(program: &Path) -> Result<String, HypervisorError> {
     }
 }
 
-/// Whether this kernel lets a process confine itself, asked by making a rule set that is never used.
+/// Whether this kernel lets a process confine itself, asked by making a rule set that is never
+/// used.
 fn find_landlock() -> Landlock {
     let made = Ruleset::default()
         .set_compatibility(CompatLevel::HardRequirement)

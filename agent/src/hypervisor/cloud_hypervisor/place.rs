@@ -1,8 +1,8 @@
 //! Where the files of one machine are, and its definition.
 //!
-//! Owns the machine's directory: the definition (what libvirt would keep for its domains), sockets, events and logs. It
-//! lies where a reboot of the host clears it, like the processes themselves; disks are never here. Called by the
-//! implementation and its parts.
+//! Owns the machine's directory: the definition (what libvirt would keep for its domains), sockets,
+//! events and logs. It lies where a reboot of the host clears it, like the processes themselves;
+//! disks are never here. Called by the implementation and its parts.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -133,7 +133,8 @@ impl Place {
         File::open(&self.directory)?.sync_all()
     }
 
-    /// Removes what the last process left behind: a killed one leaves its sockets, and the next cannot bind them.
+    /// Removes what the last process left behind: a killed one leaves its sockets, and the next
+    /// cannot bind them.
     pub(super) fn clear(&self) -> io::Result<()> {
         for path in [self.api(), self.serial(), self.events()] {
             remove_file(&path)?;

@@ -1,7 +1,7 @@
 //! What Cloud Hypervisor takes and gives as JSON, as far as we use it (API 0.3.0).
 //!
-//! Owns these shapes. Requests name everything that has a default we rely on, since unknown names are ignored by the
-//! other side; answers are read tolerantly. Called by the implementation.
+//! Owns these shapes. Requests name everything that has a default we rely on, since unknown names
+//! are ignored by the other side; answers are read tolerantly. Called by the implementation.
 
 use std::path::{Path, PathBuf};
 
@@ -48,7 +48,8 @@ struct Payload {
 struct Disk {
     id: &'static str,
     path: PathBuf,
-    /// Always told: of an image whose type was found by looking, the first sector cannot be written.
+    /// Always told: of an image whose type was found by looking, the first sector cannot be
+    /// written.
     image_type: &'static str,
     readonly: bool,
     backing_files: bool,
@@ -128,7 +129,8 @@ pub(super) fn configuration(
         },
         pvpanic: true,
         landlock_enable: landlock == Landlock::On,
-        // The whole directory: a reboot makes the serial socket anew, which a rule on the socket would forbid.
+        // The whole directory: a reboot makes the serial socket anew, which a rule on the socket
+        // would forbid.
         landlock_rules: vec![
             LandlockRule { path: directory.to_owned(), access: "rw" },
             below(&machine.image),

@@ -1,8 +1,9 @@
 //! Who owns the processes: systemd where it runs the host, else nobody but the kernel.
 //!
-//! Owns starting and killing one machine's process. A process outlives the agent either way: as an instance of the unit
-//! template, or in a session of its own. A signal is only ever sent to a process that was found through the machine's own
-//! socket and names that socket on its command line, never to a number that was written down. Never talks to a machine.
+//! Owns starting and killing one machine's process. A process outlives the agent either way: as an
+//! instance of the unit template, or in a session of its own. A signal is only ever sent to a
+//! process that was found through the machine's own socket and names that socket on its command
+//! line, never to a number that was written down. Never talks to a machine.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -79,8 +80,9 @@ impl Supervisor for Direct {
     fn start(&self, vm: VmId, place: &Place) -> io::Result<()> {
         let mut children = self.reap();
         let output = File::create(place.output())?;
-        // A session of its own: what ends the agent's terminal or process group does not reach it. Without any
-        // environment: RUST_BACKTRACE alone would paste stack traces into error messages.
+        // A session of its own: what ends the agent's terminal or process group does not reach it.
+        // Without any environment: RUST_BACKTRACE alone would paste stack traces into error
+        // messages.
         let child = Command::new("setsid")
             .arg(&self.program)
             .args(arguments(place))
@@ -141,7 +143,8 @@ pub(super) fn listener(socket: &Path) -> io::Result<Option<OwnedFd>> {
         Err(rustix::io::Errno::SRCH) => return Ok(None),
         process => process?,
     };
-    // Read after the descriptor was opened: the number cannot have gone to another process unnoticed.
+    // Read after the descriptor was opened: the number cannot have gone to another process
+    // unnoticed.
     let command_line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
     let own = format!("path={}", socket.display());
     if command_line.is_empty()

@@ -1,7 +1,9 @@
-//! Processes as instances of `dagger-vm@.service`, started by the host's service manager over D-Bus.
+//! Processes as instances of `dagger-vm@.service`, started by the host's service manager over
+//! D-Bus.
 //!
-//! Owns the few words that are said to the manager. The manager owns the processes: it confines them, and it keeps them
-//! when the agent ends. A connection lives for one call. Called through [`Supervisor`].
+//! Owns the few words that are said to the manager. The manager owns the processes: it confines
+//! them, and it keeps them when the agent ends. A connection lives for one call. Called through
+//! [`Supervisor`].
 
 use std::io;
 use std::path::Path;

@@ -1,9 +1,11 @@
-//! Watches all machines of this host: announces what happens to them, and keeps what their guests say.
+//! Watches all machines of this host: announces what happens to them, and keeps what their guests
+//! say.
 //!
-//! Owns one thread. It follows the machines' directories: a written event file says that something happened; its closing
-//! says that the process ended, by whatever means, since the kernel closes it. It also holds each guest's serial line
-//! and appends what comes to the console file: the line takes one client, ends at every reboot and is not kept by
-//! anybody else. Never asks or changes a machine. Started by the implementation, ends when that is dropped.
+//! Owns one thread. It follows the machines' directories: a written event file says that something
+//! happened; its closing says that the process ended, by whatever means, since the kernel closes
+//! it. It also holds each guest's serial line and appends what comes to the console file: the line
+//! takes one client, ends at every reboot and is not kept by anybody else. Never asks or changes a
+//! machine. Started by the implementation, ends when that is dropped.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
@@ -144,7 +146,8 @@ impl Watcher {
         }
     }
 
-    /// Watches machines' directories that are not watched yet. Adding one twice gives the same descriptor.
+    /// Watches machines' directories that are not watched yet. Adding one twice gives the same
+    /// descriptor.
     fn find_machines(&mut self) -> io::Result<()> {
         let happens =
             AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
@@ -200,7 +203,8 @@ fn connect(socket: &Path) -> io::Result<UnixStream> {
     Ok(stream)
 }
 
-/// Appends what the guest has said to its console file; a guest that never stops gets its turn again.
+/// Appends what the guest has said to its console file; a guest that never stops gets its turn
+/// again.
 fn copy(stream: &mut UnixStream, place: &Place) -> io::Result<Flow> {
     let mut bytes = [0; CONSOLE_READ_BYTES];
     let count = match stream.read(&mut bytes) {

@@ -100,7 +100,8 @@ impl Monitor {
         let _ = write!(self.events, "{event:#}\n\n");
     }
 
-    /// The machine ends, and with it the process: the same for a guest that powers off, a signal and an order.
+    /// The machine ends, and with it the process: the same for a guest that powers off, a signal
+    /// and an order.
     pub(crate) fn power_off(&mut self) -> ! {
         self.tell("vm", "shutdown");
         self.tell("vm", "deleted");
@@ -151,7 +152,8 @@ impl Monitor {
         Answer::told(json!({ "config": config, "state": state, "memory_actual_size": 0 }))
     }
 
-    /// Checks nothing but the form, but makes the serial socket; keeps the configuration if it cannot.
+    /// Checks nothing but the form, but makes the serial socket; keeps the configuration if it
+    /// cannot.
     fn create(&mut self, body: &[u8]) -> Answer {
         let Ok(config) = serde_json::from_slice::<Value>(body) else {
             return Answer::error(400, &["Error from API", "Failed to deserialize JSON"]);
@@ -353,7 +355,8 @@ fn is_overlay(path: &Path) -> bool {
     std::fs::read(path).is_ok_and(|bytes| bytes.get(8..16).is_some_and(|name| name != [0; 8]))
 }
 
-/// Carries one serial line: keeps what is said until there is a client; a new client takes the place of the old.
+/// Carries one serial line: keeps what is said until there is a client; a new client takes the
+/// place of the old.
 async fn carry(
     listener: UnixListener,
     mut said: mpsc::UnboundedReceiver<Vec<u8>>,
