@@ -123,7 +123,9 @@ pub(crate) enum Hypervisor {
     /// QEMU through libvirt: real VMs
     Qemu,
     /// Cloud Hypervisor: real VMs, without a network card in this version
-    CloudHypervisor,
+    #[value(name = "cloud-hypervisor")]
+    #[serde(rename = "cloud_hypervisor")]
+    Cloud,
     /// libvirt's built-in test driver: VMs that only exist on paper
     Test,
 }

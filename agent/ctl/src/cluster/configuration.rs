@@ -101,7 +101,7 @@ fn agent(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -
     table.insert("hypervisor".into(), hypervisor(directory, record, host).into());
     let kind = match record.hypervisor {
         Hypervisor::Qemu => "nat",
-        Hypervisor::Test | Hypervisor::CloudHypervisor => "none",
+        Hypervisor::Test | Hypervisor::Cloud => "none",
     };
     table.insert("network".into(), toml::Table::from_iter([("kind".into(), kind.into())]).into());
     table
@@ -109,9 +109,7 @@ fn agent(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -
 
 /// What runs a host's VMs.
 fn hypervisor(directory: &Directory, record: &Record, host: &HostRecord) -> toml::Table {
-    if let (Hypervisor::CloudHypervisor, Some(found)) =
-        (record.hypervisor, &record.cloud_hypervisor)
-    {
+    if let (Hypervisor::Cloud, Some(found)) = (record.hypervisor, &record.cloud_hypervisor) {
         return toml::Table::from_iter([
             ("kind".to_owned(), "cloud_hypervisor".into()),
             ("program".to_owned(), text(&found.program)),

@@ -122,7 +122,7 @@ async fn choose_hypervisor(
         record.libvirt = Libvirt::None;
         return Ok(());
     }
-    if record.hypervisor == Hypervisor::CloudHypervisor {
+    if record.hypervisor == Hypervisor::Cloud {
         record.libvirt = Libvirt::None;
         let found = cloud_hypervisor::find(arguments, record.cloud_hypervisor.as_ref())?;
         progress.done(format!("Cloud Hypervisor: {}", found.program.display()));
