@@ -93,7 +93,7 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let end = Instant::now() + WAIT;
     while !holds() {
         assert!(Instant::now() < end, "never: {what}");
-        std::thread::sleep(Duration::from_millis(2));
+        std::thread::yield_now();
     }
 }
 
@@ -210,7 +210,9 @@ impl Host {
         until("the guest obeys", || {
             if let Ok(mut line) = UnixStream::connect(self.place(vm, "serial.sock")) {
                 let _ = line.write_all(&[letter]);
-                std::thread::sleep(Duration::from_millis(100));
+                // It says something, or the agent takes the line back: either may be missed.
+                let _ = line.set_read_timeout(Some(Duration::from_millis(100)));
+                let _ = line.read(&mut [0; 64]);
             }
             effect()
         });
