@@ -21,6 +21,7 @@ for unit in "$here"/systemd/*.{service,socket,slice,target}; do
 done
 put 644 "$here/systemd/sysusers.conf" "$destination$prefix/lib/sysusers.d/dagger.conf"
 put 644 "$here/systemd/tmpfiles.conf" "$destination$prefix/lib/tmpfiles.d/dagger.conf"
+put 644 "$here/systemd/50-dagger.rules" "$destination$prefix/share/polkit-1/rules.d/50-dagger.rules"
 mkdir -p "$destination$sysconfdir/dagger"
 for example in agent ledger processor; do
   put 644 "$here/systemd/$example.toml" "$destination$prefix/share/dagger/$example.toml"

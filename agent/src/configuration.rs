@@ -16,10 +16,16 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::controller::LocalPolicy;
-use crate::machines::{Accelerator, MachineConfiguration, NetworkKind};
+use crate::hypervisor::cloud_hypervisor::{CloudHypervisorConfiguration, Supervision};
+use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
 
 /// Bytes of the configuration and of the key file that are read at most.
 const FILE_BYTES_MAX: usize = 64 * 1024;
+/// Where Cloud Hypervisor is looked for when no program is named.
+const CLOUD_HYPERVISOR: &str = "/usr/bin/cloud-hypervisor";
+/// Where its machines' files are when no run directory is named; the unit template knows the same
+/// place.
+const RUN_DIRECTORY: &str = "/run/dagger/vm";
 
 /// Why the configuration was refused; the daemon exits with 64.
 #[derive(Debug, thiserror::Error)]
@@ -108,11 +114,74 @@ struct Api {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Hypervisor {
-    /// The libvirt connection, such as `qemu:///system` or `test:///default`.
-    uri: String,
-    /// `auto`, `kvm` or `tcg`.
+    /// `libvirt` or `cloud_hypervisor`.
     #[serde(default)]
-    accelerator: Accelerator,
+    kind: HypervisorKind,
+    /// libvirt's connection, such as `qemu:///system` or `test:///default`.
+    uri: Option<String>,
+    /// libvirt's: `auto`, `kvm` or `tcg`.
+    accelerator: Option<Accelerator>,
+    /// Cloud Hypervisor's program.
+    program: Option<PathBuf>,
+    /// The firmware that Cloud Hypervisor's guests boot with.
+    firmware: Option<PathBuf>,
+    /// Where the files of Cloud Hypervisor's machines are while the host is up.
+    run_directory: Option<PathBuf>,
+    /// Who owns Cloud Hypervisor's processes: `auto`, `systemd` or `direct`.
+    supervision: Option<Supervision>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum HypervisorKind {
+    #[default]
+    Libvirt,
+    CloudHypervisor,
+}
+
+impl Hypervisor {
+    /// The one that is meant, if everything that is said is about it.
+    fn backend(self, network: NetworkKind) -> Result<Backend, ConfigurationError> {
+        let refuse = |detail: &str| Err(ConfigurationError::Inconsistent(detail.to_owned()));
+        let is_other = match self.kind {
+            HypervisorKind::Libvirt => {
+                self.program.is_some()
+                    || self.firmware.is_some()
+                    || self.run_directory.is_some()
+                    || self.supervision.is_some()
+            }
+            HypervisorKind::CloudHypervisor => self.uri.is_some() || self.accelerator.is_some(),
+        };
+        if is_other {
+            return refuse(
+                "hypervisor: uri and accelerator belong to kind \"libvirt\"; program, firmware, \
+                 run_directory and supervision to kind \"cloud_hypervisor\"",
+            );
+        }
+        match (self.kind, self.uri, self.firmware) {
+            (HypervisorKind::Libvirt, Some(uri), _) => {
+                Ok(Backend::Libvirt { uri, accelerator: self.accelerator.unwrap_or_default() })
+            }
+            (HypervisorKind::Libvirt, None, _) => refuse(
+                "hypervisor.uri: libvirt's connection is missing, such as \"qemu:///system\"",
+            ),
+            (HypervisorKind::CloudHypervisor, ..) if network != NetworkKind::None => refuse(
+                "network.kind: guests of Cloud Hypervisor have no network card in this version; write \
+                 kind = \"none\"",
+            ),
+            (HypervisorKind::CloudHypervisor, _, Some(firmware)) => {
+                Ok(Backend::CloudHypervisor(CloudHypervisorConfiguration {
+                    program: self.program.unwrap_or_else(|| CLOUD_HYPERVISOR.into()),
+                    firmware,
+                    run_directory: self.run_directory.unwrap_or_else(|| RUN_DIRECTORY.into()),
+                    supervision: self.supervision.unwrap_or_default(),
+                }))
+            }
+            (HypervisorKind::CloudHypervisor, _, None) => refuse(
+                "hypervisor.firmware: the file that guests boot with is missing, such as CLOUDHV.fd",
+            ),
+        }
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -192,8 +261,7 @@ impl Configuration {
         let machines = MachineConfiguration {
             host_id: host.id(),
             state_directory: state_directory.clone(),
-            uri: file.hypervisor.uri,
-            accelerator: file.hypervisor.accelerator,
+            backend: file.hypervisor.backend(file.network.kind)?,
             network_kind: file.network.kind,
             policy: file.policy,
         };

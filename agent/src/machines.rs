@@ -23,7 +23,9 @@ use crate::actuator::{Actuator, Performer};
 use crate::controller::{Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output};
 use crate::handover::{Order, ReportSender, SightBoard};
 use crate::hypervisor::Hypervisor;
-use crate::hypervisor::libvirt::{Announcer, Libvirt};
+use crate::hypervisor::announcer::Announcer;
+use crate::hypervisor::cloud_hypervisor::{CloudHypervisor, CloudHypervisorConfiguration};
+use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::names::HostNames;
 use crate::journal::{Journal, Record};
 use crate::observation::{
@@ -44,14 +46,39 @@ pub struct MachineConfiguration {
     pub host_id: HostId,
     /// Journal, images, disks, seeds and quarantine live below it.
     pub state_directory: PathBuf,
-    /// The libvirt connection, such as `qemu:///system` or `test:///default`.
-    pub uri: String,
-    /// What runs the guests' processors.
-    pub accelerator: Accelerator,
+    /// What runs machines.
+    pub backend: Backend,
     /// How guests are connected.
     pub network_kind: NetworkKind,
     /// What the operator lets this host take, beyond what the ledger says.
     pub policy: LocalPolicy,
+}
+
+/// What runs machines.
+#[derive(Debug, Clone)]
+pub enum Backend {
+    /// libvirt.
+    Libvirt {
+        /// The connection, such as `qemu:///system` or `test:///default`.
+        uri: String,
+        /// What runs the guests' processors.
+        accelerator: Accelerator,
+    },
+    /// Cloud Hypervisor.
+    CloudHypervisor(CloudHypervisorConfiguration),
+}
+
+impl Backend {
+    fn hypervisor(&self, announcer: Announcer) -> Arc<dyn Hypervisor> {
+        match self.clone() {
+            Self::Libvirt { uri, accelerator } => {
+                Arc::new(Libvirt::new(uri, accelerator, announcer))
+            }
+            Self::CloudHypervisor(configuration) => {
+                Arc::new(CloudHypervisor::new(configuration, announcer))
+            }
+        }
+    }
 }
 
 /// What runs the guests' processors.
@@ -116,11 +143,7 @@ pub async fn run(
         .map_err(Broken::StateDirectory)?;
     let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
     let announcer = Announcer::new(*host_id, announced);
-    let hypervisor: Arc<dyn Hypervisor> = Arc::new(Libvirt::new(
-        configuration.uri.clone(),
-        configuration.accelerator,
-        announcer.clone(),
-    ));
+    let hypervisor = configuration.backend.hypervisor(announcer.clone());
     let tickets = Tickets::default();
     let (looks, looks_asked) = mpsc::channel(LOOKS_WAITING_MAX);
     let (inputs, inputs_told) = mpsc::channel(INPUTS_WAITING_MAX);

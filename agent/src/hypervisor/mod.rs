@@ -4,6 +4,8 @@
 //! kinds of failure. Never decides what should run. Every call blocks; callers put it on a thread
 //! of its own with a deadline. Called by the actuator (changes) and the observation (looks).
 
+pub mod announcer;
+pub mod cloud_hypervisor;
 pub mod libvirt;
 pub mod names;
 

@@ -23,7 +23,7 @@ use self::limits::{
 };
 use crate::controller::{Input, Seen, Sighting};
 use crate::handover::SightBoard;
-use crate::hypervisor::libvirt::Announcer;
+use crate::hypervisor::announcer::Announcer;
 use crate::hypervisor::{Change, Hypervisor, HypervisorError};
 
 pub use console::{ConsoleReader, find_host_key};

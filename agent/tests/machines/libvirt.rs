@@ -12,7 +12,9 @@ use dagger_agent::handover::{
     AttestedVm, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
 };
 use dagger_agent::hypervisor::names::{HostNames, uuid};
-use dagger_agent::machines::{Accelerator, Broken, MachineConfiguration, NetworkKind, run};
+use dagger_agent::machines::{
+    Accelerator, Backend, Broken, MachineConfiguration, NetworkKind, run,
+};
 use dagger_api::Sight;
 use dagger_images::ImageStore;
 use dagger_payload::id::CommitIndex;
@@ -49,8 +51,7 @@ impl Half {
         let configuration = MachineConfiguration {
             host_id: HERE,
             state_directory: state_directory.to_owned(),
-            uri: URI.to_owned(),
-            accelerator: Accelerator::Auto,
+            backend: Backend::Libvirt { uri: URI.to_owned(), accelerator: Accelerator::Auto },
             network_kind: NetworkKind::None,
             policy: LocalPolicy::default(),
         };
@@ -250,8 +251,10 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
     let configuration = MachineConfiguration {
         host_id: HERE,
         state_directory: directory.path().to_owned(),
-        uri: format!("qemu:///system?socket={}", socket.display()),
-        accelerator: Accelerator::Tcg,
+        backend: Backend::Libvirt {
+            uri: format!("qemu:///system?socket={}", socket.display()),
+            accelerator: Accelerator::Tcg,
+        },
         network_kind: NetworkKind::Nat,
         policy: LocalPolicy::default(),
     };

@@ -96,6 +96,12 @@ pub(crate) struct DevArguments {
     /// How QEMU runs guests; auto tries whether KVM can start a machine here
     #[arg(long, value_enum, default_value = "auto")]
     pub(crate) accelerator: AcceleratorChoice,
+    /// Cloud Hypervisor's program [default: the one in $PATH]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) cloud_hypervisor: Option<PathBuf>,
+    /// What Cloud Hypervisor's guests boot with [default: an installed CLOUDHV.fd]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) firmware: Option<PathBuf>,
     /// CPUs that each host offers [default: as many as this machine has, at least 4]
     #[arg(long, value_name = "N")]
     pub(crate) host_cpus: Option<u32>,
@@ -116,6 +122,10 @@ pub(crate) struct DevArguments {
 pub(crate) enum Hypervisor {
     /// QEMU through libvirt: real VMs
     Qemu,
+    /// Cloud Hypervisor: real VMs, without a network card in this version
+    #[value(name = "cloud-hypervisor")]
+    #[serde(rename = "cloud_hypervisor")]
+    Cloud,
     /// libvirt's built-in test driver: VMs that only exist on paper
     Test,
 }

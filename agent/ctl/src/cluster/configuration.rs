@@ -98,21 +98,35 @@ fn agent(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -
     table.insert("sockets".into(), sockets(directory, record, host, &names));
     let listen = format!("127.0.0.1:{}", host.api_port);
     table.insert("api".into(), toml::Table::from_iter([("listen".into(), listen.into())]).into());
+    table.insert("hypervisor".into(), hypervisor(directory, record, host).into());
+    let kind = match record.hypervisor {
+        Hypervisor::Qemu => "nat",
+        Hypervisor::Test | Hypervisor::Cloud => "none",
+    };
+    table.insert("network".into(), toml::Table::from_iter([("kind".into(), kind.into())]).into());
+    table
+}
+
+/// What runs a host's VMs.
+fn hypervisor(directory: &Directory, record: &Record, host: &HostRecord) -> toml::Table {
+    if let (Hypervisor::Cloud, Some(found)) = (record.hypervisor, &record.cloud_hypervisor) {
+        return toml::Table::from_iter([
+            ("kind".to_owned(), "cloud_hypervisor".into()),
+            ("program".to_owned(), text(&found.program)),
+            ("firmware".to_owned(), text(&found.firmware)),
+            ("run_directory".to_owned(), text(&directory.machines(record, &host.name))),
+            // The units belong to the host's own agent, not to a cluster that is played with.
+            ("supervision".to_owned(), "direct".into()),
+        ]);
+    }
     let accelerator = match record.accelerator {
         Accelerator::Kvm => "kvm",
         Accelerator::Tcg => "tcg",
     };
-    let hypervisor = [
+    toml::Table::from_iter([
         ("uri".to_owned(), libvirt_uri(directory, record).into()),
         ("accelerator".to_owned(), accelerator.into()),
-    ];
-    table.insert("hypervisor".into(), toml::Table::from_iter(hypervisor).into());
-    let kind = match record.hypervisor {
-        Hypervisor::Qemu => "nat",
-        Hypervisor::Test => "none",
-    };
-    table.insert("network".into(), toml::Table::from_iter([("kind".into(), kind.into())]).into());
-    table
+    ])
 }
 
 /// The connection that agents, and `virsh`, use.

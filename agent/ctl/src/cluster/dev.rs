@@ -15,7 +15,9 @@ use super::arguments::{AcceleratorChoice, DevArguments, Hypervisor};
 use super::daemons::{self, Role};
 use super::lock::Lock;
 use super::record::{Accelerator, Directory, Libvirt, Record, make_private};
-use super::{configuration, identity, kvm, libvirt, machines, offer, status, stop, usage};
+use super::{
+    cloud_hypervisor, configuration, identity, kvm, libvirt, machines, offer, status, stop, usage,
+};
 use crate::client::Client;
 use crate::endpoint::Endpoint;
 use crate::failure::Failure;
@@ -118,6 +120,13 @@ async fn choose_hypervisor(
     record.hypervisor = arguments.hypervisor.unwrap_or(record.hypervisor);
     if record.hypervisor == Hypervisor::Test {
         record.libvirt = Libvirt::None;
+        return Ok(());
+    }
+    if record.hypervisor == Hypervisor::Cloud {
+        record.libvirt = Libvirt::None;
+        let found = cloud_hypervisor::find(arguments, record.cloud_hypervisor.as_ref())?;
+        progress.done(format!("Cloud Hypervisor: {}", found.program.display()));
+        record.cloud_hypervisor = Some(found);
         return Ok(());
     }
     if !nix::unistd::geteuid().is_root() {
@@ -316,6 +325,8 @@ mod tests {
             restart: false,
             hypervisor: Some(Hypervisor::Test),
             accelerator: AcceleratorChoice::Tcg,
+            cloud_hypervisor: None,
+            firmware: None,
             host_cpus: None,
             host_memory: None,
             host_disk: None,

@@ -5,6 +5,7 @@
 //! not asked to. Called by `main`.
 
 pub(crate) mod arguments;
+mod cloud_hypervisor;
 mod configuration;
 mod daemons;
 mod dev;

@@ -78,7 +78,7 @@ fn capacity(
 ) -> Result<Capacity, Failure> {
     let machine = match record.hypervisor {
         Hypervisor::Test => PRETENDED,
-        Hypervisor::Qemu => share(directory, record.hosts.len() as u64)?,
+        Hypervisor::Qemu | Hypervisor::Cloud => share(directory, record.hosts.len() as u64)?,
     };
     Ok(Capacity {
         cpus: arguments.host_cpus.unwrap_or(machine.cpus),

@@ -76,6 +76,9 @@ pub(crate) struct Record {
     pub(crate) accelerator: Accelerator,
     /// Through which libvirt.
     pub(crate) libvirt: Libvirt,
+    /// Cloud Hypervisor's files, where that runs the VMs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cloud_hypervisor: Option<super::cloud_hypervisor::Programs>,
     /// The hosts, in the order of the genesis.
     pub(crate) hosts: Vec<HostRecord>,
 }
@@ -219,6 +222,13 @@ impl Directory {
         self.run_directory(record).join(host.as_str()).join(name)
     }
 
+    /// Where one host's Cloud Hypervisor machines are while they run: short, since it holds sockets
+    /// of long names.
+    pub(crate) fn machines(&self, record: &Record, host: &Name) -> PathBuf {
+        let base = if nix::unistd::geteuid().is_root() { "/run" } else { "/tmp" };
+        PathBuf::from(format!("{base}/dagger-dev-{}-vm/{host}", record.tag))
+    }
+
     /// The API socket of one host.
     pub(crate) fn api_socket(&self, record: &Record, host: &Name) -> PathBuf {
         self.socket(record, host, "api.sock")
@@ -235,6 +245,7 @@ impl Record {
             hypervisor,
             accelerator: Accelerator::Tcg,
             libvirt: Libvirt::None,
+            cloud_hypervisor: None,
             hosts: Vec::new(),
         }
     }

@@ -9,7 +9,7 @@ use std::path::Path;
 use super::daemons::{Process, Role, stop_all};
 use super::lock::Lock;
 use super::record::{Directory, Libvirt, Record};
-use super::{libvirt, machines};
+use super::{cloud_hypervisor, libvirt, machines};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::session::Session;
@@ -69,6 +69,11 @@ pub(crate) async fn stop(
         progress.working("ending the VMs and networks");
         machines::remove(directory, record).await?;
         progress.done("VMs and networks ended");
+    }
+    if record.cloud_hypervisor.is_some() {
+        progress.working("ending the VMs");
+        cloud_hypervisor::end(directory, record);
+        progress.done("VMs ended");
     }
     progress.working("stopping the ledgers and processors");
     let mut rest = of(Role::Ledger);

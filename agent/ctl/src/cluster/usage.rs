@@ -35,6 +35,7 @@ pub(crate) fn show(
 fn text(directory: &Directory, record: &Record, mode: Mode) -> String {
     let machines = match (record.hypervisor, record.accelerator) {
         (Hypervisor::Test, _) => "VMs on paper only (libvirt's test driver)",
+        (Hypervisor::Cloud, _) => "real VMs, Cloud Hypervisor, no network cards",
         (Hypervisor::Qemu, Accelerator::Kvm) => "real VMs, QEMU with KVM",
         (Hypervisor::Qemu, Accelerator::Tcg) => "real VMs, QEMU without KVM",
     };

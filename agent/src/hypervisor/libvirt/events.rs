@@ -20,8 +20,8 @@ use std::sync::OnceLock;
 use virt::connect::Connect;
 use virt::sys;
 
-use super::Announcer;
 use crate::hypervisor::Change;
+use crate::hypervisor::announcer::Announcer;
 
 /// What a callback gets back: where to announce what happened.
 struct Listener {
@@ -168,7 +168,7 @@ unsafe extern "C" fn on_lifecycle(
     if !name.is_null() {
         // SAFETY: libvirt's names end with a zero byte.
         let name = unsafe { CStr::from_ptr(name) };
-        let vm = name.to_str().ok().and_then(|name| listener.announcer.names.vm_of_domain(name));
+        let vm = name.to_str().ok().and_then(|name| listener.announcer.names().vm_of_domain(name));
         if let Some(vm) = vm {
             listener.announcer.announce(Change::Machine(vm));
         }

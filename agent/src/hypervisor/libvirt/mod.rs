@@ -11,11 +11,10 @@ mod flavour;
 mod network_xml;
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
-use dagger_payload::id::{HostId, VmId};
+use dagger_payload::id::VmId;
 use dagger_payload::kind::GuestSubnet;
-use tokio::sync::mpsc;
 use virt::connect::Connect;
 use virt::domain::{Domain, DomainPausedReason, DomainState, DomainStateReason};
 use virt::error::{Error, ErrorNumber};
@@ -24,10 +23,9 @@ use virt::sys;
 use self::domain_xml::Console;
 use self::events::Subscription;
 use self::flavour::Flavour;
+use super::announcer::Announcer;
 use super::names::{HostNames, TAGS_NAMESPACE};
-use super::{
-    Change, Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power, Tags,
-};
+use super::{Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power, Tags};
 use crate::controller::proof::{DeleteProof, StopProof};
 use crate::machines::Accelerator;
 
@@ -41,38 +39,6 @@ const LISTINGS_MAX: u32 = 5;
 const CONSOLE_DAEMON: &str = "virtlogd";
 /// The prefix under which our tags stand in a domain's metadata.
 const TAGS_PREFIX: &str = "dagger";
-
-/// Where changes are announced; when the channel is full, that something was missed is remembered
-/// instead.
-#[derive(Debug, Clone)]
-pub struct Announcer {
-    names: HostNames,
-    changes: mpsc::Sender<Change>,
-    missed: Arc<AtomicBool>,
-}
-
-impl Announcer {
-    /// For changes of this host's machines.
-    pub fn new(host: HostId, changes: mpsc::Sender<Change>) -> Self {
-        Self { names: HostNames::of(host), changes, missed: Arc::default() }
-    }
-
-    fn announce(&self, change: Change) {
-        if self.changes.try_send(change).is_err() {
-            self.miss();
-        }
-    }
-
-    /// Remembers that something was missed.
-    pub fn miss(&self) {
-        self.missed.store(true, Ordering::Release);
-    }
-
-    /// Whether a change was missed since this was last asked: then only a full listing helps.
-    pub fn take_missed(&self) -> bool {
-        self.missed.swap(false, Ordering::AcqRel)
-    }
-}
 
 /// libvirt on this host.
 pub struct Libvirt {
@@ -97,7 +63,7 @@ impl Libvirt {
     /// Prepares; nothing is connected yet.
     pub fn new(uri: String, accelerator: Accelerator, announcer: Announcer) -> Self {
         Self {
-            names: announcer.names,
+            names: announcer.names(),
             uri,
             accelerator,
             announcer,

@@ -1,0 +1,500 @@
+//! Cloud Hypervisor behind the trait: one process per machine, spoken to over its Unix socket.
+//!
+//! Owns what a machine is here (a directory with its definition, and a process while it is switched
+//! on) and the order of calls that survives what the process is known to do. Never decides, never
+//! touches a machine whose tags are not ours. A process is dead only when nobody listens at its
+//! socket; one that does not answer is alive. Called through [`Hypervisor`] by the actuator and the
+//! observation. Guests have no network card yet: see `decisions.md`.
+
+mod api;
+mod events;
+mod limits;
+mod place;
+mod shapes;
+mod supervisor;
+mod systemd;
+mod watch;
+
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dagger_payload::id::VmId;
+use dagger_payload::kind::GuestSubnet;
+use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
+use nix::unistd::Group;
+use serde::{Deserialize, Serialize};
+
+use self::api::{Api, ApiError};
+use self::limits::{
+    ASK_WAIT_MAX, ASKED_TOGETHER_MAX, CHANGE_WAIT_MAX, END_WAIT_MAX, SERVE_LOOK_EVERY,
+    SERVE_WAIT_MAX, SOCKET_PATH_BYTES_MAX,
+};
+use self::place::{Definition, Place};
+use self::shapes::{Landlock, State, VmInfo};
+use self::supervisor::{Direct, Supervisor, listener, wait_end};
+use self::systemd::Systemd;
+use self::watch::Watch;
+use super::announcer::Announcer;
+use super::names::HostNames;
+use super::{
+    GuestNetwork, Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power,
+    Tags,
+};
+use crate::controller::proof::{DeleteProof, StopProof};
+
+/// The group that machines under systemd run in; disks and directories are opened to it.
+const GROUP: &str = "dagger-vm";
+/// The oldest release whose behaviour this was written for.
+const RELEASE_MIN: u32 = 53;
+
+/// What the operator says about Cloud Hypervisor.
+#[derive(Debug, Clone)]
+pub struct CloudHypervisorConfiguration {
+    /// The `cloud-hypervisor` program.
+    pub program: PathBuf,
+    /// What a machine boots: the firmware that finds a boot loader on its disk.
+    pub firmware: PathBuf,
+    /// One directory per machine below it; short, since socket paths are.
+    pub run_directory: PathBuf,
+    /// Who owns the processes.
+    pub supervision: Supervision,
+}
+
+/// Who owns the processes.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Supervision {
+    /// systemd where it is PID 1, the agent's own sessions elsewhere.
+    #[default]
+    Auto,
+    /// Instances of `dagger-vm@.service`.
+    Systemd,
+    /// Sessions of their own, which outlive the agent.
+    Direct,
+}
+
+/// Cloud Hypervisor on this host.
+pub struct CloudHypervisor {
+    names: HostNames,
+    configuration: CloudHypervisorConfiguration,
+    supervision: Supervision,
+    supervisor: Box<dyn Supervisor>,
+    landlock: Landlock,
+    announcer: Announcer,
+    watch: Mutex<Option<Watch>>,
+}
+
+/// What is known of a machine's process.
+#[derive(Debug)]
+enum Process {
+    /// Nobody listens.
+    Gone,
+    /// It is there and does not answer in time: busy or hung, its guest perhaps running.
+    Silent,
+    /// It is there and has no guest in memory.
+    Idle,
+    /// It is there with a guest in memory.
+    Guest(Box<VmInfo>),
+}
+
+impl CloudHypervisor {
+    /// Prepares; nothing is started yet.
+    pub fn new(configuration: CloudHypervisorConfiguration, announcer: Announcer) -> Self {
+        let supervision = match configuration.supervision {
+            Supervision::Auto if systemd::is_booted() => Supervision::Systemd,
+            Supervision::Auto => Supervision::Direct,
+            told => told,
+        };
+        let supervisor: Box<dyn Supervisor> = match supervision {
+            Supervision::Systemd => Box::new(Systemd),
+            Supervision::Auto | Supervision::Direct => {
+                Box::new(Direct::new(configuration.program.clone()))
+            }
+        };
+        let names = announcer.names();
+        let watch = Mutex::default();
+        let landlock = find_landlock();
+        Self { names, configuration, supervision, supervisor, landlock, announcer, watch }
+    }
+
+    fn place(&self, vm: VmId) -> Place {
+        Place::of(&self.configuration.run_directory, vm)
+    }
+
+    /// What the process of this place is doing.
+    fn process(&self, place: &Place) -> Process {
+        match Api::new(&place.api()).get("vm.info", ASK_WAIT_MAX) {
+            Ok(answer) => match serde_json::from_slice::<VmInfo>(&answer) {
+                Ok(info) if matches!(info.state, State::Created | State::Shutdown) => Process::Idle,
+                Ok(info) => Process::Guest(Box::new(info)),
+                Err(_) => Process::Silent,
+            },
+            Err(ApiError::Gone) => Process::Gone,
+            // Without a machine it says so with an error, whose status differs from release to
+            // release.
+            Err(ApiError::Said { .. }) => Process::Idle,
+            // It may just be ending: an end closes the conversation before the socket.
+            Err(ApiError::Silent(_)) => match listener(&place.api()) {
+                Ok(None) => Process::Gone,
+                Ok(Some(process)) if wait_end(&process, Duration::ZERO).is_ok() => Process::Gone,
+                Ok(Some(_)) | Err(_) => Process::Silent,
+            },
+        }
+    }
+
+    /// What stands in this place; `None` when neither a definition nor a process does.
+    fn machine(&self, vm: VmId) -> Result<Option<(Machine, Process)>, HypervisorError> {
+        let place = self.place(vm);
+        let process = self.process(&place);
+        let tags = match place.read() {
+            Ok(Some(definition)) => Some(definition.tags()),
+            Ok(None) => None,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
+            Err(error) => return Err(unavailable(&error)),
+        };
+        // The running machine carries its tags too, so that a lost definition does not make it a
+        // stranger.
+        let tags = tags.or_else(|| match &process {
+            Process::Guest(info) => info.tags(),
+            Process::Gone | Process::Silent | Process::Idle => None,
+        });
+        let Some(tags) = tags else {
+            let foreign = |why: &str| Machine::Foreign(why.to_owned());
+            return Ok(match process {
+                Process::Gone => None,
+                process => {
+                    Some((foreign("a process in this place carries no tags of ours"), process))
+                }
+            });
+        };
+        if tags.host != self.names.host() || tags.vm != vm {
+            let why = "a machine in this place carries another host's or VM's tags";
+            return Ok(Some((Machine::Foreign(why.to_owned()), process)));
+        }
+        let power = match &process {
+            Process::Gone | Process::Idle => Power::Stopped,
+            Process::Guest(info) if info.state == State::Paused => Power::Paused,
+            Process::Guest(_) | Process::Silent => Power::Running,
+        };
+        Ok(Some((Machine::Ours { power, tags }, process)))
+    }
+
+    /// Our machine and its process; `None` when nothing stands there.
+    fn ours(&self, vm: VmId) -> Result<Option<(Power, Tags, Process)>, HypervisorError> {
+        match self.machine(vm)? {
+            Some((Machine::Ours { power, tags }, process)) => Ok(Some((power, tags, process))),
+            Some((Machine::Foreign(why), _)) => Err(HypervisorError::Occupied(why)),
+            None => Ok(None),
+        }
+    }
+
+    fn existing(&self, vm: VmId) -> Result<(Power, Tags, Process), HypervisorError> {
+        self.ours(vm)?
+            .ok_or_else(|| HypervisorError::Failed("the machine is not defined".to_owned()))
+    }
+
+    /// Ends the process: told first, so that disks are closed in order, then killed.
+    fn end(&self, vm: VmId) -> Result<(), HypervisorError> {
+        let place = self.place(vm);
+        let process = listener(&place.api()).map_err(|error| failed(&error))?;
+        if let Some(process) = process {
+            // It may go before its answer is out, and some releases hang here while a guest is
+            // paused.
+            let _ = Api::new(&place.api()).put("vmm.shutdown", ASK_WAIT_MAX);
+            let _ = wait_end(&process, END_WAIT_MAX);
+        }
+        self.supervisor.kill(vm, &place).map_err(|error| failed(&error))
+    }
+
+    /// Starts a process and waits until it serves.
+    fn serve(&self, vm: VmId, place: &Place) -> Result<(), HypervisorError> {
+        if self.supervisor.may_live(vm).map_err(|error| unavailable(&error))? {
+            self.supervisor.kill(vm, place).map_err(|error| failed(&error))?;
+        }
+        place.clear().map_err(|error| failed(&error))?;
+        self.supervisor.start(vm, place).map_err(|error| failed(&error))?;
+        let end = Instant::now() + SERVE_WAIT_MAX;
+        loop {
+            match Api::new(&place.api()).get("vmm.ping", ASK_WAIT_MAX) {
+                Ok(_) => return Ok(()),
+                Err(error) => {
+                    let failure = match error {
+                        ApiError::Gone => self.supervisor.failure(vm),
+                        ApiError::Silent(_) | ApiError::Said { .. } => None,
+                    };
+                    let late = (Instant::now() >= end).then(|| "it does not serve".to_owned());
+                    if let Some(why) = failure.or(late) {
+                        let words = place.last_words();
+                        return Err(HypervisorError::Failed(format!("{why}: {words}")));
+                    }
+                }
+            }
+            std::thread::sleep(SERVE_LOOK_EVERY);
+        }
+    }
+
+    /// Tells a fresh process its machine and switches that on.
+    fn boot(&self, place: &Place, definition: &Definition) -> Result<(), HypervisorError> {
+        let api = Api::new(&place.api());
+        let told = |error: ApiError| HypervisorError::Failed(error.to_string());
+        api.put_json("vm.create", &definition.config, CHANGE_WAIT_MAX).map_err(told)?;
+        api.put("vm.boot", CHANGE_WAIT_MAX).map_err(told)?;
+        match self.process(place) {
+            Process::Guest(_) => Ok(()),
+            // It may be that quick: what comes of it is seen by looking.
+            Process::Gone | Process::Silent | Process::Idle => Ok(()),
+        }
+    }
+
+    /// Opens a machine's files to the group that its process runs in.
+    fn share(&self, machine: &MachineSpecification, place: &Place) -> io::Result<()> {
+        if self.supervision != Supervision::Systemd {
+            return Ok(());
+        }
+        let group = Group::from_name(GROUP)?
+            .ok_or_else(|| io::Error::other(format!("there is no group {GROUP}")))?;
+        // The directory has the group by its parent's set-group bit; here it may only be opened to
+        // it.
+        for (path, mode) in [(place.directory(), 0o770), (machine.disk.as_path(), 0o660)] {
+            std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
+            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+        }
+        Ok(())
+    }
+
+    /// The VMs that have a directory.
+    fn places(&self) -> io::Result<Vec<VmId>> {
+        let mut vms = Vec::new();
+        for entry in fs::read_dir(&self.configuration.run_directory)? {
+            if let Some(vm) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
+                vms.push(vm);
+            }
+        }
+        Ok(vms)
+    }
+}
+
+impl Hypervisor for CloudHypervisor {
+    fn connect(&self) -> Result<String, HypervisorError> {
+        let release = release(&self.configuration.program)?;
+        if !self.configuration.firmware.is_file() {
+            return Err(HypervisorError::Unavailable(format!(
+                "firmware_missing: {} is not there; install a firmware for Cloud Hypervisor, such as \
+                 CLOUDHV.fd, and name it in the configuration",
+                self.configuration.firmware.display()
+            )));
+        }
+        let directory = &self.configuration.run_directory;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o711)
+            .create(directory)
+            .map_err(|error| unavailable(&error))?;
+        let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        if watch.is_none() {
+            let started = Watch::start(directory, self.announcer.clone());
+            *watch = Some(started.map_err(|error| unavailable(&error))?);
+        }
+        let owner = match self.supervision {
+            Supervision::Systemd => "processes belong to systemd",
+            Supervision::Auto | Supervision::Direct => "processes of their own",
+        };
+        let confined = match self.landlock {
+            Landlock::On => "",
+            Landlock::Off => ", not confined: this kernel has no Landlock",
+        };
+        Ok(format!("Cloud Hypervisor {release}, {owner}{confined}"))
+    }
+
+    fn disconnect(&self) {
+        // There is no connection; the watch begins anew, in case it is what was lost.
+        drop(self.watch.lock().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    fn list(&self) -> Result<Inventory, HypervisorError> {
+        let vms = self.places().map_err(|error| unavailable(&error))?;
+        let mut inventory = Inventory::new();
+        // Asked side by side, so that one that hangs costs its own deadline only.
+        for together in vms.chunks(ASKED_TOGETHER_MAX) {
+            let looks = std::thread::scope(|scope| {
+                let asked: Vec<_> =
+                    together.iter().map(|vm| (*vm, scope.spawn(|| self.look(*vm)))).collect();
+                asked.into_iter().map(|(vm, look)| (vm, look.join())).collect::<Vec<_>>()
+            });
+            for (vm, look) in looks {
+                let look = look.map_err(|_| {
+                    HypervisorError::Unavailable("a look at a machine panicked".to_owned())
+                })?;
+                if let Some(machine) = look? {
+                    inventory.insert(vm, machine);
+                }
+            }
+        }
+        Ok(inventory)
+    }
+
+    fn look(&self, vm: VmId) -> Result<Option<Machine>, HypervisorError> {
+        Ok(self.machine(vm)?.map(|(machine, _)| machine))
+    }
+
+    fn ensure_network(&self, _: &GuestSubnet) -> Result<(), HypervisorError> {
+        Err(no_network())
+    }
+
+    fn define(&self, machine: &MachineSpecification) -> Result<(), HypervisorError> {
+        if machine.network != GuestNetwork::None {
+            return Err(no_network());
+        }
+        let place = self.place(machine.tags.vm);
+        if place.serial().as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+            return Err(HypervisorError::Refused(format!(
+                "path_too_long: {} is too long for a socket; choose a shorter run directory",
+                place.serial().display()
+            )));
+        }
+        if let Some((Power::Running | Power::Paused, ..)) = self.ours(machine.tags.vm)? {
+            return Err(HypervisorError::Failed("it runs".to_owned()));
+        }
+        let firmware = &self.configuration.firmware;
+        let config = shapes::configuration(machine, firmware, place.directory(), self.landlock);
+        let config = serde_json::to_value(config)
+            .map_err(|error| HypervisorError::Refused(error.to_string()))?;
+        let definition = Definition::new(&machine.tags, machine.console.clone(), config);
+        place
+            .make(0o700)
+            .and_then(|()| self.share(machine, &place))
+            .and_then(|()| place.write(&definition))
+            .map_err(|error| failed(&error))
+    }
+
+    fn tag(&self, tags: &Tags) -> Result<(), HypervisorError> {
+        let (_, _, process) = self.existing(tags.vm)?;
+        let place = self.place(tags.vm);
+        let definition = match (place.read(), process) {
+            (Ok(Some(definition)), _) => definition.tagged(tags),
+            // Its definition was lost: the running machine knows it, but not where its console
+            // went.
+            (_, Process::Guest(info)) => {
+                Definition::new(tags, place.directory().join("console"), info.config)
+            }
+            (Ok(None), _) => return Err(HypervisorError::Failed("it is not defined".to_owned())),
+            (Err(error), _) => return Err(failed(&error)),
+        };
+        place.write(&definition).map_err(|error| failed(&error))
+    }
+
+    fn start(&self, vm: VmId) -> Result<(), HypervisorError> {
+        let (power, _, process) = self.existing(vm)?;
+        if power != Power::Stopped {
+            return Ok(());
+        }
+        let place = self.place(vm);
+        let definition = place.read().map_err(|error| failed(&error))?.ok_or_else(|| {
+            HypervisorError::Failed("the machine's definition is not there".to_owned())
+        })?;
+        if !matches!(process, Process::Gone) {
+            // What a start that was cut off left behind: half-made machines cannot be used again.
+            self.end(vm)?;
+        }
+        let started = self.serve(vm, &place).and_then(|()| self.boot(&place, &definition));
+        if started.is_err() {
+            // A failed create keeps its configuration and a failed boot half a machine: nothing of
+            // either may stay.
+            let _ = self.end(vm);
+        }
+        started
+    }
+
+    fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {
+        match self.ours(proof.vm())? {
+            Some((Power::Running, ..)) => {
+                let api = Api::new(&self.place(proof.vm()).api());
+                match api.put("vm.power-button", ASK_WAIT_MAX) {
+                    Ok(()) | Err(ApiError::Gone) => Ok(()),
+                    Err(error) => Err(HypervisorError::Failed(error.to_string())),
+                }
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    fn destroy(&self, proof: &StopProof) -> Result<(), HypervisorError> {
+        if self.ours(proof.vm())?.is_none() {
+            return Ok(());
+        }
+        self.end(proof.vm())?;
+        match self.ours(proof.vm())? {
+            Some((Power::Running | Power::Paused, ..)) => {
+                Err(HypervisorError::Failed("it still runs after destroy".to_owned()))
+            }
+            Some((Power::Stopped, ..)) | None => Ok(()),
+        }
+    }
+
+    fn undefine(&self, proof: &DeleteProof) -> Result<(), HypervisorError> {
+        match self.ours(proof.vm())? {
+            Some((Power::Running | Power::Paused, ..)) => {
+                return Err(HypervisorError::Failed("it still runs".to_owned()));
+            }
+            Some((Power::Stopped, _, Process::Gone)) | None => {}
+            Some(_) => self.end(proof.vm())?,
+        }
+        self.place(proof.vm()).remove().map_err(|error| failed(&error))
+    }
+}
+
+/// Asks the program for its release; it has to be one whose behaviour is known.
+fn release(program: &Path) -> Result<String, HypervisorError> {
+    let missing = |why: String| {
+        HypervisorError::Unavailable(format!(
+            "program_missing: {} does not run ({why}); install a release of Cloud Hypervisor, version \
+             {RELEASE_MIN} or later, and name it in the configuration",
+            program.display()
+        ))
+    };
+    let output = Command::new(program)
+        .arg("--version")
+        .env_clear()
+        .output()
+        .map_err(|error| missing(error.to_string()))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    // Its first line is its name and release; more lines may follow.
+    let first = text.lines().next().unwrap_or_default();
+    let release = first.split_whitespace().last().unwrap_or_default();
+    let number = release.trim_start_matches('v').split('.').next().and_then(|n| n.parse().ok());
+    match number {
+        Some(number) if output.status.success() && RELEASE_MIN <= number => Ok(release.to_owned()),
+        _ => Err(missing(format!("it calls itself {first:?}"))),
+    }
+}
+
+/// Whether this kernel lets a process confine itself, asked by making a rule set that is never
+/// used.
+fn find_landlock() -> Landlock {
+    let made = Ruleset::default()
+        .set_compatibility(CompatLevel::HardRequirement)
+        .handle_access(AccessFs::from_all(ABI::V3))
+        .and_then(Ruleset::create);
+    if made.is_ok() { Landlock::On } else { Landlock::Off }
+}
+
+fn no_network() -> HypervisorError {
+    HypervisorError::Refused(
+        "network_unsupported: guests of Cloud Hypervisor have no network card in this version; use a \
+         host with libvirt"
+            .to_owned(),
+    )
+}
+
+fn failed(error: &io::Error) -> HypervisorError {
+    HypervisorError::Failed(error.to_string())
+}
+
+fn unavailable(error: &io::Error) -> HypervisorError {
+    HypervisorError::Unavailable(error.to_string())
+}

@@ -1,0 +1,211 @@
+//! What Cloud Hypervisor takes and gives as JSON, as far as we use it (API 0.3.0).
+//!
+//! Owns these shapes. Requests name everything that has a default we rely on, since unknown names
+//! are ignored by the other side; answers are read tolerantly. Called by the implementation.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::hypervisor::names::uuid;
+use crate::hypervisor::{MachineSpecification, Tags};
+
+/// What stands in front of our tags among a machine's OEM strings.
+const TAGS_BEGINNING: &str = "dagger:1:";
+
+#[derive(Debug, Serialize)]
+pub(super) struct VmConfig {
+    cpus: Cpus,
+    memory: Memory,
+    payload: Payload,
+    disks: Vec<Disk>,
+    rng: Rng,
+    serial: Serial,
+    console: Console,
+    platform: Platform,
+    pvpanic: bool,
+    landlock_enable: bool,
+    landlock_rules: Vec<LandlockRule>,
+}
+
+#[derive(Debug, Serialize)]
+struct Cpus {
+    boot_vcpus: u32,
+    max_vcpus: u32,
+}
+
+#[derive(Debug, Serialize)]
+struct Memory {
+    size: u64,
+}
+
+#[derive(Debug, Serialize)]
+struct Payload {
+    firmware: PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct Disk {
+    id: &'static str,
+    path: PathBuf,
+    /// Always told: of an image whose type was found by looking, the first sector cannot be
+    /// written.
+    image_type: &'static str,
+    readonly: bool,
+    backing_files: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Rng {
+    src: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Serial {
+    mode: &'static str,
+    socket: PathBuf,
+}
+
+#[derive(Debug, Serialize)]
+struct Console {
+    mode: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Platform {
+    system_uuid: String,
+    oem_strings: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct LandlockRule {
+    path: PathBuf,
+    access: &'static str,
+}
+
+/// Whether the process confines itself to its machine's files.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Landlock {
+    /// The kernel can.
+    On,
+    /// The kernel cannot.
+    Off,
+}
+
+/// The machine as the process is told it.
+pub(super) fn configuration(
+    machine: &MachineSpecification,
+    firmware: &Path,
+    directory: &Path,
+    landlock: Landlock,
+) -> VmConfig {
+    let below = |path: &Path| LandlockRule { path: path.to_owned(), access: "r" };
+    VmConfig {
+        cpus: Cpus { boot_vcpus: machine.cpus, max_vcpus: machine.cpus },
+        memory: Memory { size: machine.memory_mib << 20 },
+        payload: Payload { firmware: firmware.to_owned() },
+        disks: vec![
+            Disk {
+                id: "root",
+                path: machine.disk.clone(),
+                image_type: "Qcow2",
+                readonly: false,
+                backing_files: true,
+            },
+            Disk {
+                id: "seed",
+                path: machine.seed.clone(),
+                image_type: "Raw",
+                readonly: true,
+                backing_files: false,
+            },
+        ],
+        rng: Rng { src: "/dev/urandom" },
+        serial: Serial { mode: "Socket", socket: directory.join(super::place::SERIAL) },
+        console: Console { mode: "Off" },
+        platform: Platform {
+            system_uuid: uuid(machine.tags.vm),
+            oem_strings: vec![tags_text(&machine.tags)],
+        },
+        pvpanic: true,
+        landlock_enable: landlock == Landlock::On,
+        // The whole directory: a reboot makes the serial socket anew, which a rule on the socket
+        // would forbid.
+        landlock_rules: vec![
+            LandlockRule { path: directory.to_owned(), access: "rw" },
+            below(&machine.image),
+            below(firmware),
+        ],
+    }
+}
+
+fn tags_text(tags: &Tags) -> String {
+    let Tags { host, vm, generation, payload } = tags;
+    format!("{TAGS_BEGINNING}{host}:{vm}:{}:{payload}", generation.0)
+}
+
+fn read_tags(text: &str) -> Option<Tags> {
+    let parts: Vec<_> = text.strip_prefix(TAGS_BEGINNING)?.split(':').collect();
+    let [host, vm, generation, payload] = parts[..] else { return None };
+    Some(Tags {
+        host: host.parse().ok()?,
+        vm: vm.parse().ok()?,
+        generation: dagger_payload::id::Generation(generation.parse().ok()?),
+        payload: payload.parse().ok()?,
+    })
+}
+
+/// What `vm.info` says.
+#[derive(Debug, Deserialize)]
+pub(super) struct VmInfo {
+    pub(super) state: State,
+    pub(super) config: serde_json::Value,
+}
+
+/// The states of a machine in a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+pub(super) enum State {
+    /// Only a configuration.
+    Created,
+    Running,
+    /// Only ever seen in the documentation.
+    Shutdown,
+    Paused,
+    /// A later release's: its guest is in memory.
+    #[serde(other)]
+    Other,
+}
+
+impl VmInfo {
+    /// The tags that the machine was started with.
+    pub(super) fn tags(&self) -> Option<Tags> {
+        let strings = self.config.pointer("/platform/oem_strings")?.as_array()?;
+        strings.iter().find_map(|text| read_tags(text.as_str()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dagger_payload::id::{Generation, HostId, PayloadDigest, VmId};
+
+    use super::*;
+
+    #[test]
+    fn tags_ride_on_the_machine_and_read_back() {
+        let tags = Tags {
+            host: HostId([1; 16]),
+            vm: VmId([2; 16]),
+            generation: Generation(3),
+            payload: PayloadDigest([4; 32]),
+        };
+        let config = serde_json::json!({ "platform": { "oem_strings": ["x", tags_text(&tags)] } });
+        assert_eq!(VmInfo { state: State::Running, config }.tags(), Some(tags));
+    }
+
+    #[test]
+    fn a_state_that_no_release_had_yet_reads() {
+        let info: VmInfo =
+            serde_json::from_str(r#"{"state":"BreakPoint","config":{},"new":1}"#).unwrap();
+        assert_eq!(info.state, State::Other);
+    }
+}

@@ -1,0 +1,176 @@
+//! Who owns the processes: systemd where it runs the host, else nobody but the kernel.
+//!
+//! Owns starting and killing one machine's process. A process outlives the agent either way: as an
+//! instance of the unit template, or in a session of its own. A signal is only ever sent to a
+//! process that was found through the machine's own socket and names that socket on its command
+//! line, never to a number that was written down. Never talks to a machine.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use dagger_payload::id::VmId;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+
+use super::limits::KILL_WAIT_MAX;
+use super::place::Place;
+
+/// Starts and kills processes. Calls block and are bounded.
+pub(super) trait Supervisor: Send + Sync {
+    /// Starts the machine's process; it may serve later than this returns.
+    fn start(&self, vm: VmId, place: &Place) -> io::Result<()>;
+
+    /// Why the process that was started cannot come up any more, once that is known.
+    fn failure(&self, vm: VmId) -> Option<String>;
+
+    /// Kills the machine's process, if there is one, and sees that it is gone.
+    fn kill(&self, vm: VmId, place: &Place) -> io::Result<()>;
+
+    /// Whether a process of this machine may exist although nothing listens at its socket.
+    fn may_live(&self, vm: VmId) -> io::Result<bool>;
+}
+
+/// Processes of their own session, started by the agent.
+pub(super) struct Direct {
+    program: PathBuf,
+    /// Those that this agent started: they are its children, and somebody has to take their exit.
+    children: Mutex<BTreeMap<VmId, Child>>,
+}
+
+impl Direct {
+    pub(super) fn new(program: PathBuf) -> Self {
+        Self { program, children: Mutex::default() }
+    }
+
+    /// Takes the exits of children that have ended.
+    fn reap(&self) -> std::sync::MutexGuard<'_, BTreeMap<VmId, Child>> {
+        let mut children = self.children.lock().unwrap_or_else(PoisonError::into_inner);
+        children.retain(|vm, child| match child.try_wait() {
+            Ok(Some(status)) => {
+                tracing::info!(%vm, %status, "the machine's process ended");
+                false
+            }
+            Ok(None) | Err(_) => true,
+        });
+        children
+    }
+}
+
+/// The arguments of every process.
+fn arguments(place: &Place) -> [String; 6] {
+    [
+        "--api-socket".to_owned(),
+        format!("path={}", place.api().display()),
+        "--event-monitor".to_owned(),
+        format!("path={}", place.events().display()),
+        "--log-file".to_owned(),
+        place.log().display().to_string(),
+    ]
+}
+
+impl Supervisor for Direct {
+    fn start(&self, vm: VmId, place: &Place) -> io::Result<()> {
+        let mut children = self.reap();
+        let output = File::create(place.output())?;
+        // A session of its own: what ends the agent's terminal or process group does not reach it.
+        // Without any environment: RUST_BACKTRACE alone would paste stack traces into error
+        // messages.
+        let child = Command::new("setsid")
+            .arg(&self.program)
+            .args(arguments(place))
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .current_dir(place.directory())
+            .stdin(Stdio::null())
+            .stdout(output.try_clone()?)
+            .stderr(output)
+            .spawn()?;
+        children.insert(vm, child);
+        Ok(())
+    }
+
+    fn failure(&self, vm: VmId) -> Option<String> {
+        let children = self.reap();
+        (!children.contains_key(&vm)).then(|| "the process ended at once".to_owned())
+    }
+
+    fn kill(&self, vm: VmId, place: &Place) -> io::Result<()> {
+        let child = self.reap().remove(&vm);
+        if let Some(mut child) = child {
+            child.kill()?;
+            child.wait()?;
+        }
+        match listener(&place.api())? {
+            Some(process) => end(&process),
+            None => Ok(()),
+        }
+    }
+
+    fn may_live(&self, vm: VmId) -> io::Result<bool> {
+        Ok(self.reap().contains_key(&vm))
+    }
+}
+
+/// The process that listens at a machine's socket; `None` when nobody does.
+///
+/// # Errors
+/// Somebody listens whose command line does not name the socket: not ours to signal.
+pub(super) fn listener(socket: &Path) -> io::Result<Option<OwnedFd>> {
+    let stream = match UnixStream::connect(socket) {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Ok(None);
+        }
+        Err(error) => return Err(error),
+    };
+    let number = getsockopt(&stream, PeerCredentials)?.pid();
+    let stranger = || io::Error::other(format!("process {number} is not this machine's"));
+    let process = Pid::from_raw(number).ok_or_else(stranger)?;
+    let process = match pidfd_open(process, PidfdFlags::empty()) {
+        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        process => process?,
+    };
+    // Read after the descriptor was opened: the number cannot have gone to another process
+    // unnoticed.
+    let command_line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
+    let own = format!("path={}", socket.display());
+    if command_line.is_empty()
+        || command_line.split(|byte| *byte == 0).any(|word| word == own.as_bytes())
+    {
+        Ok(Some(process))
+    } else {
+        Err(stranger())
+    }
+}
+
+/// Kills and waits.
+fn end(process: &OwnedFd) -> io::Result<()> {
+    match pidfd_send_signal(process, Signal::KILL) {
+        Ok(()) | Err(rustix::io::Errno::SRCH) => {}
+        Err(error) => return Err(error.into()),
+    }
+    wait_end(process, KILL_WAIT_MAX)
+}
+
+/// Waits until the process has ended.
+pub(super) fn wait_end(process: &OwnedFd, wait: Duration) -> io::Result<()> {
+    let wait = PollTimeout::try_from(wait).unwrap_or(PollTimeout::MAX);
+    let mut fds = [PollFd::new(process.as_fd(), PollFlags::POLLIN)];
+    if nix::poll::poll(&mut fds, wait)? == 0 {
+        return Err(io::Error::new(io::ErrorKind::TimedOut, "the process does not end"));
+    }
+    Ok(())
+}

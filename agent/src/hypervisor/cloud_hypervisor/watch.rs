@@ -1,0 +1,225 @@
+//! Watches all machines of this host: announces what happens to them, and keeps what their guests
+//! say.
+//!
+//! Owns one thread. It follows the machines' directories: a written event file says that something
+//! happened; its closing says that the process ended, by whatever means, since the kernel closes
+//! it. It also holds each guest's serial line and appends what comes to the console file: the line
+//! takes one client, ends at every reboot and is not kept by anybody else. Never asks or changes a
+//! machine. Started by the implementation, ends when that is dropped.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use dagger_payload::id::VmId;
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout};
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
+
+use super::events::ending;
+use super::limits::{CONSOLE_FILE_BYTES_MAX, CONSOLE_READ_BYTES, CONSOLE_TRIES_MAX, WATCH_TICK};
+use super::place::{EVENTS, Place, SERIAL};
+use crate::hypervisor::Change;
+use crate::hypervisor::announcer::Announcer;
+
+/// Lives as long as the watch is wanted.
+pub(super) struct Watch {
+    _end: UnixStream,
+}
+
+/// A guest's serial line.
+#[derive(Default)]
+struct Line {
+    stream: Option<UnixStream>,
+    /// Tries that are left before its next appearance.
+    tries: u32,
+}
+
+struct Watcher {
+    run_directory: PathBuf,
+    announcer: Announcer,
+    inotify: Inotify,
+    root: WatchDescriptor,
+    machines: BTreeMap<WatchDescriptor, VmId>,
+    lines: BTreeMap<VmId, Line>,
+    end: UnixStream,
+}
+
+impl Watch {
+    /// Begins to watch; machines that run already are found.
+    pub(super) fn start(run_directory: &Path, announcer: Announcer) -> io::Result<Self> {
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let appears = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR;
+        let root = inotify.add_watch(run_directory, appears)?;
+        let (ours, end) = UnixStream::pair()?;
+        let mut watcher = Watcher {
+            run_directory: run_directory.to_owned(),
+            announcer,
+            inotify,
+            root,
+            machines: BTreeMap::new(),
+            lines: BTreeMap::new(),
+            end,
+        };
+        watcher.find_machines()?;
+        std::thread::Builder::new().name("machine-watch".to_owned()).spawn(move || {
+            if let Err(error) = watcher.run() {
+                // Looks go on without it: everything is listed once a minute anyway.
+                tracing::error!(%error, "machines are not watched any more");
+                watcher.announcer.announce(Change::ConnectionLost(error.to_string()));
+            }
+        })?;
+        Ok(Self { _end: ours })
+    }
+}
+
+impl Watcher {
+    fn run(&mut self) -> io::Result<()> {
+        loop {
+            if !self.wait()? {
+                return Ok(());
+            }
+            self.follow()?;
+            self.read_lines();
+        }
+    }
+
+    /// Waits until something is to be done; `false` when the watch is not wanted any more.
+    fn wait(&self) -> io::Result<bool> {
+        let streams = self.lines.values().filter_map(|line| line.stream.as_ref());
+        let mut fds = vec![
+            PollFd::new(self.end.as_fd(), PollFlags::POLLIN),
+            PollFd::new(self.inotify.as_fd(), PollFlags::POLLIN),
+        ];
+        fds.extend(streams.map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)));
+        let retrying = self.lines.values().any(|line| line.stream.is_none() && line.tries > 0);
+        let timeout = if retrying {
+            PollTimeout::try_from(WATCH_TICK).unwrap_or(PollTimeout::ZERO)
+        } else {
+            PollTimeout::NONE
+        };
+        match nix::poll::poll(&mut fds, timeout) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(fds[0].revents().is_none_or(|events| events.is_empty()))
+    }
+
+    /// Takes what happened in the directories.
+    fn follow(&mut self) -> io::Result<()> {
+        loop {
+            let events = match self.inotify.read_events() {
+                Ok(events) => events,
+                Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
+                Err(error) => return Err(error.into()),
+            };
+            for event in events {
+                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) || event.wd == self.root {
+                    self.find_machines()?;
+                    if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
+                        self.announcer.miss();
+                    }
+                } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
+                    if let Some(vm) = self.machines.remove(&event.wd) {
+                        self.lines.remove(&vm);
+                    }
+                } else if let (Some(vm), Some(name)) = (self.machines.get(&event.wd), &event.name) {
+                    self.take(*vm, name.as_encoded_bytes(), event.mask);
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, vm: VmId, name: &[u8], mask: AddWatchFlags) {
+        if name == EVENTS.as_bytes() {
+            if mask.contains(AddWatchFlags::IN_CLOSE_WRITE) {
+                let how = ending(&Place::of(&self.run_directory, vm)).describe();
+                tracing::info!(%vm, how, "the machine's process ended");
+            }
+            self.announcer.announce(Change::Machine(vm));
+        } else if name == SERIAL.as_bytes() && mask.contains(AddWatchFlags::IN_CREATE) {
+            self.lines.insert(vm, Line { stream: None, tries: CONSOLE_TRIES_MAX });
+        }
+    }
+
+    /// Watches machines' directories that are not watched yet. Adding one twice gives the same
+    /// descriptor.
+    fn find_machines(&mut self) -> io::Result<()> {
+        let happens =
+            AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
+        for entry in fs::read_dir(&self.run_directory)? {
+            let entry = entry?;
+            let Some(vm) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            match self.inotify.add_watch(&entry.path(), happens | AddWatchFlags::IN_ONLYDIR) {
+                Ok(descriptor) => {
+                    if self.machines.insert(descriptor, vm).is_none()
+                        && Place::of(&self.run_directory, vm).serial().exists()
+                    {
+                        self.lines.insert(vm, Line { stream: None, tries: CONSOLE_TRIES_MAX });
+                    }
+                }
+                Err(Errno::ENOENT) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn read_lines(&mut self) {
+        for (vm, line) in &mut self.lines {
+            let place = Place::of(&self.run_directory, *vm);
+            if line.stream.is_none() && line.tries > 0 {
+                line.tries -= 1;
+                line.stream = connect(&place.serial()).ok();
+            }
+            let Some(stream) = &mut line.stream else { continue };
+            match copy(stream, &place) {
+                Ok(Flow::Waits) => {}
+                Ok(Flow::Ended) => *line = Line { stream: None, tries: CONSOLE_TRIES_MAX },
+                Err(error) => {
+                    tracing::warn!(%vm, %error, "what the guest says is not kept");
+                    *line = Line::default();
+                }
+            }
+        }
+    }
+}
+
+/// What a serial line may still give.
+enum Flow {
+    Waits,
+    Ended,
+}
+
+fn connect(socket: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(socket)?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// Appends what the guest has said to its console file; a guest that never stops gets its turn
+/// again.
+fn copy(stream: &mut UnixStream, place: &Place) -> io::Result<Flow> {
+    let mut bytes = [0; CONSOLE_READ_BYTES];
+    let count = match stream.read(&mut bytes) {
+        Ok(0) => return Ok(Flow::Ended),
+        Ok(count) => count,
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Flow::Waits),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Flow::Ended),
+        Err(error) => return Err(error),
+    };
+    let Some(definition) = place.read()? else { return Ok(Flow::Waits) };
+    let path = &definition.console;
+    if fs::metadata(path).is_ok_and(|found| found.len() > CONSOLE_FILE_BYTES_MAX) {
+        fs::rename(path, path.with_extension("log.old"))?;
+    }
+    let mut file: File = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
+    file.write_all(&bytes[..count])?;
+    Ok(Flow::Waits)
+}

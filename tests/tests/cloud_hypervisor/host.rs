@@ -1,0 +1,296 @@
+//! One host with the backend under test, and ways to reach behind it.
+//!
+//! Owns directories, disks and processes of one test; what is left of them ends with it.
+
+use std::io::{Read, Write};
+use std::net::Ipv4Addr;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use dagger_agent::controller::proof::{DeleteProof, StopProof};
+use dagger_agent::handover::AttestedVm;
+use dagger_agent::hypervisor::announcer::Announcer;
+use dagger_agent::hypervisor::cloud_hypervisor::{
+    CloudHypervisor, CloudHypervisorConfiguration, Supervision,
+};
+use dagger_agent::hypervisor::{
+    Change, GuestNetwork, Hypervisor, Machine, MachineSpecification, Power, Tags,
+};
+use dagger_payload::id::{
+    AccountId, CommitIndex, Generation, HostId, ImageDigest, PayloadDigest, Position, VmId,
+};
+use dagger_payload::kind::{Capacity, ImageFormat, VmImage};
+use dagger_payload::object::{Cause, Placement, Vm, Wanted};
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+pub(crate) const HERE: HostId = HostId([1; 16]);
+pub(crate) const VM: VmId = VmId([7; 16]);
+/// Longer than anything here takes on a busy machine.
+const WAIT: Duration = Duration::from_secs(60);
+/// What the guest says when it starts.
+pub(crate) const GREETING: &str = "TINY-GUEST UP";
+
+pub(crate) fn tags(vm: VmId, generation: u64) -> Tags {
+    let payload = PayloadDigest([u8::try_from(generation).unwrap(); 32]);
+    Tags { host: HERE, vm, generation: Generation(generation), payload }
+}
+
+/// A version of the VM that this host carries.
+pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm {
+    let cause =
+        |generation| Cause { digest: tags(vm, generation).payload, position: Position(generation) };
+    let vm = Vm {
+        id: vm,
+        account: AccountId([5; 16]),
+        name: "web-1".parse().unwrap(),
+        generation: Generation(generation),
+        created: cause(1),
+        changed: cause(generation),
+        wanted,
+        image: VmImage {
+            digest: ImageDigest([6; 32]),
+            format: ImageFormat::Raw,
+            virtual_size_bytes: 1 << 20,
+        },
+        size: Capacity { cpus: 1, memory_mib: 64, disk_gib: 1 },
+        ssh_keys: Vec::new(),
+        public_user_data: None,
+        labels: std::collections::BTreeMap::new(),
+        region: None,
+        host_labels: std::collections::BTreeMap::new(),
+        pinned_host: None,
+        placement: Placement::Accepted {
+            host: HERE,
+            address: Ipv4Addr::new(10, 77, 1, 2),
+            position: Position(1),
+        },
+        tried: Vec::new(),
+        reported: None,
+        guest_host_key: None,
+    };
+    AttestedVm { vm, commit: CommitIndex(generation) }
+}
+
+fn delete_proof(vm: VmId) -> DeleteProof {
+    DeleteProof::of(&attested(vm, Wanted::Deleted, 9), HERE).unwrap()
+}
+
+pub(crate) fn stop_proof(vm: VmId) -> StopProof {
+    delete_proof(vm).stop().clone()
+}
+
+/// The program under test: the real one where it is named, else the one that behaves like it.
+pub(crate) fn program() -> PathBuf {
+    std::env::var_os("DAGGER_CLOUD_HYPERVISOR")
+        .map_or_else(|| env!("CARGO_BIN_EXE_cloud-hypervisor-contract").into(), PathBuf::from)
+}
+
+/// Waits until this holds.
+pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + WAIT;
+    while !holds() {
+        assert!(Instant::now() < end, "never: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn run(command: &mut Command) {
+    let output = command.output().expect("the tool runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Makes the guest: a few hundred instructions, so that a machine starts in milliseconds.
+pub(crate) fn firmware(directory: &Path) -> PathBuf {
+    let path = |name: &str| directory.join(name);
+    let file = path("guest.elf");
+    std::fs::write(path("guest.S"), include_str!("guest.S")).unwrap();
+    std::fs::write(path("guest.ld"), include_str!("guest.ld")).unwrap();
+    run(Command::new("as").arg("--64").arg("-o").arg(path("guest.o")).arg(path("guest.S")));
+    run(Command::new("ld")
+        .args(["-m", "elf_x86_64", "-n", "-T"])
+        .arg(path("guest.ld"))
+        .arg("-o")
+        .arg(&file)
+        .arg(path("guest.o")));
+    file
+}
+
+pub(crate) struct Host {
+    directory: TempDir,
+    pub(crate) hypervisor: CloudHypervisor,
+    changes: mpsc::Receiver<Change>,
+}
+
+impl Host {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        firmware(directory.path());
+        let (hypervisor, changes) = agent(directory.path());
+        hypervisor.connect().unwrap();
+        Self { directory, hypervisor, changes }
+    }
+
+    /// The agent goes, without a word to anybody, and another comes.
+    pub(crate) fn restart_agent(&mut self) {
+        (self.hypervisor, self.changes) = agent(self.directory.path());
+        self.hypervisor.connect().unwrap();
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A file of the machine's own directory.
+    pub(crate) fn place(&self, vm: VmId, name: &str) -> PathBuf {
+        self.directory.path().join("vm").join(vm.to_string()).join(name)
+    }
+
+    pub(crate) fn specification(&self, vm: VmId) -> MachineSpecification {
+        let path = |name: &str| self.path(&format!("{vm}.{name}"));
+        let specification = MachineSpecification {
+            tags: tags(vm, 1),
+            title: "web-1".to_owned(),
+            cpus: 1,
+            memory_mib: 64,
+            disk: path("qcow2"),
+            image: self.path("image.raw"),
+            image_format: ImageFormat::Raw,
+            seed: path("seed"),
+            console: path("log"),
+            network: GuestNetwork::None,
+        };
+        if !specification.disk.exists() {
+            std::fs::write(&specification.image, vec![0x5a; 1 << 20]).unwrap();
+            std::fs::write(&specification.seed, vec![0; 1 << 20]).unwrap();
+            run(Command::new("qemu-img")
+                .args(["create", "-q", "-f", "qcow2", "-F", "raw", "-b"])
+                .arg(&specification.image)
+                .arg(&specification.disk)
+                .arg("4M"));
+        }
+        specification
+    }
+
+    /// A machine that runs, and its process.
+    pub(crate) fn running(&self, vm: VmId) -> i32 {
+        self.hypervisor.define(&self.specification(vm)).unwrap();
+        self.hypervisor.start(vm).unwrap();
+        self.pid(vm)
+    }
+
+    pub(crate) fn power(&self, vm: VmId) -> Option<Power> {
+        self.hypervisor.look(vm).unwrap().map(|machine| match machine {
+            Machine::Ours { power, .. } => power,
+            Machine::Foreign(why) => panic!("foreign: {why}"),
+        })
+    }
+
+    pub(crate) fn console(&self, vm: VmId) -> String {
+        std::fs::read_to_string(self.path(&format!("{vm}.log"))).unwrap_or_default()
+    }
+
+    /// The process that answers.
+    pub(crate) fn pid(&self, vm: VmId) -> i32 {
+        let (status, body) = call(&self.place(vm, "api.sock"), "GET", "vmm.ping", "");
+        assert_eq!(status, 200, "{body}");
+        let ping: serde_json::Value = serde_json::from_str(&body).unwrap();
+        i32::try_from(ping["pid"].as_i64().unwrap()).unwrap()
+    }
+
+    pub(crate) fn signal(&self, vm: VmId, signal: nix::sys::signal::Signal) {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid(vm)), signal).unwrap();
+    }
+
+    /// Types a letter until it has this effect: the agent holds the line too and may take it back
+    /// before it is read.
+    pub(crate) fn type_until(&self, vm: VmId, letter: u8, mut effect: impl FnMut() -> bool) {
+        until("the guest obeys", || {
+            if let Ok(mut line) = UnixStream::connect(self.place(vm, "serial.sock")) {
+                let _ = line.write_all(&[letter]);
+                // It says something, or the agent takes the line back: either may be missed.
+                let _ = line.set_read_timeout(Some(Duration::from_millis(100)));
+                let _ = line.read(&mut [0; 64]);
+            }
+            effect()
+        });
+    }
+
+    /// Waits until something about the machine is announced.
+    pub(crate) fn announced(&mut self, vm: VmId) {
+        until("the change is announced", || {
+            self.changes.try_recv().is_ok_and(|change| change == Change::Machine(vm))
+        });
+    }
+
+    /// Forgets what was announced.
+    pub(crate) fn forget_changes(&mut self) {
+        while self.changes.try_recv().is_ok() {}
+    }
+
+    pub(crate) fn delete(&self, vm: VmId) {
+        let proof = delete_proof(vm);
+        self.hypervisor.destroy(proof.stop()).unwrap();
+        self.hypervisor.undefine(&proof).unwrap();
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        let Ok(inventory) = self.hypervisor.list() else { return };
+        for vm in inventory.into_keys() {
+            let _ = self.hypervisor.destroy(&stop_proof(vm));
+        }
+    }
+}
+
+fn agent(directory: &Path) -> (CloudHypervisor, mpsc::Receiver<Change>) {
+    let (announced, changes) = mpsc::channel(1024);
+    let configuration = configuration(directory);
+    (CloudHypervisor::new(configuration, Announcer::new(HERE, announced)), changes)
+}
+
+pub(crate) fn configuration(directory: &Path) -> CloudHypervisorConfiguration {
+    CloudHypervisorConfiguration {
+        program: program(),
+        firmware: directory.join("guest.elf"),
+        run_directory: directory.join("vm"),
+        supervision: Supervision::Direct,
+    }
+}
+
+/// One call to a process, behind the agent's back.
+pub(crate) fn call(socket: &Path, method: &str, name: &str, body: &str) -> (u16, String) {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    let length = match body.len() {
+        0 => String::new(),
+        length => format!("Content-Type: application/json\r\nContent-Length: {length}\r\n"),
+    };
+    let head = format!("{method} /api/v1/{name} HTTP/1.1\r\nHost: x\r\n{length}\r\n");
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    answer(&mut stream)
+}
+
+/// Reads one answer.
+pub(crate) fn answer(stream: &mut UnixStream) -> (u16, String) {
+    stream.set_read_timeout(Some(WAIT)).unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        if stream.read(&mut byte).unwrap_or(0) == 0 {
+            break;
+        }
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    let status = head.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap_or(0);
+    let length = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse().ok())?
+    });
+    let mut body = vec![0; if status == 204 { 0 } else { length.unwrap_or(0) }];
+    stream.read_exact(&mut body).unwrap();
+    (status, String::from_utf8(body).unwrap())
+}

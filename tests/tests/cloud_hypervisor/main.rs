@@ -1,0 +1,261 @@
+//! The agent's Cloud Hypervisor backend and every trap of that program that it has to live with.
+//!
+//! Setting: the contract program, whose behaviour was copied from the real one; the real one where
+//! `DAGGER_CLOUD_HYPERVISOR` names it (it needs /dev/kvm). Processes are started directly. The
+//! guest is a few hundred instructions long, obeys single letters on its serial line and ignores
+//! the power button.
+
+// A test that meets what it does not expect has failed.
+#![allow(clippy::unwrap_used)]
+
+mod half;
+mod host;
+mod program;
+
+use std::os::unix::net::UnixListener;
+
+use dagger_agent::hypervisor::{GuestNetwork, Hypervisor, HypervisorError, Machine, Power, Tags};
+use dagger_payload::id::{HostId, VmId};
+use nix::sys::signal::Signal;
+
+use self::host::{GREETING, Host, VM, call, stop_proof, tags, until};
+
+#[test]
+fn cloud_hypervisor_runs_a_machine_through_its_whole_life() {
+    let host = Host::new();
+    assert_eq!(host.power(VM), None);
+    host.hypervisor.define(&host.specification(VM)).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Stopped));
+    host.hypervisor.start(VM).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Running));
+    until("the guest's words are kept", || host.console(VM).contains(GREETING));
+    host.hypervisor.tag(&tags(VM, 2)).unwrap();
+    let ours = Machine::Ours { power: Power::Running, tags: tags(VM, 2) };
+    assert_eq!(host.hypervisor.list().unwrap().into_iter().collect::<Vec<_>>(), [(VM, ours)]);
+    host.hypervisor.destroy(&stop_proof(VM)).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Stopped));
+    host.hypervisor.start(VM).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Running));
+    host.delete(VM);
+    assert_eq!(host.power(VM), None);
+    assert!(!host.place(VM, "").exists(), "something was left behind");
+}
+
+#[test]
+fn cloud_hypervisor_guest_that_ignores_the_button_runs_on_until_it_is_switched_off() {
+    let host = Host::new();
+    host.running(VM);
+    host.hypervisor.ask_shutdown(&stop_proof(VM)).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Running));
+    host.hypervisor.destroy(&stop_proof(VM)).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Stopped));
+    // What is off already stays so, however often it is asked.
+    host.hypervisor.ask_shutdown(&stop_proof(VM)).unwrap();
+    host.hypervisor.destroy(&stop_proof(VM)).unwrap();
+}
+
+#[test]
+fn cloud_hypervisor_sockets_of_a_killed_process_do_not_keep_its_machine_down() {
+    let mut host = Host::new();
+    let before = host.running(VM);
+    host.forget_changes();
+    host.signal(VM, Signal::SIGKILL);
+    host.announced(VM);
+    until("the death is seen", || host.power(VM) == Some(Power::Stopped));
+    assert!(host.place(VM, "serial.sock").exists(), "a killed process leaves its sockets");
+    host.hypervisor.start(VM).unwrap();
+    assert_ne!(host.pid(VM), before);
+}
+
+#[test]
+fn cloud_hypervisor_a_guest_that_switches_itself_off_is_announced_and_seen_off() {
+    let mut host = Host::new();
+    host.running(VM);
+    host.forget_changes();
+    host.type_until(VM, b'p', || host.power(VM) == Some(Power::Stopped));
+    host.announced(VM);
+}
+
+#[test]
+fn cloud_hypervisor_a_guest_that_faults_is_seen_off_or_reset_but_never_hidden() {
+    let host = Host::new();
+    host.running(VM);
+    until("the guest is up", || host.console(VM).contains(GREETING));
+    host.type_until(VM, b't', || {
+        host.power(VM) == Some(Power::Stopped) || host.console(VM).matches(GREETING).count() > 1
+    });
+}
+
+#[test]
+fn cloud_hypervisor_a_confined_guest_resets_in_the_same_process_and_its_console_keeps_both_boots() {
+    let host = Host::new();
+    let before = host.running(VM);
+    until("the guest is up", || host.console(VM).contains(GREETING));
+    host.type_until(VM, b'r', || host.console(VM).matches(GREETING).count() > 1);
+    assert_eq!(host.pid(VM), before);
+    assert_eq!(host.power(VM), Some(Power::Running));
+}
+
+#[test]
+fn cloud_hypervisor_a_process_that_does_not_answer_is_alive_and_can_be_ended() {
+    let host = Host::new();
+    host.running(VM);
+    host.signal(VM, Signal::SIGSTOP);
+    assert_eq!(host.power(VM), Some(Power::Running));
+    host.hypervisor.start(VM).unwrap();
+    host.hypervisor.destroy(&stop_proof(VM)).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Stopped));
+}
+
+#[test]
+fn cloud_hypervisor_one_that_hangs_does_not_hide_the_others() {
+    let host = Host::new();
+    host.running(VM);
+    let other = VmId([8; 16]);
+    host.running(other);
+    host.signal(VM, Signal::SIGSTOP);
+    assert_eq!(host.hypervisor.list().unwrap().len(), 2);
+    assert_eq!(host.power(other), Some(Power::Running));
+}
+
+#[test]
+fn cloud_hypervisor_a_paused_guest_is_seen_paused_and_can_be_ended() {
+    let host = Host::new();
+    host.running(VM);
+    let (status, body) = call(&host.place(VM, "api.sock"), "PUT", "vm.pause", "");
+    assert_eq!(status, 204, "{body}");
+    assert_eq!(host.power(VM), Some(Power::Paused));
+    host.hypervisor.destroy(&stop_proof(VM)).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Stopped));
+}
+
+#[test]
+fn cloud_hypervisor_a_disk_that_another_machine_holds_fails_the_start_and_leaves_nothing_half_made()
+{
+    let host = Host::new();
+    host.running(VM);
+    let other = VmId([8; 16]);
+    let mut thief = host.specification(other);
+    thief.disk = host.specification(VM).disk;
+    host.hypervisor.define(&thief).unwrap();
+    let Err(HypervisorError::Failed(why)) = host.hypervisor.start(other) else {
+        panic!("two machines write one disk");
+    };
+    assert!(why.contains("lock"), "{why}");
+    assert_eq!(host.power(other), Some(Power::Stopped));
+    assert!(std::os::unix::net::UnixStream::connect(host.place(other, "api.sock")).is_err());
+    host.hypervisor.destroy(&stop_proof(VM)).unwrap();
+    host.hypervisor.start(other).unwrap();
+    assert_eq!(host.power(other), Some(Power::Running));
+}
+
+#[test]
+fn cloud_hypervisor_a_missing_disk_fails_the_start_and_the_next_start_works() {
+    let host = Host::new();
+    let machine = host.specification(VM);
+    host.hypervisor.define(&machine).unwrap();
+    let away = host.path("away");
+    std::fs::rename(&machine.disk, &away).unwrap();
+    assert!(matches!(host.hypervisor.start(VM), Err(HypervisorError::Failed(_))));
+    std::fs::rename(&away, &machine.disk).unwrap();
+    host.hypervisor.start(VM).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Running));
+}
+
+#[test]
+fn cloud_hypervisor_a_start_that_was_cut_off_is_begun_again_in_one_process() {
+    let host = Host::new();
+    let before = host.running(VM);
+    // A process without a machine is what an agent leaves that dies between the process and its
+    // machine.
+    let socket = host.place(VM, "api.sock");
+    assert_eq!(call(&socket, "PUT", "vm.delete", "").0, 204);
+    assert_eq!(host.power(VM), Some(Power::Stopped));
+    host.hypervisor.start(VM).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Running));
+    assert_ne!(host.pid(VM), before);
+    until("the first process is gone", || {
+        !std::path::Path::new(&format!("/proc/{before}/exe")).exists()
+    });
+}
+
+#[test]
+fn cloud_hypervisor_twenty_machines_are_adopted_by_the_next_agent_and_none_is_touched() {
+    let mut host = Host::new();
+    let vms: Vec<_> = (10..30).map(|byte| VmId([byte; 16])).collect();
+    let before: Vec<_> = vms.iter().map(|vm| host.running(*vm)).collect();
+    host.restart_agent();
+    let seen = host.hypervisor.list().unwrap();
+    for (vm, pid) in vms.iter().zip(before) {
+        assert_eq!(seen[vm], Machine::Ours { power: Power::Running, tags: tags(*vm, 1) });
+        host.hypervisor.start(*vm).unwrap();
+        assert_eq!(host.pid(*vm), pid, "a running machine was touched");
+    }
+    host.hypervisor.destroy(&stop_proof(vms[0])).unwrap();
+    assert_eq!(host.power(vms[0]), Some(Power::Stopped), "what was adopted can be ended");
+}
+
+#[test]
+fn cloud_hypervisor_a_running_machine_whose_definition_is_lost_is_known_by_its_own_tags() {
+    let host = Host::new();
+    host.running(VM);
+    std::fs::remove_file(host.place(VM, "machine.json")).unwrap();
+    let ours = |generation| Machine::Ours { power: Power::Running, tags: tags(VM, generation) };
+    assert_eq!(host.hypervisor.look(VM).unwrap(), Some(ours(1)));
+    host.hypervisor.tag(&tags(VM, 2)).unwrap();
+    assert_eq!(host.hypervisor.look(VM).unwrap(), Some(ours(2)));
+    host.hypervisor.destroy(&stop_proof(VM)).unwrap();
+    host.hypervisor.start(VM).unwrap();
+    assert_eq!(host.power(VM), Some(Power::Running));
+}
+
+#[test]
+fn cloud_hypervisor_another_hosts_machine_is_never_touched() {
+    let host = Host::new();
+    let mut machine = host.specification(VM);
+    machine.tags = Tags { host: HostId([2; 16]), ..tags(VM, 1) };
+    host.hypervisor.define(&machine).unwrap();
+    assert!(matches!(host.hypervisor.look(VM), Ok(Some(Machine::Foreign(_)))));
+    let occupied = |result| matches!(result, Err(HypervisorError::Occupied(_)));
+    assert!(occupied(host.hypervisor.start(VM)));
+    assert!(occupied(host.hypervisor.tag(&tags(VM, 2))));
+    assert!(occupied(host.hypervisor.define(&host.specification(VM))));
+    assert!(occupied(host.hypervisor.ask_shutdown(&stop_proof(VM))));
+    assert!(occupied(host.hypervisor.destroy(&stop_proof(VM))));
+}
+
+#[test]
+fn cloud_hypervisor_a_stranger_at_the_socket_is_not_signalled() {
+    let host = Host::new();
+    host.hypervisor.define(&host.specification(VM)).unwrap();
+    // This very process: were it taken for the machine's, the test would not end well.
+    let _listener = UnixListener::bind(host.place(VM, "api.sock")).unwrap();
+    let Err(HypervisorError::Failed(why)) = host.hypervisor.destroy(&stop_proof(VM)) else {
+        panic!("it was taken for the machine's process");
+    };
+    assert!(why.contains("is not this machine's"), "{why}");
+    std::fs::remove_file(host.place(VM, "api.sock")).unwrap();
+}
+
+#[test]
+fn cloud_hypervisor_a_machine_that_needs_a_network_card_is_refused_with_a_code() {
+    let host = Host::new();
+    let mut machine = host.specification(VM);
+    machine.network = GuestNetwork::HostNat;
+    let Err(HypervisorError::Refused(why)) = host.hypervisor.define(&machine) else {
+        panic!("it was defined without its network card");
+    };
+    assert!(why.starts_with("network_unsupported:"), "{why}");
+    assert_eq!(host.power(VM), None);
+}
+
+#[test]
+fn cloud_hypervisor_a_running_machine_is_not_defined_anew_nor_removed() {
+    let host = Host::new();
+    host.running(VM);
+    assert!(matches!(
+        host.hypervisor.define(&host.specification(VM)),
+        Err(HypervisorError::Failed(_))
+    ));
+    assert_eq!(host.power(VM), Some(Power::Running));
+}
