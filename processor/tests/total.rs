@@ -311,11 +311,16 @@ fn word() -> impl Strategy<Value = String> {
 fn kind() -> impl Strategy<Value = &'static str> {
     prop::sample::select(vec![
         "host.join",
+        "host.drain",
+        "host.resume",
         "account.grant",
+        "account.revoke",
         "image.register",
+        "image.retire",
         "vm.create",
         "vm.start",
         "vm.stop",
+        "vm.protect",
         "vm.delete",
         "report.vm",
         "vm.none",

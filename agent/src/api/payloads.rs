@@ -156,8 +156,15 @@ fn vm_of(body: &Body, digest: &PayloadDigest) -> Option<VmId> {
     match body {
         Body::VmCreate(_) => Some(VmId::of(digest)),
         Body::VmStart(change) | Body::VmStop(change) | Body::VmDelete(change) => Some(change.vm),
+        Body::VmProtect(change) => Some(change.vm),
         Body::ReportVm(report) => Some(report.vm),
-        Body::HostJoin(_) | Body::AccountGrant(_) | Body::ImageRegister(_) => None,
+        Body::HostJoin(_)
+        | Body::HostDrain(_)
+        | Body::HostResume(_)
+        | Body::AccountGrant(_)
+        | Body::AccountRevoke(_)
+        | Body::ImageRegister(_)
+        | Body::ImageRetire(_) => None,
     }
 }
 

@@ -193,12 +193,14 @@ fn refusal_status(code: RefusalCode) -> StatusCode {
         | RefusalCode::SignerUnsupported
         | RefusalCode::AccountUnknown
         | RefusalCode::NotAuthorized
+        | RefusalCode::GrantEnded
         | RefusalCode::HostPolicy => StatusCode::FORBIDDEN,
         RefusalCode::NotFound => StatusCode::NOT_FOUND,
         RefusalCode::Duplicate
         | RefusalCode::NameTaken
         | RefusalCode::Conflict
         | RefusalCode::StateWrong
+        | RefusalCode::Protected
         | RefusalCode::AlreadyExists => StatusCode::CONFLICT,
         RefusalCode::TooMuchUnordered => StatusCode::TOO_MANY_REQUESTS,
         RefusalCode::PayloadMalformed

@@ -155,8 +155,15 @@ pub(super) fn vm_named_by(body: &Body, release: &Release) -> Option<VmId> {
             (release.verdict == Verdict::Accepted).then(|| VmId::of(&release.digest))
         }
         Body::VmStart(change) | Body::VmStop(change) | Body::VmDelete(change) => Some(change.vm),
+        Body::VmProtect(change) => Some(change.vm),
         Body::ReportVm(report) => Some(report.vm),
-        Body::HostJoin(_) | Body::AccountGrant(_) | Body::ImageRegister(_) => None,
+        Body::HostJoin(_)
+        | Body::HostDrain(_)
+        | Body::HostResume(_)
+        | Body::AccountGrant(_)
+        | Body::AccountRevoke(_)
+        | Body::ImageRegister(_)
+        | Body::ImageRetire(_) => None,
     }
 }
 
@@ -164,11 +171,16 @@ fn reported_phase(body: &Body) -> Option<ReportPhase> {
     match body {
         Body::ReportVm(report) => Some(report.phase),
         Body::HostJoin(_)
+        | Body::HostDrain(_)
+        | Body::HostResume(_)
         | Body::AccountGrant(_)
+        | Body::AccountRevoke(_)
         | Body::ImageRegister(_)
+        | Body::ImageRetire(_)
         | Body::VmCreate(_)
         | Body::VmStart(_)
         | Body::VmStop(_)
+        | Body::VmProtect(_)
         | Body::VmDelete(_) => None,
     }
 }

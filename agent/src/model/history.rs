@@ -9,7 +9,7 @@ use dagger_api::{HistoryEntry, HistoryPayload, HistoryView};
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{AccountId, AuthorIndex, CommitIndex, HostId};
 use dagger_payload::key::PublicKey;
-use dagger_payload::kind::{Body, ReportPhase};
+use dagger_payload::kind::{Body, Protection, ReportPhase};
 use dagger_payload::name::Name;
 use dagger_payload::object::{Placement, Vm};
 use dagger_payload::payload::Payload;
@@ -55,6 +55,10 @@ pub(super) fn accepted(
         },
         Body::VmStart(_) => with_place(format!("start asked for by {who}")),
         Body::VmStop(_) => with_place(format!("stop asked for by {who}")),
+        Body::VmProtect(change) => with_place(match change.protection {
+            Protection::Protected => format!("protected against deletion by {who}"),
+            Protection::Unprotected => format!("unprotected by {who}"),
+        }),
         Body::VmDelete(_) => with_place(format!("delete asked for by {who}")),
         Body::ReportVm(report) => with_place(reported(
             &reporter(model, &document.signer),
@@ -62,8 +66,13 @@ pub(super) fn accepted(
             report.reason.as_deref(),
         )),
         Body::HostJoin(host) => with_place(format!("host {} was declared anew", host.name)),
-        Body::AccountGrant(_) => with_place(format!("the account's grant by {who} changed")),
+        Body::HostDrain(_) => with_place(format!("a host was drained by {who}")),
+        Body::HostResume(_) => with_place(format!("a host was resumed by {who}")),
+        Body::AccountGrant(_) | Body::AccountRevoke(_) => {
+            with_place(format!("the account's grant by {who} changed"))
+        }
         Body::ImageRegister(image) => with_place(format!("image {} was registered", image.name)),
+        Body::ImageRetire(image) => with_place(format!("image {} was retired", image.name)),
     }
 }
 

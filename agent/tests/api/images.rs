@@ -4,7 +4,7 @@
 use dagger_api::{Held, ImageImport, ImageView};
 use dagger_payload::id::{Generation, ImageDigest};
 use dagger_payload::kind::ImageFormat;
-use dagger_payload::object::{Cause, Effect, Image};
+use dagger_payload::object::{Cause, Effect, Image, ImageStatus};
 use dagger_payload::release::Verdict;
 use http_body_util::Full;
 use hyper::StatusCode;
@@ -33,6 +33,7 @@ async fn register(agent: &Agent, digest: ImageDigest, size_bytes: u64) {
         size_bytes,
         virtual_size_bytes: size_bytes,
         sources: Vec::new(),
+        status: ImageStatus::Offered,
         generation: Generation(1),
         cause: Cause { digest: payload.digest(), position: chronicle.next_position() },
     };

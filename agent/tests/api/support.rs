@@ -12,10 +12,13 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::kind::{
-    Body, Capacity, GuestSubnet, ImageFormat, ReportPhase, ReportVm, VmChange, VmCreate, VmImage,
+    Body, Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, ReportVm, VmChange,
+    VmCreate, VmImage,
 };
 use dagger_payload::name::Name;
-use dagger_payload::object::{Account, Cause, Effect, Host, Placement, Vm, VmReport, Wanted};
+use dagger_payload::object::{
+    Account, Cause, Effect, Host, HostDuty, Placement, Vm, VmReport, Wanted,
+};
 use dagger_payload::payload::{Payload, SignedPayload};
 use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{
@@ -109,6 +112,7 @@ pub(crate) fn vm_create(vm_name: &str) -> Body {
         region: None,
         host: None,
         host_labels: std::collections::BTreeMap::new(),
+        apart: Vec::new(),
         labels: std::collections::BTreeMap::new(),
         public_user_data: None,
     }))
@@ -255,6 +259,9 @@ pub(crate) fn host_object(world: &World, author: u16, cause: Cause) -> Effect {
             network: "10.77.0.0".parse().expect("an address"),
             prefix_length: 24,
         },
+        site: None,
+        reserve: Capacity::default(),
+        duty: HostDuty::Open,
         generation: Generation(1),
         cause,
     }))
@@ -303,6 +310,8 @@ pub(crate) fn vm_object(
         tried: Vec::new(),
         reported: None,
         guest_host_key: None,
+        protection: Protection::Unprotected,
+        apart: Vec::new(),
     }
 }
 

@@ -109,6 +109,7 @@ fn with_image(directory: &Path) -> (Image, impl Fn(AttestedVm) -> AttestedVm + u
         virtual_size_bytes: image.virtual_size_bytes,
         sources: vec![source.to_str().unwrap().parse().unwrap()],
         generation: dagger_payload::id::Generation(1),
+        status: dagger_payload::object::ImageStatus::Offered,
         cause: cause(1),
     };
     (registered, move |mut version| {

@@ -21,9 +21,9 @@ use dagger_payload::id::{
     Position, VmId,
 };
 use dagger_payload::key::SecretKey;
-use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, ReportPhase, VmImage};
+use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage};
 use dagger_payload::name::ImageSource;
-use dagger_payload::object::{Cause, Host, Placement, Vm, VmReport, Wanted};
+use dagger_payload::object::{Cause, Host, HostDuty, Placement, Vm, VmReport, Wanted};
 
 /// The host under test.
 pub(crate) const HERE: HostId = HostId([1; 16]);
@@ -59,6 +59,9 @@ pub(crate) fn host() -> Host {
         agent_key: key,
         capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
         guest_subnet: subnet(),
+        site: None,
+        reserve: Capacity::default(),
+        duty: HostDuty::Open,
         generation: Generation(1),
         cause: cause(1),
     }
@@ -94,6 +97,8 @@ pub(crate) fn offered() -> AttestedVm {
         tried: Vec::new(),
         reported: None,
         guest_host_key: None,
+        protection: Protection::Unprotected,
+        apart: Vec::new(),
     };
     AttestedVm { vm, commit: CommitIndex(1) }
 }

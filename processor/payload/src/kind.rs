@@ -6,11 +6,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{Generation, HostId, ImageDigest, VmId};
+use crate::id::{AccountId, Generation, HostId, ImageDigest, VmId};
 use crate::key::PublicKey;
 use crate::limits::{
-    IMAGE_SOURCES_MAX, REASON_BYTES_MAX, USER_DATA_BYTES_MAX, VM_CPUS_MAX, VM_DISK_GIB_MAX,
-    VM_MEMORY_MIB_MAX, VM_SSH_KEYS_MAX,
+    IMAGE_SOURCES_MAX, REASON_BYTES_MAX, USER_DATA_BYTES_MAX, VM_APART_MAX, VM_CPUS_MAX,
+    VM_DISK_GIB_MAX, VM_MEMORY_MIB_MAX, VM_SSH_KEYS_MAX,
 };
 use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine, labels_are_within_limits};
 use crate::refusal::{Refusal, RefusalCode};
@@ -155,13 +155,28 @@ pub struct HostJoin {
     pub name: Name,
     /// Where it stands.
     pub region: Name,
-    /// What it offers.
+    /// The building or fire compartment inside the region; a host without one is a site of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Name>,
+    /// What it has for guests and for itself.
     pub capacity: Capacity,
+    /// How much of the capacity no VM may take.
+    #[serde(default)]
+    pub reserve: Capacity,
     /// Addresses for its guests.
     pub guest_subnet: GuestSubnet,
     /// Labels for placement.
     #[serde(default)]
     pub labels: Labels,
+}
+
+/// `host.drain` and `host.resume`, signed by the host's operator: no VM is offered to the host, or
+/// again. VMs that it carries stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostChange {
+    /// Which host.
+    pub host: HostId,
 }
 
 /// `account.grant`, signed by an operator: the account may use this much on that operator's hosts.
@@ -177,6 +192,15 @@ pub struct AccountGrant {
     pub vms: u32,
     /// Until when, in ledger time, milliseconds.
     pub until_ms: u64,
+}
+
+/// `account.revoke`, signed by an operator: takes back his grant. VMs that run stay and may be
+/// stopped and deleted; nothing new is placed on his hosts, and what is stopped there stays so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountRevoke {
+    /// Whose grant.
+    pub account: AccountId,
 }
 
 /// `image.register`, signed by an operator or an account.
@@ -196,6 +220,78 @@ pub struct ImageRegister {
     /// Where hosts may fetch it.
     #[serde(default)]
     pub sources: Vec<ImageSource>,
+}
+
+/// `image.retire`, signed by the image's publisher: no new VM boots it. The name stays his.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ImageRetire {
+    /// `publisher/name`.
+    pub name: ImageName,
+}
+
+/// What two VMs that are kept apart may not share.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    Deserialize,
+    minicbor::Encode,
+    minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum ApartBy {
+    /// The host.
+    #[n(0)]
+    Host,
+    /// The operator.
+    #[n(1)]
+    Operator,
+    /// The site.
+    #[n(2)]
+    Site,
+}
+
+/// What happens when VMs cannot be kept apart.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum ApartStrength {
+    /// The VM is placed nowhere.
+    #[n(0)]
+    Required,
+    /// The VM is placed where the fewest such wishes are broken.
+    #[n(1)]
+    Preferred,
+}
+
+/// Anti-affinity: keep the VM away from others of the same account.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Apart {
+    /// Away from the account's VMs that carry all these labels; at least one.
+    #[n(0)]
+    #[cfg_attr(feature = "schema", schema(value_type = std::collections::BTreeMap<String, String>))]
+    pub from: Labels,
+    /// What they may not share.
+    #[n(1)]
+    pub by: ApartBy,
+    /// What if that is impossible.
+    #[n(2)]
+    pub strength: ApartStrength,
 }
 
 /// The image of a new VM, as registered.
@@ -241,6 +337,9 @@ pub struct VmCreate {
     /// Only hosts that carry all these labels.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub host_labels: Labels,
+    /// Which VMs of the account it is kept away from.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<Apart>,
     /// Labels of the VM itself.
     #[serde(default, skip_serializing_if = "Labels::is_empty")]
     pub labels: Labels,
@@ -255,6 +354,35 @@ pub struct VmCreate {
 pub struct VmChange {
     /// Which VM.
     pub vm: VmId,
+    /// Refuse with `conflict` unless the VM is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
+}
+
+/// Whether a VM may be deleted.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Protection {
+    /// Yes.
+    #[n(0)]
+    Unprotected,
+    /// Not before it is unprotected.
+    #[n(1)]
+    Protected,
+}
+
+/// `vm.protect`, signed by the account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmProtect {
+    /// Which VM.
+    pub vm: VmId,
+    /// What it becomes.
+    pub protection: Protection,
     /// Refuse with `conflict` unless the VM is at this generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_generation: Option<Generation>,
@@ -311,16 +439,26 @@ pub struct ReportVm {
 pub enum Body {
     /// `host.join`
     HostJoin(Box<HostJoin>),
+    /// `host.drain`
+    HostDrain(HostChange),
+    /// `host.resume`
+    HostResume(HostChange),
     /// `account.grant`
     AccountGrant(AccountGrant),
+    /// `account.revoke`
+    AccountRevoke(AccountRevoke),
     /// `image.register`
     ImageRegister(ImageRegister),
+    /// `image.retire`
+    ImageRetire(ImageRetire),
     /// `vm.create`
     VmCreate(Box<VmCreate>),
     /// `vm.start`
     VmStart(VmChange),
     /// `vm.stop`
     VmStop(VmChange),
+    /// `vm.protect`
+    VmProtect(VmProtect),
     /// `vm.delete`
     VmDelete(VmChange),
     /// `report.vm`
@@ -332,11 +470,16 @@ impl Body {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::HostJoin(_) => "host.join",
+            Self::HostDrain(_) => "host.drain",
+            Self::HostResume(_) => "host.resume",
             Self::AccountGrant(_) => "account.grant",
+            Self::AccountRevoke(_) => "account.revoke",
             Self::ImageRegister(_) => "image.register",
+            Self::ImageRetire(_) => "image.retire",
             Self::VmCreate(_) => "vm.create",
             Self::VmStart(_) => "vm.start",
             Self::VmStop(_) => "vm.stop",
+            Self::VmProtect(_) => "vm.protect",
             Self::VmDelete(_) => "vm.delete",
             Self::ReportVm(_) => "report.vm",
         }
@@ -354,11 +497,16 @@ impl Body {
         }
         let body = match kind {
             "host.join" => Self::HostJoin(Box::new(parse(json)?)),
+            "host.drain" => Self::HostDrain(parse(json)?),
+            "host.resume" => Self::HostResume(parse(json)?),
             "account.grant" => Self::AccountGrant(parse(json)?),
+            "account.revoke" => Self::AccountRevoke(parse(json)?),
             "image.register" => Self::ImageRegister(parse(json)?),
+            "image.retire" => Self::ImageRetire(parse(json)?),
             "vm.create" => Self::VmCreate(Box::new(parse(json)?)),
             "vm.start" => Self::VmStart(parse(json)?),
             "vm.stop" => Self::VmStop(parse(json)?),
+            "vm.protect" => Self::VmProtect(parse(json)?),
             "vm.delete" => Self::VmDelete(parse(json)?),
             "report.vm" => Self::ReportVm(parse(json)?),
             _ => {
@@ -374,12 +522,16 @@ impl Body {
     pub fn to_json(&self) -> serde_json::Value {
         match self {
             Self::HostJoin(body) => serde_json::to_value(body),
+            Self::HostDrain(body) | Self::HostResume(body) => serde_json::to_value(body),
             Self::AccountGrant(body) => serde_json::to_value(body),
+            Self::AccountRevoke(body) => serde_json::to_value(body),
             Self::ImageRegister(body) => serde_json::to_value(body),
+            Self::ImageRetire(body) => serde_json::to_value(body),
             Self::VmCreate(body) => serde_json::to_value(body),
             Self::VmStart(body) | Self::VmStop(body) | Self::VmDelete(body) => {
                 serde_json::to_value(body)
             }
+            Self::VmProtect(body) => serde_json::to_value(body),
             Self::ReportVm(body) => serde_json::to_value(body),
         }
         .expect("bodies have string keys only")
@@ -390,38 +542,31 @@ impl Body {
     /// # Errors
     /// `limit_exceeded`, with the field's name and its range.
     pub fn check(&self) -> Result<(), Refusal> {
-        let require = |holds: bool, rule: &str| {
-            if holds { Ok(()) } else { Err(Refusal::new(RefusalCode::LimitExceeded, rule)) }
-        };
         match self {
             Self::HostJoin(body) => {
                 require(
                     body.guest_subnet.is_valid(),
                     "guest_subnet: a private IPv4 network /16../29",
                 )?;
+                let reserve = body.capacity.covers(&body.reserve);
+                require(reserve, "reserve: no more than the capacity")?;
                 require(labels_are_within_limits(&body.labels), "labels: at most 32")
             }
-            Self::AccountGrant(_) | Self::VmStart(_) | Self::VmStop(_) | Self::VmDelete(_) => {
-                Ok(())
-            }
+            Self::HostDrain(_)
+            | Self::HostResume(_)
+            | Self::AccountGrant(_)
+            | Self::AccountRevoke(_)
+            | Self::ImageRetire(_)
+            | Self::VmStart(_)
+            | Self::VmStop(_)
+            | Self::VmProtect(_)
+            | Self::VmDelete(_) => Ok(()),
             Self::ImageRegister(body) => {
                 require(body.sources.len() <= IMAGE_SOURCES_MAX, "sources: at most 8")?;
                 require(body.size_bytes > 0, "size_bytes: above 0")?;
                 require(body.virtual_size_bytes > 0, "virtual_size_bytes: above 0")
             }
-            Self::VmCreate(body) => {
-                require((1..=VM_CPUS_MAX).contains(&body.cpus), "cpus: 1 to 256")?;
-                let memory = (64..=VM_MEMORY_MIB_MAX).contains(&body.memory_mib);
-                require(memory, "memory_mib: 64 to 4194304")?;
-                require((1..=VM_DISK_GIB_MAX).contains(&body.disk_gib), "disk_gib: 1 to 65536")?;
-                let image_fits = body.image.virtual_size_bytes <= body.disk_gib << 30;
-                require(image_fits, "disk_gib: at least the image's virtual size")?;
-                require(body.ssh_keys.len() <= VM_SSH_KEYS_MAX, "ssh_keys: at most 16")?;
-                let user_data = body.public_user_data.as_ref().map_or(0, String::len);
-                require(user_data <= USER_DATA_BYTES_MAX, "public_user_data: at most 32768 bytes")?;
-                require(labels_are_within_limits(&body.labels), "labels: at most 32")?;
-                require(labels_are_within_limits(&body.host_labels), "host_labels: at most 32")
-            }
+            Self::VmCreate(body) => body.check(),
             Self::ReportVm(body) => {
                 let reason = body.reason.as_ref().map_or(0, String::len);
                 require(reason <= REASON_BYTES_MAX, "reason: at most 512 bytes")
@@ -430,7 +575,28 @@ impl Body {
     }
 }
 
+fn require(holds: bool, rule: &str) -> Result<(), Refusal> {
+    if holds { Ok(()) } else { Err(Refusal::new(RefusalCode::LimitExceeded, rule)) }
+}
+
 impl VmCreate {
+    fn check(&self) -> Result<(), Refusal> {
+        require((1..=VM_CPUS_MAX).contains(&self.cpus), "cpus: 1 to 256")?;
+        let memory = (64..=VM_MEMORY_MIB_MAX).contains(&self.memory_mib);
+        require(memory, "memory_mib: 64 to 4194304")?;
+        require((1..=VM_DISK_GIB_MAX).contains(&self.disk_gib), "disk_gib: 1 to 65536")?;
+        let image_fits = self.image.virtual_size_bytes <= self.disk_gib << 30;
+        require(image_fits, "disk_gib: at least the image's virtual size")?;
+        require(self.ssh_keys.len() <= VM_SSH_KEYS_MAX, "ssh_keys: at most 16")?;
+        let user_data = self.public_user_data.as_ref().map_or(0, String::len);
+        require(user_data <= USER_DATA_BYTES_MAX, "public_user_data: at most 32768 bytes")?;
+        require(labels_are_within_limits(&self.labels), "labels: at most 32")?;
+        require(labels_are_within_limits(&self.host_labels), "host_labels: at most 32")?;
+        require(self.apart.len() <= VM_APART_MAX, "apart: at most 8")?;
+        let named = |apart: &Apart| !apart.from.is_empty() && labels_are_within_limits(&apart.from);
+        require(self.apart.iter().all(named), "apart: from has 1 to 32 labels")
+    }
+
     /// What the VM takes of a host and of a grant.
     pub fn size(&self) -> Capacity {
         Capacity { cpus: self.cpus, memory_mib: self.memory_mib, disk_gib: self.disk_gib }

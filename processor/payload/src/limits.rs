@@ -48,6 +48,8 @@ pub const VM_CPUS_MAX: u32 = 256;
 pub const VM_MEMORY_MIB_MAX: u64 = 4 * 1024 * 1024;
 /// Disk of one VM, in GiB.
 pub const VM_DISK_GIB_MAX: u64 = 64 * 1024;
+/// Wishes of one VM to be kept apart from others.
+pub const VM_APART_MAX: usize = 8;
 /// Reason text in a report or a refusal, in bytes.
 pub const REASON_BYTES_MAX: usize = 512;
 /// How long a placed host may take to accept, in ledger milliseconds, before the next host is

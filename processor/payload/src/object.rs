@@ -14,7 +14,7 @@ use crate::id::{
     VmId,
 };
 use crate::key::PublicKey;
-use crate::kind::{Capacity, GuestSubnet, ImageFormat, ReportPhase, VmImage};
+use crate::kind::{Apart, Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage};
 use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine};
 
 /// Which payload made a version of an object.
@@ -29,6 +29,22 @@ pub struct Cause {
     /// Its place.
     #[n(1)]
     pub position: Position,
+}
+
+/// Whether a host is offered VMs.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum HostDuty {
+    /// It is.
+    #[n(0)]
+    Open,
+    /// Its operator asked for no new VMs.
+    #[n(1)]
+    Draining,
 }
 
 /// A host and what it offers.
@@ -72,6 +88,22 @@ pub struct Host {
     /// What made this version.
     #[n(10)]
     pub cause: Cause,
+    /// The building or compartment inside the region; without one it is a site of its own.
+    #[n(11)]
+    pub site: Option<Name>,
+    /// How much of the capacity no VM may take.
+    #[n(12)]
+    pub reserve: Capacity,
+    /// Whether it is offered VMs.
+    #[n(13)]
+    pub duty: HostDuty,
+}
+
+impl Host {
+    /// What all its VMs together may take.
+    pub fn offered(&self) -> Capacity {
+        self.capacity.minus(&self.reserve)
+    }
 }
 
 /// What one operator lets an account use.
@@ -121,6 +153,22 @@ pub struct Account {
     pub cause: Cause,
 }
 
+/// Whether new VMs may boot an image.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum ImageStatus {
+    /// They may.
+    #[n(0)]
+    Offered,
+    /// Its publisher withdrew it; VMs that have it keep it.
+    #[n(1)]
+    Retired,
+}
+
 /// A registered image.
 #[derive(
     Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
@@ -155,6 +203,9 @@ pub struct Image {
     /// What made this version.
     #[n(8)]
     pub cause: Cause,
+    /// Whether new VMs may boot it.
+    #[n(9)]
+    pub status: ImageStatus,
 }
 
 /// What the owner wants of a VM.
@@ -325,6 +376,12 @@ pub struct Vm {
     /// The guest's SSH host key, once reported.
     #[n(18)]
     pub guest_host_key: Option<SshKeyLine>,
+    /// Whether it may be deleted.
+    #[n(19)]
+    pub protection: Protection,
+    /// Which VMs of the account it is kept away from.
+    #[n(20)]
+    pub apart: Vec<Apart>,
 }
 
 /// A VM's state in one word (design R11); every state accepts delete.

@@ -86,6 +86,11 @@ codes! {
     AlreadyExists = 20, "already_exists", "Nothing, or change what you ask for.";
     /// A local rule of the placed host's operator refuses it.
     HostPolicy = 21, "host_policy", "Choose another host, or ask its operator.";
+    /// The operator of the VM's host took his grant back, or its time has passed.
+    GrantEnded = 22, "grant_ended",
+        "Ask that operator for a new grant; the VM can still be stopped and deleted.";
+    /// The VM is protected against deletion.
+    Protected = 23, "protected", "Unprotect it first: daggerctl vm unprotect VM.";
 }
 
 impl std::fmt::Display for RefusalCode {

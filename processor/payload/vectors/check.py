@@ -144,7 +144,7 @@ def check_documents():
     by_meaning = {
         "an unknown field of the envelope", "an unknown field of the body", "a missing field",
         "another version", "an upper-case digest", "an upper-case name", "a look-alike name",
-        "a number where a text is wanted", "null for a required field",
+        "a number where a text is wanted", "an unknown protection", "null for a required field",
     }
     count = 0
     for vector in vectors:

@@ -1,10 +1,11 @@
-//! `host.join`: an operator declares what his host offers.
+//! `host.join`, `host.drain`, `host.resume`: an operator declares what his host offers, and when
+//! it takes no new VMs.
 //!
 //! Owns who may declare it and what may change while VMs are placed there.
 
 use dagger_payload::id::{Generation, HostId};
-use dagger_payload::kind::HostJoin;
-use dagger_payload::object::{Effect, Host};
+use dagger_payload::kind::{HostChange, HostJoin};
+use dagger_payload::object::{Effect, Host, HostDuty};
 use dagger_payload::refusal::RefusalCode;
 
 use super::state::{State, Usage};
@@ -45,6 +46,9 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
         ledger_key: body.ledger_key.clone(),
         agent_key: body.agent_key.clone(),
         capacity: body.capacity,
+        site: body.site.clone(),
+        reserve: body.reserve,
+        duty: old.map_or(HostDuty::Open, |old| old.duty),
         guest_subnet: body.guest_subnet,
         generation: old.map_or(Generation(1), |old| old.generation.next()),
         cause: case.cause,
@@ -56,5 +60,27 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
     if unchanged {
         return refuse(RefusalCode::AlreadyExists, "the host has declared exactly this before");
     }
+    Ok(vec![Effect::Host(Box::new(host))])
+}
+
+/// VMs that the host carries stay where they are.
+pub(crate) fn set_duty(
+    state: &State,
+    case: &Case<'_>,
+    body: &HostChange,
+    duty: HostDuty,
+) -> Ruling {
+    let Some(host) = state.hosts.get(&body.host) else {
+        return refuse(RefusalCode::NotFound, format!("no host {} has joined", body.host));
+    };
+    if state.operator(case.signer) != Some(host.operator) {
+        let detail = format!("host {} belongs to another operator", host.name);
+        return refuse(RefusalCode::NotAuthorized, detail);
+    }
+    if host.duty == duty {
+        return Ok(Vec::new()); // it is as wished already
+    }
+    let generation = host.generation.next();
+    let host = Host { duty, generation, cause: case.cause, ..host.clone() };
     Ok(vec![Effect::Host(Box::new(host))])
 }

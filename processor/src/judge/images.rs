@@ -1,11 +1,11 @@
-//! `image.register`: a name for an image file.
+//! `image.register`, `image.retire`: a name for an image file.
 //!
 //! Owns that a name belongs to who registered it first. Never looks at a file: hosts verify digests
 //! before use.
 
 use dagger_payload::id::Generation;
-use dagger_payload::kind::ImageRegister;
-use dagger_payload::object::{Effect, Image};
+use dagger_payload::kind::{ImageRegister, ImageRetire};
+use dagger_payload::object::{Effect, Image, ImageStatus};
 use dagger_payload::refusal::RefusalCode;
 
 use super::state::State;
@@ -32,6 +32,7 @@ pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> 
         sources: body.sources.clone(),
         generation: old.map_or(Generation(1), |old| old.generation.next()),
         cause: case.cause,
+        status: ImageStatus::Offered,
     };
     let unchanged = old.is_some_and(|old| {
         let (generation, cause) = (old.generation, old.cause);
@@ -41,5 +42,24 @@ pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> 
         let detail = format!("{} is registered exactly like this", body.name);
         return refuse(RefusalCode::AlreadyExists, detail);
     }
+    Ok(vec![Effect::Image(Box::new(image))])
+}
+
+/// The name stays taken, so that nobody can put another file under it; registering again offers it
+/// again.
+pub(crate) fn retire(state: &State, case: &Case<'_>, body: &ImageRetire) -> Ruling {
+    let Some(image) = state.images.get(&body.name) else {
+        return refuse(RefusalCode::NotFound, format!("no image is called {}", body.name));
+    };
+    if image.publisher != *case.signer {
+        let detail = format!("{} belongs to another publisher", body.name);
+        return refuse(RefusalCode::NotAuthorized, detail);
+    }
+    if image.status == ImageStatus::Retired {
+        return Ok(Vec::new()); // it is retired already
+    }
+    let generation = image.generation.next();
+    let status = ImageStatus::Retired;
+    let image = Image { status, generation, cause: case.cause, ..image.clone() };
     Ok(vec![Effect::Image(Box::new(image))])
 }

@@ -23,7 +23,7 @@ use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadD
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
 use dagger_payload::limits::NOT_AFTER_AHEAD_MS_MAX;
-use dagger_payload::object::{Cause, Effect};
+use dagger_payload::object::{Cause, Effect, HostDuty};
 use dagger_payload::payload::Payload;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
@@ -205,11 +205,16 @@ impl Judge {
         let state = &self.state;
         match &payload.body {
             Body::HostJoin(body) => hosts::join(state, &case, body),
+            Body::HostDrain(body) => hosts::set_duty(state, &case, body, HostDuty::Draining),
+            Body::HostResume(body) => hosts::set_duty(state, &case, body, HostDuty::Open),
             Body::AccountGrant(body) => accounts::grant(state, &case, body),
+            Body::AccountRevoke(body) => accounts::revoke(state, &case, body),
             Body::ImageRegister(body) => images::register(state, &case, body),
+            Body::ImageRetire(body) => images::retire(state, &case, body),
             Body::VmCreate(body) => vms::create(state, &case, body),
             Body::VmStart(body) => vms::start(state, &case, body),
             Body::VmStop(body) => vms::stop(state, &case, body),
+            Body::VmProtect(body) => vms::protect(state, &case, body),
             Body::VmDelete(body) => vms::delete(state, &case, body),
             Body::ReportVm(body) => reports::report(state, &case, body),
         }

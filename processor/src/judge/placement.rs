@@ -4,11 +4,15 @@
 //! when a VM is created, when an offer lapses or is refused, and when an owner starts a VM that
 //! found no host.
 
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+
 use dagger_payload::id::{HostId, LedgerTime, VmId};
-use dagger_payload::kind::Capacity;
-use dagger_payload::limits::ACCEPTANCE_MS_MAX;
-use dagger_payload::name::Labels;
-use dagger_payload::object::{Grant, Host, Placement, Vm};
+use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
+use dagger_payload::limits::{ACCEPTANCE_MS_MAX, REASON_BYTES_MAX};
+use dagger_payload::name::{Labels, Name};
+use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::state::{State, is_live};
@@ -16,7 +20,7 @@ use super::state::{State, is_live};
 /// Offers `vm` to the best host that it has not tried.
 ///
 /// # Errors `grant_exceeded` when no grant has room, `no_host_fits` when grants have but no host
-/// does; the detail counts why.
+/// does; the detail says which host lacks what.
 pub(crate) fn place(state: &State, vm: &Vm, now: LedgerTime) -> Result<Placement, Refusal> {
     let grants = state.accounts.get(&vm.account).map_or(&[][..], |account| &account.grants);
     let roomy: Vec<&Grant> =
@@ -24,24 +28,33 @@ pub(crate) fn place(state: &State, vm: &Vm, now: LedgerTime) -> Result<Placement
     if roomy.is_empty() {
         return Err(Refusal::new(RefusalCode::GrantExceeded, describe_grants(state, vm, now)));
     }
-    let rejected = Rejected::default();
-    let granted = |host: &&Host| roomy.iter().any(|grant| grant.operator == host.operator);
-    let best = state
-        .hosts
-        .values()
-        .filter(granted)
-        .filter(|host| rejected.admit(reject(state, host, vm, now)))
-        .filter_map(|host| Some((host, state.free_address(host)?)))
-        .max_by_key(|(host, _)| (free_share(state, host, &vm.size), tie(&vm.id, &host.id)));
+    let neighbours = Neighbours::of(state, vm);
+    let mut rejected = Vec::new();
+    let mut best = None;
+    for host in state.hosts.values() {
+        if !roomy.iter().any(|grant| grant.operator == host.operator) {
+            continue;
+        }
+        match examine(state, &neighbours, host, vm, now) {
+            Ok((rank, address)) => {
+                if best.as_ref().is_none_or(|(other, _, _)| *other < rank) {
+                    best = Some((rank, host.id, address));
+                }
+            }
+            Err(reason) => rejected.push((&host.name, reason)),
+        }
+    }
     match best {
-        Some((host, address)) => Ok(Placement::Offered {
-            host: host.id,
-            address,
-            deadline: now.plus_ms(ACCEPTANCE_MS_MAX),
-        }),
-        None => Err(Refusal::new(RefusalCode::NoHostFits, rejected.describe())),
+        Some((_, host, address)) => {
+            Ok(Placement::Offered { host, address, deadline: now.plus_ms(ACCEPTANCE_MS_MAX) })
+        }
+        None => Err(Refusal::new(RefusalCode::NoHostFits, describe(&rejected))),
     }
 }
+
+/// How good a host is: the greatest wins. Fewest broken preferences, most memory left, and the
+/// digest of VM and host, so that nobody can choose who wins a tie.
+type Rank = (Reverse<usize>, u64, [u8; 32]);
 
 fn has_room(state: &State, grant: &Grant, vm: &Vm, now: LedgerTime) -> bool {
     let mut used = state.used_by(&vm.account, &grant.operator);
@@ -79,32 +92,90 @@ fn describe_grants(state: &State, vm: &Vm, now: LedgerTime) -> String {
 }
 
 /// Why a granted host cannot take a VM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy)]
 enum Reason {
     Tried,
     Silent,
+    Draining,
     OtherHostAsked,
     OtherRegion,
     LabelsMissing,
-    Full,
+    NotApart(ApartBy),
+    Full(Capacity),
+    NoAddress,
 }
 
-fn reject(state: &State, host: &Host, vm: &Vm, now: LedgerTime) -> Option<Reason> {
-    let free = host.capacity.minus(&state.used_on(&host.id).capacity);
+fn examine(
+    state: &State,
+    neighbours: &Neighbours<'_>,
+    host: &Host,
+    vm: &Vm,
+    now: LedgerTime,
+) -> Result<(Rank, Ipv4Addr), Reason> {
+    let used = state.used_on(&host.id).capacity;
     if vm.tried.contains(&host.id) {
-        Some(Reason::Tried)
+        return Err(Reason::Tried);
     } else if state.silence.is_silent(&host.id, now) {
-        Some(Reason::Silent)
+        return Err(Reason::Silent);
+    } else if host.duty == HostDuty::Draining {
+        return Err(Reason::Draining);
     } else if vm.pinned_host.is_some_and(|pinned| pinned != host.id) {
-        Some(Reason::OtherHostAsked)
+        return Err(Reason::OtherHostAsked);
     } else if vm.region.as_ref().is_some_and(|region| *region != host.region) {
-        Some(Reason::OtherRegion)
+        return Err(Reason::OtherRegion);
     } else if !carries(&host.labels, &vm.host_labels) {
-        Some(Reason::LabelsMissing)
-    } else if !free.covers(&vm.size) || state.free_address(host).is_none() {
-        Some(Reason::Full)
-    } else {
-        None
+        return Err(Reason::LabelsMissing);
+    } else if let Some(by) = neighbours.broken(host, ApartStrength::Required).next() {
+        return Err(Reason::NotApart(by));
+    }
+    let free = host.offered().minus(&used);
+    if !free.covers(&vm.size) {
+        return Err(Reason::Full(vm.size.minus(&free)));
+    }
+    let address = state.free_address(host).ok_or(Reason::NoAddress)?;
+    let broken = neighbours.broken(host, ApartStrength::Preferred).count();
+    let rank = (Reverse(broken), free_share(host, &used.plus(&vm.size)), tie(&vm.id, &host.id));
+    Ok((rank, address))
+}
+
+/// The hosts of the VMs that a VM is kept away from, wish by wish.
+struct Neighbours<'a> {
+    wishes: Vec<(&'a Apart, Vec<&'a Host>)>,
+}
+
+impl<'a> Neighbours<'a> {
+    fn of(state: &'a State, vm: &'a Vm) -> Self {
+        let hosts_of = |apart: &Apart| {
+            let mut hosts: BTreeMap<HostId, &Host> = BTreeMap::new();
+            for other in state.vms_of(&vm.account) {
+                if other.id != vm.id && carries(&other.labels, &apart.from) {
+                    let host = other.placement.host().and_then(|host| state.hosts.get(&host));
+                    hosts.extend(host.map(|host| (host.id, host)));
+                }
+            }
+            hosts.into_values().collect()
+        };
+        Self { wishes: vm.apart.iter().map(|apart| (apart, hosts_of(apart))).collect() }
+    }
+
+    /// The wishes of this strength that placing the VM on `host` would break.
+    fn broken(&self, host: &Host, strength: ApartStrength) -> impl Iterator<Item = ApartBy> {
+        self.wishes.iter().filter_map(move |(apart, hosts)| {
+            let shared = hosts.iter().any(|other| shares(apart.by, host, other));
+            (apart.strength == strength && shared).then_some(apart.by)
+        })
+    }
+}
+
+fn shares(by: ApartBy, one: &Host, other: &Host) -> bool {
+    match by {
+        ApartBy::Host => one.id == other.id,
+        ApartBy::Operator => one.operator == other.operator,
+        ApartBy::Site => {
+            let same_site =
+                one.site.is_some() && (&one.site, &one.region) == (&other.site, &other.region);
+            one.id == other.id || same_site
+        }
     }
 }
 
@@ -112,11 +183,11 @@ fn carries(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
-/// Thousandths of the host's memory that would stay free.
-fn free_share(state: &State, host: &Host, size: &Capacity) -> u64 {
-    let used = state.used_on(&host.id).capacity.plus(size);
-    let free = u128::from(host.capacity.minus(&used).memory_mib);
-    let share = free * 1000 / u128::from(host.capacity.memory_mib.max(1));
+/// Thousandths of the host's offered memory that stay free when `used` is used.
+fn free_share(host: &Host, used: &Capacity) -> u64 {
+    let offered = host.offered();
+    let free = u128::from(offered.minus(used).memory_mib);
+    let share = free * 1000 / u128::from(offered.memory_mib.max(1));
     u64::try_from(share).unwrap_or(1000)
 }
 
@@ -125,40 +196,50 @@ fn tie(vm: &VmId, host: &HostId) -> [u8; 32] {
     *hasher.update(vm.as_bytes()).update(host.as_bytes()).finalize().as_bytes()
 }
 
-/// Counts of reasons, for the refusal's detail.
-#[derive(Debug, Default)]
-struct Rejected {
-    reasons: std::cell::RefCell<std::collections::BTreeMap<Reason, usize>>,
+/// Which host lacks what, as far as the refusal has room for it.
+fn describe(rejected: &[(&Name, Reason)]) -> String {
+    if rejected.is_empty() {
+        return "no operator whose grant has room for it has declared a host".to_owned();
+    }
+    let mut text = String::new();
+    for (at, (host, reason)) in rejected.iter().enumerate() {
+        let part = format!("{}{host} {}", if at == 0 { "" } else { "; " }, reason.words());
+        let left = rejected.len() - at;
+        let more = format!("; and {left} more");
+        if text.len() + part.len() + more.len() > REASON_BYTES_MAX {
+            return text + &more;
+        }
+        text += &part;
+    }
+    text
 }
 
-impl Rejected {
-    fn admit(&self, reason: Option<Reason>) -> bool {
-        if let Some(reason) = reason {
-            *self.reasons.borrow_mut().entry(reason).or_default() += 1;
-        }
-        reason.is_none()
-    }
-
-    fn describe(&self) -> String {
-        let reasons = self.reasons.borrow();
-        let parts: Vec<String> = reasons
-            .iter()
-            .map(|(reason, count)| {
-                let why = match reason {
-                    Reason::Tried => "did not take it",
-                    Reason::Silent => "silent",
-                    Reason::OtherHostAsked => "not the host asked for",
-                    Reason::OtherRegion => "in another region",
-                    Reason::LabelsMissing => "without the labels asked for",
-                    Reason::Full => "too full",
-                };
-                format!("{count} {why}")
-            })
-            .collect();
-        if parts.is_empty() {
-            "no operator who granted you capacity has declared a host".to_owned()
-        } else {
-            format!("of the hosts that you may use: {}", parts.join(", "))
+impl Reason {
+    fn words(self) -> String {
+        match self {
+            Self::Tried => "did not take it".to_owned(),
+            Self::Silent => "is silent".to_owned(),
+            Self::Draining => "is draining".to_owned(),
+            Self::OtherHostAsked => "is not the host asked for".to_owned(),
+            Self::OtherRegion => "is in another region".to_owned(),
+            Self::LabelsMissing => "does not carry the labels asked for".to_owned(),
+            Self::NotApart(ApartBy::Host) => "carries a VM to keep away from".to_owned(),
+            Self::NotApart(ApartBy::Operator) => {
+                "has the operator of a VM to keep away from".to_owned()
+            }
+            Self::NotApart(ApartBy::Site) => "is at the site of a VM to keep away from".to_owned(),
+            Self::Full(lack) => {
+                let amounts = [
+                    (u64::from(lack.cpus), "CPUs"),
+                    (lack.memory_mib, "MiB of memory"),
+                    (lack.disk_gib, "GiB of disk"),
+                ];
+                let lacking = amounts.iter().filter(|(amount, _)| *amount > 0);
+                let parts: Vec<_> =
+                    lacking.map(|(amount, unit)| format!("{amount} {unit}")).collect();
+                format!("lacks {}", parts.join(", "))
+            }
+            Self::NoAddress => "has no address left".to_owned(),
         }
     }
 }

@@ -52,6 +52,7 @@ pub(crate) struct State {
     agent_keys: BTreeMap<PublicKey, HostId>,
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
     vm_names: BTreeMap<(AccountId, Name), VmId>,
+    vms_of: BTreeMap<AccountId, BTreeSet<VmId>>,
     used_on: BTreeMap<HostId, Usage>,
     used_by: BTreeMap<(AccountId, OperatorId), Usage>,
     addresses: BTreeMap<HostId, Addresses>,
@@ -77,6 +78,7 @@ impl State {
             agent_keys: BTreeMap::new(),
             images_of: BTreeMap::new(),
             vm_names: BTreeMap::new(),
+            vms_of: BTreeMap::new(),
             used_on: BTreeMap::new(),
             used_by: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -110,6 +112,11 @@ impl State {
 
     pub(crate) fn vm_named(&self, account: AccountId, name: &Name) -> Option<VmId> {
         self.vm_names.get(&(account, name.clone())).copied()
+    }
+
+    pub(crate) fn vms_of(&self, account: &AccountId) -> impl Iterator<Item = &Vm> {
+        let ids = self.vms_of.get(account).into_iter().flatten();
+        ids.filter_map(|id| self.vms.get(id))
     }
 
     pub(crate) fn images_with(&self, digest: &ImageDigest) -> impl Iterator<Item = &Image> {
@@ -215,6 +222,7 @@ impl State {
 
     fn take(&mut self, vm: &Vm) {
         self.vm_names.insert((vm.account, vm.name.clone()), vm.id);
+        self.vms_of.entry(vm.account).or_default().insert(vm.id);
         if let Placement::Offered { deadline, .. } = vm.placement {
             self.deadlines.insert((deadline, vm.id));
         }
@@ -238,6 +246,9 @@ impl State {
 
     fn release(&mut self, vm: &Vm) {
         self.vm_names.remove(&(vm.account, vm.name.clone()));
+        if let Some(ids) = self.vms_of.get_mut(&vm.account) {
+            ids.remove(&vm.id);
+        }
         if let Placement::Offered { deadline, .. } = vm.placement {
             self.deadlines.remove(&(deadline, vm.id));
         }

@@ -1,11 +1,11 @@
-//! `vm.create`, `vm.start`, `vm.stop`, `vm.delete`, and the way of an offer from host to host.
+//! `vm.create`, `vm.start`, `vm.stop`, `vm.protect`, `vm.delete`, and the way of an offer from host to host.
 //!
 //! Owns who may change a VM and what a change makes of it. Every state accepts delete. Reports of
 //! hosts are in `reports`.
 
-use dagger_payload::id::{Generation, LedgerTime, VmId};
-use dagger_payload::kind::{VmChange, VmCreate};
-use dagger_payload::object::{Effect, Placement, Vm, Wanted};
+use dagger_payload::id::{Generation, HostId, LedgerTime, VmId};
+use dagger_payload::kind::{Protection, VmChange, VmCreate, VmProtect};
+use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::placement::place;
@@ -27,12 +27,13 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling 
         let trusted = image.publisher == account.key
             || granting.into_iter().any(|grant| Some(grant.operator) == publisher);
         trusted
+            && image.status == ImageStatus::Offered
             && image.format == body.image.format
             && image.virtual_size_bytes == body.image.virtual_size_bytes
     });
     if !usable {
         let detail = "no image of yours or of an operator who granted you capacity has this \
-                      digest, format and virtual size";
+                      digest, format and virtual size and is not retired";
         return refuse(RefusalCode::ImageUnknown, detail);
     }
     let mut vm = Vm {
@@ -55,6 +56,8 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling 
         tried: Vec::new(),
         reported: None,
         guest_host_key: None,
+        protection: Protection::Unprotected,
+        apart: body.apart.clone(),
     };
     vm.placement = place(state, &vm, case.now)?;
     Ok(vec![Effect::Vm(Box::new(vm))])
@@ -66,6 +69,9 @@ pub(crate) fn start(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
     let homeless = vm.placement == Placement::NoHost {};
     if vm.wanted == Wanted::Running && !homeless {
         return Ok(Vec::new()); // it is wanted running already
+    }
+    if let Some(host) = vm.placement.host() {
+        require_grant(state, case, &vm, &host)?;
     }
     if homeless {
         vm.tried.clear();
@@ -84,7 +90,37 @@ pub(crate) fn stop(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
 
 pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
     let vm = owned(state, case, body)?;
+    if vm.protection == Protection::Protected {
+        return refuse(
+            RefusalCode::Protected,
+            format!("{} is protected against deletion", vm.name),
+        );
+    }
     Ok(change(vm.clone(), Wanted::Deleted, case))
+}
+
+pub(crate) fn protect(state: &State, case: &Case<'_>, body: &VmProtect) -> Ruling {
+    let expected_generation = body.expected_generation;
+    let vm = owned(state, case, &VmChange { vm: body.vm, expected_generation })?;
+    if vm.protection == body.protection {
+        return Ok(Vec::new()); // it is as wished already
+    }
+    let vm = Vm { protection: body.protection, ..vm.clone() };
+    let wanted = vm.wanted;
+    Ok(change(vm, wanted, case))
+}
+
+/// What is switched on uses a grant of the host's operator, as what is new does.
+fn require_grant(state: &State, case: &Case<'_>, vm: &Vm, host: &HostId) -> Result<(), Refusal> {
+    let operator = state.hosts.get(host).map(|host| host.operator);
+    let account = state.accounts.get(&vm.account);
+    let mut grants = account.into_iter().flat_map(|account| &account.grants);
+    if grants.any(|grant| Some(grant.operator) == operator && is_live(grant, case.now)) {
+        return Ok(());
+    }
+    let name = state.hosts.get(host).map_or_else(String::new, |host| host.name.to_string());
+    let detail = format!("no grant of the operator of its host {name} is live");
+    refuse(RefusalCode::GrantEnded, detail)
 }
 
 fn change(mut vm: Vm, wanted: Wanted, case: &Case<'_>) -> Vec<Effect> {

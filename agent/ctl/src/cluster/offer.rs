@@ -64,7 +64,9 @@ fn join(
         agent_key: read_public_key(&with_pub(&directory.key(&agent_key(&host.name))))?,
         name: host.name.clone(),
         region: region.parse().map_err(|e| Failure::broken(format!("{region}: {e}")))?,
+        site: None,
         capacity,
+        reserve: Capacity::default(),
         guest_subnet: GuestSubnet { network: host.guest_network, prefix_length: 24 },
         labels: Labels::new(),
     })))

@@ -9,7 +9,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use dagger_api::{AccountSummary, AccountView, PayloadView};
 use dagger_payload::id::AccountId;
-use dagger_payload::kind::{AccountGrant, Body, Capacity};
+use dagger_payload::kind::{AccountGrant, AccountRevoke, Body, Capacity};
 
 use super::{ChangeOptions, short};
 use crate::failure::Failure;
@@ -40,6 +40,17 @@ pub(crate) enum AccountCommand {
         /// Operators' keys, separated by commas: one grant is signed with each [default: the --key]
         #[arg(long, value_name = "FILE,...", value_delimiter = ',')]
         operator_key: Vec<PathBuf>,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Take back your grant to an account: its VMs on your hosts go on, nothing new starts there
+    /// (operators)
+    #[command(after_help = "Example:\n  daggerctl account revoke dev.pub --key operator_key")]
+    Revoke {
+        /// Whose grant.
+        #[command(flatten)]
+        revoke: RevokeArguments,
         /// How far to wait.
         #[command(flatten)]
         options: ChangeOptions,
@@ -79,11 +90,34 @@ pub(crate) struct GrantArguments {
     pub(crate) span: Duration,
 }
 
+/// What `account revoke` names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RevokeArguments {
+    /// The account's id or its public key file
+    #[arg(value_name = "ID|FILE.pub")]
+    pub(crate) account: String,
+}
+
+impl RevokeArguments {
+    /// The body of `account.revoke`.
+    pub(crate) fn body(&self) -> Result<Body, Failure> {
+        Ok(Body::AccountRevoke(AccountRevoke { account: account_id(&self.account)? }))
+    }
+}
+
 /// Runs a command of the group.
 pub(crate) async fn run(command: AccountCommand, session: &Session) -> Result<(), Failure> {
     match command {
         AccountCommand::Grant { grant, operator_key, options } => {
             run_grant(&grant, &operator_key, &options, session).await
+        }
+        AccountCommand::Revoke { revoke, options } => {
+            let progress = Progress::new(session.output.format);
+            let signed = session.sign(None, revoke.body()?).await?;
+            let (until, deadline) = (options.until(), options.deadline());
+            let view = session.submit(&signed, until, deadline, &progress).await?;
+            drop(progress);
+            session.output.show(&view, super::payload::show)
         }
         AccountCommand::Show { account } => {
             let id = match account {

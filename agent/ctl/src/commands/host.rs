@@ -9,10 +9,11 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use dagger_api::{HostLink, HostView};
-use dagger_payload::kind::{Body, Capacity, GuestSubnet, HostJoin};
+use dagger_payload::kind::{Body, Capacity, GuestSubnet, HostChange, HostJoin};
 use dagger_payload::name::{LabelValue, Name};
+use dagger_payload::object::{Host, HostDuty};
 
-use super::vm::labels;
+use super::vm::{find_host, labels};
 use super::{ChangeOptions, short};
 use crate::failure::Failure;
 use crate::output::table;
@@ -44,6 +45,31 @@ pub(crate) enum HostCommand {
         #[command(flatten)]
         options: ChangeOptions,
     },
+    /// Offer a host of yours no new VMs; those it carries stay (operators)
+    #[command(after_help = "Example:\n  daggerctl host drain host1 --key operator_key")]
+    Drain(DutyArguments),
+    /// Offer a drained host of yours VMs again (operators)
+    #[command(after_help = "Example:\n  daggerctl host resume host1 --key operator_key")]
+    Resume(DutyArguments),
+}
+
+/// Arguments of `host drain|resume`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DutyArguments {
+    /// Which host.
+    #[command(flatten)]
+    pub(crate) host: HostName,
+    /// How far to wait.
+    #[command(flatten)]
+    pub(crate) options: ChangeOptions,
+}
+
+/// Names one host.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct HostName {
+    /// Name of the host
+    #[arg(value_name = "HOST")]
+    pub(crate) host: Name,
 }
 
 /// What `host join` declares.
@@ -63,6 +89,18 @@ pub(crate) struct JoinArguments {
     /// Disk that it offers, for example 2TiB
     #[arg(long, value_name = "SIZE", value_parser = units::disk_gib)]
     pub(crate) disk: u64,
+    /// The building or fire compartment inside the region; VMs can be kept apart by it
+    #[arg(long)]
+    pub(crate) site: Option<Name>,
+    /// Of the CPUs: how many no VM may take
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) reserve_cpus: u32,
+    /// Of the memory: how much no VM may take
+    #[arg(long, value_name = "SIZE", value_parser = units::memory_mib)]
+    pub(crate) reserve_memory: Option<u64>,
+    /// Of the disk: how much no VM may take
+    #[arg(long, value_name = "SIZE", value_parser = units::disk_gib)]
+    pub(crate) reserve_disk: Option<u64>,
     /// Private IPv4 network for its guests, /16 to /29, for example 10.77.1.0/24
     #[arg(long, value_name = "NETWORK")]
     pub(crate) guest_subnet: Subnet,
@@ -100,15 +138,29 @@ pub(crate) async fn run(command: HostCommand, session: &Session) -> Result<(), F
             let hosts: Vec<HostView> = session.client.get("/v1/hosts").await?;
             session.output.show(&hosts, |hosts| list(hosts))
         }
-        HostCommand::Join { join, options } => {
-            let progress = Progress::new(session.output.format);
-            let signed = session.sign(None, join_body(&join)?).await?;
-            let until = options.until();
-            let view = session.submit(&signed, until, options.deadline(), &progress).await?;
-            drop(progress);
-            session.output.show(&view, super::payload::show)
+        HostCommand::Join { join, options } => submit(join_body(&join)?, &options, session).await,
+        HostCommand::Drain(arguments) => {
+            let body = Body::HostDrain(duty_body(&arguments.host, session).await?);
+            submit(body, &arguments.options, session).await
+        }
+        HostCommand::Resume(arguments) => {
+            let body = Body::HostResume(duty_body(&arguments.host, session).await?);
+            submit(body, &arguments.options, session).await
         }
     }
+}
+
+async fn submit(body: Body, options: &ChangeOptions, session: &Session) -> Result<(), Failure> {
+    let progress = Progress::new(session.output.format);
+    let signed = session.sign(None, body).await?;
+    let view = session.submit(&signed, options.until(), options.deadline(), &progress).await?;
+    drop(progress);
+    session.output.show(&view, super::payload::show)
+}
+
+/// The body of `host.drain` and `host.resume`.
+pub(crate) async fn duty_body(name: &HostName, session: &Session) -> Result<HostChange, Failure> {
+    Ok(HostChange { host: find_host(session, &name.host).await?.id })
 }
 
 /// The body of `host.join`.
@@ -123,6 +175,12 @@ pub(crate) fn join_body(arguments: &JoinArguments) -> Result<Body, Failure> {
             memory_mib: arguments.memory,
             disk_gib: arguments.disk,
         },
+        site: arguments.site.clone(),
+        reserve: Capacity {
+            cpus: arguments.reserve_cpus,
+            memory_mib: arguments.reserve_memory.unwrap_or(0),
+            disk_gib: arguments.reserve_disk.unwrap_or(0),
+        },
         guest_subnet: arguments.guest_subnet.0,
         labels: labels(&arguments.label)?,
     })))
@@ -130,13 +188,14 @@ pub(crate) fn join_body(arguments: &JoinArguments) -> Result<Body, Failure> {
 
 fn list(hosts: &[HostView]) -> String {
     let rows = hosts.iter().map(|view| {
-        let offered = view.host.as_ref().map(|host| host.capacity).unwrap_or_default();
+        let offered = view.host.as_ref().map(Host::offered).unwrap_or_default();
         let region = view.host.as_ref().map(|host| host.region.to_string());
         [
             view.name.to_string(),
             view.operator.to_string(),
             region.unwrap_or_else(|| "not declared".to_owned()),
             link_word(view.link).to_owned(),
+            view.host.as_ref().map_or("-", |host| duty_word(host.duty)).to_owned(),
             view.vms.to_string(),
             format!("{}/{}", view.used.cpus, offered.cpus),
             format!("{}/{} MiB", view.used.memory_mib, offered.memory_mib),
@@ -144,8 +203,16 @@ fn list(hosts: &[HostView]) -> String {
             short(&view.id),
         ]
     });
-    let header = ["NAME", "OPERATOR", "REGION", "LINK", "VMS", "CPUS", "MEMORY", "DISK", "ID"];
+    let header =
+        ["NAME", "OPERATOR", "REGION", "LINK", "DUTY", "VMS", "CPUS", "MEMORY", "DISK", "ID"];
     table(header, rows, "No hosts.")
+}
+
+fn duty_word(duty: HostDuty) -> &'static str {
+    match duty {
+        HostDuty::Open => "open",
+        HostDuty::Draining => "draining",
+    }
 }
 
 /// A link as people read it.

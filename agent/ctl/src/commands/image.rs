@@ -9,9 +9,9 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use dagger_api::{AccountView, Held, ImageImport, ImageView};
 use dagger_payload::id::OperatorId;
-use dagger_payload::kind::{Body, ImageFormat, ImageRegister};
+use dagger_payload::kind::{Body, ImageFormat, ImageRegister, ImageRetire};
 use dagger_payload::name::{ImageName, ImageSource};
-use dagger_payload::object::Image;
+use dagger_payload::object::{Image, ImageStatus};
 
 use super::{ChangeOptions, short};
 use crate::client::Client;
@@ -44,6 +44,16 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         options: ChangeOptions,
     },
+    /// Let no new VM boot an image of yours; VMs that have it keep it, and the name stays yours
+    #[command(after_help = "Example:\n  daggerctl image retire acme/debian-11")]
+    Retire {
+        /// Which image.
+        #[command(flatten)]
+        retire: RetireArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
     /// List registered images
     #[command(visible_alias = "list", after_help = "Example:\n  daggerctl image ls")]
     Ls,
@@ -65,11 +75,34 @@ pub(crate) struct RegisterArguments {
     pub(crate) source: Vec<ImageSource>,
 }
 
+/// What `image retire` names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RetireArguments {
+    /// The image in full
+    #[arg(value_name = "PUBLISHER/NAME")]
+    pub(crate) name: ImageName,
+}
+
+impl RetireArguments {
+    /// The body of `image.retire`.
+    pub(crate) fn body(&self) -> Body {
+        Body::ImageRetire(ImageRetire { name: self.name.clone() })
+    }
+}
+
 /// Runs a command of the group.
 pub(crate) async fn run(command: ImageCommand, session: &Session) -> Result<(), Failure> {
     match command {
         ImageCommand::Register { register, options } => {
             run_register(&register, &options, session).await
+        }
+        ImageCommand::Retire { retire, options } => {
+            let progress = Progress::new(session.output.format);
+            let signed = session.sign(None, retire.body()).await?;
+            let (until, deadline) = (options.until(), options.deadline());
+            let view = session.submit(&signed, until, deadline, &progress).await?;
+            drop(progress);
+            session.output.show(&view, super::payload::show)
         }
         ImageCommand::Ls => {
             let images: Vec<ImageView> = session.client.get("/v1/images").await?;
@@ -140,9 +173,11 @@ async fn run_register(
 pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Failure> {
     let images: Vec<ImageView> = session.client.get("/v1/images").await?;
     let images = images.into_iter().map(|view| view.image);
+    let images = images.filter(|image| image.status == ImageStatus::Offered);
     if name.contains('/') {
-        return images.into_iter().find(|image| image.name.as_str() == name).ok_or_else(|| {
-            let what = format!("no image is called {name}");
+        let mut images = images;
+        return images.find(|image| image.name.as_str() == name).ok_or_else(|| {
+            let what = format!("no image that may be booted is called {name}");
             Failure::refused("image_unknown", what, "See `daggerctl image ls`.")
         });
     }
@@ -206,9 +241,13 @@ fn list(images: &[ImageView]) -> String {
                 Held::Yes => "yes".to_owned(),
                 Held::No => "no".to_owned(),
             },
+            match image.status {
+                ImageStatus::Offered => "offered".to_owned(),
+                ImageStatus::Retired => "retired".to_owned(),
+            },
             short(&image.digest),
         ]
     });
-    let header = ["NAME", "FORMAT", "SIZE", "DISK", "HELD HERE", "DIGEST"];
+    let header = ["NAME", "FORMAT", "SIZE", "DISK", "HELD HERE", "STATUS", "DIGEST"];
     table(header, rows, "No images. Register one with `daggerctl image register`.")
 }

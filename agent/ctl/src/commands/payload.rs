@@ -6,7 +6,7 @@
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand};
+use clap::{Args, Subcommand, ValueEnum};
 use dagger_api::{Attested, PayloadState, PayloadView};
 use dagger_payload::id::PayloadDigest;
 use dagger_payload::kind::Body;
@@ -15,10 +15,10 @@ use dagger_payload::payload::Payload;
 use dagger_payload::sshsig::{self, Namespace};
 use serde_json::json;
 
-use super::account::{GrantArguments, grant_body};
-use super::host::{JoinArguments, join_body};
-use super::image::{RegisterArguments, register_body};
-use super::vm::{ChangeWhat, CreateArguments, change_body, create_body};
+use super::account::{GrantArguments, RevokeArguments, grant_body};
+use super::host::{HostName, JoinArguments, duty_body, join_body};
+use super::image::{RegisterArguments, RetireArguments, register_body};
+use super::vm::{ChangeWhat, CreateArguments, change_body, create_body, protect, unprotect};
 use super::{ChangeOptions, Wait};
 use crate::failure::Failure;
 use crate::output::facts;
@@ -86,6 +86,15 @@ pub(crate) struct SignArguments {
     header: bool,
 }
 
+/// What `vm.protect` makes of a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NamedProtection {
+    /// It cannot be deleted
+    Protected,
+    /// It can
+    Unprotected,
+}
+
 /// The kinds of request that can be made.
 #[derive(Subcommand)]
 pub(crate) enum MakeKind {
@@ -98,15 +107,37 @@ pub(crate) enum MakeKind {
     /// As `daggerctl vm stop`
     #[command(name = "vm.stop")]
     VmStop(ChangeWhat),
+    /// As `daggerctl vm protect` and `vm unprotect`
+    #[command(name = "vm.protect")]
+    VmProtect {
+        /// Which VM.
+        #[command(flatten)]
+        what: ChangeWhat,
+        /// What it becomes
+        #[arg(long, value_enum, default_value = "protected")]
+        protection: NamedProtection,
+    },
     /// As `daggerctl vm delete`
     #[command(name = "vm.delete")]
     VmDelete(ChangeWhat),
     /// As `daggerctl account grant`
     #[command(name = "account.grant")]
     AccountGrant(GrantArguments),
+    /// As `daggerctl account revoke`
+    #[command(name = "account.revoke")]
+    AccountRevoke(RevokeArguments),
+    /// As `daggerctl image retire`
+    #[command(name = "image.retire")]
+    ImageRetire(RetireArguments),
     /// As `daggerctl image register`
     #[command(name = "image.register")]
     ImageRegister(RegisterArguments),
+    /// As `daggerctl host drain`
+    #[command(name = "host.drain")]
+    HostDrain(HostName),
+    /// As `daggerctl host resume`
+    #[command(name = "host.resume")]
+    HostResume(HostName),
     /// As `daggerctl host join`
     #[command(name = "host.join")]
     HostJoin(JoinArguments),
@@ -139,6 +170,17 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
         MakeKind::VmStart(what) => Body::VmStart(change_body(what, session).await?),
         MakeKind::VmStop(what) => Body::VmStop(change_body(what, session).await?),
         MakeKind::VmDelete(what) => Body::VmDelete(change_body(what, session).await?),
+        MakeKind::VmProtect { what, protection } => {
+            let change = change_body(what, session).await?;
+            match protection {
+                NamedProtection::Protected => protect(change),
+                NamedProtection::Unprotected => unprotect(change),
+            }
+        }
+        MakeKind::AccountRevoke(arguments) => arguments.body()?,
+        MakeKind::ImageRetire(arguments) => arguments.body(),
+        MakeKind::HostDrain(host) => Body::HostDrain(duty_body(host, session).await?),
+        MakeKind::HostResume(host) => Body::HostResume(duty_body(host, session).await?),
         MakeKind::AccountGrant(arguments) => grant_body(arguments, session).await?,
         MakeKind::ImageRegister(arguments) => {
             let progress = Progress::new(session.output.format);
@@ -259,7 +301,20 @@ mod tests {
         let payload = arguments.find_subcommand("payload").expect("payload");
         let make = payload.find_subcommand("make").expect("make");
         let kinds: Vec<_> = make.get_subcommands().map(|kind| kind.get_name()).collect();
-        for kind in ["vm.create", "vm.start", "vm.stop", "vm.delete", "account.grant"] {
+        for kind in [
+            "vm.create",
+            "vm.start",
+            "vm.stop",
+            "vm.protect",
+            "vm.delete",
+            "account.grant",
+            "account.revoke",
+            "image.register",
+            "image.retire",
+            "host.join",
+            "host.drain",
+            "host.resume",
+        ] {
             assert!(kinds.contains(&kind), "{kind}");
         }
     }

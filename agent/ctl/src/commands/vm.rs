@@ -9,7 +9,9 @@ use std::time::Duration;
 use clap::{Args, Subcommand, ValueEnum};
 use dagger_api::{HostView, VmView};
 use dagger_payload::id::{Generation, VmId};
-use dagger_payload::kind::{Body, VmChange, VmCreate, VmImage};
+use dagger_payload::kind::{
+    Apart, ApartBy, ApartStrength, Body, Protection, VmChange, VmCreate, VmImage, VmProtect,
+};
 use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
 use dagger_payload::object::VmState;
 
@@ -67,6 +69,12 @@ pub(crate) enum VmCommand {
     /// Switch a VM off; its disk stays
     #[command(after_help = "Example:\n  daggerctl vm stop web-1 --wait applied")]
     Stop(ChangeArguments),
+    /// Let a VM not be deleted before it is unprotected
+    #[command(after_help = "Example:\n  daggerctl vm protect db-1")]
+    Protect(ChangeArguments),
+    /// Let a protected VM be deleted again
+    #[command(after_help = "Example:\n  daggerctl vm unprotect db-1")]
+    Unprotect(ChangeArguments),
     /// Delete a VM; its disk is kept in quarantine for a time, then destroyed
     #[command(after_help = "Example:\n  daggerctl vm delete web-1 --wait applied")]
     Delete(ChangeArguments),
@@ -91,6 +99,17 @@ pub(crate) enum CreateWait {
     Running,
     /// Its SSH server answers, tried from here
     Ssh,
+}
+
+/// What VMs that are kept apart may not share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NamedApartBy {
+    /// The host
+    Host,
+    /// The operator
+    Operator,
+    /// The site
+    Site,
 }
 
 /// Names one VM.
@@ -152,6 +171,15 @@ pub(crate) struct CreateArguments {
     /// Only hosts with this label; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) host_label: Vec<(Name, LabelValue)>,
+    /// Only away from your VMs with this label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) apart_from: Vec<(Name, LabelValue)>,
+    /// Rather away from your VMs with this label; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = units::label)]
+    pub(crate) rather_apart_from: Vec<(Name, LabelValue)>,
+    /// What it does not share with the VMs that it is kept away from
+    #[arg(long, value_enum, default_value = "host")]
+    pub(crate) apart_by: NamedApartBy,
     /// Label of the VM; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) label: Vec<(Name, LabelValue)>,
@@ -176,6 +204,10 @@ pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Fai
         }
         VmCommand::Stop(arguments) => {
             change(&arguments, Body::VmStop, Goal::Stopped, session).await
+        }
+        VmCommand::Protect(arguments) => change(&arguments, protect, Goal::Applied, session).await,
+        VmCommand::Unprotect(arguments) => {
+            change(&arguments, unprotect, Goal::Applied, session).await
         }
         VmCommand::Delete(arguments) => {
             change(&arguments, Body::VmDelete, Goal::Deleted, session).await
@@ -236,6 +268,7 @@ pub(crate) async fn create_body(
         region: arguments.region.clone(),
         host,
         host_labels: labels(&arguments.host_label)?,
+        apart: apart(arguments),
         labels: labels(&arguments.label)?,
         public_user_data,
     })))
@@ -247,6 +280,38 @@ pub(crate) async fn change_body(what: &ChangeWhat, session: &Session) -> Result<
         vm: find(session, &what.name.vm).await?.vm.id,
         expected_generation: what.expected_generation.map(Generation),
     })
+}
+
+/// `vm.protect` that protects.
+pub(crate) fn protect(change: VmChange) -> Body {
+    protection(change, Protection::Protected)
+}
+
+/// `vm.protect` that unprotects.
+pub(crate) fn unprotect(change: VmChange) -> Body {
+    protection(change, Protection::Unprotected)
+}
+
+fn protection(change: VmChange, protection: Protection) -> Body {
+    let VmChange { vm, expected_generation } = change;
+    Body::VmProtect(VmProtect { vm, protection, expected_generation })
+}
+
+/// One wish for each label that is named.
+fn apart(arguments: &CreateArguments) -> Vec<Apart> {
+    let by = match arguments.apart_by {
+        NamedApartBy::Host => ApartBy::Host,
+        NamedApartBy::Operator => ApartBy::Operator,
+        NamedApartBy::Site => ApartBy::Site,
+    };
+    let wish = |(key, value): &(Name, LabelValue), strength| Apart {
+        from: Labels::from([(key.clone(), value.clone())]),
+        by,
+        strength,
+    };
+    let required = arguments.apart_from.iter().map(|label| wish(label, ApartStrength::Required));
+    let preferred = &arguments.rather_apart_from;
+    required.chain(preferred.iter().map(|label| wish(label, ApartStrength::Preferred))).collect()
 }
 
 /// Labels from the command line; a key that stands twice is an error.
@@ -389,6 +454,7 @@ pub(crate) fn show(view: &VmView) -> String {
                 + &short(&vm.image.digest),
         ),
         ("labels", labels.join(" ")),
+        ("protection", format!("{:?}", vm.protection).to_lowercase()),
         ("generation", vm.generation.to_string()),
         ("applied", optional(view.applied_generation.map(|generation| generation.to_string()))),
         (

@@ -1,6 +1,8 @@
 //! The judge's rules, one sentence each. The cluster has three operators with one host each and one
 //! developer.
 
+mod rules;
+
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::{
@@ -183,6 +185,8 @@ fn join(index: u8) -> Body {
         agent_key: agent_key(index).public_key(),
         name: format!("host{index}").parse().expect("a name"),
         region: "region".parse().expect("a name"),
+        site: None,
+        reserve: Capacity::default(),
         capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
         guest_subnet: GuestSubnet { network: [10, 77, index, 0].into(), prefix_length: 29 },
         labels: Default::default(),
@@ -228,6 +232,7 @@ fn create_body(name: &str, cpus: u32) -> VmCreate {
         region: None,
         host: None,
         host_labels: Default::default(),
+        apart: Vec::new(),
         labels: Default::default(),
         public_user_data: None,
     }

@@ -1,0 +1,243 @@
+//! Draining, revoking, retiring, protecting, and where a VM goes under each constraint.
+
+use dagger_payload::id::AccountId;
+use dagger_payload::kind::{
+    AccountRevoke, Apart, ApartBy, ApartStrength, HostChange, ImageRetire, Protection, VmProtect,
+};
+use dagger_payload::name::Labels;
+
+use super::*;
+
+fn declared(index: u8, change: impl FnOnce(&mut HostJoin)) -> Body {
+    let Body::HostJoin(mut body) = join(index) else { panic!("a host.join") };
+    change(&mut body);
+    Body::HostJoin(body)
+}
+
+fn ordered(name: &str, change: impl FnOnce(&mut VmCreate)) -> Body {
+    let mut body = create_body(name, 1);
+    change(&mut body);
+    Body::VmCreate(Box::new(body))
+}
+
+fn labels(value: &str) -> Labels {
+    Labels::from([("tier".parse().expect("a name"), value.parse().expect("a value"))])
+}
+
+fn wish(by: ApartBy, strength: ApartStrength) -> Vec<Apart> {
+    vec![Apart { from: labels("database"), by, strength }]
+}
+
+/// A VM that carries the label which the wishes name.
+fn database(name: &str, apart: Vec<Apart>) -> Body {
+    ordered(name, |body| {
+        body.labels = labels("database");
+        body.apart = apart;
+    })
+}
+
+fn protection(vm: &Vm, protection: Protection) -> Body {
+    Body::VmProtect(VmProtect { vm: vm.id, protection, expected_generation: None })
+}
+
+fn revoke() -> Body {
+    Body::AccountRevoke(AccountRevoke { account: AccountId::of(&developer().public_key()) })
+}
+
+fn name_of(court: &Court, vm: &Vm) -> u8 {
+    let at = vm.placement.host().expect("placed");
+    (0..3).find(|index| host(*index) == at).unwrap_or_else(|| panic!("{:?}", court.cluster))
+}
+
+/// Why no host takes what `body` asks for.
+fn nowhere(court: &mut Court, body: Body) -> String {
+    let payload = court.sign(&developer(), body);
+    match court.judge.admit(&verify(&payload), court.now) {
+        AdmissionOutcome::Refused { refusal } if refusal.code == RefusalCode::NoHostFits => {
+            refusal.detail
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_drained_host_keeps_its_vms_and_is_offered_no_more_until_it_resumes() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("kept", 1));
+    let drain = Body::HostDrain(HostChange { host: host(1) });
+    assert_eq!(court.submit(&operator(0), drain.clone()), Err(RefusalCode::NotAuthorized));
+    court.accept(&operator(1), drain.clone());
+    assert_eq!(court.accept(&operator(1), drain), vec![]);
+    assert_eq!(court.submit(&developer(), on("new", 1)), Err(RefusalCode::NoHostFits));
+    // Declaring it anew does not end the draining.
+    court.accept(&operator(1), declared(1, |body| body.capacity.cpus += 1));
+    assert_eq!(court.submit(&developer(), on("new", 1)), Err(RefusalCode::NoHostFits));
+    assert!(court.report(&vm, 1, ReportPhase::Accepted).is_ok());
+    court.accept(&operator(1), Body::HostResume(HostChange { host: host(1) }));
+    court.vm(&developer(), on("new", 1));
+}
+
+#[test]
+fn a_revoked_grant_lets_vms_be_stopped_and_deleted_and_nothing_start() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("web", 1));
+    let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
+    assert_eq!(court.submit(&developer(), revoke()), Err(RefusalCode::NotAuthorized));
+    court.accept(&operator(1), revoke());
+    assert_eq!(court.submit(&operator(1), revoke()), Err(RefusalCode::NotFound));
+    assert_eq!(court.submit(&developer(), on("new", 1)), Err(RefusalCode::NoHostFits));
+    let running = court.report(&vm, 1, ReportPhase::Running).expect("it goes on running");
+    let stopped = court.vm(&developer(), Body::VmStop(change(&running)));
+    let start = Body::VmStart(change(&stopped));
+    assert_eq!(court.submit(&developer(), start.clone()), Err(RefusalCode::GrantEnded));
+    court.accept(&operator(1), grant(4, 4));
+    court.vm(&developer(), start);
+    court.accept(&operator(1), revoke());
+    court.vm(&developer(), Body::VmDelete(change(&stopped)));
+}
+
+#[test]
+fn a_grant_whose_time_is_over_starts_nothing_either() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("web", 1));
+    let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
+    let stopped = court.vm(&developer(), Body::VmStop(change(&vm)));
+    court.now = START.plus_ms(30 * DAY_MS + 1);
+    let start = Body::VmStart(change(&stopped));
+    assert_eq!(court.submit(&developer(), start), Err(RefusalCode::GrantEnded));
+    assert_eq!(court.submit(&developer(), create("new", 1)), Err(RefusalCode::AccountUnknown));
+}
+
+#[test]
+fn an_offer_that_lapses_after_the_revocation_goes_to_no_host_of_that_operator() {
+    let mut court = Court::furnished();
+    court.vm(&developer(), create("web", 1));
+    for index in 0..3 {
+        court.accept(&operator(index), revoke());
+    }
+    court.now = court.judge.next_deadline().expect("an open offer");
+    let release = court.commit(vec![]);
+    let [Effect::Vm(lost)] = &release.time_effects[..] else { panic!("{release:?}") };
+    assert_eq!((lost.state(), &lost.placement), (VmState::Degraded, &Placement::NoHost {}));
+}
+
+#[test]
+fn a_retired_image_boots_nothing_new_and_its_name_stays_taken() {
+    let mut court = Court::furnished();
+    let retire = Body::ImageRetire(ImageRetire { name: "op0/small".parse().expect("a name") });
+    assert_eq!(court.submit(&operator(1), retire.clone()), Err(RefusalCode::NotAuthorized));
+    court.vm(&developer(), create("before", 1));
+    court.accept(&operator(0), retire.clone());
+    assert_eq!(court.accept(&operator(0), retire), vec![]);
+    assert_eq!(court.submit(&developer(), create("web", 1)), Err(RefusalCode::ImageUnknown));
+    assert_eq!(court.submit(&operator(1), image("op0/small")), Err(RefusalCode::NameTaken));
+    court.accept(&operator(0), image("op0/small"));
+    court.vm(&developer(), create("web", 1));
+}
+
+#[test]
+fn a_protected_vm_is_deleted_only_after_it_is_unprotected() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), create("web", 1));
+    let protected = court.vm(&developer(), protection(&vm, Protection::Protected));
+    assert_eq!((protected.generation, protected.wanted), (Generation(2), Wanted::Running));
+    let again = protection(&vm, Protection::Protected);
+    assert_eq!(court.accept(&developer(), again), vec![]);
+    let delete = Body::VmDelete(change(&vm));
+    assert_eq!(court.submit(&developer(), delete.clone()), Err(RefusalCode::Protected));
+    court.vm(&developer(), Body::VmStop(change(&vm)));
+    let late = VmProtect {
+        vm: vm.id,
+        protection: Protection::Unprotected,
+        expected_generation: Some(protected.generation),
+    };
+    let late = Body::VmProtect(late);
+    assert_eq!(court.submit(&developer(), late), Err(RefusalCode::Conflict));
+    court.vm(&developer(), protection(&vm, Protection::Unprotected));
+    court.vm(&developer(), delete);
+}
+
+#[test]
+fn no_vm_takes_what_a_host_reserves_for_itself() {
+    let mut court = Court::furnished();
+    court.accept(&operator(0), declared(0, |body| body.reserve.cpus = 6));
+    court.vm(&developer(), on("a", 0));
+    court.vm(&developer(), on("b", 0));
+    assert_eq!(court.submit(&developer(), on("c", 0)), Err(RefusalCode::NoHostFits));
+}
+
+#[test]
+fn vms_that_must_be_apart_share_no_host() {
+    let mut court = Court::furnished();
+    let apart = || wish(ApartBy::Host, ApartStrength::Required);
+    let mut used: Vec<u8> = (0..3)
+        .map(|at| {
+            let vm = court.vm(&developer(), database(&format!("db{at}"), apart()));
+            name_of(&court, &vm)
+        })
+        .collect();
+    used.sort_unstable();
+    assert_eq!(used, [0, 1, 2]);
+    let fourth = database("db3", apart());
+    let detail = nowhere(&mut court, fourth.clone());
+    assert_eq!(detail.matches("carries a VM to keep away from").count(), 3, "{detail}");
+    assert_eq!(court.submit(&developer(), fourth), Err(RefusalCode::NoHostFits));
+    // Another label is no neighbour, and a mere preference gives way.
+    let other = |body: &mut VmCreate| {
+        body.labels = labels("web");
+        body.apart = vec![Apart { from: labels("web"), ..apart().remove(0) }];
+    };
+    court.vm(&developer(), ordered("web", other));
+    court.vm(&developer(), database("db4", wish(ApartBy::Host, ApartStrength::Preferred)));
+}
+
+#[test]
+fn a_preference_to_be_apart_outweighs_free_memory() {
+    let mut court = Court::furnished();
+    court.accept(&operator(0), declared(0, |body| body.capacity.memory_mib = 1 << 30));
+    let first = court.vm(&developer(), create("first", 1));
+    assert_eq!(name_of(&court, &first), 0);
+    let labelled = court.vm(&developer(), database("db0", Vec::new()));
+    assert_eq!(name_of(&court, &labelled), 0);
+    let apart = wish(ApartBy::Host, ApartStrength::Preferred);
+    let second = court.vm(&developer(), database("db1", apart));
+    assert_ne!(name_of(&court, &second), 0);
+}
+
+#[test]
+fn sites_and_operators_keep_vms_apart_too() {
+    let mut court = Court::furnished();
+    let north = || Some("north".parse().expect("a name"));
+    for index in 0..2 {
+        court.accept(&operator(index), declared(index, |body| body.site = north()));
+    }
+    let at_zero = ordered("db0", |body| {
+        body.labels = labels("database");
+        body.host = Some(host(0));
+    });
+    court.vm(&developer(), at_zero);
+    let by_site = database("db1", wish(ApartBy::Site, ApartStrength::Required));
+    let vm = court.vm(&developer(), by_site);
+    assert_eq!(name_of(&court, &vm), 2);
+    // Now both sites are taken, but one operator is free.
+    let by_site = database("db2", wish(ApartBy::Site, ApartStrength::Required));
+    let detail = nowhere(&mut court, by_site);
+    assert_eq!(detail.matches("is at the site of").count(), 3, "{detail}");
+    let by_operator = database("db3", wish(ApartBy::Operator, ApartStrength::Required));
+    let vm = court.vm(&developer(), by_operator);
+    assert_eq!(name_of(&court, &vm), 1);
+}
+
+#[test]
+fn a_refusal_says_which_host_lacks_what() {
+    let mut court = Court::furnished();
+    court.accept(&operator(0), grant(100, 100));
+    court.accept(&operator(1), grant(100, 100));
+    court.accept(&operator(1), Body::HostDrain(HostChange { host: host(1) }));
+    let detail = nowhere(&mut court, create("big", 10));
+    for part in ["host0 lacks 2 CPUs", "host1 is draining"] {
+        assert!(detail.contains(part), "{detail}");
+    }
+    // The third operator's grant has no room for it: his host is not even looked at.
+    assert!(!detail.contains("host2"), "{detail}");
+}
