@@ -11,7 +11,7 @@ use dagger_images::ImageStore;
 use dagger_payload::id::{CommitIndex, Generation, OperatorId, PayloadDigest, Position};
 use dagger_payload::key::SecretKey;
 use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, ReportPhase, ReportVm, VmImage};
-use dagger_payload::object::{Cause, Host, VmReport, Wanted};
+use dagger_payload::object::{Cause, Host, HostDuty, VmReport, Wanted};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +43,9 @@ fn host() -> Host {
         ledger_key: key.clone(),
         agent_key: key,
         capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
+        site: None,
+        reserve: Capacity::default(),
+        duty: HostDuty::Open,
         guest_subnet: GuestSubnet { network: [10, 77, 1, 0].into(), prefix_length: 24 },
         generation: Generation(1),
         cause: cause(),

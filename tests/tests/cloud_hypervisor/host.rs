@@ -21,7 +21,7 @@ use dagger_agent::hypervisor::{
 use dagger_payload::id::{
     AccountId, CommitIndex, Generation, HostId, ImageDigest, PayloadDigest, Position, VmId,
 };
-use dagger_payload::kind::{Capacity, ImageFormat, VmImage};
+use dagger_payload::kind::{Capacity, ImageFormat, Protection, VmImage};
 use dagger_payload::object::{Cause, Placement, Vm, Wanted};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -62,6 +62,8 @@ pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm 
         region: None,
         host_labels: std::collections::BTreeMap::new(),
         pinned_host: None,
+        apart: Vec::new(),
+        protection: Protection::Unprotected,
         placement: Placement::Accepted {
             host: HERE,
             address: Ipv4Addr::new(10, 77, 1, 2),
