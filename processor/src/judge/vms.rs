@@ -1,4 +1,5 @@
-//! `vm.create`, `vm.start`, `vm.stop`, `vm.protect`, `vm.delete`, and the way of an offer from host to host.
+//! `vm.create`, `vm.start`, `vm.stop`, `vm.protect`, `vm.delete`, and the way of an offer from host
+//! to host.
 //!
 //! Owns who may change a VM and what a change makes of it. Every state accepts delete. Reports of
 //! hosts are in `reports`.
