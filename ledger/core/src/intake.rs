@@ -116,6 +116,12 @@ impl Intake {
         }
     }
 
+    /// Events of `author` that wait for their parents here.
+    pub(crate) fn waiting_of(&self, author: AuthorIndex) -> impl Iterator<Item = &Arc<Event>> {
+        let events = self.suspended.values().map(|suspended| &suspended.event);
+        events.filter(move |event| event.header.author == author)
+    }
+
     /// When a missing event should be asked for next.
     pub(crate) fn ask_at(&self) -> Option<Moment> {
         self.ask_at.filter(|_| !self.missing.is_empty())
@@ -183,7 +189,7 @@ impl Core {
             return Ok(());
         }
         if self.is_me(event.header.author) {
-            self.recovery.own_event_seen(event.header.round);
+            self.recovery.own_event_seen(&event);
         }
         let known = self.graph.contains(&event.digest)
             || self.intake.suspended.contains_key(&event.digest)

@@ -208,7 +208,7 @@ impl Core {
     /// Does what time or the input has made due.
     fn advance(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
         self.hand_over(turn);
-        self.ask_recovery(turn);
+        self.ask_recovery(turn)?;
         self.ask_missing(turn);
         self.tell_have(turn);
         self.make_events(turn)

@@ -47,6 +47,8 @@ pub(crate) const RECOVERY_HELPS_MAX: u32 = 20;
 /// Rounds above the quorum's that a host without a trustworthy memory leaves out before it signs
 /// again.
 pub(crate) const RECOVERY_MARGIN_ROUNDS: u64 = 2;
+/// Own events that peers have shown and that wait for their parents while recovery goes on.
+pub(crate) const OWN_SHOWN_MAX: usize = 256;
 /// Second events of one author that are kept until somebody names them; others are asked for when
 /// they are named.
 pub(crate) const TWINS_PER_AUTHOR_MAX: usize = 64;

@@ -5,15 +5,18 @@
 //! restored from a copy would sign a second event for an old round: the host would become the liar
 //! that the protocol defends against. The rules stand in design section 7, "Durability".
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use dagger_payload::committee::Committee;
-use dagger_payload::id::{AuthorIndex, Epoch, Round};
+use dagger_payload::event::Event;
+use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
 use dagger_payload::peer::PeerMessage;
 
+use crate::graph::Graph;
 use crate::interface::Memory;
-use crate::limits::{RECOVERY_ASK_MS, RECOVERY_HELPS_MAX, RECOVERY_MARGIN_ROUNDS};
-use crate::{Core, Moment, Output, Turn};
+use crate::limits::{OWN_SHOWN_MAX, RECOVERY_ASK_MS, RECOVERY_HELPS_MAX, RECOVERY_MARGIN_ROUNDS};
+use crate::{Core, HaltReason, Moment, Output, Turn};
 
 /// Whether this host may sign.
 #[derive(Debug)]
@@ -24,6 +27,8 @@ pub(crate) struct Recovery {
     answers: BTreeMap<AuthorIndex, Answer>,
     /// Highest round of own events that peers have shown.
     own_seen: Round,
+    /// Those events.
+    shown: BTreeMap<Round, Arc<Event>>,
     ask_at: Moment,
     nonce: u64,
     state: State,
@@ -74,6 +79,7 @@ impl Recovery {
             memory,
             answers: BTreeMap::new(),
             own_seen: Round(0),
+            shown: BTreeMap::new(),
             ask_at: Moment(0),
             nonce: 0,
             state: if alone || planted!(SignBeforeAsking) { State::Over } else { State::Asking },
@@ -117,6 +123,7 @@ impl Recovery {
             memory: self.memory,
             answers: BTreeMap::new(),
             own_seen: Round(0),
+            shown: BTreeMap::new(),
             ask_at: now,
             nonce: self.nonce,
             state: self.state,
@@ -153,8 +160,31 @@ impl Recovery {
     }
 
     /// An event of this host came back from a peer: proof of what was signed, whoever claims what.
-    pub(crate) fn own_event_seen(&mut self, round: Round) {
-        self.own_seen = self.own_seen.max(round);
+    /// It is kept until recovery is over: whoever showed it may have dropped it since.
+    pub(crate) fn own_event_seen(&mut self, event: &Arc<Event>) {
+        if !self.is_over() && self.shown.len() < OWN_SHOWN_MAX {
+            self.shown.insert(event.header.round, event.clone());
+        }
+    }
+
+    /// The highest round of the own chain as peers have shown it, up to the first event that nobody
+    /// has any more: what was built on that one can never be accepted by anybody.
+    fn own_chain_shown(&self, graph: &Graph, me: AuthorIndex) -> Round {
+        let mut whole: BTreeSet<EventDigest> = BTreeSet::new();
+        let mut highest = graph.highest_of(me);
+        for (round, event) in &self.shown {
+            let before = event.header.parents.first().filter(|parent| parent.author == me);
+            let stands = before.is_none_or(|before| {
+                before.round <= graph.floor()
+                    || graph.contains(&before.digest)
+                    || whole.contains(&before.digest)
+            });
+            if stands {
+                whole.insert(event.digest);
+                highest = highest.max(*round);
+            }
+        }
+        highest
     }
 
     /// The round above which this host may sign, once enough peers have answered. `own_round` is
@@ -186,17 +216,21 @@ impl Recovery {
 
 impl Core {
     /// Asks all connected peers, from time to time, until enough have answered.
-    pub(crate) fn ask_recovery(&mut self, turn: &mut Turn<'_>) {
+    pub(crate) fn ask_recovery(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
         let me = self.configuration.me;
         if !self.configuration.committee.contains(me) {
-            return;
+            return Ok(());
         }
         if self.recovery.is_over() {
             if self.pace.own_chain() == OwnChain::Muted {
                 self.ask_peers(turn);
             }
-            return;
+            return Ok(());
         }
+        if self.recovery.ask_at <= turn.now {
+            self.admit_what_was_shown(turn)?;
+        }
+        self.recovery.own_seen = self.recovery.own_chain_shown(&self.graph, me);
         let own_highest = self.graph.highest_of(me);
         let quorum_round = self.graph.quorum_round_with_forkers();
         let floor = self.recovery.floor(self.pace.own_round(), own_highest, quorum_round);
@@ -204,13 +238,28 @@ impl Core {
             // Own events that only peers had must be here before anything is built on them.
             if own_highest >= self.recovery.own_seen {
                 self.recovery.state = State::Over;
+                self.recovery.shown.clear();
                 let newest = self.graph.highest_below(me, Round(u64::MAX));
                 let newest = newest.and_then(|parent| self.graph.get(&parent.digest)).cloned();
                 self.pace.resume(newest, floor);
-                return;
+                return Ok(());
             }
         }
         self.ask_peers(turn);
+        Ok(())
+    }
+
+    /// Own events that came back and could not be accepted yet: their parents are asked for again.
+    fn admit_what_was_shown(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
+        let own_highest = self.graph.highest_of(self.configuration.me);
+        let shown = self.recovery.shown.split_off(&own_highest.next());
+        self.recovery.shown = shown.clone();
+        for event in shown.into_values() {
+            let from = event.header.parents.iter().map(|parent| parent.author);
+            let from = from.last().unwrap_or(event.header.author);
+            self.admit(turn, from, event)?;
+        }
+        Ok(())
     }
 
     fn ask_peers(&mut self, turn: &mut Turn<'_>) {
@@ -236,6 +285,11 @@ impl Core {
             return;
         }
         self.recovery.asked(from, turn.now, self.graph.quorum_round());
+        // What the asker has signed and cannot be accepted here yet is shown, without a claim.
+        for event in self.intake.waiting_of(from) {
+            let message = PeerMessage::event(event);
+            turn.outputs.push(Output::Send { to: from, message, after: self.written });
+        }
         let message = PeerMessage::AnswerRecovery {
             nonce,
             highest_of_asker: self.graph.highest_of(from),

@@ -4,6 +4,7 @@
 //! that forgot is one of the f that a cluster bears, until it knows again what it knew. Never
 //! decides when a fault comes: `faults` does. Called by the world and by faults.
 
+use dagger_ledger_core::Core;
 use dagger_ledger_core::interface::{Input, Phase, WriteNumber};
 use dagger_payload::id::CommitIndex;
 use dagger_payload::payload::SignedPayload;
@@ -157,6 +158,19 @@ impl World {
         Ok(())
     }
 
+    /// Whether every other host runs and has accepted all events of `host`. Where nobody may fail,
+    /// an event that only one disk held is lost to all with it, and only the operators can go on.
+    fn others_have_all_of(&self, host: usize) -> bool {
+        let status = |at: usize| self.hosts[at].core.as_ref().map(Core::status);
+        let me = self.hosts[host].me;
+        status(host).is_some_and(|own| {
+            (0..self.hosts.len()).filter(|other| *other != host).all(|other| {
+                let known = status(other).map(|status| status.highest).unwrap_or_default();
+                known.iter().any(|known| known.author == me && known.round >= own.round)
+            })
+        })
+    }
+
     /// Whether the cluster bears that this host forgets something now.
     fn may_forget(&mut self, host: usize) -> bool {
         let knows_again = |host: &usize, all: &CommitIndex| {
@@ -175,6 +189,9 @@ impl World {
             .collect();
         for host in known {
             self.forgetful.remove(&host);
+        }
+        if self.committee.faulty_max() == 0 && !self.others_have_all_of(host) {
+            return false;
         }
         let others = self.forgetful.keys().filter(|other| **other != host).count();
         let faulty = others + self.liars.len();
