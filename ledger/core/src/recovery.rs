@@ -255,8 +255,8 @@ impl Core {
         let shown = self.recovery.shown.split_off(&own_highest.next());
         self.recovery.shown = shown.clone();
         for event in shown.into_values() {
-            let from = event.header.parents.iter().map(|parent| parent.author);
-            let from = from.last().unwrap_or(event.header.author);
+            // Any other author whom it names is asked first.
+            let from = event.header.parents.last().map_or(event.header.author, |last| last.author);
             self.admit(turn, from, event)?;
         }
         Ok(())
