@@ -74,8 +74,10 @@ impl Settings {
         let liars =
             if liars_max > 0 && random.happens(500) { 1 + random.index(liars_max) } else { 0 };
         let faults = FaultKind::possible(hosts).filter(|_| random.happens(600)).collect();
+        // Many kinds need a second host: one alone meets the others more often.
+        let longest_us = if hosts == 1 { 450_000 } else { 700_000 };
         let fault_gap_us =
-            random.choose(&[(10_000, 200_000), (50_000, 500_000), (100_000, 700_000)]);
+            random.choose(&[(10_000, 200_000), (50_000, 500_000), (100_000, longest_us)]);
         Self {
             collection_depth_rounds: random.choose(&[8, 12, 20, 60]),
             links: Self::draw_links(random),
