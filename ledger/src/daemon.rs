@@ -37,6 +37,7 @@ use crate::exit::{self, Exit, Stop, StopHandle, StopReceiver, in_words};
 use crate::limits::{CORE_INPUTS_MAX, STOP_WAIT_MAX};
 use crate::link::inspect::KnownEvents;
 use crate::link::{LinkConfiguration, Links, Member};
+use crate::mend::{self, Doubt};
 use crate::store::lmdb::LmdbStore;
 use crate::store::records::{self, Instance, InstanceId, Records};
 use crate::store::witness::{Testimony, Witness};
@@ -72,7 +73,7 @@ impl StartError {
             Self::Store(StoreError::OpenAlready(_) | StoreError::Full(_))
             | Self::ForeignStore
             | Self::Io { .. } => Exit::Configuration,
-            Self::Store(StoreError::Damaged { .. } | StoreError::Failed { .. }) => Exit::Broken,
+            Self::Store(StoreError::Damaged { .. } | StoreError::Failed { .. }) => Exit::Damaged,
         }
     }
 }
@@ -114,7 +115,7 @@ struct Memory {
 
 fn open_memory(prepared: &Prepared, stop: &StopHandle) -> Result<Memory, StartError> {
     let configuration = &prepared.configuration;
-    let directory = configuration.state_directory.join("store");
+    let directory = mend::store_directory(&configuration.state_directory);
     let store: Arc<dyn Store> = Arc::new(LmdbStore::open(&directory, configuration.map_gib << 30)?);
     let records = Records::new(store.clone());
     let instance = match records.instance()? {
@@ -349,7 +350,10 @@ fn start_core(
         status,
         stop: delivery.stop.clone(),
     };
-    start::start(parts, sources, runtime).map_err(doing("start the core"))
+    let core = start::start(parts, sources, runtime).map_err(doing("start the core"))?;
+    let doubt = Doubt::of(&prepared.configuration.state_directory);
+    doubt.lay().map_err(doing("remove the mark of a start"))?;
+    Ok(core)
 }
 
 /// Payloads of this host that the store knows and that no judged commit holds: those of the pool

@@ -8,6 +8,8 @@ use std::process::ExitCode;
 
 use tokio::sync::mpsc;
 
+use crate::store::StoreError;
+
 /// Exit codes of the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
@@ -15,8 +17,11 @@ pub enum Exit {
     Ok = 0,
     /// The configuration, a key or the genesis was refused.
     Configuration = 64,
-    /// The store is damaged, or this host's state contradicts itself.
+    /// This host's state contradicts itself, or is damaged and nobody else has it.
     Broken = 65,
+    /// The store is damaged or its disk failed: the next start reads it whole, and puts it aside
+    /// when that shows damage.
+    Damaged = 66,
     /// A defect of this program.
     Internal = 70,
 }
@@ -32,7 +37,7 @@ impl From<Exit> for ExitCode {
 pub enum Stop {
     /// Someone asked (SIGTERM, SIGINT).
     Asked,
-    /// State is damaged or contradicts itself: [`Exit::Broken`].
+    /// State is damaged ([`Exit::Damaged`]) or contradicts itself ([`Exit::Broken`]).
     Broken(Box<dyn Error + Send + Sync>),
     /// A part ended that never should: [`Exit::Internal`].
     Internal(Box<dyn Error + Send + Sync>),
@@ -43,10 +48,24 @@ impl Stop {
     pub fn exit(&self) -> Exit {
         match self {
             Self::Asked => Exit::Ok,
+            Self::Broken(error) if is_damage(error.as_ref()) => Exit::Damaged,
             Self::Broken(_) => Exit::Broken,
             Self::Internal(_) => Exit::Internal,
         }
     }
+}
+
+/// Whether the store or its disk is at the root of `error`.
+fn is_damage(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        let store = error.downcast_ref::<StoreError>();
+        if let Some(StoreError::Damaged { .. } | StoreError::Failed { .. }) = store {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// Asks the daemon to end; the first reason counts.

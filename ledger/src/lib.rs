@@ -19,5 +19,6 @@ pub mod driver;
 pub mod exit;
 pub mod limits;
 pub mod link;
+pub mod mend;
 pub mod program;
 pub mod store;

@@ -53,6 +53,13 @@ pub const STORE_FULL_WAIT_MIN: Duration = Duration::from_millis(250);
 pub const STORE_FULL_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Room on the disk that the store leaves untouched, in bytes.
 pub const STORE_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+/// A store of so many bytes is read whole before every start; of a larger one the newest records,
+/// unless it is doubted.
+pub const SCAN_WHOLE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of what the scan of the store says that are taken over.
+pub const SCAN_MESSAGE_BYTES_MAX: u64 = 4096;
+/// Damaged stores that stand aside.
+pub const DAMAGED_STORES_MAX: usize = 2;
 /// Read transactions at a time.
 pub const STORE_READERS_MAX: u32 = 512;
 /// Records that are read from the store in one go.

@@ -1,11 +1,12 @@
 //! The program around the daemon: arguments, configuration, logging, exit code.
 //!
-//! Owns what a process has once. Called by `main`, and by the load generator, whose ledgers are
-//! processes of its own program.
+//! Owns what a process has once, and what happens before and after the daemon's life: the store is
+//! read in a child process, which is this program again. Called by `main`, and by the load
+//! generator, whose ledgers are processes of its own program.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
@@ -14,12 +15,16 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::configuration::{Configuration, ConfigurationError, Prepared};
 use crate::exit::{Exit, in_words};
+use crate::mend::{self, Doubt};
+use crate::store::StoreError;
+use crate::store::scan::{self, Depth};
 
 /// Gossips signed events with the other operators' ledgers, agrees with them on one order, and
 /// keeps everything.
 ///
 /// Exit codes: 0 stopped as asked, 2 wrong usage, 64 configuration, key or genesis refused, 65
-/// store damaged or state broken (do not restart: read the last message), 70 internal defect.
+/// state broken (do not restart: read the last message), 66 store damaged (start again: it is put
+/// aside and recovered from the other hosts), 70 internal defect.
 #[derive(Debug, Parser)]
 #[command(name = "dagger-ledger", version)]
 struct Arguments {
@@ -29,6 +34,9 @@ struct Arguments {
     /// Only check configuration, genesis and key, say what they are, and exit.
     #[arg(long)]
     check: bool,
+    /// Only read the store of a stopped ledger, check its records, and exit: 0 whole, 66 damaged.
+    #[arg(long, value_name = "DEPTH", conflicts_with = "check")]
+    scan: Option<Depth>,
 }
 
 fn prepare(arguments: &Arguments) -> Result<(Prepared, EnvFilter), String> {
@@ -61,6 +69,45 @@ fn stop_at_panics() {
     }));
 }
 
+/// This program again, with the same arguments, told to scan.
+fn scanner() -> Result<Command, mend::MendError> {
+    let program = std::env::current_exe()
+        .map_err(|cause| mend::MendError::Io { doing: "find this program's file", cause })?;
+    let mut command = Command::new(program);
+    command.args(std::env::args_os().skip(1)).arg("--scan");
+    Ok(command)
+}
+
+fn scan(prepared: &Prepared, depth: Depth) -> Exit {
+    let configuration = &prepared.configuration;
+    let directory = mend::store_directory(&configuration.state_directory);
+    match scan::scan(&directory, configuration.map_gib << 30, depth) {
+        Ok(count) => {
+            println!("ok: {count} records were read and are whole");
+            Exit::Ok
+        }
+        Err(error) => {
+            eprintln!("{}", in_words(&error));
+            match error {
+                StoreError::Damaged { .. } | StoreError::Failed { .. } => Exit::Damaged,
+                StoreError::OpenAlready(_) | StoreError::Full(_) => Exit::Configuration,
+            }
+        }
+    }
+}
+
+/// Damage makes the next start look closely; an end before the store was read has said so already.
+fn after_end(doubt: &Doubt, exit: Exit) {
+    let noted = match exit {
+        Exit::Ok => doubt.lay(),
+        Exit::Damaged => doubt.raise("damage was found while the ledger ran"),
+        Exit::Configuration | Exit::Broken | Exit::Internal => Ok(()),
+    };
+    if let Err(error) = noted {
+        tracing::error!(%error, "cannot note how the store was left");
+    }
+}
+
 /// Runs the ledger as `arguments` say, of which the first is the program's name.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let arguments = Arguments::parse_from(arguments);
@@ -78,13 +125,30 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         println!("ok: host {host} of cluster {name} ({}), {count} hosts", prepared.cluster);
         return Exit::Ok.into();
     }
+    if let Some(depth) = arguments.scan {
+        return scan(&prepared, depth).into();
+    }
     start_logging(filter);
     stop_at_panics();
+    let state_directory = prepared.configuration.state_directory.clone();
+    let hosts = prepared.genesis.hosts.len();
+    let checked =
+        scanner().and_then(|scanner| mend::before_start(&state_directory, hosts, scanner));
+    if let Err(error) = checked {
+        tracing::error!("cannot start: {}", in_words(&error));
+        return error.exit().into();
+    }
+    let exit = run(prepared);
+    after_end(&Doubt::of(&state_directory), exit);
+    exit.into()
+}
+
+fn run(prepared: Prepared) -> Exit {
     match tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("worker").build() {
-        Ok(runtime) => crate::daemon::run(runtime, prepared).into(),
+        Ok(runtime) => crate::daemon::run(runtime, prepared),
         Err(error) => {
             tracing::error!("cannot start: {}", in_words(&error));
-            Exit::Internal.into()
+            Exit::Internal
         }
     }
 }

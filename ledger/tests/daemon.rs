@@ -109,7 +109,7 @@ async fn a_store_of_another_host_or_one_that_is_open_is_refused() {
 }
 
 #[tokio::test]
-async fn a_damaged_record_ends_the_daemon_with_its_own_code_and_plain_words() {
+async fn a_host_that_is_alone_keeps_its_damaged_store_and_says_what_can_be_done() {
     let mut cluster = Cluster::start(1).await;
     let host = &mut cluster.hosts[0];
     let digest = host.submitted("something").await;
@@ -127,7 +127,15 @@ async fn a_damaged_record_ends_the_daemon_with_its_own_code_and_plain_words() {
     host.start();
     assert_eq!(exit_code(host).await, Some(65), "{}", host.log());
     assert!(host.log().contains("the store is damaged: record"), "{}", host.log());
-    assert!(host.log().contains("move the store's directory away"), "{}", host.log());
+    assert!(host.log().contains("one host only"), "{}", host.log());
+    assert!(host.log().contains("restore the state directory"), "{}", host.log());
+    assert!(host.directory.join("state/store/data.mdb").exists());
+
+    // The same is said to who asks without starting it.
+    let scanned = host.command().args(["--scan", "newest"]).output().expect("runs");
+    assert_eq!(scanned.status.code(), Some(66));
+    let said = String::from_utf8_lossy(&scanned.stderr);
+    assert!(said.starts_with("the store is damaged: record"), "{said}");
 }
 
 #[tokio::test]

@@ -108,6 +108,14 @@ impl LmdbStore {
         Ok((environment, databases))
     }
 
+    /// Reads the list of free pages, which no table shows.
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub fn read_free_pages(&self) -> Result<usize, StoreError> {
+        self.environment.freelist().map_err(|cause| failed("read its free pages", cause))
+    }
+
     fn database(&self, table: Table) -> Database {
         let at = Table::ALL.iter().position(|each| *each == table);
         self.databases[at.expect("every table is listed")]

@@ -2,12 +2,13 @@
 //!
 //! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
 //! simulations and tests), the typed records with their checksums (`records`), the thread that
-//! commits groups of changes (`writer`) and the witness file beside the store (`witness`). Never
-//! interprets an event. Called by driver and delivery.
+//! commits groups of changes (`writer`), the search for damage (`scan`) and the witness file beside
+//! the store (`witness`). Never interprets an event. Called by driver and delivery.
 
 pub mod lmdb;
 pub mod memory;
 pub mod records;
+pub mod scan;
 pub mod witness;
 pub mod writer;
 
@@ -133,10 +134,7 @@ pub enum StoreError {
     #[error("the store is full: {0}")]
     Full(&'static str),
     /// Broken: a record does not match its checksum or does not decode.
-    #[error(
-        "the store is damaged: record {key} of table {table} is not what was written; move the \
-         store's directory away and start again: this host then recovers from its peers"
-    )]
+    #[error("the store is damaged: record {key} of table {table} is not what was written")]
     Damaged {
         /// The table's name.
         table: &'static str,

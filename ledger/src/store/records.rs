@@ -157,6 +157,18 @@ fn open_event(key: &[u8], value: Vec<u8>) -> Result<Arc<Event>, StoreError> {
     Ok(Arc::new(event))
 }
 
+/// Checks the record of `key` in `table` as a reader of it would: its checksum and, of an event,
+/// its shape.
+///
+/// # Errors
+/// `Damaged`.
+pub fn check(table: Table, key: &[u8], value: Vec<u8>) -> Result<(), StoreError> {
+    match table {
+        Table::Events => open_event(key, value).map(drop),
+        _ => open(table, key, value).map(drop),
+    }
+}
+
 fn index_key(index: CommitIndex) -> Vec<u8> {
     index.0.to_be_bytes().to_vec()
 }

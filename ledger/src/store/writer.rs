@@ -341,7 +341,7 @@ mod tests {
         bench.store.fail_next(Fault::Sync);
         assert!(bench.writer.submit(vec![put(b"a")]).await.is_err());
         let reason = bench.reasons.wait().await;
-        assert_eq!(reason.exit(), exit::Exit::Broken);
+        assert_eq!(reason.exit(), exit::Exit::Damaged);
         assert!(
             bench.writer.submit(vec![put(b"b")]).await.is_err(),
             "a failed disk is not tried again"

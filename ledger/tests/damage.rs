@@ -1,0 +1,150 @@
+//! Stores that were damaged or replaced while their ledger was down, in a cluster of real
+//! processes.
+//!
+//! Pinned: each of them starts, says what happened, has all of history again from its peers, takes
+//! part in ordering, and has signed no second event for any round.
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use common::{Cluster, Host};
+use dagger_ledger::store::lmdb::LmdbStore;
+use dagger_ledger::store::records::{EventKey, Records};
+use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, PayloadDigest, Round};
+
+fn store_of(host: &Host) -> PathBuf {
+    host.directory.join("state/store")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).expect("makes");
+    for entry in fs::read_dir(from).expect("reads") {
+        let entry = entry.expect("reads");
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("copies");
+    }
+}
+
+/// Orders `count` payloads, submitted at `host`, and waits until they are attested there.
+async fn order(host: &Host, name: &str, count: u32, digests: &mut Vec<PayloadDigest>) {
+    host.until_linked().await;
+    for number in 0..count {
+        digests.push(host.submitted(&format!("{name} {number}")).await);
+    }
+    let mut stream = host.stream(0).await;
+    stream.until_attested(digests).await;
+}
+
+/// All events of all stores: of no author two for one round.
+fn nobody_signed_a_round_twice(cluster: &Cluster) {
+    type Place = (Epoch, Round, AuthorIndex);
+    let mut seen: BTreeMap<Place, BTreeSet<EventDigest>> = BTreeMap::new();
+    for host in &cluster.hosts {
+        let store = LmdbStore::open(&store_of(host), 16 << 30).expect("opens");
+        let records = Records::new(std::sync::Arc::new(store));
+        let (epoch, round, author) = (Epoch(0), Round(0), AuthorIndex(0));
+        let mut next = Some(EventKey { epoch, round, author, digest: EventDigest::ZERO });
+        while let Some(from) = next {
+            let (events, following) = records.events(from).expect("reads");
+            for event in events {
+                let header = &event.header;
+                let place = (header.epoch, header.round, header.author);
+                seen.entry(place).or_default().insert(event.digest);
+            }
+            next = following;
+        }
+    }
+    assert!(seen.len() > 20, "there are events: {}", seen.len());
+    let twice: Vec<_> = seen.iter().filter(|(_, digests)| digests.len() > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+}
+
+/// Damages the stopped last host's store, starts it, and checks all that is promised. Returns what
+/// it said.
+async fn survives(damage: impl FnOnce(&Path)) -> String {
+    let mut cluster = Cluster::start(4).await;
+    let mut digests = Vec::new();
+    order(&cluster.hosts[3], "before", 40, &mut digests).await;
+    let last = cluster.hosts.last_mut().expect("four");
+    assert_eq!(last.stop().code(), Some(0), "{}", last.log());
+    copy(&store_of(last), &last.directory.join("copy"));
+    last.start();
+    // What the copy does not know, its witness does.
+    order(&cluster.hosts[3], "after the copy", 10, &mut digests).await;
+    let last = cluster.hosts.last_mut().expect("four");
+    assert_eq!(last.stop().code(), Some(0), "{}", last.log());
+
+    damage(&last.directory);
+    last.start();
+    order(&cluster.hosts[0], "meanwhile", 5, &mut digests).await;
+    order(&cluster.hosts[3], "afterwards", 5, &mut digests).await;
+    let mut streams = Vec::new();
+    for host in &cluster.hosts {
+        let mut stream = host.stream(0).await;
+        stream.until_attested(&digests).await;
+        streams.push(stream.seen.ordered.clone());
+    }
+    assert!(streams.iter().all(|ordered| *ordered == streams[0]), "{streams:?}");
+    for host in &mut cluster.hosts {
+        assert_eq!(host.stop().code(), Some(0), "{}", host.log());
+    }
+    nobody_signed_a_round_twice(&cluster);
+    cluster.hosts[3].log()
+}
+
+#[tokio::test]
+async fn a_store_with_its_last_seven_bytes_cut_starts_and_knows_all_again() {
+    let log = survives(|directory| {
+        let path = directory.join("state/store/data.mdb");
+        let file = File::options().write(true).open(path).expect("opens");
+        let length = file.metadata().expect("is there").len();
+        file.set_len(length - 7).expect("cuts");
+    })
+    .await;
+    // The cut page may be one that no record uses; then there is nothing to say.
+    assert!(!log.contains("cannot start"), "{log}");
+}
+
+#[tokio::test]
+async fn a_store_with_flipped_bytes_is_put_aside_and_recovered_from_peers() {
+    let log = survives(|directory| {
+        let path = directory.join("state/store/data.mdb");
+        let file = File::options().read(true).write(true).open(path).expect("opens");
+        let pages = file.metadata().expect("is there").len() / 4096;
+        // A byte in every page but the two that say where the trees begin.
+        for page in 2..pages {
+            let mut byte = [0];
+            let at = page * 4096 + 2000;
+            file.read_exact_at(&mut byte, at).expect("reads");
+            file.write_all_at(&[byte[0] ^ 0x10], at).expect("writes");
+        }
+    })
+    .await;
+    assert!(log.contains("the store is damaged"), "{log}");
+    assert!(log.contains("put aside: this host recovers from its peers"), "{log}");
+}
+
+#[tokio::test]
+async fn a_store_without_its_end_is_put_aside_and_recovered_from_peers() {
+    let log = survives(|directory| {
+        let path = directory.join("state/store/data.mdb");
+        let file = File::options().write(true).open(path).expect("opens");
+        let length = file.metadata().expect("is there").len();
+        file.set_len(length / 2 / 4096 * 4096).expect("cuts");
+    })
+    .await;
+    assert!(log.contains("put aside: this host recovers from its peers"), "{log}");
+}
+
+#[tokio::test]
+async fn a_store_restored_from_a_copy_asks_its_peers_before_it_signs() {
+    let log = survives(|directory| {
+        fs::remove_dir_all(directory.join("state/store")).expect("removes");
+        copy(&directory.join("copy"), &directory.join("state/store"));
+    })
+    .await;
+    assert!(log.contains("memory=Doubtful"), "{log}");
+}
