@@ -52,11 +52,15 @@ test: ## everything that decides whether a change may land
 	DAGGER_CACHE="$(CACHE)" $(CARGO) nextest run --locked --workspace
 	$(CARGO) nextest run --locked -p dagger-tests --features planted-bugs --test planted
 
-soak: build ## the long simulations (SEEDS=1000 for each size) and the hunt for all planted bugs
+soak: build ## the long simulations (SEEDS=1000 for each size), storms of real processes, and the hunt for all planted bugs
+	@scripts/prerequisites.sh test
 	for hosts in 4 7 10; do \
 	  $(CARGO) run --locked -p dagger-tests --bin sim -- --first-seed $(DAGGER_FIRST_SEED) \
 	    --seeds $(SEEDS) --hosts $$hosts; \
 	done
+	$(CARGO) run --locked -p dagger-tests --bin endure -- storm --seconds 120 --faults 125
+	$(CARGO) run --locked -p dagger-tests --bin endure -- storm --hosts 1 --kinds kill --seconds 60 --faults 100
+	$(CARGO) run --locked -p dagger-tests --bin endure -- outages
 	$(CARGO) run --locked -p dagger-tests --features planted-bugs --bin sim -- --planted all
 
 release: ## optimised binaries, as they are installed

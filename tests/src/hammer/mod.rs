@@ -7,7 +7,6 @@
 
 mod bounds;
 mod cursor;
-mod founding;
 mod load;
 mod report;
 mod usage;
@@ -17,12 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
+use dagger_payload::id::CommitIndex;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until};
 
+use crate::ledgers::{self, Ledgers};
 use cursor::Seen;
-use founding::Ledgers;
 use load::{Offered, Offerer, Pace};
 pub use report::Report;
 use usage::Usage;
@@ -82,7 +82,9 @@ impl Measured {
 /// differ at the end.
 pub async fn run(plan: &Plan, program: &Path, directory: &Path) -> anyhow::Result<Report> {
     let bounds = bounds::measure(directory)?;
-    let ledgers = Arc::new(Ledgers::start(plan.hosts, program, directory).await?);
+    let places = ledgers::on_loopback(plan.hosts)?;
+    let ledgers = Arc::new(Ledgers::found(places, program, directory)?);
+    ledgers.start_all().await?;
     let begin = Instant::now();
     let measured =
         Measured { from: begin + plan.warm_up, until: begin + plan.warm_up + plan.measured };
@@ -91,7 +93,7 @@ pub async fn run(plan: &Plan, program: &Path, directory: &Path) -> anyhow::Resul
     let mut offerers = JoinSet::new();
     for host in 0..plan.hosts {
         let pace = Pace::new(plan, host, begin, measured);
-        let stream = ledgers.stream(host).await?;
+        let stream = ledgers.stream(host, CommitIndex(0)).await?;
         cursors.spawn(cursor::follow(host, stream, pace.clone(), measured, expected.clone()));
         let offerer = Offerer::new(host, plan.payload_bytes, pace, measured);
         offerers.spawn(offerer.run(ledgers.requests(host).await?));

@@ -8,7 +8,7 @@ use std::process::Command;
 use anyhow::{Context, ensure};
 use nix::unistd::{SysconfVar, sysconf};
 
-use super::founding::Ledgers;
+use crate::ledgers::Ledgers;
 
 /// One process.
 #[derive(Debug, Clone, Copy)]

@@ -17,7 +17,7 @@ mod liar;
 mod life;
 mod log;
 mod network;
-mod random;
+pub(crate) mod random;
 mod schedule;
 mod settings;
 mod storage;
