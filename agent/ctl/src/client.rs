@@ -1,14 +1,17 @@
 //! Speaks HTTP/1.1 with the agents that the user named, one after the other until one can answer.
 //!
 //! Owns deadlines, limits of answers and the reading of problem details. Trying another agent is
-//! safe for every request: the same payload bytes have the same digest everywhere. Never signs.
-//! Called by the commands.
+//! safe for every request: the same payload bytes have the same digest everywhere. An agent that
+//! asks for a session gets one, once. Called by the commands.
 
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use dagger_api::{ImageImport, PROBLEM_MEDIA_TYPE, PayloadView, Problem, SIGNATURE_HEADER};
+use dagger_api::{
+    ClusterView, ImageImport, PROBLEM_MEDIA_TYPE, PayloadView, Problem, SIGNATURE_HEADER,
+};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::header::{CONTENT_TYPE, HOST, HeaderName};
@@ -19,8 +22,10 @@ use serde::de::DeserializeOwned;
 use crate::endpoint::Endpoint;
 use crate::failure::Failure;
 use crate::limits::{ANSWER_BYTES_MAX, ANSWER_MAX, IMPORT_MAX};
+use crate::login::{Login, SESSION_NEEDED};
 
 /// One request, before it is known who answers it.
+#[derive(Clone)]
 struct Ask<'a> {
     method: Method,
     path: &'a str,
@@ -34,12 +39,13 @@ pub(crate) struct Client {
     endpoints: Vec<Endpoint>,
     /// Index of the agent that answered last: it is asked first.
     preferred: AtomicUsize,
+    login: Login,
 }
 
 impl Client {
-    /// A client of these agents; at least one.
-    pub(crate) fn new(endpoints: Vec<Endpoint>) -> Self {
-        Self { endpoints, preferred: AtomicUsize::new(0) }
+    /// A client of these agents; at least one. `key` signs sessions.
+    pub(crate) fn new(endpoints: Vec<Endpoint>, key: Option<PathBuf>) -> Self {
+        Self { endpoints, preferred: AtomicUsize::new(0), login: Login::new(key) }
     }
 
     /// The agents that may be asked.
@@ -111,7 +117,7 @@ impl Client {
         let mut failure = None;
         for offset in 0..count {
             let index = (first + offset) % count;
-            match ask_one(&self.endpoints[index], ask).await {
+            match self.ask_with_session(&self.endpoints[index], ask).await {
                 Err(error) if error.is_unavailable() => {
                     let told = failure.as_ref().map_or(Telling::Nothing, telling);
                     if telling(&error) > told {
@@ -127,6 +133,53 @@ impl Client {
         Err(failure.unwrap_or_else(|| Failure::usage("no agent is named", "Give --api.")))
     }
 
+    /// Asks one agent, and again with a session when it wants one.
+    async fn ask_with_session(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Bytes, Failure> {
+        let first = ask_one(endpoint, &self.with_session(endpoint, ask)).await;
+        match first {
+            Err(failure) if failure.has_code(SESSION_NEEDED) => {
+                self.log_in(endpoint).await?;
+                ask_one(endpoint, &self.with_session(endpoint, ask)).await
+            }
+            answered => answered,
+        }
+    }
+
+    fn with_session<'a>(&self, endpoint: &Endpoint, ask: &Ask<'a>) -> Ask<'a> {
+        let mut ask = ask.clone();
+        ask.headers.extend(self.login.known(endpoint));
+        ask
+    }
+
+    /// Opens an answer of `expected` status, with a session when the agent wants one.
+    async fn open_with_session(
+        &self,
+        endpoint: &Endpoint,
+        ask: &Ask<'_>,
+        expected: StatusCode,
+    ) -> Result<Response<Incoming>, Failure> {
+        let first = open_expecting(endpoint, &self.with_session(endpoint, ask), expected).await;
+        match first {
+            Err(failure) if failure.has_code(SESSION_NEEDED) => {
+                self.log_in(endpoint).await?;
+                open_expecting(endpoint, &self.with_session(endpoint, ask), expected).await
+            }
+            answered => answered,
+        }
+    }
+
+    async fn log_in(&self, endpoint: &Endpoint) -> Result<(), Failure> {
+        let ask = Ask {
+            method: Method::GET,
+            path: "/v1/cluster",
+            headers: Vec::new(),
+            body: Bytes::new(),
+            deadline: ANSWER_MAX,
+        };
+        let cluster: ClusterView = read(&ask_one(endpoint, &ask).await?)?;
+        self.login.sign(endpoint, &cluster)
+    }
+
     /// `GET path` as a stream of server-sent events, from the first agent that can answer.
     pub(crate) async fn stream(&self, path: &str) -> Result<Incoming, Failure> {
         let ask = Ask {
@@ -138,12 +191,10 @@ impl Client {
         };
         let mut failure = None;
         for endpoint in &self.endpoints {
-            match open(endpoint, &ask).await {
-                Ok(response) if response.status() == StatusCode::OK => {
-                    return Ok(response.into_body());
-                }
-                Ok(response) => return Err(refusal(response).await),
-                Err(error) => failure = Some(error),
+            match self.open_with_session(endpoint, &ask, StatusCode::OK).await {
+                Ok(response) => return Ok(response.into_body()),
+                Err(error) if error.is_unavailable() => failure = Some(error),
+                Err(refused) => return Err(refused),
             }
         }
         Err(failure.unwrap_or_else(|| Failure::usage("no agent is named", "Give --api.")))
@@ -218,6 +269,15 @@ async fn open(endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Response<Incoming>, 
         Ok(Err(error)) => Err(unreachable(endpoint, &error)),
         Err(_) => Err(unreachable(endpoint, &"no answer in time")),
     }
+}
+
+async fn open_expecting(
+    endpoint: &Endpoint,
+    ask: &Ask<'_>,
+    expected: StatusCode,
+) -> Result<Response<Incoming>, Failure> {
+    let response = open(endpoint, ask).await?;
+    if response.status() == expected { Ok(response) } else { Err(refusal(response).await) }
 }
 
 async fn body(response: Response<Incoming>) -> Result<Bytes, String> {

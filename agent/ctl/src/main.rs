@@ -14,6 +14,7 @@ mod endpoint;
 mod failure;
 mod image_file;
 mod limits;
+mod login;
 mod output;
 mod progress;
 mod session;
@@ -60,7 +61,7 @@ fn run(arguments: Arguments, format: Format) -> Result<(), Failure> {
         .build()
         .map_err(|error| Failure::broken(format!("cannot start the runtime: {error}")))?;
     let session = Session {
-        client: Client::new(arguments.api.0),
+        client: Client::new(arguments.api.0, arguments.key.clone()),
         output: Output { format },
         key: arguments.key,
         valid_for: arguments.valid_for,

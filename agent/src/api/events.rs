@@ -10,8 +10,8 @@ use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::Sse;
 use axum::response::sse::{Event, KeepAlive};
-use dagger_api::StreamEvent;
-use dagger_payload::id::CommitIndex;
+use dagger_api::{Problem, StreamEvent};
+use dagger_payload::id::{AccountId, CommitIndex};
 use futures_util::Stream;
 use serde::Deserialize;
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::problem::ApiProblem;
+use super::reader::Reader;
 use super::request::Query;
 use crate::limits::{EVENT_STREAM_COMMENT_EVERY, EVENT_STREAM_WAIT_MAX, EVENT_STREAM_WAITING_MAX};
 
@@ -52,10 +53,14 @@ pub(super) struct EventsQuery {
         EventsQuery,
         ("Last-Event-ID" = Option<u64>, Header, description = "The last commit that was seen; counts before `after`")
     ),
-    responses((status = 200, body = StreamEvent, content_type = "text/event-stream"))
+    responses(
+        (status = 200, body = StreamEvent, content_type = "text/event-stream"),
+        (status = 401, body = Problem, content_type = "application/problem+json")
+    )
 )]
 pub(super) async fn events(
     State(api): State<Api>,
+    reader: Reader,
     Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiProblem> {
@@ -68,7 +73,7 @@ pub(super) async fn events(
     let (sender, receiver) = mpsc::channel(EVENT_STREAM_WAITING_MAX);
     tokio::spawn(async move {
         let stop = api.stop.clone();
-        let tell = Teller { api, sender, after }.tell();
+        let tell = Teller { api, reader, sender, after }.tell();
         stop.run_until_cancelled(tell).await;
         drop(permit);
     });
@@ -90,6 +95,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiProblem> {
 /// Tells one reader.
 struct Teller {
     api: Api,
+    reader: Reader,
     sender: mpsc::Sender<Event>,
     after: CommitIndex,
 }
@@ -122,10 +128,12 @@ impl Teller {
 
     async fn tell_commits(&mut self, attested: CommitIndex) -> Result<(), ReaderLost> {
         loop {
+            let reader = self.reader;
+            let sees = move |account: AccountId| reader.sees(account);
             let commits = self.api.parts.model.read(|model| {
                 let commits = model.releases_after(self.after, COMMITS_TOGETHER_MAX);
                 let events =
-                    commits.iter().map(|c| (c.end.index, model.stream_events(c, attested)));
+                    commits.iter().map(|c| (c.end.index, model.stream_events(c, attested, &sees)));
                 events.collect::<Vec<_>>()
             });
             if commits.is_empty() {

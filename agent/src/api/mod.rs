@@ -12,6 +12,7 @@ mod images;
 mod objects;
 mod payloads;
 mod problem;
+mod reader;
 mod request;
 mod server;
 mod vms;

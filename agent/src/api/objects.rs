@@ -10,6 +10,7 @@ use dagger_payload::id::{AccountId, HostId};
 use super::Api;
 use super::cluster::link;
 use super::problem::ApiProblem;
+use super::reader::Reader;
 use super::request::Path;
 
 /// The hosts, what their VMs take, and whether this host's ledger reaches them.
@@ -37,10 +38,15 @@ pub(super) async fn hosts(State(api): State<Api>) -> Json<Vec<HostView>> {
     get,
     path = "/v1/accounts",
     tag = "objects",
-    responses((status = 200, body = Vec<AccountSummary>))
+    responses(
+        (status = 200, body = Vec<AccountSummary>),
+        (status = 401, body = Problem, content_type = "application/problem+json")
+    )
 )]
-pub(super) async fn accounts(State(api): State<Api>) -> Json<Vec<AccountSummary>> {
-    Json(api.parts.model.read(crate::model::Model::account_summaries))
+pub(super) async fn accounts(State(api): State<Api>, reader: Reader) -> Json<Vec<AccountSummary>> {
+    let mut summaries = api.parts.model.read(crate::model::Model::account_summaries);
+    summaries.retain(|summary| reader.sees(summary.id));
+    Json(summaries)
 }
 
 /// One account with its grants and what its VMs take.
@@ -51,13 +57,16 @@ pub(super) async fn accounts(State(api): State<Api>) -> Json<Vec<AccountSummary>
     params(("account" = AccountId, Path, description = "Its id")),
     responses(
         (status = 200, body = AccountView),
+        (status = 401, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json")
     )
 )]
 pub(super) async fn account(
     State(api): State<Api>,
+    reader: Reader,
     Path(account): Path<AccountId>,
 ) -> Result<Json<AccountView>, ApiProblem> {
+    reader.account(Some(account))?;
     let view = api.parts.model.read(|model| model.account_view(&account));
     let unknown = || ApiProblem::not_found(format!("there is no account {account}"));
     view.map(Json).ok_or_else(unknown)

@@ -52,6 +52,11 @@ own_codes! {
         "Call the API from a program, or have the operator list the name under `api.hosts`.";
     UNIX_ONLY = "unix_socket_only", FORBIDDEN, "This needs the host's Unix socket",
         "Call it on the host itself through the agent's API socket.";
+    NO_SESSION = "session_needed", UNAUTHORIZED, "This shows what belongs to accounts",
+        "Call it over the host's Unix socket, or send a session: sign {dagger, cluster, host, key, not_after_ms} with \
+         `ssh-keygen -Y sign -n dagger-session` and send it as dagger-session and dagger-session-signature.";
+    SESSION = "session_refused", UNAUTHORIZED, "The session was refused",
+        "Sign a new one for this host, with a key of the account: GET /v1/cluster shows cluster, host and time.";
     AMBIGUOUS = "name_ambiguous", CONFLICT, "The name exists in several accounts",
         "Give ?account=ID, or the VM's id instead of its name.";
     NO_QUORUM = "no_quorum", SERVICE_UNAVAILABLE, "Too few hosts can be reached to change anything",
@@ -120,6 +125,16 @@ impl ApiProblem {
     /// Only over the Unix socket.
     pub fn unix_only() -> Self {
         Self::own(&UNIX_ONLY, "it works on files of this host")
+    }
+
+    /// No session came with a request that needs one.
+    pub fn no_session() -> Self {
+        Self::own(&NO_SESSION, "this came over TCP and without a session")
+    }
+
+    /// The session does not count, or not for this.
+    pub fn session(detail: impl Into<String>) -> Self {
+        Self::own(&SESSION, detail)
     }
 
     /// An image file was refused.

@@ -9,6 +9,7 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::problem::ApiProblem;
+use super::reader::Reader;
 use super::request::{Path, Query};
 use crate::model::{NameProblem, VmQuery};
 
@@ -28,17 +29,22 @@ pub(super) struct AccountQuery {
     path = "/v1/vms",
     tag = "objects",
     params(AccountQuery),
-    responses((status = 200, body = Vec<VmView>))
+    responses(
+        (status = 200, body = Vec<VmView>),
+        (status = 401, body = Problem, content_type = "application/problem+json")
+    )
 )]
 pub(super) async fn list(
     State(api): State<Api>,
+    reader: Reader,
     Query(query): Query<AccountQuery>,
-) -> Json<Vec<VmView>> {
+) -> Result<Json<Vec<VmView>>, ApiProblem> {
+    let account = reader.account(query.account)?;
     let views = api
         .parts
         .board
-        .read(|sights| api.parts.model.read(|model| model.vm_views(query.account, api.me, sights)));
-    Json(views)
+        .read(|sights| api.parts.model.read(|model| model.vm_views(account, api.me, sights)));
+    Ok(Json(views))
 }
 
 fn problem(query: &VmQuery, problem: NameProblem) -> ApiProblem {
@@ -56,6 +62,7 @@ fn problem(query: &VmQuery, problem: NameProblem) -> ApiProblem {
     params(("vm" = String, Path, description = "Its id, or its name"), AccountQuery),
     responses(
         (status = 200, body = VmView),
+        (status = 401, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json",
             description = "`name_ambiguous`: give `account`")
@@ -63,10 +70,11 @@ fn problem(query: &VmQuery, problem: NameProblem) -> ApiProblem {
 )]
 pub(super) async fn show(
     State(api): State<Api>,
+    reader: Reader,
     Path(vm): Path<String>,
     Query(query): Query<AccountQuery>,
 ) -> Result<Json<VmView>, ApiProblem> {
-    let query = VmQuery { text: vm, account: query.account };
+    let query = VmQuery { text: vm, account: reader.account(query.account)? };
     let view = api.parts.board.read(|sights| {
         api.parts.model.read(|model| {
             let vm = model.find_vm(&query)?;
@@ -84,6 +92,7 @@ pub(super) async fn show(
     params(("vm" = String, Path, description = "Its id, or its name"), AccountQuery),
     responses(
         (status = 200, body = HistoryView),
+        (status = 401, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json",
             description = "`name_ambiguous`: give `account`")
@@ -91,10 +100,11 @@ pub(super) async fn show(
 )]
 pub(super) async fn history(
     State(api): State<Api>,
+    reader: Reader,
     Path(vm): Path<String>,
     Query(query): Query<AccountQuery>,
 ) -> Result<Json<HistoryView>, ApiProblem> {
-    let query = VmQuery { text: vm, account: query.account };
+    let query = VmQuery { text: vm, account: reader.account(query.account)? };
     let same = api.parts.model.progress().same;
     let view = api.parts.model.read(|model| {
         let vm = model.find_vm(&query)?;

@@ -123,23 +123,33 @@ impl Model {
         Some((release, release.releases.get(place.within)?))
     }
 
-    /// What the event stream tells of one commit, when everything up to `attested` is attested.
-    pub fn stream_events(&self, commit: &CommitRelease, attested: CommitIndex) -> Vec<StreamEvent> {
+    /// What the event stream tells of one commit, when everything up to `attested` is attested: of
+    /// what belongs to accounts, those that the reader `sees`.
+    pub fn stream_events(
+        &self,
+        commit: &CommitRelease,
+        attested: CommitIndex,
+        sees: &dyn Fn(AccountId) -> bool,
+    ) -> Vec<StreamEvent> {
         let mut events = Vec::new();
         let index = commit.end.index;
+        let told =
+            |effect: &Effect| owner(effect).is_none_or(sees).then(|| effect_event(index, effect));
         for release in &commit.releases {
             // What its signer did not sign is noise under nobody's name.
             let noise = matches!(&release.verdict, Verdict::Refused(refusal)
                 if refusal.code == RefusalCode::SignatureInvalid);
-            if !noise {
-                let document = release.ordered.payload.read().ok();
+            let document = release.ordered.payload.read().ok();
+            // Reports are their host's, and each shows in the objects that it changes.
+            let signer = document.as_ref().map(|payload| AccountId::of(&payload.signer));
+            if !noise && signer.is_none_or(sees) {
                 let vm = document.and_then(|payload| fold::vm_named_by(&payload.body, release));
                 let payload = payload_view(commit, release, vm, attested);
                 events.push(StreamEvent::Payload { commit: index, payload });
             }
-            events.extend(release.effects.iter().map(|effect| effect_event(index, effect)));
+            events.extend(release.effects.iter().filter_map(&told));
         }
-        events.extend(commit.time_effects.iter().map(|effect| effect_event(index, effect)));
+        events.extend(commit.time_effects.iter().filter_map(told));
         events
     }
 
@@ -152,6 +162,15 @@ impl Model {
         let place = self.payloads.get(digest)?;
         let (commit, release) = self.payload(digest)?;
         Some(payload_view(commit, release, place.vm, attested))
+    }
+}
+
+/// The account that an object belongs to; hosts and images are for all to see.
+fn owner(effect: &Effect) -> Option<AccountId> {
+    match effect {
+        Effect::Vm(vm) => Some(vm.account),
+        Effect::Account(account) => Some(account.id),
+        Effect::Host(_) | Effect::Image(_) => None,
     }
 }
 

@@ -12,22 +12,31 @@ use crate::http::{PATIENCE, Way};
 use crate::support::{Chronicle, World, create_vm};
 
 /// Reads server-sent events.
-struct EventReader {
+pub(crate) struct EventReader {
     response: Response<Incoming>,
     text: String,
 }
 
 #[derive(Debug, PartialEq)]
-struct Told {
-    id: Option<u64>,
-    event: StreamEvent,
+pub(crate) struct Told {
+    pub(crate) id: Option<u64>,
+    pub(crate) event: StreamEvent,
 }
 
 impl EventReader {
     async fn open(way: &Way, path: &str, last_event_id: Option<u64>) -> Self {
+        let id = last_event_id.map(|id| ("Last-Event-ID", id.to_string()));
+        Self::open_with(way, path, id.as_slice()).await
+    }
+
+    pub(crate) async fn open_with(
+        way: &Way,
+        path: &str,
+        headers: &[(&'static str, String)],
+    ) -> Self {
         let mut request = way.request("GET", path);
-        if let Some(id) = last_event_id {
-            request = request.header("Last-Event-ID", id);
+        for (name, value) in headers {
+            request = request.header(*name, value);
         }
         let response = way.open(request.body(Full::default()).expect("a request")).await;
         assert_eq!(response.status(), StatusCode::OK);
@@ -35,7 +44,7 @@ impl EventReader {
         Self { response, text: String::new() }
     }
 
-    async fn next(&mut self) -> Told {
+    pub(crate) async fn next(&mut self) -> Told {
         let read = async {
             loop {
                 if let Some((block, rest)) = self.text.split_once("\n\n") {
@@ -95,7 +104,7 @@ async fn a_stream_resumes_by_commit_without_gap_or_repetition() {
     let ids: Vec<_> = seen.iter().map(|told| told.id).collect();
     assert_eq!(ids, [None, Some(1), None, Some(2), None, Some(3)]);
 
-    let mut resumed = EventReader::open(&agent.tcp, "/v1/events", Some(1)).await;
+    let mut resumed = EventReader::open(&agent.unix, "/v1/events", Some(1)).await;
     for expected in &seen[2..] {
         assert_eq!(resumed.next().await, *expected);
     }

@@ -13,5 +13,6 @@ mod images;
 mod lookups;
 mod reader;
 mod reports;
+mod sessions;
 mod support;
 mod trust;

@@ -23,5 +23,6 @@ pub mod payload;
 pub mod peer;
 pub mod refusal;
 pub mod release;
+pub mod session;
 pub mod sshsig;
 pub mod strict_json;

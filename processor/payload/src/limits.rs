@@ -50,6 +50,10 @@ pub const VM_MEMORY_MIB_MAX: u64 = 4 * 1024 * 1024;
 pub const VM_DISK_GIB_MAX: u64 = 64 * 1024;
 /// Wishes of one VM to be kept apart from others.
 pub const VM_APART_MAX: usize = 8;
+/// How long a session may live, in milliseconds of its host's time.
+pub const SESSION_LIFE_MS_MAX: u64 = 600_000;
+/// A session's document, and its signature's text, in bytes.
+pub const SESSION_BYTES_MAX: usize = 1024;
 /// Reason text in a report or a refusal, in bytes.
 pub const REASON_BYTES_MAX: usize = 512;
 /// How long a placed host may take to accept, in ledger milliseconds, before the next host is

@@ -17,6 +17,8 @@ pub enum Namespace {
     Payload,
     /// A genesis document: `dagger-genesis`.
     Genesis,
+    /// A session with one host's API: `dagger-session`.
+    Session,
 }
 
 impl Namespace {
@@ -25,6 +27,7 @@ impl Namespace {
         match self {
             Self::Payload => "dagger",
             Self::Genesis => "dagger-genesis",
+            Self::Session => "dagger-session",
         }
     }
 }

@@ -259,7 +259,7 @@ async fn serves(directory: &Directory, record: &Record, role: Role, host: &Name)
 
 /// Asks an agent how it is.
 pub(crate) async fn health(socket: &Path) -> Result<HealthView, Failure> {
-    Client::new(vec![Endpoint::Unix(socket.to_owned())]).get("/v1/health").await
+    Client::new(vec![Endpoint::Unix(socket.to_owned())], None).get("/v1/health").await
 }
 
 /// Ends processes: all are told at once, then each is given its time, then killed.

@@ -165,7 +165,7 @@ fn own_session(directory: &Directory, record: &Record, session: &Session) -> Ses
     let socket =
         |host: &super::record::HostRecord| Endpoint::Unix(directory.api_socket(record, &host.name));
     Session {
-        client: Client::new(record.hosts.iter().map(socket).collect()),
+        client: Client::new(record.hosts.iter().map(socket).collect(), None),
         output: session.output,
         key: None,
         valid_for: session.valid_for,
@@ -211,7 +211,7 @@ async fn wait_connected(directory: &Directory, record: &Record) -> Result<(), Fa
     let mut pause = Pause::new();
     for host in &record.hosts {
         let endpoint = Endpoint::Unix(directory.api_socket(record, &host.name));
-        let client = Client::new(vec![endpoint]);
+        let client = Client::new(vec![endpoint], None);
         loop {
             let seen = match client.get::<LedgerView>("/v1/ledger").await {
                 Ok(view) => match view.unavailable {

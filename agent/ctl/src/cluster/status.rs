@@ -89,7 +89,7 @@ async fn look(directory: &Directory, record: &Record, host: &HostRecord) -> Host
         }
         Err(_) => "does not answer".to_owned(),
     };
-    let client = Client::new(vec![Endpoint::Unix(socket.clone())]);
+    let client = Client::new(vec![Endpoint::Unix(socket.clone())], None);
     let ledger = match client.get::<LedgerView>("/v1/ledger").await {
         Ok(ledger) => ledger.unavailable.unwrap_or_else(|| {
             let position = ledger.position;

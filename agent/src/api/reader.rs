@@ -1,0 +1,89 @@
+//! Who reads, and what of the accounts' objects he may see.
+//!
+//! Owns the rule: over the host's Unix socket everything (the file system is the guard); over TCP
+//! what belongs to accounts needs a session, which shows an account's key its own objects and an
+//! operator's key all of them. Payloads are shown to whoever knows their digest, and what concerns
+//! the whole cluster to anybody. Sessions never change anything. Called by the handlers through
+//! [`Reader`].
+
+use axum::extract::FromRequestParts;
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use dagger_payload::id::AccountId;
+use dagger_payload::key::PublicKey;
+use dagger_payload::session::{self, SESSION_HEADER, SESSION_SIGNATURE_HEADER};
+
+use super::problem::ApiProblem;
+use super::{Api, Door};
+
+/// A reader who may see objects of accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reader {
+    /// All of them.
+    All,
+    /// Those of this account.
+    Account(AccountId),
+}
+
+impl Reader {
+    /// The account to look in, when `asked` is asked for.
+    ///
+    /// # Errors
+    /// `session_refused`: another account than the reader's.
+    pub(super) fn account(self, asked: Option<AccountId>) -> Result<Option<AccountId>, ApiProblem> {
+        match (self, asked) {
+            (Self::All, asked) => Ok(asked),
+            (Self::Account(own), None) => Ok(Some(own)),
+            (Self::Account(own), Some(asked)) if own == asked => Ok(Some(own)),
+            (Self::Account(own), Some(_)) => Err(ApiProblem::session(format!(
+                "this session's key belongs to account {own} and sees nothing of others"
+            ))),
+        }
+    }
+
+    /// Whether he may see what belongs to `account`.
+    pub(super) fn sees(self, account: AccountId) -> bool {
+        match self {
+            Self::All => true,
+            Self::Account(own) => own == account,
+        }
+    }
+}
+
+impl FromRequestParts<Api> for Reader {
+    type Rejection = ApiProblem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiProblem> {
+        match parts.extensions.get::<Door>() {
+            Some(Door::Unix) => Ok(Self::All),
+            Some(Door::Tcp(_)) => of_session(&parts.headers, api),
+            None => Err(ApiProblem::internal("the request came through no door")),
+        }
+    }
+}
+
+fn of_session(headers: &HeaderMap, api: &Api) -> Result<Reader, ApiProblem> {
+    let text = |name: &'static str| match headers.get(name).map(|value| value.to_str()) {
+        Some(Ok(text)) => Ok(Some(text)),
+        Some(Err(_)) => Err(ApiProblem::session(format!("the {name} header is not ASCII"))),
+        None => Ok(None),
+    };
+    let (Some(document), Some(signature)) =
+        (text(SESSION_HEADER)?, text(SESSION_SIGNATURE_HEADER)?)
+    else {
+        return Err(ApiProblem::no_session());
+    };
+    let here = (api.parts.cluster, api.me);
+    let key = session::check(document, signature, here, api.now())
+        .map_err(|error| ApiProblem::session(error.to_string()))?;
+    Ok(scope(&key, api))
+}
+
+fn scope(key: &PublicKey, api: &Api) -> Reader {
+    let operators = &api.parts.genesis.operators;
+    if operators.iter().any(|operator| operator.key == *key) {
+        Reader::All
+    } else {
+        Reader::Account(AccountId::of(key))
+    }
+}

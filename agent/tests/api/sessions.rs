@@ -1,0 +1,113 @@
+//! What a reader over TCP sees of accounts' objects, and what he must show for it.
+
+use dagger_api::{AccountSummary, StreamEvent, VmView};
+use dagger_payload::id::AccountId;
+use dagger_payload::key::SecretKey;
+use dagger_payload::limits::SESSION_LIFE_MS_MAX;
+use dagger_payload::session::{SESSION_HEADER, SESSION_SIGNATURE_HEADER, SessionDocument};
+use hyper::StatusCode;
+
+use crate::agent::Agent;
+use crate::events::EventReader;
+use crate::http::Answered;
+use crate::support::{Chronicle, TIME, World, create_vm, key};
+
+/// The headers of a session of `reader` with the host of member `author`.
+fn session(agent: &Agent, reader: &SecretKey, author: u16) -> [(&'static str, String); 2] {
+    let document = SessionDocument {
+        dagger: 1,
+        cluster: agent.world.cluster,
+        host: agent.world.host_id(author),
+        key: reader.public_key(),
+        not_after_ms: TIME.plus_ms(SESSION_LIFE_MS_MAX),
+    };
+    let (text, signature) = document.to_headers(reader);
+    [(SESSION_HEADER, text), (SESSION_SIGNATURE_HEADER, signature)]
+}
+
+async fn get(agent: &Agent, path: &str, reader: &SecretKey, author: u16) -> Answered {
+    let mut request = agent.tcp.request("GET", path);
+    for (name, value) in session(agent, reader, author) {
+        request = request.header(name, value);
+    }
+    agent.tcp.ask(request.body(http_body_util::Full::default()).expect("a request")).await
+}
+
+/// An agent that knows a VM of each of two developers.
+async fn two_accounts() -> Agent {
+    let agent = Agent::start().await;
+    let mut chronicle = Chronicle::new(&agent.world);
+    create_vm(&agent.world, &mut chronicle, World::DEVELOPER, "web-1");
+    agent.ledger.say(chronicle.newest());
+    create_vm(&agent.world, &mut chronicle, World::OTHER_DEVELOPER, "web-2");
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 2).await;
+    agent
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_belongs_to_accounts_is_shown_over_tcp_to_sessions_only() {
+    let agent = two_accounts().await;
+    let account = AccountId::of(&key(World::DEVELOPER).public_key());
+    let account = format!("/v1/accounts/{account}");
+    let paths = [
+        "/v1/vms",
+        "/v1/vms/web-1",
+        "/v1/vms/web-1/history",
+        "/v1/accounts",
+        &account,
+        "/v1/events",
+    ];
+    for path in paths {
+        let answered = agent.tcp.get(path).await;
+        assert_eq!(answered.status, StatusCode::UNAUTHORIZED, "{path}");
+        assert_eq!(answered.problem().code, "session_needed", "{path}");
+        // A session with another host is none here.
+        let answered = get(&agent, path, &key(World::DEVELOPER), 1).await;
+        assert_eq!(answered.problem().code, "session_refused", "{path}");
+    }
+    for path in ["/v1/cluster", "/v1/hosts", "/v1/images", "/v1/health"] {
+        assert_eq!(agent.tcp.get(path).await.status, StatusCode::OK, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_shows_its_own_account_and_an_operator_sees_all() {
+    let agent = two_accounts().await;
+    let names = |answered: &Answered| -> Vec<String> {
+        let views: Vec<VmView> = answered.json();
+        views.iter().map(|view| view.vm.name.to_string()).collect()
+    };
+    let developer = key(World::DEVELOPER);
+    assert_eq!(names(&get(&agent, "/v1/vms", &developer, 0).await), ["web-1"]);
+    assert_eq!(get(&agent, "/v1/vms/web-1", &developer, 0).await.status, StatusCode::OK);
+    for path in ["/v1/vms/web-2", "/v1/vms/web-2/history"] {
+        let answered = get(&agent, path, &developer, 0).await;
+        assert_eq!(answered.status, StatusCode::NOT_FOUND, "{path}");
+    }
+    let other = AccountId::of(&key(World::OTHER_DEVELOPER).public_key());
+    for path in [format!("/v1/vms?account={other}"), format!("/v1/accounts/{other}")] {
+        let answered = get(&agent, &path, &developer, 0).await;
+        assert_eq!(answered.problem().code, "session_refused", "{path}");
+    }
+    let operator = key(1);
+    assert_eq!(names(&get(&agent, "/v1/vms", &operator, 0).await).len(), 2);
+    let stranger = key(99);
+    assert!(names(&get(&agent, "/v1/vms", &stranger, 0).await).is_empty());
+    let accounts: Vec<AccountSummary> = get(&agent, "/v1/accounts", &stranger, 0).await.json();
+    assert!(accounts.is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_stream_over_tcp_tells_of_the_own_account_only() {
+    let agent = two_accounts().await;
+    let headers = session(&agent, &key(World::OTHER_DEVELOPER), 0);
+    let mut reader = EventReader::open_with(&agent.tcp, "/v1/events?after=0", &headers).await;
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        told.push(reader.next().await.event);
+    }
+    assert!(matches!(&told[0], StreamEvent::Payload { commit, .. } if commit.0 == 2), "{told:?}");
+    let own = |event: &StreamEvent| matches!(event, StreamEvent::Vm { vm, .. } if vm.name.as_str() == "web-2");
+    assert!(own(&told[1]), "{told:?}");
+}
