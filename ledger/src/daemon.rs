@@ -28,6 +28,7 @@ use crate::delivery::admission::{self, Admissions, Questions};
 use crate::delivery::evidence::Evidence;
 use crate::delivery::places::Places;
 use crate::delivery::recent::RecentReleases;
+use crate::delivery::snapshots::Snapshots;
 use crate::delivery::submissions::Submissions;
 use crate::delivery::{Delivery, agent, judging, opaque};
 use crate::driver::Sources;
@@ -201,6 +202,7 @@ impl Daemon {
             writer: memory.writer,
             submissions: Submissions::default(),
             recent: RecentReleases::default(),
+            snapshots: Snapshots::restore(&memory.records)?,
             places: Places::restore(memory.records.clone(), prepared.genesis.mode)?,
             admissions,
             core,

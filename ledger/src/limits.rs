@@ -73,6 +73,15 @@ pub const OPAQUE_COMMITS_PER_WRITE_MAX: usize = 256;
 pub const PLACES_IN_MEMORY_MAX: usize = 128 * 1024;
 /// Into how many stretches the digests are divided, one of which goes to the table at a time.
 pub const PLACE_STRETCHES: usize = 64;
+/// A snapshot is asked for when this many bytes were ordered since the last one, or as many as that
+/// one has.
+pub const SNAPSHOT_WORK_BYTES_MIN: u64 = 4 * 1024 * 1024;
+/// What a commit without payloads counts in that, in bytes.
+pub const SNAPSHOT_COMMIT_BYTES: u64 = 256;
+/// Bytes of a snapshot that share one durable write.
+pub const SNAPSHOT_WRITE_BYTES: usize = 8 * 1024 * 1024;
+/// Whole snapshots that are kept: one may be read while a newer one comes.
+pub const SNAPSHOTS_KEPT: usize = 2;
 /// Requests of one connection that are answered together.
 pub const REQUESTS_TOGETHER_MAX: usize = 256;
 /// Admissions under way at the processor.

@@ -7,16 +7,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dagger_bus::judging::{
-    Admission, AdmissionOutcome, Admit, Judge, Judged, Open, Opened, Purpose,
+    Admission, AdmissionOutcome, Admit, Judge, Judged, Open, Opened, Purpose, Restore, Restored,
+    Then,
 };
 use dagger_bus::seal::SealKey;
 use dagger_bus::{BusError, Connection};
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
-use dagger_payload::id::{ClusterId, CommitIndex, LedgerTime, Round};
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, LedgerTime, Round};
 use dagger_payload::key::{Domain, SecretKey, Signature};
 use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::refusal::RefusalCode;
-use dagger_payload::release::OrderedCommit;
+use dagger_payload::release::{OrderedCommit, OrderedPayload, extend_prefix};
 use dagger_payload::sshsig::{self, Namespace};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -126,7 +127,11 @@ async fn the_daemon_judges_in_order_seals_repeats_and_begins_anew() {
     assert_eq!((seal.cluster, &seal.key), (daemon.cluster, &opened.seal_key));
     let commit = next_commit(&opened);
     for _ in 0..2 {
-        judgement.sender.send(&Judge { commit: commit.clone() }).await.expect("sent");
+        judgement
+            .sender
+            .send(&Judge { commit: commit.clone(), then: Then::Nothing })
+            .await
+            .expect("sent");
         let judged = judgement.receiver.receive().await.expect("answered");
         let Judged::Done { sealed, .. } = judged else { panic!("{judged:?}") };
         let digest = sealed.release.seal_digest();
@@ -135,7 +140,7 @@ async fn the_daemon_judges_in_order_seals_repeats_and_begins_anew() {
     }
     let mut later = commit.clone();
     later.index = CommitIndex(9);
-    judgement.sender.send(&Judge { commit: later }).await.expect("sent");
+    judgement.sender.send(&Judge { commit: later, then: Then::Nothing }).await.expect("sent");
     let judged = judgement.receiver.receive().await.expect("answered");
     assert!(matches!(judged, Judged::OutOfOrder { expected: CommitIndex(2) }));
     let (_anew, opened) = daemon.open(Purpose::JudgementAnew).await;
@@ -145,6 +150,67 @@ async fn the_daemon_judges_in_order_seals_repeats_and_begins_anew() {
     assert!(matches!(judgement.receiver.receive::<Judged>().await, Err(BusError::Closed)));
     let (code, log) = daemon.stop();
     assert_eq!(code, Some(0), "{log}");
+}
+
+/// One commit with one payload (which is refused: that is content too).
+fn commit_with_payload(opened: &Opened) -> OrderedCommit {
+    let payload = SignedPayload {
+        signature_kind: SignatureKind::SshEd25519,
+        signature: Signature([0; 64]),
+        bytes: b"{}"[..].into(),
+    };
+    let mut commit = next_commit(opened);
+    let (before, time) = (opened.judged.prefix_hash, commit.ledger_time);
+    commit.prefix_hash = extend_prefix(&before, time, [&payload]);
+    commit.payloads = vec![OrderedPayload { author: AuthorIndex(0), payload }];
+    commit
+}
+
+#[tokio::test]
+async fn a_snapshot_that_was_asked_for_begins_a_later_life_and_a_false_one_does_not() {
+    let daemon = Daemon::start();
+    let (mut judgement, opened) = daemon.open(Purpose::Judgement).await;
+    let judge = Judge { commit: commit_with_payload(&opened), then: Then::Snapshot };
+    judgement.sender.send(&judge).await.expect("sent");
+    let judged = judgement.receiver.receive().await.expect("answered");
+    let Judged::Done { sealed, .. } = judged else { panic!("{judged:?}") };
+    let end = sealed.release.end;
+    let mut chunks = Vec::new();
+    let head = loop {
+        match judgement.receiver.receive().await.expect("answered") {
+            Judged::Chunk { bytes } => chunks.push(bytes),
+            Judged::Snapshot { head } => break head,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!((head.end, head.chunks), (end, 1));
+    let mut false_head = head.clone();
+    false_head.end.state_root = opened.judged.state_root;
+    for (head, is_true) in [(false_head, false), (head, true)] {
+        let (mut from, before) = daemon.open(Purpose::JudgementFrom).await;
+        from.sender.send(&Restore::Head { head }).await.expect("sent");
+        let bytes = chunks[0].clone();
+        from.sender.send(&Restore::Chunk { bytes }).await.expect("sent");
+        match from.receiver.receive().await.expect("answered") {
+            Restored::Refused { why } => assert!(!is_true, "{why}"),
+            Restored::Done { opened } => {
+                assert!(is_true);
+                assert_eq!(opened.judged, end);
+                assert_ne!(opened.seal_key, before.seal_key);
+                let anchor = opened.anchor.clone().expect("it began there");
+                assert!(anchor.is_sealed_by(&opened.seal_key));
+                assert_eq!(anchor.anchor.end, end);
+                let judge = Judge { commit: next_commit(&opened), then: Then::Nothing };
+                from.sender.send(&judge).await.expect("sent");
+                let judged = from.receiver.receive().await.expect("answered");
+                let Judged::Done { sealed, .. } = judged else { panic!("{judged:?}") };
+                assert_eq!(sealed.release.end.index, CommitIndex(2));
+            }
+        }
+    }
+    let ended = judgement.receiver.receive::<Judged>().await;
+    assert!(matches!(ended, Err(BusError::Closed)), "the old life is over");
+    daemon.stop();
 }
 
 #[tokio::test]

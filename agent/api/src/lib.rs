@@ -328,6 +328,9 @@ pub struct LedgerView {
     pub waiting: u64,
     /// Bytes in the store.
     pub store_bytes: u64,
+    /// Commit of the newest snapshot of the judged state, from which this host's processor begins
+    /// after a restart; 0 for none.
+    pub snapshot: CommitIndex,
     /// Members.
     pub members: Vec<MemberView>,
     /// Why changes are not possible now, if so.

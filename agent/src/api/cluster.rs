@@ -69,6 +69,7 @@ fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
         faults_survived: fits(faults),
         waiting: status.waiting,
         store_bytes: status.store_bytes,
+        snapshot: status.snapshot,
         unavailable: status.unavailable.as_ref().map(unavailable_text),
         members: status.members.into_iter().map(member_view).collect(),
     }

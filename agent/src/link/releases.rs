@@ -81,10 +81,9 @@ impl Follower {
 
     fn report(&mut self, end: &StreamEnd) {
         match end {
-            StreamEnd::Distrust(Distrust::Chain(why)) => {
+            StreamEnd::Distrust(why @ (Distrust::Chain(_) | Distrust::Anchor(_))) => {
                 error!(%why, "ALARM: the ledger of this host shows a broken history; nothing will change");
-                let fresh = Model::new(Arc::clone(&self.genesis));
-                self.model.write(|model| *model = fresh);
+                self.forget();
             }
             StreamEnd::Distrust(why @ Distrust::Seal(_)) => {
                 warn!(%why, "a release is not taken in; asking the processor for its key again");
@@ -96,11 +95,22 @@ impl Follower {
         }
     }
 
+    /// The model is folded from nothing again.
+    fn forget(&mut self) {
+        let fresh = Model::new(Arc::clone(&self.genesis));
+        self.model.write(|model| *model = fresh);
+    }
+
     async fn stream(
         &mut self,
         seal_key: &PublicKey,
         pauses: &mut Pauses,
     ) -> Result<std::convert::Infallible, StreamEnd> {
+        if self.reader.is_unsealed() {
+            // Its anchor went with the connection, and perhaps with its processor.
+            self.reader.read_again();
+            self.forget();
+        }
         let purpose = Purpose::Releases { after: self.reader.cursor(), window: RELEASE_WINDOW };
         let mut connection = requests::open(&self.path, self.cluster, purpose).await?;
         info!(after = %self.reader.cursor(), "following the ledger's releases");

@@ -10,9 +10,10 @@ use std::sync::Arc;
 
 use dagger_bus::ledger::StreamItem;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex};
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, HistoryHash};
 use dagger_payload::key::{Domain, PublicKey};
 use dagger_payload::release::{CommitRelease, SealedRelease};
+use dagger_payload::snapshot::{SealedAnchor, extend_history};
 
 use super::chain::{Chain, ChainBreak};
 use super::mark::Mark;
@@ -59,6 +60,12 @@ pub enum Distrust {
     /// The release does not continue the chain. The history is read again from its beginning.
     #[error("the ledger's history is broken: {0}")]
     Chain(#[from] ChainBreak),
+    /// The present processor began with another history than the ledger shows. It is read again
+    /// from its beginning.
+    #[error(
+        "the processor began at commit {0} with another history than the ledger shows up to there"
+    )]
+    Anchor(CommitIndex),
 }
 
 /// What came of an item.
@@ -79,6 +86,10 @@ pub struct Reader {
     genesis: Genesis,
     reading: u64,
     chain: Chain,
+    /// Everything that was judged up to the chain's end.
+    history: HistoryHash,
+    /// The last release that the seal of a processor covers: its own, or that of an anchor.
+    sealed: CommitIndex,
     attestations: Attestations,
     /// The highest point that was attested to this host before this reading.
     mark: Option<Mark>,
@@ -94,6 +105,8 @@ impl Reader {
     pub fn new(cluster: ClusterId, genesis: Genesis, mark: Option<Mark>) -> Self {
         Self {
             chain: Chain::new(&cluster),
+            history: HistoryHash::ZERO,
+            sealed: CommitIndex(0),
             attestations: Attestations::new(cluster, genesis.clone()),
             cluster,
             genesis,
@@ -114,6 +127,23 @@ impl Reader {
         self.shown = None;
     }
 
+    /// Whether the last releases wait for an anchor. Such a reading is good for its own connection
+    /// only.
+    pub fn is_unsealed(&self) -> bool {
+        self.sealed < self.chain.last()
+    }
+
+    /// Reads again from the beginning.
+    pub fn read_again(&mut self) {
+        self.mark = self.floor();
+        self.chain = Chain::new(&self.cluster);
+        self.history = HistoryHash::ZERO;
+        self.sealed = CommitIndex(0);
+        self.attestations = Attestations::new(self.cluster, self.genesis.clone());
+        self.reading += 1;
+        self.shown = None;
+    }
+
     /// Takes in one item.
     ///
     /// # Errors
@@ -121,6 +151,8 @@ impl Reader {
     pub fn take(&mut self, item: StreamItem, seal_key: &PublicKey) -> Result<Taken, Distrust> {
         match item {
             StreamItem::Release { sealed } => self.take_release(*sealed, seal_key),
+            StreamItem::Past { release } => self.extend(*release),
+            StreamItem::Anchor { anchor } => self.take_anchor(&anchor, seal_key),
             StreamItem::Attested { commit, evidence } => {
                 self.note_shown(commit);
                 Ok(match self.attestations.add(&evidence, &self.chain) {
@@ -144,10 +176,46 @@ impl Reader {
         if !seal_key.verifies_in(Domain::Seal, &release.seal_digest(), &sealed.seal) {
             return Err(Distrust::Seal(release.end.index));
         }
+        if self.is_unsealed() {
+            // The ledger left out the anchor.
+            return Err(self.false_anchor(self.chain.last()));
+        }
+        let taken = self.extend(release)?;
+        self.sealed = self.chain.last();
+        Ok(taken)
+    }
+
+    /// What was past is as good as sealed when the present processor began with the same history.
+    fn take_anchor(
+        &mut self,
+        sealed: &SealedAnchor,
+        seal_key: &PublicKey,
+    ) -> Result<Taken, Distrust> {
+        let anchor = &sealed.anchor;
+        let commit = anchor.end.index;
+        if !sealed.is_sealed_by(seal_key) {
+            return Err(Distrust::Seal(commit));
+        }
+        let same = self.chain.end_at(commit) == Some(&anchor.end) && self.history == anchor.history;
+        if !same || self.chain.last() != commit {
+            return Err(self.false_anchor(commit));
+        }
+        self.sealed = commit;
+        Ok(Taken::Noted)
+    }
+
+    fn false_anchor(&mut self, commit: CommitIndex) -> Distrust {
+        let distrust = Distrust::Anchor(commit);
+        self.start_over(distrust.to_string());
+        distrust
+    }
+
+    fn extend(&mut self, release: CommitRelease) -> Result<Taken, Distrust> {
         if let Err(error) = self.chain.extend(&release) {
             self.start_over(error.to_string());
             return Err(error.into());
         }
+        self.history = extend_history(&self.history, &release);
         self.note_shown(release.end.index);
         self.attestations.chain_grew(&self.chain);
         Ok(Taken::Release(Arc::new(release)))
@@ -160,11 +228,7 @@ impl Reader {
     }
 
     fn start_over(&mut self, why: String) {
-        self.mark = self.floor();
-        self.chain = Chain::new(&self.cluster);
-        self.attestations = Attestations::new(self.cluster, self.genesis.clone());
-        self.reading += 1;
-        self.shown = None;
+        self.read_again();
         self.broken = Some(why);
     }
 
@@ -175,7 +239,7 @@ impl Reader {
     }
 
     fn attested_mark(&self) -> Option<Mark> {
-        let end = self.chain.end_at(self.attestations.attested());
+        let end = self.chain.end_at(self.attestations.attested().min(self.sealed));
         end.map(Mark::from)
     }
 
@@ -216,6 +280,10 @@ impl Reader {
 
     /// Whether all is read and attested that this host has acted on before.
     fn following(&self) -> Trust {
+        if self.is_unsealed() {
+            let what = "reading what was judged before this host's processor began";
+            return Trust::Reading(what.to_owned());
+        }
         let Some(shown) = self.shown else {
             return if self.chain.last() == CommitIndex(0) || self.broken.is_some() {
                 Trust::Reading("the ledger has not told its history yet".to_owned())

@@ -170,6 +170,7 @@ impl Script {
             quorum: 3,
             waiting: 0,
             store_bytes: 4096,
+            snapshot: CommitIndex(0),
             unavailable: match on_submit {
                 OnSubmit::Unavailable(reason) => Some(reason),
                 OnSubmit::Receive | OnSubmit::Refuse(_) => None,

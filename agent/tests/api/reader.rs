@@ -10,7 +10,8 @@ use dagger_payload::key::PublicKey;
 use dagger_payload::release::{CommitRelease, QuorumEvidence};
 
 use crate::support::{
-    Chronicle, TIME, World, create_vm, evidence, header_by, key, sealed_by, vm_stop,
+    Chronicle, TIME, World, anchor_after, create_vm, evidence, header_by, key, past, sealed_by,
+    vm_stop,
 };
 
 type Change = fn(&mut CommitRelease);
@@ -112,6 +113,56 @@ fn a_release_that_does_not_continue_the_chain_is_refused_and_all_is_read_again()
         assert_eq!(progress.judged, CommitIndex(0));
         assert!(matches!(progress.trust, Trust::Hold(_)), "{:?}", progress.trust);
     }
+}
+
+#[test]
+fn what_an_earlier_processor_judged_counts_once_the_present_one_began_with_it() {
+    let (world, chronicle) = three_commits();
+    let mut reader = reader(&world, None);
+    let [first, second, third] = [0, 1, 2].map(|at| &chronicle.releases[at]);
+    for release in [first, second] {
+        assert!(matches!(take(&mut reader, past(release)), Ok(Taken::Release(_))));
+    }
+    take(&mut reader, chronicle.attested(&[0, 1, 2], second.end)).expect("counts later");
+    let progress = reader.progress();
+    assert_eq!((progress.attested, reader.is_unsealed()), (CommitIndex(0), true));
+    assert!(matches!(progress.trust, Trust::Reading(_)), "{:?}", progress.trust);
+    let anchor = anchor_after(&key(World::SEAL), &chronicle.releases[..2]);
+    take(&mut reader, anchor).expect("the same history");
+    assert_eq!(attested(&mut reader), second.end.index.0);
+    take(&mut reader, sealed_by(&key(World::SEAL), third)).expect("goes on");
+    take(&mut reader, StreamItem::CaughtUp { commit: third.end.index }).expect("in order");
+    assert_eq!(reader.progress().trust, Trust::CaughtUp);
+}
+
+#[test]
+fn a_past_that_the_processor_did_not_begin_with_is_read_again() {
+    let seal = key(World::SEAL);
+    let (world, chronicle) = three_commits();
+    let (known, third) = (&chronicle.releases[..2], &chronicle.releases[2]);
+    let mut changed = known.to_vec();
+    changed[1].releases[0].effects.clear();
+    for (shown, last) in [
+        // Other effects of the same payloads.
+        (&changed[..], anchor_after(&seal, known)),
+        // More, or less, than it began with.
+        (&chronicle.releases[..], anchor_after(&seal, known)),
+        (&known[..1], anchor_after(&seal, known)),
+        // No anchor at all.
+        (known, sealed_by(&seal, third)),
+    ] {
+        let mut reader = reader(&world, None);
+        for release in shown {
+            take(&mut reader, past(release)).expect("continues the chain");
+        }
+        assert!(matches!(take(&mut reader, last), Err(Distrust::Anchor(_))));
+        assert_eq!(reader.cursor(), CommitIndex(0));
+        assert!(matches!(reader.progress().trust, Trust::Hold(_)));
+    }
+    let mut reader = reader(&world, None);
+    take(&mut reader, past(&known[0])).expect("continues the chain");
+    let foreign = anchor_after(&key(99), &known[..1]);
+    assert!(matches!(take(&mut reader, foreign), Err(Distrust::Seal(_))));
 }
 
 #[test]

@@ -7,8 +7,8 @@ use dagger_bus::ledger::StreamItem;
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, SignedHeader};
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::{
-    AccountId, AuthorIndex, ClusterId, CommitIndex, Epoch, Generation, HostId, ImageDigest,
-    LedgerTime, MerkleRoot, OperatorId, Position, PrefixHash, Round, StateRoot, VmId,
+    AccountId, AuthorIndex, ClusterId, CommitIndex, Epoch, Generation, HistoryHash, HostId,
+    ImageDigest, LedgerTime, MerkleRoot, OperatorId, Position, PrefixHash, Round, StateRoot, VmId,
 };
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::kind::{
@@ -25,6 +25,7 @@ use dagger_payload::release::{
     CommitRelease, OrderedPayload, QuorumEvidence, Release, SealedRelease, Verdict, extend_prefix,
     initial_prefix,
 };
+use dagger_payload::snapshot::{Anchor, SealedAnchor, extend_history};
 use zeroize::Zeroizing;
 
 pub(crate) fn key(byte: u8) -> SecretKey {
@@ -211,6 +212,21 @@ pub(crate) fn sealed_by(seal: &SecretKey, release: &CommitRelease) -> StreamItem
             seal: seal.sign_in(Domain::Seal, &release.seal_digest()),
         }),
     }
+}
+
+/// A release of an earlier life of the processor.
+pub(crate) fn past(release: &CommitRelease) -> StreamItem {
+    StreamItem::Past { release: Box::new(release.clone()) }
+}
+
+/// Where a processor's life began that knows these releases.
+pub(crate) fn anchor_after(seal: &SecretKey, releases: &[CommitRelease]) -> StreamItem {
+    let history =
+        releases.iter().fold(HistoryHash::ZERO, |before, each| extend_history(&before, each));
+    let end = releases.last().expect("there is one").end;
+    let anchor = Anchor { end, ledger_time: TIME, history };
+    let seal = seal.sign_in(Domain::Seal, &anchor.seal_digest());
+    StreamItem::Anchor { anchor: Box::new(SealedAnchor { anchor, seal }) }
 }
 
 pub(crate) fn evidence(cluster: ClusterId, authors: &[u16], end: CommitEnd) -> QuorumEvidence {

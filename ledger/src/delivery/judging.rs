@@ -14,11 +14,12 @@ use dagger_bus::limits::{JUDGED_KEPT_MAX, OPEN_WAIT_MAX};
 use dagger_bus::{BusError, Connection};
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::CommitIndex;
+use dagger_payload::snapshot::SnapshotHead;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use super::judging_session::{Keeping, Session};
-use super::{Delivery, DeliveryError};
+use super::{Delivery, DeliveryError, snapshots};
 use crate::exit::in_words;
 use crate::limits::{PROCESSOR_WAIT_MAX, PROCESSOR_WAIT_MIN};
 use crate::store::records;
@@ -72,13 +73,23 @@ impl Patience {
 /// What follows a connection that ended well.
 enum Next {
     ComeAgain,
-    BeginAnew,
+    Begin,
+}
+
+/// How a connection is opened.
+enum How {
+    /// With the life that the processor has.
+    AsItStands,
+    /// With a new one, from the founding.
+    Anew,
+    /// With a new one, from a snapshot.
+    From(SnapshotHead),
 }
 
 /// Whether the processor must begin a new life before it is of use.
 enum Standing {
     Continue(CommitIndex),
-    BeginAnew,
+    Begin,
 }
 
 /// Keeps the judge busy until the daemon stops. The founding state is published as soon as it is
@@ -89,14 +100,18 @@ pub async fn run(
     founding: watch::Sender<Option<CommitEnd>>,
 ) {
     let mut patience = Patience::default();
-    let mut purpose = Purpose::Judgement;
+    let mut how = How::AsItStands;
     loop {
-        let ended = serve(&delivery, &socket, purpose, &founding, &mut patience).await;
-        purpose = Purpose::Judgement;
+        let ended = serve(&delivery, &socket, &how, &founding, &mut patience).await;
+        how = How::AsItStands;
         match ended {
-            Ok(Next::BeginAnew) => {
-                tracing::warn!("the processor knows more than this store: it begins anew");
-                purpose = Purpose::JudgementAnew;
+            Ok(Next::Begin) => {
+                let newest = delivery.snapshots.newest();
+                tracing::info!(
+                    from = newest.as_ref().map_or(0, |head| head.end.index.0),
+                    "the processor begins a new life"
+                );
+                how = newest.map_or(How::Anew, How::From);
             }
             Ok(Next::ComeAgain) => {}
             Err(error) => match delivery.is_fatal(error) {
@@ -110,42 +125,55 @@ pub async fn run(
 async fn serve(
     delivery: &Arc<Delivery>,
     socket: &std::path::Path,
-    purpose: Purpose,
+    how: &How,
     founding: &watch::Sender<Option<CommitEnd>>,
     patience: &mut Patience,
 ) -> Result<Next, DeliveryError> {
-    let (connection, opened) = open(delivery, socket, purpose).await?;
-    let through = match stands(delivery, &opened)? {
-        Standing::Continue(through) => through,
-        Standing::BeginAnew if purpose == Purpose::Judgement => return Ok(Next::BeginAnew),
+    let purpose = match how {
+        How::AsItStands => Purpose::Judgement,
+        How::Anew => Purpose::JudgementAnew,
+        How::From(_) => Purpose::JudgementFrom,
+    };
+    let (mut connection, mut opened) = open(delivery, socket, purpose).await?;
+    if let How::From(head) = how {
+        learn_founding(delivery, &opened, founding).await?;
+        match snapshots::hand_in(delivery, &mut connection, head).await? {
+            Some(begun) => opened = begun,
+            None => return Ok(Next::Begin),
+        }
+    }
+    let through = match (stands(delivery, &opened, how)?, how) {
+        (Standing::Continue(through), _) => through,
+        (Standing::Begin, How::AsItStands) => return Ok(Next::Begin),
         // Asked for and not done: without this the two would ask each other for ever, without a
         // wait.
-        Standing::BeginAnew => return Err(BusError::Malformed.into()),
+        (Standing::Begin, How::Anew | How::From(_)) => return Err(BusError::Malformed.into()),
     };
     learn_founding(delivery, &opened, founding).await?;
     *patience = Patience::default();
     let session = Session::new(delivery.clone(), opened, through, Keeping::Releases)?;
     match session.run(connection).await {
-        Err(DeliveryError::OutOfStep { .. }) if purpose == Purpose::Judgement => {
-            Ok(Next::BeginAnew)
-        }
+        Err(DeliveryError::OutOfStep { .. }) if matches!(how, How::AsItStands) => Ok(Next::Begin),
         ended => ended.map(|()| Next::ComeAgain),
     }
 }
 
 /// Compares the processor's life with the store: up to where all its answers are here.
-fn stands(delivery: &Delivery, opened: &Opened) -> Result<Standing, DeliveryError> {
+fn stands(delivery: &Delivery, opened: &Opened, how: &How) -> Result<Standing, DeliveryError> {
     let judged = opened.judged.index;
-    let stored = delivery.records.released()?;
-    let through = match stored {
-        Some(stored) if stored.seal_key == opened.seal_key => stored.through,
+    let through = match (how, delivery.records.released()?) {
+        (How::From(head), _) if head.end.index == judged => judged,
+        (_, Some(stored)) if stored.seal_key == opened.seal_key => stored.through,
         _ => CommitIndex(0),
     };
     let kept = u64::try_from(JUDGED_KEPT_MAX).expect("sixty-four");
     let known = *delivery.commits.newest().borrow() >= judged
         && (judged.0 == 0 || delivery.records.founding()?.is_some());
     let near = through <= judged && judged.0 - through.0 <= kept;
-    Ok(if known && near { Standing::Continue(through) } else { Standing::BeginAnew })
+    // A processor that has judged nothing is spared the history up to a snapshot.
+    let spared = judged.0 == 0 && delivery.snapshots.newest().is_some();
+    let begins = matches!(how, How::AsItStands) && spared;
+    Ok(if known && near && !begins { Standing::Continue(through) } else { Standing::Begin })
 }
 
 async fn learn_founding(

@@ -9,7 +9,7 @@
 use std::sync::Arc;
 
 use dagger_bus::connection::{Receiver, Sender};
-use dagger_bus::judging::{Judge, Judged, Opened};
+use dagger_bus::judging::{Judge, Judged, Opened, Then};
 use dagger_bus::{BusError, Connection};
 use dagger_ledger_core::Input;
 use dagger_payload::event::{CHECKPOINT_COMMITS, CommitEnd};
@@ -18,21 +18,24 @@ use dagger_payload::id::{CommitIndex, LedgerTime, PayloadDigest};
 use dagger_payload::key::PublicKey;
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{OrderedCommit, SealedRelease, Verdict};
+use dagger_payload::snapshot::SealedAnchor;
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Delivery, DeliveryError, Released};
+use super::{Delivery, DeliveryError, Released, snapshots};
 use crate::limits::{JUDGING_WINDOW, UNMARKED_COMMITS_MAX};
 use crate::store::records::{self, OrderedAt};
 use crate::store::{Change, StoreError};
 
 /// Commits that were sent and not yet answered.
-type Expected = mpsc::Receiver<Arc<OrderedCommit>>;
+type Expected = mpsc::Receiver<(Arc<OrderedCommit>, Then)>;
 
 /// The state of one connection.
 pub(super) struct Session {
     delivery: Arc<Delivery>,
     seal_key: PublicKey,
+    /// Where the processor's life began.
+    anchor: Option<Arc<SealedAnchor>>,
     /// The processor's own newest commit when it was opened, and its next deadline.
     opened: (CommitIndex, Option<LedgerTime>),
     /// The last judged commit end.
@@ -87,6 +90,7 @@ impl Session {
         Ok(Self {
             delivery,
             seal_key: opened.seal_key,
+            anchor: opened.anchor.map(Arc::new),
             opened: (opened.judged.index, opened.next_deadline),
             last,
             recorded,
@@ -104,7 +108,8 @@ impl Session {
         let (sent, expected) = mpsc::channel(JUDGING_WINDOW);
         let delivery = self.delivery.clone();
         let first = self.last.index.next();
-        let sending = send_all(&delivery, sender, first, &window, sent);
+        let judged = self.opened.0;
+        let sending = send_all(&delivery, sender, (first, judged), &window, sent);
         let receiving = self.receive_all(receiver, expected, &window);
         tokio::select! {
             sent = sending => sent,
@@ -112,18 +117,18 @@ impl Session {
         }
     }
 
-    /// Tells core and streams where this life stands, and removes what earlier lives have sealed.
+    /// Tells store, core and streams where this life stands.
     pub(super) async fn begin(&self) -> Result<(), DeliveryError> {
         let delivery = &self.delivery;
-        let mut stale = delivery.records.stale_releases(&self.seal_key)?;
-        if !stale.is_empty() {
+        let known = delivery.records.released()?;
+        if known.is_none_or(|known| known.seal_key != self.seal_key) {
+            // Places are read from releases up to the mark, which goes back now.
             let mut moving = delivery.places.all();
-            delivery.writer.store(moving.take_changes()).await?;
+            let mut changes = moving.take_changes();
+            let (seal_key, through) = (self.seal_key.clone(), self.last.index);
+            changes.push(records::released_change(&records::Released { seal_key, through }));
+            delivery.writer.store(changes).await?;
             delivery.places.moved(&moving);
-        }
-        while !stale.is_empty() {
-            delivery.writer.store(stale).await?;
-            stale = delivery.records.stale_releases(&self.seal_key)?;
         }
         delivery.recent.begin(self.seal_key.clone(), self.last.index);
         self.publish();
@@ -165,6 +170,7 @@ impl Session {
             seal_key: self.seal_key.clone(),
             through: self.last.index,
             history_end: self.recorded.max(self.last.index),
+            anchor: self.anchor.clone(),
         };
         self.delivery.released.send_replace(Some(released));
     }
@@ -180,7 +186,7 @@ impl Session {
             let mut answer: Option<Judged> = Some(receiver.receive().await?);
             // All answers that are here already share one durable write.
             while let Some(judged) = answer {
-                let commit = expected.recv().await.ok_or(BusError::Closed)?;
+                let (commit, then) = expected.recv().await.ok_or(BusError::Closed)?;
                 let (sealed, outlook) = match judged {
                     Judged::Done { sealed, next_deadline, epoch_end } => {
                         (*sealed, (next_deadline, epoch_end))
@@ -189,8 +195,15 @@ impl Session {
                         let asked = commit.index;
                         return Err(DeliveryError::OutOfStep { asked, expected });
                     }
+                    Judged::Chunk { .. } | Judged::Snapshot { .. } => {
+                        return Err(BusError::Malformed.into());
+                    }
                 };
                 self.take(&commit, sealed, outlook, &mut batch).await?;
+                if then == Then::Snapshot {
+                    self.store(&mut batch).await?;
+                    snapshots::receive(&self.delivery, &mut receiver, self.last).await?;
+                }
                 window.add_permits(1);
                 answer = receiver.receive().now_or_never().transpose()?;
             }
@@ -248,7 +261,7 @@ impl Session {
     /// Keeps a release with content, and where its payloads were ordered first.
     fn keep(&self, sealed: SealedRelease, batch: &mut Batch) {
         if self.keeping == Keeping::Releases {
-            batch.changes.push(records::release_change(&self.seal_key, &sealed));
+            batch.changes.push(records::release_change(&sealed));
         }
         let commit = sealed.release.end.index;
         for release in &sealed.release.releases {
@@ -319,9 +332,9 @@ pub(super) fn is_first_copy(verdict: &Verdict) -> bool {
 async fn send_all(
     delivery: &Delivery,
     mut sender: Sender,
-    first: CommitIndex,
+    (first, judged): (CommitIndex, CommitIndex),
     window: &Semaphore,
-    sent: mpsc::Sender<Arc<OrderedCommit>>,
+    sent: mpsc::Sender<(Arc<OrderedCommit>, Then)>,
 ) -> Result<(), DeliveryError> {
     let mut newest = delivery.commits.newest();
     let mut next = first;
@@ -331,9 +344,12 @@ async fn send_all(
         window.acquire().await.map_err(|_| BusError::Closed)?.forget();
         let missing = || StoreError::Damaged { table: "commits", key: format!("{next}") };
         let commit = delivery.commits.get(next).await?.ok_or_else(missing)?;
-        sent.send(commit.clone()).await.map_err(|_| BusError::Closed)?;
+        // A repeated answer is not the processor's present state.
+        let is_new = next > judged;
+        let then = if is_new { delivery.snapshots.wanted_after(&commit) } else { Then::Nothing };
+        sent.send((commit.clone(), then)).await.map_err(|_| BusError::Closed)?;
         let commit = OrderedCommit::clone(&commit);
-        sender.send(&Judge { commit }).await?;
+        sender.send(&Judge { commit, then }).await?;
         next = next.next();
     }
 }

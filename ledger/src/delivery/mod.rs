@@ -2,9 +2,10 @@
 //!
 //! Owns the conversations with the processor (`judging`, `admission`) and with the agent (`agent`,
 //! `stream`, `requests`), the payloads of this host's users that are not ordered yet
-//! (`submissions`), where payloads were ordered (`places`), the newest releases (`recent`), the
-//! evidence of a quorum (`evidence`), and what a cluster without a judge does instead (`opaque`).
-//! Never orders and never judges. Called by the daemon.
+//! (`submissions`), where payloads were ordered (`places`), the newest releases (`recent`),
+//! snapshots of the judged state (`snapshots`), the evidence of a quorum (`evidence`), and what a
+//! cluster without a judge does instead (`opaque`). Never orders and never judges. Called by the
+//! daemon.
 
 pub mod admission;
 pub mod agent;
@@ -15,6 +16,7 @@ pub mod opaque;
 pub mod places;
 pub mod recent;
 mod requests;
+pub mod snapshots;
 mod stream;
 pub mod submissions;
 
@@ -26,6 +28,7 @@ use dagger_payload::committee::Committee;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex};
 use dagger_payload::key::PublicKey;
+use dagger_payload::snapshot::SealedAnchor;
 use tokio::sync::{mpsc, watch};
 
 use crate::driver::commits::Commits;
@@ -38,6 +41,7 @@ use admission::Admissions;
 use evidence::Evidence;
 use places::Places;
 use recent::RecentReleases;
+use snapshots::Snapshots;
 use submissions::Submissions;
 
 /// How far the processor's present life has come; what of it is durable here.
@@ -49,6 +53,8 @@ pub struct Released {
     pub through: CommitIndex,
     /// The newest commit that was judged in any life: history ends there.
     pub history_end: CommitIndex,
+    /// Where this life began; none at the founding.
+    pub anchor: Option<Arc<SealedAnchor>>,
 }
 
 /// What all parts of delivery share.
@@ -73,6 +79,8 @@ pub struct Delivery {
     pub places: Places,
     /// What streams send next.
     pub recent: RecentReleases,
+    /// What a processor may begin from.
+    pub snapshots: Snapshots,
     /// The processor's door.
     pub admissions: Admissions,
     /// The core's inputs.
@@ -110,6 +118,13 @@ pub enum DeliveryError {
     /// The processor contradicts itself or what was ordered.
     #[error("the processor is broken: {0}")]
     Judge(String),
+}
+
+impl Released {
+    /// The commit whose state this life began with: releases up to there have other seals.
+    pub(crate) fn began(&self) -> CommitIndex {
+        self.anchor.as_ref().map_or(CommitIndex(0), |anchor| anchor.anchor.end.index)
+    }
 }
 
 impl Delivery {

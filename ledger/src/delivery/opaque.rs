@@ -87,6 +87,7 @@ async fn release_all(
         judged: delivery.records.judged(through)?.unwrap_or(first),
         next_deadline: None,
         epoch_end: None,
+        anchor: None,
     };
     let mut session = Session::new(delivery.clone(), opened, through, Keeping::Places)?;
     session.begin().await?;

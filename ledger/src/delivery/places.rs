@@ -89,7 +89,7 @@ impl Places {
         };
         let mut after = self.state().swept;
         loop {
-            let page = self.records.releases(&released.seal_key, after, STORE_PAGE_RELEASES)?;
+            let page = self.records.releases(after, released.through, STORE_PAGE_RELEASES)?;
             let Some(last) = page.last() else {
                 return Ok(());
             };

@@ -41,6 +41,12 @@ pub(super) fn sent(sealed: SealedRelease) -> Sent {
     (commit, Arc::new(StreamItem::Release { sealed: Box::new(sealed) }))
 }
 
+/// A release of an earlier life, as a stream sends it.
+pub(super) fn past(sealed: SealedRelease) -> Sent {
+    let commit = sealed.release.end.index;
+    (commit, Arc::new(StreamItem::Past { release: Box::new(sealed.release) }))
+}
+
 impl RecentReleases {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of this lock panics")

@@ -273,6 +273,7 @@ fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
         waiting: u64::try_from(delivery.submissions.count()).expect("a count fits"),
         store_bytes: delivery.records.store().used_bytes()?,
         unavailable: delivery.unavailable(),
+        snapshot: delivery.snapshots.newest().map_or(CommitIndex(0), |head| head.end.index),
     };
     Ok(Answer::Status { status: Box::new(status) })
 }

@@ -13,6 +13,7 @@ use dagger_bus::limits::RELEASE_WINDOW_MAX;
 use dagger_bus::{BusError, Connection};
 use dagger_payload::genesis::GenesisMode;
 use dagger_payload::id::CommitIndex;
+use dagger_payload::snapshot::SealedAnchor;
 use tokio::sync::watch;
 
 use super::evidence::Attested;
@@ -102,7 +103,10 @@ impl Stream {
     ) -> Result<(), BusError> {
         while self.sent < released.through && self.under_way.len() < self.window {
             let room = (self.window - self.under_way.len()).min(STORE_PAGE_RELEASES);
-            let page = match self.read(released, room).await {
+            let began = released.began();
+            let is_past = self.sent < began;
+            let through = if is_past { began } else { released.through };
+            let page = match self.read(released, through, room).await {
                 Ok(page) => page,
                 Err(error) => {
                     let _ = self.delivery.is_fatal(error.into());
@@ -116,7 +120,14 @@ impl Stream {
                 self.sent = commit;
             }
             if last {
-                self.sent = released.through;
+                self.sent = through;
+            }
+            if is_past
+                && self.sent == began
+                && let Some(anchor) = &released.anchor
+            {
+                let anchor = Box::new(SealedAnchor::clone(anchor));
+                self.sender.feed(&StreamItem::Anchor { anchor }).await?;
             }
         }
         let all_sent = self.sent >= released.through;
@@ -143,23 +154,23 @@ impl Stream {
     async fn read(
         &self,
         released: &Released,
+        through: CommitIndex,
         count: usize,
     ) -> Result<Vec<Sent>, crate::store::StoreError> {
         let (newest, life) = (&self.delivery.recent, &released.seal_key);
-        if let Some(page) = newest.get(life, self.sent, released.through, count) {
+        if let Some(page) = newest.get(life, self.sent, through, count) {
             return Ok(page);
         }
         if self.delivery.genesis.mode == GenesisMode::Opaque {
-            let through = released.through;
             let page = opaque::releases(&self.delivery, self.sent, through, count).await?;
             return Ok(page.into_iter().map(recent::sent).collect());
         }
         let records = self.delivery.records.clone();
-        let (seal_key, after, through) = (released.seal_key.clone(), self.sent, released.through);
+        let (began, after) = (released.began(), self.sent);
         let reading = tokio::task::spawn_blocking(move || {
-            let mut page = records.releases(&seal_key, after, count)?;
-            page.retain(|sealed| sealed.release.end.index <= through);
-            Ok(page.into_iter().map(recent::sent).collect())
+            let page = records.releases(after, through, count)?.into_iter();
+            let sent = if after < began { recent::past } else { recent::sent };
+            Ok(page.map(sent).collect())
         });
         reading.await.expect("reading releases does not panic")
     }

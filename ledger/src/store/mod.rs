@@ -1,14 +1,15 @@
 //! What must survive: ordered tables of bytes in one store, and the records in them.
 //!
 //! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
-//! simulations and tests), the typed records with their checksums (`records`), the thread that
-//! commits groups of changes (`writer`), the search for damage (`scan`) and the witness file beside
-//! the store (`witness`). Never interprets an event. Called by driver and delivery.
+//! simulations and tests), the typed records with their checksums (`records`, `snapshots`), the
+//! thread that commits groups of changes (`writer`), the search for damage (`scan`) and the witness
+//! file beside the store (`witness`). Never interprets an event. Called by driver and delivery.
 
 pub mod lmdb;
 pub mod memory;
 pub mod records;
 pub mod scan;
+pub mod snapshots;
 pub mod witness;
 pub mod writer;
 
@@ -27,7 +28,7 @@ pub enum Table {
     Ordered,
     /// Judged commit ends by index.
     Judged,
-    /// Sealed releases by (seal key, commit).
+    /// Sealed releases by commit.
     Releases,
     /// Own payloads that are not yet ordered, by order of arrival.
     Pool,
@@ -37,11 +38,13 @@ pub enum Table {
     Highest,
     /// Certificates with which epochs began, by epoch.
     Handovers,
+    /// Snapshots of the judged state, by (commit, chunk).
+    Snapshots,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Meta,
         Self::Events,
         Self::EventKeys,
@@ -53,6 +56,7 @@ impl Table {
         Self::Forks,
         Self::Highest,
         Self::Handovers,
+        Self::Snapshots,
     ];
 
     /// The table's name on disk.
@@ -69,6 +73,7 @@ impl Table {
             Self::Forks => "forks",
             Self::Highest => "highest",
             Self::Handovers => "handovers",
+            Self::Snapshots => "snapshots",
         }
     }
 }

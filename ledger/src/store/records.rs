@@ -119,21 +119,21 @@ fn checksum(table: Table, key: &[u8], content: &[u8]) -> [u8; CHECKSUM_BYTES] {
     checksum
 }
 
-fn damaged(table: Table, key: &[u8]) -> StoreError {
+pub(super) fn damaged(table: Table, key: &[u8]) -> StoreError {
     let key = key.iter().map(|byte| format!("{byte:02x}")).collect();
     StoreError::Damaged { table: table.name(), key }
 }
 
-fn put(table: Table, key: Vec<u8>, mut content: Vec<u8>) -> Change {
+pub(super) fn put(table: Table, key: Vec<u8>, mut content: Vec<u8>) -> Change {
     content.extend(checksum(table, &key, &content));
     Change::Put { table, key, value: content }
 }
 
-fn put_encoded<T: Encode<()>>(table: Table, key: Vec<u8>, content: &T) -> Change {
+pub(super) fn put_encoded<T: Encode<()>>(table: Table, key: Vec<u8>, content: &T) -> Change {
     put(table, key, codec::encode(content))
 }
 
-fn open(table: Table, key: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
+pub(super) fn open(table: Table, key: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
     let length = value.len().checked_sub(CHECKSUM_BYTES).ok_or_else(|| damaged(table, key))?;
     if value[length..] == checksum(table, key, &value[..length]) {
         value.truncate(length);
@@ -143,7 +143,7 @@ fn open(table: Table, key: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>, StoreEr
     }
 }
 
-fn open_encoded<T>(table: Table, key: &[u8], value: Vec<u8>) -> Result<T, StoreError>
+pub(super) fn open_encoded<T>(table: Table, key: &[u8], value: Vec<u8>) -> Result<T, StoreError>
 where
     T: for<'b> Decode<'b, ()>,
 {
@@ -171,10 +171,6 @@ pub fn check(table: Table, key: &[u8], value: Vec<u8>) -> Result<(), StoreError>
 
 fn index_key(index: CommitIndex) -> Vec<u8> {
     index.0.to_be_bytes().to_vec()
-}
-
-fn release_key(seal_key: &PublicKey, index: CommitIndex) -> Vec<u8> {
-    [&seal_key.as_bytes()[..], &index.0.to_be_bytes()].concat()
 }
 
 /// Turns the core's records into changes.
@@ -287,9 +283,9 @@ pub fn epoch_end_change(end: &EpochEnd) -> Change {
     put_encoded(Table::Meta, EPOCH_END_KEY.to_vec(), end)
 }
 
-/// Keeps a sealed release.
-pub fn release_change(seal_key: &PublicKey, sealed: &SealedRelease) -> Change {
-    put_encoded(Table::Releases, release_key(seal_key, sealed.release.end.index), sealed)
+/// Keeps a sealed release, in place of that of an earlier life.
+pub fn release_change(sealed: &SealedRelease) -> Change {
+    put_encoded(Table::Releases, index_key(sealed.release.end.index), sealed)
 }
 
 /// Keeps up to where releases are stored.
@@ -313,7 +309,7 @@ pub fn placed_change(through: CommitIndex) -> Change {
 /// Typed reading of a store.
 #[derive(Clone)]
 pub struct Records {
-    store: Arc<dyn Store>,
+    pub(super) store: Arc<dyn Store>,
 }
 
 impl Records {
@@ -513,41 +509,22 @@ impl Records {
         self.get(Table::Meta, RELEASED_KEY)
     }
 
-    /// Up to `count_max` releases sealed by `seal_key`, of commits after `after`.
+    /// Up to `count_max` releases of the commits after `after` and up to `through`.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn releases(
         &self,
-        seal_key: &PublicKey,
         after: CommitIndex,
+        through: CommitIndex,
         count_max: usize,
     ) -> Result<Vec<SealedRelease>, StoreError> {
-        let from = release_key(seal_key, after.next());
+        let (from, last) = (index_key(after.next()), index_key(through));
         let page = self.store.page(Table::Releases, &from, Direction::Forward, count_max)?;
         page.into_iter()
-            .take_while(|(key, _)| key.starts_with(seal_key.as_bytes()))
+            .take_while(|(key, _)| *key <= last)
             .map(|(key, value)| open_encoded(Table::Releases, &key, value))
             .collect()
-    }
-
-    /// Removals of up to a page of releases that another key than `seal_key` sealed: nobody can use
-    /// them any more.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn stale_releases(&self, seal_key: &PublicKey) -> Result<Vec<Change>, StoreError> {
-        let own = seal_key.as_bytes();
-        let after_own = [&own[..], &[0xff; 9]].concat();
-        let mut changes = Vec::new();
-        for from in [&[][..], &after_own] {
-            let page =
-                self.store.page(Table::Releases, from, Direction::Forward, STORE_PAGE_RECORDS)?;
-            let stale = page.into_iter().map(|(key, _)| key);
-            let stale = stale.take_while(|key| !key.starts_with(own));
-            changes.extend(stale.map(|key| Change::Delete { table: Table::Releases, key }));
-        }
-        Ok(changes)
     }
 
     /// The highest stored round of each author.

@@ -47,9 +47,12 @@ pub fn scan(directory: &Path, map_bytes: usize, depth: Depth) -> Result<u64, Sto
     Ok(count)
 }
 
-/// Events are large.
+/// Events and the chunks of snapshots are large.
 fn page_size(table: Table) -> usize {
-    if table == Table::Events { STORE_PAGE_EVENTS } else { STORE_PAGE_RECORDS }
+    match table {
+        Table::Events | Table::Snapshots => STORE_PAGE_EVENTS,
+        _ => STORE_PAGE_RECORDS,
+    }
 }
 
 fn scan_newest(store: &dyn Store, table: Table) -> Result<u64, StoreError> {

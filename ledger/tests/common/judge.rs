@@ -1,24 +1,32 @@
 //! A judge for tests of the ledger alone: it speaks the processor's conversation, seals what it
-//! releases, and judges by one deterministic rule: everything is accepted once.
+//! releases, and judges by one deterministic rule: everything is accepted once. Its snapshots are
+//! the digests of all that.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use dagger_bus::judging::{
-    Admission, AdmissionOutcome, Admit, Judge, Judged, Open, Opened, Purpose,
+    Admission, AdmissionOutcome, Admit, Judge, Judged, Open, Opened, Purpose, Restore, Restored,
+    Then,
 };
 use dagger_bus::limits::JUDGED_KEPT_MAX;
 use dagger_bus::{BusError, Connection};
+use dagger_payload::codec;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::CommitEnd;
 use dagger_payload::handover::EpochEnd;
-use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, PayloadDigest, Position, StateRoot};
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, HistoryHash, LedgerTime, PayloadDigest, Position,
+    StateRoot,
+};
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, Release, SealedRelease, Verdict, initial_prefix,
 };
+use dagger_payload::snapshot::{Anchor, SealedAnchor, SnapshotHead, extend_history};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -29,11 +37,24 @@ pub const HANDOVER_DISTANCE_COMMITS: u64 = 10;
 struct Life {
     seal: SecretKey,
     end: CommitEnd,
-    seen: HashSet<PayloadDigest>,
+    /// The last commit with payloads, and what stood after it.
+    changed: CommitIndex,
+    ledger_time: LedgerTime,
+    history: HistoryHash,
+    anchor: Option<SealedAnchor>,
+    seen: BTreeSet<PayloadDigest>,
     kept: VecDeque<(CommitIndex, Judged)>,
     epoch_end: Option<EpochEnd>,
     /// Makes another state of the same history.
     salt: u8,
+    /// Whether snapshots are read.
+    reads: Reads,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Reads {
+    Snapshots,
+    None,
 }
 
 struct Court {
@@ -49,8 +70,9 @@ pub struct TestJudge {
 }
 
 fn root_after(before: StateRoot, digest: &PayloadDigest) -> StateRoot {
-    let mut hasher = blake3::Hasher::new();
-    StateRoot(*hasher.update(before.as_bytes()).update(digest.as_bytes()).finalize().as_bytes())
+    // The same for every order, so that a snapshot needs none.
+    let hash = *blake3::hash(digest.as_bytes()).as_bytes();
+    StateRoot(std::array::from_fn(|at| before.0[at] ^ hash[at]))
 }
 
 impl Life {
@@ -64,10 +86,15 @@ impl Life {
         Self {
             seal: SecretKey::from_seed(&[number; 32].into()),
             end,
-            seen: HashSet::new(),
+            changed: CommitIndex(0),
+            ledger_time: LedgerTime(0),
+            history: HistoryHash::ZERO,
+            anchor: None,
+            seen: BTreeSet::new(),
             kept: VecDeque::new(),
             epoch_end: None,
             salt: 0,
+            reads: Reads::Snapshots,
         }
     }
 
@@ -105,6 +132,10 @@ impl Life {
             releases,
             time_effects: vec![],
         };
+        if !release.is_empty() {
+            (self.changed, self.ledger_time) = (commit.index, commit.ledger_time);
+        }
+        self.history = extend_history(&self.history, &release);
         let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
         let sealed = SealedRelease { release, seal };
         let epoch_end = self.epoch_end;
@@ -117,6 +148,48 @@ impl Life {
             self.kept.pop_front();
         }
         judged
+    }
+
+    /// What begins with history, time and epoch's end, and goes on with what was seen.
+    fn chunks(&self) -> Vec<Vec<u8>> {
+        let seen: Vec<_> = self.seen.iter().collect();
+        let first = codec::encode(&(self.history, self.ledger_time, self.epoch_end));
+        let rest = seen.chunks(10).map(|ten| ten.iter().flat_map(|each| each.0).collect());
+        [first].into_iter().chain(rest).collect()
+    }
+
+    /// The life that begins with a snapshot.
+    fn restored(number: u8, head: &SnapshotHead, chunks: &[Bytes]) -> Result<Self, String> {
+        let mut life = Self::begin(&ClusterId([0; 32]), number);
+        let (first, rest) = chunks.split_first().ok_or("no chunk")?;
+        (life.history, life.ledger_time, life.epoch_end) =
+            codec::decode(first).map_err(|error| error.to_string())?;
+        let mut root = life.end.state_root;
+        for digest in rest.iter().flat_map(|chunk| chunk.chunks(32)) {
+            let digest = PayloadDigest(digest.try_into().map_err(|_| "cut")?);
+            root = root_after(root, &digest);
+            life.seen.insert(digest);
+        }
+        if root != head.end.state_root {
+            return Err("another root".to_owned());
+        }
+        (life.end, life.changed) = (head.end, head.end.index);
+        let (end, ledger_time, history) = (life.end, life.ledger_time, life.history);
+        let anchor = Anchor { end, ledger_time, history };
+        let seal = life.seal.sign_in(Domain::Seal, &anchor.seal_digest());
+        life.anchor = Some(SealedAnchor { anchor, seal });
+        Ok(life)
+    }
+
+    fn opened(&self, cluster: ClusterId) -> Opened {
+        Opened {
+            cluster,
+            seal_key: self.seal.public_key(),
+            judged: self.end,
+            next_deadline: None,
+            epoch_end: self.epoch_end,
+            anchor: self.anchor.clone(),
+        }
     }
 
     /// The payload `members 0 2 3` names who votes in the next epoch.
@@ -172,6 +245,12 @@ impl TestJudge {
         self.court.life.lock().expect("no panics").salt = 1;
     }
 
+    /// Another judge takes its place, which can read no snapshot.
+    pub async fn restart_that_refuses_snapshots(&mut self) {
+        self.restart().await;
+        self.court.life.lock().expect("no panics").reads = Reads::None;
+    }
+
     /// Number of the present life.
     pub fn life(&self) -> u8 {
         *self.court.lives.borrow()
@@ -197,6 +276,49 @@ async fn serve(court: Arc<Court>, listener: UnixListener) {
     }
 }
 
+async fn write_down(court: &Court, connection: &mut Connection) -> Result<(), BusError> {
+    let (end, changed, made_after, chunks) = {
+        let life = court.life.lock().expect("no panics");
+        (life.end, life.changed, life.end.index, life.chunks())
+    };
+    let count = u32::try_from(chunks.len()).expect("few");
+    let end = CommitEnd { index: changed, ..end };
+    let mut head = SnapshotHead { end, chunks: count, bytes: 0, made_after };
+    for chunk in chunks {
+        head.bytes += u64::try_from(chunk.len()).expect("short");
+        connection.sender.send(&Judged::Chunk { bytes: chunk.into() }).await?;
+    }
+    connection.sender.send(&Judged::Snapshot { head }).await
+}
+
+async fn restore(court: &Court, connection: &mut Connection) -> Result<(), BusError> {
+    let Restore::Head { head } = connection.receiver.receive().await? else {
+        return Err(BusError::Malformed);
+    };
+    let mut chunks = Vec::new();
+    for _ in 0..head.chunks {
+        let Restore::Chunk { bytes } = connection.receiver.receive().await? else {
+            return Err(BusError::Malformed);
+        };
+        chunks.push(bytes);
+    }
+    let next = *court.lives.borrow() + 1;
+    let reads = court.life.lock().expect("no panics").reads;
+    match Life::restored(next, &head, &chunks) {
+        Ok(life) if reads == Reads::Snapshots => {
+            let opened = Box::new(life.opened(court.cluster));
+            *court.life.lock().expect("no panics") = life;
+            court.lives.send_replace(next);
+            connection.sender.send(&Restored::Done { opened }).await
+        }
+        refused => {
+            let why = refused.err().unwrap_or_else(|| "it is not read".to_owned());
+            connection.sender.send(&Restored::Refused { why }).await?;
+            Err(BusError::Closed)
+        }
+    }
+}
+
 async fn converse(
     court: &Court,
     mut connection: Connection,
@@ -209,17 +331,12 @@ async fn converse(
         court.lives.send_replace(next);
     }
     lives.mark_unchanged();
-    let opened = {
-        let life = court.life.lock().expect("no panics");
-        Opened {
-            cluster: court.cluster,
-            seal_key: life.seal.public_key(),
-            judged: life.end,
-            next_deadline: None,
-            epoch_end: life.epoch_end,
-        }
-    };
+    let opened = court.life.lock().expect("no panics").opened(court.cluster);
     connection.sender.send(&opened).await?;
+    if open.purpose == Purpose::JudgementFrom {
+        restore(court, &mut connection).await?;
+        lives.mark_unchanged();
+    }
     loop {
         if open.purpose == Purpose::Admissions {
             let admit: Admit = tokio::select! {
@@ -235,6 +352,9 @@ async fn converse(
             };
             let judged = court.life.lock().expect("no panics").judge(judge.commit);
             connection.sender.send(&judged).await?;
+            if judge.then == Then::Snapshot {
+                write_down(court, &mut connection).await?;
+            }
         }
     }
 }

@@ -305,6 +305,15 @@ pub struct Seen {
     pub attested: CommitIndex,
     pub evidence: Option<QuorumEvidence>,
     pub caught_up: Option<CommitIndex>,
+    pub anchor: Option<CommitIndex>,
+}
+
+impl Seen {
+    /// Whether all of these are ordered and attested.
+    pub fn has_attested(&self, digests: &[PayloadDigest]) -> bool {
+        let all = digests.iter().all(|digest| self.ordered.iter().any(|(_, d)| d == digest));
+        all && self.ends.last().is_some_and(|end| self.attested >= end.index)
+    }
 }
 
 pub struct Stream {
@@ -332,6 +341,18 @@ impl Stream {
                 // A stream that has just ended shows so at the next item.
                 let _ = self.connection.sender.send(&Consumed { commit }).await;
             }
+            StreamItem::Past { release } => {
+                let commit = release.end.index;
+                assert!(self.seen.ends.last().is_none_or(|last| last.index < commit));
+                let placed = release.releases.iter().map(|each| (each.position, each.digest));
+                self.seen.ordered.extend(placed);
+                self.seen.ends.push(release.end);
+                let _ = self.connection.sender.send(&Consumed { commit }).await;
+            }
+            StreamItem::Anchor { anchor } => {
+                assert_eq!(self.seen.ends.last(), Some(&anchor.anchor.end));
+                self.seen.anchor = Some(anchor.anchor.end.index);
+            }
             StreamItem::Attested { commit, evidence } => {
                 assert!(commit > self.seen.attested);
                 self.seen.attested = commit;
@@ -354,10 +375,6 @@ impl Stream {
 
     /// Takes in items until all of these are ordered and attested.
     pub async fn until_attested(&mut self, digests: &[PayloadDigest]) {
-        self.until(|seen| {
-            let all = digests.iter().all(|digest| seen.ordered.iter().any(|(_, d)| d == digest));
-            all && seen.ends.last().is_some_and(|end| seen.attested >= end.index)
-        })
-        .await;
+        self.until(|seen| seen.has_attested(digests)).await;
     }
 }

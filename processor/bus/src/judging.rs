@@ -6,7 +6,12 @@
 //! the answers that were under way: the last [`crate::limits::JUDGED_KEPT_MAX`] judged commits may
 //! be asked for again and get the same answer. A ledger that lacks more than that asks for
 //! [`Purpose::JudgementAnew`].
+//!
+//! With a [`Judge`] the ledger may ask for a snapshot of the state after that commit: the answer is
+//! followed by [`Judged::Chunk`]s and one [`Judged::Snapshot`]. Later it hands the chunks back with
+//! [`Purpose::JudgementFrom`] instead of all commits up to there: [`Restore`] and [`Restored`].
 
+use bytes::Bytes;
 use dagger_payload::event::CommitEnd;
 use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest};
@@ -14,6 +19,7 @@ use dagger_payload::key::PublicKey;
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
+use dagger_payload::snapshot::{SealedAnchor, SnapshotHead};
 use minicbor::{Decode, Encode};
 
 /// First message of the ledger.
@@ -42,6 +48,11 @@ pub enum Purpose {
     /// knows less than the processor has judged.
     #[n(2)]
     JudgementAnew,
+    /// After [`Opened`] the ledger sends a snapshot ([`Restore`]); when [`Restored`] says so, the
+    /// processor begins a new life with its state, and judgement goes on from there on the same
+    /// connection.
+    #[n(3)]
+    JudgementFrom,
 }
 
 /// Answer to [`Open`].
@@ -63,6 +74,49 @@ pub struct Opened {
     /// Where the epoch ends, once that is decided and until it is judged.
     #[n(4)]
     pub epoch_end: Option<EpochEnd>,
+    /// Where this life began; none at the founding.
+    #[n(5)]
+    pub anchor: Option<SealedAnchor>,
+}
+
+/// A snapshot on its way into the judge.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Restore {
+    /// First: what it is of.
+    #[n(0)]
+    Head {
+        /// The head.
+        #[n(0)]
+        head: SnapshotHead,
+    },
+    /// Then as many chunks as the head says, in order.
+    #[n(1)]
+    Chunk {
+        /// As the judge made it.
+        #[n(0)]
+        #[cbor(with = "dagger_payload::codec::shared_bytes")]
+        bytes: Bytes,
+    },
+}
+
+/// Answer to a whole snapshot.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Restored {
+    /// A new life has begun with it.
+    #[n(0)]
+    Done {
+        /// How it stands.
+        #[n(0)]
+        opened: Box<Opened>,
+    },
+    /// It does not lead to the root of its head, or cannot be read; the old life goes on until the
+    /// connection ends.
+    #[n(1)]
+    Refused {
+        /// Why.
+        #[n(0)]
+        why: String,
+    },
 }
 
 /// May this payload be packed?
@@ -125,6 +179,21 @@ pub struct Judge {
     /// Follows the last judged one without a gap.
     #[n(0)]
     pub commit: OrderedCommit,
+    /// What else is wanted after it.
+    #[n(1)]
+    pub then: Then,
+}
+
+/// What is wanted after a commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum Then {
+    /// Nothing.
+    #[n(0)]
+    Nothing,
+    /// A snapshot of the state, as it was after the last commit that changed anything.
+    #[n(1)]
+    Snapshot,
 }
 
 /// Answer to [`Judge`].
@@ -149,5 +218,20 @@ pub enum Judged {
         /// The one that would be.
         #[n(0)]
         expected: CommitIndex,
+    },
+    /// A part of the snapshot that was asked for with the last commit.
+    #[n(2)]
+    Chunk {
+        /// At most `SNAPSHOT_CHUNK_BYTES_MAX`.
+        #[n(0)]
+        #[cbor(with = "dagger_payload::codec::shared_bytes")]
+        bytes: Bytes,
+    },
+    /// The snapshot is whole.
+    #[n(3)]
+    Snapshot {
+        /// What it is of.
+        #[n(0)]
+        head: SnapshotHead,
     },
 }

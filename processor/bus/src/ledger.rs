@@ -12,7 +12,8 @@ use dagger_payload::id::{
 use dagger_payload::name::Name;
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::refusal::Refusal;
-use dagger_payload::release::{QuorumEvidence, SealedRelease};
+use dagger_payload::release::{CommitRelease, QuorumEvidence, SealedRelease};
+use dagger_payload::snapshot::SealedAnchor;
 use minicbor::{Decode, Encode};
 
 /// First message of the agent.
@@ -290,6 +291,9 @@ pub struct LedgerStatus {
     /// Why it cannot take changes now, if so.
     #[n(13)]
     pub unavailable: Option<Unavailable>,
+    /// The commit of the newest snapshot, from which a processor begins; 0 for none.
+    #[n(14)]
+    pub snapshot: CommitIndex,
 }
 
 /// What a release stream carries, in order of commits.
@@ -319,6 +323,21 @@ pub enum StreamItem {
         /// The newest judged commit.
         #[n(0)]
         commit: CommitIndex,
+    },
+    /// A release of a processor's life before the present one, from before its anchor: nobody can
+    /// check its seal any more. It counts when the anchor's history covers it.
+    #[n(3)]
+    Past {
+        /// The release.
+        #[n(0)]
+        release: Box<CommitRelease>,
+    },
+    /// After the last past release: where the present life began.
+    #[n(4)]
+    Anchor {
+        /// Sealed by the processor that runs now.
+        #[n(0)]
+        anchor: Box<SealedAnchor>,
     },
 }
 

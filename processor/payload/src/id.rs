@@ -146,6 +146,11 @@ hex_id!(
     /// Root of the judged state at a commit end.
     StateRoot, 32
 );
+
+hex_id!(
+    /// Hash chain over everything that was judged: payloads, verdicts and effects.
+    HistoryHash, 32
+);
 hex_id!(
     /// Root of a Merkle tree over an event's payload records.
     MerkleRoot, 32

@@ -24,5 +24,6 @@ pub mod peer;
 pub mod refusal;
 pub mod release;
 pub mod session;
+pub mod snapshot;
 pub mod sshsig;
 pub mod strict_json;

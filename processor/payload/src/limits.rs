@@ -66,6 +66,11 @@ pub const HOST_SILENCE_MS_MAX: u64 = 10_000;
 /// counts as behind.
 pub const HOST_BEHIND_ROUNDS_MAX: u64 = 16;
 
+/// One chunk of a snapshot, in bytes; one object may cross it, and still a frame holds it.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 * 1024;
+/// Chunks of one snapshot: four gibibytes, some ten million objects.
+pub const SNAPSHOT_CHUNKS_MAX: u32 = 16 * 1024;
+
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX + 256 <= EVENT_BODY_BYTES_MAX);
 const _: () = assert!(MEMBERS_MAX * 64 <= EVENT_HEADER_BYTES_MAX);

@@ -13,9 +13,11 @@ use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{ClusterId, LedgerTime};
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::release::{OrderedCommit, SealedRelease};
+use dagger_payload::snapshot::{SealedAnchor, SnapshotHead};
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use crate::judge::snapshot::{Restoring, Snapshot};
 use crate::judge::{CommitError, Judge};
 use crate::verify::Verified;
 
@@ -24,6 +26,8 @@ pub(super) struct Court {
     genesis: Genesis,
     judge: Judge,
     seal: SecretKey,
+    /// Where this life began; none at the founding.
+    anchor: Option<SealedAnchor>,
     /// The newest answers, for a ledger that died before it stored them.
     kept: VecDeque<Judged>,
     /// Number of this life: conversations of an earlier one end.
@@ -37,6 +41,7 @@ impl Court {
             judge: Judge::found(genesis.clone(), cluster),
             genesis,
             seal: draw_key()?,
+            anchor: None,
             kept: VecDeque::new(),
             life: watch::Sender::new(0),
         })
@@ -44,8 +49,29 @@ impl Court {
 
     /// Begins another life: founding state, a new seal key; all conversations end.
     pub(super) fn reopen(&mut self) -> anyhow::Result<()> {
+        let judge = Judge::found(self.genesis.clone(), self.judge.cluster());
+        self.begin(judge)?;
+        self.anchor = None;
+        Ok(())
+    }
+
+    /// A judge that may replace this one when its snapshot is whole.
+    pub(super) fn restoring(&self, head: SnapshotHead) -> Restoring {
+        Restoring::begin(self.genesis.clone(), self.judge.cluster(), head)
+    }
+
+    /// Begins another life with `judge`; all conversations end.
+    pub(super) fn reopen_from(&mut self, judge: Judge) -> anyhow::Result<()> {
+        let anchor = judge.anchor();
+        self.begin(judge)?;
+        let seal = self.seal.sign_in(Domain::Seal, &anchor.seal_digest());
+        self.anchor = Some(SealedAnchor { anchor, seal });
+        Ok(())
+    }
+
+    fn begin(&mut self, judge: Judge) -> anyhow::Result<()> {
         self.seal = draw_key()?;
-        self.judge = Judge::found(self.genesis.clone(), self.judge.cluster());
+        self.judge = judge;
         self.kept.clear();
         self.life.send_modify(|life| *life += 1);
         Ok(())
@@ -70,7 +96,23 @@ impl Court {
             judged: self.judge.end(),
             next_deadline: self.judge.next_deadline(),
             epoch_end: self.judge.epoch_end(),
+            anchor: self.anchor.clone(),
         }
+    }
+
+    /// The next part of a snapshot; none when it is whole or the judge has gone on.
+    pub(super) fn snapshot_part(&self, making: &mut Snapshot) -> Option<Judged> {
+        making.next_chunk(&self.judge).map(|bytes| Judged::Chunk { bytes: bytes.into() })
+    }
+
+    /// A snapshot of the present state.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot::begin(&self.judge)
+    }
+
+    /// The head of a whole snapshot.
+    pub(super) fn snapshot_head(&self, made: Snapshot) -> Option<SnapshotHead> {
+        made.finish(&self.judge)
     }
 
     pub(super) fn admit(&self, verified: &Verified, now: LedgerTime) -> AdmissionOutcome {
@@ -112,7 +154,7 @@ impl Court {
                 let end = &sealed.release.end;
                 end.index == commit.index && end.prefix_hash == commit.prefix_hash
             }
-            Judged::OutOfOrder { .. } => false,
+            Judged::OutOfOrder { .. } | Judged::Chunk { .. } | Judged::Snapshot { .. } => false,
         };
         self.kept.iter().find(same).cloned()
     }

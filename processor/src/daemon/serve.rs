@@ -10,7 +10,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dagger_bus::judging::{Admission, Admit, Judge, Open, Purpose};
+use dagger_bus::judging::{
+    Admission, Admit, Judge, Judged, Open, Purpose, Restore, Restored, Then,
+};
 use dagger_bus::limits::{CONNECTIONS_MAX, OPEN_WAIT_MAX};
 use dagger_bus::{BusError, Connection};
 use tokio::net::{UnixListener, UnixStream};
@@ -19,6 +21,7 @@ use tokio::time::timeout;
 
 use super::court::Court;
 use super::pool::Pool;
+use crate::judge::snapshot::SnapshotError;
 
 type SharedCourt = Rc<RefCell<Court>>;
 
@@ -34,6 +37,10 @@ enum Ended {
     Contradiction(#[from] crate::judge::CommitError),
     #[error("no new life could be begun")]
     NoLife(#[source] anyhow::Error),
+    #[error("the ledger's snapshot is none")]
+    FalseSnapshot(#[source] SnapshotError),
+    #[error("another conversation went on judging, or the state is too large to be written down")]
+    NoSnapshot,
 }
 
 pub(super) async fn accept_ledgers(listener: UnixListener, court: SharedCourt, pool: Pool) {
@@ -87,19 +94,27 @@ async fn talk_to_ledger(
         tracing::info!("the ledger asks for a new life of the judge");
         court.borrow_mut().reopen().map_err(Ended::NoLife)?;
     }
-    let (opened, mut life) = {
-        let court = court.borrow();
-        (court.opened(), court.life())
-    };
-    life.mark_unchanged();
+    let opened = court.borrow().opened();
     connection.sender.send(&opened).await?;
     if open.cluster != opened.cluster {
         return Err(BusError::ForeignCluster.into());
     }
+    let mut life = court.borrow().life();
+    if open.purpose == Purpose::JudgementFrom {
+        restore(&mut connection, court).await?;
+        life = court.borrow().life();
+        let opened = Box::new(court.borrow().opened());
+        life.mark_unchanged();
+        connection.sender.send(&Restored::Done { opened }).await?;
+    } else if court.borrow().seal_key().key != opened.seal_key {
+        return Ok(()); // another life has begun while this one was greeted
+    }
     let conversation = async {
         match open.purpose {
             Purpose::Admissions => admit(connection, court, pool).await,
-            Purpose::Judgement | Purpose::JudgementAnew => judge(connection, court, pool).await,
+            Purpose::Judgement | Purpose::JudgementAnew | Purpose::JudgementFrom => {
+                judge(connection, court, pool).await
+            }
         }
     };
     tokio::select! {
@@ -120,11 +135,52 @@ async fn admit(mut connection: Connection, court: &SharedCourt, pool: &Pool) -> 
 
 async fn judge(mut connection: Connection, court: &SharedCourt, pool: &Pool) -> Result<(), Ended> {
     loop {
-        let Judge { commit } = connection.receiver.receive().await?;
+        let Judge { commit, then } = connection.receiver.receive().await?;
         let payloads = commit.payloads.iter().map(|ordered| ordered.payload.clone()).collect();
         let verified = pool.verify(payloads).await;
         let judged = court.borrow_mut().judge(&commit, &verified)?;
         connection.sender.send(&judged).await?;
+        if then == Then::Snapshot && matches!(judged, Judged::Done { .. }) {
+            write_down(&mut connection, court).await?;
+        }
+    }
+}
+
+/// Sends a snapshot of the state. Nothing is judged meanwhile, but everything is admitted as
+/// always.
+async fn write_down(connection: &mut Connection, court: &SharedCourt) -> Result<(), Ended> {
+    let mut making = court.borrow().snapshot();
+    loop {
+        let part = court.borrow().snapshot_part(&mut making);
+        let Some(part) = part else { break };
+        connection.sender.send(&part).await?;
+    }
+    let head = court.borrow().snapshot_head(making).ok_or(Ended::NoSnapshot)?;
+    connection.sender.send(&Judged::Snapshot { head }).await?;
+    Ok(())
+}
+
+/// Takes in a whole snapshot and begins a new life with it.
+async fn restore(connection: &mut Connection, court: &SharedCourt) -> Result<(), Ended> {
+    let Restore::Head { head } = connection.receiver.receive().await? else {
+        return Err(BusError::Malformed.into());
+    };
+    tracing::info!(commit = %head.end.index, bytes = head.bytes, "a snapshot is read");
+    let mut restoring = court.borrow().restoring(head);
+    let mut taken = Ok(());
+    while restoring.left() > 0 && taken.is_ok() {
+        let Restore::Chunk { bytes } = connection.receiver.receive().await? else {
+            return Err(BusError::Malformed.into());
+        };
+        taken = restoring.take(&bytes);
+    }
+    match taken.and_then(|()| restoring.finish()) {
+        Ok(judge) => court.borrow_mut().reopen_from(judge).map_err(Ended::NoLife),
+        Err(error) => {
+            let why = error.to_string();
+            connection.sender.send(&Restored::Refused { why }).await?;
+            Err(Ended::FalseSnapshot(error))
+        }
     }
 }
 

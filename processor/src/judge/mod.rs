@@ -12,6 +12,7 @@ mod images;
 mod placement;
 mod reports;
 mod silence;
+pub mod snapshot;
 mod state;
 mod tree;
 mod vms;
@@ -29,6 +30,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, Release, Verdict, extend_prefix, initial_prefix,
 };
+use dagger_payload::snapshot::extend_history;
 
 use crate::verify::Verified;
 use state::State;
@@ -67,6 +69,8 @@ pub enum CommitError {
 pub struct Judge {
     state: State,
     end: CommitEnd,
+    /// The last commit end that changed anything.
+    changed: CommitEnd,
 }
 
 impl Judge {
@@ -79,7 +83,7 @@ impl Judge {
             prefix_hash: initial_prefix(&cluster),
             state_root: state.root(),
         };
-        Self { state, end }
+        Self { state, end, changed: end }
     }
 
     /// The last judged commit end.
@@ -148,14 +152,24 @@ impl Judge {
             position = position.next();
         }
         let time_effects = self.lapse_offers();
-        self.end = CommitEnd {
+        let end = CommitEnd {
             index: commit.index,
             position: commit.last_position(),
             prefix_hash,
-            state_root: self.state.root(),
+            state_root: self.end.state_root,
         };
-        let (end, ledger_time) = (self.end, commit.ledger_time);
-        Ok(CommitRelease { end, ledger_time, releases, time_effects })
+        let mut release =
+            CommitRelease { end, ledger_time: commit.ledger_time, releases, time_effects };
+        if !release.is_empty() {
+            self.state.history = extend_history(&self.state.history, &release);
+            self.state.note_order();
+        }
+        release.end.state_root = self.state.root();
+        self.end = release.end;
+        if !release.is_empty() {
+            self.changed = self.end;
+        }
+        Ok(release)
     }
 
     fn judge(&mut self, verified: &Verified, position: Position) -> Ruling {

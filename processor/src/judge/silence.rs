@@ -1,24 +1,28 @@
 //! Which hosts have fallen silent, as far as the order itself shows.
 //!
 //! Owns how far each host's ordered events lag behind the committed leader, and since when. A
-//! function of the ordered commits alone, so every judge knows the same; it stands outside the
-//! state root, which must not change by itself (see `decisions.md`). Never looks at a clock. Called
-//! by the judge for every commit and by placement.
+//! function of the ordered commits alone, so every judge knows the same; the state root takes it in
+//! with every commit that has content, for it must not change by itself (see `decisions.md`). Never
+//! looks at a clock. Called by the judge for every commit and by placement.
 
 use dagger_payload::id::{HostId, LedgerTime, Round};
 use dagger_payload::limits::{HOST_BEHIND_ROUNDS_MAX, HOST_SILENCE_MS_MAX};
 use dagger_payload::release::OrderedCommit;
 
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 struct Activity {
+    #[n(0)]
     host: HostId,
+    #[n(1)]
     newest: Round,
+    #[n(2)]
     behind_since: Option<LedgerTime>,
 }
 
 /// What the order shows of each member.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub(crate) struct Silence {
+    #[n(0)]
     members: Vec<Activity>,
 }
 

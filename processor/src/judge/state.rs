@@ -2,7 +2,10 @@
 //! addresses are taken, which deadlines are open).
 //!
 //! Owns every index and keeps it in step: objects change only through [`State::absorb`]. Never
-//! decides whether a change is allowed: the rules beside this file do. Called by the judge alone.
+//! decides whether a change is allowed: the rules beside this file do. `snapshot` writes it down as
+//! a whole and reads it again. Called by the judge alone.
+
+pub(crate) mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -10,8 +13,8 @@ use std::net::Ipv4Addr;
 use dagger_payload::codec::encode;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
-    AccountId, ClusterId, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest, StateRoot,
-    VmId,
+    AccountId, ClusterId, HistoryHash, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
+    StateRoot, VmId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet};
@@ -20,6 +23,7 @@ use dagger_payload::object::{Account, Effect, Grant, Host, Image, Placement, Vm,
 
 use super::silence::Silence;
 use super::tree::StateTree;
+use snapshot::Order;
 
 /// Index of the first address that a guest may have: 0 is the network, 1 the host.
 const GUEST_ADDRESS_FIRST: u32 = 2;
@@ -44,6 +48,10 @@ pub(crate) struct State {
     pub(crate) cluster: ClusterId,
     pub(crate) genesis: Genesis,
     pub(crate) time: LedgerTime,
+    /// Everything that was judged so far.
+    pub(crate) history: HistoryHash,
+    /// What the root says about the order: time and silence as they were when anything changed.
+    order: Option<Order>,
     pub(crate) hosts: BTreeMap<HostId, Host>,
     pub(crate) accounts: BTreeMap<AccountId, Account>,
     pub(crate) images: BTreeMap<ImageName, Image>,
@@ -71,6 +79,8 @@ impl State {
             silence: Silence::new(genesis.hosts.iter().map(|host| host.id()).collect()),
             genesis,
             time: LedgerTime(0),
+            history: HistoryHash::ZERO,
+            order: None,
             hosts: BTreeMap::new(),
             accounts: BTreeMap::new(),
             images: BTreeMap::new(),

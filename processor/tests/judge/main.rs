@@ -2,6 +2,7 @@
 //! developer.
 
 mod rules;
+mod snapshot;
 
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
@@ -51,6 +52,7 @@ fn host(index: u8) -> HostId {
 
 struct Court {
     judge: Judge,
+    genesis: Genesis,
     cluster: ClusterId,
     now: LedgerTime,
     round: u64,
@@ -83,8 +85,8 @@ impl Court {
             handover_distance_commits: 10,
         };
         let cluster = ClusterId::of(&genesis.to_bytes());
-        let judge = Judge::found(genesis, cluster);
-        Self { judge, cluster, now: START, round: 0, silent: Vec::new() }
+        let judge = Judge::found(genesis.clone(), cluster);
+        Self { judge, genesis, cluster, now: START, round: 0, silent: Vec::new() }
     }
 
     /// Three hosts have joined, all operators have granted the developer, and an image is

@@ -4,6 +4,7 @@
 
 use clap::Subcommand;
 use dagger_api::LedgerView;
+use dagger_payload::id::CommitIndex;
 
 use super::host::link_word;
 use crate::failure::Failure;
@@ -39,6 +40,10 @@ fn show(view: &LedgerView) -> String {
             .to_owned(),
         faults => format!("{faults} dead or dishonest host(s)"),
     };
+    let snapshot = match view.snapshot {
+        CommitIndex(0) => "none yet".to_owned(),
+        commit => format!("of commit {commit}"),
+    };
     let head = facts([
         ("cluster", view.cluster.to_string()),
         ("changes", changes),
@@ -51,6 +56,7 @@ fn show(view: &LedgerView) -> String {
         ("round", view.round.to_string()),
         ("waiting", format!("{} payloads", view.waiting)),
         ("store", show_bytes(view.store_bytes)),
+        ("snapshot", snapshot),
     ]);
     let rows = view.members.iter().map(|member| {
         [

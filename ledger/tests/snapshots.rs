@@ -1,0 +1,91 @@
+//! Judges that begin from a snapshot instead of the whole history: real ledgers, with a test's
+//! judge.
+
+mod common;
+
+use common::{Cluster, Host, Seen, Stream};
+use dagger_bus::ledger::LedgerStatus;
+use dagger_payload::id::{CommitIndex, PayloadDigest};
+
+/// Bytes of one payload; a snapshot is asked for every few mebibytes.
+const PAYLOAD_BYTES: usize = 60 * 1024;
+
+async fn fill(host: &Host, name: &str, count: usize) -> Vec<PayloadDigest> {
+    let mut digests = Vec::new();
+    for number in 0..count {
+        let text = format!("{name} {number} {}", "x".repeat(PAYLOAD_BYTES));
+        digests.push(host.submitted(&text).await);
+    }
+    digests
+}
+
+/// Reads from the beginning until all of this is attested, in a life that began as wanted.
+async fn read(host: &Host, digests: &[PayloadDigest], wanted: fn(&Seen) -> bool) -> Stream {
+    loop {
+        let mut stream = host.stream(0).await;
+        let mut goes_on = true;
+        while goes_on && !(stream.seen.has_attested(digests) && wanted(&stream.seen)) {
+            // A stream ends with the life that it shows.
+            goes_on = stream.take().await;
+        }
+        if goes_on {
+            return stream;
+        }
+    }
+}
+
+async fn until_snapshot(host: &Host, after: CommitIndex) -> CommitIndex {
+    host.until(|status: &LedgerStatus| status.snapshot > after).await.snapshot
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restarted_judge_begins_from_a_snapshot_and_readers_see_the_whole_history() {
+    let mut cluster = Cluster::start(1).await;
+    let host = &mut cluster.hosts[0];
+    let mut digests = fill(host, "first", 140).await;
+    let first = until_snapshot(host, CommitIndex(0)).await;
+    digests.push(host.submitted("after the snapshot").await);
+    let mut before = host.stream(0).await;
+    before.until_attested(&digests).await;
+    assert_eq!(before.seen.anchor, None);
+
+    host.judge.restart().await;
+    let after = read(host, &digests, |seen| seen.anchor.is_some()).await;
+    assert_eq!(after.seen.anchor, Some(first));
+    assert_eq!((&after.seen.ordered, &after.seen.ends), (&before.seen.ordered, &before.seen.ends));
+    // A reader that has what lies before it is told no past.
+    let mut late = host.stream(first.0).await;
+    late.until(|seen| seen.caught_up.is_some()).await;
+    assert_eq!(
+        (late.seen.anchor, late.seen.ends.first().map(|end| end.index > first)),
+        (None, Some(true))
+    );
+
+    // The newer snapshot counts, also when ledger and judge are gone at the same time.
+    host.until_linked().await;
+    digests.extend(fill(host, "second", 140).await);
+    let second = until_snapshot(host, first).await;
+    host.kill();
+    host.judge.restart().await;
+    host.start();
+    host.until_linked().await;
+    digests.push(host.submitted("after the second").await);
+    let last = read(host, &digests, |seen| seen.anchor.is_some()).await;
+    assert_eq!(last.seen.anchor, Some(second));
+    let ordered: Vec<_> = last.seen.ordered.iter().map(|(_, digest)| *digest).collect();
+    assert_eq!(ordered.len(), digests.len());
+    assert!(digests.iter().all(|digest| ordered.contains(digest)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_judge_that_refuses_its_snapshot_judges_the_history_again() {
+    let mut cluster = Cluster::start(1).await;
+    let host = &mut cluster.hosts[0];
+    let digests = fill(host, "payload", 140).await;
+    until_snapshot(host, CommitIndex(0)).await;
+    host.judge.restart_that_refuses_snapshots().await;
+    host.until(|status| status.snapshot == CommitIndex(0)).await;
+    let stream = read(host, &digests, |_| true).await;
+    assert_eq!(stream.seen.anchor, None);
+    assert!(host.log().contains("the processor refuses the snapshot"), "{}", host.log());
+}

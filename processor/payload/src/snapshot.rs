@@ -1,0 +1,149 @@
+//! Snapshots of the judged state: how they are named, and what a reader needs who starts from one.
+//!
+//! Owns the head of a snapshot, the anchor that a processor seals when it has begun from one, and
+//! the chain over everything that was judged. Never says what stands in a chunk: only the judge
+//! reads those. Called by all three daemons.
+
+use crate::codec;
+use crate::event::CommitEnd;
+use crate::hashing::Purpose;
+use crate::id::{CommitIndex, HistoryHash, LedgerTime};
+use crate::key::{Domain, PublicKey, Signature};
+use crate::release::{CommitRelease, Verdict};
+
+/// What a snapshot is of. Its chunks lead to the state root of `end`, or it is none.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct SnapshotHead {
+    /// The commit end whose state it holds: the last one that changed anything.
+    #[n(0)]
+    pub end: CommitEnd,
+    /// How many chunks there are.
+    #[n(1)]
+    pub chunks: u32,
+    /// Bytes of all of them.
+    #[n(2)]
+    pub bytes: u64,
+    /// The commit after which it was made: all members attest this one (see
+    /// [`crate::event::CHECKPOINT_COMMITS`]), with the position, prefix and root of `end`.
+    #[n(3)]
+    pub made_after: CommitIndex,
+}
+
+/// Where a processor's life began, when it did not begin at the founding.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct Anchor {
+    /// The commit end whose state it began with.
+    #[n(0)]
+    pub end: CommitEnd,
+    /// The ledger time there.
+    #[n(1)]
+    pub ledger_time: LedgerTime,
+    /// Everything that was judged up to there. The state root of `end` covers it.
+    #[n(2)]
+    pub history: HistoryHash,
+}
+
+/// An anchor with the seal of the processor whose life it begins.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct SealedAnchor {
+    /// The anchor.
+    #[n(0)]
+    pub anchor: Anchor,
+    /// The signature (domain `Seal`) over its digest.
+    #[n(1)]
+    pub seal: Signature,
+}
+
+impl Anchor {
+    /// What is sealed; hashed for another purpose than a release, so that neither passes for the
+    /// other.
+    pub fn seal_digest(&self) -> [u8; 32] {
+        static PURPOSE: Purpose = Purpose::new("dagger v1 anchor");
+        PURPOSE.hash(&codec::encode(self))
+    }
+}
+
+impl SealedAnchor {
+    /// Whether `seal_key` sealed it.
+    pub fn is_sealed_by(&self, seal_key: &PublicKey) -> bool {
+        seal_key.verifies_in(Domain::Seal, &self.anchor.seal_digest(), &self.seal)
+    }
+}
+
+/// The chain after a release: payloads in order, their verdicts (without the words of a refusal,
+/// which may change between versions) and all effects. A release without content leaves it as it
+/// is.
+pub fn extend_history(before: &HistoryHash, release: &CommitRelease) -> HistoryHash {
+    static PURPOSE: Purpose = Purpose::new("dagger v1 history");
+    if release.is_empty() {
+        return *before;
+    }
+    let mut hasher = PURPOSE.hasher();
+    let number = |number: usize| u64::try_from(number).expect("fits into 64 bits").to_be_bytes();
+    hasher.update(before.as_bytes());
+    hasher.update(&release.end.index.0.to_be_bytes());
+    hasher.update(&release.ledger_time.0.to_be_bytes());
+    hasher.update(&number(release.releases.len()));
+    for judged in &release.releases {
+        hasher.update(&judged.position.0.to_be_bytes()).update(judged.digest.as_bytes());
+        let code = match &judged.verdict {
+            Verdict::Accepted => "",
+            Verdict::Refused(refusal) => refusal.code.as_str(),
+        };
+        hasher.update(&number(code.len())).update(code.as_bytes());
+        // CBOR says itself where it ends.
+        hasher.update(&codec::encode(&judged.effects));
+    }
+    hasher.update(&codec::encode(&release.time_effects));
+    HistoryHash(*hasher.finalize().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{PayloadDigest, Position, PrefixHash, StateRoot};
+    use crate::payload::{SignatureKind, SignedPayload};
+    use crate::refusal::{Refusal, RefusalCode};
+    use crate::release::{OrderedPayload, Release};
+
+    fn release(verdict: Verdict) -> CommitRelease {
+        let end = CommitEnd {
+            index: CommitIndex(3),
+            position: Position(1),
+            prefix_hash: PrefixHash([1; 32]),
+            state_root: StateRoot([2; 32]),
+        };
+        let payload = SignedPayload {
+            signature_kind: SignatureKind::SshEd25519,
+            signature: Signature([1; 64]),
+            bytes: b"text"[..].into(),
+        };
+        let release = Release {
+            position: Position(1),
+            digest: PayloadDigest::of(b"text"),
+            ordered: OrderedPayload { author: crate::id::AuthorIndex(0), payload },
+            verdict,
+            effects: Vec::new(),
+        };
+        let (releases, time_effects) = (vec![release], Vec::new());
+        CommitRelease { end, ledger_time: LedgerTime(5), releases, time_effects }
+    }
+
+    #[test]
+    fn the_history_binds_verdicts_and_order_and_not_the_words_of_a_refusal() {
+        let refused = |code, detail: &str| release(Verdict::Refused(Refusal::new(code, detail)));
+        let after = |release: &CommitRelease| extend_history(&HistoryHash::ZERO, release);
+        let accepted = after(&release(Verdict::Accepted));
+        let expired = after(&refused(RefusalCode::Expired, "late"));
+        assert_ne!(accepted, expired);
+        assert_ne!(expired, after(&refused(RefusalCode::Duplicate, "late")));
+        assert_eq!(expired, after(&refused(RefusalCode::Expired, "too late")));
+        let twice = extend_history(&accepted, &refused(RefusalCode::Expired, "late"));
+        assert_ne!(twice, extend_history(&expired, &release(Verdict::Accepted)));
+        let mut empty = release(Verdict::Accepted);
+        empty.releases.clear();
+        assert_eq!(extend_history(&accepted, &empty), accepted);
+    }
+}

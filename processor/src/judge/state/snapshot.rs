@@ -1,0 +1,249 @@
+//! The whole state as chunks of bytes, and back.
+//!
+//! Owns what a snapshot holds and in which order. Every entry is covered by the state root, so a
+//! snapshot is true when it leads to a root that a quorum attests; indexes are made again. Chunks
+//! are made one at a time, from a mark, so that a large state costs no second copy. Reading is
+//! total over all bytes. Called by the judge.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+use dagger_payload::codec::encode;
+use dagger_payload::id::{
+    AccountId, HistoryHash, HostId, LedgerTime, PayloadDigest, StateRoot, VmId,
+};
+use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
+use dagger_payload::name::ImageName;
+use dagger_payload::object::Effect;
+use minicbor::{Decode, Encode};
+
+use super::super::silence::Silence;
+use super::State;
+
+/// What follows from the order itself and changes with every commit that has content.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub(crate) struct Order {
+    #[n(0)]
+    pub(crate) time: LedgerTime,
+    #[n(1)]
+    pub(crate) history: HistoryHash,
+    #[n(2)]
+    pub(crate) silence: Silence,
+}
+
+/// One entry of a snapshot.
+#[derive(Debug, Encode, Decode)]
+enum Entry {
+    #[n(0)]
+    Order(#[n(0)] Order),
+    #[n(1)]
+    Object(#[n(0)] Effect),
+    #[n(2)]
+    AddressCursor(#[n(0)] HostId, #[n(1)] u32),
+    #[n(3)]
+    Remembered(#[n(0)] PayloadDigest, #[n(1)] LedgerTime),
+}
+
+/// Up to where a snapshot has come.
+#[derive(Debug, Default, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Mark {
+    #[default]
+    Start,
+    Order,
+    Host(HostId),
+    Account(AccountId),
+    Image(ImageName),
+    Vm(VmId),
+    AddressCursor(HostId),
+    Remembered(PayloadDigest),
+}
+
+impl Entry {
+    fn mark(&self) -> Mark {
+        match self {
+            Self::Order(_) => Mark::Order,
+            Self::Object(Effect::Host(host)) => Mark::Host(host.id),
+            Self::Object(Effect::Account(account)) => Mark::Account(account.id),
+            Self::Object(Effect::Image(image)) => Mark::Image(image.name.clone()),
+            Self::Object(Effect::Vm(vm)) => Mark::Vm(vm.id),
+            Self::AddressCursor(host, _) => Mark::AddressCursor(*host),
+            Self::Remembered(digest, _) => Mark::Remembered(*digest),
+        }
+    }
+}
+
+/// Why bytes are no snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SnapshotError {
+    /// A chunk does not decode.
+    #[error("a chunk cannot be read")]
+    Malformed,
+    /// Entries are doubled or not in their order.
+    #[error("its entries are not in order")]
+    Disordered,
+    /// More or fewer chunks or bytes than its head says.
+    #[error("its chunks are not those of its head")]
+    Incomplete,
+    /// The chunks make another state than the head says.
+    #[error("its chunks lead to state root {found}")]
+    AnotherRoot {
+        /// To which one.
+        found: StateRoot,
+    },
+}
+
+impl Mark {
+    /// Which kind of entry, in the order of the kinds.
+    fn section(&self) -> u8 {
+        match self {
+            Self::Start => 0,
+            Self::Order => 1,
+            Self::Host(_) => 2,
+            Self::Account(_) => 3,
+            Self::Image(_) => 4,
+            Self::Vm(_) => 5,
+            Self::AddressCursor(_) => 6,
+            Self::Remembered(_) => 7,
+        }
+    }
+}
+
+/// What of one kind of entries comes after a mark.
+enum Rest<'m, K> {
+    All,
+    After(&'m K),
+    Nothing,
+}
+
+/// The entries of `map` that are left.
+fn rest<'m, K: Ord, V>(
+    map: &'m BTreeMap<K, V>,
+    left: Rest<'m, K>,
+) -> impl Iterator<Item = (&'m K, &'m V)> {
+    let from = match left {
+        Rest::All => Some(Bound::Unbounded),
+        Rest::After(key) => Some(Bound::Excluded(key)),
+        Rest::Nothing => None,
+    };
+    from.into_iter().flat_map(|from| map.range::<K, _>((from, Bound::Unbounded)))
+}
+
+/// What is left of the kind of entries whose marks are `$kind`.
+macro_rules! left {
+    ($mark:expr, $kind:ident, $section:literal) => {
+        match $mark {
+            Mark::$kind(key) => Rest::After(key),
+            mark if mark.section() < $section => Rest::All,
+            _ => Rest::Nothing,
+        }
+    };
+}
+
+impl State {
+    /// Brings what the root says about the order into step: called when a commit changes anything.
+    pub(crate) fn note_order(&mut self) {
+        let (time, history) = (self.time, self.history);
+        let order = Order { time, history, silence: self.silence.clone() };
+        self.tree.set(b"order", &encode(&order));
+        self.order = Some(order);
+    }
+
+    /// The next chunk after `mark`, which moves on; none at the end.
+    pub(crate) fn snapshot_chunk(&self, mark: &mut Mark) -> Option<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let mut reached = None;
+        for entry in self.entries_after(mark) {
+            bytes.extend(encode(&entry));
+            reached = Some(entry.mark());
+            if bytes.len() >= SNAPSHOT_CHUNK_BYTES_MAX {
+                break;
+            }
+        }
+        *mark = reached?;
+        Some(bytes)
+    }
+
+    fn entries_after<'s>(&'s self, mark: &'s Mark) -> impl Iterator<Item = Entry> {
+        // Every field by name: who adds one decides here whether it is an entry, or an index that
+        // follows from entries.
+        let Self {
+            cluster: _,
+            genesis: _,
+            time: _,
+            history: _,
+            order,
+            silence: _,
+            hosts,
+            accounts,
+            images,
+            vms,
+            agent_keys: _,
+            images_of: _,
+            vm_names: _,
+            vms_of: _,
+            used_on: _,
+            used_by: _,
+            addresses,
+            deadlines: _,
+            remembered,
+            forgotten_at: _,
+            tree: _,
+        } = self;
+        let order = order.clone().filter(|_| *mark == Mark::Start).map(Entry::Order);
+        let hosts = rest(hosts, left!(mark, Host, 2));
+        let accounts = rest(accounts, left!(mark, Account, 3));
+        let images = rest(images, left!(mark, Image, 4));
+        let vms = rest(vms, left!(mark, Vm, 5));
+        let addresses = rest(addresses, left!(mark, AddressCursor, 6));
+        let remembered = rest(remembered, left!(mark, Remembered, 7));
+        let objects = hosts
+            .map(|(_, host)| Effect::Host(Box::new(host.clone())))
+            .chain(accounts.map(|(_, account)| Effect::Account(Box::new(account.clone()))))
+            .chain(images.map(|(_, image)| Effect::Image(Box::new(image.clone()))))
+            .chain(vms.map(|(_, vm)| Effect::Vm(Box::new(vm.clone()))));
+        order
+            .into_iter()
+            .chain(objects.map(Entry::Object))
+            .chain(addresses.map(|(host, each)| Entry::AddressCursor(*host, each.cursor)))
+            .chain(remembered.map(|(digest, until)| Entry::Remembered(*digest, *until)))
+    }
+
+    /// Takes in the entries of one chunk that follow `mark`, which moves on.
+    ///
+    /// # Errors
+    /// [`SnapshotError`]; the state is worthless then.
+    pub(crate) fn load_chunk(
+        &mut self,
+        bytes: &[u8],
+        mark: &mut Mark,
+    ) -> Result<(), SnapshotError> {
+        let mut decoder = minicbor::Decoder::new(bytes);
+        while decoder.position() < bytes.len() {
+            let entry: Entry = decoder.decode().map_err(|_| SnapshotError::Malformed)?;
+            let at = entry.mark();
+            if at <= *mark || (*mark == Mark::Start) != (at == Mark::Order) {
+                return Err(SnapshotError::Disordered);
+            }
+            *mark = at;
+            self.load(entry);
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, entry: Entry) {
+        match entry {
+            Entry::Order(order) => {
+                (self.time, self.history, self.silence) =
+                    (order.time, order.history, order.silence);
+                self.note_order();
+            }
+            Entry::Object(effect) => self.absorb(&effect),
+            Entry::AddressCursor(host, cursor) => {
+                self.addresses.entry(host).or_default().cursor = cursor;
+                let key = [b"addresses/", host.as_bytes().as_slice()].concat();
+                self.tree.set(&key, &cursor.to_be_bytes());
+            }
+            Entry::Remembered(digest, until) => self.remember(digest, until),
+        }
+    }
+}
