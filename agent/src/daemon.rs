@@ -14,7 +14,9 @@ use tracing::{error, info};
 
 use crate::api::{self, ApiParts};
 use crate::configuration::Configuration;
-use crate::handover::{ORDERS_WAITING_MAX, REPORTS_WAITING_MAX, SightBoard};
+use crate::handover::{
+    CONSOLE_REQUESTS_WAITING_MAX, ORDERS_WAITING_MAX, REPORTS_WAITING_MAX, SightBoard,
+};
 use crate::limits::STOP_WAIT_MAX;
 use crate::link::orders::OrderTeller;
 use crate::link::releases::Follower;
@@ -132,6 +134,7 @@ fn start(
         model: model.clone(),
         metrics: Arc::clone(&metrics),
     };
+    let (console_sender, console_requests) = mpsc::channel(CONSOLE_REQUESTS_WAITING_MAX);
     let api_parts = ApiParts {
         cluster,
         genesis,
@@ -143,6 +146,8 @@ fn start(
         metrics,
         seal,
         stream,
+        consoles: console_sender,
+        console_directory: machines::console_directory(&configuration.machines.state_directory),
     };
     let (configuration_api, machines) = (configuration.api, configuration.machines);
 
@@ -156,7 +161,8 @@ fn start(
     parts.spawn(infallible("api", serve));
     let tell = teller.run(stop.clone());
     parts.spawn(async move { ("orders", tell.await.map_err(Broken::State)) });
-    let work = machines::run(machines, orders, report_sender, board, stop.clone());
+    let work =
+        machines::run(machines, orders, report_sender, board, console_requests, stop.clone());
     parts.spawn(async move { ("machines", work.await.map_err(Broken::Machines)) });
     Ok(parts)
 }

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
+use bytes::Bytes;
 use dagger_api::Sight;
 use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
 use dagger_payload::kind::ReportVm;
@@ -16,6 +17,8 @@ use dagger_payload::object::{Host, Image, Vm};
 
 /// Orders that may wait for the controller.
 pub const ORDERS_WAITING_MAX: usize = 1024;
+/// Requests for consoles that may wait.
+pub const CONSOLE_REQUESTS_WAITING_MAX: usize = 16;
 /// Reports that may wait to be submitted.
 pub const REPORTS_WAITING_MAX: usize = 1024;
 
@@ -51,6 +54,32 @@ pub struct AttestedVm {
 /// Reports on their way to the ledger. The submitting half signs each with the agent key and
 /// repeats it until it is ordered or superseded by a later report about the same VM.
 pub type ReportSender = tokio::sync::mpsc::Sender<ReportVm>;
+
+/// Somebody wants to sit down at a guest's serial console.
+#[derive(Debug)]
+pub struct ConsoleRequest {
+    /// Whose.
+    pub vm: VmId,
+    /// Where to type.
+    pub reply: tokio::sync::oneshot::Sender<Result<ConsoleTyping, ConsoleProblem>>,
+}
+
+/// What is typed at a guest's console; closes when the guest takes nothing more.
+pub type ConsoleTyping = tokio::sync::mpsc::Sender<Bytes>;
+
+/// Why nobody can type at a console.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConsoleProblem {
+    /// There is no guest.
+    #[error("the VM does not run")]
+    NotRunning,
+    /// The hypervisor does not give it.
+    #[error("the hypervisor does not open the console: {0}")]
+    Unavailable(String),
+}
+
+/// The way to the consoles of this host.
+pub type ConsoleSender = tokio::sync::mpsc::Sender<ConsoleRequest>;
 
 /// What this host sees of the VMs that it carries; written by the observation, read by the API.
 #[derive(Debug, Clone, Default)]

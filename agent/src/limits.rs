@@ -68,6 +68,20 @@ pub const EVENT_STREAM_WAITING_MAX: usize = 64;
 pub const EVENT_STREAM_WAIT_MAX: Duration = Duration::from_secs(20);
 /// How often a quiet event stream carries a comment, so that both ends notice a dead connection.
 pub const EVENT_STREAM_COMMENT_EVERY: Duration = Duration::from_secs(15);
+/// Readers of consoles at the same time.
+pub const CONSOLES_MAX: usize = 64;
+/// How long the hypervisor may take to open a console.
+pub const CONSOLE_OPEN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// What a guest has said before, where the reader does not say how much he wants; in bytes.
+pub const CONSOLE_HISTORY_BYTES_DEFAULT: u64 = 16 * 1024;
+/// The most of it.
+pub const CONSOLE_HISTORY_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes of one message that is typed at a console.
+pub const CONSOLE_MESSAGE_BYTES_MAX: usize = 4096;
+/// How often a console's reader is asked for a sign of life.
+pub const CONSOLE_PING_EVERY: Duration = Duration::from_secs(20);
+/// How long he may give none.
+pub const CONSOLE_SILENCE_MAX: Duration = Duration::from_secs(70);
 /// `Retry-After` of an answer that says "not now", in seconds.
 pub const RETRY_AFTER_SECONDS: u64 = 2;
 /// How long open requests may take to end when the daemon stops.

@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::actuator::store::StoredDisks;
 use crate::actuator::{Actuator, Performer};
 use crate::controller::{Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output};
-use crate::handover::{Order, ReportSender, SightBoard};
+use crate::handover::{ConsoleRequest, Order, ReportSender, SightBoard};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::announcer::Announcer;
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisor, CloudHypervisorConfiguration};
@@ -29,7 +29,7 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::names::HostNames;
 use crate::journal::{Journal, Record};
 use crate::observation::{
-    CHANGES_WAITING_MAX, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
+    CHANGES_WAITING_MAX, ConsoleDesk, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
 };
 
 /// What may wait for the controller besides orders.
@@ -119,6 +119,11 @@ pub enum Broken {
     Task(String),
 }
 
+/// Where what guests say on their consoles is kept.
+pub fn console_directory(state_directory: &Path) -> PathBuf {
+    state_directory.join("consoles")
+}
+
 /// Works on machines until `stop` is cancelled or `orders` ends; running VMs are left running.
 ///
 /// # Errors [`Broken`] when it cannot keep its journal; a hypervisor that does not answer is no
@@ -128,6 +133,7 @@ pub async fn run(
     orders: mpsc::Receiver<Order>,
     reports: ReportSender,
     board: SightBoard,
+    console_requests: mpsc::Receiver<ConsoleRequest>,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
     let MachineConfiguration { host_id, state_directory, .. } = &configuration;
@@ -135,7 +141,7 @@ pub async fn run(
     let journal =
         Journal::open(state_directory.join("journal"), *host_id).map_err(Broken::StateDirectory)?;
     let disks = StoredDisks::open(state_directory, *host_id).map_err(Broken::Disks)?;
-    let consoles = state_directory.join("consoles");
+    let consoles = console_directory(state_directory);
     DirBuilder::new()
         .recursive(true)
         .mode(0o711)
@@ -156,6 +162,7 @@ pub async fn run(
         inputs: inputs.clone(),
         board: board.clone(),
     };
+    let desk = ConsoleDesk { hypervisor: Arc::clone(&hypervisor), requests: console_requests };
     let performer = Performer {
         hypervisor,
         disks: Arc::new(disks),
@@ -168,6 +175,7 @@ pub async fn run(
     let stop = stop.child_token();
     let _stop_all = stop.clone().drop_guard();
     let observing = tokio::spawn(observation.run(stop.clone()));
+    let giving_consoles = tokio::spawn(desk.run(stop.clone()));
     let records = read_journal(&journal)?;
     let machines = Machines {
         controller: Controller::new(*host_id, configuration.policy, records),
@@ -187,6 +195,7 @@ pub async fn run(
     let ended = machines.work(orders, inputs_told, reports).await;
     stop.cancel();
     observing.await.map_err(|error| Broken::Task(error.to_string()))?;
+    giving_consoles.await.map_err(|error| Broken::Task(error.to_string()))?;
     ended
 }
 

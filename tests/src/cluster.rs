@@ -84,18 +84,23 @@ impl Cluster {
 
     /// Runs `daggerctl` with the hosts' APIs in circular order from `first` (1 to n).
     pub fn ctl_from(&self, first: usize, arguments: &[&str]) -> Output {
+        self.command_from(first, arguments).output().expect("daggerctl starts")
+    }
+
+    /// `daggerctl`, not started yet, with the hosts' APIs in circular order from `first` (1 to n).
+    pub fn command_from(&self, first: usize, arguments: &[&str]) -> Command {
         let order = (0..self.hosts).map(|step| (first - 1 + step) % self.hosts + 1);
         let apis: Vec<String> = order.map(|host| format!("unix:{}", self.api(host))).collect();
         let keys: Vec<String> =
             (1..=self.hosts).map(|host| self.file(&format!("keys/op{host}"))).collect();
-        Command::new(self.programs.join("daggerctl"))
+        let mut command = Command::new(self.programs.join("daggerctl"));
+        command
             .args(arguments)
             .env("DAGGER_DIRECTORY", self.path())
             .env("DAGGER_API", apis.join(","))
             .env("DAGGER_KEY", self.file("keys/developer"))
-            .env("DAGGER_OPERATOR_KEYS", keys.join(","))
-            .output()
-            .expect("daggerctl starts")
+            .env("DAGGER_OPERATOR_KEYS", keys.join(","));
+        command
     }
 
     /// Runs `daggerctl`, which must succeed; returns what it printed.
@@ -123,12 +128,22 @@ impl Cluster {
         (output.status.code(), said)
     }
 
+    /// A line of the file that a user sources.
+    fn exported(&self, variable: &str) -> Option<String> {
+        let environment = std::fs::read_to_string(self.path().join("environment")).ok()?;
+        let begin = format!("export {variable}=");
+        environment.lines().find_map(|line| line.strip_prefix(&begin)).map(str::to_owned)
+    }
+
+    /// The first host's API over TCP.
+    pub fn http(&self) -> String {
+        self.exported("DAGGER_HTTP").expect("the first host has one")
+    }
+
     /// Path of a host's API socket.
     pub fn api(&self, host: usize) -> String {
-        let environment = std::fs::read_to_string(self.path().join("environment"));
-        let environment = environment.unwrap_or_default();
-        let line = environment.lines().find_map(|line| line.strip_prefix("export DAGGER_API="));
-        let listed = line.and_then(|line| line.split(',').nth(host - 1));
+        let line = self.exported("DAGGER_API");
+        let listed = line.as_ref().and_then(|line| line.split(',').nth(host - 1));
         listed.and_then(|entry| entry.strip_prefix("unix:")).unwrap_or("/nowhere").to_owned()
     }
 

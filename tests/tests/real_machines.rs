@@ -1,8 +1,9 @@
 //! Four hosts as real processes with real QEMU machines. One scenario after the other on one
 //! cluster: starting one is the dear part.
 
+use std::io::{Read, Write};
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use dagger_tests::cluster::{Cluster, Machines, Role};
 
@@ -44,6 +45,36 @@ fn ok(output: std::process::Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// Somebody sits down at the serial console of `web-1`, where this guest gives a shell.
+fn assert_the_console_talks(cluster: &Cluster) {
+    let mut sitting = cluster
+        .command_from(1, &["vm", "console", "web-1", "--history", "1KiB"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("daggerctl starts");
+    let mut keys = sitting.stdin.take().expect("piped");
+    let mut said = sitting.stdout.take().expect("piped");
+    keys.write_all(b"\recho dagger-$((40+2))\r").expect("types");
+    let mut seen = String::new();
+    let mut part = [0; 1024];
+    // What is typed is echoed; only a shell makes this of it.
+    while !seen.contains("dagger-42") {
+        let count = said.read(&mut part).expect("reads");
+        assert_ne!(count, 0, "the console ended: {seen}");
+        seen.push_str(&String::from_utf8_lossy(&part[..count]));
+    }
+    keys.write_all(b"\x1d").expect("detaches");
+    ok(sitting.wait_with_output().expect("ends"));
+
+    // The same words are in the log; over TCP the command line shows a session by itself.
+    let log = cluster.must(&["vm", "console", "web-1", "--log"]);
+    assert!(log.contains("dagger-42"), "{log}");
+    let listed = cluster.must(&["--api", &cluster.http(), "vm", "ls"]);
+    assert!(listed.contains("web-1"), "{listed}");
+}
+
 #[test]
 fn real_machines_survive_the_faults_of_everything_around_them() {
     let cluster = Cluster::start(4, Machines::Qemu);
@@ -64,6 +95,8 @@ fn real_machines_survive_the_faults_of_everything_around_them() {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     });
     assert_eq!(inside.split_whitespace().collect::<Vec<_>>(), ["web-1", "1"]);
+
+    assert_the_console_talks(&cluster);
 
     // Two ledgers die: changes are refused, the VM runs on; one comes back, and changes go on.
     cluster.kill(Role::Ledger, 3);

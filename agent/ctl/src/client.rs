@@ -14,10 +14,18 @@ use dagger_api::{
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HOST, HeaderName};
+use hyper::header::{
+    CONNECTION, CONTENT_TYPE, HOST, HeaderName, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::client::generate_key;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::endpoint::Endpoint;
 use crate::failure::Failure;
@@ -133,6 +141,67 @@ impl Client {
         Err(failure.unwrap_or_else(|| Failure::usage("no agent is named", "Give --api.")))
     }
 
+    /// `GET path` as a WebSocket, from the agent whose host has it.
+    pub(crate) async fn console(&self, path: &str) -> Result<Console, Failure> {
+        let key = generate_key();
+        let accept = derive_accept_key(key.as_bytes());
+        let ask = Ask {
+            method: Method::GET,
+            path,
+            headers: vec![
+                (CONNECTION, "Upgrade".to_owned()),
+                (UPGRADE, "websocket".to_owned()),
+                (SEC_WEBSOCKET_VERSION, "13".to_owned()),
+                (SEC_WEBSOCKET_KEY, key),
+            ],
+            body: Bytes::new(),
+            deadline: ANSWER_MAX,
+        };
+        let upgrade = StatusCode::SWITCHING_PROTOCOLS;
+        let response = self.open_at_its_host(&ask, upgrade).await?;
+        if response.headers().get(SEC_WEBSOCKET_ACCEPT).is_none_or(|answer| *answer != accept) {
+            return Err(Failure::broken("the answer is no WebSocket's"));
+        }
+        let upgraded = hyper::upgrade::on(response).await;
+        let upgraded = upgraded
+            .map_err(|error| Failure::broken(format!("the connection does not change: {error}")))?;
+        Ok(WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Client, None).await)
+    }
+
+    /// What a console has said, from the agent whose host has it.
+    pub(crate) async fn console_log(&self, path: &str) -> Result<Bytes, Failure> {
+        let ask = Ask {
+            method: Method::GET,
+            path,
+            headers: Vec::new(),
+            body: Bytes::new(),
+            deadline: ANSWER_MAX,
+        };
+        let response = self.open_at_its_host(&ask, StatusCode::OK).await?;
+        body(response).await.map_err(Failure::broken)
+    }
+
+    /// Asks one agent after the other until one has what stays on its host.
+    async fn open_at_its_host(
+        &self,
+        ask: &Ask<'_>,
+        expected: StatusCode,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut failure = None;
+        for endpoint in &self.endpoints {
+            match self.open_with_session(endpoint, ask, expected).await {
+                Ok(response) => return Ok(response),
+                // Which host it is on tells more than that another one does not answer.
+                Err(error) if error.has_code(ELSEWHERE) => failure = Some(error),
+                Err(error) if error.is_unavailable() => {
+                    failure.get_or_insert(error);
+                }
+                Err(refused) => return Err(refused),
+            }
+        }
+        Err(failure.unwrap_or_else(|| Failure::usage("no agent is named", "Give --api.")))
+    }
+
     /// Asks one agent, and again with a session when it wants one.
     async fn ask_with_session(&self, endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Bytes, Failure> {
         let first = ask_one(endpoint, &self.with_session(endpoint, ask)).await;
@@ -201,6 +270,11 @@ impl Client {
     }
 }
 
+/// A console's messages.
+pub(crate) type Console = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Code of an agent whose host does not have what stays on its host.
+const ELSEWHERE: &str = "console_elsewhere";
 /// Code of an agent that did not answer at all.
 const UNREACHABLE: &str = "unreachable";
 /// Code of a ledger that is well but reaches too few others.
@@ -253,7 +327,7 @@ async fn open(endpoint: &Endpoint, ask: &Ask<'_>) -> Result<Response<Incoming>, 
         .await
         .map_err(|error| unreachable(endpoint, &error))?;
     // Ends with the response's body or with the sender, whichever is dropped last.
-    tokio::spawn(connection);
+    tokio::spawn(connection.with_upgrades());
     let mut request = Request::builder()
         .method(ask.method.clone())
         .uri(ask.path)

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+/// What was typed and waits to be sent to a console: reads of at most a kibibyte.
+pub(crate) const TYPED_WAITING_MAX: usize = 16;
 /// Opening one connection to an agent.
 pub(crate) const CONNECT_MAX: Duration = Duration::from_secs(3);
 /// One answer of an agent, on top of the time for which it was asked to wait.

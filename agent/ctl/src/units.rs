@@ -9,7 +9,8 @@ use dagger_payload::name::{LabelValue, Name};
 
 const KIB: u64 = 1024;
 
-fn bytes(text: &str) -> Result<u64, String> {
+/// A size such as `64KiB`, in bytes.
+pub(crate) fn bytes(text: &str) -> Result<u64, String> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let number: u64 = number

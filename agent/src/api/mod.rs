@@ -6,6 +6,7 @@
 //! Called once by the daemon ([`serve`]), and by tests ([`router`]).
 
 mod cluster;
+mod console;
 mod events;
 mod guard;
 mod images;
@@ -17,6 +18,7 @@ mod request;
 mod server;
 mod vms;
 
+use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
@@ -36,10 +38,10 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::clock;
-use crate::handover::SightBoard;
+use crate::handover::{ConsoleSender, SightBoard};
 use crate::limits::{
     API_IMPORTS_TOGETHER_MAX, API_REQUESTS_TOGETHER_MAX, API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX,
-    EVENT_STREAMS_MAX,
+    CONSOLES_MAX, EVENT_STREAMS_MAX,
 };
 use crate::link::releases::StreamState;
 use crate::link::requests::LedgerClient;
@@ -73,6 +75,10 @@ pub struct ApiParts {
     pub seal: watch::Receiver<SealState>,
     /// How the release stream is.
     pub stream: watch::Receiver<StreamState>,
+    /// To the consoles of this host's machines.
+    pub consoles: ConsoleSender,
+    /// Where what guests have said is kept.
+    pub console_directory: PathBuf,
 }
 
 /// What handlers share.
@@ -83,6 +89,7 @@ struct Shared {
     working: Semaphore,
     importing: Semaphore,
     streaming: Arc<Semaphore>,
+    consoles: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -147,8 +154,10 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(images::list, images::import))
         .layer(middleware::from_fn(bound_work));
     // These wait by their nature, and are bounded each in its own way.
-    let waiting =
-        OpenApiRouter::new().routes(routes!(payloads::show)).routes(routes!(events::events));
+    let waiting = OpenApiRouter::new()
+        .routes(routes!(payloads::show))
+        .routes(routes!(events::events))
+        .routes(routes!(console::console));
     working.merge(waiting)
 }
 
@@ -163,6 +172,7 @@ pub fn router(parts: ApiParts, stop: CancellationToken) -> (Router, utoipa::open
         working: Semaphore::new(API_REQUESTS_TOGETHER_MAX),
         importing: Semaphore::new(API_IMPORTS_TOGETHER_MAX),
         streaming: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+        consoles: Arc::new(Semaphore::new(CONSOLES_MAX)),
         stop,
     });
     let (router, document) = documented().split_for_parts();

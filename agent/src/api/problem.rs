@@ -57,6 +57,12 @@ own_codes! {
          `ssh-keygen -Y sign -n dagger-session` and send it as dagger-session and dagger-session-signature.";
     SESSION = "session_refused", UNAUTHORIZED, "The session was refused",
         "Sign a new one for this host, with a key of the account: GET /v1/cluster shows cluster, host and time.";
+    CONSOLE_ELSEWHERE = "console_elsewhere", CONFLICT, "The VM's console is on another host",
+        "Ask the agent of the host that the detail names.";
+    NOT_RUNNING = "vm_not_running", CONFLICT, "There is no guest to sit down at",
+        "Start the VM first; without `Upgrade: websocket` the answer is what it said before.";
+    CONSOLE = "console_unavailable", SERVICE_UNAVAILABLE, "The console cannot be opened",
+        "Look at the detail; somebody else may sit at it, or the hypervisor is away: try again in a moment.";
     AMBIGUOUS = "name_ambiguous", CONFLICT, "The name exists in several accounts",
         "Give ?account=ID, or the VM's id instead of its name.";
     NO_QUORUM = "no_quorum", SERVICE_UNAVAILABLE, "Too few hosts can be reached to change anything",
@@ -135,6 +141,21 @@ impl ApiProblem {
     /// The session does not count, or not for this.
     pub fn session(detail: impl Into<String>) -> Self {
         Self::own(&SESSION, detail)
+    }
+
+    /// The VM is on the host `name`.
+    pub fn console_elsewhere(name: &str) -> Self {
+        Self::own(&CONSOLE_ELSEWHERE, format!("it runs on {name}"))
+    }
+
+    /// There is no guest.
+    pub fn not_running(detail: impl Into<String>) -> Self {
+        Self::own(&NOT_RUNNING, detail)
+    }
+
+    /// The console did not open.
+    pub fn console_unavailable(detail: impl Into<String>) -> Self {
+        Self::own(&CONSOLE, detail)
     }
 
     /// An image file was refused.

@@ -139,7 +139,8 @@ impl Socket {
                 .timer(TokioTimer::new())
                 .header_read_timeout(API_HEAD_WAIT_MAX)
                 .max_buf_size(API_HEAD_BYTES_MAX)
-                .serve_connection(TokioIo::new(Box::pin(stream)), service);
+                .serve_connection(TokioIo::new(Box::pin(stream)), service)
+                .with_upgrades();
             let mut connection = std::pin::pin!(connection);
             let ended = tokio::select! {
                 ended = connection.as_mut() => ended,

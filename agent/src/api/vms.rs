@@ -47,7 +47,7 @@ pub(super) async fn list(
     Ok(Json(views))
 }
 
-fn problem(query: &VmQuery, problem: NameProblem) -> ApiProblem {
+pub(super) fn problem(query: &VmQuery, problem: NameProblem) -> ApiProblem {
     match problem {
         NameProblem::Unknown => ApiProblem::not_found(format!("there is no VM {}", query.text)),
         NameProblem::Ambiguous(accounts) => ApiProblem::ambiguous(&query.text, &accounts),

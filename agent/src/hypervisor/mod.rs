@@ -121,6 +121,15 @@ pub enum Change {
     ConnectionLost(String),
 }
 
+/// Somebody's hands at a guest's serial console; gone when dropped.
+pub trait ConsoleInput: Send {
+    /// Types `bytes`; waits a moment when the guest does not take them at once.
+    ///
+    /// # Errors
+    /// `Failed`: the guest or its line is gone, or takes nothing.
+    fn write(&mut self, bytes: &[u8]) -> Result<(), HypervisorError>;
+}
+
 /// A hypervisor on this host. All calls block and may hang; all of them may be repeated.
 pub trait Hypervisor: Send + Sync + 'static {
     /// Opens a connection if none lives, and says what answers.
@@ -188,4 +197,12 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// # Errors
     /// `Occupied`, `Failed`, `Unavailable`.
     fn undefine(&self, proof: &DeleteProof) -> Result<(), HypervisorError>;
+
+    /// Opens the serial console of a running machine of ours for typing. What the guest says goes
+    /// to its console file in any case.
+    ///
+    /// # Errors
+    /// `Occupied`; `Failed` when it does not run or somebody else sits there; `Refused` when this
+    /// hypervisor has no consoles; `Unavailable`.
+    fn open_console(&self, vm: VmId) -> Result<Box<dyn ConsoleInput>, HypervisorError>;
 }

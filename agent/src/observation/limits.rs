@@ -26,3 +26,9 @@ pub(super) const CONSOLE_READ_EVERY: Duration = Duration::from_millis(500);
 pub(super) const CONSOLE_READS_MAX: u32 = 600;
 /// The last bytes of a console that are searched.
 pub(super) const CONSOLE_BYTES_MAX: u64 = 64 * 1024;
+/// What was typed at one console and waits for the guest: messages of at most 4 KiB.
+pub(super) const CONSOLE_INPUTS_MAX: usize = 16;
+/// How often a followed console file is looked at while it does not grow.
+pub(super) const CONSOLE_FOLLOW_EVERY: Duration = Duration::from_millis(40);
+/// Bytes of a console file that are passed on at a time.
+pub(super) const CONSOLE_PART_BYTES: usize = 16 * 1024;

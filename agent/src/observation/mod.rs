@@ -7,7 +7,9 @@
 //! hypervisor's line on the [`SightBoard`].
 
 mod console;
+mod desk;
 mod limits;
+mod tail;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -27,7 +29,9 @@ use crate::hypervisor::announcer::Announcer;
 use crate::hypervisor::{Change, Hypervisor, HypervisorError};
 
 pub use console::{ConsoleReader, find_host_key};
+pub use desk::ConsoleDesk;
 pub use limits::{CHANGES_WAITING_MAX, LOOKS_WAITING_MAX};
+pub use tail::ConsoleTail;
 
 /// Numbers looks in the order in which they began.
 #[derive(Debug, Clone, Default)]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dagger_agent::api::{self, ApiParts};
 use dagger_agent::configuration::ApiConfiguration;
 use dagger_agent::daemon::Listeners;
-use dagger_agent::handover::{Order, SightBoard};
+use dagger_agent::handover::{ConsoleRequest, Order, SightBoard};
 use dagger_agent::link::orders::OrderTeller;
 use dagger_agent::link::releases::Follower;
 use dagger_agent::link::requests::LedgerClient;
@@ -37,6 +37,7 @@ pub(crate) struct Agent {
     pub(crate) reports: mpsc::Sender<ReportVm>,
     pub(crate) model: SharedModel,
     pub(crate) board: SightBoard,
+    pub(crate) consoles: mpsc::Receiver<ConsoleRequest>,
     pub(crate) directory: tempfile::TempDir,
     stream: watch::Receiver<Result<(), String>>,
     client: LedgerClient,
@@ -59,6 +60,21 @@ impl Surroundings {
         let seal = key(World::SEAL).public_key();
         let processor = FakeProcessor::listen(&directory.path().join("seal"), &world, seal);
         Self { world, directory, ledger, processor }
+    }
+}
+
+fn submitter(
+    world: &World,
+    ledger: &LedgerClient,
+    model: &SharedModel,
+    metrics: &Arc<Metrics>,
+) -> Submitter {
+    Submitter {
+        cluster: world.cluster,
+        key: World::agent_key(0),
+        ledger: ledger.clone(),
+        model: model.clone(),
+        metrics: Arc::clone(metrics),
     }
 }
 
@@ -99,15 +115,10 @@ impl Agent {
         tokio::spawn(follower.run(stop.clone()));
         let teller = OrderTeller::new(host.id(), model.clone(), order_sender, mark_file, mark);
         tokio::spawn(teller.run(stop.clone()));
-        let submitter = Submitter {
-            cluster: world.cluster,
-            key: World::agent_key(0),
-            ledger: client.clone(),
-            model: model.clone(),
-            metrics: Arc::clone(&metrics),
-        };
+        let submitter = submitter(&world, &client, &model, &metrics);
         tokio::spawn(submitter.run(report_receiver, stop.clone()));
         client.until_reached().await;
+        let (console_sender, consoles) = mpsc::channel(4);
         let parts = ApiParts {
             cluster: world.cluster,
             genesis: Arc::clone(&world.genesis),
@@ -119,6 +130,8 @@ impl Agent {
             metrics,
             seal,
             stream: stream.clone(),
+            consoles: console_sender,
+            console_directory: at("consoles"),
         };
         let (unix, tcp) = serve(parts, at("api"), stop.clone()).await;
         Self {
@@ -131,6 +144,7 @@ impl Agent {
             reports,
             model,
             board,
+            consoles,
             directory,
             stream,
             client,

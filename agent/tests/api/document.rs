@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 16] = [
+const PROMISED: [(&str, &str); 17] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -22,6 +22,7 @@ const PROMISED: [(&str, &str); 16] = [
     ("get", "/v1/payloads/{digest}"),
     ("get", "/v1/vms"),
     ("get", "/v1/vms/{vm}"),
+    ("get", "/v1/vms/{vm}/console"),
     ("get", "/v1/vms/{vm}/history"),
     ("post", "/v1/images"),
     ("post", "/v1/payloads"),

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use dagger_agent::controller::LocalPolicy;
 use dagger_agent::handover::{
-    AttestedVm, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
+    AttestedVm, ConsoleRequest, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
 };
 use dagger_agent::hypervisor::names::{HostNames, uuid};
 use dagger_agent::machines::{
@@ -27,6 +27,11 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 
 use super::support::{HERE, VM, accepted, after, cause, host, offered, report, wants};
+
+/// Consoles that nobody asks for.
+fn nobody_asks() -> mpsc::Receiver<ConsoleRequest> {
+    mpsc::channel(1).1
+}
 
 const URI: &str = "test:///default";
 /// Longer than anything here takes on a busy machine; a test that waits for this long has failed.
@@ -55,7 +60,14 @@ impl Half {
             network_kind: NetworkKind::None,
             policy: LocalPolicy::default(),
         };
-        let work = run(configuration, orders_told, reports_told, board.clone(), stop.clone());
+        let work = run(
+            configuration,
+            orders_told,
+            reports_told,
+            board.clone(),
+            nobody_asks(),
+            stop.clone(),
+        );
         let half = Self { orders, reports, board, stop, running: tokio::spawn(work) };
         half.order(Order::Host(Box::new(host()))).await;
         for version in history {
@@ -259,7 +271,8 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
         network_kind: NetworkKind::Nat,
         policy: LocalPolicy::default(),
     };
-    let work = run(configuration, orders_told, reports_told, board.clone(), stop.clone());
+    let work =
+        run(configuration, orders_told, reports_told, board.clone(), nobody_asks(), stop.clone());
     let running = tokio::spawn(work);
     for order in [
         Order::Host(Box::new(host())),

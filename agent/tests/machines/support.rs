@@ -14,7 +14,8 @@ use dagger_agent::controller::DiskRule;
 use dagger_agent::controller::proof::{DeleteProof, StopProof};
 use dagger_agent::handover::AttestedVm;
 use dagger_agent::hypervisor::{
-    Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power, Tags,
+    ConsoleInput, Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power,
+    Tags,
 };
 use dagger_payload::id::{
     AccountId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
@@ -349,6 +350,10 @@ impl Hypervisor for FakeHost {
             state.machines.remove(&proof.vm());
             Ok(())
         })
+    }
+
+    fn open_console(&self, _vm: VmId) -> Result<Box<dyn ConsoleInput>, HypervisorError> {
+        Err(HypervisorError::Refused("a fake has no consoles".to_owned()))
     }
 }
 

@@ -65,7 +65,9 @@ impl Half {
             policy: LocalPolicy::default(),
         };
         let board = SightBoard::default();
-        let work = run(configuration, orders_told, reports_told, board, stop.clone());
+        // Consoles that nobody asks for.
+        let (_, consoles) = mpsc::channel(1);
+        let work = run(configuration, orders_told, reports_told, board, consoles, stop.clone());
         let half = Self { orders, reports, stop, running: tokio::spawn(work) };
         half.order(Order::Host(Box::new(host()))).await;
         half

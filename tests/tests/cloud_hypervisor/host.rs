@@ -206,15 +206,12 @@ impl Host {
         nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid(vm)), signal).unwrap();
     }
 
-    /// Types a letter until it has this effect: the agent holds the line too and may take it back
-    /// before it is read.
+    /// Types a letter at the console until it has this effect: a guest that boots misses some.
     pub(crate) fn type_until(&self, vm: VmId, letter: u8, mut effect: impl FnMut() -> bool) {
         until("the guest obeys", || {
-            if let Ok(mut line) = UnixStream::connect(self.place(vm, "serial.sock")) {
-                let _ = line.write_all(&[letter]);
-                // It says something, or the agent takes the line back: either may be missed.
-                let _ = line.set_read_timeout(Some(Duration::from_millis(100)));
-                let _ = line.read(&mut [0; 64]);
+            let console = self.hypervisor.open_console(vm);
+            if let Ok(mut console) = console {
+                let _ = console.write(&[letter]);
             }
             effect()
         });

@@ -4,6 +4,7 @@
 //! `main`.
 
 pub(crate) mod account;
+pub(crate) mod console;
 pub(crate) mod events;
 pub(crate) mod follow;
 pub(crate) mod genesis;

@@ -16,7 +16,7 @@ use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
 use dagger_payload::object::VmState;
 
 use super::follow::{Goal, Story, follow};
-use super::{ChangeOptions, Wait, encode, history, image, short, why};
+use super::{ChangeOptions, Wait, console, encode, history, image, short, why};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::progress::Progress;
@@ -81,6 +81,9 @@ pub(crate) enum VmCommand {
     /// Show what happened to a VM, from the signature that asked to the machine that did
     #[command(after_help = history::EXAMPLES)]
     History(history::HistoryArguments),
+    /// Sit down at a VM's serial console, or show what it said
+    #[command(after_help = console::EXAMPLES)]
+    Console(console::ConsoleArguments),
     /// Say why a VM is in its state, and what would change it
     #[command(after_help = "Example:\n  daggerctl vm why web-1")]
     Why(VmName),
@@ -213,6 +216,7 @@ pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Fai
             change(&arguments, Body::VmDelete, Goal::Deleted, session).await
         }
         VmCommand::History(arguments) => history::run(&arguments, session).await,
+        VmCommand::Console(arguments) => console::run(&arguments, session).await,
         VmCommand::Why(name) => why::run(&name, session).await,
     }
 }

@@ -33,6 +33,8 @@ pub(super) const EVENTS_BYTES_MAX: u64 = 1 << 20;
 pub(super) const LOG_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of a console file before it becomes the old one, of which one is kept.
 pub(super) const CONSOLE_FILE_BYTES_MAX: u64 = 4 << 20;
+/// How long a guest may take nothing from its serial line while somebody types.
+pub(super) const CONSOLE_WRITE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Bytes that are taken from a guest's serial line at a time.
 pub(super) const CONSOLE_READ_BYTES: usize = 4096;
 /// How often a serial line that does not take us is tried, once per [`WATCH_TICK`].

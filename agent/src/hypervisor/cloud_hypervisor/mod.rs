@@ -42,8 +42,8 @@ use self::watch::Watch;
 use super::announcer::Announcer;
 use super::names::HostNames;
 use super::{
-    GuestNetwork, Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power,
-    Tags,
+    ConsoleInput, GuestNetwork, Hypervisor, HypervisorError, Inventory, Machine,
+    MachineSpecification, Power, Tags,
 };
 use crate::controller::proof::{DeleteProof, StopProof};
 
@@ -445,6 +445,16 @@ impl Hypervisor for CloudHypervisor {
             Some(_) => self.end(proof.vm())?,
         }
         self.place(proof.vm()).remove().map_err(|error| failed(&error))
+    }
+
+    fn open_console(&self, vm: VmId) -> Result<Box<dyn ConsoleInput>, HypervisorError> {
+        self.ours(vm)?;
+        let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
+        let watch = watch.as_ref().ok_or_else(|| {
+            HypervisorError::Unavailable("the machines are not watched yet".to_owned())
+        })?;
+        let line = watch.line(vm).map_err(|error| HypervisorError::Failed(error.to_string()))?;
+        Ok(Box::new(line))
     }
 }
 

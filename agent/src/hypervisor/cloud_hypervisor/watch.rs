@@ -14,6 +14,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dagger_payload::id::VmId;
 use nix::errno::Errno;
@@ -21,14 +22,71 @@ use nix::poll::{PollFd, PollFlags, PollTimeout};
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use super::events::ending;
-use super::limits::{CONSOLE_FILE_BYTES_MAX, CONSOLE_READ_BYTES, CONSOLE_TRIES_MAX, WATCH_TICK};
+use super::limits::{
+    CONSOLE_FILE_BYTES_MAX, CONSOLE_READ_BYTES, CONSOLE_TRIES_MAX, CONSOLE_WRITE_WAIT_MAX,
+    WATCH_TICK,
+};
 use super::place::{EVENTS, Place, SERIAL};
-use crate::hypervisor::Change;
 use crate::hypervisor::announcer::Announcer;
+use crate::hypervisor::{Change, ConsoleInput, HypervisorError};
 
 /// Lives as long as the watch is wanted.
 pub(super) struct Watch {
+    writers: Writers,
     _end: UnixStream,
+}
+
+/// The serial lines that are held now, for typing.
+#[derive(Clone, Default)]
+pub(super) struct Writers(Arc<Mutex<BTreeMap<VmId, UnixStream>>>);
+
+impl Writers {
+    fn set(&self, vm: VmId, line: Option<UnixStream>) {
+        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match line {
+            Some(line) => drop(lines.insert(vm, line)),
+            None => drop(lines.remove(&vm)),
+        }
+    }
+
+    fn line(&self, vm: VmId) -> io::Result<UnixStream> {
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let gone = || io::Error::new(io::ErrorKind::NotConnected, "the serial line is not held");
+        lines.get(&vm).ok_or_else(gone)?.try_clone()
+    }
+}
+
+/// Typing at one guest's serial line, whichever connection holds it.
+pub(super) struct LineInput {
+    writers: Writers,
+    vm: VmId,
+}
+
+impl ConsoleInput for LineInput {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), HypervisorError> {
+        let failed = |error: &dyn std::fmt::Display| HypervisorError::Failed(error.to_string());
+        let line = self.writers.line(self.vm).map_err(|error| failed(&error))?;
+        write_all(&line, bytes).map_err(|error| failed(&error))
+    }
+}
+
+/// Writes to a line that does not block, within the longest wait.
+fn write_all(mut line: &UnixStream, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match line.write(bytes) {
+            Ok(count) => bytes = bytes.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let mut fds = [PollFd::new(line.as_fd(), PollFlags::POLLOUT)];
+                let wait = PollTimeout::try_from(CONSOLE_WRITE_WAIT_MAX);
+                if nix::poll::poll(&mut fds, wait.unwrap_or(PollTimeout::ZERO))? == 0 {
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, "the guest takes nothing"));
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }
 
 /// A guest's serial line.
@@ -46,6 +104,7 @@ struct Watcher {
     root: WatchDescriptor,
     machines: BTreeMap<WatchDescriptor, VmId>,
     lines: BTreeMap<VmId, Line>,
+    writers: Writers,
     end: UnixStream,
 }
 
@@ -56,6 +115,7 @@ impl Watch {
         let appears = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR;
         let root = inotify.add_watch(run_directory, appears)?;
         let (ours, end) = UnixStream::pair()?;
+        let writers = Writers::default();
         let mut watcher = Watcher {
             run_directory: run_directory.to_owned(),
             announcer,
@@ -63,6 +123,7 @@ impl Watch {
             root,
             machines: BTreeMap::new(),
             lines: BTreeMap::new(),
+            writers: writers.clone(),
             end,
         };
         watcher.find_machines()?;
@@ -73,7 +134,15 @@ impl Watch {
                 watcher.announcer.announce(Change::ConnectionLost(error.to_string()));
             }
         })?;
-        Ok(Self { _end: ours })
+        Ok(Self { writers, _end: ours })
+    }
+
+    /// Typing at the serial line of `vm`, if it is held.
+    ///
+    /// # Errors
+    /// It is not.
+    pub(super) fn line(&self, vm: VmId) -> io::Result<LineInput> {
+        self.writers.line(vm).map(|_| LineInput { writers: self.writers.clone(), vm })
     }
 }
 
@@ -126,6 +195,7 @@ impl Watcher {
                 } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
                     if let Some(vm) = self.machines.remove(&event.wd) {
                         self.lines.remove(&vm);
+                        self.writers.set(vm, None);
                     }
                 } else if let (Some(vm), Some(name)) = (self.machines.get(&event.wd), &event.name) {
                     self.take(*vm, name.as_encoded_bytes(), event.mask);
@@ -177,14 +247,20 @@ impl Watcher {
             if line.stream.is_none() && line.tries > 0 {
                 line.tries -= 1;
                 line.stream = connect(&place.serial()).ok();
+                let typing = line.stream.as_ref().and_then(|stream| stream.try_clone().ok());
+                self.writers.set(*vm, typing);
             }
             let Some(stream) = &mut line.stream else { continue };
             match copy(stream, &place) {
                 Ok(Flow::Waits) => {}
-                Ok(Flow::Ended) => *line = Line { stream: None, tries: CONSOLE_TRIES_MAX },
+                Ok(Flow::Ended) => {
+                    *line = Line { stream: None, tries: CONSOLE_TRIES_MAX };
+                    self.writers.set(*vm, None);
+                }
                 Err(error) => {
                     tracing::warn!(%vm, %error, "what the guest says is not kept");
                     *line = Line::default();
+                    self.writers.set(*vm, None);
                 }
             }
         }

@@ -5,6 +5,7 @@
 //! makes a daemon that hangs a connection that ends, so that calls into it return. Called through
 //! [`Hypervisor`] by the actuator and the observation.
 
+mod console;
 mod domain_xml;
 mod events;
 mod flavour;
@@ -25,7 +26,10 @@ use self::events::Subscription;
 use self::flavour::Flavour;
 use super::announcer::Announcer;
 use super::names::{HostNames, TAGS_NAMESPACE};
-use super::{Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power, Tags};
+use super::{
+    ConsoleInput, Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power,
+    Tags,
+};
 use crate::controller::proof::{DeleteProof, StopProof};
 use crate::machines::Accelerator;
 
@@ -316,6 +320,17 @@ impl Hypervisor for Libvirt {
             None => Ok(()),
             Some(_) => Err(HypervisorError::Failed("it is still defined".to_owned())),
         }
+    }
+
+    fn open_console(&self, vm: VmId) -> Result<Box<dyn ConsoleInput>, HypervisorError> {
+        let (connection, flavour) = self.connection()?;
+        let domain = self.existing(&connection, vm)?;
+        if flavour == Flavour::Test {
+            let why = "libvirt's test driver has no consoles";
+            return Err(HypervisorError::Refused(why.to_owned()));
+        }
+        let opened = console::DomainConsole::open(&connection, &domain).map_err(failed)?;
+        Ok(Box::new(opened))
     }
 }
 
