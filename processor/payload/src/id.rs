@@ -172,9 +172,9 @@ hex_id!(
     VmId, 16
 );
 
-fn derive<const N: usize>(context: &str, bytes: &[u8]) -> [u8; N] {
+fn derive<const N: usize>(purpose: &Purpose, bytes: &[u8]) -> [u8; N] {
     let mut id = [0; N];
-    blake3::Hasher::new_derive_key(context).update(bytes).finalize_xof().fill(&mut id);
+    purpose.hasher().update(bytes).finalize_xof().fill(&mut id);
     id
 }
 
@@ -189,42 +189,48 @@ impl PayloadDigest {
 impl EventDigest {
     /// Identity of an event: a digest of the header bytes as received.
     pub fn of(header_bytes: &[u8]) -> Self {
-        Self(derive("dagger v1 event", header_bytes))
+        static PURPOSE: Purpose = Purpose::new("dagger v1 event");
+        Self(derive(&PURPOSE, header_bytes))
     }
 }
 
 impl ClusterId {
     /// Name of a cluster: a digest of its genesis document's bytes.
     pub fn of(genesis_bytes: &[u8]) -> Self {
-        Self(derive("dagger v1 genesis", genesis_bytes))
+        static PURPOSE: Purpose = Purpose::new("dagger v1 genesis");
+        Self(derive(&PURPOSE, genesis_bytes))
     }
 }
 
 impl HostId {
     /// Id of the host that signs its events with `ledger_key`.
     pub fn of(ledger_key: &crate::key::PublicKey) -> Self {
-        Self(derive("dagger v1 host", ledger_key.as_bytes()))
+        static PURPOSE: Purpose = Purpose::new("dagger v1 host");
+        Self(derive(&PURPOSE, ledger_key.as_bytes()))
     }
 }
 
 impl OperatorId {
     /// Id of the operator who signs with `key`.
     pub fn of(key: &crate::key::PublicKey) -> Self {
-        Self(derive("dagger v1 operator", key.as_bytes()))
+        static PURPOSE: Purpose = Purpose::new("dagger v1 operator");
+        Self(derive(&PURPOSE, key.as_bytes()))
     }
 }
 
 impl AccountId {
     /// Id of the account whose first key is `key`.
     pub fn of(key: &crate::key::PublicKey) -> Self {
-        Self(derive("dagger v1 account", key.as_bytes()))
+        static PURPOSE: Purpose = Purpose::new("dagger v1 account");
+        Self(derive(&PURPOSE, key.as_bytes()))
     }
 }
 
 impl VmId {
     /// Id of the VM that the payload `created_by` created.
     pub fn of(created_by: &PayloadDigest) -> Self {
-        Self(derive("dagger v1 vm", created_by.as_bytes()))
+        static PURPOSE: Purpose = Purpose::new("dagger v1 vm");
+        Self(derive(&PURPOSE, created_by.as_bytes()))
     }
 }
 

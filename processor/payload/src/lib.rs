@@ -26,4 +26,5 @@ pub mod release;
 pub mod session;
 pub mod snapshot;
 pub mod sshsig;
+pub mod state_tree;
 pub mod strict_json;

@@ -11,6 +11,7 @@ mod hosts;
 mod images;
 mod placement;
 mod reports;
+mod rooms;
 mod silence;
 pub mod snapshot;
 mod state;
@@ -31,6 +32,7 @@ use dagger_payload::release::{
     CommitRelease, OrderedCommit, Release, Verdict, extend_prefix, initial_prefix,
 };
 use dagger_payload::snapshot::extend_history;
+use dagger_payload::state_tree::Judgement;
 
 use crate::verify::Verified;
 use state::State;
@@ -76,7 +78,7 @@ pub struct Judge {
 impl Judge {
     /// The judge before the first commit.
     pub fn found(genesis: Genesis, cluster: ClusterId) -> Self {
-        let state = State::found(genesis, cluster);
+        let mut state = State::found(genesis, cluster);
         let end = CommitEnd {
             index: CommitIndex(0),
             position: Position(0),
@@ -184,7 +186,9 @@ impl Judge {
         // again.
         let for_this_cluster = payload.cluster == self.state.cluster;
         if for_this_cluster && check_time(payload, now).is_ok() {
-            self.state.remember(verified.digest, payload.not_after);
+            let not_after = payload.not_after;
+            let refused = ruling.as_ref().err().map(|refusal| refusal.code);
+            self.state.remember(verified.digest, Judgement { position, not_after, refused });
         }
         for effect in ruling.iter().flatten() {
             self.state.absorb(effect);

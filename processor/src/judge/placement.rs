@@ -6,7 +6,6 @@
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::net::Ipv4Addr;
 
 use dagger_payload::id::{HostId, LedgerTime, VmId};
 use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
@@ -15,6 +14,7 @@ use dagger_payload::name::{Labels, Name};
 use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
+use super::rooms::{Among, Room};
 use super::state::{State, is_live};
 
 /// Offers `vm` to the best host that it has not tried.
@@ -28,33 +28,26 @@ pub(crate) fn place(state: &State, vm: &Vm, now: LedgerTime) -> Result<Placement
     if roomy.is_empty() {
         return Err(Refusal::new(RefusalCode::GrantExceeded, describe_grants(state, vm, now)));
     }
-    let neighbours = Neighbours::of(state, vm);
-    let mut rejected = Vec::new();
-    let mut best = None;
-    for host in state.hosts.values() {
-        if !roomy.iter().any(|grant| grant.operator == host.operator) {
-            continue;
-        }
-        match examine(state, &neighbours, host, vm, now) {
-            Ok((rank, address)) => {
-                if best.as_ref().is_none_or(|(other, _, _)| *other < rank) {
-                    best = Some((rank, host.id, address));
-                }
-            }
-            Err(reason) => rejected.push((&host.name, reason)),
-        }
-    }
-    match best {
-        Some((_, host, address)) => {
+    let operators: Vec<_> = roomy.iter().map(|grant| grant.operator).collect();
+    let search = Search {
+        state,
+        vm,
+        operators: state.rooms.among(&operators),
+        silent: state.silence.silent(now),
+        neighbours: Neighbours::of(state, vm),
+    };
+    let best = search.best().and_then(|room| state.hosts.get(&room.host));
+    match best.and_then(|host| Some((host.id, state.free_address(host)?))) {
+        Some((host, address)) => {
             Ok(Placement::Offered { host, address, deadline: now.plus_ms(ACCEPTANCE_MS_MAX) })
         }
-        None => Err(Refusal::new(RefusalCode::NoHostFits, describe(&rejected))),
+        None => Err(Refusal::new(RefusalCode::NoHostFits, describe(&search.rejected()))),
     }
 }
 
-/// How good a host is: the greatest wins. Fewest broken preferences, most memory left, and the
-/// digest of VM and host, so that nobody can choose who wins a tie.
-type Rank = (Reverse<usize>, u64, [u8; 32]);
+/// How good a host is: the greatest wins. Fewest broken preferences, most memory left, and a mix of
+/// VM and host, so that no host wins every tie.
+type Rank = (Reverse<usize>, u64, u64, HostId);
 
 fn has_room(state: &State, grant: &Grant, vm: &Vm, now: LedgerTime) -> bool {
     let mut used = state.used_by(&vm.account, &grant.operator);
@@ -105,37 +98,87 @@ enum Reason {
     NoAddress,
 }
 
-fn examine(
-    state: &State,
-    neighbours: &Neighbours<'_>,
-    host: &Host,
-    vm: &Vm,
-    now: LedgerTime,
-) -> Result<(Rank, Ipv4Addr), Reason> {
-    let used = state.used_on(&host.id).capacity;
-    if vm.tried.contains(&host.id) {
-        return Err(Reason::Tried);
-    } else if state.silence.is_silent(&host.id, now) {
-        return Err(Reason::Silent);
-    } else if host.duty == HostDuty::Draining {
-        return Err(Reason::Draining);
-    } else if vm.pinned_host.is_some_and(|pinned| pinned != host.id) {
-        return Err(Reason::OtherHostAsked);
-    } else if vm.region.as_ref().is_some_and(|region| *region != host.region) {
-        return Err(Reason::OtherRegion);
-    } else if !carries(&host.labels, &vm.host_labels) {
-        return Err(Reason::LabelsMissing);
-    } else if let Some(by) = neighbours.broken(host, ApartStrength::Required).next() {
-        return Err(Reason::NotApart(by));
+/// One search for a host.
+struct Search<'a> {
+    state: &'a State,
+    vm: &'a Vm,
+    /// Those whose grant has room.
+    operators: Among,
+    silent: Vec<HostId>,
+    neighbours: Neighbours<'a>,
+}
+
+impl<'a> Search<'a> {
+    /// The best host that fits. Looks at each host's room first: most of the others fall behind the
+    /// best one there, and need no closer look.
+    fn best(&self) -> Option<&'a Room> {
+        let size = &self.vm.size;
+        let has_preferences = self.neighbours.has(ApartStrength::Preferred);
+        let mut best: Option<(Rank, &Room)> = None;
+        for room in self.state.rooms.iter() {
+            if !self.operators.contains(room.operator) || !room.fits(size) {
+                continue;
+            }
+            let share = room.free_share(size);
+            let behind = best.as_ref().is_some_and(|(rank, _)| share < rank.1);
+            if behind && !has_preferences || self.reason_against(room).is_some() {
+                continue;
+            }
+            let broken = if has_preferences { self.broken_preferences(room) } else { 0 };
+            let rank = (Reverse(broken), share, tie(&self.vm.id, &room.host), room.host);
+            if best.as_ref().is_none_or(|(other, _)| *other < rank) {
+                best = Some((rank, room));
+            }
+        }
+        best.map(|(_, room)| room)
     }
-    let free = host.offered().minus(&used);
-    if !free.covers(&vm.size) {
-        return Err(Reason::Full(vm.size.minus(&free)));
+
+    /// Every granted host, and the first thing that speaks against it.
+    fn rejected(&self) -> Vec<(&'a Name, Reason)> {
+        let granted = self.state.rooms.iter().filter(|room| self.operators.contains(room.operator));
+        let named = granted.filter_map(|room| {
+            let host = self.state.hosts.get(&room.host)?;
+            let reason = self.reason_against(room).unwrap_or_else(|| {
+                let free = host.offered().minus(&room.used.capacity);
+                match free.covers(&self.vm.size) {
+                    true => Reason::NoAddress,
+                    false => Reason::Full(self.vm.size.minus(&free)),
+                }
+            });
+            Some((&host.name, reason))
+        });
+        named.collect()
     }
-    let address = state.free_address(host).ok_or(Reason::NoAddress)?;
-    let broken = neighbours.broken(host, ApartStrength::Preferred).count();
-    let rank = (Reverse(broken), free_share(host, &used.plus(&vm.size)), tie(&vm.id, &host.id));
-    Ok((rank, address))
+
+    /// What speaks against a host, apart from how much room it has.
+    fn reason_against(&self, room: &Room) -> Option<Reason> {
+        let vm = self.vm;
+        if vm.tried.contains(&room.host) {
+            return Some(Reason::Tried);
+        } else if self.silent.contains(&room.host) {
+            return Some(Reason::Silent);
+        } else if room.duty == HostDuty::Draining {
+            return Some(Reason::Draining);
+        } else if vm.pinned_host.is_some_and(|pinned| pinned != room.host) {
+            return Some(Reason::OtherHostAsked);
+        } else if vm.region.is_none() && vm.host_labels.is_empty() && vm.apart.is_empty() {
+            return None; // nothing that the host itself would have to be looked at for
+        }
+        let host = self.state.hosts.get(&room.host)?;
+        if vm.region.as_ref().is_some_and(|region| *region != host.region) {
+            Some(Reason::OtherRegion)
+        } else if !carries(&host.labels, &vm.host_labels) {
+            Some(Reason::LabelsMissing)
+        } else {
+            let required = self.neighbours.broken(host, ApartStrength::Required).next();
+            required.map(Reason::NotApart)
+        }
+    }
+
+    fn broken_preferences(&self, room: &Room) -> usize {
+        let host = self.state.hosts.get(&room.host);
+        host.map_or(0, |host| self.neighbours.broken(host, ApartStrength::Preferred).count())
+    }
 }
 
 /// The hosts of the VMs that a VM is kept away from, wish by wish.
@@ -156,6 +199,10 @@ impl<'a> Neighbours<'a> {
             hosts.into_values().collect()
         };
         Self { wishes: vm.apart.iter().map(|apart| (apart, hosts_of(apart))).collect() }
+    }
+
+    fn has(&self, strength: ApartStrength) -> bool {
+        self.wishes.iter().any(|(apart, _)| apart.strength == strength)
     }
 
     /// The wishes of this strength that placing the VM on `host` would break.
@@ -183,17 +230,15 @@ fn carries(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
-/// Thousandths of the host's offered memory that stay free when `used` is used.
-fn free_share(host: &Host, used: &Capacity) -> u64 {
-    let offered = host.offered();
-    let free = u128::from(offered.minus(used).memory_mib);
-    let share = free * 1000 / u128::from(offered.memory_mib.max(1));
-    u64::try_from(share).unwrap_or(1000)
-}
-
-fn tie(vm: &VmId, host: &HostId) -> [u8; 32] {
-    let mut hasher = blake3::Hasher::new_derive_key("dagger v1 placement tie");
-    *hasher.update(vm.as_bytes()).update(host.as_bytes()).finalize().as_bytes()
+/// Both ids are digests already: mixing a word of each is enough to spread ties evenly. Source of
+/// the mix: the finaliser of SplitMix64.
+fn tie(vm: &VmId, host: &HostId) -> u64 {
+    let word =
+        |bytes: &[u8]| bytes.iter().take(8).fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
+    let mut mixed = word(vm.as_bytes()) ^ word(host.as_bytes());
+    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 31
 }
 
 /// Which host lacks what, as far as the refusal has room for it.

@@ -47,10 +47,10 @@ impl Silence {
         }
     }
 
-    /// Whether `host` has been behind for too long to be offered a VM.
-    pub(crate) fn is_silent(&self, host: &HostId, now: LedgerTime) -> bool {
-        let member = self.members.iter().find(|member| member.host == *host);
-        let since = member.and_then(|member| member.behind_since);
-        since.is_some_and(|since| now.0.saturating_sub(since.0) > HOST_SILENCE_MS_MAX)
+    /// The hosts that have been behind for too long to be offered a VM.
+    pub(crate) fn silent(&self, now: LedgerTime) -> Vec<HostId> {
+        let too_long = |since: LedgerTime| now.0.saturating_sub(since.0) > HOST_SILENCE_MS_MAX;
+        let silent = self.members.iter().filter(|member| member.behind_since.is_some_and(too_long));
+        silent.map(|member| member.host).collect()
     }
 }

@@ -89,7 +89,7 @@ impl Restoring {
     /// # Errors
     /// [`SnapshotError`].
     pub fn finish(self) -> Result<Judge, SnapshotError> {
-        let Self { state, head, chunks, bytes, .. } = self;
+        let Self { mut state, head, chunks, bytes, .. } = self;
         if (chunks, bytes) != (head.chunks, head.bytes) {
             return Err(SnapshotError::Incomplete);
         }

@@ -20,7 +20,9 @@ use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet};
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{Account, Effect, Grant, Host, Image, Placement, Vm, VmState};
+use dagger_payload::state_tree::{Judgement, Subject};
 
+use super::rooms::Rooms;
 use super::silence::Silence;
 use super::tree::StateTree;
 use snapshot::Order;
@@ -42,6 +44,13 @@ struct Addresses {
     cursor: u32,
 }
 
+impl Addresses {
+    /// How many guests have one.
+    fn given(&self) -> u32 {
+        u32::try_from(self.taken.len()).unwrap_or(u32::MAX)
+    }
+}
+
 /// Everything that judging depends on.
 #[derive(Debug)]
 pub(crate) struct State {
@@ -61,11 +70,11 @@ pub(crate) struct State {
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
     vm_names: BTreeMap<(AccountId, Name), VmId>,
     vms_of: BTreeMap<AccountId, BTreeSet<VmId>>,
-    used_on: BTreeMap<HostId, Usage>,
+    pub(crate) rooms: Rooms,
     used_by: BTreeMap<(AccountId, OperatorId), Usage>,
     addresses: BTreeMap<HostId, Addresses>,
     deadlines: BTreeSet<(LedgerTime, VmId)>,
-    remembered: BTreeMap<PayloadDigest, LedgerTime>,
+    remembered: BTreeMap<PayloadDigest, Judgement>,
     forgotten_at: BTreeSet<(LedgerTime, PayloadDigest)>,
     tree: StateTree,
 }
@@ -89,7 +98,7 @@ impl State {
             images_of: BTreeMap::new(),
             vm_names: BTreeMap::new(),
             vms_of: BTreeMap::new(),
-            used_on: BTreeMap::new(),
+            rooms: Rooms::default(),
             used_by: BTreeMap::new(),
             addresses: BTreeMap::new(),
             deadlines: BTreeSet::new(),
@@ -99,7 +108,8 @@ impl State {
         }
     }
 
-    pub(crate) fn root(&self) -> StateRoot {
+    /// The root, after hashing what changed.
+    pub(crate) fn root(&mut self) -> StateRoot {
         self.tree.root()
     }
 
@@ -135,7 +145,7 @@ impl State {
     }
 
     pub(crate) fn used_on(&self, host: &HostId) -> Usage {
-        self.used_on.get(host).copied().unwrap_or_default()
+        self.rooms.get(host).map_or_else(Usage::default, |room| room.used)
     }
 
     pub(crate) fn used_by(&self, account: &AccountId, operator: &OperatorId) -> Usage {
@@ -169,13 +179,11 @@ impl State {
         self.remembered.contains_key(digest)
     }
 
-    /// Remembers a payload until it has expired by itself.
-    pub(crate) fn remember(&mut self, digest: PayloadDigest, not_after: LedgerTime) {
-        if self.remembered.insert(digest, not_after).is_none() {
-            self.forgotten_at.insert((not_after, digest));
-            let key = [b"payload/", digest.as_bytes().as_slice()].concat();
-            self.tree.set(&key, &not_after.0.to_be_bytes());
-        }
+    /// Remembers what became of a payload until it has expired by itself.
+    pub(crate) fn remember(&mut self, digest: PayloadDigest, judgement: Judgement) {
+        self.forgotten_at.insert((judgement.not_after, digest));
+        self.tree.set(&Subject::Payload(digest).key(), &encode(&judgement));
+        self.remembered.insert(digest, judgement);
     }
 
     /// Forgets expired payloads. Called only for commits that change the root anyway.
@@ -186,7 +194,7 @@ impl State {
             }
             self.forgotten_at.pop_first();
             self.remembered.remove(&digest);
-            self.tree.remove(&[b"payload/", digest.as_bytes().as_slice()].concat());
+            self.tree.remove(&Subject::Payload(digest).key());
         }
     }
 
@@ -194,18 +202,21 @@ impl State {
     pub(crate) fn absorb(&mut self, effect: &Effect) {
         match effect {
             Effect::Host(host) => {
-                self.set_leaf(b"host/", host.id.as_bytes(), &**host);
+                self.set_leaf(&Subject::Host(host.id), &**host);
+                let given = self.addresses.get(&host.id).map_or(0, Addresses::given);
+                let all = guest_addresses(&host.guest_subnet);
+                self.rooms.declare(host, all.saturating_sub(given));
                 if let Some(old) = self.hosts.insert(host.id, (**host).clone()) {
                     self.agent_keys.remove(&old.agent_key);
                 }
                 self.agent_keys.insert(host.agent_key.clone(), host.id);
             }
             Effect::Account(account) => {
-                self.set_leaf(b"account/", account.id.as_bytes(), &**account);
+                self.set_leaf(&Subject::Account(account.id), &**account);
                 self.accounts.insert(account.id, (**account).clone());
             }
             Effect::Image(image) => {
-                self.set_leaf(b"image/", image.name.as_str().as_bytes(), &**image);
+                self.set_leaf(&Subject::Image(image.name.clone()), &**image);
                 if let Some(old) = self.images.insert(image.name.clone(), (**image).clone())
                     && let Some(names) = self.images_of.get_mut(&old.digest)
                 {
@@ -218,16 +229,34 @@ impl State {
     }
 
     fn absorb_vm(&mut self, vm: &Vm) {
-        if let Some(old) = self.vms.remove(&vm.id) {
-            self.release(&old);
+        let old = self.vms.remove(&vm.id);
+        if let Some(old) = &old {
+            self.release(old);
         }
         if vm.state() == VmState::Deleted {
-            self.tree.remove(&[b"vm/", vm.id.as_bytes().as_slice()].concat());
+            self.tree.remove(&Subject::Vm(vm.id).key());
             return;
         }
-        self.set_leaf(b"vm/", vm.id.as_bytes(), vm);
+        self.set_leaf(&Subject::Vm(vm.id), vm);
         self.take(vm);
+        let place = |vm: &Vm| vm.placement.host().zip(vm.placement.address());
+        if let Some((host, address)) = place(vm)
+            && old.as_ref().and_then(place) != Some((host, address))
+        {
+            self.advance_cursor(host, address);
+        }
         self.vms.insert(vm.id, vm.clone());
+    }
+
+    /// The next guest of `host` gets an address after this one, which was just given.
+    fn advance_cursor(&mut self, host: HostId, address: Ipv4Addr) {
+        let Some(subnet) = self.hosts.get(&host).map(|host| host.guest_subnet) else { return };
+        let index = u32::from(address).saturating_sub(u32::from(subnet.network));
+        let next = index.saturating_sub(GUEST_ADDRESS_FIRST).saturating_add(1);
+        let cursor = next % guest_addresses(&subnet).max(1);
+        self.addresses.entry(host).or_default().cursor = cursor;
+        let key = [b"addresses/", host.as_bytes().as_slice()].concat();
+        self.tree.set(&key, &cursor.to_be_bytes());
     }
 
     fn take(&mut self, vm: &Vm) {
@@ -243,14 +272,9 @@ impl State {
             usage.capacity = usage.capacity.plus(&vm.size);
             usage.vms = usage.vms.saturating_add(1);
         }
-        let Some(subnet) = self.hosts.get(&host).map(|host| host.guest_subnet) else { return };
-        let addresses = self.addresses.entry(host).or_default();
-        if addresses.taken.insert(address) {
-            let index = u32::from(address).saturating_sub(u32::from(subnet.network));
-            let next = index.saturating_sub(GUEST_ADDRESS_FIRST).saturating_add(1);
-            addresses.cursor = next % guest_addresses(&subnet).max(1);
-            let cursor = addresses.cursor.to_be_bytes();
-            self.tree.set(&[b"addresses/", host.as_bytes().as_slice()].concat(), &cursor);
+        let is_given = self.addresses.entry(host).or_default().taken.insert(address);
+        if let Some(room) = self.rooms.get_mut(&host).filter(|_| is_given) {
+            room.addresses_left = room.addresses_left.saturating_sub(1);
         }
     }
 
@@ -269,8 +293,11 @@ impl State {
             usage.capacity = usage.capacity.minus(&vm.size);
             usage.vms = usage.vms.saturating_sub(1);
         }
-        if let Some(addresses) = self.addresses.get_mut(&host) {
-            addresses.taken.remove(&address);
+        let taken = self.addresses.get_mut(&host);
+        if taken.is_some_and(|addresses| addresses.taken.remove(&address))
+            && let Some(room) = self.rooms.get_mut(&host)
+        {
+            room.addresses_left = room.addresses_left.saturating_add(1);
         }
     }
 
@@ -278,11 +305,11 @@ impl State {
     fn usages(&mut self, vm: &Vm, host: HostId) -> impl Iterator<Item = &mut Usage> {
         let operator = self.hosts.get(&host).map(|host| host.operator);
         let by = operator.map(|operator| self.used_by.entry((vm.account, operator)).or_default());
-        by.into_iter().chain([self.used_on.entry(host).or_default()])
+        by.into_iter().chain(self.rooms.get_mut(&host).map(|room| &mut room.used))
     }
 
-    fn set_leaf<T: minicbor::Encode<()>>(&mut self, kind: &[u8], id: &[u8], object: &T) {
-        self.tree.set(&[kind, id].concat(), &encode(object));
+    fn set_leaf<T: minicbor::Encode<()>>(&mut self, subject: &Subject, object: &T) {
+        self.tree.set(&subject.key(), &encode(object));
     }
 }
 

@@ -1,28 +1,30 @@
-//! The state tree: a Merkle trie over the digests of keys, whose root is the same for the same
+//! The state tree: a Merkle trie over the hashes of keys, whose root is the same for the same
 //! contents, whatever the order in which they came.
 //!
-//! Owns hashing and the canonical shape: a subtree with one leaf *is* that leaf, a subtree without
-//! any is empty. A change costs as many hashes as the leaf is deep, about log2 of the number of
-//! leaves. Called by the state.
+//! Owns the canonical shape: a subtree with one leaf *is* that leaf, a subtree without any is
+//! empty. A change costs as many steps as the leaf is deep, about log2 of the number of leaves, and
+//! hashes nothing but the leaf; the branches above all changes are hashed once, when the root is
+//! asked for. Hashes are in `dagger_payload::state_tree`. Called by the state.
 
 use dagger_payload::id::StateRoot;
-
-type Hash = [u8; 32];
-
-const EMPTY: Hash = [0; 32];
+use dagger_payload::state_tree::{EMPTY, Hash, key_hash, leaf, node, side};
 
 #[derive(Debug, Default)]
 enum Node {
     #[default]
     Empty,
     Leaf {
-        key: Hash,
+        place: Hash,
         hash: Hash,
     },
-    Branch {
-        children: Box<[Node; 2]>,
-        hash: Hash,
-    },
+    Branch(Box<Branch>),
+}
+
+#[derive(Debug)]
+struct Branch {
+    children: [Node; 2],
+    /// Of the present children; none after a change.
+    hash: Option<Hash>,
 }
 
 /// The tree.
@@ -32,89 +34,77 @@ pub(crate) struct StateTree {
 }
 
 impl StateTree {
-    pub(crate) fn root(&self) -> StateRoot {
+    /// The root, after hashing what changed since it was last asked for.
+    pub(crate) fn root(&mut self) -> StateRoot {
         StateRoot(self.root.hash())
     }
 
     /// Sets the value of `key`.
     pub(crate) fn set(&mut self, key: &[u8], value: &[u8]) {
-        let key = derive("dagger v1 state key", key);
-        let value = derive("dagger v1 state value", value);
-        let hash = pair("dagger v1 state leaf", &key, &value);
-        let root = std::mem::take(&mut self.root);
-        self.root = root.with(Node::Leaf { key, hash }, &key, 0);
+        let place = key_hash(key);
+        let hash = leaf(&place, value);
+        self.root.insert(place, hash, 0);
     }
 
     /// Removes `key`, if it is there.
     pub(crate) fn remove(&mut self, key: &[u8]) {
-        let key = derive("dagger v1 state key", key);
-        let root = std::mem::take(&mut self.root);
-        self.root = root.without(&key, 0);
+        self.root.remove(&key_hash(key), 0);
     }
-}
-
-fn derive(context: &str, bytes: &[u8]) -> Hash {
-    *blake3::Hasher::new_derive_key(context).update(bytes).finalize().as_bytes()
-}
-
-fn pair(context: &str, left: &Hash, right: &Hash) -> Hash {
-    *blake3::Hasher::new_derive_key(context).update(left).update(right).finalize().as_bytes()
-}
-
-fn bit(key: &Hash, depth: usize) -> usize {
-    usize::from(key[depth / 8] >> (7 - depth % 8) & 1)
 }
 
 impl Node {
-    fn hash(&self) -> Hash {
+    fn hash(&mut self) -> Hash {
         match self {
             Self::Empty => EMPTY,
-            Self::Leaf { hash, .. } | Self::Branch { hash, .. } => *hash,
+            Self::Leaf { hash, .. } => *hash,
+            Self::Branch(branch) => match branch.hash {
+                Some(hash) => hash,
+                None => branch.rehash(),
+            },
         }
     }
 
-    fn branch(children: Box<[Self; 2]>) -> Self {
-        let hash = pair("dagger v1 state node", &children[0].hash(), &children[1].hash());
-        Self::Branch { children, hash }
-    }
-
-    fn with(self, leaf: Self, key: &Hash, depth: usize) -> Self {
+    fn insert(&mut self, place: Hash, hash: Hash, depth: usize) {
         match self {
-            Self::Empty => leaf,
-            Self::Leaf { key: other, .. } if other == *key => leaf,
-            Self::Leaf { key: other, hash } => {
-                let mut children = Box::new([Self::Empty, Self::Empty]);
-                children[bit(&other, depth)] = Self::Leaf { key: other, hash };
-                let side = bit(key, depth);
-                let below = std::mem::take(&mut children[side]);
-                children[side] = below.with(leaf, key, depth + 1);
-                Self::branch(children)
+            Self::Branch(branch) => {
+                branch.hash = None;
+                branch.children[side(&place, depth)].insert(place, hash, depth + 1);
             }
-            Self::Branch { mut children, .. } => {
-                let side = bit(key, depth);
-                let below = std::mem::take(&mut children[side]);
-                children[side] = below.with(leaf, key, depth + 1);
-                Self::branch(children)
+            Self::Leaf { place: other, .. } if *other != place => {
+                let mut children = [Self::Empty, Self::Empty];
+                let at = side(other, depth);
+                children[at] = std::mem::take(self);
+                children[side(&place, depth)].insert(place, hash, depth + 1);
+                *self = Self::Branch(Box::new(Branch { children, hash: None }));
             }
+            Self::Empty | Self::Leaf { .. } => *self = Self::Leaf { place, hash },
         }
     }
 
-    fn without(self, key: &Hash, depth: usize) -> Self {
+    fn remove(&mut self, place: &Hash, depth: usize) {
         match self {
-            Self::Leaf { key: own, .. } if own == *key => Self::Empty,
-            Self::Empty | Self::Leaf { .. } => self,
-            Self::Branch { mut children, .. } => {
-                let side = bit(key, depth);
-                let below = std::mem::take(&mut children[side]);
-                children[side] = below.without(key, depth + 1);
-                let [left, right] = &mut *children;
-                match (&left, &right) {
-                    (Self::Empty, Self::Leaf { .. } | Self::Empty) => std::mem::take(right),
-                    (Self::Leaf { .. }, Self::Empty) => std::mem::take(left),
-                    _ => Self::branch(children),
-                }
+            Self::Leaf { place: own, .. } if own == place => *self = Self::Empty,
+            Self::Empty | Self::Leaf { .. } => {}
+            Self::Branch(branch) => {
+                branch.hash = None;
+                branch.children[side(place, depth)].remove(place, depth + 1);
+                let only = match &mut branch.children {
+                    [Self::Empty, only @ (Self::Leaf { .. } | Self::Empty)]
+                    | [only @ Self::Leaf { .. }, Self::Empty] => std::mem::take(only),
+                    _ => return,
+                };
+                *self = only;
             }
         }
+    }
+}
+
+impl Branch {
+    fn rehash(&mut self) -> Hash {
+        let [left, right] = &mut self.children;
+        let hash = node(&left.hash(), &right.hash());
+        self.hash = Some(hash);
+        hash
     }
 }
 

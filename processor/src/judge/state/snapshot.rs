@@ -15,6 +15,7 @@ use dagger_payload::id::{
 use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use dagger_payload::name::ImageName;
 use dagger_payload::object::Effect;
+use dagger_payload::state_tree::Judgement;
 use minicbor::{Decode, Encode};
 
 use super::super::silence::Silence;
@@ -41,7 +42,7 @@ enum Entry {
     #[n(2)]
     AddressCursor(#[n(0)] HostId, #[n(1)] u32),
     #[n(3)]
-    Remembered(#[n(0)] PayloadDigest, #[n(1)] LedgerTime),
+    Remembered(#[n(0)] PayloadDigest, #[n(1)] Judgement),
 }
 
 /// Up to where a snapshot has come.
@@ -181,7 +182,7 @@ impl State {
             images_of: _,
             vm_names: _,
             vms_of: _,
-            used_on: _,
+            rooms: _,
             used_by: _,
             addresses,
             deadlines: _,
@@ -205,7 +206,7 @@ impl State {
             .into_iter()
             .chain(objects.map(Entry::Object))
             .chain(addresses.map(|(host, each)| Entry::AddressCursor(*host, each.cursor)))
-            .chain(remembered.map(|(digest, until)| Entry::Remembered(*digest, *until)))
+            .chain(remembered.map(|(digest, each)| Entry::Remembered(*digest, *each)))
     }
 
     /// Takes in the entries of one chunk that follow `mark`, which moves on.
@@ -243,7 +244,7 @@ impl State {
                 let key = [b"addresses/", host.as_bytes().as_slice()].concat();
                 self.tree.set(&key, &cursor.to_be_bytes());
             }
-            Entry::Remembered(digest, until) => self.remember(digest, until),
+            Entry::Remembered(digest, judgement) => self.remember(digest, judgement),
         }
     }
 }

@@ -1,0 +1,122 @@
+//! What judging costs: `cargo bench -p dagger-processor --bench judge` prints one JSON document.
+//!
+//! Every figure stands beside a bound that was measured in the same run, so that figures of
+//! different machines can be compared: hashing a payload's record once, which no judge can do
+//! without.
+
+mod world;
+
+use std::hint::black_box;
+use std::time::{Duration, Instant};
+
+use dagger_payload::merkle;
+use dagger_payload::release::Verdict;
+use serde_json::{Value, json};
+use world::World;
+
+const COMMIT_PAYLOADS: usize = 1000;
+
+fn main() {
+    let quick = std::env::args().any(|argument| argument == "--test");
+    let mut world = World::furnished(100, 1000);
+    let before = world.resident_bytes();
+    world.create_all(if quick { 500 } else { 10_000 });
+    let grown = world.resident_bytes().saturating_sub(before);
+    let vms = world.created();
+    let placements: Vec<_> = [10, 100, 1000, 10_000]
+        .iter()
+        .map(|hosts| placement(if quick { 10 } else { *hosts }))
+        .collect();
+    let roots: Vec<_> = [1000, 10_000, 100_000]
+        .iter()
+        .map(|vms| state_root(if quick { 100 } else { *vms }))
+        .collect();
+    let report = json!({
+        "vm_create": vm_create(&mut world, if quick { 500 } else { 50_000 }),
+        "memory": {
+            "vms": vms,
+            "bytes_per_vm": grown / vms,
+            "string_bytes_per_vm": world.string_bytes_per_vm(),
+            "note": "growth of the resident set over the creations: the object, its indexes, its \
+                     leaves, and the remembered payload",
+        },
+        "placement": placements,
+        "state_root": roots,
+    });
+    println!("{report:#}");
+}
+
+/// 100 hosts, 1,000 accounts, at least 10,000 VMs: commits of a thousand creations.
+fn vm_create(world: &mut World, count: usize) -> Value {
+    let mut spent = Duration::ZERO;
+    let mut bound = Duration::ZERO;
+    let mut accepted = 0;
+    for _ in 0..count.div_ceil(COMMIT_PAYLOADS) {
+        let (commit, verified) = world.creations(COMMIT_PAYLOADS.min(count));
+        let start = Instant::now();
+        for ordered in &commit.payloads {
+            black_box(merkle::leaf(&ordered.payload.to_record()));
+        }
+        bound += start.elapsed();
+        let start = Instant::now();
+        let release = world.judge.apply(&commit, &verified).expect("the next commit");
+        spent += start.elapsed();
+        let is_accepted = |verdict: &Verdict| matches!(verdict, Verdict::Accepted);
+        accepted += release.releases.iter().filter(|each| is_accepted(&each.verdict)).count();
+        world.note(&release);
+        world.delete_newest(&release);
+    }
+    let judged = count.div_ceil(COMMIT_PAYLOADS) * COMMIT_PAYLOADS.min(count);
+    json!({
+        "hosts": 100, "accounts": 1000, "vms_in_state": world.created(),
+        "judged": judged, "accepted": accepted,
+        "per_second": per_second(judged, spent),
+        "bound_per_second": per_second(judged, bound),
+        "ratio_to_bound": spent.as_secs_f64() / bound.as_secs_f64(),
+    })
+}
+
+/// One VM at a time, each in a commit of its own.
+fn placement(hosts: usize) -> Value {
+    let mut world = World::furnished(hosts, 10);
+    let mut times: Vec<Duration> = Vec::new();
+    for _ in 0..200 {
+        let (commit, verified) = world.creations(1);
+        let start = Instant::now();
+        let release = world.judge.apply(&commit, &verified).expect("the next commit");
+        times.push(start.elapsed());
+        assert!(matches!(release.releases[0].verdict, Verdict::Accepted), "{release:?}");
+        world.note(&release);
+    }
+    times.sort();
+    json!({
+        "hosts": hosts,
+        "median_microseconds": micros(times[times.len() / 2]),
+        "p99_microseconds": micros(times[times.len() * 99 / 100]),
+    })
+}
+
+/// A commit end after 1, 10, 100 and 1,000 changes, in states of different sizes.
+fn state_root(vms: usize) -> Value {
+    let mut world = World::furnished(100, 1000);
+    world.create_all(vms);
+    let row = [1, 10, 100, 1000].map(|changes| {
+        let mut best = Duration::MAX;
+        for _ in 0..20 {
+            let (commit, verified) = world.protections(changes);
+            let start = Instant::now();
+            world.judge.apply(&commit, &verified).expect("the next commit");
+            best = best.min(start.elapsed());
+        }
+        json!({ "changes": changes, "microseconds": micros(best) })
+    });
+    json!({ "vms": world.created(), "commits": row })
+}
+
+fn per_second(count: usize, spent: Duration) -> f64 {
+    (f64::from(u32::try_from(count).expect("few")) / spent.as_secs_f64()).round()
+}
+
+fn micros(spent: Duration) -> f64 {
+    (spent.as_secs_f64() * 1e7).round() / 10.0
+}

@@ -1,0 +1,89 @@
+//! How the judged state hashes to its root.
+//!
+//! Owns the hashes of leaves and nodes (domains apart, so that no node passes for a leaf), the keys
+//! under which objects stand, and what stands there for a payload. The tree itself is the judge's.
+//! Called by the judge.
+//!
+//! The tree is a binary trie over the hashes of keys, first bit first: a subtree with one leaf is
+//! that leaf, a subtree without any is [`EMPTY`]. So a path is about log2 of the number of leaves
+//! long.
+
+use crate::hashing::Purpose;
+use crate::id::{AccountId, HostId, LedgerTime, PayloadDigest, Position, VmId};
+use crate::name::ImageName;
+use crate::refusal::RefusalCode;
+
+static KEY: Purpose = Purpose::new("dagger v1 state key");
+static VALUE: Purpose = Purpose::new("dagger v1 state value");
+static LEAF: Purpose = Purpose::new("dagger v1 state leaf");
+static NODE: Purpose = Purpose::new("dagger v1 state node");
+
+/// A hash in the state tree.
+pub type Hash = [u8; 32];
+
+/// Hash of a subtree without leaves.
+pub const EMPTY: Hash = [0; 32];
+
+/// What a leaf of the state is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Subject {
+    /// A host, as `object::Host`.
+    Host(HostId),
+    /// An account, as `object::Account`.
+    Account(AccountId),
+    /// An image, as `object::Image`.
+    Image(ImageName),
+    /// A VM, as `object::Vm`.
+    Vm(VmId),
+    /// A payload that was ordered and has not expired, as [`Judgement`].
+    Payload(PayloadDigest),
+}
+
+/// What became of an ordered payload; the state remembers it until the payload has expired.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct Judgement {
+    /// Its place for ever.
+    #[n(0)]
+    pub position: Position,
+    /// Until when it is remembered: its own `not_after`.
+    #[n(1)]
+    pub not_after: LedgerTime,
+    /// Why it was refused; none when it was accepted.
+    #[n(2)]
+    pub refused: Option<RefusalCode>,
+}
+
+impl Subject {
+    /// The key of its leaf.
+    pub fn key(&self) -> Vec<u8> {
+        let (kind, id): (&[u8], &[u8]) = match self {
+            Self::Host(id) => (b"host/", id.as_bytes()),
+            Self::Account(id) => (b"account/", id.as_bytes()),
+            Self::Image(name) => (b"image/", name.as_str().as_bytes()),
+            Self::Vm(id) => (b"vm/", id.as_bytes()),
+            Self::Payload(digest) => (b"payload/", digest.as_bytes()),
+        };
+        [kind, id].concat()
+    }
+}
+
+/// Hash of a key: the leaf's place.
+pub fn key_hash(key: &[u8]) -> Hash {
+    KEY.hash(key)
+}
+
+/// Hash of the leaf at `place` with `value`.
+pub fn leaf(place: &Hash, value: &[u8]) -> Hash {
+    *LEAF.hasher().update(place).update(&VALUE.hash(value)).finalize().as_bytes()
+}
+
+/// Hash of a branch.
+pub fn node(left: &Hash, right: &Hash) -> Hash {
+    *NODE.hasher().update(left).update(right).finalize().as_bytes()
+}
+
+/// On which side of the branch at `depth` the leaf at `place` stands: 0 left, 1 right.
+pub fn side(place: &Hash, depth: usize) -> usize {
+    usize::from(place[depth / 8] >> (7 - depth % 8) & 1)
+}

@@ -1,0 +1,93 @@
+//! `image.*` in the model.
+
+use dagger_payload::id::{Generation, ImageDigest};
+use dagger_payload::kind::{Body, ImageFormat, ImageRegister, ImageRetire};
+use dagger_payload::name::ImageName;
+use dagger_payload::object::{Effect, Image, ImageStatus};
+use dagger_payload::refusal::RefusalCode;
+
+use super::kinds::{Kind, of_kind};
+use super::people::{Person, Scene};
+use super::random::Random;
+use super::state::{Asked, Model, Ruling};
+
+pub(crate) const KINDS: &[Kind] = &[
+    Kind { name: "image.register", weight: 5, draw: draw_register, judge: judge_register },
+    Kind { name: "image.retire", weight: 1, draw: draw_retire, judge: judge_retire },
+];
+
+fn draw_name(random: &mut Random) -> ImageName {
+    random.of(&["op/one", "op/two", "dev/one", "dev/two"]).parse().expect("an image name")
+}
+
+fn draw_publisher(random: &mut Random) -> Person {
+    match random.below(10) {
+        0..5 => Person::Operator(random.index(3)),
+        5..9 => Person::Developer(random.index(4)),
+        _ => Person::any(random),
+    }
+}
+
+fn draw_register(_: &Scene, random: &mut Random) -> (Person, Body) {
+    let body = ImageRegister {
+        name: draw_name(random),
+        digest: ImageDigest([u8::try_from(random.below(3)).expect("few"); 32]),
+        format: random.of(&[ImageFormat::Qcow2, ImageFormat::Qcow2, ImageFormat::Raw]),
+        size_bytes: 1 << 20,
+        virtual_size_bytes: random.of(&[1 << 26, 1 << 26, 1 << 27]),
+        sources: Vec::new(),
+    };
+    (draw_publisher(random), Body::ImageRegister(body))
+}
+
+fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, ImageRegister);
+    if model.operator(asked.signer).is_none() && model.live_account(asked.signer).is_none() {
+        return Err(RefusalCode::AccountUnknown);
+    }
+    let old = model.images.iter().find(|image| image.name == body.name);
+    if old.is_some_and(|old| old.publisher != *asked.signer) {
+        return Err(RefusalCode::NameTaken);
+    }
+    let mut image = Image {
+        name: body.name.clone(),
+        publisher: asked.signer.clone(),
+        digest: body.digest,
+        format: body.format,
+        size_bytes: body.size_bytes,
+        virtual_size_bytes: body.virtual_size_bytes,
+        sources: body.sources.clone(),
+        generation: old.map_or(Generation(0), |old| old.generation),
+        cause: old.map_or(asked.cause, |old| old.cause),
+        status: ImageStatus::Offered,
+    };
+    if old == Some(&image) {
+        return Err(RefusalCode::AlreadyExists);
+    }
+    image.generation = Generation(image.generation.0 + 1);
+    image.cause = asked.cause;
+    Ok(vec![Effect::Image(Box::new(image))])
+}
+
+fn draw_retire(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let body = Body::ImageRetire(ImageRetire { name: draw_name(random) });
+    let publisher = scene.model.images.first().and_then(|image| scene.who(&image.publisher));
+    let who = publisher.filter(|_| random.happens(500));
+    (who.unwrap_or_else(|| draw_publisher(random)), body)
+}
+
+fn judge_retire(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, ImageRetire);
+    let image = model.images.iter().find(|image| image.name == body.name);
+    let mut image = image.ok_or(RefusalCode::NotFound)?.clone();
+    if image.publisher != *asked.signer {
+        return Err(RefusalCode::NotAuthorized);
+    }
+    if image.status == ImageStatus::Retired {
+        return Ok(Vec::new());
+    }
+    image.status = ImageStatus::Retired;
+    image.generation = Generation(image.generation.0 + 1);
+    image.cause = asked.cause;
+    Ok(vec![Effect::Image(Box::new(image))])
+}

@@ -1,0 +1,101 @@
+//! Who signs, and the scene in which payloads are drawn.
+
+use std::collections::BTreeMap;
+
+use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
+use dagger_payload::key::{PublicKey, SecretKey};
+
+use super::random::Random;
+use super::state::Model;
+
+/// Someone with a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Person {
+    /// Of the three operators.
+    Operator(usize),
+    /// The ledger of one of four hosts; host 3 belongs to operator 0, as host 0 does.
+    Ledger(usize),
+    /// The agent of a host.
+    Agent(usize),
+    /// One of five; the last is never granted anything.
+    Developer(usize),
+}
+
+impl Person {
+    /// Anybody at all.
+    pub(crate) fn any(random: &mut Random) -> Self {
+        random.of(&Self::all().collect::<Vec<_>>())
+    }
+
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let operators = (0..3).map(Self::Operator);
+        let ledgers = (0..4).map(Self::Ledger);
+        let agents = (0..4).map(Self::Agent);
+        operators.chain(ledgers).chain(agents).chain((0..5).map(Self::Developer))
+    }
+
+    fn secret(self) -> SecretKey {
+        let (purpose, number) = match self {
+            Self::Operator(number) => (1, number),
+            Self::Ledger(number) => (2, number),
+            Self::Agent(number) => (3, number),
+            Self::Developer(number) => (4, number),
+        };
+        let mut seed = [purpose; 32];
+        seed[0] = u8::try_from(number).expect("few");
+        SecretKey::from_seed(&seed.into())
+    }
+}
+
+/// What a draw may look at.
+pub(crate) struct Scene {
+    pub(crate) model: Model,
+    secrets: BTreeMap<Person, SecretKey>,
+    keys: BTreeMap<Person, PublicKey>,
+}
+
+impl Scene {
+    pub(crate) fn new(model: Model) -> Self {
+        let secrets: BTreeMap<_, _> =
+            Person::all().map(|person| (person, person.secret())).collect();
+        let keys = secrets.iter().map(|(person, key)| (*person, key.public_key())).collect();
+        Self { model, secrets, keys }
+    }
+
+    pub(crate) fn key(&self, person: Person) -> PublicKey {
+        self.keys[&person].clone()
+    }
+
+    pub(crate) fn secret(&self, person: Person) -> &SecretKey {
+        &self.secrets[&person]
+    }
+
+    pub(crate) fn who(&self, key: &PublicKey) -> Option<Person> {
+        self.keys.iter().find(|(_, other)| *other == key).map(|(person, _)| *person)
+    }
+}
+
+/// Three operators; one of them has two of the four hosts.
+pub(crate) fn genesis() -> Genesis {
+    let name = |text: String| text.parse().expect("a name");
+    let operators = (0..3).map(|number| GenesisOperator {
+        name: name(format!("op{number}")),
+        key: Person::Operator(number).secret().public_key(),
+    });
+    let hosts = (0..4).map(|number| GenesisHost {
+        name: name(format!("host{number}")),
+        operator: name(format!("op{}", number % 3)),
+        ledger_key: Person::Ledger(number).secret().public_key(),
+        address: "127.0.0.1:7400".parse().expect("an address"),
+    });
+    Genesis {
+        dagger: 1,
+        nonce: "0".repeat(32),
+        name: name("model".to_owned()),
+        mode: GenesisMode::Judged,
+        operators: operators.collect(),
+        hosts: hosts.collect(),
+        collection_depth_rounds: 60,
+        handover_distance_commits: 10,
+    }
+}

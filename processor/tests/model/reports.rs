@@ -1,0 +1,98 @@
+//! `report.*` in the model.
+
+use dagger_payload::id::{Generation, VmId};
+use dagger_payload::kind::{Body, ReportPhase, ReportVm};
+use dagger_payload::object::{Effect, Placement, VmReport, Wanted};
+use dagger_payload::refusal::RefusalCode;
+
+use super::kinds::{Kind, of_kind};
+use super::people::{Person, Scene};
+use super::random::Random;
+use super::state::{Asked, Model, Ruling};
+use super::vms::offer_next;
+
+pub(crate) const KINDS: &[Kind] =
+    &[Kind { name: "report.vm", weight: 40, draw: draw_report, judge: judge_report }];
+
+fn draw_report(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let vms = &scene.model.vms;
+    let mut who = Person::any(random);
+    let (mut vm, mut generation) = (VmId([9; 16]), Generation(1));
+    let mut likely = ReportPhase::Accepted;
+    if !vms.is_empty() && random.happens(980) {
+        let drawn = &vms[random.index(vms.len())];
+        (vm, generation) = (drawn.id, drawn.generation);
+        let host = drawn.placement.host().and_then(|host| scene.model.host(host));
+        let agent = host.and_then(|host| scene.who(&host.agent_key));
+        who = agent.filter(|_| random.happens(950)).unwrap_or(who);
+        likely = match (&drawn.placement, drawn.wanted) {
+            (Placement::Offered { .. } | Placement::NoHost {}, _) => ReportPhase::Accepted,
+            (Placement::Accepted { .. }, Wanted::Running) => ReportPhase::Running,
+            (Placement::Accepted { .. }, Wanted::Stopped) => ReportPhase::Stopped,
+            (Placement::Accepted { .. }, Wanted::Deleted) => ReportPhase::Deleted,
+        };
+    }
+    let any = random.of(&[
+        ReportPhase::Accepted,
+        ReportPhase::Refused,
+        ReportPhase::Running,
+        ReportPhase::Stopped,
+        ReportPhase::Degraded,
+        ReportPhase::Deleted,
+    ]);
+    let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f";
+    let body = ReportVm {
+        vm,
+        generation: if random.happens(950) { generation } else { Generation(generation.0 + 1) },
+        phase: if random.happens(600) { likely } else { any },
+        reason: random.happens(100).then(|| "because".to_owned()),
+        guest_host_key: random.happens(100).then(|| key.parse().expect("a key line")),
+    };
+    (who, Body::ReportVm(body))
+}
+
+fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, ReportVm);
+    let host = model.hosts.iter().find(|host| host.agent_key == *asked.signer);
+    let host = host.ok_or(RefusalCode::AccountUnknown)?.id;
+    let mut vm = model.vm(body.vm).ok_or(RefusalCode::NotFound)?.clone();
+    if vm.placement.host() != Some(host) || vm.generation != body.generation {
+        return Err(RefusalCode::Conflict);
+    }
+    let report = VmReport {
+        host,
+        generation: body.generation,
+        phase: body.phase,
+        reason: body.reason.clone(),
+        cause: asked.cause,
+    };
+    let is_offered = matches!(vm.placement, Placement::Offered { .. });
+    match body.phase {
+        ReportPhase::Refused if is_offered => return Ok(vec![offer_next(model, &vm)]),
+        ReportPhase::Refused => return Err(RefusalCode::StateWrong),
+        ReportPhase::Accepted if !is_offered => return Ok(Vec::new()),
+        ReportPhase::Accepted => {
+            let (address, position) = (vm.placement.address(), asked.cause.position);
+            let address = address.expect("an offer has one");
+            vm.placement = Placement::Accepted { host, address, position };
+        }
+        _ if is_offered => return Err(RefusalCode::StateWrong),
+        ReportPhase::Deleted if vm.wanted != Wanted::Deleted => {
+            return Err(RefusalCode::StateWrong);
+        }
+        ReportPhase::Running
+        | ReportPhase::Stopped
+        | ReportPhase::Degraded
+        | ReportPhase::Deleted => {
+            let says = |report: &VmReport| (report.phase, report.generation, report.reason.clone());
+            let is_same = vm.reported.as_ref().map(says) == Some(says(&report));
+            let new_key = body.guest_host_key.is_some() && body.guest_host_key != vm.guest_host_key;
+            if is_same && !new_key {
+                return Ok(Vec::new());
+            }
+        }
+    }
+    vm.reported = Some(report);
+    vm.guest_host_key = body.guest_host_key.clone().or(vm.guest_host_key);
+    Ok(vec![Effect::Vm(Box::new(vm))])
+}

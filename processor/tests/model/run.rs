@@ -1,0 +1,219 @@
+//! One run: commits of drawn payloads, judged twice and compared.
+
+use std::collections::BTreeMap;
+
+use dagger_payload::id::{AuthorIndex, ClusterId, LedgerTime, Round};
+use dagger_payload::key::Signature;
+use dagger_payload::object::{Cause, Effect, Placement};
+use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
+use dagger_payload::refusal::{Refusal, RefusalCode};
+use dagger_payload::release::{
+    CommitRelease, OrderedCommit, OrderedPayload, Release, Verdict, extend_prefix,
+};
+use dagger_payload::state_tree::Judgement;
+use dagger_processor::judge::Judge;
+use dagger_processor::verify::{Verified, verify};
+
+use super::kinds;
+use super::people::{Scene, genesis};
+use super::random::Random;
+use super::state::{Asked, Model, Ruling};
+use super::vms::offer_next;
+
+/// Payloads that may be sent a second time.
+const SENT_MAX: usize = 64;
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// A judge, a model, and what happened so far.
+pub(crate) struct Run {
+    random: Random,
+    seed: u64,
+    judge: Judge,
+    scene: Scene,
+    round: u64,
+    /// Who takes part in the order now.
+    awake: Vec<AuthorIndex>,
+    sent: Vec<(SignedPayload, Verified)>,
+    pub(crate) commits: u64,
+    pub(crate) judged: u64,
+    pub(crate) lapsed: usize,
+    /// How often each kind had each verdict.
+    pub(crate) verdicts: BTreeMap<(&'static str, String), u64>,
+}
+
+impl Run {
+    pub(crate) fn new(seed: u64) -> Self {
+        let genesis = genesis();
+        let cluster = ClusterId::of(&genesis.to_bytes());
+        let mut model = Model::found(genesis.clone(), cluster);
+        model.now = LedgerTime(1_700_000_000_000);
+        Self {
+            random: Random::new(seed),
+            seed,
+            judge: Judge::found(genesis, cluster),
+            scene: Scene::new(model),
+            round: 0,
+            awake: (0..4).map(AuthorIndex).collect(),
+            sent: Vec::new(),
+            commits: 0,
+            judged: 0,
+            lapsed: 0,
+            verdicts: BTreeMap::new(),
+        }
+    }
+
+    /// One commit, judged twice.
+    pub(crate) fn commit(&mut self) {
+        self.pass_time();
+        let count = self.random.of(&[0, 1, 1, 5, 30]);
+        let drawn: Vec<_> = (0..count).map(|_| self.draw()).collect();
+        let (payloads, verified): (Vec<_>, Vec<_>) = drawn.into_iter().unzip();
+        let end = self.judge.end();
+        let now = self.scene.model.now;
+        let commit = OrderedCommit {
+            index: end.index.next(),
+            ledger_time: now,
+            leader_round: Round(self.round),
+            authors: self.awake.iter().map(|author| (*author, Round(self.round))).collect(),
+            prefix_hash: extend_prefix(&end.prefix_hash, now, &payloads),
+            payloads: payloads
+                .into_iter()
+                .map(|payload| OrderedPayload { author: AuthorIndex(0), payload })
+                .collect(),
+            first_position: end.position.next(),
+        };
+        let release = self.judge.apply(&commit, &verified).expect("the next commit");
+        self.compare(&commit, &verified, &release);
+        self.commits += 1;
+    }
+
+    fn pass_time(&mut self) {
+        let step = self.random.of(&[0, 10, 500, 2_000, 11_000]);
+        let step = if self.random.happens(5) { DAY_MS / 3 } else { step };
+        self.scene.model.now = self.scene.model.now.plus_ms(step);
+        self.round += self.random.of(&[1, 1, 5, 20]);
+        if self.random.happens(50) {
+            let awake = (0..4).map(AuthorIndex);
+            self.awake = awake.filter(|_| self.random.happens(850)).collect();
+        }
+    }
+
+    fn draw(&mut self) -> (SignedPayload, Verified) {
+        if !self.sent.is_empty() && self.random.happens(20) {
+            return self.random.of(&self.sent);
+        }
+        let kind = kinds::draw(&mut self.random);
+        let (who, body) = (kind.draw)(&self.scene, &mut self.random);
+        let now = self.scene.model.now;
+        let ahead = self.random.below(20_000);
+        let not_after = match self.random.below(200) {
+            0 => LedgerTime(now.0 - 1 - ahead),
+            1 => now.plus_ms(DAY_MS + 1 + ahead),
+            2 => now,
+            3 => now.plus_ms(DAY_MS),
+            _ => now.plus_ms(ahead),
+        };
+        let elsewhere = self.random.happens(5);
+        let cluster = if elsewhere { ClusterId([9; 32]) } else { self.scene.model.cluster };
+        let payload = Payload { cluster, signer: self.scene.key(who), not_after, body };
+        let drawn = match self.random.below(200) {
+            // The whole way: written, signed, read and verified.
+            0..4 => {
+                let mut signed = SignedPayload::sign(self.scene.secret(who), &payload);
+                if self.random.happens(300) {
+                    signed.signature.0[0] ^= 1;
+                }
+                (signed.clone(), verify(&signed))
+            }
+            // What verifying would say, without its cost.
+            _ => {
+                let signed = SignedPayload {
+                    signature_kind: SignatureKind::SshEd25519,
+                    signature: Signature([0; 64]),
+                    bytes: payload.to_bytes().into(),
+                };
+                let verified = Verified { digest: signed.digest(), outcome: Ok(Box::new(payload)) };
+                (signed, verified)
+            }
+        };
+        if self.sent.len() < SENT_MAX {
+            self.sent.push(drawn.clone());
+        } else {
+            let at = self.random.index(SENT_MAX);
+            self.sent[at] = drawn.clone();
+        }
+        drawn
+    }
+
+    fn compare(&mut self, commit: &OrderedCommit, verified: &[Verified], release: &CommitRelease) {
+        let context = format!("DAGGER_FIRST_SEED={} commit {}", self.seed, self.commits);
+        let model = &mut self.scene.model;
+        model.observe(commit);
+        if !commit.payloads.is_empty() {
+            let now = model.now;
+            model.remembered.retain(|_, judgement| judgement.not_after >= now);
+        }
+        for (verified, release) in verified.iter().zip(&release.releases) {
+            let ruling = judge_payload(model, verified, release);
+            let name = verified.outcome.as_ref().map_or("unread", |read| read.body.kind());
+            let verdict = ruling.as_ref().map_or_else(ToString::to_string, |_| "accepted".into());
+            *self.verdicts.entry((name, verdict)).or_default() += 1;
+            let judged = match &release.verdict {
+                Verdict::Accepted => Ok(release.effects.clone()),
+                Verdict::Refused(refusal) => Err(refusal.code),
+            };
+            assert_eq!(judged, ruling, "{context}: {verified:#?}");
+            self.judged += 1;
+        }
+        let lapsed = lapse(model);
+        assert_eq!(release.time_effects, lapsed, "{context}: what time changed");
+        self.lapsed += lapsed.len();
+        if !release.is_empty() {
+            model.close(release);
+        }
+        assert_eq!(release.end.state_root, model.root(), "{context}: the root");
+    }
+}
+
+fn judge_payload(model: &mut Model, verified: &Verified, release: &Release) -> Ruling {
+    let payload = verified.outcome.as_ref().map_err(|Refusal { code, .. }| *code)?;
+    let (digest, position) = (verified.digest, release.position);
+    if model.remembered.contains_key(&digest) {
+        return Err(RefusalCode::Duplicate);
+    }
+    if payload.cluster != model.cluster {
+        return Err(RefusalCode::ClusterWrong);
+    }
+    let not_after = payload.not_after;
+    if not_after < model.now {
+        return Err(RefusalCode::Expired);
+    }
+    if not_after.0 - model.now.0 > DAY_MS {
+        return Err(RefusalCode::NotAfterTooFar);
+    }
+    let asked = Asked { signer: &payload.signer, cause: Cause { digest, position } };
+    let ruling = (kinds::named(payload.body.kind()).judge)(model, &asked, &payload.body);
+    let refused = ruling.as_ref().err().copied();
+    model.remembered.insert(digest, Judgement { position, not_after, refused });
+    ruling.iter().flatten().for_each(|effect| model.put(effect));
+    ruling
+}
+
+/// Offers whose deadline has passed go to the next host, by deadline and VM.
+fn lapse(model: &mut Model) -> Vec<Effect> {
+    let mut lapsed: Vec<_> = model
+        .vms
+        .iter()
+        .filter_map(|vm| match vm.placement {
+            Placement::Offered { deadline, .. } if deadline < model.now => Some((deadline, vm.id)),
+            _ => None,
+        })
+        .collect();
+    lapsed.sort();
+    let next = |(_, vm)| {
+        let effect = offer_next(model, model.vm(vm).expect("it stays"));
+        model.put(&effect);
+        effect
+    };
+    lapsed.into_iter().map(next).collect()
+}

@@ -1,0 +1,246 @@
+//! The model's state: the objects in plain lists, and the few things beside them that the rules
+//! look at. Nothing is indexed and no sum is kept: everything is counted anew when it is asked for.
+
+use std::collections::BTreeMap;
+
+use dagger_payload::codec::encode;
+use dagger_payload::genesis::Genesis;
+use dagger_payload::id::{
+    AccountId, ClusterId, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest, Round,
+    StateRoot, VmId,
+};
+use dagger_payload::key::PublicKey;
+use dagger_payload::kind::Capacity;
+use dagger_payload::object::{Account, Cause, Effect, Host, Image, Vm, VmState};
+use dagger_payload::refusal::RefusalCode;
+use dagger_payload::release::{CommitRelease, OrderedCommit};
+use dagger_payload::snapshot::extend_history;
+use dagger_payload::state_tree::Judgement;
+
+/// A payload in hand.
+pub(crate) struct Asked<'a> {
+    pub(crate) signer: &'a PublicKey,
+    pub(crate) cause: Cause,
+}
+
+/// New versions of objects, or why not.
+pub(crate) type Ruling = Result<Vec<Effect>, RefusalCode>;
+
+/// What the order shows of a member.
+#[derive(Default, Clone, Copy)]
+pub(crate) struct Activity {
+    newest: Round,
+    behind_since: Option<LedgerTime>,
+}
+
+/// Everything.
+pub(crate) struct Model {
+    pub(crate) cluster: ClusterId,
+    pub(crate) genesis: Genesis,
+    pub(crate) now: LedgerTime,
+    pub(crate) hosts: Vec<Host>,
+    pub(crate) accounts: Vec<Account>,
+    pub(crate) images: Vec<Image>,
+    pub(crate) vms: Vec<Vm>,
+    pub(crate) remembered: BTreeMap<PayloadDigest, Judgement>,
+    /// For each host the index of the address after the one that was given last.
+    pub(crate) cursors: BTreeMap<HostId, u32>,
+    activity: BTreeMap<HostId, Activity>,
+    /// Everything that was judged so far.
+    history: HistoryHash,
+    /// What the order showed when anything changed last.
+    order: Option<Vec<u8>>,
+}
+
+/// The bytes of what the root says about the order.
+#[derive(minicbor::Encode)]
+struct Order {
+    #[n(0)]
+    time: LedgerTime,
+    #[n(1)]
+    history: HistoryHash,
+    #[n(2)]
+    silence: Silence,
+}
+
+#[derive(minicbor::Encode)]
+struct Silence {
+    #[n(0)]
+    members: Vec<Member>,
+}
+
+#[derive(minicbor::Encode)]
+struct Member {
+    #[n(0)]
+    host: HostId,
+    #[n(1)]
+    newest: Round,
+    #[n(2)]
+    behind_since: Option<LedgerTime>,
+}
+
+impl Model {
+    pub(crate) fn found(genesis: Genesis, cluster: ClusterId) -> Self {
+        Self {
+            cluster,
+            genesis,
+            now: LedgerTime(0),
+            hosts: Vec::new(),
+            accounts: Vec::new(),
+            images: Vec::new(),
+            vms: Vec::new(),
+            remembered: BTreeMap::new(),
+            cursors: BTreeMap::new(),
+            activity: BTreeMap::new(),
+            history: HistoryHash::ZERO,
+            order: None,
+        }
+    }
+
+    pub(crate) fn operator(&self, key: &PublicKey) -> Option<OperatorId> {
+        let operators = &self.genesis.operators;
+        operators.iter().find(|operator| operator.key == *key).map(|operator| operator.id())
+    }
+
+    pub(crate) fn host(&self, id: HostId) -> Option<&Host> {
+        self.hosts.iter().find(|host| host.id == id)
+    }
+
+    pub(crate) fn vm(&self, id: VmId) -> Option<&Vm> {
+        self.vms.iter().find(|vm| vm.id == id)
+    }
+
+    pub(crate) fn account(&self, id: AccountId) -> Option<&Account> {
+        self.accounts.iter().find(|account| account.id == id)
+    }
+
+    /// The account of `key`, if it may use anything now.
+    pub(crate) fn live_account(&self, key: &PublicKey) -> Option<&Account> {
+        let account = self.account(AccountId::of(key))?;
+        account.grants.iter().any(|grant| grant.until >= self.now).then_some(account)
+    }
+
+    /// Size and number of the VMs that `counts` picks.
+    pub(crate) fn sum(&self, counts: impl Fn(&Vm) -> bool) -> (Capacity, u32) {
+        let counted = self.vms.iter().filter(|vm| counts(vm));
+        counted.fold((Capacity::default(), 0), |(sum, vms), vm| (sum.plus(&vm.size), vms + 1))
+    }
+
+    /// Whether a VM is, or is to be, on a host of this operator.
+    pub(crate) fn is_with(&self, vm: &Vm, operator: OperatorId) -> bool {
+        let host = vm.placement.host().and_then(|host| self.host(host));
+        host.is_some_and(|host| host.operator == operator)
+    }
+
+    pub(crate) fn is_silent(&self, host: HostId) -> bool {
+        let since = self.activity.get(&host).and_then(|activity| activity.behind_since);
+        since.is_some_and(|since| self.now.0 - since.0 > 10_000)
+    }
+
+    /// Takes in who has ordered what.
+    pub(crate) fn observe(&mut self, commit: &OrderedCommit) {
+        for (author, round) in &commit.authors {
+            let host = self.genesis.host(*author).expect("a member").id();
+            let activity = self.activity.entry(host).or_default();
+            activity.newest = activity.newest.max(*round);
+        }
+        for host in &self.genesis.hosts {
+            let activity = self.activity.entry(host.id()).or_default();
+            let is_behind = commit.leader_round.0 > activity.newest.0 + 16;
+            activity.behind_since = match (is_behind, activity.behind_since) {
+                (false, _) => None,
+                (true, None) => Some(commit.ledger_time),
+                (true, since) => since,
+            };
+        }
+    }
+
+    /// Takes in that a release had content.
+    pub(crate) fn close(&mut self, release: &CommitRelease) {
+        self.history = extend_history(&self.history, release);
+        let members = self.genesis.hosts.iter().map(|host| {
+            let Activity { newest, behind_since } = self.activity[&host.id()];
+            Member { host: host.id(), newest, behind_since }
+        });
+        let silence = Silence { members: members.collect() };
+        let order = Order { time: self.now, history: self.history, silence };
+        self.order = Some(encode(&order));
+    }
+
+    /// Puts the new version of an object in the place of the old one.
+    pub(crate) fn put(&mut self, effect: &Effect) {
+        match effect {
+            Effect::Host(new) => {
+                self.hosts.retain(|old| old.id != new.id);
+                self.hosts.push((**new).clone());
+            }
+            Effect::Account(new) => {
+                self.accounts.retain(|old| old.id != new.id);
+                self.accounts.push((**new).clone());
+            }
+            Effect::Image(new) => {
+                self.images.retain(|old| old.name != new.name);
+                self.images.push((**new).clone());
+            }
+            Effect::Vm(new) => {
+                let place = |vm: &Vm| vm.placement.host().zip(vm.placement.address());
+                let before = self.vm(new.id).and_then(place);
+                self.vms.retain(|old| old.id != new.id);
+                if new.state() == VmState::Deleted {
+                    return;
+                }
+                if let Some((host, address)) = place(new).filter(|now| Some(*now) != before) {
+                    let subnet = self.host(host).expect("it has joined").guest_subnet;
+                    let guests = (1_u32 << (32 - subnet.prefix_length)) - 3;
+                    let number = u32::from(address) - u32::from(subnet.network) - 2;
+                    self.cursors.insert(host, (number + 1) % guests);
+                }
+                self.vms.push((**new).clone());
+            }
+        }
+    }
+
+    /// The root of the state: all leaves, hashed from nothing.
+    pub(crate) fn root(&self) -> StateRoot {
+        let mut leaves: Vec<(String, Vec<u8>, Vec<u8>)> =
+            vec![("cluster".to_owned(), Vec::new(), self.cluster.as_bytes().to_vec())];
+        leaves.extend(self.order.clone().map(|order| ("order".to_owned(), Vec::new(), order)));
+        let mut add = |kind: &str, id: &[u8], value: Vec<u8>| {
+            leaves.push((format!("{kind}/"), id.to_vec(), value));
+        };
+        self.hosts.iter().for_each(|host| add("host", host.id.as_bytes(), encode(host)));
+        self.accounts.iter().for_each(|one| add("account", one.id.as_bytes(), encode(one)));
+        self.images.iter().for_each(|one| add("image", one.name.as_str().as_bytes(), encode(one)));
+        self.vms.iter().for_each(|vm| add("vm", vm.id.as_bytes(), encode(vm)));
+        for (digest, judgement) in &self.remembered {
+            add("payload", digest.as_bytes(), encode(judgement));
+        }
+        for (host, cursor) in &self.cursors {
+            add("addresses", host.as_bytes(), cursor.to_be_bytes().to_vec());
+        }
+        let hashed = leaves.into_iter().map(|(kind, id, value)| {
+            let place = blake3::derive_key(
+                "dagger v1 state key",
+                &[kind.as_bytes(), id.as_slice()].concat(),
+            );
+            let value = blake3::derive_key("dagger v1 state value", &value);
+            (place, blake3::derive_key("dagger v1 state leaf", &[place, value].concat()))
+        });
+        StateRoot(trie(hashed.collect(), 0))
+    }
+}
+
+/// The hash of a trie over leaves, from bit `depth` of their places on.
+fn trie(leaves: Vec<([u8; 32], [u8; 32])>, depth: usize) -> [u8; 32] {
+    match leaves.as_slice() {
+        [] => return [0; 32],
+        [(_, hash)] => return *hash,
+        _ => {}
+    }
+    let is_right = |place: &[u8; 32]| place[depth / 8] & (0x80 >> (depth % 8)) != 0;
+    let (right, left) = leaves.into_iter().partition(|(place, _)| is_right(place));
+    blake3::derive_key(
+        "dagger v1 state node",
+        &[trie(left, depth + 1), trie(right, depth + 1)].concat(),
+    )
+}

@@ -1,0 +1,239 @@
+//! `vm.*` in the model, and the way of an offer from host to host.
+
+use dagger_payload::id::{AccountId, Generation, HostId, ImageDigest, VmId};
+use dagger_payload::kind::{
+    Apart, ApartBy, ApartStrength, Body, ImageFormat, Protection, VmChange, VmCreate, VmImage,
+    VmProtect,
+};
+use dagger_payload::name::Labels;
+use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
+use dagger_payload::refusal::RefusalCode;
+
+use super::kinds::{Kind, of_kind};
+use super::people::{Person, Scene};
+use super::placement::place;
+use super::random::Random;
+use super::state::{Asked, Model, Ruling};
+
+pub(crate) const KINDS: &[Kind] = &[
+    Kind { name: "vm.create", weight: 20, draw: draw_create, judge: judge_create },
+    Kind { name: "vm.start", weight: 6, draw: draw_start, judge: judge_start },
+    Kind { name: "vm.stop", weight: 6, draw: draw_stop, judge: judge_stop },
+    Kind { name: "vm.protect", weight: 4, draw: draw_protect, judge: judge_protect },
+    Kind { name: "vm.delete", weight: 8, draw: draw_delete, judge: judge_delete },
+];
+
+fn draw_labels(random: &mut Random) -> Labels {
+    let value = random.of(&["web", "store"]).parse().expect("a label");
+    let label = [("role".parse().expect("a name"), value)].into();
+    random.of(&[Labels::new(), label])
+}
+
+fn draw_apart(random: &mut Random) -> Vec<Apart> {
+    let from = draw_labels(random);
+    if from.is_empty() || random.happens(500) {
+        return Vec::new();
+    }
+    let by = random.of(&[ApartBy::Host, ApartBy::Operator, ApartBy::Site]);
+    let strength = random.of(&[ApartStrength::Required, ApartStrength::Preferred]);
+    vec![Apart { from, by, strength }]
+}
+
+fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let nvme = [("disk".parse().expect("a name"), "nvme".parse().expect("a label"))].into();
+    let pinned = HostId::of(&scene.key(Person::Ledger(random.index(4))));
+    let body = VmCreate {
+        name: format!("vm{}", random.below(12)).parse().expect("a name"),
+        image: VmImage {
+            digest: ImageDigest([u8::try_from(random.below(3)).expect("few"); 32]),
+            format: ImageFormat::Qcow2,
+            virtual_size_bytes: random.of(&[1 << 26, 1 << 26, 1 << 26, 1 << 27]),
+        },
+        cpus: random.of(&[1, 1, 2, 4]),
+        memory_mib: random.of(&[128, 512, 2048]),
+        disk_gib: random.of(&[1, 5, 50]),
+        ssh_keys: Vec::new(),
+        region: random.happens(200).then(|| "east".parse().expect("a name")),
+        host: random.happens(150).then_some(pinned),
+        host_labels: if random.happens(150) { nvme } else { Labels::new() },
+        apart: draw_apart(random),
+        labels: draw_labels(random),
+        public_user_data: None,
+    };
+    let who = Person::Developer(random.index(4));
+    let who = if random.happens(950) { who } else { Person::any(random) };
+    (who, Body::VmCreate(Box::new(body)))
+}
+
+fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VmCreate);
+    let account = model.live_account(asked.signer).ok_or(RefusalCode::AccountUnknown)?;
+    if model.vms.iter().any(|vm| vm.account == account.id && vm.name == body.name) {
+        return Err(RefusalCode::NameTaken);
+    }
+    let live = account.grants.iter().filter(|grant| grant.until >= model.now);
+    let granting: Vec<_> = live.map(|grant| grant.operator).collect();
+    let is_usable = model.images.iter().any(|image| {
+        let by_operator = model.operator(&image.publisher);
+        let is_trusted = image.publisher == account.key
+            || by_operator.is_some_and(|operator| granting.contains(&operator));
+        let asked = (body.image.digest, body.image.format, body.image.virtual_size_bytes);
+        is_trusted
+            && image.status == ImageStatus::Offered
+            && (image.digest, image.format, image.virtual_size_bytes) == asked
+    });
+    if !is_usable {
+        return Err(RefusalCode::ImageUnknown);
+    }
+    let mut vm = Vm {
+        id: VmId::of(&asked.cause.digest),
+        account: account.id,
+        name: body.name.clone(),
+        generation: Generation(1),
+        created: asked.cause,
+        changed: asked.cause,
+        wanted: Wanted::Running,
+        image: body.image.clone(),
+        size: body.size(),
+        ssh_keys: body.ssh_keys.clone(),
+        public_user_data: body.public_user_data.clone(),
+        labels: body.labels.clone(),
+        region: body.region.clone(),
+        host_labels: body.host_labels.clone(),
+        pinned_host: body.host,
+        placement: Placement::NoHost {},
+        tried: Vec::new(),
+        reported: None,
+        guest_host_key: None,
+        protection: Protection::Unprotected,
+        apart: body.apart.clone(),
+    };
+    vm.placement = place(model, &vm)?;
+    Ok(vec![Effect::Vm(Box::new(vm))])
+}
+
+/// A VM, mostly one that exists, a signer, mostly its owner, and perhaps a generation.
+fn draw_change(scene: &Scene, random: &mut Random) -> (Person, VmChange) {
+    let vms = &scene.model.vms;
+    if vms.is_empty() || random.happens(30) {
+        let vm = VmId([7; 16]);
+        return (Person::any(random), VmChange { vm, expected_generation: None });
+    }
+    let vm = &vms[random.index(vms.len())];
+    let owner = (0..4).map(Person::Developer);
+    let owner = owner.into_iter().find(|who| AccountId::of(&scene.key(*who)) == vm.account);
+    let who = owner.filter(|_| random.happens(930)).unwrap_or_else(|| Person::any(random));
+    let expected_generation = match random.below(10) {
+        0 => Some(Generation(vm.generation.0 + 1)),
+        1..4 => Some(vm.generation),
+        _ => None,
+    };
+    (who, VmChange { vm: vm.id, expected_generation })
+}
+
+fn draw_start(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, change) = draw_change(scene, random);
+    (who, Body::VmStart(change))
+}
+
+fn draw_stop(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, change) = draw_change(scene, random);
+    (who, Body::VmStop(change))
+}
+
+fn draw_delete(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, change) = draw_change(scene, random);
+    (who, Body::VmDelete(change))
+}
+
+fn draw_protect(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, change) = draw_change(scene, random);
+    let protection =
+        random.of(&[Protection::Protected, Protection::Unprotected, Protection::Unprotected]);
+    let VmChange { vm, expected_generation } = change;
+    (who, Body::VmProtect(VmProtect { vm, protection, expected_generation }))
+}
+
+fn judge_start(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VmStart);
+    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    match vm.placement.host() {
+        Some(_) if vm.wanted == Wanted::Running => return Ok(Vec::new()),
+        Some(host) => {
+            let operator = model.host(host).expect("it has joined").operator;
+            let account = model.account(vm.account).expect("it has an account");
+            let mut grants = account.grants.iter();
+            if !grants.any(|grant| grant.operator == operator && grant.until >= model.now) {
+                return Err(RefusalCode::GrantEnded);
+            }
+        }
+        None => {
+            vm.tried.clear();
+            vm.placement = place(model, &vm)?;
+        }
+    }
+    vm.wanted = Wanted::Running;
+    changed(vm, asked)
+}
+
+fn judge_stop(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VmStop);
+    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    if vm.wanted == Wanted::Stopped {
+        return Ok(Vec::new());
+    }
+    vm.wanted = Wanted::Stopped;
+    changed(vm, asked)
+}
+
+fn judge_delete(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VmDelete);
+    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    if vm.protection == Protection::Protected {
+        return Err(RefusalCode::Protected);
+    }
+    vm.wanted = Wanted::Deleted;
+    changed(vm, asked)
+}
+
+fn judge_protect(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VmProtect);
+    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    if vm.protection == body.protection {
+        return Ok(Vec::new());
+    }
+    vm.protection = body.protection;
+    changed(vm, asked)
+}
+
+fn changed(mut vm: Vm, asked: &Asked<'_>) -> Ruling {
+    vm.generation = Generation(vm.generation.0 + 1);
+    vm.changed = asked.cause;
+    Ok(vec![Effect::Vm(Box::new(vm))])
+}
+
+/// The signer's VM, if it may still be changed.
+fn own(
+    model: &Model,
+    asked: &Asked<'_>,
+    vm: VmId,
+    expected: Option<Generation>,
+) -> Result<Vm, RefusalCode> {
+    let account = model.account(AccountId::of(asked.signer)).ok_or(RefusalCode::AccountUnknown)?;
+    let vm = model.vm(vm).ok_or(RefusalCode::NotFound)?;
+    match expected {
+        _ if vm.account != account.id => Err(RefusalCode::NotAuthorized),
+        Some(expected) if expected != vm.generation => Err(RefusalCode::Conflict),
+        _ if vm.wanted == Wanted::Deleted => Err(RefusalCode::StateWrong),
+        _ => Ok(vm.clone()),
+    }
+}
+
+/// The host that has the offer did not take it.
+pub(crate) fn offer_next(model: &Model, vm: &Vm) -> Effect {
+    let mut vm = vm.clone();
+    vm.tried.extend(vm.placement.host());
+    vm.placement = place(model, &vm).unwrap_or(Placement::NoHost {});
+    vm.generation = Generation(vm.generation.0 + 1);
+    Effect::Vm(Box::new(vm))
+}
