@@ -17,7 +17,7 @@ SEEDS ?= 1000
 DAGGER_FIRST_SEED ?= $(shell date +%s)00
 export DAGGER_FIRST_SEED
 
-.PHONY: help demo build guest-image debian-tree verify fix test soak release install
+.PHONY: help demo build guest-image debian-tree verify fix test soak bench release install
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -52,7 +52,7 @@ test: ## everything that decides whether a change may land
 	DAGGER_CACHE="$(CACHE)" $(CARGO) nextest run --locked --workspace
 	$(CARGO) nextest run --locked -p dagger-tests --features planted-bugs --test planted
 
-soak: build ## the long simulations (SEEDS=1000 for each size), storms of real processes, and the hunt for all planted bugs
+soak: build ## the long simulations (SEEDS=1000 for each size), storms of real processes, the hunt for all planted bugs, and a million payloads against the model
 	@scripts/prerequisites.sh test
 	for hosts in 4 7 10; do \
 	  $(CARGO) run --locked -p dagger-tests --bin sim -- --first-seed $(DAGGER_FIRST_SEED) \
@@ -62,6 +62,10 @@ soak: build ## the long simulations (SEEDS=1000 for each size), storms of real p
 	$(CARGO) run --locked -p dagger-tests --bin endure -- storm --hosts 1 --kinds kill --seconds 60 --faults 100
 	$(CARGO) run --locked -p dagger-tests --bin endure -- outages
 	$(CARGO) run --locked -p dagger-tests --features planted-bugs --bin sim -- --planted all
+	DAGGER_MODEL_PAYLOADS=1000000 $(CARGO) test --locked -p dagger-processor --test model -- --nocapture
+
+bench: ## what judging costs, as JSON, each figure beside a bound measured in the same run
+	@$(CARGO) bench --locked -p dagger-processor --bench judge
 
 release: ## optimised binaries, as they are installed
 	$(CARGO) build --locked --release --bins
