@@ -155,7 +155,11 @@ fn check_time(api: &Shared, document: &Payload) -> Result<(), ApiProblem> {
 fn vm_of(body: &Body, digest: &PayloadDigest) -> Option<VmId> {
     match body {
         Body::VmCreate(_) => Some(VmId::of(digest)),
-        Body::VmStart(change) | Body::VmStop(change) | Body::VmDelete(change) => Some(change.vm),
+        Body::VmStart(change)
+        | Body::VmStop(change)
+        | Body::VmReboot(change)
+        | Body::VmDelete(change) => Some(change.vm),
+        Body::VmResize(change) => Some(change.vm),
         Body::VmProtect(change) => Some(change.vm),
         Body::ReportVm(report) => Some(report.vm),
         Body::HostJoin(_)

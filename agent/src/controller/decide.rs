@@ -70,14 +70,27 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
         Some(Then::Retry(_)) | None => {}
     }
     match (wanted.vm.wanted, power) {
+        (Wanted::Running, Some(power @ (Power::Running | Power::Paused)))
+            if let Some(proof) = reboot_proof(entry, wanted, around.here) =>
+        {
+            match power {
+                Power::Paused => Decision::Act(Action::Destroy(proof)),
+                Power::Running | Power::Stopped => stop(entry, &proof, around),
+            }
+        }
         (Wanted::Running, Some(Power::Running)) => settle(entry, wanted, ReportPhase::Running),
         (Wanted::Running, Some(Power::Paused)) => Decision::Degraded(
             "paused: the guest is in memory but does not run; its disk may be full".to_owned(),
         ),
         (Wanted::Running, Some(Power::Stopped) | None) => run(entry, around),
-        (Wanted::Stopped, Some(Power::Running)) => stop(entry, wanted, around),
-        (Wanted::Stopped, Some(Power::Paused)) => {
-            with_stop_proof(wanted, around.here, Action::Destroy)
+        (Wanted::Stopped, Some(power @ (Power::Running | Power::Paused))) => {
+            let Some(proof) = StopProof::of(wanted, around.here) else {
+                return Decision::Wait(None);
+            };
+            match power {
+                Power::Paused => Decision::Act(Action::Destroy(proof)),
+                Power::Running | Power::Stopped => stop(entry, &proof, around),
+            }
         }
         (Wanted::Stopped, Some(Power::Stopped)) => settle(entry, wanted, ReportPhase::Stopped),
         (Wanted::Stopped, None) => make(entry, around).unwrap_or(Decision::Act(Action::Define)),
@@ -153,16 +166,22 @@ fn run(entry: &Entry, around: &Surroundings<'_>) -> Decision {
     ))
 }
 
+/// A reboot is due while the machine carries an older generation than it must have been switched on
+/// for. The tags tell: while it runs they are left as they are until it was off.
+fn reboot_proof(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Option<StopProof> {
+    StopProof::of_reboot(wanted, here, entry.tags()?.generation)
+}
+
 /// The ladder: ask, ask again, switch off.
-fn stop(entry: &Entry, wanted: &AttestedVm, around: &Surroundings<'_>) -> Decision {
+fn stop(entry: &Entry, proof: &StopProof, around: &Surroundings<'_>) -> Decision {
     let Some(asked) = entry.asked else {
-        return with_stop_proof(wanted, around.here, Action::AskShutdown);
+        return Decision::Act(Action::AskShutdown(proof.clone()));
     };
     let (end, again) = (asked.first.plus(SHUTDOWN_WAIT_MAX), asked.last.plus(SHUTDOWN_ASK_AGAIN));
     if around.now >= end {
-        with_stop_proof(wanted, around.here, Action::Destroy)
+        Decision::Act(Action::Destroy(proof.clone()))
     } else if around.now >= again {
-        with_stop_proof(wanted, around.here, Action::AskShutdown)
+        Decision::Act(Action::AskShutdown(proof.clone()))
     } else {
         Decision::Wait(Some(end.min(again)))
     }
@@ -178,12 +197,4 @@ fn delete(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Decision {
         Some(_) => Decision::Act(Action::Quarantine(proof)),
         None => Decision::Settled(ReportPhase::Deleted),
     }
-}
-
-fn with_stop_proof(
-    wanted: &AttestedVm,
-    here: HostId,
-    action: impl Fn(StopProof) -> Action,
-) -> Decision {
-    StopProof::of(wanted, here).map_or(Decision::Wait(None), |proof| Decision::Act(action(proof)))
 }

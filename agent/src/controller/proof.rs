@@ -9,7 +9,7 @@ use dagger_payload::object::{Placement, Wanted};
 
 use crate::handover::AttestedVm;
 
-/// The VM's owner wants it switched off, or gone, and this host carries it.
+/// The VM's owner wants it switched off (for good, for a reboot, or gone), and this host carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopProof {
     vm: VmId,
@@ -39,6 +39,19 @@ impl StopProof {
             }
             _ => None,
         }
+    }
+
+    /// The proof, if `attested` asks for a reboot of the machine that carries generation `carried`.
+    pub fn of_reboot(attested: &AttestedVm, here: HostId, carried: Generation) -> Option<Self> {
+        let vm = &attested.vm;
+        let is_here = matches!(vm.placement, Placement::Accepted { host, .. } if host == here);
+        let asked = vm.wanted == Wanted::Running && carried < vm.booted_since;
+        (is_here && asked).then_some(Self {
+            vm: vm.id,
+            generation: vm.generation,
+            payload: vm.changed.digest,
+            position: vm.changed.position,
+        })
     }
 
     /// Which VM.

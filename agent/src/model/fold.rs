@@ -154,7 +154,11 @@ pub(super) fn vm_named_by(body: &Body, release: &Release) -> Option<VmId> {
         Body::VmCreate(_) => {
             (release.verdict == Verdict::Accepted).then(|| VmId::of(&release.digest))
         }
-        Body::VmStart(change) | Body::VmStop(change) | Body::VmDelete(change) => Some(change.vm),
+        Body::VmStart(change)
+        | Body::VmStop(change)
+        | Body::VmReboot(change)
+        | Body::VmDelete(change) => Some(change.vm),
+        Body::VmResize(change) => Some(change.vm),
         Body::VmProtect(change) => Some(change.vm),
         Body::ReportVm(report) => Some(report.vm),
         Body::HostJoin(_)
@@ -180,6 +184,8 @@ fn reported_phase(body: &Body) -> Option<ReportPhase> {
         | Body::VmCreate(_)
         | Body::VmStart(_)
         | Body::VmStop(_)
+        | Body::VmReboot(_)
+        | Body::VmResize(_)
         | Body::VmProtect(_)
         | Body::VmDelete(_) => None,
     }

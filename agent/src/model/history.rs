@@ -55,6 +55,11 @@ pub(super) fn accepted(
         },
         Body::VmStart(_) => with_place(format!("start asked for by {who}")),
         Body::VmStop(_) => with_place(format!("stop asked for by {who}")),
+        Body::VmReboot(_) => with_place(format!("reboot asked for by {who}")),
+        Body::VmResize(_) => with_place(format!(
+            "resized to {} CPUs and {} MiB by {who}",
+            after.size.cpus, after.size.memory_mib
+        )),
         Body::VmProtect(change) => with_place(match change.protection {
             Protection::Protected => format!("protected against deletion by {who}"),
             Protection::Unprotected => format!("unprotected by {who}"),

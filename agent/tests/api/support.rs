@@ -327,6 +327,7 @@ pub(crate) fn vm_object(
         reported: None,
         guest_host_key: None,
         protection: Protection::Unprotected,
+        booted_since: Generation(1),
         apart: Vec::new(),
     }
 }

@@ -15,7 +15,7 @@ use dagger_payload::kind::{Capacity, ReportPhase, ReportVm};
 use dagger_payload::object::{Placement, Wanted};
 
 use super::support::{
-    ELSEWHERE, HERE, VM, accepted, after, cause, host, offered, ours, report, wants,
+    ELSEWHERE, HERE, VM, accepted, after, cause, host, offered, ours, report, wants, wants_reboot,
 };
 
 /// A controller with a clock and a counter for looks.
@@ -333,6 +333,32 @@ fn a_guest_that_ignores_the_power_button_is_asked_again_and_then_switched_off() 
     assert_eq!(steps(&outputs), [Step::Tag]);
     let outputs = desk.done(Step::Tag, Some(ours(Power::Stopped, 2)));
     assert_eq!(phases(&outputs), [ReportPhase::Stopped]);
+}
+
+#[test]
+fn a_reboot_switches_off_and_on_once_and_takes_up_the_new_definition() {
+    let (mut desk, _) = Desk::live(&[accepted()], Some(ours(Power::Running, 1)));
+    let reboot = wants_reboot(&accepted());
+    assert_eq!(steps(&desk.vm(&reboot)), [Step::AskShutdown]);
+    desk.done(Step::AskShutdown, Some(ours(Power::Running, 1)));
+    // The guest obeys: from here on it is made like one that is started.
+    assert_eq!(steps(&desk.see(ours(Power::Stopped, 1))), [Step::Image]);
+    for step in [Step::Image, Step::Disk, Step::Seed, Step::Network] {
+        desk.done(step, None);
+    }
+    assert_eq!(steps(&desk.done(Step::Define, Some(ours(Power::Stopped, 2)))), [Step::Start]);
+    let outputs = desk.done(Step::Start, Some(ours(Power::Running, 2)));
+    assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Running], vec![]));
+    // Another change of the running VM is not another reboot.
+    let later = wants(&reboot, Wanted::Running);
+    assert_eq!(steps(&desk.vm(&later)), [Step::Tag]);
+}
+
+#[test]
+fn a_reboot_is_over_for_a_machine_that_was_started_since() {
+    let reboot = wants_reboot(&accepted());
+    let (_, outputs) = Desk::live(&[reboot], Some(ours(Power::Running, 2)));
+    assert_eq!(steps(&outputs), []);
 }
 
 #[test]

@@ -20,18 +20,26 @@ use dagger_payload::id::{CommitIndex, Position};
 use dagger_payload::kind::{ReportPhase, ReportVm};
 use dagger_payload::object::{Placement, VmReport, Wanted};
 
-use super::support::{FakeHost, Guest, HERE, VM, after, cause, host, offered, wants};
+use super::support::{FakeHost, Guest, HERE, VM, after, cause, host, offered, wants, wants_reboot};
 
 /// More inputs than any run takes: a run that reaches it goes round in circles.
 const INPUTS_MAX: usize = 2_000;
 
 /// What the owner asks for, one after the other, each once the one before is reported.
-const LIFE: [(Wanted, ReportPhase); 4] = [
-    (Wanted::Running, ReportPhase::Running),
-    (Wanted::Stopped, ReportPhase::Stopped),
-    (Wanted::Running, ReportPhase::Running),
-    (Wanted::Deleted, ReportPhase::Deleted),
+const LIFE: [(Wish, ReportPhase); 5] = [
+    (Wish::Be(Wanted::Running), ReportPhase::Running),
+    (Wish::Reboot, ReportPhase::Running),
+    (Wish::Be(Wanted::Stopped), ReportPhase::Stopped),
+    (Wish::Be(Wanted::Running), ReportPhase::Running),
+    (Wish::Be(Wanted::Deleted), ReportPhase::Deleted),
 ];
+
+/// One thing that the owner asks for.
+#[derive(Debug, Clone, Copy)]
+enum Wish {
+    Be(Wanted),
+    Reboot,
+}
 
 /// The ordered history of the one VM.
 struct Ledger {
@@ -68,7 +76,10 @@ impl Ledger {
         }));
         if report.phase == LIFE[self.asked].1 && self.asked + 1 < LIFE.len() {
             self.asked += 1;
-            made.push(wants(&made[0], LIFE[self.asked].0));
+            made.push(match LIFE[self.asked].0 {
+                Wish::Be(wanted) => wants(&made[0], wanted),
+                Wish::Reboot => wants_reboot(&made[0]),
+            });
         }
         self.versions.extend(made.iter().cloned());
         made
@@ -209,7 +220,7 @@ fn live(guest: Guest, dies_after: Option<usize>) -> usize {
     assert_eq!(told.phase, ReportPhase::Deleted, "died after {dies_after:?}: {state:?}");
     assert!(state.machines.is_empty() && state.disks.is_empty() && state.seeds.is_empty());
     assert!(state.quarantine.contains(&VM) && state.disks_made == 1, "{state:?}");
-    assert_eq!(state.starts, 2, "died after {dies_after:?}: {state:?}");
+    assert_eq!(state.starts, 3, "died after {dies_after:?}: {state:?}");
     let journal = Journal::open(directory.path().to_owned(), HERE).unwrap();
     assert!(journal.read_all().unwrap().records.is_empty(), "died after {dies_after:?}");
     state.fuse.passed

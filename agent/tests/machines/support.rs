@@ -99,6 +99,7 @@ pub(crate) fn offered() -> AttestedVm {
         reported: None,
         guest_host_key: None,
         protection: Protection::Unprotected,
+        booted_since: Generation(1),
         apart: Vec::new(),
     };
     AttestedVm { vm, commit: CommitIndex(1) }
@@ -130,6 +131,13 @@ pub(crate) fn wants(before: &AttestedVm, wanted: Wanted) -> AttestedVm {
 }
 
 /// A report by `HERE`, as the ledger keeps it.
+/// Its owner asks for a reboot.
+pub(crate) fn wants_reboot(before: &AttestedVm) -> AttestedVm {
+    let mut version = wants(before, Wanted::Running);
+    version.vm.booted_since = version.vm.generation;
+    version
+}
+
 pub(crate) fn report(generation: u64, phase: ReportPhase) -> VmReport {
     VmReport {
         host: HERE,

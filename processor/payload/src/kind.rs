@@ -338,7 +338,7 @@ pub struct VmCreate {
     pub public_user_data: Option<String>,
 }
 
-/// `vm.start`, `vm.stop` and `vm.delete`, signed by the account.
+/// `vm.start`, `vm.stop`, `vm.reboot` and `vm.delete`, signed by the account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmChange {
@@ -373,6 +373,23 @@ pub struct VmProtect {
     pub vm: VmId,
     /// What it becomes.
     pub protection: Protection,
+    /// Refuse with `conflict` unless the VM is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
+}
+
+/// `vm.resize`, signed by the account: takes effect when the VM is switched on the next time.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmResize {
+    /// Which VM.
+    pub vm: VmId,
+    /// Virtual CPUs, if they change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<u32>,
+    /// Memory, if it changes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
     /// Refuse with `conflict` unless the VM is at this generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_generation: Option<Generation>,
@@ -447,6 +464,10 @@ pub enum Body {
     VmStart(VmChange),
     /// `vm.stop`
     VmStop(VmChange),
+    /// `vm.reboot`
+    VmReboot(VmChange),
+    /// `vm.resize`
+    VmResize(VmResize),
     /// `vm.protect`
     VmProtect(VmProtect),
     /// `vm.delete`
@@ -469,6 +490,8 @@ impl Body {
             Self::VmCreate(_) => "vm.create",
             Self::VmStart(_) => "vm.start",
             Self::VmStop(_) => "vm.stop",
+            Self::VmReboot(_) => "vm.reboot",
+            Self::VmResize(_) => "vm.resize",
             Self::VmProtect(_) => "vm.protect",
             Self::VmDelete(_) => "vm.delete",
             Self::ReportVm(_) => "report.vm",
@@ -496,6 +519,8 @@ impl Body {
             "vm.create" => Self::VmCreate(Box::new(parse(json)?)),
             "vm.start" => Self::VmStart(parse(json)?),
             "vm.stop" => Self::VmStop(parse(json)?),
+            "vm.reboot" => Self::VmReboot(parse(json)?),
+            "vm.resize" => Self::VmResize(parse(json)?),
             "vm.protect" => Self::VmProtect(parse(json)?),
             "vm.delete" => Self::VmDelete(parse(json)?),
             "report.vm" => Self::ReportVm(parse(json)?),
@@ -518,9 +543,11 @@ impl Body {
             Self::ImageRegister(body) => serde_json::to_value(body),
             Self::ImageRetire(body) => serde_json::to_value(body),
             Self::VmCreate(body) => serde_json::to_value(body),
-            Self::VmStart(body) | Self::VmStop(body) | Self::VmDelete(body) => {
-                serde_json::to_value(body)
-            }
+            Self::VmStart(body)
+            | Self::VmStop(body)
+            | Self::VmReboot(body)
+            | Self::VmDelete(body) => serde_json::to_value(body),
+            Self::VmResize(body) => serde_json::to_value(body),
             Self::VmProtect(body) => serde_json::to_value(body),
             Self::ReportVm(body) => serde_json::to_value(body),
         }
@@ -549,8 +576,10 @@ impl Body {
             | Self::ImageRetire(_)
             | Self::VmStart(_)
             | Self::VmStop(_)
+            | Self::VmReboot(_)
             | Self::VmProtect(_)
             | Self::VmDelete(_) => Ok(()),
+            Self::VmResize(body) => body.check(),
             Self::ImageRegister(body) => {
                 require(body.sources.len() <= IMAGE_SOURCES_MAX, "sources: at most 8")?;
                 require(body.size_bytes > 0, "size_bytes: above 0")?;
@@ -569,11 +598,27 @@ fn require(holds: bool, rule: &str) -> Result<(), Refusal> {
     if holds { Ok(()) } else { Err(Refusal::new(RefusalCode::LimitExceeded, rule)) }
 }
 
+fn require_cpus(cpus: u32) -> Result<(), Refusal> {
+    require((1..=VM_CPUS_MAX).contains(&cpus), "cpus: 1 to 256")
+}
+
+fn require_memory(memory_mib: u64) -> Result<(), Refusal> {
+    require((64..=VM_MEMORY_MIB_MAX).contains(&memory_mib), "memory_mib: 64 to 4194304")
+}
+
+impl VmResize {
+    fn check(&self) -> Result<(), Refusal> {
+        let named = self.cpus.is_some() || self.memory_mib.is_some();
+        require(named, "cpus or memory_mib: at least one of them")?;
+        self.cpus.map_or(Ok(()), require_cpus)?;
+        self.memory_mib.map_or(Ok(()), require_memory)
+    }
+}
+
 impl VmCreate {
     fn check(&self) -> Result<(), Refusal> {
-        require((1..=VM_CPUS_MAX).contains(&self.cpus), "cpus: 1 to 256")?;
-        let memory = (64..=VM_MEMORY_MIB_MAX).contains(&self.memory_mib);
-        require(memory, "memory_mib: 64 to 4194304")?;
+        require_cpus(self.cpus)?;
+        require_memory(self.memory_mib)?;
         require((1..=VM_DISK_GIB_MAX).contains(&self.disk_gib), "disk_gib: 1 to 65536")?;
         let image_fits = self.image.virtual_size_bytes <= self.disk_gib << 30;
         require(image_fits, "disk_gib: at least the image's virtual size")?;

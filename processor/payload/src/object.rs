@@ -382,6 +382,10 @@ pub struct Vm {
     /// Which VMs of the account it is kept away from.
     #[n(20)]
     pub apart: Vec<Apart>,
+    /// The guest must have been switched on for this generation or a later one: a reboot asks for
+    /// that.
+    #[n(21)]
+    pub booted_since: Generation,
 }
 
 /// A VM's state in one word (design R11); every state accepts delete.

@@ -1,8 +1,8 @@
 //! Where a VM goes: the same host on every judge.
 //!
 //! Owns the filter, the preference and the tie-break. Uses only the state and ledger time. Called
-//! when a VM is created, when an offer lapses or is refused, and when an owner starts a VM that
-//! found no host.
+//! when a VM is created or resized, when an offer lapses or is refused, and when an owner starts a
+//! VM that found no host.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -43,6 +43,39 @@ pub(crate) fn place(state: &State, vm: &Vm, now: LedgerTime) -> Result<Placement
         }
         None => Err(Refusal::new(RefusalCode::NoHostFits, describe(&search.rejected()))),
     }
+}
+
+/// Whether `vm` may be of `size` where it is.
+///
+/// # Errors `grant_exceeded` when no live grant of its host's operator covers that, `no_host_fits`
+/// when its host has not got it. A VM without a host may wish for anything.
+pub(crate) fn require_room(
+    state: &State,
+    vm: &Vm,
+    size: &Capacity,
+    now: LedgerTime,
+) -> Result<(), Refusal> {
+    let Some(host) = vm.placement.host().and_then(|host| state.hosts.get(&host)) else {
+        return Ok(());
+    };
+    let used = state.used_by(&vm.account, &host.operator).capacity;
+    let wanted = used.minus(&vm.size).plus(size);
+    let grants = state.accounts.get(&vm.account).map_or(&[][..], |account| &account.grants);
+    let mut of_operator =
+        grants.iter().filter(|grant| grant.operator == host.operator && is_live(grant, now));
+    if !of_operator.any(|grant| grant.capacity.covers(&wanted)) {
+        let resized = Vm { size: *size, ..vm.clone() };
+        return Err(Refusal::new(
+            RefusalCode::GrantExceeded,
+            describe_grants(state, &resized, now),
+        ));
+    }
+    let free = host.offered().minus(&state.used_on(&host.id).capacity.minus(&vm.size));
+    if !free.covers(size) {
+        let lack = Reason::Full(size.minus(&free));
+        return Err(Refusal::new(RefusalCode::NoHostFits, describe(&[(&host.name, lack)])));
+    }
+    Ok(())
 }
 
 /// How good a host is: the greatest wins. Fewest broken preferences, most memory left, and a mix of

@@ -1,15 +1,15 @@
-//! `vm.create`, `vm.start`, `vm.stop`, `vm.protect`, `vm.delete`, and the way of an offer from host
-//! to host.
+//! `vm.create`, `vm.start`, `vm.stop`, `vm.reboot`, `vm.resize`, `vm.protect`, `vm.delete`, and the
+//! way of an offer from host to host.
 //!
 //! Owns who may change a VM and what a change makes of it. Every state accepts delete. Reports of
 //! hosts are in `reports`.
 
 use dagger_payload::id::{Generation, HostId, LedgerTime, VmId};
-use dagger_payload::kind::{Protection, VmChange, VmCreate, VmProtect};
+use dagger_payload::kind::{Capacity, Protection, VmChange, VmCreate, VmProtect, VmResize};
 use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
-use super::placement::place;
+use super::placement::{place, require_room};
 use super::state::{State, is_live};
 use super::{Case, Ruling, refuse};
 
@@ -59,6 +59,7 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling 
         guest_host_key: None,
         protection: Protection::Unprotected,
         apart: body.apart.clone(),
+        booted_since: Generation(1),
     };
     vm.placement = place(state, &vm, case.now)?;
     Ok(vec![Effect::Vm(Box::new(vm))])
@@ -87,6 +88,39 @@ pub(crate) fn stop(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
         return Ok(Vec::new()); // it is wanted stopped already
     }
     Ok(change(vm.clone(), Wanted::Stopped, case))
+}
+
+/// The guest is switched off, if need be after a while, and on again; nothing else changes.
+pub(crate) fn reboot(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
+    let vm = owned(state, case, body)?;
+    if vm.wanted != Wanted::Running {
+        return refuse(RefusalCode::StateWrong, "the VM is not wanted running: start it");
+    }
+    let vm = Vm { booted_since: vm.generation.next(), ..vm.clone() };
+    Ok(change(vm, Wanted::Running, case))
+}
+
+/// Counts at once and is carried out at the next start; so a running guest's size may only grow,
+/// or its host would give away what the guest still holds.
+pub(crate) fn resize(state: &State, case: &Case<'_>, body: &VmResize) -> Ruling {
+    let expected_generation = body.expected_generation;
+    let vm = owned(state, case, &VmChange { vm: body.vm, expected_generation })?;
+    let size = Capacity {
+        cpus: body.cpus.unwrap_or(vm.size.cpus),
+        memory_mib: body.memory_mib.unwrap_or(vm.size.memory_mib),
+        ..vm.size
+    };
+    if size == vm.size {
+        return Ok(Vec::new()); // it is as large already
+    }
+    if vm.wanted == Wanted::Running && !size.covers(&vm.size) {
+        let detail = "a running VM can only grow: stop it before it becomes smaller";
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    require_room(state, vm, &size, case.now)?;
+    let vm = Vm { size, ..vm.clone() };
+    let wanted = vm.wanted;
+    Ok(change(vm, wanted, case))
 }
 
 pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {

@@ -2,7 +2,8 @@
 
 use dagger_payload::id::AccountId;
 use dagger_payload::kind::{
-    AccountRevoke, Apart, ApartBy, ApartStrength, HostChange, ImageRetire, Protection, VmProtect,
+    AccountRevoke, Apart, ApartBy, ApartStrength, HostChange, ImageRetire, Protection, VmChange,
+    VmProtect, VmResize,
 };
 use dagger_payload::name::Labels;
 
@@ -240,4 +241,54 @@ fn a_refusal_says_which_host_lacks_what() {
     }
     // The third operator's grant has no room for it: his host is not even looked at.
     assert!(!detail.contains("host2"), "{detail}");
+}
+
+#[test]
+fn a_running_vm_is_rebooted_and_only_that() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("web", 1));
+    let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
+    let again = court.vm(&developer(), Body::VmReboot(change(&vm)));
+    assert_eq!(again.booted_since, again.generation);
+    assert_eq!((again.generation, again.wanted), (vm.generation.next(), vm.wanted));
+    let before = VmChange { vm: vm.id, expected_generation: Some(vm.generation) };
+    assert_eq!(court.submit(&developer(), Body::VmReboot(before)), Err(RefusalCode::Conflict));
+    let stopped = court.vm(&developer(), Body::VmStop(change(&again)));
+    let reboot = Body::VmReboot(change(&stopped));
+    assert_eq!(court.submit(&developer(), reboot), Err(RefusalCode::StateWrong));
+}
+
+fn resize(vm: &Vm, cpus: u32, memory_mib: u64) -> Body {
+    let (cpus, memory_mib) = (Some(cpus), Some(memory_mib));
+    Body::VmResize(VmResize { vm: vm.id, cpus, memory_mib, expected_generation: None })
+}
+
+#[test]
+fn a_vm_grows_while_it_runs_and_shrinks_only_while_it_is_stopped() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("web", 1));
+    let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
+    let grown = court.vm(&developer(), resize(&vm, 2, 1024));
+    assert_eq!((grown.size.cpus, grown.size.memory_mib), (2, 1024));
+    assert_eq!((grown.size.disk_gib, grown.booted_since), (vm.size.disk_gib, vm.booted_since));
+    let same = court.accept(&developer(), resize(&grown, 2, 1024));
+    assert!(same.is_empty(), "{same:?}");
+    let smaller = resize(&grown, 1, 2048);
+    assert_eq!(court.submit(&developer(), smaller.clone()), Err(RefusalCode::StateWrong));
+    let stopped = court.vm(&developer(), Body::VmStop(change(&grown)));
+    let shrunk = court.vm(&developer(), smaller);
+    assert_eq!(shrunk.generation, stopped.generation.next());
+    assert_eq!((shrunk.size.cpus, shrunk.size.memory_mib), (1, 2048));
+}
+
+#[test]
+fn a_vm_grows_no_further_than_its_grant_and_its_host_reach() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("web", 1));
+    let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
+    let over_grant = resize(&vm, 200, 512);
+    assert_eq!(court.submit(&developer(), over_grant), Err(RefusalCode::GrantExceeded));
+    court.accept(&operator(1), grant(250, 4));
+    let over_host = resize(&vm, 200, 512);
+    assert_eq!(court.submit(&developer(), over_host), Err(RefusalCode::NoHostFits));
 }

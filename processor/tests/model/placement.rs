@@ -34,6 +34,26 @@ pub(crate) fn place(model: &Model, vm: &Vm) -> Result<Placement, RefusalCode> {
     Ok(Placement::Offered { host: host.id, address, deadline: model.now.plus_ms(10_000) })
 }
 
+/// Whether `vm`, of its new size, may stay on `host`.
+pub(crate) fn require_room(model: &Model, host: &Host, vm: &Vm) -> Result<(), RefusalCode> {
+    let account = model.account(vm.account).expect("it has an account");
+    let counts = |other: &Vm| {
+        other.id != vm.id && other.account == vm.account && model.is_with(other, host.operator)
+    };
+    let wanted = model.sum(counts).0.plus(&vm.size);
+    let is_granted = account.grants.iter().any(|grant| {
+        grant.operator == host.operator
+            && grant.until >= model.now
+            && grant.capacity.covers(&wanted)
+    });
+    if !is_granted {
+        return Err(RefusalCode::GrantExceeded);
+    }
+    let others = model.sum(|other| other.id != vm.id && other.placement.host() == Some(host.id)).0;
+    let has_it = host.capacity.minus(&host.reserve).covers(&others.plus(&vm.size));
+    has_it.then_some(()).ok_or(RefusalCode::NoHostFits)
+}
+
 fn has_room(model: &Model, grant: &Grant, vm: &Vm) -> bool {
     let counts = |other: &Vm| {
         other.id != vm.id && other.account == vm.account && model.is_with(other, grant.operator)

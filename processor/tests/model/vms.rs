@@ -3,7 +3,7 @@
 use dagger_payload::id::{AccountId, Generation, HostId, ImageDigest, VmId};
 use dagger_payload::kind::{
     Apart, ApartBy, ApartStrength, Body, ImageFormat, Protection, VmChange, VmCreate, VmImage,
-    VmProtect,
+    VmProtect, VmResize,
 };
 use dagger_payload::name::Labels;
 use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
@@ -11,7 +11,7 @@ use dagger_payload::refusal::RefusalCode;
 
 use super::kinds::{Kind, of_kind};
 use super::people::{Person, Scene};
-use super::placement::place;
+use super::placement::{place, require_room};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling};
 
@@ -19,6 +19,8 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "vm.create", weight: 20, draw: draw_create, judge: judge_create },
     Kind { name: "vm.start", weight: 6, draw: draw_start, judge: judge_start },
     Kind { name: "vm.stop", weight: 6, draw: draw_stop, judge: judge_stop },
+    Kind { name: "vm.reboot", weight: 3, draw: draw_reboot, judge: judge_reboot },
+    Kind { name: "vm.resize", weight: 6, draw: draw_resize, judge: judge_resize },
     Kind { name: "vm.protect", weight: 4, draw: draw_protect, judge: judge_protect },
     Kind { name: "vm.delete", weight: 8, draw: draw_delete, judge: judge_delete },
 ];
@@ -107,6 +109,7 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         guest_host_key: None,
         protection: Protection::Unprotected,
         apart: body.apart.clone(),
+        booted_since: Generation(1),
     };
     vm.placement = place(model, &vm)?;
     Ok(vec![Effect::Vm(Box::new(vm))])
@@ -139,6 +142,20 @@ fn draw_start(scene: &Scene, random: &mut Random) -> (Person, Body) {
 fn draw_stop(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let (who, change) = draw_change(scene, random);
     (who, Body::VmStop(change))
+}
+
+fn draw_reboot(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, change) = draw_change(scene, random);
+    (who, Body::VmReboot(change))
+}
+
+fn draw_resize(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, change) = draw_change(scene, random);
+    let memory_mib = random.of(&[None, Some(128), Some(512), Some(2048)]);
+    // A document that names neither would not be one.
+    let cpus = random.of(&[None, Some(1), Some(2), Some(8)]).or(memory_mib.is_none().then_some(1));
+    let VmChange { vm, expected_generation } = change;
+    (who, Body::VmResize(VmResize { vm, cpus, memory_mib, expected_generation }))
 }
 
 fn draw_delete(scene: &Scene, random: &mut Random) -> (Person, Body) {
@@ -183,6 +200,34 @@ fn judge_stop(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         return Ok(Vec::new());
     }
     vm.wanted = Wanted::Stopped;
+    changed(vm, asked)
+}
+
+fn judge_reboot(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VmReboot);
+    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    if vm.wanted != Wanted::Running {
+        return Err(RefusalCode::StateWrong);
+    }
+    vm.booted_since = Generation(vm.generation.0 + 1);
+    changed(vm, asked)
+}
+
+fn judge_resize(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VmResize);
+    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    let before = vm.size;
+    vm.size.cpus = body.cpus.unwrap_or(before.cpus);
+    vm.size.memory_mib = body.memory_mib.unwrap_or(before.memory_mib);
+    if vm.size == before {
+        return Ok(Vec::new());
+    }
+    if vm.wanted == Wanted::Running && !vm.size.covers(&before) {
+        return Err(RefusalCode::StateWrong);
+    }
+    if let Some(host) = vm.placement.host().and_then(|host| model.host(host)) {
+        require_room(model, host, &vm)?;
+    }
     changed(vm, asked)
 }
 

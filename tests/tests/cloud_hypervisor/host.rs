@@ -64,6 +64,7 @@ pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm 
         pinned_host: None,
         apart: Vec::new(),
         protection: Protection::Unprotected,
+        booted_since: Generation(1),
         placement: Placement::Accepted {
             host: HERE,
             address: Ipv4Addr::new(10, 77, 1, 2),

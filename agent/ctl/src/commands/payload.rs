@@ -18,7 +18,10 @@ use serde_json::json;
 use super::account::{GrantArguments, RevokeArguments, grant_body};
 use super::host::{HostName, JoinArguments, duty_body, join_body};
 use super::image::{RegisterArguments, RetireArguments, register_body};
-use super::vm::{ChangeWhat, CreateArguments, change_body, create_body, protect, unprotect};
+use super::vm::{
+    ChangeWhat, CreateArguments, ResizeWhat, change_body, create_body, protect, resize_body,
+    unprotect,
+};
 use super::{ChangeOptions, Wait};
 use crate::failure::Failure;
 use crate::output::facts;
@@ -107,6 +110,12 @@ pub(crate) enum MakeKind {
     /// As `daggerctl vm stop`
     #[command(name = "vm.stop")]
     VmStop(ChangeWhat),
+    /// As `daggerctl vm reboot`
+    #[command(name = "vm.reboot")]
+    VmReboot(ChangeWhat),
+    /// As `daggerctl vm resize`
+    #[command(name = "vm.resize")]
+    VmResize(ResizeWhat),
     /// As `daggerctl vm protect` and `vm unprotect`
     #[command(name = "vm.protect")]
     VmProtect {
@@ -169,6 +178,8 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
         MakeKind::VmCreate(arguments) => create_body(arguments, session).await?,
         MakeKind::VmStart(what) => Body::VmStart(change_body(what, session).await?),
         MakeKind::VmStop(what) => Body::VmStop(change_body(what, session).await?),
+        MakeKind::VmReboot(what) => Body::VmReboot(change_body(what, session).await?),
+        MakeKind::VmResize(what) => resize_body(what, session).await?,
         MakeKind::VmDelete(what) => Body::VmDelete(change_body(what, session).await?),
         MakeKind::VmProtect { what, protection } => {
             let change = change_body(what, session).await?;
@@ -305,6 +316,8 @@ mod tests {
             "vm.create",
             "vm.start",
             "vm.stop",
+            "vm.reboot",
+            "vm.resize",
             "vm.protect",
             "vm.delete",
             "account.grant",

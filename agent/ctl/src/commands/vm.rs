@@ -11,15 +11,16 @@ use dagger_api::{HostView, VmView};
 use dagger_payload::id::{Generation, VmId};
 use dagger_payload::kind::{
     Apart, ApartBy, ApartStrength, Body, Protection, VmChange, VmCreate, VmImage, VmProtect,
+    VmResize,
 };
 use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
-use dagger_payload::object::VmState;
+use dagger_payload::object::{VmState, Wanted};
 
 use super::follow::{Goal, Story, follow};
 use super::{ChangeOptions, Wait, console, encode, history, image, short, why};
 use crate::failure::Failure;
 use crate::output::{facts, table};
-use crate::progress::Progress;
+use crate::progress::{Progress, say};
 use crate::session::{Session, Until};
 use crate::signer::read_small;
 use crate::units;
@@ -33,6 +34,14 @@ Examples:
 
 Everything in the request is public and stays in the ledger for ever: names, labels, SSH public keys, and the file given
 with --user-data-public. Put no secret into it.";
+
+const RESIZE_EXAMPLES: &str = "\
+Examples:
+  daggerctl vm resize web-1 --cpus 4 --memory 8GiB
+  daggerctl vm reboot web-1
+
+The new size counts against grant and host at once, and the guest gets it when the VM is switched on the next time. While a VM
+runs it can only grow; stop it to make it smaller.";
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -69,6 +78,12 @@ pub(crate) enum VmCommand {
     /// Switch a VM off; its disk stays
     #[command(after_help = "Example:\n  daggerctl vm stop web-1 --wait applied")]
     Stop(ChangeArguments),
+    /// Switch a VM off, if need be after a while, and on again
+    #[command(after_help = "Example:\n  daggerctl vm reboot web-1 --wait applied")]
+    Reboot(ChangeArguments),
+    /// Give a VM other virtual CPUs and memory, from its next start on
+    #[command(after_help = RESIZE_EXAMPLES)]
+    Resize(ResizeArguments),
     /// Let a VM not be deleted before it is unprotected
     #[command(after_help = "Example:\n  daggerctl vm protect db-1")]
     Protect(ChangeArguments),
@@ -123,7 +138,7 @@ pub(crate) struct VmName {
     pub(crate) vm: String,
 }
 
-/// Arguments of `vm start|stop|delete`.
+/// Arguments of `vm start|stop|reboot|delete`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ChangeArguments {
     /// Which VM.
@@ -134,7 +149,32 @@ pub(crate) struct ChangeArguments {
     pub(crate) options: ChangeOptions,
 }
 
-/// What `vm start|stop|delete` name.
+/// Arguments of `vm resize`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ResizeArguments {
+    /// Which VM, and its new size.
+    #[command(flatten)]
+    pub(crate) what: ResizeWhat,
+    /// How far to wait.
+    #[command(flatten)]
+    pub(crate) options: ChangeOptions,
+}
+
+/// What `vm resize` names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ResizeWhat {
+    /// Which VM.
+    #[command(flatten)]
+    pub(crate) change: ChangeWhat,
+    /// Virtual CPUs
+    #[arg(long, value_name = "N", required_unless_present = "memory")]
+    pub(crate) cpus: Option<u32>,
+    /// Memory, for example 4GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::memory_mib)]
+    pub(crate) memory: Option<u64>,
+}
+
+/// What `vm start|stop|reboot|delete` name.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ChangeWhat {
     /// Which VM.
@@ -208,6 +248,10 @@ pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Fai
         VmCommand::Stop(arguments) => {
             change(&arguments, Body::VmStop, Goal::Stopped, session).await
         }
+        VmCommand::Reboot(arguments) => {
+            change(&arguments, Body::VmReboot, Goal::Applied, session).await
+        }
+        VmCommand::Resize(arguments) => resize(&arguments, session).await,
         VmCommand::Protect(arguments) => change(&arguments, protect, Goal::Applied, session).await,
         VmCommand::Unprotect(arguments) => {
             change(&arguments, unprotect, Goal::Applied, session).await
@@ -278,7 +322,14 @@ pub(crate) async fn create_body(
     })))
 }
 
-/// The body of `vm.start`, `vm.stop` and `vm.delete`.
+/// The body of `vm.resize`.
+pub(crate) async fn resize_body(what: &ResizeWhat, session: &Session) -> Result<Body, Failure> {
+    let VmChange { vm, expected_generation } = change_body(&what.change, session).await?;
+    let (cpus, memory_mib) = (what.cpus, what.memory);
+    Ok(Body::VmResize(VmResize { vm, cpus, memory_mib, expected_generation }))
+}
+
+/// The body of `vm.start`, `vm.stop`, `vm.reboot` and `vm.delete`.
 pub(crate) async fn change_body(what: &ChangeWhat, session: &Session) -> Result<VmChange, Failure> {
     Ok(VmChange {
         vm: find(session, &what.name.vm).await?.vm.id,
@@ -372,20 +423,43 @@ async fn run_create(
     }
 }
 
+async fn resize(arguments: &ResizeArguments, session: &Session) -> Result<(), Failure> {
+    let before = find(session, &arguments.what.change.name.vm).await?;
+    let body = resize_body(&arguments.what, session).await?;
+    order(before.vm.id, body, (&arguments.options, Goal::Applied), session).await?;
+    if before.vm.wanted == Wanted::Running {
+        say(&format!(
+            "{0} runs on with its old size until it is switched on again: daggerctl vm reboot {0}",
+            before.vm.name
+        ));
+    }
+    Ok(())
+}
+
 async fn change(
     arguments: &ChangeArguments,
     kind: fn(VmChange) -> Body,
     goal: Goal,
     session: &Session,
 ) -> Result<(), Failure> {
-    let deadline = arguments.options.deadline();
-    let progress = Progress::new(session.output.format);
     let body = change_body(&arguments.change, session).await?;
     let id = body.vm;
-    let signed = session.sign(None, kind(body)).await?;
-    let until = arguments.options.until();
+    order(id, kind(body), (&arguments.options, goal), session).await
+}
+
+/// Orders a change of the VM `id` and shows what comes of it.
+async fn order(
+    id: VmId,
+    body: Body,
+    (options, goal): (&ChangeOptions, Goal),
+    session: &Session,
+) -> Result<(), Failure> {
+    let deadline = options.deadline();
+    let progress = Progress::new(session.output.format);
+    let signed = session.sign(None, body).await?;
+    let until = options.until();
     let payload = session.submit(&signed, until, deadline, &progress).await?;
-    if arguments.options.wait == Wait::Applied {
+    if options.wait == Wait::Applied {
         let vm = follow(session, id, (goal, Story::Change), deadline, &progress).await?;
         drop(progress);
         if let Some(vm) = vm {
