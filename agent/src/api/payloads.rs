@@ -13,7 +13,6 @@ use dagger_api::{Attested, PayloadState, PayloadView, Problem, SIGNATURE_HEADER}
 use dagger_bus::ledger::{Answer, Call, Standing};
 use dagger_bus::limits::ANSWER_WAIT_MAX;
 use dagger_payload::id::{PayloadDigest, VmId};
-use dagger_payload::kind::Body;
 use dagger_payload::limits::{NOT_AFTER_AHEAD_MS_MAX, PAYLOAD_BYTES_MAX};
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -66,7 +65,7 @@ pub(super) async fn submit(
     let payload = SignedPayload { signature_kind: SignatureKind::SshEd25519, signature, bytes };
     check_signature_and_cluster(&api, &document, &payload)?;
     let digest = payload.digest();
-    let vm = vm_of(&document.body, &digest);
+    let vm = document.body.vm(&digest);
     if let Some(view) = judged(&api, &digest) {
         return Ok((StatusCode::OK, Json(view)).into_response());
     }
@@ -149,27 +148,6 @@ fn check_time(api: &Shared, document: &Payload) -> Result<(), ApiProblem> {
         return Err(Refusal::new(RefusalCode::NotAfterTooFar, detail).into());
     }
     Ok(())
-}
-
-/// The VM that the payload will make or that it names.
-fn vm_of(body: &Body, digest: &PayloadDigest) -> Option<VmId> {
-    match body {
-        Body::VmCreate(_) => Some(VmId::of(digest)),
-        Body::VmStart(change)
-        | Body::VmStop(change)
-        | Body::VmReboot(change)
-        | Body::VmDelete(change) => Some(change.vm),
-        Body::VmResize(change) => Some(change.vm),
-        Body::VmProtect(change) => Some(change.vm),
-        Body::ReportVm(report) => Some(report.vm),
-        Body::HostJoin(_)
-        | Body::HostDrain(_)
-        | Body::HostResume(_)
-        | Body::AccountGrant(_)
-        | Body::AccountRevoke(_)
-        | Body::ImageRegister(_)
-        | Body::ImageRetire(_) => None,
-    }
 }
 
 fn judged(api: &Shared, digest: &PayloadDigest) -> Option<PayloadView> {

@@ -9,7 +9,7 @@ use dagger_payload::object::{Placement, Wanted};
 
 use crate::handover::AttestedVm;
 
-/// The VM's owner wants it switched off (for good, for a reboot, or gone), and this host carries it.
+/// The VM's owner wants it switched off (for good, for a reboot, or gone), and this host has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopProof {
     vm: VmId,

@@ -151,42 +151,11 @@ impl Model {
 /// The VM that a payload made (once accepted) or names.
 pub(super) fn vm_named_by(body: &Body, release: &Release) -> Option<VmId> {
     match body {
-        Body::VmCreate(_) => {
-            (release.verdict == Verdict::Accepted).then(|| VmId::of(&release.digest))
-        }
-        Body::VmStart(change)
-        | Body::VmStop(change)
-        | Body::VmReboot(change)
-        | Body::VmDelete(change) => Some(change.vm),
-        Body::VmResize(change) => Some(change.vm),
-        Body::VmProtect(change) => Some(change.vm),
-        Body::ReportVm(report) => Some(report.vm),
-        Body::HostJoin(_)
-        | Body::HostDrain(_)
-        | Body::HostResume(_)
-        | Body::AccountGrant(_)
-        | Body::AccountRevoke(_)
-        | Body::ImageRegister(_)
-        | Body::ImageRetire(_) => None,
+        Body::VmCreate(_) if release.verdict != Verdict::Accepted => None,
+        _ => body.vm(&release.digest),
     }
 }
 
 fn reported_phase(body: &Body) -> Option<ReportPhase> {
-    match body {
-        Body::ReportVm(report) => Some(report.phase),
-        Body::HostJoin(_)
-        | Body::HostDrain(_)
-        | Body::HostResume(_)
-        | Body::AccountGrant(_)
-        | Body::AccountRevoke(_)
-        | Body::ImageRegister(_)
-        | Body::ImageRetire(_)
-        | Body::VmCreate(_)
-        | Body::VmStart(_)
-        | Body::VmStop(_)
-        | Body::VmReboot(_)
-        | Body::VmResize(_)
-        | Body::VmProtect(_)
-        | Body::VmDelete(_) => None,
-    }
+    if let Body::ReportVm(report) = body { Some(report.phase) } else { None }
 }

@@ -1,0 +1,114 @@
+//! Bodies of `host.*`: what an operator says about his hosts.
+//!
+//! Owns their fields and ranges. Judged by `dagger-processor`'s rules of hosts.
+
+use serde::{Deserialize, Serialize};
+
+use super::capacity::Capacity;
+use super::{Checked, require};
+use crate::id::HostId;
+use crate::key::PublicKey;
+use crate::name::{Labels, Name, labels_are_within_limits};
+use crate::refusal::Refusal;
+
+/// An IPv4 network for a host's guests: the network's first address and its prefix length. The host
+/// itself takes the first usable address; guests get the others, decided by the judge.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(deny_unknown_fields)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GuestSubnet {
+    /// The network address; its host bits are zero.
+    #[n(0)]
+    #[cbor(with = "ipv4")]
+    #[cfg_attr(feature = "schema", schema(value_type = String))]
+    pub network: std::net::Ipv4Addr,
+    /// Prefix length, 16 to 29.
+    #[n(1)]
+    pub prefix_length: u8,
+}
+
+impl GuestSubnet {
+    /// Address number `index` of the network (1 is the host's own); `None` outside it or for the
+    /// broadcast address.
+    pub fn address(&self, index: u32) -> Option<std::net::Ipv4Addr> {
+        let size = 1_u32.checked_shl(32 - u32::from(self.prefix_length))?;
+        let usable = index > 0 && index < size.checked_sub(1)?;
+        usable.then(|| std::net::Ipv4Addr::from(u32::from(self.network) + index))
+    }
+
+    fn is_valid(&self) -> bool {
+        let in_range = (16..=29).contains(&self.prefix_length);
+        in_range
+            && u32::from(self.network) & ((1 << (32 - u32::from(self.prefix_length))) - 1) == 0
+            && self.network.is_private()
+    }
+}
+
+/// An IPv4 address as a CBOR unsigned integer.
+pub(crate) mod ipv4 {
+    use std::net::Ipv4Addr;
+
+    pub(crate) fn encode<C, W: minicbor::encode::Write>(
+        value: &Ipv4Addr,
+        encoder: &mut minicbor::Encoder<W>,
+        _: &mut C,
+    ) -> Result<(), minicbor::encode::Error<W::Error>> {
+        encoder.u32(u32::from(*value))?.ok()
+    }
+
+    pub(crate) fn decode<C>(
+        decoder: &mut minicbor::Decoder<'_>,
+        _: &mut C,
+    ) -> Result<Ipv4Addr, minicbor::decode::Error> {
+        Ok(Ipv4Addr::from(decoder.u32()?))
+    }
+}
+
+/// `host.join`, signed by the host's operator: the host offers this from now on. Repeated to change
+/// the offer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostJoin {
+    /// The member's key from the genesis document.
+    pub ledger_key: PublicKey,
+    /// The key that signs the host's reports.
+    pub agent_key: PublicKey,
+    /// What the host is called.
+    pub name: Name,
+    /// Where it stands.
+    pub region: Name,
+    /// The building or fire compartment inside the region; a host without one is a site of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub site: Option<Name>,
+    /// What it has for guests and for itself.
+    pub capacity: Capacity,
+    /// How much of the capacity no VM may take.
+    #[serde(default)]
+    pub reserve: Capacity,
+    /// Addresses for its guests.
+    pub guest_subnet: GuestSubnet,
+    /// Labels for placement.
+    #[serde(default)]
+    pub labels: Labels,
+}
+
+/// `host.drain` and `host.resume`, signed by the host's operator: no VM is offered to the host, or
+/// again. VMs that it carries stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostChange {
+    /// Which host.
+    pub host: HostId,
+}
+
+impl Checked for HostJoin {
+    fn check(&self) -> Result<(), Refusal> {
+        require(self.guest_subnet.is_valid(), "guest_subnet: a private IPv4 network /16../29")?;
+        require(self.capacity.covers(&self.reserve), "reserve: no more than the capacity")?;
+        require(labels_are_within_limits(&self.labels), "labels: at most 32")
+    }
+}
+
+impl Checked for HostChange {}
