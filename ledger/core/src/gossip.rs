@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
 use dagger_payload::peer::{Highest, PeerMessage};
 
+use crate::catchup::end_of_stretch;
 use crate::limits::{EPOCH_HINT_MS, HAVE_MS};
 use crate::{Core, Moment, Output, Turn};
 
@@ -101,13 +102,14 @@ impl Core {
         if !self.gossip.is_connected(peer) {
             return;
         }
+        self.catch_up.note(peer, epoch, &has);
         if epoch > self.configuration.epoch {
             self.hint_that_behind(turn, peer);
             return;
         }
         if epoch < self.configuration.epoch {
             // Nothing of a closed epoch is in memory.
-            let below = Round(u64::MAX);
+            let below = end_of_stretch(&has);
             turn.outputs.push(Output::ServeStored { to: peer, epoch, above: has, below });
             return;
         }
@@ -122,14 +124,17 @@ impl Core {
             theirs < floor && theirs < self.graph.highest_of(*author)
         });
         if older {
-            let above =
-                authors.iter().map(|author| Highest { author: *author, round: round_of(*author) });
-            turn.outputs.push(Output::ServeStored {
-                to: peer,
-                epoch,
-                above: above.collect(),
-                below: floor,
+            // Nothing needs to be looked for of an author of whom the peer has all.
+            let above = authors.iter().map(|author| {
+                let (theirs, own) = (round_of(*author), self.graph.highest_of(*author));
+                let round = if theirs < own { theirs } else { theirs.max(floor) };
+                Highest { author: *author, round }
             });
+            let (above, below) = (above.collect(), end_of_stretch(&has).min(floor));
+            turn.outputs.push(Output::ServeStored { to: peer, epoch, above, below });
+            if below < floor {
+                return; // the rest is of use only on top of what lies between
+            }
         }
         let lowest = authors.iter().map(|author| round_of(*author)).min().unwrap_or_default();
         let mut round = floor.max(lowest.next());

@@ -395,6 +395,8 @@ pub struct CoreStatus {
     pub highest: Vec<Highest>,
     /// Members of whom two events for one round were seen.
     pub forkers: Vec<AuthorIndex>,
+    /// Peers that were asked for history and brought nothing, and how often.
+    pub fruitless: Vec<(AuthorIndex, u64)>,
 }
 
 /// Whether the core may sign.

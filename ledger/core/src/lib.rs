@@ -19,6 +19,7 @@ macro_rules! planted {
     }};
 }
 
+mod catchup;
 mod commit;
 mod epoch;
 mod gossip;
@@ -44,6 +45,7 @@ pub use interface::{
     Moment, Output, Phase, Record, RestoredState, WriteNumber,
 };
 
+use catchup::CatchUp;
 use commit::Committer;
 use gossip::Gossip;
 use graph::Graph;
@@ -59,6 +61,7 @@ pub struct Core {
     committer: Committer,
     intake: Intake,
     gossip: Gossip,
+    catch_up: CatchUp,
     pace: Pace,
     recovery: Recovery,
     judging: Judging,
@@ -139,6 +142,7 @@ impl Core {
             pace: Pace::new(state.own_last, state.pool, founding),
             intake: Intake::new(committee),
             gossip: Gossip::default(),
+            catch_up: CatchUp::default(),
             epoch_end: None,
             judging: Judging { index: founding.index, attestation, next_deadline: None, unjudged },
             configuration,
@@ -179,7 +183,10 @@ impl Core {
         match input {
             Input::EventReceived { from, event } => self.receive(turn, from, event)?,
             Input::PeerConnected(peer) => self.peer_connected(turn, peer),
-            Input::PeerDisconnected(peer) => self.gossip.disconnected(peer),
+            Input::PeerDisconnected(peer) => {
+                self.gossip.disconnected(peer);
+                self.catch_up.disconnected(peer);
+            }
             Input::PeerHave { from, highest, epoch } => self.peer_has(turn, from, epoch, highest),
             Input::PeerWant { from, digests } => self.peer_wants(turn, from, digests),
             Input::RecoveryAsked { from, nonce, epoch } => {
@@ -211,6 +218,7 @@ impl Core {
         self.ask_recovery(turn)?;
         self.ask_missing(turn);
         self.tell_have(turn);
+        self.catch_up(turn);
         self.make_events(turn)
     }
 
@@ -226,7 +234,8 @@ impl Core {
             let after = if early { self.durable } else { self.written.following() };
             turn.outputs.push(Output::Committed { commit: new.commit, after });
             self.pace.committed(self.graph.quorum_round());
-            if !self.judging_lags() && self.intake.take_left_out().is_some() {
+            let left_out = !self.judging_lags() && self.intake.take_left_out().is_some();
+            if left_out && !self.catch_up.is_asking() {
                 self.gossip.tell_have_at(turn.now); // peers send it again
             }
             let me = self.configuration.me;
@@ -325,6 +334,7 @@ impl Core {
             waiting: self.pace.waiting(),
             highest: self.highest(),
             forkers: self.graph.forkers().collect(),
+            fruitless: self.catch_up.failures().collect(),
         }
     }
 

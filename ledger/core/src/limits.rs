@@ -28,6 +28,16 @@ pub(crate) const ROUNDS_AHEAD_OF_JUDGE_MAX: u64 = 200;
 pub(crate) const EPOCH_HINT_MS: u64 = 500;
 /// Peers tell each other what they have at least this often, in milliseconds.
 pub(crate) const HAVE_MS: u64 = 30_000;
+/// How many rounds above the highest that a peer has are sent to it at a time, as far as they are
+/// stored; no more than is kept while commits wait for the judge. A host that is further behind
+/// than half of this asks one peer for the next stretch.
+pub(crate) const CATCH_UP_ROUNDS: u64 = ROUNDS_AHEAD_OF_JUDGE_MAX;
+/// A peer that was asked for a stretch and brought nothing for so many milliseconds is left for
+/// another.
+pub(crate) const CATCH_UP_WAIT_MS: u64 = 2_000;
+/// Stretches in a row that bring nothing, before no more are asked for until a peer tells anew what
+/// it has.
+pub(crate) const CATCH_UP_TURNS_MAX: u32 = 8;
 /// Missing parents are asked for again, of the next peer, after this many milliseconds.
 pub(crate) const WANT_AGAIN_MS: u64 = 500;
 /// How often every connected peer is asked for a missing parent, each time at twice the distance,

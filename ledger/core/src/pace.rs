@@ -183,6 +183,7 @@ impl Core {
             self.gossip.have_at(),
             self.recovery.wake_at(self.pace.own_chain()),
             self.intake.ask_at(),
+            self.catch_up.wake_at(),
         ];
         let next = wakes.into_iter().flatten().min();
         next.unwrap_or(now.plus_ms(crate::limits::HAVE_MS)).max(now.plus_ms(1))

@@ -76,6 +76,10 @@ pub struct Net {
     due: BTreeSet<(u64, u64, Due)>,
     sequence: u64,
     pub frames: Rc<RefCell<u64>>,
+    /// Events that each host sent from its store.
+    pub served: Vec<u64>,
+    /// Sends nothing from its store.
+    pub withholding: Option<usize>,
 }
 
 fn founding() -> Founding {
@@ -141,6 +145,8 @@ impl Net {
             due: BTreeSet::new(),
             sequence: 0,
             frames: Rc::new(RefCell::new(0)),
+            served: vec![0; members + followers],
+            withholding: None,
         };
         net.connect_all();
         net
@@ -213,6 +219,9 @@ impl Net {
     }
 
     fn serve(&mut self, at: usize, to: AuthorIndex, epoch: Epoch, above: &[Highest], below: u64) {
+        if self.withholding == Some(at) {
+            return;
+        }
         let events = self.hosts[at].store.events.values();
         let events = events.filter(|event| event.header.epoch == epoch);
         let mut events: Vec<_> = events.cloned().collect();
@@ -221,6 +230,7 @@ impl Net {
             let known = above.iter().find(|highest| highest.author == event.header.author);
             let round = event.header.round;
             if round.0 < below && known.is_none_or(|highest| round > highest.round) {
+                self.served[at] += 1;
                 self.send(at, usize::from(to.0), &PeerMessage::event(&event));
             }
         }
@@ -411,6 +421,7 @@ impl Net {
         let wanted: BTreeSet<_> = texts.iter().map(|text| payload(text).digest()).collect();
         let first = &self.hosts.iter().find(|host| host.alive).expect("one lives").ordered;
         for host in self.hosts.iter().filter(|host| host.alive) {
+            assert_eq!(host.ordered.len(), first.len());
             assert_eq!(&host.ordered, first);
         }
         assert_eq!(first.iter().copied().collect::<BTreeSet<_>>(), wanted);
