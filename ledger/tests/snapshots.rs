@@ -4,19 +4,24 @@
 mod common;
 
 use common::{Cluster, Host, Seen, Stream};
-use dagger_bus::ledger::LedgerStatus;
 use dagger_payload::id::{CommitIndex, PayloadDigest};
 
 /// Bytes of one payload; a snapshot is asked for every few mebibytes.
 const PAYLOAD_BYTES: usize = 60 * 1024;
 
-async fn fill(host: &Host, name: &str, count: usize) -> Vec<PayloadDigest> {
+/// Submits until a snapshot newer than `after` is kept: how many commits that takes depends on how
+/// payloads fall together.
+async fn fill(host: &Host, name: &str, after: CommitIndex) -> (Vec<PayloadDigest>, CommitIndex) {
     let mut digests = Vec::new();
-    for number in 0..count {
+    for number in 0..1_000 {
         let text = format!("{name} {number} {}", "x".repeat(PAYLOAD_BYTES));
         digests.push(host.submitted(&text).await);
+        let snapshot = host.status().await.snapshot;
+        if snapshot > after {
+            return (digests, snapshot);
+        }
     }
-    digests
+    panic!("no snapshot after a thousand payloads\n{}", host.log());
 }
 
 /// Reads from the beginning until all of this is attested, in a life that began as wanted.
@@ -34,16 +39,11 @@ async fn read(host: &Host, digests: &[PayloadDigest], wanted: fn(&Seen) -> bool)
     }
 }
 
-async fn until_snapshot(host: &Host, after: CommitIndex) -> CommitIndex {
-    host.until(|status: &LedgerStatus| status.snapshot > after).await.snapshot
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_judge_begins_from_a_snapshot_and_readers_see_the_whole_history() {
     let mut cluster = Cluster::start(1).await;
     let host = &mut cluster.hosts[0];
-    let mut digests = fill(host, "first", 140).await;
-    let first = until_snapshot(host, CommitIndex(0)).await;
+    let (mut digests, first) = fill(host, "first", CommitIndex(0)).await;
     digests.push(host.submitted("after the snapshot").await);
     let mut before = host.stream(0).await;
     before.until_attested(&digests).await;
@@ -63,8 +63,8 @@ async fn a_restarted_judge_begins_from_a_snapshot_and_readers_see_the_whole_hist
 
     // The newer snapshot counts, also when ledger and judge are gone at the same time.
     host.until_linked().await;
-    digests.extend(fill(host, "second", 140).await);
-    let second = until_snapshot(host, first).await;
+    let (more, second) = fill(host, "second", first).await;
+    digests.extend(more);
     host.kill();
     host.judge.restart().await;
     host.start();
@@ -81,8 +81,7 @@ async fn a_restarted_judge_begins_from_a_snapshot_and_readers_see_the_whole_hist
 async fn a_judge_that_refuses_its_snapshot_judges_the_history_again() {
     let mut cluster = Cluster::start(1).await;
     let host = &mut cluster.hosts[0];
-    let digests = fill(host, "payload", 140).await;
-    until_snapshot(host, CommitIndex(0)).await;
+    let (digests, _) = fill(host, "payload", CommitIndex(0)).await;
     host.judge.restart_that_refuses_snapshots().await;
     host.until(|status| status.snapshot == CommitIndex(0)).await;
     let stream = read(host, &digests, |_| true).await;

@@ -42,7 +42,7 @@ fn thousands_of_missed_rounds_come_from_one_peer_and_not_from_all() {
     // next is asked for before all of one has come.
     let needed = rounds * 3;
     assert!(served < needed * 5 / 2, "{served} events for {needed}: {:?}", net.served);
-    assert!(net.served[0] > 3 * net.served[1], "{:?}", net.served);
+    assert!(net.served[0] > 2 * net.served[1], "{:?}", net.served);
 }
 
 #[test]
