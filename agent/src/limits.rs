@@ -80,6 +80,8 @@ pub const CONSOLE_HISTORY_BYTES_MAX: u64 = 64 * 1024;
 pub const CONSOLE_MESSAGE_BYTES_MAX: usize = 4096;
 /// How often a console's reader is asked for a sign of life.
 pub const CONSOLE_PING_EVERY: Duration = Duration::from_secs(20);
+/// How long the other side of a console is waited for once the sitting has ended.
+pub const CONSOLE_CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long he may give none.
 pub const CONSOLE_SILENCE_MAX: Duration = Duration::from_secs(70);
 /// `Retry-After` of an answer that says "not now", in seconds.

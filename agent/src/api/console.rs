@@ -27,8 +27,9 @@ use super::request::{Path, Query};
 use super::vms;
 use crate::handover::{ConsoleProblem, ConsoleRequest, ConsoleTyping};
 use crate::limits::{
-    API_WRITE_WAIT_MAX, CONSOLE_HISTORY_BYTES_DEFAULT, CONSOLE_HISTORY_BYTES_MAX,
-    CONSOLE_MESSAGE_BYTES_MAX, CONSOLE_OPEN_WAIT_MAX, CONSOLE_PING_EVERY, CONSOLE_SILENCE_MAX,
+    API_WRITE_WAIT_MAX, CONSOLE_CLOSE_WAIT_MAX, CONSOLE_HISTORY_BYTES_DEFAULT,
+    CONSOLE_HISTORY_BYTES_MAX, CONSOLE_MESSAGE_BYTES_MAX, CONSOLE_OPEN_WAIT_MAX,
+    CONSOLE_PING_EVERY, CONSOLE_SILENCE_MAX,
 };
 use crate::model::VmQuery;
 use crate::observation::ConsoleTail;
@@ -171,8 +172,14 @@ impl Sitting {
         let talking = stop.run_until_cancelled(self.talk(&mut socket)).await;
         let Ended(code, reason) = talking.unwrap_or(AGENT_STOPS);
         let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
-        // Who has gone already need not be told.
-        let _ = timeout(API_WRITE_WAIT_MAX, socket.send(close)).await;
+        // Who has gone already need not be told. Who is there answers the close: a socket that went
+        // away before that would take from him what he has not read yet (RFC 6455, 7.1.1).
+        let _ = timeout(CONSOLE_CLOSE_WAIT_MAX, async {
+            if socket.send(close).await.is_ok() {
+                while let Some(Ok(_)) = socket.recv().await {}
+            }
+        })
+        .await;
         drop(permit);
     }
 
@@ -230,11 +237,19 @@ impl Sitting {
         !matches!(sight, Some(Sight::Stopped | Sight::Absent))
     }
 
+    /// To the end of the file. The first read may be one that was begun, and came back empty, before
+    /// the guest spoke; so one empty read is not the end yet.
     async fn last_words(&mut self, socket: &mut WebSocket) {
-        while let Ok(part) = self.tail.ready().await {
-            let told = !part.is_empty() && socket.send(Message::Binary(part)).await.is_ok();
-            if !told {
-                return;
+        let mut empty_reads = 0;
+        while empty_reads < 2 {
+            match self.tail.ready().await {
+                Ok(part) if part.is_empty() => empty_reads += 1,
+                Ok(part) => {
+                    if socket.send(Message::Binary(part)).await.is_err() {
+                        return;
+                    }
+                }
+                Err(_) => return,
             }
         }
     }
