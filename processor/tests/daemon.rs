@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dagger_bus::judging::{
-    Admission, AdmissionOutcome, Admit, Judge, Judged, Open, Opened, Purpose, Restore, Restored,
-    Then,
+    Admission, AdmissionOutcome, Admit, Asked, Judge, Judged, Open, Opened, Purpose, Restore,
+    Restored, Then,
 };
 use dagger_bus::seal::SealKey;
 use dagger_bus::{BusError, Connection};
@@ -222,7 +222,7 @@ async fn the_door_refuses_with_a_code_and_a_foreign_cluster_is_shown_out() {
         signature: Signature([0; 64]),
         bytes: b"{\"dagger\":1}"[..].into(),
     };
-    let admit = Admit { id: 7, payload, now: LedgerTime(0) };
+    let admit = Admit { id: 7, asked: Asked::Pack { payload }, now: LedgerTime(0) };
     admissions.sender.send(&admit).await.expect("sent");
     let Admission { id, outcome } = admissions.receiver.receive().await.expect("answered");
     let AdmissionOutcome::Refused { refusal } = outcome else { panic!("{outcome:?}") };

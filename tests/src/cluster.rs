@@ -195,10 +195,19 @@ impl Cluster {
 
     /// Orders a VM with 1 CPU, 256 MiB and 1 GiB, and waits for `wait`.
     pub fn create(&self, first: usize, name: &str, wait: &str, more: &[&str]) -> Output {
+        self.ask_to_create(first, name, &[&["--wait", wait][..], more].concat())
+    }
+
+    /// What would come of the same order.
+    pub fn would_create(&self, first: usize, name: &str, more: &[&str]) -> Output {
+        self.ask_to_create(first, name, &[&["--dry-run"][..], more].concat())
+    }
+
+    fn ask_to_create(&self, first: usize, name: &str, more: &[&str]) -> Output {
         let key = self.file("keys/developer.pub");
         let arguments = [
             &["vm", "create", name, "--image", "op1/small", "--cpus", "1"][..],
-            &["--memory", "256MiB", "--disk", "1GiB", "--ssh-key", &key, "--wait", wait],
+            &["--memory", "256MiB", "--disk", "1GiB", "--ssh-key", &key],
             more,
         ]
         .concat();

@@ -82,6 +82,15 @@ fn real_machines_survive_the_faults_of_everything_around_them() {
     let image = guest_image();
     cluster.register(&image);
 
+    // A dry run orders nothing, and its exit says what an order's would.
+    let told = cluster.would_create(1, "web-1", &["--host", "host2"]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("would be offered it"), "{told:?}");
+    ok(told);
+    let told = cluster.would_create(1, "web-1", &["--region", "nowhere"]);
+    assert!(String::from_utf8_lossy(&told.stdout).contains("is in another region"), "{told:?}");
+    assert!(!told.status.success());
+    assert_eq!(cluster.json(&["vm", "ls"]).as_array().map(Vec::len), Some(0));
+
     // An agent is killed while its VM boots: exactly one VM after its restart.
     ok(cluster.create(1, "web-1", "ordered", &["--host", "host2"]));
     cluster.until("the domain is there", || (!cluster.domains().is_empty()).then_some(()));
@@ -97,6 +106,15 @@ fn real_machines_survive_the_faults_of_everything_around_them() {
     assert_eq!(inside.split_whitespace().collect::<Vec<_>>(), ["web-1", "1"]);
 
     assert_the_console_talks(&cluster);
+
+    // A size that was asked for while it ran is there after the reboot.
+    cluster.must(&["vm", "resize", "web-1", "--cpus", "2"]);
+    cluster.must(&["vm", "reboot", "web-1", "--wait", "applied"]);
+    cluster.until("the guest has two CPUs", || {
+        let output = cluster.ctl(&["ssh", "web-1", "--", "nproc"]);
+        (output.status.success() && output.stdout.trim_ascii() == b"2").then_some(())
+    });
+    assert_virsh_agrees(&cluster);
 
     // Two ledgers die: changes are refused, the VM runs on; one comes back, and changes go on.
     cluster.kill(Role::Ledger, 3);

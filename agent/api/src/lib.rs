@@ -12,6 +12,7 @@ use dagger_payload::id::{
 use dagger_payload::kind::{Capacity, ReportPhase};
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{Account, Host, Image, Vm, VmState};
+use dagger_payload::prediction::HostOutlook;
 use dagger_payload::refusal::Refusal;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -107,6 +108,21 @@ pub struct PayloadView {
     /// The VM that it made or changed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmId>,
+}
+
+/// `POST /v1/predictions`: what would come of a document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PredictionView {
+    /// Why it would be refused, if so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refusal: Option<Refusal>,
+    /// The VM as it would be, if the document makes or changes one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<Vm>,
+    /// For a new VM: the hosts that a grant with room allows, the best first.
+    pub hosts: Vec<HostOutlook>,
+    /// How many more of them there are.
+    pub hosts_left_out: u64,
 }
 
 /// Whether a quorum attests a position.

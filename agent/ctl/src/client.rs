@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dagger_api::{
-    ClusterView, ImageImport, PROBLEM_MEDIA_TYPE, PayloadView, Problem, SIGNATURE_HEADER,
+    ClusterView, ImageImport, PROBLEM_MEDIA_TYPE, PayloadView, PredictionView, Problem,
+    SIGNATURE_HEADER,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -96,6 +97,18 @@ impl Client {
                 (CONTENT_TYPE, "application/json".to_owned()),
             ],
             body: bytes.clone(),
+            deadline: ANSWER_MAX,
+        };
+        read(&self.ask_each(&ask).await?)
+    }
+
+    /// `POST /v1/predictions`: what would come of a document that nobody has signed.
+    pub(crate) async fn predict(&self, document: Bytes) -> Result<PredictionView, Failure> {
+        let ask = Ask {
+            method: Method::POST,
+            path: "/v1/predictions",
+            headers: vec![(CONTENT_TYPE, "application/json".to_owned())],
+            body: document,
             deadline: ANSWER_MAX,
         };
         read(&self.ask_each(&ask).await?)

@@ -237,8 +237,8 @@ impl Sitting {
         !matches!(sight, Some(Sight::Stopped | Sight::Absent))
     }
 
-    /// To the end of the file. The first read may be one that was begun, and came back empty, before
-    /// the guest spoke; so one empty read is not the end yet.
+    /// To the end of the file. The first read may be one that was begun, and came back empty,
+    /// before the guest spoke; so one empty read is not the end yet.
     async fn last_words(&mut self, socket: &mut WebSocket) {
         let mut empty_reads = 0;
         while empty_reads < 2 {

@@ -12,6 +12,7 @@ mod guard;
 mod images;
 mod objects;
 mod payloads;
+mod predictions;
 mod problem;
 mod reader;
 mod request;
@@ -109,7 +110,8 @@ impl Shared {
             Answer::Receipt { .. }
             | Answer::Standing { .. }
             | Answer::Refused { .. }
-            | Answer::Evidence { .. } => Err(mixed_up()),
+            | Answer::Evidence { .. }
+            | Answer::Prediction { .. } => Err(mixed_up()),
         }
     }
 }
@@ -145,6 +147,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(cluster::metrics))
         .routes(routes!(cluster::openapi))
         .routes(routes!(payloads::submit))
+        .routes(routes!(predictions::predict))
         .routes(routes!(vms::list))
         .routes(routes!(vms::show))
         .routes(routes!(vms::history))

@@ -163,7 +163,8 @@ async fn ask_standing(api: &Shared, digest: PayloadDigest) -> Result<Standing, A
         Answer::Receipt { .. }
         | Answer::Status { .. }
         | Answer::Refused { .. }
-        | Answer::Evidence { .. } => Err(mixed_up()),
+        | Answer::Evidence { .. }
+        | Answer::Prediction { .. } => Err(mixed_up()),
     }
 }
 
@@ -187,9 +188,10 @@ async fn submit_to_ledger(
             count("unavailable");
             Err(reason.into())
         }
-        Answer::Standing { .. } | Answer::Status { .. } | Answer::Evidence { .. } => {
-            Err(mixed_up())
-        }
+        Answer::Standing { .. }
+        | Answer::Status { .. }
+        | Answer::Evidence { .. }
+        | Answer::Prediction { .. } => Err(mixed_up()),
     }
 }
 

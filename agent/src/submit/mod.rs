@@ -116,7 +116,12 @@ impl Submitter {
                 self.metrics.count_submission("report", "unavailable");
                 SubmitOutcome::Unavailable
             }
-            Ok(Answer::Standing { .. } | Answer::Status { .. } | Answer::Evidence { .. }) => {
+            Ok(
+                Answer::Standing { .. }
+                | Answer::Status { .. }
+                | Answer::Evidence { .. }
+                | Answer::Prediction { .. },
+            ) => {
                 warn!(%digest, "the ledger answered something else than was asked");
                 SubmitOutcome::Unavailable
             }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 17] = [
+const PROMISED: [(&str, &str); 18] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -26,6 +26,7 @@ const PROMISED: [(&str, &str); 17] = [
     ("get", "/v1/vms/{vm}/history"),
     ("post", "/v1/images"),
     ("post", "/v1/payloads"),
+    ("post", "/v1/predictions"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

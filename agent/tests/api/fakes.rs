@@ -12,7 +12,8 @@ use dagger_bus::seal::SealKey;
 use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, PayloadDigest, Position, Round};
 use dagger_payload::key::PublicKey;
 use dagger_payload::payload::SignedPayload;
-use dagger_payload::refusal::Refusal;
+use dagger_payload::prediction::Prediction;
+use dagger_payload::refusal::{Refusal, RefusalCode};
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, mpsc, watch};
 
@@ -121,6 +122,12 @@ impl Script {
             Call::Look { digest } => Answer::Standing { standing: self.standing(&digest) },
             Call::Status {} => Answer::Status { status: Box::new(self.status()) },
             Call::Evidence { .. } => Answer::Evidence { evidence: None },
+            Call::Predict { .. } => {
+                let refusal = Some(Refusal::new(RefusalCode::NoHostFits, "it is a fake"));
+                let (effects, hosts) = (Vec::new(), Vec::new());
+                let prediction = Prediction { refusal, effects, hosts, hosts_left_out: 0 };
+                Answer::Prediction { prediction: Box::new(prediction) }
+            }
         }
     }
 

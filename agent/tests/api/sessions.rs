@@ -1,16 +1,17 @@
 //! What a reader over TCP sees of accounts' objects, and what he must show for it.
 
-use dagger_api::{AccountSummary, StreamEvent, VmView};
+use dagger_api::{AccountSummary, PredictionView, StreamEvent, VmView};
 use dagger_payload::id::AccountId;
 use dagger_payload::key::SecretKey;
 use dagger_payload::limits::SESSION_LIFE_MS_MAX;
+use dagger_payload::refusal::RefusalCode;
 use dagger_payload::session::{SESSION_HEADER, SESSION_SIGNATURE_HEADER, SessionDocument};
 use hyper::StatusCode;
 
 use crate::agent::Agent;
 use crate::events::EventReader;
 use crate::http::Answered;
-use crate::support::{Chronicle, TIME, World, create_vm, key};
+use crate::support::{Chronicle, TIME, World, create_vm, key, vm_create};
 
 /// The headers of a session of `reader` with the host of member `author`.
 fn session(agent: &Agent, reader: &SecretKey, author: u16) -> [(&'static str, String); 2] {
@@ -110,4 +111,22 @@ async fn an_event_stream_over_tcp_tells_of_the_own_account_only() {
     assert!(matches!(&told[0], StreamEvent::Payload { commit, .. } if commit.0 == 2), "{told:?}");
     let own = |event: &StreamEvent| matches!(event, StreamEvent::Vm { vm, .. } if vm.name.as_str() == "web-2");
     assert!(own(&told[1]), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_prediction_is_made_for_whoever_may_see_the_account_and_needs_no_signature() {
+    let agent = two_accounts().await;
+    let document = agent.world.sign(&key(World::DEVELOPER), vm_create("web-3")).bytes;
+    let ask = async |reader: Option<u8>| {
+        let mut request = agent.tcp.request("POST", "/v1/predictions");
+        for (name, value) in reader.iter().flat_map(|reader| session(&agent, &key(*reader), 0)) {
+            request = request.header(name, value);
+        }
+        let body = http_body_util::Full::from(document.clone());
+        agent.tcp.ask(request.body(body).expect("a request")).await
+    };
+    assert_eq!(ask(None).await.problem().code, "session_needed");
+    assert_eq!(ask(Some(World::OTHER_DEVELOPER)).await.problem().code, "session_refused");
+    let view: PredictionView = ask(Some(World::DEVELOPER)).await.json();
+    assert_eq!(view.refusal.map(|refusal| refusal.code), Some(RefusalCode::NoHostFits));
 }

@@ -1,4 +1,4 @@
-//! The processor's door: may this payload be packed?
+//! The processor's door: may this payload be packed, and what would come of that document?
 //!
 //! Owns the connection for admissions, kept up with back-off, and matches answers to questions by
 //! their ids. Never decides and never repeats a question: who asked is told that the processor is
@@ -9,7 +9,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use dagger_bus::judging::{Admission, AdmissionOutcome, Admit, Purpose};
+use bytes::Bytes;
+use dagger_bus::judging::{Admission, AdmissionOutcome, Admit, Asked, Purpose};
 use dagger_bus::limits::ANSWER_WAIT_MAX;
 use dagger_bus::{BusError, Connection};
 use dagger_payload::id::LedgerTime;
@@ -23,7 +24,7 @@ use crate::exit::in_words;
 use crate::limits::ADMISSIONS_MAX;
 
 struct Question {
-    payload: SignedPayload,
+    asked: Asked,
     now: LedgerTime,
     answer: oneshot::Sender<AdmissionOutcome>,
 }
@@ -51,6 +52,8 @@ pub enum NoAnswer {
     TooMany,
     /// The processor is not there, or went away.
     NoProcessor,
+    /// Nothing is judged in this cluster.
+    NotJudged,
 }
 
 /// A door and what serves it.
@@ -84,14 +87,35 @@ impl Admissions {
         payload: SignedPayload,
         now: LedgerTime,
     ) -> Result<AdmissionOutcome, NoAnswer> {
+        match self.put(Asked::Pack { payload: payload.clone() }, now).await {
+            Err(NoAnswer::NotJudged) => {
+                Ok(AdmissionOutcome::Admitted { digest: payload.digest(), account: None })
+            }
+            answered => answered,
+        }
+    }
+
+    /// Asks what would come of a document.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn predict(
+        &self,
+        document: Bytes,
+        now: LedgerTime,
+    ) -> Result<AdmissionOutcome, NoAnswer> {
+        self.put(Asked::Predict { document }, now).await
+    }
+
+    async fn put(&self, asked: Asked, now: LedgerTime) -> Result<AdmissionOutcome, NoAnswer> {
         let Door::Kept { questions, .. } = &self.0 else {
-            return Ok(AdmissionOutcome::Admitted { digest: payload.digest(), account: None });
+            return Err(NoAnswer::NotJudged);
         };
         if !self.is_connected() {
             return Err(NoAnswer::NoProcessor);
         }
         let (answer, answered) = oneshot::channel();
-        let question = Question { payload, now, answer };
+        let question = Question { asked, now, answer };
         questions.try_send(question).map_err(|_| NoAnswer::TooMany)?;
         match timeout(ANSWER_WAIT_MAX, answered).await {
             Ok(Ok(outcome)) => Ok(outcome),
@@ -134,12 +158,12 @@ async fn serve(
     loop {
         tokio::select! {
             question = questions.recv(), if asked.len() < ADMISSIONS_MAX => {
-                let Some(Question { payload, now, answer }) = question else {
+                let Some(Question { asked: question, now, answer }) = question else {
                     return Ok(());
                 };
                 next_id += 1;
                 asked.insert(next_id, answer);
-                sender.send(&Admit { id: next_id, payload, now }).await?;
+                sender.send(&Admit { id: next_id, asked: question, now }).await?;
             }
             admission = receiver.receive() => {
                 let Admission { id, outcome } = admission?;

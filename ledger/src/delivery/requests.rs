@@ -1,4 +1,4 @@
-//! The agent's requests: submit, look, status, evidence.
+//! The agent's requests: submit, look, status, evidence, predict.
 //!
 //! Owns the order of checks at the door: what is known is answered at once, then whether the
 //! cluster can take a change at all, then the processor's admission, then room, and only then is
@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use bytes::Bytes;
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_bus::ledger::{
     Answer, Call, LedgerStatus, LinkStatus, MemberStatus, Request, Response, Standing, Unavailable,
@@ -40,6 +41,7 @@ pub(super) async fn answer_all(delivery: &Arc<Delivery>, requests: Vec<Request>)
             }
             Call::Status {} => status(delivery),
             Call::Evidence { commit } => Ok(evidence(delivery, commit)),
+            Call::Predict { document } => predict(delivery, document).await,
         };
         answers
             .push(Response { id, answer: answered.unwrap_or_else(|error| fatal(delivery, error)) });
@@ -162,7 +164,8 @@ async fn submit_all(
             Err(NoAnswer::TooMany) => {
                 answers.push(submission.answer(unavailable(Unavailable::Overloaded {})));
             }
-            Err(NoAnswer::NoProcessor) => {
+            Ok(AdmissionOutcome::Predicted { .. })
+            | Err(NoAnswer::NoProcessor | NoAnswer::NotJudged) => {
                 answers.push(submission.answer(unavailable(Unavailable::NoProcessor {})));
             }
         }
@@ -216,6 +219,21 @@ async fn keep_all(
         }
     }
     Ok(())
+}
+
+/// Needs no quorum: nothing of it is ordered.
+async fn predict(delivery: &Delivery, document: Bytes) -> Result<Answer, DeliveryError> {
+    if document.len() > PAYLOAD_BYTES_MAX {
+        let detail = format!("{} bytes; the limit is {PAYLOAD_BYTES_MAX}", document.len());
+        return Ok(refused(RefusalCode::PayloadTooLarge, detail));
+    }
+    Ok(match delivery.admissions.predict(document, now(delivery)).await {
+        Ok(AdmissionOutcome::Predicted { prediction }) => Answer::Prediction { prediction },
+        Err(NoAnswer::TooMany) => unavailable(Unavailable::Overloaded {}),
+        Ok(_) | Err(NoAnswer::NoProcessor | NoAnswer::NotJudged) => {
+            unavailable(Unavailable::NoProcessor {})
+        }
+    })
 }
 
 /// The later of ledger time and the host's clock.

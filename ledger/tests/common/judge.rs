@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use dagger_bus::judging::{
-    Admission, AdmissionOutcome, Admit, Judge, Judged, Open, Opened, Purpose, Restore, Restored,
-    Then,
+    Admission, AdmissionOutcome, Admit, Asked, Judge, Judged, Open, Opened, Purpose, Restore,
+    Restored, Then,
 };
 use dagger_bus::limits::JUDGED_KEPT_MAX;
 use dagger_bus::{BusError, Connection};
@@ -204,10 +204,11 @@ impl Life {
     }
 
     fn admit(&self, admit: &Admit) -> AdmissionOutcome {
-        let digest = admit.payload.digest();
+        let Asked::Pack { payload } = &admit.asked else { panic!("it predicts nothing") };
+        let digest = payload.digest();
         if self.seen.contains(&digest) {
             AdmissionOutcome::Known { digest }
-        } else if admit.payload.bytes.starts_with(b"refuse") {
+        } else if payload.bytes.starts_with(b"refuse") {
             let refusal = Refusal::new(RefusalCode::NotAuthorized, "as it says");
             AdmissionOutcome::Refused { refusal }
         } else {

@@ -17,6 +17,7 @@ use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest};
 use dagger_payload::key::PublicKey;
 use dagger_payload::payload::SignedPayload;
+use dagger_payload::prediction::Prediction;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
 use dagger_payload::snapshot::{SealedAnchor, SnapshotHead};
@@ -119,18 +120,38 @@ pub enum Restored {
     },
 }
 
-/// May this payload be packed?
+/// A question at the door.
 #[derive(Debug, Clone, Encode, Decode)]
 pub struct Admit {
     /// Repeated in the answer.
     #[n(0)]
     pub id: u64,
-    /// The payload.
+    /// What is asked.
     #[n(1)]
-    pub payload: SignedPayload,
+    pub asked: Asked,
     /// The later of ledger time and the host's clock: for the expiry check at the door only.
     #[n(2)]
     pub now: LedgerTime,
+}
+
+/// What is asked at the door.
+#[derive(Debug, Clone, Encode, Decode)]
+pub enum Asked {
+    /// May this payload be packed?
+    #[n(0)]
+    Pack {
+        /// The payload.
+        #[n(0)]
+        payload: SignedPayload,
+    },
+    /// What would come of this document if its signer signed it?
+    #[n(1)]
+    Predict {
+        /// At most `PAYLOAD_BYTES_MAX`.
+        #[n(0)]
+        #[cbor(with = "dagger_payload::codec::shared_bytes")]
+        document: Bytes,
+    },
 }
 
 /// Answer to [`Admit`].
@@ -144,7 +165,7 @@ pub struct Admission {
     pub outcome: AdmissionOutcome,
 }
 
-/// Whether a payload may be packed.
+/// Whether a payload may be packed, or what would come of a document.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum AdmissionOutcome {
     /// Yes.
@@ -170,6 +191,13 @@ pub enum AdmissionOutcome {
         /// Why.
         #[n(0)]
         refusal: Refusal,
+    },
+    /// What would come of it.
+    #[n(3)]
+    Predicted {
+        /// Binds nobody.
+        #[n(0)]
+        prediction: Box<Prediction>,
     },
 }
 

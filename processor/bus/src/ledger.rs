@@ -6,11 +6,13 @@
 //! [`StreamItem`]s and the agent answers [`Consumed`]; at most the asked window of releases is
 //! under way.
 
+use bytes::Bytes;
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, HostId, LedgerTime, PayloadDigest, Position, Round,
 };
 use dagger_payload::name::Name;
 use dagger_payload::payload::SignedPayload;
+use dagger_payload::prediction::Prediction;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{CommitRelease, QuorumEvidence, SealedRelease};
 use dagger_payload::snapshot::SealedAnchor;
@@ -94,6 +96,14 @@ pub enum Call {
         #[n(0)]
         commit: CommitIndex,
     },
+    /// What would come of this document if its signer signed it? Nothing of it is kept.
+    #[n(4)]
+    Predict {
+        /// At most `PAYLOAD_BYTES_MAX`.
+        #[n(0)]
+        #[cbor(with = "dagger_payload::codec::shared_bytes")]
+        document: Bytes,
+    },
 }
 
 /// A response.
@@ -154,6 +164,13 @@ pub enum Answer {
         /// The headers.
         #[n(0)]
         evidence: Option<QuorumEvidence>,
+    },
+    /// What would come of a document.
+    #[n(6)]
+    Prediction {
+        /// Binds nobody.
+        #[n(0)]
+        prediction: Box<Prediction>,
     },
 }
 

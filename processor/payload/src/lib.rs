@@ -21,6 +21,7 @@ pub mod name;
 pub mod object;
 pub mod payload;
 pub mod peer;
+pub mod prediction;
 pub mod refusal;
 pub mod release;
 pub mod session;

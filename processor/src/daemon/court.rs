@@ -119,6 +119,12 @@ impl Court {
         self.judge.admit(verified, now)
     }
 
+    /// What would come of a document.
+    pub(super) fn predict(&self, document: &[u8], now: LedgerTime) -> AdmissionOutcome {
+        let prediction = Box::new(self.judge.predict(document, now));
+        AdmissionOutcome::Predicted { prediction }
+    }
+
     /// Judges a commit, or repeats the answer to a recent one.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dagger_bus::judging::{
-    Admission, Admit, Judge, Judged, Open, Purpose, Restore, Restored, Then,
+    Admission, Admit, Asked, Judge, Judged, Open, Purpose, Restore, Restored, Then,
 };
 use dagger_bus::limits::{CONNECTIONS_MAX, OPEN_WAIT_MAX};
 use dagger_bus::{BusError, Connection};
@@ -125,10 +125,15 @@ async fn talk_to_ledger(
 
 async fn admit(mut connection: Connection, court: &SharedCourt, pool: &Pool) -> Result<(), Ended> {
     loop {
-        let Admit { id, payload, now } = connection.receiver.receive().await?;
-        let verified = pool.verify(vec![payload]).await;
-        let verified = verified.first().expect("one payload, one answer");
-        let outcome = court.borrow().admit(verified, now);
+        let Admit { id, asked, now } = connection.receiver.receive().await?;
+        let outcome = match asked {
+            Asked::Pack { payload } => {
+                let verified = pool.verify(vec![payload]).await;
+                let verified = verified.first().expect("one payload, one answer");
+                court.borrow().admit(verified, now)
+            }
+            Asked::Predict { document } => court.borrow().predict(&document, now),
+        };
         connection.sender.send(&Admission { id, outcome }).await?;
     }
 }

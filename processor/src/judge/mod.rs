@@ -27,6 +27,7 @@ use dagger_payload::kind::Body;
 use dagger_payload::limits::NOT_AFTER_AHEAD_MS_MAX;
 use dagger_payload::object::{Cause, Effect, HostDuty};
 use dagger_payload::payload::Payload;
+use dagger_payload::prediction::HostOutlook;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, Release, Verdict, extend_prefix, initial_prefix,
@@ -251,6 +252,20 @@ impl Judge {
             effects.push(effect);
         }
         effects
+    }
+
+    /// What speaks for and against each host, when `payload` asks for a new VM.
+    pub(crate) fn outlook(
+        &self,
+        digest: &PayloadDigest,
+        payload: &Payload,
+        now: LedgerTime,
+    ) -> Vec<HostOutlook> {
+        let Body::VmCreate(body) = &payload.body else { return Vec::new() };
+        let cause = Cause { digest: *digest, position: self.end.position.next() };
+        let case = Case { signer: &payload.signer, cause, now };
+        let newborn = vms::newborn(&self.state, &case, body);
+        newborn.map_or_else(|_| Vec::new(), |vm| placement::outlook(&self.state, &vm, now))
     }
 
     pub(crate) fn remembers(&self, digest: &PayloadDigest) -> bool {

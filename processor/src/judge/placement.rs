@@ -12,6 +12,7 @@ use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
 use dagger_payload::limits::{ACCEPTANCE_MS_MAX, REASON_BYTES_MAX};
 use dagger_payload::name::{Labels, Name};
 use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
+use dagger_payload::prediction::{HostFit, HostOutlook};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::rooms::{Among, Room};
@@ -22,20 +23,7 @@ use super::state::{State, is_live};
 /// # Errors `grant_exceeded` when no grant has room, `no_host_fits` when grants have but no host
 /// does; the detail says which host lacks what.
 pub(crate) fn place(state: &State, vm: &Vm, now: LedgerTime) -> Result<Placement, Refusal> {
-    let grants = state.accounts.get(&vm.account).map_or(&[][..], |account| &account.grants);
-    let roomy: Vec<&Grant> =
-        grants.iter().filter(|grant| has_room(state, grant, vm, now)).collect();
-    if roomy.is_empty() {
-        return Err(Refusal::new(RefusalCode::GrantExceeded, describe_grants(state, vm, now)));
-    }
-    let operators: Vec<_> = roomy.iter().map(|grant| grant.operator).collect();
-    let search = Search {
-        state,
-        vm,
-        operators: state.rooms.among(&operators),
-        silent: state.silence.silent(now),
-        neighbours: Neighbours::of(state, vm),
-    };
+    let search = Search::begin(state, vm, now)?;
     let best = search.best().and_then(|room| state.hosts.get(&room.host));
     match best.and_then(|host| Some((host.id, state.free_address(host)?))) {
         Some((host, address)) => {
@@ -43,6 +31,19 @@ pub(crate) fn place(state: &State, vm: &Vm, now: LedgerTime) -> Result<Placement
         }
         None => Err(Refusal::new(RefusalCode::NoHostFits, describe(&search.rejected()))),
     }
+}
+
+/// What speaks for and against each host that a grant with room allows, the best first; nothing
+/// when no grant has room.
+pub(crate) fn outlook(state: &State, vm: &Vm, now: LedgerTime) -> Vec<HostOutlook> {
+    let Ok(search) = Search::begin(state, vm, now) else { return Vec::new() };
+    let chosen = search.best().map(|room| room.host);
+    let mut hosts: Vec<_> = search.granted().map(|(room, host)| search.look(room, host)).collect();
+    hosts.sort_by_key(|(rank, outlook)| (Some(outlook.host) != chosen, Reverse(*rank)));
+    if let Some((_, first)) = hosts.first_mut().filter(|(_, first)| Some(first.host) == chosen) {
+        first.fit = HostFit::Chosen;
+    }
+    hosts.into_iter().map(|(_, outlook)| outlook).collect()
 }
 
 /// Whether `vm` may be of `size` where it is.
@@ -142,6 +143,28 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
+    /// # Errors `grant_exceeded` when no grant has room.
+    fn begin(state: &'a State, vm: &'a Vm, now: LedgerTime) -> Result<Self, Refusal> {
+        let grants = state.accounts.get(&vm.account).map_or(&[][..], |account| &account.grants);
+        let roomy = grants.iter().filter(|grant| has_room(state, grant, vm, now));
+        let operators: Vec<_> = roomy.map(|grant| grant.operator).collect();
+        if operators.is_empty() {
+            return Err(Refusal::new(RefusalCode::GrantExceeded, describe_grants(state, vm, now)));
+        }
+        Ok(Self {
+            state,
+            vm,
+            operators: state.rooms.among(&operators),
+            silent: state.silence.silent(now),
+            neighbours: Neighbours::of(state, vm),
+        })
+    }
+
+    fn granted(&self) -> impl Iterator<Item = (&'a Room, &'a Host)> {
+        let granted = self.state.rooms.iter().filter(|room| self.operators.contains(room.operator));
+        granted.filter_map(|room| Some((room, self.state.hosts.get(&room.host)?)))
+    }
+
     /// The best host that fits. Looks at each host's room first: most of the others fall behind the
     /// best one there, and need no closer look.
     fn best(&self) -> Option<&'a Room> {
@@ -152,13 +175,11 @@ impl<'a> Search<'a> {
             if !self.operators.contains(room.operator) || !room.fits(size) {
                 continue;
             }
-            let share = room.free_share(size);
-            let behind = best.as_ref().is_some_and(|(rank, _)| share < rank.1);
+            let behind = best.as_ref().is_some_and(|(rank, _)| room.free_share(size) < rank.1);
             if behind && !has_preferences || self.reason_against(room).is_some() {
                 continue;
             }
-            let broken = if has_preferences { self.broken_preferences(room) } else { 0 };
-            let rank = (Reverse(broken), share, tie(&self.vm.id, &room.host), room.host);
+            let rank = self.rank(room);
             if best.as_ref().is_none_or(|(other, _)| *other < rank) {
                 best = Some((rank, room));
             }
@@ -166,21 +187,43 @@ impl<'a> Search<'a> {
         best.map(|(_, room)| room)
     }
 
+    fn rank(&self, room: &Room) -> Rank {
+        let has_preferences = self.neighbours.has(ApartStrength::Preferred);
+        let broken = if has_preferences { self.broken_preferences(room) } else { 0 };
+        let share = room.free_share(&self.vm.size);
+        (Reverse(broken), share, tie(&self.vm.id, &room.host), room.host)
+    }
+
     /// Every granted host, and the first thing that speaks against it.
     fn rejected(&self) -> Vec<(&'a Name, Reason)> {
-        let granted = self.state.rooms.iter().filter(|room| self.operators.contains(room.operator));
-        let named = granted.filter_map(|room| {
-            let host = self.state.hosts.get(&room.host)?;
-            let reason = self.reason_against(room).unwrap_or_else(|| {
-                let free = host.offered().minus(&room.used.capacity);
-                match free.covers(&self.vm.size) {
-                    true => Reason::NoAddress,
-                    false => Reason::Full(self.vm.size.minus(&free)),
-                }
-            });
-            Some((&host.name, reason))
-        });
+        let named = self.granted().map(|(room, host)| (&host.name, self.rejection(room, host)));
         named.collect()
+    }
+
+    /// Why a host that does not fit does not.
+    fn rejection(&self, room: &Room, host: &Host) -> Reason {
+        self.reason_against(room).unwrap_or_else(|| {
+            let free = host.offered().minus(&room.used.capacity);
+            match free.covers(&self.vm.size) {
+                true => Reason::NoAddress,
+                false => Reason::Full(self.vm.size.minus(&free)),
+            }
+        })
+    }
+
+    /// How a host fits, and how good it is among those that do.
+    fn look(&self, room: &Room, host: &Host) -> (Option<Rank>, HostOutlook) {
+        let fits = room.fits(&self.vm.size) && self.reason_against(room).is_none();
+        let rank = fits.then(|| self.rank(room));
+        let (broken, free_memory_permille) =
+            rank.map_or((0, 0), |(Reverse(broken), share, ..)| (broken, share));
+        let fit = match rank {
+            Some(_) => HostFit::Fits,
+            None => HostFit::Unfit { why: self.rejection(room, host).words() },
+        };
+        let broken_preferences = u64::try_from(broken).unwrap_or(u64::MAX);
+        let (id, name) = (host.id, host.name.clone());
+        (rank, HostOutlook { host: id, name, fit, free_memory_permille, broken_preferences })
     }
 
     /// What speaks against a host, apart from how much room it has.

@@ -14,6 +14,13 @@ use super::state::{State, is_live};
 use super::{Case, Ruling, refuse};
 
 pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling {
+    let mut vm = newborn(state, case, body)?;
+    vm.placement = place(state, &vm, case.now)?;
+    Ok(vec![Effect::Vm(Box::new(vm))])
+}
+
+/// The VM that `body` asks for, before it has a host.
+pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result<Vm, Refusal> {
     let Some(account) = state.live_account(case.signer, case.now) else {
         let detail = format!("{} has no live grant", case.signer.fingerprint());
         return refuse(RefusalCode::AccountUnknown, detail);
@@ -37,7 +44,7 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling 
                       digest, format and virtual size and is not retired";
         return refuse(RefusalCode::ImageUnknown, detail);
     }
-    let mut vm = Vm {
+    Ok(Vm {
         id: VmId::of(&case.cause.digest),
         account: account.id,
         name: body.name.clone(),
@@ -60,9 +67,7 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling 
         protection: Protection::Unprotected,
         apart: body.apart.clone(),
         booted_since: Generation(1),
-    };
-    vm.placement = place(state, &vm, case.now)?;
-    Ok(vec![Effect::Vm(Box::new(vm))])
+    })
 }
 
 /// Also gives a VM that found no host another round of offers.

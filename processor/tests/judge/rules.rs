@@ -6,6 +6,7 @@ use dagger_payload::kind::{
     VmProtect, VmResize,
 };
 use dagger_payload::name::Labels;
+use dagger_payload::prediction::HostFit;
 
 use super::*;
 
@@ -241,6 +242,38 @@ fn a_refusal_says_which_host_lacks_what() {
     }
     // The third operator's grant has no room for it: his host is not even looked at.
     assert!(!detail.contains("host2"), "{detail}");
+}
+
+#[test]
+fn a_dry_run_names_the_host_that_the_order_then_chooses_and_changes_nothing() {
+    let mut court = Court::furnished();
+    court.accept(&operator(1), Body::HostDrain(HostChange { host: host(1) }));
+    let payload = court.sign(&developer(), create("web", 1));
+    let before = court.judge.end();
+    let predicted = court.judge.predict(&payload.bytes, court.now);
+    assert_eq!(court.judge.end(), before);
+    assert_eq!(predicted.refusal, None);
+    let [Effect::Vm(vm)] = &predicted.effects[..] else { panic!("{predicted:?}") };
+    let first = &predicted.hosts[0];
+    assert_eq!((Some(first.host), &first.fit), (vm.placement.host(), &HostFit::Chosen));
+    let [.., last] = &predicted.hosts[..] else { panic!("{predicted:?}") };
+    assert_eq!(last.fit, HostFit::Unfit { why: "is draining".to_owned() });
+    assert_eq!(predicted.hosts.len(), 3);
+    let chosen = court.vm(&developer(), create("web", 1));
+    assert_eq!(chosen.placement.host(), vm.placement.host());
+}
+
+#[test]
+fn a_dry_run_of_what_fits_nowhere_says_what_each_host_lacks() {
+    let mut court = Court::furnished();
+    court.accept(&operator(0), grant(100, 100));
+    let payload = court.sign(&developer(), create("big", 10));
+    let predicted = court.judge.predict(&payload.bytes, court.now);
+    assert_eq!(predicted.refusal.map(|refusal| refusal.code), Some(RefusalCode::NoHostFits));
+    let fits: Vec<_> = predicted.hosts.into_iter().map(|outlook| outlook.fit).collect();
+    assert_eq!(fits, [HostFit::Unfit { why: "lacks 2 CPUs".to_owned() }]);
+    let nonsense = court.judge.predict(b"{}", court.now);
+    assert_eq!(nonsense.refusal.map(|refusal| refusal.code), Some(RefusalCode::PayloadMalformed));
 }
 
 #[test]

@@ -5,6 +5,7 @@
 
 pub(crate) mod account;
 pub(crate) mod console;
+mod dry_run;
 pub(crate) mod events;
 pub(crate) mod follow;
 pub(crate) mod genesis;

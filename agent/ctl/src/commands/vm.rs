@@ -17,7 +17,7 @@ use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
 use dagger_payload::object::{VmState, Wanted};
 
 use super::follow::{Goal, Story, follow};
-use super::{ChangeOptions, Wait, console, encode, history, image, short, why};
+use super::{ChangeOptions, Wait, console, dry_run, encode, history, image, short, why};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::progress::{Progress, say};
@@ -30,7 +30,7 @@ Examples:
   daggerctl vm create web-1 --image debian-12 --cpus 2 --memory 4GiB --disk 20GiB \\
       --ssh-key ~/.ssh/id_ed25519.pub --wait ssh
   daggerctl vm create db-1 --image acme/postgres --cpus 4 --memory 8GiB --disk 100GiB \\
-      --ssh-key ~/.ssh/id_ed25519.pub --region eu-1 --label tier=database
+      --ssh-key ~/.ssh/id_ed25519.pub --region eu-1 --label tier=database --dry-run
 
 Everything in the request is public and stays in the ledger for ever: names, labels, SSH public keys, and the file given
 with --user-data-public. Put no secret into it.";
@@ -52,8 +52,11 @@ pub(crate) enum VmCommand {
         /// What to order.
         #[command(flatten)]
         create: Box<CreateArguments>,
+        /// Only show where the VM would go, or what each host lacks; nothing is signed or ordered
+        #[arg(long)]
+        dry_run: bool,
         /// How far to wait
-        #[arg(long, value_enum, default_value = "ordered")]
+        #[arg(long, value_enum, default_value = "ordered", conflicts_with = "dry_run")]
         wait: CreateWait,
         /// How long to wait at most
         #[arg(long, value_name = "SPAN", default_value = "300s", value_parser = units::span)]
@@ -234,7 +237,10 @@ pub(crate) struct CreateArguments {
 /// Runs a command of the group.
 pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Failure> {
     match command {
-        VmCommand::Create { create, wait, timeout } => {
+        VmCommand::Create { create, dry_run: true, .. } => {
+            dry_run::run(create_body(&create, session).await?, session).await
+        }
+        VmCommand::Create { create, wait, timeout, .. } => {
             run_create(&create, wait, timeout, session).await
         }
         VmCommand::Ls { all } => list(all, session).await,
