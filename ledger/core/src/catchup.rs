@@ -122,7 +122,8 @@ impl Core {
         if self.judging_lags() {
             return;
         }
-        let here = (self.configuration.epoch, self.graph.highest_round());
+        let round = self.graph.highest_round().max(self.graph.floor());
+        let here = (self.configuration.epoch, round);
         if let Some(server) = self.catch_up.next(here, turn.now) {
             self.catch_up.asked = Some(Asked { server, at: turn.now, from: here });
             let message = self.have();

@@ -70,9 +70,14 @@ impl Core {
         turn.outputs.push(Output::Send { to: peer, message: self.have(), after: self.written });
     }
 
-    /// What this host has of the present epoch.
+    /// What this host has of the present epoch, or needs no more.
     pub(crate) fn have(&self) -> PeerMessage {
-        PeerMessage::Have { highest: self.highest(), epoch: self.configuration.epoch }
+        let floor = self.graph.floor();
+        let mut highest = self.highest();
+        for each in &mut highest {
+            each.round = each.round.max(floor);
+        }
+        PeerMessage::Have { highest, epoch: self.configuration.epoch }
     }
 
     /// A peer shows that it is in a later epoch: it hears what is here, and sends the rest.

@@ -12,6 +12,8 @@ use dagger_payload::committee::Committee;
 use dagger_payload::event::{Event, Parent};
 use dagger_payload::id::{AuthorIndex, EventDigest, Round};
 
+use crate::interface::CommitRecord;
+
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
@@ -37,6 +39,9 @@ pub(crate) struct Graph {
     rounds: BTreeMap<Round, BTreeMap<AuthorIndex, Vec<EventDigest>>>,
     /// Events with payloads whose fate is open.
     open_payloads: BTreeSet<(Round, EventDigest)>,
+    /// Fates of events that are not here yet: those of commits that this host has without their
+    /// events.
+    expected: BTreeMap<EventDigest, (Parent, Fate)>,
     /// Highest accepted round of each author, also of pruned events.
     highest: BTreeMap<AuthorIndex, Round>,
     /// Authors with two accepted events in one round: never named again.
@@ -55,6 +60,7 @@ impl Graph {
             nodes: BTreeMap::new(),
             rounds: BTreeMap::new(),
             open_payloads: BTreeSet::new(),
+            expected: BTreeMap::new(),
             highest: BTreeMap::new(),
             forkers: BTreeSet::new(),
             collection_round: Round(0),
@@ -103,6 +109,22 @@ impl Graph {
         }
         self.raise_highest(author, round);
         self.nodes.insert(digest, Node { event, fate: Fate::Open });
+        if let Some((_, fate)) = self.expected.remove(&digest) {
+            self.set_fate(&digest, fate);
+        }
+    }
+
+    /// What became of events that are not here yet.
+    pub(crate) fn expect_fates(&mut self, commits: &[CommitRecord]) {
+        for commit in commits {
+            let ordered = commit.events.iter().map(|event| (event, Fate::Ordered));
+            let forked = commit.forked.iter().map(|event| (event, Fate::Forked));
+            for (event, fate) in ordered.chain(forked) {
+                if event.round > self.floor {
+                    self.expected.insert(event.digest, (*event, fate));
+                }
+            }
+        }
     }
 
     pub(crate) fn set_fate(&mut self, digest: &EventDigest, fate: Fate) {
@@ -141,6 +163,7 @@ impl Graph {
         for digest in dropped.values().flat_map(BTreeMap::values).flatten() {
             self.nodes.remove(digest);
         }
+        self.expected.retain(|_, (event, _)| event.round > floor);
         self.collection_round = collection_round;
         self.floor = floor;
         lost
@@ -315,9 +338,10 @@ impl Graph {
 
     /// Whether another event of this author and round is in a commit.
     pub(crate) fn has_ordered_twin(&self, event: &Event) -> bool {
-        let twins = self.at(event.header.round, event.header.author);
-        twins
-            .iter()
-            .any(|digest| *digest != event.digest && self.fate(digest) == Some(Fate::Ordered))
+        let place = (event.header.round, event.header.author);
+        let mut expected = self.expected.values().filter(|(_, fate)| *fate == Fate::Ordered);
+        let mut twins = self.at(place.0, place.1).iter();
+        twins.any(|digest| *digest != event.digest && self.fate(digest) == Some(Fate::Ordered))
+            || expected.any(|(twin, _)| (twin.round, twin.author) == place)
     }
 }

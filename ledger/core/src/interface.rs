@@ -19,6 +19,8 @@ use dagger_payload::payload::SignedPayload;
 use dagger_payload::peer::{Highest, PeerMessage};
 use dagger_payload::release::OrderedCommit;
 
+use crate::adopt::Frontier;
+
 /// A point on the driver's monotonic clock, in milliseconds since any start; never goes back.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Moment(pub u64);
@@ -100,6 +102,14 @@ pub enum Input {
         /// [`CoreConfiguration::handover_distance_commits`] after the commit that decided it.
         epoch_end: Option<EpochEnd>,
     },
+    /// This host has begun from a snapshot of another one; store and judge go on from there
+    /// already. The frontier is true: more members than may lie say so.
+    Adopted {
+        /// The commit whose state the snapshot holds.
+        frontier: Box<Frontier>,
+        /// Its end, which a quorum attests.
+        end: CommitEnd,
+    },
     /// Every write up to and with this one is durable.
     WriteDurable(WriteNumber),
     /// The time asked for with [`Output::WakeAt`] has come (or any other time: it does no harm).
@@ -107,8 +117,8 @@ pub enum Input {
 }
 
 impl Input {
-    /// What a peer's message tells the core; `None` for a greeting, and for an event, which must be
-    /// checked first.
+    /// What a peer's message tells the core; `None` for a greeting, for an event, which must be
+    /// checked first, and for what the core has no part in.
     pub fn of_message(from: AuthorIndex, message: PeerMessage) -> Option<Self> {
         match message {
             PeerMessage::Have { highest, epoch } => Some(Self::PeerHave { from, highest, epoch }),
@@ -119,7 +129,10 @@ impl Input {
             PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch } => {
                 Some(Self::RecoveryAnswered { from, nonce, highest_of_asker, quorum_round, epoch })
             }
-            PeerMessage::Hello { .. } | PeerMessage::Event { .. } => None,
+            PeerMessage::Hello { .. }
+            | PeerMessage::Event { .. }
+            | PeerMessage::AskPart { .. }
+            | PeerMessage::Part { .. } => None,
         }
     }
 }

@@ -19,6 +19,7 @@ macro_rules! planted {
     }};
 }
 
+mod adopt;
 mod catchup;
 mod commit;
 mod epoch;
@@ -40,6 +41,7 @@ use dagger_payload::id::{AuthorIndex, CommitIndex, LedgerTime, PrefixHash};
 use dagger_payload::peer::Highest;
 use dagger_payload::release::{OrderedCommit, OrderedPayload};
 
+pub use adopt::Frontier;
 pub use interface::{
     CommitRecord, CoreConfiguration, CoreStatus, EventSigner, Fork, HaltReason, Input, Memory,
     Moment, Output, Phase, Record, RestoredState, WriteNumber,
@@ -114,15 +116,11 @@ impl Core {
             committer.restore(last);
             graph.restore(last.collection_round, last.floor);
         }
+        if !planted!(FatesForgotten) {
+            graph.expect_fates(&state.commits);
+        }
         for event in &state.events {
             graph.insert(event.clone());
-        }
-        for commit in &state.commits {
-            let forked = commit.forked.iter().map(|event| (event, graph::Fate::Forked));
-            let ordered = commit.events.iter().map(|event| (event, graph::Fate::Ordered));
-            for (event, fate) in ordered.chain(forked).filter(|_| !planted!(FatesForgotten)) {
-                graph.set_fate(&event.digest, fate);
-            }
         }
         for highest in &state.highest {
             if committee.contains(highest.author) {
@@ -206,6 +204,7 @@ impl Core {
                 }
                 self.commit_what_is_decided(turn)?;
             }
+            Input::Adopted { frontier, end } => self.adopt(turn, *frontier, end),
             Input::WriteDurable(number) => self.durable = number.max(self.durable),
             Input::Tick => {}
         }

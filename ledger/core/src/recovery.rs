@@ -231,7 +231,8 @@ impl Core {
             self.admit_what_was_shown(turn)?;
         }
         self.recovery.own_seen = self.recovery.own_chain_shown(&self.graph, me);
-        let own_highest = self.graph.highest_of(me);
+        // What lies at or below the floor needs no showing: the next round is far above it.
+        let own_highest = self.graph.highest_of(me).max(self.graph.floor());
         let quorum_round = self.graph.quorum_round_with_forkers();
         let floor = self.recovery.floor(self.pace.own_round(), own_highest, quorum_round);
         if let Some(floor) = floor {

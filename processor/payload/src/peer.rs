@@ -8,7 +8,7 @@ use bytes::Bytes;
 
 use crate::codec;
 use crate::event::Event;
-use crate::id::{AuthorIndex, ClusterId, Epoch, EventDigest, Round};
+use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, Round};
 use crate::limits::{FRAME_BYTES_MAX, MEMBERS_MAX, WANT_DIGESTS_MAX};
 
 /// Version of the messages.
@@ -91,6 +91,62 @@ pub enum PeerMessage {
         #[n(3)]
         epoch: Epoch,
     },
+    /// The sender wants this, at most one thing at a time of one peer.
+    #[n(6)]
+    AskPart {
+        /// What.
+        #[n(0)]
+        part: Part,
+    },
+    /// What was asked for; an offer also unasked, in place of events that are pruned here.
+    #[n(7)]
+    Part {
+        /// As asked.
+        #[n(0)]
+        part: Part,
+        /// Its bytes; none when the sender has it not.
+        #[n(1)]
+        #[cbor(with = "crate::codec::shared_bytes")]
+        bytes: Bytes,
+    },
+}
+
+/// A part of what a host needs that begins from another one's snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Part {
+    /// A [`crate::snapshot::SnapshotOffer`]: which snapshot the sender has, and who attests it.
+    #[n(0)]
+    Offer,
+    /// How ordering goes on after this commit: opaque here, made and read by the ledger core.
+    #[n(1)]
+    Frontier {
+        /// The commit.
+        #[n(0)]
+        commit: CommitIndex,
+    },
+    /// One chunk of a snapshot.
+    #[n(2)]
+    Chunk {
+        /// [`crate::snapshot::SnapshotHead::made_after`].
+        #[n(0)]
+        made_after: CommitIndex,
+        /// Which chunk, from 0.
+        #[n(1)]
+        number: u32,
+    },
+    /// A piece of the next [`crate::snapshot::PastReleases`].
+    #[n(3)]
+    Past {
+        /// Only commits after this one,
+        #[n(0)]
+        after: CommitIndex,
+        /// and up to this one.
+        #[n(1)]
+        through: CommitIndex,
+        /// Bytes of them that are known already: one release may be larger than a frame.
+        #[n(2)]
+        offset: u64,
+    },
 }
 
 /// Why a frame was refused; the link is closed.
@@ -130,7 +186,9 @@ impl PeerMessage {
             Self::Hello { .. }
             | Self::Event { .. }
             | Self::AskRecovery { .. }
-            | Self::AnswerRecovery { .. } => true,
+            | Self::AnswerRecovery { .. }
+            | Self::AskPart { .. }
+            | Self::Part { .. } => true,
         };
         if fits { Ok(message) } else { Err(FrameError::TooLarge) }
     }
@@ -156,6 +214,16 @@ mod tests {
                 highest_of_asker: Round(2),
                 quorum_round: Round(3),
                 epoch: Epoch(2),
+            },
+            PeerMessage::AskPart { part: Part::Offer },
+            PeerMessage::AskPart { part: Part::Frontier { commit: CommitIndex(7) } },
+            PeerMessage::Part {
+                part: Part::Chunk { made_after: CommitIndex(100), number: 3 },
+                bytes: Bytes::from_static(b"bytes"),
+            },
+            PeerMessage::Part {
+                part: Part::Past { after: CommitIndex(0), through: CommitIndex(9), offset: 7 },
+                bytes: Bytes::new(),
             },
         ] {
             assert_eq!(PeerMessage::read(&message.to_bytes()), Ok(message));

@@ -4,12 +4,15 @@
 //! the chain over everything that was judged. Never says what stands in a chunk: only the judge
 //! reads those. Called by all three daemons.
 
+use std::collections::BTreeSet;
+
 use crate::codec;
-use crate::event::CommitEnd;
+use crate::committee::Committee;
+use crate::event::{Attestation, CommitEnd};
 use crate::hashing::Purpose;
-use crate::id::{CommitIndex, HistoryHash, LedgerTime};
+use crate::id::{AuthorIndex, ClusterId, CommitIndex, HistoryHash, LedgerTime};
 use crate::key::{Domain, PublicKey, Signature};
-use crate::release::{CommitRelease, Verdict};
+use crate::release::{CommitRelease, QuorumEvidence, SealedRelease, Verdict};
 
 /// What a snapshot is of. Its chunks lead to the state root of `end`, or it is none.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -28,6 +31,53 @@ pub struct SnapshotHead {
     /// [`crate::event::CHECKPOINT_COMMITS`]), with the position, prefix and root of `end`.
     #[n(3)]
     pub made_after: CommitIndex,
+}
+
+/// A snapshot that one ledger offers another.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct SnapshotOffer {
+    /// Which one.
+    #[n(0)]
+    pub head: SnapshotHead,
+    /// Headers that attest its state.
+    #[n(1)]
+    pub evidence: QuorumEvidence,
+}
+
+/// Releases as they stand in a store, in order: the past of a host that begins from a snapshot.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(transparent)]
+pub struct PastReleases(#[n(0)] pub Vec<SealedRelease>);
+
+impl SnapshotHead {
+    /// Whether `attestation` names this state: either commit end that a header names may be it.
+    pub fn is_named_by(&self, attestation: &Attestation) -> bool {
+        let made_after = CommitEnd { index: self.made_after, ..self.end };
+        attestation.newest == self.end || attestation.checkpoint == Some(made_after)
+    }
+}
+
+impl SnapshotOffer {
+    /// Whether a quorum of `committee` attests the snapshot's state.
+    pub fn is_attested_by<'k>(
+        &self,
+        cluster: &ClusterId,
+        committee: Committee,
+        key_of: impl Fn(AuthorIndex) -> Option<&'k PublicKey>,
+    ) -> bool {
+        let mut authors = BTreeSet::new();
+        for signed in &self.evidence.headers {
+            let Ok((header, _)) = signed.verify(&key_of) else { return false };
+            let fits = header.cluster == *cluster
+                && committee.contains(header.author)
+                && self.head.is_named_by(&header.attestation);
+            if !fits || !authors.insert(header.author) {
+                return false;
+            }
+        }
+        authors.len() >= committee.quorum()
+    }
 }
 
 /// Where a processor's life began, when it did not begin at the founding.

@@ -235,7 +235,9 @@ impl Liar {
             }
             PeerMessage::Hello { .. }
             | PeerMessage::Event { .. }
-            | PeerMessage::AnswerRecovery { .. } => Vec::new(),
+            | PeerMessage::AnswerRecovery { .. }
+            | PeerMessage::AskPart { .. }
+            | PeerMessage::Part { .. } => Vec::new(),
         }
     }
 

@@ -151,5 +151,7 @@ fn kind_of(message: &PeerMessage) -> &'static str {
         PeerMessage::Want { .. } => "want",
         PeerMessage::AskRecovery { .. } => "ask recovery",
         PeerMessage::AnswerRecovery { .. } => "answer recovery",
+        PeerMessage::AskPart { .. } => "ask part",
+        PeerMessage::Part { .. } => "part",
     }
 }

@@ -11,8 +11,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dagger_ledger_core::{
-    CommitRecord, Core, CoreConfiguration, EventSigner, Input, Memory, Moment, Output, Record,
-    RestoredState, WriteNumber,
+    CommitRecord, Core, CoreConfiguration, EventSigner, Frontier, Input, Memory, Moment, Output,
+    Record, RestoredState, WriteNumber,
 };
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event};
@@ -44,6 +44,17 @@ pub struct Store {
     commits: Vec<CommitRecord>,
     pool: BTreeMap<PayloadDigest, SignedPayload>,
     pub handovers: Vec<Handover>,
+    memory: Memory,
+    /// What the judge begins with.
+    snapshot: Option<Adopted>,
+}
+
+/// What a host begins from, in place of the history up to there.
+#[derive(Clone)]
+pub struct Adopted {
+    frontier: Frontier,
+    end: CommitEnd,
+    ordered: Vec<PayloadDigest>,
 }
 
 pub struct Host {
@@ -115,6 +126,10 @@ pub fn payload(text: &str) -> SignedPayload {
         signature: Signature([1; 64]),
         bytes: Bytes::copy_from_slice(text.as_bytes()),
     }
+}
+
+fn root_after(root: StateRoot, digest: &PayloadDigest) -> StateRoot {
+    StateRoot(PayloadDigest::of(&[root.0, digest.0].concat()).0)
 }
 
 impl Net {
@@ -252,9 +267,7 @@ impl Net {
         for ordered in &commit.payloads {
             let digest = ordered.payload.digest();
             host.ordered.push(digest);
-            let mut root = host.root.0.to_vec();
-            root.extend(digest.0);
-            host.root = StateRoot(PayloadDigest::of(&root).0);
+            host.root = root_after(host.root, &digest);
             let text = std::str::from_utf8(&ordered.payload.bytes).expect("text");
             if let Some(members) = text.strip_prefix("members ") {
                 let members = members.split(' ').map(|index| index.parse().expect("an index"));
@@ -390,7 +403,7 @@ impl Net {
             events: events.iter().filter(|e| e.header.round.0 >= floor).cloned().collect(),
             commits,
             pool: store.pool.values().cloned().collect(),
-            memory: Memory::Agrees,
+            memory: store.memory,
         };
         let (members, hosts) = (self.members, self.hosts.len());
         let restarted = &mut self.hosts[host];
@@ -402,8 +415,12 @@ impl Net {
         restarted.wake_at = Moment(0);
         restarted.alive = true;
         (restarted.ordered, restarted.root) = (Vec::new(), StateRoot::ZERO);
+        let judged = store.snapshot.as_ref().map_or(CommitIndex(0), |from| from.end.index);
+        if let Some(from) = store.snapshot {
+            self.begin_from(host, from);
+        }
         let mut history: Vec<Arc<Event>> = Vec::new();
-        for record in store.commits {
+        for record in store.commits.into_iter().filter(|record| record.index > judged) {
             history.clear();
             history.extend(record.events.iter().map(|event| store.events[&event.digest].clone()));
             let commit = record.to_ordered_commit(&history).expect("stored whole");
@@ -415,6 +432,77 @@ impl Net {
                 self.input(host, Input::PeerConnected(author(other)));
             }
         }
+    }
+
+    /// The disk is lost.
+    pub fn wipe(&mut self, host: usize) {
+        self.hosts[host].store = Store { memory: Memory::Doubtful, ..Store::default() };
+    }
+
+    /// What another host could begin from: the last commit with payloads that lies `back` commits
+    /// before the newest one of `host`.
+    pub fn frontier_before_the_last(&self, host: usize, back: usize) -> Adopted {
+        let store = &self.hosts[host].store;
+        let until = &store.commits[..store.commits.len() - back];
+        let last = until.iter().rfind(|commit| commit.last_position >= commit.first_position);
+        let last = last.expect("payloads were ordered");
+        let began = |handover: &&Handover| handover.founding.end.index < last.index;
+        let handover = store.handovers.iter().rfind(began).cloned();
+        let mut frontier = Frontier { handover, commits: Vec::new() };
+        let began = frontier.began();
+        let near = until.iter().filter(|commit| {
+            let before = commit.index <= last.index && commit.index > began;
+            before && commit.leader.round >= last.collection_round
+        });
+        frontier.commits = near.cloned().collect();
+        assert_eq!(frontier.last(), Some(last));
+        let count = usize::try_from(last.last_position.0).expect("few");
+        let ordered = self.hosts[host].ordered[..count].to_vec();
+        let end = CommitEnd {
+            index: last.index,
+            position: last.last_position,
+            prefix_hash: last.prefix_hash,
+            state_root: ordered.iter().fold(StateRoot::ZERO, root_after),
+        };
+        Adopted { frontier, end, ordered }
+    }
+
+    /// The same, and all hosts that live forget what nobody needs who begins there.
+    pub fn prune_below_a_frontier(&mut self, host: usize, back: usize) -> Adopted {
+        let adopted = self.frontier_before_the_last(host, back);
+        let floor = adopted.frontier.last().expect("whole").floor;
+        let epoch = adopted.frontier.epoch(Epoch(0));
+        assert!(floor.0 > 0, "nothing to forget");
+        for host in self.hosts.iter_mut().filter(|host| host.alive) {
+            let kept = |event: &Event| (event.header.epoch, event.header.round) > (epoch, floor);
+            host.store.events.retain(|_, event| kept(event));
+        }
+        adopted
+    }
+
+    /// Store and judge of `host` go on from there, as its ledger would make them; then the core
+    /// hears of it.
+    pub fn adopt(&mut self, host: usize, adopted: Adopted) {
+        let store = &mut self.hosts[host].store;
+        store.commits = adopted.frontier.commits.clone();
+        store.handovers.extend(adopted.frontier.handover.clone());
+        store.snapshot = Some(adopted.clone());
+        self.adopt_only(host, adopted);
+    }
+
+    /// Only the core hears of it.
+    pub fn adopt_only(&mut self, host: usize, adopted: Adopted) {
+        let (frontier, end) = (Box::new(adopted.frontier.clone()), adopted.end);
+        let ahead = end.index > self.hosts[host].core.status().committed;
+        self.input(host, Input::Adopted { frontier, end });
+        if ahead {
+            self.begin_from(host, adopted);
+        }
+    }
+
+    fn begin_from(&mut self, host: usize, Adopted { ordered, end, .. }: Adopted) {
+        (self.hosts[host].ordered, self.hosts[host].root) = (ordered, end.state_root);
+        self.input(host, Input::Judged { end, next_deadline: None, epoch_end: None });
     }
 
     pub fn assert_all_ordered(&self, texts: &[&str]) {

@@ -1,0 +1,137 @@
+//! Going on from a certified commit end without the history before it.
+//!
+//! Owns the frontier: what the consensus needs to know of a commit, besides the events above its
+//! floor, to order what follows. It is the same on every honest host. Never decides whether a
+//! frontier is true: the ledger's `transfer` does, before it hands one in. Called when a host has
+//! begun from another one's snapshot because nobody has the events that it would have to replay.
+
+use dagger_payload::codec;
+use dagger_payload::committee::Committee;
+use dagger_payload::event::CommitEnd;
+use dagger_payload::handover::Handover;
+use dagger_payload::id::{CommitIndex, Epoch, Round};
+
+use crate::commit::Committer;
+use crate::graph::Graph;
+use crate::intake::Intake;
+use crate::interface::CommitRecord;
+use crate::{Core, Output, Record, Turn};
+
+/// A commit and what lies just before it.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct Frontier {
+    /// How the epoch of the commit began; none in the first one.
+    #[n(0)]
+    pub handover: Option<Handover>,
+    /// The commit, and before it all of its epoch whose leader's round is at or above its
+    /// collection round, by index.
+    #[n(1)]
+    pub commits: Vec<CommitRecord>,
+}
+
+impl Frontier {
+    /// The commit itself, if this is a frontier at all: its commits follow each other.
+    pub fn last(&self) -> Option<&CommitRecord> {
+        let mut pairs = self.commits.windows(2);
+        let follow = pairs.all(|pair| {
+            let (one, next) = (&pair[0], &pair[1]);
+            one.index.next() == next.index
+                && one.last_position.next() == next.first_position
+                && (one.leader.round, one.slot) < (next.leader.round, next.slot)
+                && one.ledger_time <= next.ledger_time
+                && one.collection_round <= next.collection_round
+        });
+        let began = self.began();
+        let first = self.commits.first().filter(|first| follow && first.index > began);
+        first.and(self.commits.last())
+    }
+
+    /// The commit before the first one of the epoch.
+    pub fn began(&self) -> CommitIndex {
+        let founding = self.handover.as_ref().map(|handover| handover.founding.end.index);
+        founding.unwrap_or(CommitIndex(0))
+    }
+
+    /// The epoch; `first` is the one in which the cluster was founded.
+    pub fn epoch(&self, first: Epoch) -> Epoch {
+        self.handover.as_ref().map_or(first, |handover| handover.epoch)
+    }
+
+    /// Who votes in it; `founders` in the first one.
+    pub fn committee(&self, founders: Committee) -> Committee {
+        self.handover.as_ref().map_or(founders, |handover| handover.committee)
+    }
+
+    /// The bytes on which all honest hosts agree: everything but which of the headers that attest
+    /// the end of the epoch before were at hand.
+    pub fn agreed_bytes(&self) -> Vec<u8> {
+        let mut agreed = self.clone();
+        if let Some(handover) = &mut agreed.handover {
+            handover.headers.clear();
+        }
+        codec::encode(&agreed)
+    }
+}
+
+impl Core {
+    /// Forgets the graph and goes on from `frontier`, whose commit led to `end`. One that is not
+    /// ahead is left alone.
+    pub(crate) fn adopt(&mut self, turn: &mut Turn<'_>, frontier: Frontier, end: CommitEnd) {
+        let Some(last) = frontier.last().filter(|last| last.index > self.committer.index()) else {
+            return;
+        };
+        // Whatever of it was ordered meanwhile, the judge knows and refuses the second copy.
+        let all = Round(u64::MAX);
+        let lost = self.graph.collect(all, all, self.configuration.me);
+        let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
+        if !returned.is_empty() {
+            self.pace.give_back(&returned);
+            turn.records.push(Record::Returned(returned));
+        }
+        if let Some(handover) = frontier.handover.clone() {
+            self.enter_epoch(turn, handover);
+        }
+        let configuration = &self.configuration;
+        let committee = configuration.committee;
+        let mut graph = Graph::new(committee);
+        graph.restore(last.collection_round, last.floor);
+        graph.expect_fates(&frontier.commits);
+        for author in committee.authors() {
+            graph.raise_highest(author, self.graph.highest_of(author));
+        }
+        self.graph = graph;
+        self.committer = Committer::new(
+            committee,
+            configuration.epoch,
+            configuration.collection_depth_rounds,
+            &configuration.founding,
+        );
+        self.committer.restore(last);
+        self.intake = Intake::new(committee);
+        self.epoch_end = None;
+        self.judging.unjudged.clear();
+        self.judging.index = end.index;
+        self.judging.attestation.newest = end;
+        self.gossip.tell_have_at(turn.now);
+        self.recovery.ask_again_at(turn.now);
+    }
+
+    /// A later epoch than the present one has no trace of this host's events.
+    fn enter_epoch(&mut self, turn: &mut Turn<'_>, handover: Handover) {
+        if handover.epoch <= self.configuration.epoch {
+            return;
+        }
+        let configuration = &mut self.configuration;
+        configuration.epoch = handover.epoch;
+        configuration.committee = handover.committee;
+        configuration.founding = handover.founding;
+        self.graph = Graph::new(handover.committee);
+        self.recovery = self.recovery.in_next_epoch(handover.committee, turn.now);
+        let after = self.written.following();
+        self.pace.begin_epoch(handover.founding.end, after);
+        let memory = self.recovery.memory();
+        turn.records.push(Record::Handover { handover: handover.clone(), memory });
+        turn.outputs.push(Output::EpochBegan { handover, after });
+    }
+}
