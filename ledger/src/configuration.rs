@@ -47,8 +47,35 @@ pub struct Configuration {
     /// Other addresses of peers than the genesis names, by host name.
     #[serde(default)]
     pub peers: BTreeMap<Name, SocketAddr>,
+    /// How long is kept what only a replay needs.
+    #[serde(default)]
+    pub retention: RetentionSettings,
     /// Local sockets.
     pub sockets: Sockets,
+}
+
+/// The table `[retention]`.
+#[derive(Debug, Default, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RetentionSettings {
+    /// Hours of ledger time for which the bodies of events are kept at least; for ever when it is
+    /// not set. Only what lies before the two newest snapshots goes, so 0 keeps those.
+    pub event_bodies_hours: Option<u32>,
+}
+
+/// How long the bodies of events are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retention {
+    /// For ever.
+    Forever,
+    /// At least so many hours of ledger time.
+    Hours(u64),
+}
+
+impl From<RetentionSettings> for Retention {
+    fn from(settings: RetentionSettings) -> Self {
+        settings.event_bodies_hours.map_or(Self::Forever, |hours| Self::Hours(hours.into()))
+    }
 }
 
 /// Paths of the local sockets.

@@ -30,12 +30,12 @@ use crate::delivery::places::Places;
 use crate::delivery::recent::RecentReleases;
 use crate::delivery::snapshots::Snapshots;
 use crate::delivery::submissions::Submissions;
-use crate::delivery::{Delivery, agent, judging, opaque};
+use crate::delivery::{Delivery, agent, judging, opaque, retention};
 use crate::driver::Sources;
 use crate::driver::commits::Commits;
 use crate::driver::start::{self, Parts};
 use crate::exit::{self, Exit, Stop, StopHandle, StopReceiver, in_words};
-use crate::limits::{CORE_INPUTS_MAX, STOP_WAIT_MAX};
+use crate::limits::{CORE_INPUTS_MAX, PARTS_WAITING_MAX, STOP_WAIT_MAX};
 use crate::link::inspect::KnownEvents;
 use crate::link::{LinkConfiguration, Links, Member};
 use crate::mend::{self, Doubt};
@@ -44,6 +44,8 @@ use crate::store::records::{self, Instance, InstanceId, Records};
 use crate::store::witness::{Testimony, Witness};
 use crate::store::writer::{self, WriterHandle};
 use crate::store::{Store, StoreError};
+use crate::transfer::Fetched;
+use crate::transfer::client::Client;
 
 /// Why a start failed.
 #[derive(Debug, thiserror::Error)]
@@ -209,6 +211,7 @@ impl Daemon {
             status: status_seen,
             links: links_seen.clone(),
             released: watch::Sender::new(None),
+            retention: configuration.retention.into(),
             stop: stop.clone(),
         });
         // Before the agent may ask: what was promised in an earlier life is known from the first
@@ -272,15 +275,20 @@ fn spawn_rest(
 ) -> Result<mpsc::Receiver<JoinHandle<()>>, StartError> {
     let socket = prepared.configuration.sockets.processor.clone();
     let (founding, mut founding_seen) = watch::channel(delivery.records.founding()?);
-    match questions {
+    // Where nothing is judged there is no snapshot to fetch.
+    let fetched = match questions {
         Some(questions) => {
-            tokio::spawn(judging::run(delivery.clone(), socket.clone(), founding));
+            let (fetched, taken) = mpsc::channel(1);
+            tokio::spawn(judging::run(delivery.clone(), socket.clone(), founding, taken));
+            tokio::spawn(retention::run(delivery.clone()));
             tokio::spawn(admission::run(delivery.clone(), socket, questions));
+            Some(fetched)
         }
         None => {
             tokio::spawn(opaque::run(delivery.clone(), founding));
+            None
         }
-    }
+    };
     let (started, core_thread) = mpsc::channel(1);
     let stop = delivery.stop.clone();
     tokio::spawn(async move {
@@ -292,7 +300,8 @@ fn spawn_rest(
         };
         let starting = Handle::current();
         let result =
-            tokio::task::spawn_blocking(move || start_core(later, founding, starting)).await;
+            tokio::task::spawn_blocking(move || start_core(later, founding, fetched, starting))
+                .await;
         match result.expect("the core's start does not panic") {
             // The one receiver waits for this one thread.
             Ok(thread) => drop(started.try_send(thread)),
@@ -306,6 +315,7 @@ fn spawn_rest(
 fn start_core(
     later: Later,
     founding: CommitEnd,
+    fetched: Option<mpsc::Sender<Fetched>>,
     runtime: Handle,
 ) -> Result<JoinHandle<()>, StartError> {
     let Later { prepared, delivery, state, peers, local, status, links, stopping } = later;
@@ -335,6 +345,11 @@ fn start_core(
     let inside = runtime.enter();
     let key = prepared.key.clone();
     let started = Links::start(link_configuration, &key, known.clone(), peers, events);
+    let (parts, heard) = mpsc::channel(PARTS_WAITING_MAX);
+    if let Some(fetched) = fetched {
+        let (delivery, links) = (delivery.clone(), started.clone());
+        tokio::spawn(Client { delivery, links, heard, fetched }.run());
+    }
     drop(inside);
     links.send_replace(Some(started.clone()));
     let sources =
@@ -349,6 +364,7 @@ fn start_core(
         known,
         commits: delivery.commits.clone(),
         evidence: delivery.evidence.clone(),
+        parts,
         status,
         stop: delivery.stop.clone(),
     };

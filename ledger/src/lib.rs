@@ -8,7 +8,8 @@
 //! agent <── delivery ──> processor                        ordered commits <─────────┘
 //! ```
 //!
-//! Owns the shells around the consensus core: links, store, driver and delivery. Never judges a
+//! Owns the shells around the consensus core: links, store, driver, delivery and the transfer of
+//! snapshots. Never judges a
 //! payload and never reads one. Called by `main` and by tests.
 #![forbid(unsafe_code)]
 
@@ -22,3 +23,4 @@ pub mod link;
 pub mod mend;
 pub mod program;
 pub mod store;
+pub mod transfer;

@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use dagger_payload::limits::FRAME_BYTES_MAX;
+
 /// TLS handshake and `Hello` together.
 pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// From the first byte of a frame to its last.
@@ -82,6 +84,22 @@ pub const SNAPSHOT_COMMIT_BYTES: u64 = 256;
 pub const SNAPSHOT_WRITE_BYTES: usize = 8 * 1024 * 1024;
 /// Whole snapshots that are kept: one may be read while a newer one comes.
 pub const SNAPSHOTS_KEPT: usize = 2;
+/// Bytes of one part of a snapshot on its way to another ledger; a frame holds it.
+pub const PART_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
+/// Bytes of one page of past releases: what the releases of one commit may take.
+pub const PAST_PAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How long a peer may take to send one part.
+pub const PART_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long offers of other peers are waited for after the first.
+pub const OFFERS_WAIT_MAX: Duration = Duration::from_secs(1);
+/// Between a transfer that failed and the next.
+pub const TRANSFER_REST: Duration = Duration::from_secs(1);
+/// Parts that peers sent and that wait to be looked at; more are dropped and asked for again.
+pub const PARTS_WAITING_MAX: usize = 64;
+/// Events that are searched for headers that attest a snapshot.
+pub const EVIDENCE_EVENTS_MAX: usize = 8192;
+/// Bytes of events after which the headers that stay of them are written.
+pub const PRUNE_READ_BYTES: usize = 4 * 1024 * 1024;
 /// Requests of one connection that are answered together.
 pub const REQUESTS_TOGETHER_MAX: usize = 256;
 /// Admissions under way at the processor.

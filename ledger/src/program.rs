@@ -25,6 +25,9 @@ use crate::store::scan::{self, Depth};
 /// Exit codes: 0 stopped as asked, 2 wrong usage, 64 configuration, key or genesis refused, 65
 /// state broken (do not restart: read the last message), 66 store damaged (start again: it is put
 /// aside and recovered from the other hosts), 70 internal defect.
+///
+/// Disk space: the configuration's `[retention] event_bodies_hours` says how long the bodies of
+/// events are kept (for ever when it is not set); headers, commits and releases always stay.
 #[derive(Debug, Parser)]
 #[command(name = "dagger-ledger", version)]
 struct Arguments {

@@ -42,6 +42,8 @@ struct State {
     authors: BTreeMap<AuthorIndex, Author>,
     /// This host has judged up to here, in this life or an earlier one.
     through: CommitIndex,
+    /// Where the judged history begins here: what is attested before it cannot be compared.
+    began: CommitIndex,
     /// Newest commit ends that changed anything, by index.
     ends: BTreeMap<CommitIndex, CommitEnd>,
 }
@@ -71,6 +73,7 @@ impl Evidence {
             committee,
             authors: BTreeMap::new(),
             through,
+            began: records.began()?,
             ends: last.into_iter().map(|end| (end.index, end)).collect(),
         };
         Ok(Self { records, state: Mutex::new(state), attested: watch::Sender::new(None) })
@@ -115,6 +118,12 @@ impl Evidence {
         state.authors.clear();
     }
 
+    /// The judged history begins anew with a snapshot's commit.
+    pub fn began(&self, end: &CommitEnd) {
+        self.state.lock().expect("no holder of this lock panics").began = end.index;
+        self.judged(end);
+    }
+
     /// This host has judged a commit (again, perhaps).
     pub fn judged(&self, end: &CommitEnd) {
         let mut state = self.state.lock().expect("no holder of this lock panics");
@@ -152,6 +161,9 @@ impl Evidence {
         attested: &CommitEnd,
         header: SignedHeader,
     ) -> bool {
+        if attested.index < state.began {
+            return false;
+        }
         let in_memory = state.ends.range(..=attested.index).next_back().map(|(_, end)| *end);
         // What memory has lost is in the store; a store that fails is found by whoever has to write
         // to it.

@@ -15,14 +15,16 @@ use dagger_bus::{BusError, Connection};
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::CommitIndex;
 use dagger_payload::snapshot::SnapshotHead;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
 use super::judging_session::{Keeping, Session};
-use super::{Delivery, DeliveryError, snapshots};
+use super::{Delivery, DeliveryError, beginning, snapshots};
 use crate::exit::in_words;
 use crate::limits::{PROCESSOR_WAIT_MAX, PROCESSOR_WAIT_MIN};
+use crate::store::pruning::Pruned;
 use crate::store::records;
+use crate::transfer::{Fetched, Outcome};
 
 /// Opens a conversation with the processor.
 ///
@@ -74,6 +76,8 @@ impl Patience {
 enum Next {
     ComeAgain,
     Begin,
+    /// From another host's snapshot.
+    Take(Box<Fetched>),
 }
 
 /// How a connection is opened.
@@ -84,6 +88,19 @@ enum How {
     Anew,
     /// With a new one, from a snapshot.
     From(SnapshotHead),
+    /// With a new one, from another host's snapshot.
+    Fetched(Box<Fetched>),
+}
+
+impl How {
+    /// The snapshot.
+    fn head(&self) -> Option<&SnapshotHead> {
+        match self {
+            Self::AsItStands | Self::Anew => None,
+            Self::From(head) => Some(head),
+            Self::Fetched(fetched) => Some(&fetched.offer.head),
+        }
+    }
 }
 
 /// Whether the processor must begin a new life before it is of use.
@@ -98,15 +115,24 @@ pub async fn run(
     delivery: Arc<Delivery>,
     socket: PathBuf,
     founding: watch::Sender<Option<CommitEnd>>,
+    mut fetched: mpsc::Receiver<Fetched>,
 ) {
     let mut patience = Patience::default();
     let mut how = How::AsItStands;
     loop {
-        let ended = serve(&delivery, &socket, &how, &founding, &mut patience).await;
+        // Whatever a connection was about when it is given up, the store knows.
+        let ended = tokio::select! {
+            ended = serve(&delivery, &socket, &how, &founding, &mut patience) => ended,
+            Some(fetched) = fetched.recv() => Ok(Next::Take(Box::new(fetched))),
+        };
         how = How::AsItStands;
         match ended {
+            Ok(Next::Take(fetched)) => how = How::Fetched(fetched),
             Ok(Next::Begin) => {
                 let newest = delivery.snapshots.newest();
+                if newest.is_none() && has_no_beginning(&delivery) {
+                    return;
+                }
                 tracing::info!(
                     from = newest.as_ref().map_or(0, |head| head.end.index.0),
                     "the processor begins a new life"
@@ -122,6 +148,16 @@ pub async fn run(
     }
 }
 
+/// Whether the history cannot be judged from the founding on; then the daemon stops.
+fn has_no_beginning(delivery: &Delivery) -> bool {
+    let pruned = delivery.records.pruned().map_err(DeliveryError::from);
+    match pruned {
+        Ok(pruned) if pruned == Pruned::default() => false,
+        Ok(_) => delivery.is_fatal(DeliveryError::NoBeginning).is_err(),
+        Err(error) => delivery.is_fatal(error).is_err(),
+    }
+}
+
 async fn serve(
     delivery: &Arc<Delivery>,
     socket: &std::path::Path,
@@ -132,14 +168,26 @@ async fn serve(
     let purpose = match how {
         How::AsItStands => Purpose::Judgement,
         How::Anew => Purpose::JudgementAnew,
-        How::From(_) => Purpose::JudgementFrom,
+        How::From(_) | How::Fetched(_) => Purpose::JudgementFrom,
     };
     let (mut connection, mut opened) = open(delivery, socket, purpose).await?;
-    if let How::From(head) = how {
+    if let Some(head) = how.head() {
         learn_founding(delivery, &opened, founding).await?;
-        match snapshots::hand_in(delivery, &mut connection, head).await? {
-            Some(begun) => opened = begun,
-            None => return Ok(Next::Begin),
+        let begun = snapshots::hand_in(delivery, &mut connection, head).await?;
+        let refused = begun.is_none();
+        opened = begun.unwrap_or(opened);
+        if let How::Fetched(fetched) = how {
+            let outcome = match refused {
+                true => Outcome::FalseSnapshot,
+                false => beginning::settle(delivery, &opened, fetched).await?,
+            };
+            // Who fetched it waits for this one answer.
+            let _ = fetched.outcome.try_send(outcome);
+            if outcome != Outcome::Begun {
+                return Ok(Next::ComeAgain);
+            }
+        } else if refused {
+            return Ok(Next::Begin);
         }
     }
     let through = match (stands(delivery, &opened, how)?, how) {
@@ -147,7 +195,9 @@ async fn serve(
         (Standing::Begin, How::AsItStands) => return Ok(Next::Begin),
         // Asked for and not done: without this the two would ask each other for ever, without a
         // wait.
-        (Standing::Begin, How::Anew | How::From(_)) => return Err(BusError::Malformed.into()),
+        (Standing::Begin, How::Anew | How::From(_) | How::Fetched(_)) => {
+            return Err(BusError::Malformed.into());
+        }
     };
     learn_founding(delivery, &opened, founding).await?;
     *patience = Patience::default();
@@ -161,8 +211,8 @@ async fn serve(
 /// Compares the processor's life with the store: up to where all its answers are here.
 fn stands(delivery: &Delivery, opened: &Opened, how: &How) -> Result<Standing, DeliveryError> {
     let judged = opened.judged.index;
-    let through = match (how, delivery.records.released()?) {
-        (How::From(head), _) if head.end.index == judged => judged,
+    let through = match (how.head(), delivery.records.released()?) {
+        (Some(head), _) if head.end.index == judged => judged,
         (_, Some(stored)) if stored.seal_key == opened.seal_key => stored.through,
         _ => CommitIndex(0),
     };

@@ -263,13 +263,7 @@ impl Session {
         if self.keeping == Keeping::Releases {
             batch.changes.push(records::release_change(&sealed));
         }
-        let commit = sealed.release.end.index;
-        for release in &sealed.release.releases {
-            if is_first_copy(&release.verdict) {
-                let position = release.position;
-                batch.placed.push((release.digest, OrderedAt { position, commit }));
-            }
-        }
+        batch.placed.extend(places_in(&sealed));
         batch.releases.push(sealed);
     }
 
@@ -309,6 +303,15 @@ impl Session {
         }
         Ok(())
     }
+}
+
+/// Where the payloads of a release were ordered for the first time.
+pub(super) fn places_in(
+    sealed: &SealedRelease,
+) -> impl Iterator<Item = (PayloadDigest, OrderedAt)> {
+    let commit = sealed.release.end.index;
+    let first = sealed.release.releases.iter().filter(|release| is_first_copy(&release.verdict));
+    first.map(move |release| (release.digest, OrderedAt { position: release.position, commit }))
 }
 
 /// Whether this is the payload's place for ever. One that does not verify under the key that it

@@ -1,14 +1,15 @@
 //! Delivery: hands ordered commits to the processor, keeps what it releases, and serves the agent.
 //!
-//! Owns the conversations with the processor (`judging`, `admission`) and with the agent (`agent`,
-//! `stream`, `requests`), the payloads of this host's users that are not ordered yet
-//! (`submissions`), where payloads were ordered (`places`), the newest releases (`recent`),
-//! snapshots of the judged state (`snapshots`), the evidence of a quorum (`evidence`), and what a
-//! cluster without a judge does instead (`opaque`). Never orders and never judges. Called by the
-//! daemon.
+//! Owns the conversations with the processor (`judging`, `admission`, `beginning`) and with the
+//! agent (`agent`, `stream`, `requests`), the payloads of this host's users that are not ordered
+//! yet (`submissions`), where payloads were ordered (`places`), the newest releases (`recent`),
+//! snapshots of the judged state (`snapshots`), how long event bodies are kept (`retention`), the
+//! evidence of a quorum (`evidence`), and what a cluster without a judge does instead (`opaque`).
+//! Never orders and never judges. Called by the daemon.
 
 pub mod admission;
 pub mod agent;
+mod beginning;
 pub mod evidence;
 pub mod judging;
 mod judging_session;
@@ -16,6 +17,7 @@ pub mod opaque;
 pub mod places;
 pub mod recent;
 mod requests;
+pub mod retention;
 pub mod snapshots;
 mod stream;
 pub mod submissions;
@@ -31,6 +33,7 @@ use dagger_payload::key::PublicKey;
 use dagger_payload::snapshot::SealedAnchor;
 use tokio::sync::{mpsc, watch};
 
+use crate::configuration::Retention;
 use crate::driver::commits::Commits;
 use crate::exit::{Stop, StopHandle};
 use crate::link::Links;
@@ -91,6 +94,8 @@ pub struct Delivery {
     pub links: watch::Receiver<Option<Links>>,
     /// What is released; none while no processor has been seen.
     pub released: watch::Sender<Option<Released>>,
+    /// How long event bodies are kept.
+    pub retention: Retention,
     /// For what is broken.
     pub stop: StopHandle,
 }
@@ -115,6 +120,13 @@ pub enum DeliveryError {
         /// What it would take.
         expected: CommitIndex,
     },
+    /// No snapshot can be used, and what lies before them is pruned.
+    #[error(
+        "no snapshot of the judged state can be used, and the history before it is pruned: rename \
+         the directory `store` in the state directory and start again; this host then begins from \
+         another one's snapshot"
+    )]
+    NoBeginning,
     /// The processor contradicts itself or what was ordered.
     #[error("the processor is broken: {0}")]
     Judge(String),
@@ -179,7 +191,9 @@ impl Delivery {
     pub(crate) fn is_fatal(&self, error: DeliveryError) -> Result<DeliveryError, ()> {
         match error {
             DeliveryError::Store(error) => self.stop.stop(Stop::Broken(Box::new(error))),
-            error @ DeliveryError::Judge(_) => self.stop.stop(Stop::Broken(Box::new(error))),
+            error @ (DeliveryError::Judge(_) | DeliveryError::NoBeginning) => {
+                self.stop.stop(Stop::Broken(Box::new(error)))
+            }
             error @ DeliveryError::Writer(_) => self.stop.stop(Stop::Internal(Box::new(error))),
             error @ (DeliveryError::Bus(_) | DeliveryError::OutOfStep { .. }) => return Ok(error),
         }

@@ -15,7 +15,7 @@ use std::sync::{Mutex, MutexGuard};
 use dagger_payload::genesis::GenesisMode;
 use dagger_payload::id::{CommitIndex, PayloadDigest};
 
-use super::judging_session::is_first_copy;
+use super::judging_session::places_in;
 use crate::limits::{PLACE_STRETCHES, PLACES_IN_MEMORY_MAX, STORE_PAGE_RELEASES};
 use crate::store::records::{self, OrderedAt, Records};
 use crate::store::{Change, StoreError};
@@ -95,13 +95,7 @@ impl Places {
             };
             after = last.release.end.index;
             for sealed in page {
-                let commit = sealed.release.end.index;
-                for release in sealed.release.releases {
-                    if is_first_copy(&release.verdict) {
-                        let position = release.position;
-                        self.note(&[(release.digest, OrderedAt { position, commit })]);
-                    }
-                }
+                self.note(&places_in(&sealed).collect::<Vec<_>>());
             }
         }
     }
@@ -122,6 +116,11 @@ impl Places {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no holder of this lock panics")
+    }
+
+    /// The commit of the newest place that is known.
+    pub(super) fn noted(&self) -> CommitIndex {
+        self.state().noted
     }
 
     /// Where a payload was ordered first. May read from the disk.

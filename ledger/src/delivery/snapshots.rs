@@ -18,7 +18,7 @@ use dagger_payload::release::OrderedCommit;
 use dagger_payload::snapshot::SnapshotHead;
 use tokio::time::timeout;
 
-use super::{Delivery, DeliveryError};
+use super::{Delivery, DeliveryError, retention};
 use crate::limits::{
     SNAPSHOT_COMMIT_BYTES, SNAPSHOT_WORK_BYTES_MIN, SNAPSHOT_WRITE_BYTES, SNAPSHOTS_KEPT,
 };
@@ -49,6 +49,18 @@ impl Snapshots {
     /// The newest whole one.
     pub fn newest(&self) -> Option<SnapshotHead> {
         self.heads().last().cloned()
+    }
+
+    /// A snapshot of another host counts here too; which ones are kept.
+    pub(super) fn add(&self, head: SnapshotHead) -> CommitIndex {
+        let mut heads = self.heads();
+        let commit = head.made_after;
+        heads.retain(|known| known.made_after != commit);
+        heads.push(head);
+        heads.sort_by_key(|head| head.made_after);
+        let too_many = heads.len().saturating_sub(SNAPSHOTS_KEPT);
+        heads.drain(..too_many);
+        heads.first().map_or(commit, |head| head.made_after)
     }
 
     /// Whether a snapshot is wanted after this commit: at a checkpoint, which all members attest,
@@ -123,26 +135,27 @@ async fn certify(delivery: Arc<Delivery>, head: SnapshotHead) {
     }
 }
 
-async fn keep(delivery: &Delivery, head: SnapshotHead) -> Result<(), DeliveryError> {
+async fn keep(delivery: &Arc<Delivery>, head: SnapshotHead) -> Result<(), DeliveryError> {
     let (commit, bytes) = (head.made_after, head.bytes);
-    delivery.writer.store(vec![snapshots::head_change(&head)]).await?;
-    let oldest = {
-        let mut heads = delivery.snapshots.heads();
-        heads.retain(|known| known.made_after != commit);
-        heads.push(head);
-        heads.sort_by_key(|head| head.made_after);
-        let too_many = heads.len().saturating_sub(SNAPSHOTS_KEPT);
-        heads.drain(..too_many);
-        heads.first().map_or(commit, |head| head.made_after)
-    };
+    let mut changes = vec![snapshots::head_change(&head)];
+    let (records, founders) = (delivery.records.clone(), delivery.genesis.committee());
+    let sought = head.clone();
+    let seeking = tokio::task::spawn_blocking(move || records.headers_naming(&sought, founders));
+    match seeking.await.expect("reading events does not panic")? {
+        Some(evidence) => changes.push(snapshots::evidence_change(commit, &evidence)),
+        None => tracing::info!(%commit, "this snapshot cannot be offered to other hosts"),
+    }
+    delivery.writer.store(changes).await?;
+    let oldest = delivery.snapshots.add(head);
     tracing::info!(%commit, bytes, "a snapshot of the judged state is kept");
     loop {
         let removals = delivery.records.snapshot_removals(oldest)?;
         if removals.is_empty() {
-            return Ok(());
+            break;
         }
         delivery.writer.store(removals).await?;
     }
+    retention::prune(delivery).await
 }
 
 /// Takes a snapshot away that the processor refused.

@@ -54,8 +54,16 @@ impl Commits {
             };
             recent.bytes -= bytes_of(&oldest);
         }
-        drop(recent);
         self.newest.send_replace(index);
+    }
+
+    /// What follows comes after this commit, without those before it.
+    pub fn begin_after(&self, index: CommitIndex) {
+        let mut recent = self.recent.lock().expect("no holder of this lock panics");
+        if *self.newest.borrow() < index {
+            *recent = Recent::default();
+            self.newest.send_replace(index);
+        }
     }
 
     /// The newest durable commit; changes wake whoever watches.

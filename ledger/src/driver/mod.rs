@@ -18,6 +18,7 @@ use dagger_ledger_core::{Core, CoreStatus, Input, Moment, Output, Record, WriteN
 use dagger_payload::event::Event;
 use dagger_payload::handover::Handover;
 use dagger_payload::id::{AuthorIndex, LedgerTime};
+use dagger_payload::peer::PeerMessage;
 use dagger_payload::release::OrderedCommit;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -32,6 +33,7 @@ use crate::store::Change;
 use crate::store::records::Recorder;
 use crate::store::witness::Signed;
 use crate::store::writer::{Waiter, WriterHandle};
+use crate::transfer::Heard;
 use commits::Commits;
 use serve::Servers;
 
@@ -69,6 +71,7 @@ pub struct Driver {
     servers: Servers,
     commits: Arc<Commits>,
     evidence: Arc<Evidence>,
+    parts: mpsc::Sender<Heard>,
     status: watch::Sender<Option<CoreStatus>>,
     stop: StopHandle,
     started: Instant,
@@ -109,7 +112,8 @@ fn input_of(event: LinkEvent) -> Option<Input> {
         LinkEvent::Connected(peer) => Some(Input::PeerConnected(peer)),
         LinkEvent::Closed(peer) => Some(Input::PeerDisconnected(peer)),
         LinkEvent::Event(from, event) => Some(Input::EventReceived { from, event }),
-        // A second Hello says nothing new, and events come in their own form.
+        // A second Hello says nothing new, and events come in their own form; the driver passes
+        // parts of snapshots on by itself.
         LinkEvent::Message(from, message) => Input::of_message(from, message),
     }
 }
@@ -121,7 +125,7 @@ impl Driver {
         while let Turn::Goes = self.carry_out() {
             let input = tokio::select! {
                 () = sources.stopping.cancelled() => return,
-                Some(event) = sources.links.recv() => input_of(event),
+                Some(event) = sources.links.recv() => self.input_of(event),
                 Some(input) = sources.local.recv() => Some(input),
                 Ok(()) = sources.durable.changed() => {
                     Some(self.became_durable(*sources.durable.borrow_and_update()))
@@ -143,9 +147,26 @@ impl Driver {
             if link.is_none() && local.is_none() {
                 return;
             }
-            for input in [link.and_then(input_of), local].into_iter().flatten() {
+            let link = link.and_then(|event| self.input_of(event));
+            for input in [link, local].into_iter().flatten() {
                 self.take(input);
             }
+        }
+    }
+
+    /// What a link says to the core. What concerns snapshots alone goes by it.
+    fn input_of(&mut self, event: LinkEvent) -> Option<Input> {
+        match event {
+            LinkEvent::Message(from, PeerMessage::AskPart { part }) => {
+                self.servers.serve_part(&self.links, from, part);
+                None
+            }
+            LinkEvent::Message(from, PeerMessage::Part { part, bytes }) => {
+                // When too many wait, one that was asked for is asked for again.
+                let _ = self.parts.try_send(Heard { from, part, bytes });
+                None
+            }
+            event => input_of(event),
         }
     }
 

@@ -1,4 +1,5 @@
-//! Sending stored events to peers that are further behind than the core's memory.
+//! Sending stored events, and parts of snapshots, to peers that are further behind than the core's
+//! memory.
 //!
 //! Owns the bounds: of each peer one long transfer at a time (a newer wish replaces an older) and a
 //! few small ones. Reads block, so they run beside the core's thread; a transfer goes as fast as
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
-use dagger_payload::peer::{Highest, PeerMessage};
+use dagger_payload::peer::{Highest, Part, PeerMessage};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -19,6 +20,7 @@ use crate::link::Links;
 use crate::link::queue::PeerQueue;
 use crate::store::StoreError;
 use crate::store::records::{EventKey, Records};
+use crate::transfer::server;
 
 struct Peer {
     /// Set to end the transfer that runs.
@@ -76,6 +78,19 @@ impl Servers {
         self.runtime.spawn_blocking(move || report(transfer.run(), &stop));
     }
 
+    /// Sends a part of a snapshot, or says that it is not here.
+    pub(super) fn serve_part(&mut self, links: &Links, to: AuthorIndex, part: Part) {
+        let peer = self.peers.entry(to).or_default();
+        let (Some(queue), Ok(permit)) = (links.queue(to), peer.small.clone().try_acquire_owned())
+        else {
+            return;
+        };
+        let (records, stop) = (self.records.clone(), self.stop.clone());
+        self.runtime.spawn_blocking(move || {
+            report(send_part(&records, &queue, part, permit), &stop);
+        });
+    }
+
     /// Sends these events, as far as they are stored; too many such wishes of one peer are dropped,
     /// and he asks again.
     pub(super) fn serve_digests(
@@ -118,6 +133,18 @@ fn send_each(
     Ok(())
 }
 
+fn send_part(
+    records: &Records,
+    queue: &PeerQueue,
+    part: Part,
+    _permit: OwnedSemaphorePermit,
+) -> Result<(), StoreError> {
+    let bytes = server::part(records, part)?;
+    // The link may be gone: the peer asks again.
+    let _ = queue.push_stored_blocking(PeerMessage::Part { part, bytes }.to_bytes().into());
+    Ok(())
+}
+
 /// One long transfer.
 struct Transfer {
     records: Records,
@@ -131,6 +158,13 @@ struct Transfer {
 impl Transfer {
     fn run(self) -> Result<(), StoreError> {
         let lowest = self.above.values().min().copied().unwrap_or_default();
+        if self.records.pruned()?.covers(self.epoch, lowest.next()) {
+            // Nothing can be built on what comes after a gap.
+            let bytes = server::part(&self.records, Part::Offer)?;
+            let offer = PeerMessage::Part { part: Part::Offer, bytes };
+            let _ = self.queue.push_stored_blocking(offer.to_bytes().into());
+            return Ok(());
+        }
         let mut next = Some(EventKey {
             epoch: self.epoch,
             round: lowest.next(),

@@ -18,7 +18,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::{Domain, SecretKey, Signature};
 use tokio::runtime::{Builder, Handle};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 
 use super::commits::Commits;
@@ -32,6 +32,7 @@ use crate::store::StoreError;
 use crate::store::records::{EventKey, InstanceId, Recorder, Records};
 use crate::store::witness::{Signed, Testimony};
 use crate::store::writer::WriterHandle;
+use crate::transfer::Heard;
 
 /// The epoch in which a cluster is founded.
 pub const FIRST_EPOCH: Epoch = Epoch(0);
@@ -171,6 +172,8 @@ pub struct Parts {
     pub commits: Arc<Commits>,
     /// Shared with delivery.
     pub evidence: Arc<Evidence>,
+    /// Parts of snapshots from peers.
+    pub parts: mpsc::Sender<Heard>,
     /// Read by delivery.
     pub status: watch::Sender<Option<CoreStatus>>,
     /// For what is broken.
@@ -196,6 +199,7 @@ pub fn start(
         known,
         commits,
         evidence,
+        parts,
         status,
         stop,
     } = parts;
@@ -222,6 +226,7 @@ pub fn start(
                 servers,
                 commits,
                 evidence,
+                parts,
                 status,
                 stop,
                 started,

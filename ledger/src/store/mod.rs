@@ -1,12 +1,15 @@
 //! What must survive: ordered tables of bytes in one store, and the records in them.
 //!
 //! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
-//! simulations and tests), the typed records with their checksums (`records`, `snapshots`), the
+//! simulations and tests), the typed records with their checksums (`records`, `snapshots`,
+//! `frontier`, `pruning`), the
 //! thread that commits groups of changes (`writer`), the search for damage (`scan`) and the witness
 //! file beside the store (`witness`). Never interprets an event. Called by driver and delivery.
 
+pub mod frontier;
 pub mod lmdb;
 pub mod memory;
+pub mod pruning;
 pub mod records;
 pub mod scan;
 pub mod snapshots;
@@ -20,6 +23,8 @@ pub enum Table {
     Meta,
     /// Events by (epoch, round, author, digest).
     Events,
+    /// Signed headers of pruned events, under the keys that the events had.
+    Headers,
     /// Key of an event by its digest.
     EventKeys,
     /// Commits by index.
@@ -44,9 +49,10 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::Meta,
         Self::Events,
+        Self::Headers,
         Self::EventKeys,
         Self::Commits,
         Self::Ordered,
@@ -64,6 +70,7 @@ impl Table {
         match self {
             Self::Meta => "meta",
             Self::Events => "events",
+            Self::Headers => "headers",
             Self::EventKeys => "event_keys",
             Self::Commits => "commits",
             Self::Ordered => "ordered",

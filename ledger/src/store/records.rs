@@ -29,7 +29,7 @@ use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RECORDS};
 
 const CHECKSUM_BYTES: usize = 8;
 const INSTANCE_KEY: &[u8] = b"instance";
-const OWN_LAST_KEY: &[u8] = b"own_last";
+pub(super) const OWN_LAST_KEY: &[u8] = b"own_last";
 const RELEASED_KEY: &[u8] = b"released";
 const EPOCH_END_KEY: &[u8] = b"epoch_end";
 const PLACED_KEY: &[u8] = b"placed";
@@ -100,7 +100,7 @@ impl EventKey {
         }
     }
 
-    fn to_bytes(self) -> Vec<u8> {
+    pub(super) fn to_bytes(self) -> Vec<u8> {
         let (epoch, round) = (self.epoch.0.to_be_bytes(), self.round.0.to_be_bytes());
         [&epoch[..], &round, &self.author.0.to_be_bytes(), self.digest.as_bytes()].concat()
     }
@@ -151,7 +151,7 @@ where
     minicbor::decode(&content).map_err(|_| damaged(table, key))
 }
 
-fn open_event(key: &[u8], value: Vec<u8>) -> Result<Arc<Event>, StoreError> {
+pub(super) fn open_event(key: &[u8], value: Vec<u8>) -> Result<Arc<Event>, StoreError> {
     let bytes = open(Table::Events, key, value)?;
     let event = Event::read(bytes.into()).map_err(|_| damaged(Table::Events, key))?;
     Ok(Arc::new(event))
@@ -169,7 +169,7 @@ pub fn check(table: Table, key: &[u8], value: Vec<u8>) -> Result<(), StoreError>
     }
 }
 
-fn index_key(index: CommitIndex) -> Vec<u8> {
+pub(super) fn index_key(index: CommitIndex) -> Vec<u8> {
     index.0.to_be_bytes().to_vec()
 }
 
@@ -323,7 +323,7 @@ impl Records {
         &self.store
     }
 
-    fn get<T>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StoreError>
+    pub(super) fn get<T>(&self, table: Table, key: &[u8]) -> Result<Option<T>, StoreError>
     where
         T: for<'b> Decode<'b, ()>,
     {
@@ -383,7 +383,7 @@ impl Records {
         }
     }
 
-    /// An event by its digest.
+    /// An event by its digest; none also when its body is pruned.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -394,6 +394,8 @@ impl Records {
         let key = open(Table::EventKeys, digest.as_bytes(), value)?;
         match self.store.get(Table::Events, &key)? {
             Some(value) => open_event(&key, value).map(Some),
+            // Its body is pruned.
+            None if self.store.contains(Table::Headers, &key)? => Ok(None),
             None => Err(damaged(Table::Events, &key)),
         }
     }
@@ -473,10 +475,14 @@ impl Records {
     }
 
     /// The judged commit end at `index`: that of the last commit up to it which changed anything.
+    /// None before the snapshot with which this host began.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn judged(&self, index: CommitIndex) -> Result<Option<CommitEnd>, StoreError> {
+        if index.0 > 0 && index < self.began()? {
+            return Ok(None);
+        }
         let end = self.last_judged_until(index)?;
         Ok(end.map(|end| CommitEnd { index, ..end }))
     }
@@ -525,6 +531,29 @@ impl Records {
             .take_while(|(key, _)| *key <= last)
             .map(|(key, value)| open_encoded(Table::Releases, &key, value))
             .collect()
+    }
+
+    /// The commit of the newest release that is stored; 0 for none.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn last_release(&self) -> Result<CommitIndex, StoreError> {
+        let last = self.store.last(Table::Releases)?;
+        let last: Option<SealedRelease> =
+            last.map(|(key, value)| open_encoded(Table::Releases, &key, value)).transpose()?;
+        Ok(last.map_or(CommitIndex(0), |sealed| sealed.release.end.index))
+    }
+
+    /// Removals of up to a page of the releases after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn release_removals(&self, after: CommitIndex) -> Result<Vec<Change>, StoreError> {
+        let from = index_key(after.next());
+        let page =
+            self.store.page(Table::Releases, &from, Direction::Forward, STORE_PAGE_EVENTS)?;
+        let keys = page.into_iter().map(|(key, _)| key);
+        Ok(keys.map(|key| Change::Delete { table: Table::Releases, key }).collect())
     }
 
     /// The highest stored round of each author.

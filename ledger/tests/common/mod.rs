@@ -13,7 +13,7 @@ use std::time::Duration;
 use dagger_bus::Connection;
 use dagger_bus::ledger::{
     Answer, Call, Consumed, LedgerStatus, LinkStatus, Open, Opened, Purpose, Request, Response,
-    StreamItem,
+    Standing, StreamItem,
 };
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
@@ -258,6 +258,21 @@ impl Host {
                 return status;
             }
             assert!(Instant::now() < deadline, "{status:#?}\n{}", self.log());
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Whether a payload's place is known.
+    pub async fn knows(&self, digest: &PayloadDigest) -> bool {
+        let look = Call::Look { digest: *digest };
+        matches!(self.ask(look).await, Answer::Standing { standing: Standing::Ordered { .. } })
+    }
+
+    /// Waits until the log says what is wanted.
+    pub async fn until_log(&self, wanted: impl Fn(&str) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !wanted(&self.log()) {
+            assert!(Instant::now() < deadline, "{}", self.log());
             sleep(Duration::from_millis(20)).await;
         }
     }

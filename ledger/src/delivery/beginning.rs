@@ -1,0 +1,97 @@
+//! A life of the judge that begins from another host's snapshot.
+//!
+//! Owns the check of the fetched history against the anchor that the processor sealed, and the one
+//! write with which this host's own history begins there: after it a restart finds the same. Never
+//! fetches anything (`transfer` does). Called by judging when the processor has taken the snapshot.
+
+use std::sync::Arc;
+
+use dagger_bus::judging::Opened;
+use dagger_ledger_core::Input;
+use dagger_payload::id::{CommitIndex, HistoryHash};
+use dagger_payload::snapshot::extend_history;
+
+use super::judging_session::places_in;
+use super::{Delivery, DeliveryError};
+use crate::driver::start::FIRST_EPOCH;
+use crate::limits::STORE_PAGE_RELEASES;
+use crate::store::pruning::{Pruned, pruned_change};
+use crate::store::records::{self, Records};
+use crate::store::{StoreError, frontier, snapshots};
+use crate::transfer::{Fetched, Outcome};
+
+/// Lets store, core and readers go on from a snapshot that the processor has begun with.
+///
+/// # Errors
+/// The store fails, or the daemon stops.
+pub(super) async fn settle(
+    delivery: &Arc<Delivery>,
+    opened: &Opened,
+    fetched: &Fetched,
+) -> Result<Outcome, DeliveryError> {
+    let Fetched { offer, frontier, .. } = fetched;
+    let end = offer.head.end;
+    let records = delivery.records.clone();
+    let reading = tokio::task::spawn_blocking(move || history_through(&records, end.index));
+    let history = reading.await.expect("reading releases does not panic")?;
+    let anchor = opened.anchor.as_ref().map(|sealed| &sealed.anchor);
+    if opened.judged != end || anchor.is_none_or(|anchor| anchor.history != history) {
+        return Ok(Outcome::FalsePast);
+    }
+    note_places(delivery, end.index).await?;
+    let Some(last) = frontier.last() else {
+        return Ok(Outcome::FalseSnapshot);
+    };
+    let epoch = frontier.epoch(FIRST_EPOCH);
+    let pruned = Pruned { epoch, round: last.floor }.max(delivery.records.pruned()?);
+    let mut changes = delivery.records.frontier_changes(frontier)?;
+    changes.extend([
+        snapshots::head_change(&offer.head),
+        snapshots::evidence_change(offer.head.made_after, &offer.evidence),
+        records::judged_change(&end),
+        frontier::began_change(end.index),
+        pruned_change(&pruned),
+    ]);
+    changes.extend(opened.epoch_end.iter().map(records::epoch_end_change));
+    delivery.writer.store(changes).await?;
+    delivery.snapshots.add(offer.head.clone());
+    delivery.commits.begin_after(end.index);
+    delivery.evidence.began(&end);
+    let frontier = Box::new(frontier.clone());
+    // The core is gone only when the daemon stops.
+    let _ = delivery.core.send(Input::Adopted { frontier, end }).await;
+    Ok(Outcome::Begun)
+}
+
+/// The chain over all stored releases up to a commit.
+fn history_through(records: &Records, through: CommitIndex) -> Result<HistoryHash, StoreError> {
+    let (mut history, mut after) = (HistoryHash::ZERO, CommitIndex(0));
+    loop {
+        let page = records.releases(after, through, STORE_PAGE_RELEASES)?;
+        let Some(last) = page.last() else {
+            return Ok(history);
+        };
+        after = last.release.end.index;
+        history =
+            page.iter().fold(history, |history, each| extend_history(&history, &each.release));
+    }
+}
+
+/// Lets the payloads of the fetched releases be found, and forgets those that waited here.
+async fn note_places(delivery: &Delivery, through: CommitIndex) -> Result<(), DeliveryError> {
+    let mut after = delivery.places.noted();
+    loop {
+        let page = delivery.records.releases(after, through, STORE_PAGE_RELEASES)?;
+        let Some(last) = page.last() else {
+            return Ok(());
+        };
+        after = last.release.end.index;
+        let placed: Vec<_> = page.iter().flat_map(places_in).collect();
+        delivery.places.note(&placed);
+        delivery.submissions.ordered(placed.into_iter().map(|(digest, _)| digest));
+        while let Some(mut moving) = delivery.places.too_many() {
+            delivery.writer.store(moving.take_changes()).await?;
+            delivery.places.moved(&moving);
+        }
+    }
+}

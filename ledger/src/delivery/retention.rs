@@ -1,0 +1,101 @@
+//! How long the bodies of events are kept.
+//!
+//! Owns the rule: a body goes when nobody needs it who begins from any of the snapshots that are
+//! kept here, and when it is older than the operator's setting. Headers, commits, releases and
+//! verdicts stay. Called when a snapshot has come to count, and at the start.
+
+use std::sync::Arc;
+
+use dagger_payload::id::CommitIndex;
+
+use super::{Delivery, DeliveryError};
+use crate::configuration::Retention;
+use crate::driver::start::FIRST_EPOCH;
+use crate::limits::SNAPSHOTS_KEPT;
+use crate::store::StoreError;
+use crate::store::pruning::{Pruned, pruned_change};
+use crate::store::records::Records;
+
+/// Prunes once, at the start: the setting may be another one than before.
+pub async fn run(delivery: Arc<Delivery>) {
+    if let Err(error) = prune(&delivery).await {
+        let _ = delivery.is_fatal(error);
+    }
+}
+
+/// Prunes what may go now.
+///
+/// # Errors
+/// The store fails, or the daemon stops.
+pub(super) async fn prune(delivery: &Arc<Delivery>) -> Result<(), DeliveryError> {
+    let Retention::Hours(hours) = delivery.retention else {
+        return Ok(());
+    };
+    let records = delivery.records.clone();
+    let finding = tokio::task::spawn_blocking(move || may_go(&records, hours));
+    let Some(pruned) = finding.await.expect("reading commits does not panic")? else {
+        return Ok(());
+    };
+    // From here on nobody is promised those events.
+    delivery.writer.store(vec![pruned_change(&pruned)]).await?;
+    let mut count = 0;
+    loop {
+        let records = delivery.records.clone();
+        let reading = tokio::task::spawn_blocking(move || records.body_removals(pruned));
+        let changes = reading.await.expect("reading events does not panic")?;
+        if changes.is_empty() {
+            break;
+        }
+        count += changes.len() / 2;
+        delivery.writer.store(changes).await?;
+    }
+    if count > 0 {
+        let Pruned { epoch, round } = pruned;
+        tracing::info!(epoch = epoch.0, round = round.0, count, "event bodies are pruned");
+    }
+    Ok(())
+}
+
+/// Up to where bodies may go; none when that is no further than they are gone.
+fn may_go(records: &Records, hours: u64) -> Result<Option<Pruned>, StoreError> {
+    let heads = records.snapshots()?;
+    if heads.len() < SNAPSHOTS_KEPT || records.newest_offer()?.is_none() {
+        return Ok(None);
+    }
+    let oldest = heads.first().map_or(CommitIndex(0), |head| head.end.index);
+    let Some(limit) = older_than(records, oldest, hours)? else {
+        return Ok(None);
+    };
+    let Some(commit) = records.commit(limit)? else {
+        return Ok(None);
+    };
+    let handover = records.handover_before(limit)?;
+    let epoch = handover.map_or(FIRST_EPOCH, |handover| handover.epoch);
+    let pruned = Pruned { epoch, round: commit.floor };
+    // Also when the mark stands already: an end in between may have left some.
+    let known = records.pruned()?;
+    Ok((pruned >= known && pruned.round.0 > 0).then_some(pruned))
+}
+
+/// The last commit up to `limit` that is so much older than the newest, by ledger time.
+fn older_than(
+    records: &Records,
+    limit: CommitIndex,
+    hours: u64,
+) -> Result<Option<CommitIndex>, StoreError> {
+    let Some(newest) = records.last_commit()? else {
+        return Ok(None);
+    };
+    let until = newest.ledger_time.0.saturating_sub(hours.saturating_mul(3_600_000));
+    // Ledger time never goes back, so the commits that are old enough come first.
+    let (mut low, mut high) = (records.began()?.0, limit.0);
+    while low < high {
+        let middle = low + (high - low).div_ceil(2);
+        match records.commit(CommitIndex(middle))? {
+            Some(commit) if commit.ledger_time.0 <= until => low = middle,
+            Some(_) => high = middle - 1,
+            None => low = middle,
+        }
+    }
+    Ok((low > 0).then_some(CommitIndex(low)))
+}

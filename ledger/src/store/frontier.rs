@@ -1,0 +1,98 @@
+//! Records of a host that begins from another one's snapshot, and what it reads of them to give it
+//! on.
+//!
+//! Owns the mark at which the history that was judged here begins, and how a frontier is read and
+//! written. Never decides whether one is true. Called by `transfer`.
+
+use dagger_ledger_core::Frontier;
+use dagger_payload::handover::Handover;
+use dagger_payload::id::CommitIndex;
+
+use super::records::{OWN_LAST_KEY, Records, index_key, open_encoded, put_encoded};
+use super::{Change, Direction, StoreError, Table};
+
+const BEGAN_KEY: &[u8] = b"began";
+
+/// Keeps that nothing before this commit was judged here.
+pub fn began_change(commit: CommitIndex) -> Change {
+    put_encoded(Table::Meta, BEGAN_KEY.to_vec(), &commit)
+}
+
+impl Records {
+    /// The commit with which the judged history begins here; 0 for the founding.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn began(&self) -> Result<CommitIndex, StoreError> {
+        Ok(self.get(Table::Meta, BEGAN_KEY)?.unwrap_or(CommitIndex(0)))
+    }
+
+    /// The certificate with which the epoch of a commit began; none in the first epoch.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn handover_before(&self, commit: CommitIndex) -> Result<Option<Handover>, StoreError> {
+        let mut from = Vec::new();
+        loop {
+            let page = self.store.page(Table::Handovers, &from, Direction::Backward, 2)?;
+            let Some((key, value)) = page.first() else {
+                return Ok(None);
+            };
+            let handover: Handover = open_encoded(Table::Handovers, key, value.clone())?;
+            if handover.founding.end.index < commit {
+                return Ok(Some(handover));
+            }
+            let Some((before, _)) = page.get(1) else {
+                return Ok(None);
+            };
+            from.clone_from(before);
+        }
+    }
+
+    /// How ordering goes on after a commit; none when it is not here, or not enough before it.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn frontier(&self, commit: CommitIndex) -> Result<Option<Frontier>, StoreError> {
+        let Some(last) = self.commit(commit)? else {
+            return Ok(None);
+        };
+        let mut frontier = Frontier { handover: self.handover_before(commit)?, commits: vec![] };
+        let (began, lowest) = (frontier.began(), last.collection_round);
+        frontier.commits.push(last);
+        let mut before = commit.0 - 1;
+        while before > began.0 {
+            match self.commit(CommitIndex(before))? {
+                Some(record) if record.leader.round < lowest => break,
+                Some(record) => frontier.commits.push(record),
+                None => return Ok(None),
+            }
+            before -= 1;
+        }
+        frontier.commits.reverse();
+        Ok(Some(frontier))
+    }
+
+    /// What a host writes that goes on from `frontier`. A later epoch than the one that was known
+    /// begins without events.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn frontier_changes(&self, frontier: &Frontier) -> Result<Vec<Change>, StoreError> {
+        let commits = frontier.commits.iter();
+        let mut changes: Vec<_> = commits
+            .map(|commit| put_encoded(Table::Commits, index_key(commit.index), commit))
+            .collect();
+        let known = self.last_handover()?.map(|known| known.epoch);
+        if let Some(handover) = frontier.handover.as_ref().filter(|new| Some(new.epoch) > known) {
+            let key = handover.epoch.0.to_be_bytes().to_vec();
+            changes.push(put_encoded(Table::Handovers, key, handover));
+            changes.push(Change::Delete { table: Table::Meta, key: OWN_LAST_KEY.to_vec() });
+            for highest in self.highest()? {
+                let key = highest.author.0.to_be_bytes().to_vec();
+                changes.push(Change::Delete { table: Table::Highest, key });
+            }
+        }
+        Ok(changes)
+    }
+}

@@ -1,0 +1,201 @@
+//! Hosts whose missing history nobody has any more begin from a peer's snapshot: real ledgers with
+//! real links and stores, and a test's judge.
+
+mod common;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use common::{Cluster, Host, Seen, Stream};
+use dagger_ledger::store::Store;
+use dagger_ledger::store::lmdb::LmdbStore;
+use dagger_ledger::store::records::{self, EventKey, Records};
+use dagger_ledger::store::snapshots::chunk_change;
+use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, Round};
+
+/// Bytes of one payload; a snapshot is asked for every few mebibytes.
+const PAYLOAD_BYTES: usize = 60 * 1024;
+
+fn store_of(host: &Host) -> PathBuf {
+    host.directory.join("state/store")
+}
+
+fn open(host: &Host) -> (Arc<LmdbStore>, Records) {
+    let store = Arc::new(LmdbStore::open(&store_of(host), 16 << 30).expect("opens"));
+    (store.clone(), Records::new(store))
+}
+
+/// Four hosts that keep no body longer than they must.
+async fn pruning_cluster() -> Cluster {
+    let mut cluster = Cluster::found(4);
+    for host in &cluster.hosts {
+        let mut options = std::fs::OpenOptions::new();
+        let path = host.directory.join("ledger.toml");
+        let mut file = options.append(true).open(path).expect("opens");
+        file.write_all(b"\n[retention]\nevent_bodies_hours = 0\n").expect("writes");
+    }
+    cluster.start_all().await;
+    cluster
+}
+
+/// Submits at the first host until the first three have pruned.
+async fn fill(cluster: &Cluster, digests: &mut Vec<PayloadDigest>) {
+    let has_pruned = |host: &Host| host.log().contains("event bodies are pruned");
+    for number in 0..2_000 {
+        let text = format!("filling {number} {}", "x".repeat(PAYLOAD_BYTES));
+        digests.push(cluster.hosts[0].submitted(&text).await);
+        if number % 10 == 9 && cluster.hosts[..3].iter().all(has_pruned) {
+            return;
+        }
+    }
+    panic!("nothing was pruned\n{}", cluster.hosts[0].log());
+}
+
+/// Reads from the beginning until all of this is attested, in a life that began as wanted.
+async fn read(host: &Host, digests: &[PayloadDigest], wanted: fn(&Seen) -> bool) -> Stream {
+    loop {
+        let mut stream = host.stream(0).await;
+        let mut goes_on = true;
+        while goes_on && !(stream.seen.has_attested(digests) && wanted(&stream.seen)) {
+            // A stream ends with the life that it shows.
+            goes_on = stream.take().await;
+        }
+        if goes_on {
+            return stream;
+        }
+    }
+}
+
+/// The last host loses its disk and its processor.
+async fn wipe_the_last(cluster: &mut Cluster) {
+    let last = &mut cluster.hosts[3];
+    std::fs::remove_dir_all(last.directory.join("state")).expect("removes");
+    std::fs::remove_dir_all(last.directory.join("witness")).expect("removes");
+    last.judge.restart().await;
+}
+
+/// The last host orders, and sees what all others see.
+async fn assert_goes_on(cluster: &Cluster, digests: &mut Vec<PayloadDigest>) {
+    let last = &cluster.hosts[3];
+    last.until_linked().await;
+    digests.push(last.submitted(&format!("from the host {}", digests.len())).await);
+    let theirs = read(&cluster.hosts[0], digests, |_| true).await;
+    let own = read(last, digests, |seen| seen.anchor.is_some()).await;
+    assert_eq!(own.seen.ordered, theirs.seen.ordered);
+    assert_eq!(own.seen.ends, theirs.seen.ends);
+    let ordered: Vec<_> = own.seen.ordered.iter().map(|(_, digest)| *digest).collect();
+    assert!(digests.iter().all(|digest| ordered.contains(digest)));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wiped_host_begins_from_a_snapshot_when_the_history_is_pruned() {
+    let mut cluster = pruning_cluster().await;
+    let mut digests = vec![cluster.hosts[3].submitted("before the loss").await];
+    read(&cluster.hosts[0], &digests, |_| true).await;
+    cluster.hosts[3].kill();
+    // It finds itself in a later epoch, too.
+    digests.push(cluster.hosts[0].submitted("members 0 1 2 3").await);
+    cluster.hosts[0].until(|status| status.epoch == Epoch(1)).await;
+    fill(&cluster, &mut digests).await;
+    wipe_the_last(&mut cluster).await;
+    cluster.hosts[3].start();
+    assert_goes_on(&cluster, &mut digests).await;
+    let log = cluster.hosts[3].log();
+    assert!(log.contains("begun from a peer's snapshot"), "{log}");
+    // What was ordered before it is known, by digest too.
+    assert!(cluster.hosts[3].knows(&digests[0]).await);
+
+    // It begins there again, with another life of its judge.
+    cluster.hosts[3].kill();
+    cluster.hosts[3].judge.restart().await;
+    cluster.hosts[3].start();
+    assert_goes_on(&cluster, &mut digests).await;
+    headers_stay_and_bodies_are_gone(&mut cluster.hosts[1]);
+}
+
+/// Every event up to the mark is a signed header now, also those of the epoch before.
+fn headers_stay_and_bodies_are_gone(host: &mut Host) {
+    host.stop();
+    let (_, records) = open(host);
+    let pruned = records.pruned().expect("reads");
+    let handover = records.last_handover().expect("reads").expect("an epoch has ended");
+    assert_eq!(handover.epoch, pruned.epoch);
+    let (round, author) = (Round(0), AuthorIndex(0));
+    let from = EventKey { epoch: pruned.epoch, round, author, digest: EventDigest::ZERO };
+    let (events, _) = records.events(from).expect("reads");
+    assert!(events.iter().all(|event| event.header.round > pruned.round));
+    let last = records.last_commit().expect("reads").expect("commits");
+    let mut headers = 0;
+    for index in 1..=last.index.0 {
+        let commit = records.commit(CommitIndex(index)).expect("reads").expect("kept");
+        let is_new = commit.index > handover.founding.end.index;
+        let epoch = if is_new { pruned.epoch } else { Epoch(0) };
+        for event in commit.events.iter().filter(|event| pruned.covers(epoch, event.round)) {
+            assert!(records.event(&event.digest).expect("reads").is_none());
+            let (round, author, digest) = (event.round, event.author, event.digest);
+            let key = EventKey { epoch, round, author, digest };
+            let signed = records.signed_header(key).expect("reads").expect("kept");
+            let own = common::key(u8::try_from(author.0).expect("few") + 10).public_key();
+            assert_eq!(signed.verify(|_| Some(&own)).expect("signed").1, digest);
+            headers += 1;
+        }
+    }
+    assert!(headers > 8, "only {headers} headers");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_was_away_for_too_long_begins_from_a_snapshot_too() {
+    let mut cluster = pruning_cluster().await;
+    let mut digests = vec![cluster.hosts[3].submitted("before the absence").await];
+    read(&cluster.hosts[3], &digests, |_| true).await;
+    cluster.hosts[3].kill();
+    fill(&cluster, &mut digests).await;
+    cluster.hosts[3].start();
+    assert_goes_on(&cluster, &mut digests).await;
+}
+
+/// Puts something else in the place of a stopped host's newest snapshot and of its past.
+fn falsify(host: &Host) {
+    let (store, records) = open(host);
+    let offer = records.newest_offer().expect("reads").expect("it has one");
+    let commit = offer.head.made_after;
+    let chunk = records.snapshot_chunk(commit, 1).expect("reads");
+    let other: Bytes = chunk.iter().map(|byte| byte ^ 1).collect();
+    store.commit(&[chunk_change(commit, 1, &other)]).expect("commits");
+}
+
+/// Takes a payload out of a stopped host's past.
+fn falsify_past(host: &Host) {
+    let (store, records) = open(host);
+    let end = records.newest_offer().expect("reads").expect("it has one").head.end.index;
+    let mut page = records.releases(CommitIndex(0), end, 1).expect("reads");
+    let mut sealed = page.pop().expect("payloads were ordered");
+    sealed.release.releases.clear();
+    store.commit(&[records::release_change(&sealed)]).expect("commits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_false_snapshot_and_a_false_past_are_found_and_another_peer_is_asked() {
+    let mut cluster = pruning_cluster().await;
+    cluster.hosts[3].kill();
+    let mut digests = Vec::new();
+    fill(&cluster, &mut digests).await;
+    for host in &mut cluster.hosts[..3] {
+        host.stop();
+    }
+    falsify(&cluster.hosts[0]);
+    falsify_past(&cluster.hosts[1]);
+    wipe_the_last(&mut cluster).await;
+    for index in [0, 1, 3] {
+        cluster.hosts[index].start();
+    }
+    let both = |log: &str| {
+        log.contains("its chunks do not lead to the attested state")
+            && log.contains("its releases are not the history of the attested state")
+    };
+    cluster.hosts[3].until_log(both).await;
+    cluster.hosts[2].start();
+    assert_goes_on(&cluster, &mut digests).await;
+}
