@@ -135,3 +135,49 @@ impl Core {
         turn.outputs.push(Output::EpochBegan { handover, after });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use dagger_payload::event::Parent;
+    use dagger_payload::id::{AuthorIndex, EventDigest, LedgerTime, Position, PrefixHash};
+
+    use super::*;
+
+    fn commit(index: u64, round: u64, (first, last): (u64, u64)) -> CommitRecord {
+        let leader =
+            Parent { author: AuthorIndex(0), round: Round(round), digest: EventDigest::ZERO };
+        CommitRecord {
+            index: CommitIndex(index),
+            leader,
+            slot: 0,
+            events: vec![leader],
+            forked: Vec::new(),
+            first_position: Position(first),
+            last_position: Position(last),
+            ledger_time: LedgerTime(index),
+            prefix_hash: PrefixHash([1; 32]),
+            collection_round: Round(0),
+            floor: Round(0),
+        }
+    }
+
+    #[test]
+    fn only_commits_that_follow_each_other_are_a_frontier() {
+        let frontier =
+            |commits: &[CommitRecord]| Frontier { handover: None, commits: commits.to_vec() };
+        let (one, two) = (commit(7, 3, (5, 6)), commit(8, 4, (7, 6)));
+        assert_eq!(frontier(&[one.clone(), two.clone()]).last(), Some(&two));
+        assert_eq!(frontier(&[]).last(), None);
+        assert_eq!(frontier(&[commit(0, 3, (1, 0))]).last(), None, "no commit is the founding");
+        for wrong in [
+            commit(9, 4, (7, 6)),
+            commit(8, 3, (7, 6)),
+            commit(8, 4, (8, 8)),
+            CommitRecord { ledger_time: LedgerTime(1), ..two.clone() },
+        ] {
+            assert_eq!(frontier(&[one.clone(), wrong]).last(), None);
+        }
+        let falls = CommitRecord { collection_round: Round(1), ..one };
+        assert_eq!(frontier(&[falls, two]).last(), None);
+    }
+}

@@ -99,3 +99,77 @@ fn older_than(
     }
     Ok((low > 0).then_some(CommitIndex(low)))
 }
+
+#[cfg(test)]
+mod tests {
+    use dagger_ledger_core::CommitRecord;
+    use dagger_ledger_core::interface::Record;
+    use dagger_payload::event::{CommitEnd, Parent};
+    use dagger_payload::id::{
+        AuthorIndex, EventDigest, LedgerTime, Position, PrefixHash, Round, StateRoot,
+    };
+    use dagger_payload::release::QuorumEvidence;
+    use dagger_payload::snapshot::SnapshotHead;
+
+    use super::*;
+    use crate::store::Store;
+    use crate::store::memory::MemoryStore;
+    use crate::store::records::Recorder;
+    use crate::store::snapshots::{evidence_change, head_change};
+
+    const HOUR_MS: u64 = 3_600_000;
+
+    /// One commit an hour, each with a floor of its own index.
+    fn commit(index: u64) -> Record {
+        let digest = EventDigest::ZERO;
+        Record::Commit(CommitRecord {
+            index: CommitIndex(index),
+            leader: Parent { author: AuthorIndex(0), round: Round(index + 9), digest },
+            slot: 0,
+            events: Vec::new(),
+            forked: Vec::new(),
+            first_position: Position(1),
+            last_position: Position(0),
+            ledger_time: LedgerTime(index * HOUR_MS),
+            prefix_hash: PrefixHash([1; 32]),
+            collection_round: Round(index + 4),
+            floor: Round(index),
+        })
+    }
+
+    fn head(index: u64) -> SnapshotHead {
+        let end = CommitEnd {
+            index: CommitIndex(index),
+            position: Position(0),
+            prefix_hash: PrefixHash([1; 32]),
+            state_root: StateRoot([2; 32]),
+        };
+        SnapshotHead { end, chunks: 0, bytes: 0, made_after: CommitIndex(index) }
+    }
+
+    #[test]
+    fn bodies_go_below_the_older_snapshot_and_only_when_they_are_old_enough() {
+        let store = Arc::new(MemoryStore::default());
+        let records = Records::new(store.clone());
+        let commits: Vec<_> = (1..=50).map(commit).collect();
+        let (changes, _) = Recorder::new(AuthorIndex(0), &[]).changes_of(&commits);
+        store.commit(&changes).expect("commits");
+        let goes = |hours| may_go(&records, hours).expect("reads").map(|pruned| pruned.round.0);
+        store.commit(&[head_change(&head(20))]).expect("commits");
+        assert_eq!(goes(0), None, "one snapshot could turn out to be unreadable");
+        store.commit(&[head_change(&head(40))]).expect("commits");
+        assert_eq!(goes(0), None, "nobody else could begin here");
+        let evidence = QuorumEvidence { headers: Vec::new() };
+        store.commit(&[evidence_change(CommitIndex(40), &evidence)]).expect("commits");
+        assert_eq!(goes(0), Some(20));
+        assert_eq!(goes(30), Some(20));
+        assert_eq!(goes(35), Some(15));
+        assert_eq!(goes(49), Some(1));
+        assert_eq!(goes(50), None);
+        assert_eq!(goes(u64::from(u32::MAX)), None);
+        // What is gone is not looked for again further up than it went.
+        let pruned = Pruned { epoch: FIRST_EPOCH, round: Round(18) };
+        store.commit(&[pruned_change(&pruned)]).expect("commits");
+        assert_eq!((goes(0), goes(35)), (Some(20), None));
+    }
+}

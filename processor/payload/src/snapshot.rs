@@ -153,7 +153,11 @@ pub fn extend_history(before: &HistoryHash, release: &CommitRelease) -> HistoryH
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::{PayloadDigest, Position, PrefixHash, StateRoot};
+    use crate::event::{EVENT_VERSION, Event, Header, SignedHeader};
+    use crate::id::{
+        Epoch, EventDigest, MerkleRoot, PayloadDigest, Position, PrefixHash, Round, StateRoot,
+    };
+    use crate::key::SecretKey;
     use crate::payload::{SignatureKind, SignedPayload};
     use crate::refusal::{Refusal, RefusalCode};
     use crate::release::{OrderedPayload, Release};
@@ -179,6 +183,49 @@ mod tests {
         };
         let (releases, time_effects) = (vec![release], Vec::new());
         CommitRelease { end, ledger_time: LedgerTime(5), releases, time_effects }
+    }
+
+    #[test]
+    fn only_headers_of_a_quorum_that_name_its_state_attest_a_snapshot() {
+        let cluster = ClusterId([3; 32]);
+        let key =
+            |author: u16| SecretKey::from_seed(&[u8::try_from(author).expect("few"); 32].into());
+        let keys: Vec<PublicKey> = (0..5).map(|author| key(author).public_key()).collect();
+        let end = release(Verdict::Accepted).end;
+        let made_after = CommitEnd { index: CommitIndex(100), ..end };
+        let other = CommitEnd { state_root: StateRoot([9; 32]), ..end };
+        let signed = |author: u16, newest: CommitEnd, checkpoint: Option<CommitEnd>| {
+            let header = Header {
+                version: EVENT_VERSION,
+                cluster,
+                epoch: Epoch(0),
+                round: Round(1),
+                author: AuthorIndex(author),
+                parents: Vec::new(),
+                payload_root: MerkleRoot::ZERO,
+                payload_count: 0,
+                timestamp: LedgerTime(9),
+                attestation: Attestation { newest, checkpoint },
+            };
+            let sign = |digest: &EventDigest| key(author).sign_in(Domain::Event, digest.as_bytes());
+            Event::make(header, Vec::new(), sign).signed_header()
+        };
+        let head = SnapshotHead { end, chunks: 1, bytes: 7, made_after: CommitIndex(100) };
+        let attested = |headers: Vec<SignedHeader>| {
+            let offer = SnapshotOffer { head: head.clone(), evidence: QuorumEvidence { headers } };
+            let committee = Committee::new(4).expect("in range");
+            offer.is_attested_by(&cluster, committee, |author| keys.get(usize::from(author.0)))
+        };
+        let (by_newest, by_checkpoint) = (signed(0, end, None), signed(1, other, Some(made_after)));
+        let good = [by_newest, by_checkpoint, signed(2, end, Some(other))];
+        assert!(attested(good.to_vec()));
+        assert!(!attested(good[..2].to_vec()), "too few");
+        for bad in [good[0].clone(), signed(4, end, None), signed(3, other, Some(end))] {
+            assert!(!attested([&good[..2], &[bad]].concat()));
+        }
+        let mut forged = good[2].clone();
+        forged.signature = Signature([0; 64]);
+        assert!(!attested([&good[..2], &[forged]].concat()));
     }
 
     #[test]
