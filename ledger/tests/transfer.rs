@@ -156,6 +156,37 @@ async fn a_host_that_was_away_for_too_long_begins_from_a_snapshot_too() {
     assert_goes_on(&cluster, &mut digests).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_that_one_peer_cannot_finish_goes_on_with_another() {
+    let mut cluster = pruning_cluster().await;
+    cluster.hosts[3].kill();
+    let mut digests = Vec::new();
+    fill(&cluster, &mut digests).await;
+    for host in &mut cluster.hosts[..3] {
+        host.stop();
+    }
+    // The one has only the first chunks, the other only the last ones as they should be.
+    lose_chunks(&cluster.hosts[0]);
+    falsify(&cluster.hosts[1]);
+    wipe_the_last(&mut cluster).await;
+    for index in [0, 1, 3] {
+        cluster.hosts[index].start();
+    }
+    cluster.hosts[3].until_log(|log| log.contains("begun from a peer's snapshot")).await;
+    assert!(cluster.hosts[3].log().contains("it has not all parts any more"));
+    cluster.hosts[2].start();
+    assert_goes_on(&cluster, &mut digests).await;
+}
+
+/// Takes the end of a stopped host's newest snapshot away.
+fn lose_chunks(host: &Host) {
+    let (store, records) = open(host);
+    let offer = records.newest_offer().expect("reads").expect("it has one");
+    assert!(offer.head.chunks > 5, "{:?}", offer.head);
+    let removals = records.chunk_removals(offer.head.made_after).expect("reads");
+    store.commit(&removals[4..]).expect("commits");
+}
+
 /// Puts something else in the place of a stopped host's newest snapshot and of its past.
 fn falsify(host: &Host) {
     let (store, records) = open(host);

@@ -85,6 +85,8 @@ fn a_host_whose_ledger_lost_its_disk_begins_from_a_snapshot_and_works_on() {
         log_of(&cluster, 4).contains("begun from a peer's snapshot").then_some(())
     });
     cluster.until_linked();
+    let status = cluster.json_from(4, &["ledger", "status"]);
+    assert!(status["pruned_round"].as_u64() > Some(0), "it says from where on it has events");
     let last = cluster.create(1, "last", "running", &["--host", "host1"]);
     assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
     cluster.until_state(4, "last", "running");

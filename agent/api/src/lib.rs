@@ -347,6 +347,11 @@ pub struct LedgerView {
     /// Commit of the newest snapshot of the judged state, from which this host's processor begins
     /// after a restart; 0 for none.
     pub snapshot: CommitIndex,
+    /// The ledger keeps only the signed headers of events up to this round of `pruned_epoch`, and
+    /// of all epochs before it; 0 when it keeps all bodies.
+    pub pruned_round: u64,
+    /// See `pruned_round`.
+    pub pruned_epoch: u64,
     /// Members.
     pub members: Vec<MemberView>,
     /// Why changes are not possible now, if so.

@@ -70,6 +70,8 @@ fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
         waiting: status.waiting,
         store_bytes: status.store_bytes,
         snapshot: status.snapshot,
+        pruned_round: status.pruned_round.0,
+        pruned_epoch: status.pruned_epoch.0,
         unavailable: status.unavailable.as_ref().map(unavailable_text),
         members: status.members.into_iter().map(member_view).collect(),
     }

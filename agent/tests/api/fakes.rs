@@ -178,6 +178,8 @@ impl Script {
             waiting: 0,
             store_bytes: 4096,
             snapshot: CommitIndex(0),
+            pruned_round: Round(0),
+            pruned_epoch: Epoch(0),
             unavailable: match on_submit {
                 OnSubmit::Unavailable(reason) => Some(reason),
                 OnSubmit::Receive | OnSubmit::Refuse(_) => None,

@@ -276,6 +276,7 @@ fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
     let attested = attested.borrow().as_ref().map_or(CommitIndex(0), |newest| newest.commit);
     let quorum = u16::try_from(delivery.committee().quorum()).expect("at most 128");
     let released = delivery.released.borrow().clone();
+    let pruned = delivery.records.pruned()?;
     let status = LedgerStatus {
         cluster: delivery.cluster,
         author: delivery.me,
@@ -291,6 +292,8 @@ fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
         waiting: u64::try_from(delivery.submissions.count()).expect("a count fits"),
         store_bytes: delivery.records.store().used_bytes()?,
         unavailable: delivery.unavailable(),
+        pruned_round: pruned.round,
+        pruned_epoch: pruned.epoch,
         snapshot: delivery.snapshots.newest().map_or(CommitIndex(0), |head| head.end.index),
     };
     Ok(Answer::Status { status: Box::new(status) })

@@ -268,7 +268,7 @@ impl Client {
         })
     }
 
-    /// Fetches the chunks that are not here yet.
+    /// Fetches the chunks that are not here yet; what has come stays, however it ends.
     async fn fetch_chunks(
         &mut self,
         peer: AuthorIndex,
@@ -277,25 +277,43 @@ impl Client {
         if head.chunks > SNAPSHOT_CHUNKS_MAX {
             return Err(TransferError::Malformed);
         }
-        let made_after = head.made_after;
-        let (mut changes, mut waiting) = (Vec::new(), 0);
-        for number in 0..head.chunks {
-            if self.delivery.records.snapshot_chunk_here(made_after, number)?.is_some() {
-                continue;
+        let (mut number, mut ended) = (0, Ok(()));
+        while number < head.chunks && ended.is_ok() {
+            let (mut changes, mut bytes) = (Vec::new(), 0);
+            while number < head.chunks && bytes < SNAPSHOT_WRITE_BYTES {
+                match self.chunk(peer, head.made_after, number).await {
+                    Ok(Some(chunk)) => {
+                        bytes += chunk.len();
+                        changes.push(snapshots::chunk_change(head.made_after, number, &chunk));
+                    }
+                    Ok(None) => {}
+                    Err(error) => {
+                        ended = Err(error);
+                        break;
+                    }
+                }
+                number += 1;
             }
-            let chunk = self.ask(peer, Part::Chunk { made_after, number }).await?;
-            if chunk.len() > 2 * SNAPSHOT_CHUNK_BYTES_MAX {
-                return Err(TransferError::Malformed);
-            }
-            waiting += chunk.len();
-            changes.push(snapshots::chunk_change(made_after, number, &chunk));
-            if waiting >= SNAPSHOT_WRITE_BYTES {
-                self.delivery.writer.store(std::mem::take(&mut changes)).await?;
-                waiting = 0;
-            }
+            self.delivery.writer.store(changes).await?;
         }
-        self.delivery.writer.store(changes).await?;
-        Ok(())
+        ended
+    }
+
+    /// One chunk; none when it is here already.
+    async fn chunk(
+        &mut self,
+        peer: AuthorIndex,
+        made_after: CommitIndex,
+        number: u32,
+    ) -> Result<Option<Bytes>, TransferError> {
+        if self.delivery.records.snapshot_chunk_here(made_after, number)?.is_some() {
+            return Ok(None);
+        }
+        let chunk = self.ask(peer, Part::Chunk { made_after, number }).await?;
+        if chunk.len() > 2 * SNAPSHOT_CHUNK_BYTES_MAX {
+            return Err(TransferError::Malformed);
+        }
+        Ok(Some(chunk))
     }
 
     /// Fetches the releases up to `through` that are not here yet.

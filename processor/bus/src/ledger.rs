@@ -311,6 +311,13 @@ pub struct LedgerStatus {
     /// The commit of the newest snapshot, from which a processor begins; 0 for none.
     #[n(14)]
     pub snapshot: CommitIndex,
+    /// Bodies of events are gone up to this round of [`Self::pruned_epoch`], and of all epochs
+    /// before it; 0 when all are here.
+    #[n(15)]
+    pub pruned_round: Round,
+    /// See [`Self::pruned_round`].
+    #[n(16)]
+    pub pruned_epoch: Epoch,
 }
 
 /// What a release stream carries, in order of commits.

@@ -44,6 +44,10 @@ fn show(view: &LedgerView) -> String {
         CommitIndex(0) => "none yet".to_owned(),
         commit => format!("of commit {commit}"),
     };
+    let bodies = match view.pruned_round {
+        0 => "all".to_owned(),
+        round => format!("of epoch {} from round {} on", view.pruned_epoch, round + 1),
+    };
     let head = facts([
         ("cluster", view.cluster.to_string()),
         ("changes", changes),
@@ -57,6 +61,7 @@ fn show(view: &LedgerView) -> String {
         ("waiting", format!("{} payloads", view.waiting)),
         ("store", show_bytes(view.store_bytes)),
         ("snapshot", snapshot),
+        ("event bodies", bodies),
     ]);
     let rows = view.members.iter().map(|member| {
         [
