@@ -338,8 +338,10 @@ pub struct LedgerView {
     pub quorum: u16,
     /// Members that are reached, this one included.
     pub reached: u16,
-    /// Hosts that may crash, and hosts that may lie, without harm.
+    /// Hosts that may crash or lie without harm, whoever owns them.
     pub faults_survived: u16,
+    /// Operators that may be dishonest with all of their hosts, whichever they are.
+    pub dishonest_operators_survived: u16,
     /// Payloads that wait here.
     pub waiting: u64,
     /// Bytes in the store.

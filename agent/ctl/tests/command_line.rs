@@ -254,6 +254,34 @@ fn a_key_in_the_ssh_agent_signs_where_only_its_public_half_is_on_disk() {
 }
 
 #[test]
+fn a_genesis_in_which_one_of_four_operators_can_break_the_cluster_is_not_made() {
+    let places: Vec<_> = (0..9).map(|_| tempfile::tempdir().expect("a directory")).collect();
+    let keys: Vec<_> = places.iter().map(|place| make_key(place.path(), "")).collect();
+    let public = |key: usize| keys[key].with_extension("pub").display().to_string();
+    let make = |owners: &[usize]| {
+        let mut arguments: Vec<String> =
+            ["genesis", "make", "--name", "north"].map(str::to_owned).into();
+        for operator in 0..4 {
+            let operator = format!("op{operator}={}", public(operator));
+            arguments.extend(["--operator".to_owned(), operator]);
+        }
+        for (host, owner) in owners.iter().enumerate() {
+            let key = public(4 + host);
+            let host = format!("h{host}=op{owner},{key},127.0.0.1:{}", 7400 + host);
+            arguments.extend(["--host".to_owned(), host]);
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        run(&arguments)
+    };
+    assert!(make(&[0, 1, 2, 3]).status.success());
+    let refused = make(&[0, 1, 2, 3, 2]);
+    assert_eq!(refused.status.code(), Some(1));
+    let told = text(&refused.stderr);
+    assert!(told.contains("operator op2 holds 2 of 5 votes"), "{told}");
+    assert!(told.contains("votes_unbalanced"), "{told}");
+}
+
+#[test]
 fn a_genesis_is_complete_only_with_every_operators_signature() {
     let places = ["one", "two"].map(|_| tempfile::tempdir().expect("a directory"));
     let keys = [0, 1].map(|index: usize| make_key(places[index].path(), ""));

@@ -9,6 +9,7 @@ use dagger_api::{
     ClusterView, HealthPart, HealthStatus, HealthView, HostLink, LedgerView, MemberView, Problem,
 };
 use dagger_bus::ledger::{LedgerStatus, LinkStatus, MemberStatus};
+use dagger_payload::votes::Votes;
 
 use super::problem::{ApiProblem, unavailable_text};
 use super::{Api, Shared};
@@ -54,7 +55,7 @@ pub(super) async fn ledger(State(api): State<Api>) -> Result<Json<LedgerView>, A
 fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
     let is_reached = |member: &&MemberStatus| member.link != LinkStatus::Missing;
     let reached = status.members.iter().filter(is_reached).count();
-    let faults = api.parts.genesis.committee().faulty_max();
+    let votes = Votes::at_founding(&api.parts.genesis);
     let fits = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
     LedgerView {
         cluster: status.cluster,
@@ -66,7 +67,8 @@ fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
         round: status.round.0,
         quorum: status.quorum,
         reached: fits(reached),
-        faults_survived: fits(faults),
+        faults_survived: fits(votes.hosts_survived()),
+        dishonest_operators_survived: fits(votes.operators_survived()),
         waiting: status.waiting,
         store_bytes: status.store_bytes,
         snapshot: status.snapshot,

@@ -200,5 +200,6 @@ async fn the_cluster_and_the_ledger_say_what_a_client_needs() {
     assert_eq!((cluster.host_name, cluster.host), (name("host1"), agent.world.host_id(0)));
     let ledger: LedgerView = agent.tcp.get_json("/v1/ledger").await;
     assert_eq!((ledger.reached, ledger.quorum, ledger.faults_survived), (4, 3, 1));
+    assert_eq!(ledger.dishonest_operators_survived, 1);
     assert_eq!(ledger.members[1].link, HostLink::Connected);
 }

@@ -29,3 +29,4 @@ pub mod snapshot;
 pub mod sshsig;
 pub mod state_tree;
 pub mod strict_json;
+pub mod votes;

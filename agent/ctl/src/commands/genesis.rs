@@ -13,8 +13,10 @@ use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator
 use dagger_payload::id::ClusterId;
 use dagger_payload::name::Name;
 use dagger_payload::sshsig::Namespace;
+use dagger_payload::votes::Votes;
 use serde_json::json;
 
+use super::ledger::survives;
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::session::Session;
@@ -178,7 +180,16 @@ pub(crate) fn compose(
     Genesis::read(&bytes).map_err(|error| {
         Failure::usage(error.to_string(), "Correct the names, keys and addresses.")
     })?;
+    check_balance(&genesis)?;
     Ok(bytes)
+}
+
+/// No operator founds, or signs, a cluster in which one of four or more can break it alone.
+fn check_balance(genesis: &Genesis) -> Result<(), Failure> {
+    Votes::at_founding(genesis).check_balance().map_err(|error| {
+        let advice = "List fewer hosts of this operator, or more of the others.";
+        Failure::refused("votes_unbalanced", error.to_string(), advice)
+    })
 }
 
 /// 32 random hex digits.
@@ -200,6 +211,7 @@ pub(crate) fn sign(file: &Path, key: &SigningKey) -> Result<(), Failure> {
             "Name your operator's key with --key.",
         ));
     }
+    check_balance(&genesis)?;
     let armor = key.sign_armored(Namespace::Genesis, text.as_bytes())?;
     let path = signatures_path(file);
     let before = if path.exists() { read_small(&path)? } else { String::new() };
@@ -236,11 +248,13 @@ fn show(file: &Path, session: &Session) -> Result<(), Failure> {
         Err(error) => format!("NOT complete: {error}"),
     };
     let value = json!({ "cluster": cluster, "genesis": genesis, "signed": signed.is_ok() });
+    let votes = Votes::at_founding(&genesis);
     session.output.show(&value, |_| {
         let head = facts([
             ("name", genesis.name.to_string()),
             ("cluster", cluster.to_string()),
             ("signed", state.clone()),
+            ("survives", survives(votes.hosts_survived(), votes.operators_survived())),
         ]);
         let operators = genesis
             .operators

@@ -30,16 +30,25 @@ pub(crate) async fn run(command: LedgerCommand, session: &Session) -> Result<(),
     }
 }
 
+/// What a committee withstands, in words. A dishonest operator has all of his hosts.
+pub(crate) fn survives(hosts: usize, operators: usize) -> String {
+    let count = |count: usize, what: &str| match count {
+        1 => format!("1 {what}"),
+        count => format!("{count} {what}s"),
+    };
+    if hosts == 0 {
+        return "no fault: with fewer than 4 hosts there is signed history, no fault tolerance"
+            .to_owned();
+    }
+    format!("{}, or {}", count(hosts, "dead host"), count(operators, "dishonest operator"))
+}
+
 fn show(view: &LedgerView) -> String {
     let changes = match &view.unavailable {
         None => format!("possible: {} members reached, {} needed", view.reached, view.quorum),
         Some(why) => format!("NOT possible: {why}"),
     };
-    let survives = match view.faults_survived {
-        0 => "no fault: with fewer than 4 hosts there is signed history, no fault tolerance"
-            .to_owned(),
-        faults => format!("{faults} dead or dishonest host(s)"),
-    };
+    let survives = survives(view.faults_survived.into(), view.dishonest_operators_survived.into());
     let snapshot = match view.snapshot {
         CommitIndex(0) => "none yet".to_owned(),
         commit => format!("of commit {commit}"),
@@ -73,4 +82,16 @@ fn show(view: &LedgerView) -> String {
     });
     let members = table(["MEMBER", "LINK", "ROUND", "ID"], rows, "No members.");
     format!("{head}\n\n{members}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::survives;
+
+    #[test]
+    fn what_is_survived_is_counted_in_hosts_and_in_operators() {
+        assert_eq!(survives(1, 1), "1 dead host, or 1 dishonest operator");
+        assert_eq!(survives(2, 0), "2 dead hosts, or 0 dishonest operators");
+        assert!(survives(0, 0).starts_with("no fault"));
+    }
 }
