@@ -75,6 +75,42 @@ fn assert_the_console_talks(cluster: &Cluster) {
     assert!(listed.contains("web-1"), "{listed}");
 }
 
+/// What was used up to a commit, asked of each host, is the same text.
+fn assert_every_host_writes_the_same_bill(cluster: &Cluster) {
+    let newest = cluster.json(&["account", "usage"]);
+    assert!(newest["used"]["cpu_ms"].as_u64().expect("a number") > 0, "{newest}");
+    let commit = newest["commit"].to_string();
+    let arguments = ["account", "usage", "--commit", &commit, "--json"];
+    let bill = |host| {
+        cluster.until("this host has judged that commit", || {
+            let output = cluster.ctl_from(host, &arguments);
+            output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+        })
+    };
+    let first = bill(1);
+    for host in 2..=4 {
+        assert_eq!(bill(host), first, "host{host}");
+    }
+}
+
+/// The developer's key gives way to a new one, which lets it back in.
+fn assert_a_replaced_key_signs_no_more(cluster: &Cluster) {
+    let new = cluster.file("keys/replacement");
+    ok(Command::new("ssh-keygen")
+        .args(["-q", "-t", "ed25519", "-N", "", "-f", &new])
+        .output()
+        .expect("ssh-keygen starts"));
+    cluster.must(&["account", "key", "rotate", &format!("{new}.pub")]);
+    let (_, said) = cluster.refused(&["vm", "stop", "web-1"]);
+    assert!(said.contains("signs for its account no more"), "{said}");
+    let listed = cluster.must(&["--key", &new, "vm", "ls"]);
+    assert!(listed.contains("web-1"), "{listed}");
+    let old = cluster.file("keys/developer.pub");
+    cluster.must(&["--key", &new, "account", "key", "add", &old, "--role", "owner"]);
+    let shown = cluster.must(&["account", "show"]);
+    assert_eq!(shown.matches("owner").count(), 2, "{shown}");
+}
+
 #[test]
 fn real_machines_survive_the_faults_of_everything_around_them() {
     let cluster = Cluster::start(4, Machines::Qemu);
@@ -149,6 +185,9 @@ fn real_machines_survive_the_faults_of_everything_around_them() {
     let domains = cluster.domains();
     let id = vm["vm"]["id"].as_str().expect("an id");
     assert!(domains.iter().all(|(name, _)| !name.contains(id)), "{domains:?}");
+
+    assert_every_host_writes_the_same_bill(&cluster);
+    assert_a_replaced_key_signs_no_more(&cluster);
 
     // Everything goes as it came.
     for name in ["damaged", "web-1"] {

@@ -14,6 +14,7 @@ use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{Account, Host, Image, Vm, VmState};
 use dagger_payload::prediction::HostOutlook;
 use dagger_payload::refusal::Refusal;
+use dagger_payload::usage::Used;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -275,6 +276,51 @@ pub struct AccountView {
     pub used: Capacity,
     /// How many VMs it has.
     pub vms: u32,
+}
+
+/// `GET /v1/accounts/{id}/usage`: the same bytes from every host that has judged `commit`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct UsageView {
+    /// Whose VMs.
+    pub account: AccountId,
+    /// The commit after which the meters are read: the last one with content, up to the one that
+    /// was asked for.
+    pub commit: CommitIndex,
+    /// Its ledger time.
+    pub ledger_time_ms: LedgerTime,
+    /// The hosts that carried VMs of the account, by id.
+    pub hosts: Vec<HostUsageView>,
+    /// In all.
+    pub used: Used,
+}
+
+/// What an account has used on one host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostUsageView {
+    /// Which.
+    pub host: HostId,
+    /// What it is called.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Name>,
+    /// VMs that exist, by id.
+    pub vms: Vec<VmUsageView>,
+    /// How many VMs there were that are deleted.
+    pub deleted_vms: u64,
+    /// What they have used.
+    pub deleted_used: Used,
+    /// In all.
+    pub used: Used,
+}
+
+/// What one VM has used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VmUsageView {
+    /// Which.
+    pub vm: VmId,
+    /// What it is called.
+    pub name: Name,
+    /// How much.
+    pub used: Used,
 }
 
 /// `GET /v1/accounts` (a list).

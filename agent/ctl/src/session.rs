@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dagger_api::{ClusterView, LedgerView, PayloadState, PayloadView};
+use dagger_api::{AccountSummary, ClusterView, LedgerView, PayloadState, PayloadView};
 use dagger_payload::id::{AccountId, PayloadDigest};
+use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
 use dagger_payload::payload::Payload;
 use dagger_payload::sshsig::{self, Namespace};
 
 use crate::client::{Client, NO_QUORUM};
+use crate::commands::encode;
 use crate::failure::Failure;
 use crate::limits::{LONG_POLL, PAUSE_FIRST, PAUSE_MAX, SUBMIT_RETRY_MAX};
 use crate::output::Output;
@@ -53,8 +55,16 @@ impl Session {
     }
 
     /// The account of the key to sign with.
-    pub(crate) fn account(&self) -> Result<AccountId, Failure> {
-        Ok(AccountId::of(self.signing_key()?.public_key()))
+    pub(crate) async fn account(&self) -> Result<AccountId, Failure> {
+        self.account_of(self.signing_key()?.public_key()).await
+    }
+
+    /// The account for which `key` signs; for one that signs for nobody yet, the one that it would
+    /// open.
+    pub(crate) async fn account_of(&self, key: &PublicKey) -> Result<AccountId, Failure> {
+        let path = format!("/v1/accounts?key={}", encode(&key.to_string()));
+        let found: Vec<AccountSummary> = self.client.get(&path).await?;
+        Ok(found.first().map_or_else(|| AccountId::of(key), |account| account.id))
     }
 
     /// `GET /v1/cluster`.

@@ -154,6 +154,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(objects::hosts))
         .routes(routes!(objects::accounts))
         .routes(routes!(objects::account))
+        .routes(routes!(objects::usage))
         .routes(routes!(images::list, images::import))
         .layer(middleware::from_fn(bound_work));
     // These wait by their nature, and are bounded each in its own way.

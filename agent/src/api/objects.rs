@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use dagger_api::{AccountSummary, AccountView, HostLink, HostView, Problem};
-use dagger_payload::id::{AccountId, HostId};
+use dagger_api::{AccountSummary, AccountView, HostLink, HostView, Problem, UsageView};
+use dagger_payload::id::{AccountId, CommitIndex, HostId};
+use dagger_payload::key::PublicKey;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::Api;
 use super::cluster::link;
 use super::problem::ApiProblem;
 use super::reader::Reader;
-use super::request::Path;
+use super::request::{Path, Query};
 
 /// The hosts, what their VMs take, and whether this host's ledger reaches them.
 #[utoipa::path(
@@ -33,18 +36,34 @@ pub(super) async fn hosts(State(api): State<Api>) -> Json<Vec<HostView>> {
     Json(api.parts.model.read(|model| model.host_views(link_of)))
 }
 
+/// Query of `GET /v1/accounts`.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AccountsQuery {
+    /// Only the account for which this key signs: `ssh-ed25519 ...`.
+    #[param(value_type = Option<String>)]
+    key: Option<PublicKey>,
+}
+
 /// The accounts.
 #[utoipa::path(
     get,
     path = "/v1/accounts",
     tag = "objects",
+    params(AccountsQuery),
     responses(
         (status = 200, body = Vec<AccountSummary>),
         (status = 401, body = Problem, content_type = "application/problem+json")
     )
 )]
-pub(super) async fn accounts(State(api): State<Api>, reader: Reader) -> Json<Vec<AccountSummary>> {
-    let mut summaries = api.parts.model.read(crate::model::Model::account_summaries);
+pub(super) async fn accounts(
+    State(api): State<Api>,
+    reader: Reader,
+    Query(query): Query<AccountsQuery>,
+) -> Json<Vec<AccountSummary>> {
+    let key = query.key.as_ref();
+    let mut summaries = api.parts.model.read(|model| model.account_summaries(key));
     summaries.retain(|summary| reader.sees(summary.id));
     Json(summaries)
 }
@@ -70,4 +89,38 @@ pub(super) async fn account(
     let view = api.parts.model.read(|model| model.account_view(&account));
     let unknown = || ApiProblem::not_found(format!("there is no account {account}"));
     view.map(Json).ok_or_else(unknown)
+}
+
+/// Query of `GET /v1/accounts/{account}/usage`.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct UsageQuery {
+    /// Read the meters after this commit; the newest one if not given.
+    commit: Option<CommitIndex>,
+}
+
+/// What an account has used, by host and VM: the same from every host for the same commit.
+#[utoipa::path(
+    get,
+    path = "/v1/accounts/{account}/usage",
+    tag = "objects",
+    params(("account" = AccountId, Path, description = "Its id"), UsageQuery),
+    responses(
+        (status = 200, body = UsageView),
+        (status = 401, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json",
+            description = "This host has not judged that commit yet")
+    )
+)]
+pub(super) async fn usage(
+    State(api): State<Api>,
+    reader: Reader,
+    Path(account): Path<AccountId>,
+    Query(query): Query<UsageQuery>,
+) -> Result<Json<UsageView>, ApiProblem> {
+    reader.account(Some(account))?;
+    let usage = api.parts.model.read(|model| model.usage(&account, query.commit));
+    let later = || ApiProblem::not_found("this host has not judged that commit yet".to_owned());
+    usage.map(Json).ok_or_else(later)
 }

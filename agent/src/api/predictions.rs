@@ -8,7 +8,6 @@ use axum::extract::{Request, State};
 use dagger_api::{PredictionView, Problem};
 use dagger_bus::ledger::{Answer, Call};
 use dagger_bus::limits::ANSWER_WAIT_MAX;
-use dagger_payload::id::AccountId;
 use dagger_payload::limits::PAYLOAD_BYTES_MAX;
 use dagger_payload::object::Effect;
 use dagger_payload::payload::Payload;
@@ -47,7 +46,7 @@ pub(super) async fn predict(
 ) -> Result<Json<PredictionView>, ApiProblem> {
     let document = read_body(request, PAYLOAD_BYTES_MAX).await?;
     let signer = Payload::read(&document)?.signer;
-    reader.account(Some(AccountId::of(&signer)))?;
+    reader.account(Some(api.parts.model.read(|model| model.account_signed_by(&signer))))?;
     match api.parts.ledger.ask(Call::Predict { document }, ANSWER_WAIT_MAX).await? {
         Answer::Prediction { prediction } => {
             let vm = prediction.effects.into_iter().find_map(|effect| match effect {

@@ -1,7 +1,7 @@
 //! Who reads, and what of the accounts' objects he may see.
 //!
 //! Owns the rule: over the host's Unix socket everything (the file system is the guard); over TCP
-//! what belongs to accounts needs a session, which shows an account's key its own objects and an
+//! what belongs to accounts needs a session, which shows any key of an account its objects and an
 //! operator's key all of them. Payloads are shown to whoever knows their digest, and what concerns
 //! the whole cluster to anybody. Sessions never change anything. Called by the handlers through
 //! [`Reader`].
@@ -76,14 +76,21 @@ fn of_session(headers: &HeaderMap, api: &Api) -> Result<Reader, ApiProblem> {
     let here = (api.parts.cluster, api.me);
     let key = session::check(document, signature, here, api.now())
         .map_err(|error| ApiProblem::session(error.to_string()))?;
-    Ok(scope(&key, api))
+    scope(&key, api)
 }
 
-fn scope(key: &PublicKey, api: &Api) -> Reader {
+fn scope(key: &PublicKey, api: &Api) -> Result<Reader, ApiProblem> {
     let operators = &api.parts.genesis.operators;
     if operators.iter().any(|operator| operator.key == *key) {
-        Reader::All
-    } else {
-        Reader::Account(AccountId::of(key))
+        return Ok(Reader::All);
     }
+    api.parts.model.read(|model| {
+        let id = model.account_signed_by(key);
+        match model.account(&id) {
+            Some(account) if account.role_of(key).is_none() => Err(ApiProblem::session(
+                "this session's key signs for its account no more".to_owned(),
+            )),
+            _ => Ok(Reader::Account(id)),
+        }
+    })
 }

@@ -51,7 +51,7 @@ impl Selection {
                     orders.push(Order::Host(host.clone()));
                 }
                 Effect::Image(image) => orders.push(Order::Image(image.clone())),
-                Effect::Vm(_) | Effect::Host(_) | Effect::Account(_) => {}
+                Effect::Vm(_) | Effect::Host(_) | Effect::Account(_) | Effect::Usage(_) => {}
             }
         }
         orders.push(Order::LedgerTime(release.ledger_time));

@@ -136,6 +136,8 @@ impl Model {
                 self.hosts.insert(host.id, (**host).clone());
             }
             Effect::Account(account) => {
+                let keys = account.keys.iter().map(|own| (own.key.clone(), account.id));
+                self.account_keys.extend(keys);
                 self.accounts.insert(account.id, (**account).clone());
             }
             Effect::Image(image) => {
@@ -144,6 +146,8 @@ impl Model {
             Effect::Vm(vm) => {
                 self.vms.insert(vm.id, (**vm).clone());
             }
+            // Read from the log when it is asked for.
+            Effect::Usage(_) => {}
         }
     }
 }

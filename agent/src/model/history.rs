@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use dagger_api::{HistoryEntry, HistoryPayload, HistoryView};
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{AccountId, AuthorIndex, CommitIndex, HostId};
+use dagger_payload::id::{AuthorIndex, CommitIndex, HostId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Body, Protection, ReportPhase};
 use dagger_payload::name::Name;
@@ -75,6 +75,9 @@ pub(super) fn accepted(
         Body::HostResume(_) => with_place(format!("a host was resumed by {who}")),
         Body::AccountGrant(_) | Body::AccountRevoke(_) => {
             with_place(format!("the account's grant by {who} changed"))
+        }
+        Body::AccountAddKey(_) | Body::AccountRemoveKey(_) | Body::AccountRotateKey(_) => {
+            with_place(format!("the account's keys were changed by {who}"))
         }
         Body::ImageRegister(image) => with_place(format!("image {} was registered", image.name)),
         Body::ImageRetire(image) => with_place(format!("image {} was retired", image.name)),
@@ -153,7 +156,7 @@ fn signer_name(model: &Model, key: &PublicKey) -> String {
     }
     match model.hosts.values().find(|host| host.agent_key == *key) {
         Some(host) => format!("host {}", host.name),
-        None => format!("account {}", AccountId::of(key)),
+        None => format!("account {}", model.account_signed_by(key)),
     }
 }
 

@@ -8,6 +8,7 @@
 mod fold;
 mod history;
 mod shared;
+mod usage;
 mod views;
 
 use std::collections::BTreeMap;
@@ -16,6 +17,7 @@ use std::sync::Arc;
 use dagger_api::{Attested, PayloadState, PayloadView, StreamEvent};
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{AccountId, CommitIndex, HostId, LedgerTime, PayloadDigest, VmId};
+use dagger_payload::key::PublicKey;
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{Account, Effect, Host, Image, Vm};
 use dagger_payload::refusal::RefusalCode;
@@ -45,6 +47,8 @@ pub struct Model {
     log: Vec<Arc<CommitRelease>>,
     hosts: BTreeMap<HostId, Host>,
     accounts: BTreeMap<AccountId, Account>,
+    /// Keys that sign for an account, or once did.
+    account_keys: BTreeMap<PublicKey, AccountId>,
     images: BTreeMap<ImageName, Image>,
     vms: BTreeMap<VmId, Vm>,
     steps: BTreeMap<VmId, Vec<VmStep>>,
@@ -62,6 +66,7 @@ impl Model {
             log: Vec::new(),
             hosts: BTreeMap::new(),
             accounts: BTreeMap::new(),
+            account_keys: BTreeMap::new(),
             images: BTreeMap::new(),
             vms: BTreeMap::new(),
             steps: BTreeMap::new(),
@@ -94,6 +99,17 @@ impl Model {
     /// All VMs' newest versions.
     pub fn vms(&self) -> impl Iterator<Item = &Vm> {
         self.vms.values()
+    }
+
+    /// The account for which `key` signs, or did so last; for a key that nobody has named, the one
+    /// that a first grant to it would open.
+    pub fn account_signed_by(&self, key: &PublicKey) -> AccountId {
+        self.account_keys.get(key).copied().unwrap_or_else(|| AccountId::of(key))
+    }
+
+    /// An account's newest version.
+    pub fn account(&self, id: &AccountId) -> Option<&Account> {
+        self.accounts.get(id)
     }
 
     /// A host as its operator declared it.
@@ -141,7 +157,7 @@ impl Model {
                 if refusal.code == RefusalCode::SignatureInvalid);
             let document = release.ordered.payload.read().ok();
             // Reports are their host's, and each shows in the objects that it changes.
-            let signer = document.as_ref().map(|payload| AccountId::of(&payload.signer));
+            let signer = document.as_ref().map(|payload| self.account_signed_by(&payload.signer));
             if !noise && signer.is_none_or(sees) {
                 let vm = document.and_then(|payload| fold::vm_named_by(&payload.body, release));
                 let payload = payload_view(commit, release, vm, attested);
@@ -170,6 +186,7 @@ fn owner(effect: &Effect) -> Option<AccountId> {
     match effect {
         Effect::Vm(vm) => Some(vm.account),
         Effect::Account(account) => Some(account.id),
+        Effect::Usage(past) => Some(past.account),
         Effect::Host(_) | Effect::Image(_) => None,
     }
 }
@@ -182,6 +199,7 @@ fn effect_event(commit: CommitIndex, effect: &Effect) -> StreamEvent {
         Effect::Host(host) => ("host", host.id.to_string()),
         Effect::Account(account) => ("account", account.id.to_string()),
         Effect::Image(image) => ("image", image.name.to_string()),
+        Effect::Usage(past) => ("usage", past.host.to_string()),
     };
     StreamEvent::Object { commit, kind: kind.to_owned(), id }
 }

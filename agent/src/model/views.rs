@@ -4,6 +4,7 @@
 
 use dagger_api::{AccountSummary, AccountView, HostLink, HostView, Sight, VmView};
 use dagger_payload::id::{AccountId, HostId, VmId};
+use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Capacity;
 use dagger_payload::name::Name;
 use dagger_payload::object::{Account, Placement, Vm, VmState};
@@ -128,14 +129,15 @@ impl Model {
         Some(AccountView { account: account.clone(), used, vms })
     }
 
-    /// All accounts.
-    pub fn account_summaries(&self) -> Vec<AccountSummary> {
+    /// All accounts, or the one for which `key` signs.
+    pub fn account_summaries(&self, key: Option<&PublicKey>) -> Vec<AccountSummary> {
         let summary = |account: &Account| AccountSummary {
             id: account.id,
             fingerprint: account.key.fingerprint(),
             vms: sum(self.existing_vms().filter(|vm| vm.account == account.id)).1,
         };
-        self.accounts.values().map(summary).collect()
+        let meant = |account: &&Account| key.is_none_or(|key| account.role_of(key).is_some());
+        self.accounts.values().filter(meant).map(summary).collect()
     }
 }
 

@@ -17,3 +17,4 @@ mod reports;
 mod sessions;
 mod support;
 mod trust;
+mod usage;

@@ -3,15 +3,18 @@
 use dagger_api::{AccountSummary, PredictionView, StreamEvent, VmView};
 use dagger_payload::id::AccountId;
 use dagger_payload::key::SecretKey;
+use dagger_payload::kind::{AccountRotateKey, Body, KeyRole};
 use dagger_payload::limits::SESSION_LIFE_MS_MAX;
+use dagger_payload::object::{AccountKey, Cause, Effect};
 use dagger_payload::refusal::RefusalCode;
+use dagger_payload::release::Verdict;
 use dagger_payload::session::{SESSION_HEADER, SESSION_SIGNATURE_HEADER, SessionDocument};
 use hyper::StatusCode;
 
 use crate::agent::Agent;
 use crate::events::EventReader;
 use crate::http::Answered;
-use crate::support::{Chronicle, TIME, World, create_vm, key, vm_create};
+use crate::support::{Chronicle, TIME, World, account_object, create_vm, key, vm_create};
 
 /// The headers of a session of `reader` with the host of member `author`.
 fn session(agent: &Agent, reader: &SecretKey, author: u16) -> [(&'static str, String); 2] {
@@ -129,4 +132,38 @@ async fn a_prediction_is_made_for_whoever_may_see_the_account_and_needs_no_signa
     assert_eq!(ask(Some(World::OTHER_DEVELOPER)).await.problem().code, "session_refused");
     let view: PredictionView = ask(Some(World::DEVELOPER)).await.json();
     assert_eq!(view.refusal.map(|refusal| refusal.code), Some(RefusalCode::NoHostFits));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_key_of_an_account_sees_it_and_one_that_was_replaced_does_not() {
+    let agent = two_accounts().await;
+    let world = &agent.world;
+    let mut chronicle = Chronicle::new(world);
+    create_vm(world, &mut chronicle, World::DEVELOPER, "web-1");
+    create_vm(world, &mut chronicle, World::OTHER_DEVELOPER, "web-2");
+    let old = key(World::DEVELOPER);
+    let (new, reads) = (key(60), key(61));
+    let rotate = AccountRotateKey { new_key: new.public_key() };
+    let payload = world.sign(&old, Body::AccountRotateKey(rotate));
+    let cause = Cause { digest: payload.digest(), position: chronicle.next_position() };
+    let Effect::Account(before) = account_object(&old, cause) else { panic!("an account") };
+    let mut after = before.clone();
+    after.keys = [(&new, KeyRole::Owner), (&reads, KeyRole::Read)]
+        .map(|(key, role)| AccountKey { key: key.public_key(), role, cause })
+        .into();
+    let effects = vec![Effect::Account(before), Effect::Account(after)];
+    chronicle.commit(vec![(payload, Verdict::Accepted, effects)], Vec::new());
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 3).await;
+
+    for reader in [&new, &reads] {
+        let views: Vec<VmView> = get(&agent, "/v1/vms", reader, 0).await.json();
+        assert_eq!(views[0].vm.name.as_str(), "web-1");
+    }
+    let refused = get(&agent, "/v1/vms", &old, 0).await;
+    assert_eq!(refused.problem().code, "session_refused");
+    let asked = new.public_key().to_string().replace(' ', "%20").replace('+', "%2B");
+    let path = format!("/v1/accounts?key={asked}");
+    let found: Vec<AccountSummary> = get(&agent, &path, &reads, 0).await.json();
+    assert_eq!(found[0].id, AccountId::of(&old.public_key()));
 }

@@ -12,12 +12,12 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::kind::{
-    Body, Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, ReportVm, VmChange,
+    Body, Capacity, GuestSubnet, ImageFormat, KeyRole, Protection, ReportPhase, ReportVm, VmChange,
     VmCreate, VmImage,
 };
 use dagger_payload::name::Name;
 use dagger_payload::object::{
-    Account, Cause, Effect, Host, HostDuty, Placement, Vm, VmReport, Wanted,
+    Account, AccountKey, Cause, Effect, Host, HostDuty, Placement, Vm, VmReport, Wanted,
 };
 use dagger_payload::payload::{Payload, SignedPayload};
 use dagger_payload::refusal::Refusal;
@@ -287,6 +287,7 @@ pub(crate) fn account_object(developer: &SecretKey, cause: Cause) -> Effect {
     Effect::Account(Box::new(Account {
         id: AccountId::of(&developer.public_key()),
         key: developer.public_key(),
+        keys: vec![AccountKey { key: developer.public_key(), role: KeyRole::Owner, cause }],
         grants: Vec::new(),
         generation: Generation(1),
         cause,
@@ -328,6 +329,7 @@ pub(crate) fn vm_object(
         guest_host_key: None,
         protection: Protection::Unprotected,
         booted_since: Generation(1),
+        meter: dagger_payload::usage::Meter::NEW,
         apart: Vec::new(),
     }
 }
@@ -351,6 +353,7 @@ pub(crate) fn after_report(
         phase,
         reason: None,
         cause: Cause { digest: payload.digest(), position: at },
+        agreement: dagger_payload::object::Agreement::WithOrder,
     });
     after
 }

@@ -69,6 +69,7 @@ impl Ledger {
                 phase: report.phase,
                 reason: report.reason.clone(),
                 cause: cause(9),
+                agreement: dagger_payload::object::Agreement::WithOrder,
             });
             if let (ReportPhase::Accepted, Some(address)) = (report.phase, vm.placement.address()) {
                 vm.placement = Placement::Accepted { host: HERE, address, position: Position(2) };

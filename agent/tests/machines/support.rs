@@ -100,6 +100,7 @@ pub(crate) fn offered() -> AttestedVm {
         guest_host_key: None,
         protection: Protection::Unprotected,
         booted_since: Generation(1),
+        meter: dagger_payload::usage::Meter::NEW,
         apart: Vec::new(),
     };
     AttestedVm { vm, commit: CommitIndex(1) }
@@ -145,6 +146,7 @@ pub(crate) fn report(generation: u64, phase: ReportPhase) -> VmReport {
         phase,
         reason: None,
         cause: cause(9),
+        agreement: dagger_payload::object::Agreement::WithOrder,
     }
 }
 

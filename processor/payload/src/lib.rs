@@ -29,4 +29,5 @@ pub mod snapshot;
 pub mod sshsig;
 pub mod state_tree;
 pub mod strict_json;
+pub mod usage;
 pub mod votes;

@@ -54,6 +54,8 @@ pub const VM_APART_MAX: usize = 8;
 pub const SESSION_LIFE_MS_MAX: u64 = 600_000;
 /// A session's document, and its signature's text, in bytes.
 pub const SESSION_BYTES_MAX: usize = 1024;
+/// Keys of an account.
+pub const ACCOUNT_KEYS_MAX: usize = 16;
 /// Hosts that a dry run names.
 pub const PREDICTION_HOSTS_MAX: usize = 256;
 /// Reason text in a report or a refusal, in bytes.

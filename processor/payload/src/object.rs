@@ -14,8 +14,11 @@ use crate::id::{
     VmId,
 };
 use crate::key::PublicKey;
-use crate::kind::{Apart, Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage};
+use crate::kind::{
+    Apart, Capacity, GuestSubnet, ImageFormat, KeyRole, Protection, ReportPhase, VmImage,
+};
 use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine};
+use crate::usage::{Meter, PastUsage};
 
 /// Which payload made a version of an object.
 #[derive(
@@ -139,7 +142,8 @@ pub struct Account {
     /// Its id.
     #[n(0)]
     pub id: AccountId,
-    /// The key that signs for it.
+    /// Its first key, which gave it its id and under which it publishes; whether it still signs
+    /// stands in `keys`.
     #[n(1)]
     pub key: PublicKey,
     /// Grants, by operator; at most one of each.
@@ -151,6 +155,33 @@ pub struct Account {
     /// What made this version.
     #[n(4)]
     pub cause: Cause,
+    /// Who signs for it, in the order in which they came; at most `ACCOUNT_KEYS_MAX`.
+    #[n(5)]
+    pub keys: Vec<AccountKey>,
+}
+
+/// A key that signs for an account.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct AccountKey {
+    /// The key.
+    #[n(0)]
+    pub key: PublicKey,
+    /// What it may do.
+    #[n(1)]
+    pub role: KeyRole,
+    /// What gave it that.
+    #[n(2)]
+    pub cause: Cause,
+}
+
+impl Account {
+    /// What `key` may do for the account; none if it does not sign for it (any more).
+    pub fn role_of(&self, key: &PublicKey) -> Option<KeyRole> {
+        self.keys.iter().find(|own| own.key == *key).map(|own| own.role)
+    }
 }
 
 /// Whether new VMs may boot an image.
@@ -308,6 +339,26 @@ pub struct VmReport {
     /// The report itself.
     #[n(4)]
     pub cause: Cause,
+    /// Whether it fits what was ordered.
+    #[n(5)]
+    pub agreement: Agreement,
+}
+
+/// Whether a report fits what was ordered.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum Agreement {
+    /// It does.
+    #[n(0)]
+    WithOrder,
+    /// The host says that a guest runs whose owner has ordered it to be off or gone: it is marked,
+    /// and not metered as running.
+    #[n(1)]
+    AgainstOrder,
 }
 
 /// A virtual machine: what is wanted, where, and what was last reported.
@@ -386,6 +437,9 @@ pub struct Vm {
     /// that.
     #[n(21)]
     pub booted_since: Generation,
+    /// What it has used.
+    #[n(22)]
+    pub meter: Meter,
 }
 
 /// A VM's state in one word (design R11); every state accepts delete.
@@ -443,4 +497,7 @@ pub enum Effect {
     /// A VM. When its state is `Deleted` this is its last version: the judge has forgotten it.
     #[n(3)]
     Vm(#[n(0)] Box<Vm>),
+    /// What an account's deleted VMs have used on one host.
+    #[n(4)]
+    Usage(#[n(0)] Box<PastUsage>),
 }

@@ -35,6 +35,8 @@ pub enum Subject {
     Image(ImageName),
     /// A VM, as `object::Vm`.
     Vm(VmId),
+    /// What an account's deleted VMs have used on a host, as `usage::PastUsage`.
+    Usage(AccountId, HostId),
     /// A payload that was ordered and has not expired, as [`Judgement`].
     Payload(PayloadDigest),
 }
@@ -57,11 +59,16 @@ pub struct Judgement {
 impl Subject {
     /// The key of its leaf.
     pub fn key(&self) -> Vec<u8> {
+        let of_two;
         let (kind, id): (&[u8], &[u8]) = match self {
             Self::Host(id) => (b"host/", id.as_bytes()),
             Self::Account(id) => (b"account/", id.as_bytes()),
             Self::Image(name) => (b"image/", name.as_str().as_bytes()),
             Self::Vm(id) => (b"vm/", id.as_bytes()),
+            Self::Usage(account, host) => {
+                of_two = [account.as_bytes().as_slice(), host.as_bytes().as_slice()].concat();
+                (b"usage/", &of_two)
+            }
             Self::Payload(digest) => (b"payload/", digest.as_bytes()),
         };
         [kind, id].concat()

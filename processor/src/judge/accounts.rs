@@ -1,12 +1,18 @@
-//! `account.grant`, `account.revoke`: an operator lets an account use his hosts, or no more.
+//! `account.grant`, `account.revoke`: an operator lets an account use his hosts, or no more;
+//! `account.add_key`, `account.remove_key`, `account.rotate_key`: who signs for an account.
 //!
 //! Owns that a grant replaces the same operator's earlier one, and that it opens the account. There
-//! is no central administrator: each operator speaks for his own hosts.
+//! is no central administrator: each operator speaks for his own hosts. Owns what each role of a
+//! key allows, and that a key signs for one account only.
 
 use dagger_payload::id::{AccountId, Generation, LedgerTime};
-use dagger_payload::kind::{AccountGrant, AccountRevoke};
-use dagger_payload::object::{Account, Effect, Grant};
-use dagger_payload::refusal::RefusalCode;
+use dagger_payload::key::PublicKey;
+use dagger_payload::kind::{
+    AccountAddKey, AccountGrant, AccountRemoveKey, AccountRevoke, AccountRotateKey, KeyRole,
+};
+use dagger_payload::limits::ACCOUNT_KEYS_MAX;
+use dagger_payload::object::{Account, AccountKey, Effect, Grant};
+use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::state::State;
 use super::{Case, Ruling, refuse};
@@ -22,14 +28,129 @@ pub(crate) fn grant(state: &State, case: &Case<'_>, body: &AccountGrant) -> Ruli
         until: LedgerTime(body.until_ms),
         cause: case.cause,
     };
-    let id = AccountId::of(&body.key);
+    let founded = AccountId::of(&body.key);
+    let id = state.account_id(&body.key).unwrap_or(founded);
     let old = state.accounts.get(&id);
+    if old.is_some_and(|account| account.role_of(&body.key).is_none()) {
+        let detail = "this key signs for its account no more: name one that does";
+        return refuse(RefusalCode::Conflict, detail);
+    }
     let mut grants = old.map_or_else(Vec::new, |account| account.grants.clone());
     grants.retain(|grant| grant.operator != operator);
     let at = grants.partition_point(|other| other.operator < operator);
     grants.insert(at, grant);
     let generation = old.map_or(Generation(1), |account| account.generation.next());
-    let account = Account { id, key: body.key.clone(), grants, generation, cause: case.cause };
+    let cause = case.cause;
+    let (key, keys) = match old {
+        Some(account) => (account.key.clone(), account.keys.clone()),
+        None => {
+            let first = AccountKey { key: body.key.clone(), role: KeyRole::Owner, cause };
+            (body.key.clone(), vec![first])
+        }
+    };
+    let account = Account { id, key, grants, generation, cause, keys };
+    Ok(vec![Effect::Account(Box::new(account))])
+}
+
+/// The account for which the signer may act.
+///
+/// # Errors
+/// `account_unknown`, and `not_authorized` for a key that may only read or that signs no more.
+pub(crate) fn acting<'s>(state: &'s State, case: &Case<'_>) -> Result<&'s Account, Refusal> {
+    let (account, role) = signing(state, case)?;
+    if role == KeyRole::Read {
+        return refuse(RefusalCode::NotAuthorized, "this key of the account may only read");
+    }
+    Ok(account)
+}
+
+fn signing<'s>(state: &'s State, case: &Case<'_>) -> Result<(&'s Account, KeyRole), Refusal> {
+    let account = state.account_id(case.signer).and_then(|id| state.accounts.get(&id));
+    if let Some((account, role)) = account.zip(account.and_then(|own| own.role_of(case.signer))) {
+        return Ok((account, role));
+    }
+    if state.accounts.contains_key(&AccountId::of(case.signer)) {
+        return refuse(RefusalCode::NotAuthorized, "this key signs for its account no more");
+    }
+    let detail = format!("{} has no account", case.signer.fingerprint());
+    refuse(RefusalCode::AccountUnknown, detail)
+}
+
+fn owned<'s>(state: &'s State, case: &Case<'_>) -> Result<&'s Account, Refusal> {
+    match signing(state, case)? {
+        (account, KeyRole::Owner) => Ok(account),
+        (_, KeyRole::Operate | KeyRole::Read) => {
+            refuse(RefusalCode::NotAuthorized, "only an owner's key changes keys of the account")
+        }
+    }
+}
+
+pub(crate) fn add_key(state: &State, case: &Case<'_>, body: &AccountAddKey) -> Ruling {
+    let account = owned(state, case)?;
+    let mut keys = account.keys.clone();
+    let cause = case.cause;
+    match keys.iter_mut().find(|own| own.key == body.key) {
+        Some(own) if own.role == body.role => return Ok(Vec::new()), // it is so already
+        Some(own) => (own.role, own.cause) = (body.role, cause),
+        None => {
+            require_free(state, account, &body.key)?;
+            if keys.len() >= ACCOUNT_KEYS_MAX {
+                let detail = format!("an account has at most {ACCOUNT_KEYS_MAX} keys");
+                return refuse(RefusalCode::LimitExceeded, detail);
+            }
+            keys.push(AccountKey { key: body.key.clone(), role: body.role, cause });
+        }
+    }
+    with_keys(account, keys, case)
+}
+
+pub(crate) fn remove_key(state: &State, case: &Case<'_>, body: &AccountRemoveKey) -> Ruling {
+    let account = match signing(state, case)? {
+        (account, _) if body.key == *case.signer => account,
+        _ => owned(state, case)?,
+    };
+    let mut keys = account.keys.clone();
+    keys.retain(|own| own.key != body.key);
+    if keys.len() == account.keys.len() {
+        return refuse(RefusalCode::NotFound, "the account has no such key");
+    }
+    with_keys(account, keys, case)
+}
+
+/// Payloads of the old key that are ordered later are refused, whenever they were signed.
+pub(crate) fn rotate_key(state: &State, case: &Case<'_>, body: &AccountRotateKey) -> Ruling {
+    let (account, _) = signing(state, case)?;
+    require_free(state, account, &body.new_key)?;
+    let mut keys = account.keys.clone();
+    for own in keys.iter_mut().filter(|own| own.key == *case.signer) {
+        (own.key, own.cause) = (body.new_key.clone(), case.cause);
+    }
+    with_keys(account, keys, case)
+}
+
+/// Whether nobody else signs with `key`, or did so for an account of its own. The account's own
+/// first key may come back.
+fn require_free(state: &State, account: &Account, key: &PublicKey) -> Result<(), Refusal> {
+    let founded = AccountId::of(key);
+    let founded_another = founded != account.id && state.accounts.contains_key(&founded);
+    let is_ledger_key = state.genesis.author_of(key).is_some();
+    if founded_another
+        || is_ledger_key
+        || state.account_id(key).is_some()
+        || state.operator(key).is_some()
+        || state.host_of_agent(key).is_some()
+    {
+        return refuse(RefusalCode::Conflict, "this key has another use in the cluster");
+    }
+    Ok(())
+}
+
+fn with_keys(account: &Account, keys: Vec<AccountKey>, case: &Case<'_>) -> Ruling {
+    if !keys.iter().any(|own| own.role == KeyRole::Owner) {
+        return refuse(RefusalCode::StateWrong, "one key of the account must stay its owner");
+    }
+    let generation = account.generation.next();
+    let account = Account { keys, generation, cause: case.cause, ..account.clone() };
     Ok(vec![Effect::Account(Box::new(account))])
 }
 

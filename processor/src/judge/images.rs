@@ -4,27 +4,28 @@
 //! before use.
 
 use dagger_payload::id::Generation;
+use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{ImageRegister, ImageRetire};
-use dagger_payload::object::{Effect, Image, ImageStatus};
-use dagger_payload::refusal::RefusalCode;
+use dagger_payload::object::{Effect, Grant, Image, ImageStatus};
+use dagger_payload::refusal::{Refusal, RefusalCode};
 
-use super::state::State;
+use super::accounts::acting;
+use super::state::{State, is_live};
 use super::{Case, Ruling, refuse};
 
 pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> Ruling {
-    let is_operator = state.operator(case.signer).is_some();
-    if !is_operator && state.live_account(case.signer, case.now).is_none() {
-        let detail = "the signer is no operator and has no live grant";
-        return refuse(RefusalCode::AccountUnknown, detail);
+    let (publisher, grants) = publisher(state, case)?;
+    if grants.is_some_and(|grants| !grants.iter().any(|grant| is_live(grant, case.now))) {
+        return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
     }
     let old = state.images.get(&body.name);
-    if old.is_some_and(|old| old.publisher != *case.signer) {
+    if old.is_some_and(|old| old.publisher != *publisher) {
         let detail = format!("{} belongs to another publisher", body.name);
         return refuse(RefusalCode::NameTaken, detail);
     }
     let image = Image {
         name: body.name.clone(),
-        publisher: case.signer.clone(),
+        publisher: publisher.clone(),
         digest: body.digest,
         format: body.format,
         size_bytes: body.size_bytes,
@@ -45,13 +46,26 @@ pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> 
     Ok(vec![Effect::Image(Box::new(image))])
 }
 
+/// Under which key the signer publishes: an operator's own, or the first one of the account, whose
+/// grants come with it.
+fn publisher<'s>(
+    state: &'s State,
+    case: &Case<'s>,
+) -> Result<(&'s PublicKey, Option<&'s [Grant]>), Refusal> {
+    if state.operator(case.signer).is_some() {
+        return Ok((case.signer, None));
+    }
+    let account = acting(state, case)?;
+    Ok((&account.key, Some(&account.grants)))
+}
+
 /// The name stays taken, so that nobody can put another file under it; registering again offers it
 /// again.
 pub(crate) fn retire(state: &State, case: &Case<'_>, body: &ImageRetire) -> Ruling {
     let Some(image) = state.images.get(&body.name) else {
         return refuse(RefusalCode::NotFound, format!("no image is called {}", body.name));
     };
-    if image.publisher != *case.signer {
+    if image.publisher != *publisher(state, case)?.0 {
         let detail = format!("{} belongs to another publisher", body.name);
         return refuse(RefusalCode::NotAuthorized, detail);
     }

@@ -228,6 +228,9 @@ impl Judge {
             Body::HostResume(body) => hosts::set_duty(state, &case, body, HostDuty::Open),
             Body::AccountGrant(body) => accounts::grant(state, &case, body),
             Body::AccountRevoke(body) => accounts::revoke(state, &case, body),
+            Body::AccountAddKey(body) => accounts::add_key(state, &case, body),
+            Body::AccountRemoveKey(body) => accounts::remove_key(state, &case, body),
+            Body::AccountRotateKey(body) => accounts::rotate_key(state, &case, body),
             Body::ImageRegister(body) => images::register(state, &case, body),
             Body::ImageRetire(body) => images::retire(state, &case, body),
             Body::VmCreate(body) => vms::create(state, &case, body),
@@ -274,8 +277,7 @@ impl Judge {
 
     /// The account that signs a payload, unless an operator or a host does.
     pub(crate) fn account_of(&self, payload: &Payload) -> Option<AccountId> {
-        let id = AccountId::of(&payload.signer);
-        self.state.accounts.contains_key(&id).then_some(id)
+        self.state.account_id(&payload.signer)
     }
 }
 

@@ -1,12 +1,13 @@
 //! `report.vm`: what the placed host says, signed with its agent key.
 //!
-//! Owns which report counts when. A host acts only on its own ordered acceptance; a report about an
-//! old generation or by another host changes nothing.
+//! Owns which report counts when, and what a VM's meter counts after it. A host acts only on its
+//! own ordered acceptance; a report about an old generation or by another host changes nothing.
 
 use dagger_payload::id::HostId;
 use dagger_payload::kind::{ReportPhase, ReportVm};
-use dagger_payload::object::{Effect, Placement, Vm, VmReport, Wanted};
+use dagger_payload::object::{Agreement, Effect, Placement, Vm, VmReport, Wanted};
 use dagger_payload::refusal::RefusalCode;
+use dagger_payload::usage::{Metered, PastUsage, Used};
 
 use super::state::State;
 use super::vms::offer_next;
@@ -66,8 +67,38 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
             if is_known(vm, body) {
                 return Ok(Vec::new());
             }
-            Ok(vec![Effect::Vm(Box::new(reported(vm.clone(), *host, case, body)))])
+            let vm = reported(vm.clone(), *host, case, body);
+            let past = (body.phase == ReportPhase::Deleted).then(|| past_usage(state, *host, &vm));
+            Ok([Effect::Vm(Box::new(vm))].into_iter().chain(past).collect())
         }
+    }
+}
+
+/// The sum for the VM's account and host, with the VM that is gone.
+fn past_usage(state: &State, host: HostId, vm: &Vm) -> Effect {
+    let past = state.past_usage.get(&(vm.account, host));
+    let (vms, used) = past.map_or((0, Used::default()), |past| (past.vms, past.used));
+    Effect::Usage(Box::new(PastUsage {
+        account: vm.account,
+        host,
+        vms: vms.saturating_add(1),
+        used: used.plus(&vm.meter.used),
+    }))
+}
+
+/// What is paid for from this report on: a guest only while its host says that it runs and its
+/// owner has not ordered it off.
+fn metered(phase: ReportPhase, agreement: Agreement) -> Metered {
+    match (phase, agreement) {
+        (ReportPhase::Running, Agreement::WithOrder) => Metered::Guest,
+        (ReportPhase::Deleted | ReportPhase::Refused, _) => Metered::Nothing,
+        (
+            ReportPhase::Running
+            | ReportPhase::Accepted
+            | ReportPhase::Stopped
+            | ReportPhase::Degraded,
+            _,
+        ) => Metered::Disk,
     }
 }
 
@@ -82,12 +113,18 @@ fn is_known(vm: &Vm, body: &ReportVm) -> bool {
 }
 
 fn reported(mut vm: Vm, host: HostId, case: &Case<'_>, body: &ReportVm) -> Vm {
+    let agreement = match (body.phase, vm.wanted) {
+        (ReportPhase::Running, Wanted::Stopped | Wanted::Deleted) => Agreement::AgainstOrder,
+        _ => Agreement::WithOrder,
+    };
+    vm.meter = vm.meter.turned(metered(body.phase, agreement), &vm.size, case.now);
     vm.reported = Some(VmReport {
         host,
         generation: body.generation,
         phase: body.phase,
         reason: body.reason.clone(),
         cause: case.cause,
+        agreement,
     });
     if let Some(key) = &body.guest_host_key {
         vm.guest_host_key = Some(key.clone());

@@ -21,6 +21,7 @@ use dagger_payload::kind::{Capacity, GuestSubnet};
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{Account, Effect, Grant, Host, Image, Placement, Vm, VmState};
 use dagger_payload::state_tree::{Judgement, Subject};
+use dagger_payload::usage::PastUsage;
 
 use super::rooms::Rooms;
 use super::silence::Silence;
@@ -65,8 +66,10 @@ pub(crate) struct State {
     pub(crate) accounts: BTreeMap<AccountId, Account>,
     pub(crate) images: BTreeMap<ImageName, Image>,
     pub(crate) vms: BTreeMap<VmId, Vm>,
+    pub(crate) past_usage: BTreeMap<(AccountId, HostId), PastUsage>,
     pub(crate) silence: Silence,
     agent_keys: BTreeMap<PublicKey, HostId>,
+    account_keys: BTreeMap<PublicKey, AccountId>,
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
     vm_names: BTreeMap<(AccountId, Name), VmId>,
     vms_of: BTreeMap<AccountId, BTreeSet<VmId>>,
@@ -94,7 +97,9 @@ impl State {
             accounts: BTreeMap::new(),
             images: BTreeMap::new(),
             vms: BTreeMap::new(),
+            past_usage: BTreeMap::new(),
             agent_keys: BTreeMap::new(),
+            account_keys: BTreeMap::new(),
             images_of: BTreeMap::new(),
             vm_names: BTreeMap::new(),
             vms_of: BTreeMap::new(),
@@ -124,10 +129,9 @@ impl State {
         self.hosts.get(self.agent_keys.get(key)?)
     }
 
-    /// The account that signs with `key`, if one of its grants is live.
-    pub(crate) fn live_account(&self, key: &PublicKey, now: LedgerTime) -> Option<&Account> {
-        let account = self.accounts.get(&AccountId::of(key))?;
-        account.grants.iter().any(|grant| is_live(grant, now)).then_some(account)
+    /// The account for which `key` signs, in whatever role.
+    pub(crate) fn account_id(&self, key: &PublicKey) -> Option<AccountId> {
+        self.account_keys.get(key).copied()
     }
 
     pub(crate) fn vm_named(&self, account: AccountId, name: &Name) -> Option<VmId> {
@@ -213,7 +217,13 @@ impl State {
             }
             Effect::Account(account) => {
                 self.set_leaf(&Subject::Account(account.id), &**account);
-                self.accounts.insert(account.id, (**account).clone());
+                let old = self.accounts.insert(account.id, (**account).clone());
+                for own in old.iter().flat_map(|old| &old.keys) {
+                    self.account_keys.remove(&own.key);
+                }
+                for own in &account.keys {
+                    self.account_keys.insert(own.key.clone(), account.id);
+                }
             }
             Effect::Image(image) => {
                 self.set_leaf(&Subject::Image(image.name.clone()), &**image);
@@ -225,6 +235,10 @@ impl State {
                 self.images_of.entry(image.digest).or_default().insert(image.name.clone());
             }
             Effect::Vm(vm) => self.absorb_vm(vm),
+            Effect::Usage(past) => {
+                self.set_leaf(&Subject::Usage(past.account, past.host), &**past);
+                self.past_usage.insert((past.account, past.host), (**past).clone());
+            }
         }
     }
 

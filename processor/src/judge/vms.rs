@@ -8,7 +8,9 @@ use dagger_payload::id::{Generation, HostId, LedgerTime, VmId};
 use dagger_payload::kind::{Capacity, Protection, VmChange, VmCreate, VmProtect, VmResize};
 use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
+use dagger_payload::usage::Meter;
 
+use super::accounts::acting;
 use super::placement::{place, require_room};
 use super::state::{State, is_live};
 use super::{Case, Ruling, refuse};
@@ -21,10 +23,10 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling 
 
 /// The VM that `body` asks for, before it has a host.
 pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result<Vm, Refusal> {
-    let Some(account) = state.live_account(case.signer, case.now) else {
-        let detail = format!("{} has no live grant", case.signer.fingerprint());
-        return refuse(RefusalCode::AccountUnknown, detail);
-    };
+    let account = acting(state, case)?;
+    if !account.grants.iter().any(|grant| is_live(grant, case.now)) {
+        return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
+    }
     if let Some(other) = state.vm_named(account.id, &body.name) {
         let detail = format!("your VM {other} is called {}", body.name);
         return refuse(RefusalCode::NameTaken, detail);
@@ -67,6 +69,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         protection: Protection::Unprotected,
         apart: body.apart.clone(),
         booted_since: Generation(1),
+        meter: Meter::NEW,
     })
 }
 
@@ -123,7 +126,8 @@ pub(crate) fn resize(state: &State, case: &Case<'_>, body: &VmResize) -> Ruling 
         return refuse(RefusalCode::StateWrong, detail);
     }
     require_room(state, vm, &size, case.now)?;
-    let vm = Vm { size, ..vm.clone() };
+    let meter = vm.meter.turned(vm.meter.counts, &vm.size, case.now);
+    let vm = Vm { size, meter, ..vm.clone() };
     let wanted = vm.wanted;
     Ok(change(vm, wanted, case))
 }
@@ -173,11 +177,7 @@ fn change(mut vm: Vm, wanted: Wanted, case: &Case<'_>) -> Vec<Effect> {
 /// The VM that `body` names, if the signer owns it and it may still be changed.
 fn owned<'s>(state: &'s State, case: &Case<'_>, body: &VmChange) -> Result<&'s Vm, Refusal> {
     // Who holds no grant any more may still stop and delete what is his.
-    let account = dagger_payload::id::AccountId::of(case.signer);
-    if !state.accounts.contains_key(&account) {
-        let detail = format!("{} has no account", case.signer.fingerprint());
-        return refuse(RefusalCode::AccountUnknown, detail);
-    }
+    let account = acting(state, case)?.id;
     let Some(vm) = state.vms.get(&body.vm) else {
         return refuse(RefusalCode::NotFound, format!("there is no VM {}", body.vm));
     };

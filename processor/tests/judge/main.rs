@@ -1,8 +1,10 @@
 //! The judge's rules, one sentence each. The cluster has three operators with one host each and one
 //! developer.
 
+mod keys;
 mod rules;
 mod snapshot;
+mod usage;
 
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
@@ -174,7 +176,7 @@ impl Court {
 
     fn report(&mut self, vm: &Vm, by: u8, phase: ReportPhase) -> Result<Vm, RefusalCode> {
         let body = report(vm.id, vm.generation, phase);
-        self.submit(&agent_key(by), body).map(|mut effects| match effects.pop() {
+        self.submit(&agent_key(by), body).map(|effects| match effects.into_iter().next() {
             Some(Effect::Vm(vm)) => *vm,
             other => panic!("no VM but {other:?}"),
         })

@@ -1,8 +1,12 @@
 //! `account.*` in the model.
 
 use dagger_payload::id::{AccountId, Generation, LedgerTime};
-use dagger_payload::kind::{AccountGrant, AccountRevoke, Body, Capacity};
-use dagger_payload::object::{Account, Effect, Grant};
+use dagger_payload::key::PublicKey;
+use dagger_payload::kind::{
+    AccountAddKey, AccountGrant, AccountRemoveKey, AccountRevoke, AccountRotateKey, Body, Capacity,
+    KeyRole,
+};
+use dagger_payload::object::{Account, AccountKey, Effect, Grant};
 use dagger_payload::refusal::RefusalCode;
 
 use super::kinds::{Kind, of_kind};
@@ -13,6 +17,9 @@ use super::state::{Asked, Model, Ruling};
 pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "account.grant", weight: 6, draw: draw_grant, judge: judge_grant },
     Kind { name: "account.revoke", weight: 2, draw: draw_revoke, judge: judge_revoke },
+    Kind { name: "account.add_key", weight: 3, draw: draw_add, judge: judge_add },
+    Kind { name: "account.remove_key", weight: 2, draw: draw_remove, judge: judge_remove },
+    Kind { name: "account.rotate_key", weight: 2, draw: draw_rotate, judge: judge_rotate },
 ];
 
 fn operator_mostly(random: &mut Random) -> Person {
@@ -37,8 +44,11 @@ fn draw_grant(scene: &Scene, random: &mut Random) -> (Person, Body) {
 fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, AccountGrant);
     let operator = model.operator(asked.signer).ok_or(RefusalCode::NotAuthorized)?;
-    let id = AccountId::of(&body.key);
-    let old = model.account(id);
+    let (id, old) = match model.signing(&body.key) {
+        Ok((account, _)) => (account.id, Some(account)),
+        Err(RefusalCode::NotAuthorized) => return Err(RefusalCode::Conflict),
+        Err(_) => (AccountId::of(&body.key), None),
+    };
     let others = old.iter().flat_map(|old| &old.grants).filter(|old| old.operator != operator);
     let mut grants: Vec<Grant> = others.cloned().collect();
     grants.push(Grant {
@@ -51,7 +61,13 @@ fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     grants.sort_by_key(|grant| grant.operator);
     Ok(vec![Effect::Account(Box::new(Account {
         id,
-        key: body.key.clone(),
+        key: old.map_or(body.key.clone(), |old| old.key.clone()),
+        keys: match old {
+            Some(old) => old.keys.clone(),
+            None => {
+                vec![AccountKey { key: body.key.clone(), role: KeyRole::Owner, cause: asked.cause }]
+            }
+        },
         grants,
         generation: Generation(old.map_or(0, |old| old.generation.0) + 1),
         cause: asked.cause,
@@ -74,4 +90,107 @@ fn judge_revoke(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     account.generation = Generation(account.generation.0 + 1);
     account.cause = asked.cause;
     Ok(vec![Effect::Account(Box::new(account))])
+}
+
+/// Mostly a key of an account that has several or will have, and a key that may come or go.
+fn draw_keys(scene: &Scene, random: &mut Random) -> (Person, PublicKey) {
+    let accounts = &scene.model.accounts;
+    let other = match random.below(10) {
+        0..6 => Person::Spare(random.index(6)),
+        6..9 => Person::Developer(random.index(5)),
+        _ => Person::any(random),
+    };
+    if accounts.is_empty() || random.happens(50) {
+        return (Person::any(random), scene.key(other));
+    }
+    let account = &accounts[random.index(accounts.len())];
+    let signer = scene.who(&account.keys[random.index(account.keys.len())].key);
+    let own = account.keys[random.index(account.keys.len())].key.clone();
+    let key = if random.happens(400) { own } else { scene.key(other) };
+    (signer.expect("everybody's key is known"), key)
+}
+
+fn draw_add(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, key) = draw_keys(scene, random);
+    let role = random.of(&[KeyRole::Owner, KeyRole::Operate, KeyRole::Read]);
+    (who, Body::AccountAddKey(AccountAddKey { key, role }))
+}
+
+fn draw_remove(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, key) = draw_keys(scene, random);
+    (who, Body::AccountRemoveKey(AccountRemoveKey { key }))
+}
+
+fn draw_rotate(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, new_key) = draw_keys(scene, random);
+    (who, Body::AccountRotateKey(AccountRotateKey { new_key }))
+}
+
+/// Whether `key` could begin to sign for `account`.
+fn require_unused(model: &Model, account: &Account, key: &PublicKey) -> Result<(), RefusalCode> {
+    let signs = model.accounts.iter().flat_map(|any| &any.keys).any(|any| any.key == *key);
+    let others = model.accounts.iter().filter(|any| any.id != account.id);
+    let founded_another = others.into_iter().any(|any| any.key == *key);
+    let is_host = model.hosts.iter().any(|host| host.agent_key == *key);
+    let is_member = model.genesis.hosts.iter().any(|host| host.ledger_key == *key);
+    let is_operator = model.operator(key).is_some();
+    let used = signs || founded_another || is_host || is_member || is_operator;
+    if used { Err(RefusalCode::Conflict) } else { Ok(()) }
+}
+
+fn with_keys(account: &Account, keys: Vec<AccountKey>, asked: &Asked<'_>) -> Ruling {
+    if keys.iter().all(|own| own.role != KeyRole::Owner) {
+        return Err(RefusalCode::StateWrong);
+    }
+    let mut account = account.clone();
+    account.keys = keys;
+    account.generation = Generation(account.generation.0 + 1);
+    account.cause = asked.cause;
+    Ok(vec![Effect::Account(Box::new(account))])
+}
+
+fn judge_add(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, AccountAddKey);
+    let (account, role) = model.signing(asked.signer)?;
+    if role != KeyRole::Owner {
+        return Err(RefusalCode::NotAuthorized);
+    }
+    let new = AccountKey { key: body.key.clone(), role: body.role, cause: asked.cause };
+    let mut keys = account.keys.clone();
+    let Some(at) = keys.iter().position(|own| own.key == body.key) else {
+        require_unused(model, account, &body.key)?;
+        if keys.len() == 16 {
+            return Err(RefusalCode::LimitExceeded);
+        }
+        keys.push(new);
+        return with_keys(account, keys, asked);
+    };
+    if keys[at].role == body.role {
+        return Ok(Vec::new());
+    }
+    keys[at] = new;
+    with_keys(account, keys, asked)
+}
+
+fn judge_remove(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, AccountRemoveKey);
+    let (account, role) = model.signing(asked.signer)?;
+    if role != KeyRole::Owner && body.key != *asked.signer {
+        return Err(RefusalCode::NotAuthorized);
+    }
+    if account.role_of(&body.key).is_none() {
+        return Err(RefusalCode::NotFound);
+    }
+    let keys = account.keys.iter().filter(|own| own.key != body.key).cloned().collect();
+    with_keys(account, keys, asked)
+}
+
+fn judge_rotate(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, AccountRotateKey);
+    let (account, role) = model.signing(asked.signer)?;
+    require_unused(model, account, &body.new_key)?;
+    let new = AccountKey { key: body.new_key.clone(), role, cause: asked.cause };
+    let old = |own: &AccountKey| own.key == *asked.signer;
+    let keys = account.keys.iter().map(|own| if old(own) { new.clone() } else { own.clone() });
+    with_keys(account, keys.collect(), asked)
 }

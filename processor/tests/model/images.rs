@@ -1,6 +1,7 @@
 //! `image.*` in the model.
 
 use dagger_payload::id::{Generation, ImageDigest};
+use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Body, ImageFormat, ImageRegister, ImageRetire};
 use dagger_payload::name::ImageName;
 use dagger_payload::object::{Effect, Image, ImageStatus};
@@ -42,16 +43,20 @@ fn draw_register(_: &Scene, random: &mut Random) -> (Person, Body) {
 
 fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, ImageRegister);
-    if model.operator(asked.signer).is_none() && model.live_account(asked.signer).is_none() {
+    let publisher = publisher(model, asked)?;
+    if let Some(account) = model.accounts.iter().find(|account| account.key == publisher)
+        && model.operator(asked.signer).is_none()
+        && !model.is_granted(account)
+    {
         return Err(RefusalCode::AccountUnknown);
     }
     let old = model.images.iter().find(|image| image.name == body.name);
-    if old.is_some_and(|old| old.publisher != *asked.signer) {
+    if old.is_some_and(|old| old.publisher != publisher) {
         return Err(RefusalCode::NameTaken);
     }
     let mut image = Image {
         name: body.name.clone(),
-        publisher: asked.signer.clone(),
+        publisher,
         digest: body.digest,
         format: body.format,
         size_bytes: body.size_bytes,
@@ -69,6 +74,14 @@ fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     Ok(vec![Effect::Image(Box::new(image))])
 }
 
+/// An operator publishes under his key, an account under its first one.
+fn publisher(model: &Model, asked: &Asked<'_>) -> Result<PublicKey, RefusalCode> {
+    match model.operator(asked.signer) {
+        Some(_) => Ok(asked.signer.clone()),
+        None => model.acting(asked.signer).map(|account| account.key.clone()),
+    }
+}
+
 fn draw_retire(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let body = Body::ImageRetire(ImageRetire { name: draw_name(random) });
     let publisher = scene.model.images.first().and_then(|image| scene.who(&image.publisher));
@@ -80,7 +93,7 @@ fn judge_retire(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, ImageRetire);
     let image = model.images.iter().find(|image| image.name == body.name);
     let mut image = image.ok_or(RefusalCode::NotFound)?.clone();
-    if image.publisher != *asked.signer {
+    if image.publisher != publisher(model, asked)? {
         return Err(RefusalCode::NotAuthorized);
     }
     if image.status == ImageStatus::Retired {

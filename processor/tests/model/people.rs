@@ -19,6 +19,8 @@ pub(crate) enum Person {
     Agent(usize),
     /// One of five; the last is never granted anything.
     Developer(usize),
+    /// A key of nobody, at first.
+    Spare(usize),
 }
 
 impl Person {
@@ -31,7 +33,9 @@ impl Person {
         let operators = (0..3).map(Self::Operator);
         let ledgers = (0..4).map(Self::Ledger);
         let agents = (0..4).map(Self::Agent);
-        operators.chain(ledgers).chain(agents).chain((0..5).map(Self::Developer))
+        let developers = (0..5).map(Self::Developer);
+        let spares = (0..6).map(Self::Spare);
+        operators.chain(ledgers).chain(agents).chain(developers).chain(spares)
     }
 
     fn secret(self) -> SecretKey {
@@ -40,6 +44,7 @@ impl Person {
             Self::Ledger(number) => (2, number),
             Self::Agent(number) => (3, number),
             Self::Developer(number) => (4, number),
+            Self::Spare(number) => (5, number),
         };
         let mut seed = [purpose; 32];
         seed[0] = u8::try_from(number).expect("few");

@@ -1,9 +1,10 @@
 //! `report.*` in the model.
 
-use dagger_payload::id::{Generation, VmId};
-use dagger_payload::kind::{Body, ReportPhase, ReportVm};
-use dagger_payload::object::{Effect, Placement, VmReport, Wanted};
+use dagger_payload::id::{Generation, LedgerTime, VmId};
+use dagger_payload::kind::{Body, Capacity, ReportPhase, ReportVm};
+use dagger_payload::object::{Agreement, Effect, Placement, VmReport, Wanted};
 use dagger_payload::refusal::RefusalCode;
+use dagger_payload::usage::{Meter, Metered, PastUsage, Used};
 
 use super::kinds::{Kind, of_kind};
 use super::people::{Person, Scene};
@@ -65,6 +66,10 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         phase: body.phase,
         reason: body.reason.clone(),
         cause: asked.cause,
+        agreement: match (body.phase, vm.wanted) {
+            (ReportPhase::Running, Wanted::Stopped | Wanted::Deleted) => Agreement::AgainstOrder,
+            _ => Agreement::WithOrder,
+        },
     };
     let is_offered = matches!(vm.placement, Placement::Offered { .. });
     match body.phase {
@@ -92,7 +97,43 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
             }
         }
     }
+    vm.meter = read(&vm.meter, &vm.size, model.now);
+    vm.meter.counts = match body.phase {
+        ReportPhase::Deleted => Metered::Nothing,
+        ReportPhase::Running if vm.wanted == Wanted::Running => Metered::Guest,
+        _ => Metered::Disk,
+    };
     vm.reported = Some(report);
     vm.guest_host_key = body.guest_host_key.clone().or(vm.guest_host_key);
-    Ok(vec![Effect::Vm(Box::new(vm))])
+    let mut effects = vec![Effect::Vm(Box::new(vm.clone()))];
+    if body.phase == ReportPhase::Deleted {
+        let is_it = |past: &&PastUsage| (past.account, past.host) == (vm.account, host);
+        let mut past = model.past_usage.iter().find(is_it).cloned().unwrap_or(PastUsage {
+            account: vm.account,
+            host,
+            vms: 0,
+            used: Used::default(),
+        });
+        past.vms += 1;
+        past.used.cpu_ms += vm.meter.used.cpu_ms;
+        past.used.memory_mib_ms += vm.meter.used.memory_mib_ms;
+        past.used.disk_gib_ms += vm.meter.used.disk_gib_ms;
+        effects.push(Effect::Usage(Box::new(past)));
+    }
+    Ok(effects)
+}
+
+/// The meter as it stands now, of a VM of this size.
+pub(crate) fn read(meter: &Meter, size: &Capacity, now: LedgerTime) -> Meter {
+    let mut meter = *meter;
+    let ms = now.0 - meter.since.0;
+    if meter.counts == Metered::Guest {
+        meter.used.cpu_ms += u64::from(size.cpus) * ms;
+        meter.used.memory_mib_ms += size.memory_mib * ms;
+    }
+    if meter.counts != Metered::Nothing {
+        meter.used.disk_gib_ms += size.disk_gib * ms;
+    }
+    meter.since = now;
+    meter
 }

@@ -10,12 +10,13 @@ use dagger_payload::id::{
     StateRoot, VmId,
 };
 use dagger_payload::key::PublicKey;
-use dagger_payload::kind::Capacity;
+use dagger_payload::kind::{Capacity, KeyRole};
 use dagger_payload::object::{Account, Cause, Effect, Host, Image, Vm, VmState};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, OrderedCommit};
 use dagger_payload::snapshot::extend_history;
 use dagger_payload::state_tree::Judgement;
+use dagger_payload::usage::PastUsage;
 
 /// A payload in hand.
 pub(crate) struct Asked<'a> {
@@ -42,6 +43,7 @@ pub(crate) struct Model {
     pub(crate) accounts: Vec<Account>,
     pub(crate) images: Vec<Image>,
     pub(crate) vms: Vec<Vm>,
+    pub(crate) past_usage: Vec<PastUsage>,
     pub(crate) remembered: BTreeMap<PayloadDigest, Judgement>,
     /// For each host the index of the address after the one that was given last.
     pub(crate) cursors: BTreeMap<HostId, u32>,
@@ -89,6 +91,7 @@ impl Model {
             accounts: Vec::new(),
             images: Vec::new(),
             vms: Vec::new(),
+            past_usage: Vec::new(),
             remembered: BTreeMap::new(),
             cursors: BTreeMap::new(),
             activity: BTreeMap::new(),
@@ -114,10 +117,30 @@ impl Model {
         self.accounts.iter().find(|account| account.id == id)
     }
 
-    /// The account of `key`, if it may use anything now.
-    pub(crate) fn live_account(&self, key: &PublicKey) -> Option<&Account> {
-        let account = self.account(AccountId::of(key))?;
-        account.grants.iter().any(|grant| grant.until >= self.now).then_some(account)
+    /// The account that has `key` among its keys, and what the key may do.
+    pub(crate) fn signing(&self, key: &PublicKey) -> Result<(&Account, KeyRole), RefusalCode> {
+        for account in &self.accounts {
+            for own in &account.keys {
+                if own.key == *key {
+                    return Ok((account, own.role));
+                }
+            }
+        }
+        let was_one = self.accounts.iter().any(|account| account.key == *key);
+        Err(if was_one { RefusalCode::NotAuthorized } else { RefusalCode::AccountUnknown })
+    }
+
+    /// The account for which `key` may change something other than keys.
+    pub(crate) fn acting(&self, key: &PublicKey) -> Result<&Account, RefusalCode> {
+        match self.signing(key)? {
+            (_, KeyRole::Read) => Err(RefusalCode::NotAuthorized),
+            (account, KeyRole::Owner | KeyRole::Operate) => Ok(account),
+        }
+    }
+
+    /// Whether the account may use anything now.
+    pub(crate) fn is_granted(&self, account: &Account) -> bool {
+        account.grants.iter().any(|grant| grant.until >= self.now)
     }
 
     /// Size and number of the VMs that `counts` picks.
@@ -182,6 +205,10 @@ impl Model {
                 self.images.retain(|old| old.name != new.name);
                 self.images.push((**new).clone());
             }
+            Effect::Usage(new) => {
+                self.past_usage.retain(|old| (old.account, old.host) != (new.account, new.host));
+                self.past_usage.push((**new).clone());
+            }
             Effect::Vm(new) => {
                 let place = |vm: &Vm| vm.placement.host().zip(vm.placement.address());
                 let before = self.vm(new.id).and_then(place);
@@ -212,6 +239,10 @@ impl Model {
         self.accounts.iter().for_each(|one| add("account", one.id.as_bytes(), encode(one)));
         self.images.iter().for_each(|one| add("image", one.name.as_str().as_bytes(), encode(one)));
         self.vms.iter().for_each(|vm| add("vm", vm.id.as_bytes(), encode(vm)));
+        for past in &self.past_usage {
+            let id = [past.account.as_bytes().as_slice(), past.host.as_bytes().as_slice()].concat();
+            add("usage", &id, encode(past));
+        }
         for (digest, judgement) in &self.remembered {
             add("payload", digest.as_bytes(), encode(judgement));
         }

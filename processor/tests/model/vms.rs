@@ -1,6 +1,6 @@
 //! `vm.*` in the model, and the way of an offer from host to host.
 
-use dagger_payload::id::{AccountId, Generation, HostId, ImageDigest, VmId};
+use dagger_payload::id::{Generation, HostId, ImageDigest, VmId};
 use dagger_payload::kind::{
     Apart, ApartBy, ApartStrength, Body, ImageFormat, Protection, VmChange, VmCreate, VmImage,
     VmProtect, VmResize,
@@ -8,11 +8,13 @@ use dagger_payload::kind::{
 use dagger_payload::name::Labels;
 use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
 use dagger_payload::refusal::RefusalCode;
+use dagger_payload::usage::Meter;
 
 use super::kinds::{Kind, of_kind};
 use super::people::{Person, Scene};
 use super::placement::{place, require_room};
 use super::random::Random;
+use super::reports::read;
 use super::state::{Asked, Model, Ruling};
 
 pub(crate) const KINDS: &[Kind] = &[
@@ -69,7 +71,10 @@ fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
 
 fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, VmCreate);
-    let account = model.live_account(asked.signer).ok_or(RefusalCode::AccountUnknown)?;
+    let account = model.acting(asked.signer)?;
+    if !model.is_granted(account) {
+        return Err(RefusalCode::AccountUnknown);
+    }
     if model.vms.iter().any(|vm| vm.account == account.id && vm.name == body.name) {
         return Err(RefusalCode::NameTaken);
     }
@@ -110,6 +115,7 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         protection: Protection::Unprotected,
         apart: body.apart.clone(),
         booted_since: Generation(1),
+        meter: Meter::NEW,
     };
     vm.placement = place(model, &vm)?;
     Ok(vec![Effect::Vm(Box::new(vm))])
@@ -123,8 +129,8 @@ fn draw_change(scene: &Scene, random: &mut Random) -> (Person, VmChange) {
         return (Person::any(random), VmChange { vm, expected_generation: None });
     }
     let vm = &vms[random.index(vms.len())];
-    let owner = (0..4).map(Person::Developer);
-    let owner = owner.into_iter().find(|who| AccountId::of(&scene.key(*who)) == vm.account);
+    let account = scene.model.account(vm.account).expect("it has one");
+    let owner = scene.who(&account.keys[random.index(account.keys.len())].key);
     let who = owner.filter(|_| random.happens(930)).unwrap_or_else(|| Person::any(random));
     let expected_generation = match random.below(10) {
         0 => Some(Generation(vm.generation.0 + 1)),
@@ -228,6 +234,7 @@ fn judge_resize(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if let Some(host) = vm.placement.host().and_then(|host| model.host(host)) {
         require_room(model, host, &vm)?;
     }
+    vm.meter = read(&vm.meter, &before, model.now);
     changed(vm, asked)
 }
 
@@ -264,7 +271,7 @@ fn own(
     vm: VmId,
     expected: Option<Generation>,
 ) -> Result<Vm, RefusalCode> {
-    let account = model.account(AccountId::of(asked.signer)).ok_or(RefusalCode::AccountUnknown)?;
+    let account = model.acting(asked.signer)?;
     let vm = model.vm(vm).ok_or(RefusalCode::NotFound)?;
     match expected {
         _ if vm.account != account.id => Err(RefusalCode::NotAuthorized),

@@ -131,6 +131,7 @@ async fn cloud_hypervisor_an_order_becomes_a_machine_that_outlives_its_agent_and
         phase: ReportPhase::Running,
         reason: None,
         cause: cause(),
+        agreement: dagger_payload::object::Agreement::WithOrder,
     });
     half.order(Order::Vm(Box::new(reported))).await;
     half.order(Order::CaughtUp(CommitIndex(1))).await;

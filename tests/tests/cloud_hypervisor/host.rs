@@ -65,6 +65,7 @@ pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm 
         apart: Vec::new(),
         protection: Protection::Unprotected,
         booted_since: Generation(1),
+        meter: dagger_payload::usage::Meter::NEW,
         placement: Placement::Accepted {
             host: HERE,
             address: Ipv4Addr::new(10, 77, 1, 2),

@@ -11,7 +11,8 @@ use dagger_api::{AccountSummary, AccountView, PayloadView};
 use dagger_payload::id::AccountId;
 use dagger_payload::kind::{AccountGrant, AccountRevoke, Body, Capacity};
 
-use super::{ChangeOptions, short};
+use super::keys::{self, KeyCommand};
+use super::{ChangeOptions, short, usage};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::progress::Progress;
@@ -27,6 +28,16 @@ Examples:
   daggerctl account grant $DAGGER_KEY.pub --cpus 8 --memory 4GiB --disk 50GiB --operator-key $DAGGER_OPERATOR_KEYS
 
 A grant replaces the same operator's earlier grant to the account.";
+
+const USAGE_EXAMPLES: &str = "\
+Examples:
+  daggerctl account usage
+  # A bill, and the same one from another operator's host
+  daggerctl account usage --commit 1200 --json > bill.json
+  daggerctl --api http://other-host:7480 account usage --commit 1200 --json | diff - bill.json
+
+Counted in ledger time: processors and memory while the host's signed reports say that the guest runs and its owner wants
+it to, disk from the host's acceptance to the deletion.";
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -62,6 +73,19 @@ pub(crate) enum AccountCommand {
         #[arg(value_name = "ID|FILE.pub")]
         account: Option<String>,
     },
+    /// Show what an account's VMs have used, by host and VM; every host says the same of a commit
+    #[command(after_help = USAGE_EXAMPLES)]
+    Usage {
+        /// An account's id or its public key file [default: the account of the --key]
+        #[arg(value_name = "ID|FILE.pub")]
+        account: Option<String>,
+        /// As of this commit [default: the newest one]
+        #[arg(long, value_name = "N")]
+        commit: Option<u64>,
+    },
+    /// Change who signs for your account
+    #[command(subcommand, after_help = keys::EXAMPLES)]
+    Key(KeyCommand),
     /// List accounts
     #[command(visible_alias = "list", after_help = "Example:\n  daggerctl account ls")]
     Ls,
@@ -100,8 +124,9 @@ pub(crate) struct RevokeArguments {
 
 impl RevokeArguments {
     /// The body of `account.revoke`.
-    pub(crate) fn body(&self) -> Result<Body, Failure> {
-        Ok(Body::AccountRevoke(AccountRevoke { account: account_id(&self.account)? }))
+    pub(crate) async fn body(&self, session: &Session) -> Result<Body, Failure> {
+        let account = account_id(&self.account, session).await?;
+        Ok(Body::AccountRevoke(AccountRevoke { account }))
     }
 }
 
@@ -113,20 +138,22 @@ pub(crate) async fn run(command: AccountCommand, session: &Session) -> Result<()
         }
         AccountCommand::Revoke { revoke, options } => {
             let progress = Progress::new(session.output.format);
-            let signed = session.sign(None, revoke.body()?).await?;
+            let signed = session.sign(None, revoke.body(session).await?).await?;
             let (until, deadline) = (options.until(), options.deadline());
             let view = session.submit(&signed, until, deadline, &progress).await?;
             drop(progress);
             session.output.show(&view, super::payload::show)
         }
+        AccountCommand::Usage { account, commit } => {
+            let id = named_or_own(account.as_deref(), session).await?;
+            usage::run(id, commit, session).await
+        }
         AccountCommand::Show { account } => {
-            let id = match account {
-                None => session.account()?,
-                Some(text) => account_id(&text)?,
-            };
+            let id = named_or_own(account.as_deref(), session).await?;
             let view: AccountView = session.client.get(&format!("/v1/accounts/{id}")).await?;
             session.output.show(&view, show)
         }
+        AccountCommand::Key(command) => keys::run(command, session).await,
         AccountCommand::Ls => {
             let accounts: Vec<AccountSummary> = session.client.get("/v1/accounts").await?;
             session.output.show(&accounts, |accounts| {
@@ -136,6 +163,13 @@ pub(crate) async fn run(command: AccountCommand, session: &Session) -> Result<()
                 table(["ACCOUNT", "KEY", "VMS"], rows, "No accounts: no operator granted any yet.")
             })
         }
+    }
+}
+
+async fn named_or_own(account: Option<&str>, session: &Session) -> Result<AccountId, Failure> {
+    match account {
+        None => session.account().await,
+        Some(text) => account_id(text, session).await,
     }
 }
 
@@ -177,27 +211,23 @@ async fn run_grant(
         views.push(session.submit(&signed, options.until(), deadline, &progress).await?);
     }
     drop(progress);
-    session.output.show(&views, |views| {
-        let account = AccountId::of(&match &body {
-            Body::AccountGrant(grant) => grant.key.clone(),
-            _ => return String::new(),
-        });
-        format!("account {account} granted by {} operator(s)", views.len())
-    })
+    let account = session.account_of(&read_public_key(&grant.account)?).await?;
+    session
+        .output
+        .show(&views, |views| format!("account {account} granted by {} operator(s)", views.len()))
 }
 
-fn account_id(text: &str) -> Result<AccountId, Failure> {
-    if let Ok(id) = text.parse() {
-        return Ok(id);
+async fn account_id(text: &str, session: &Session) -> Result<AccountId, Failure> {
+    match text.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => session.account_of(&read_public_key(std::path::Path::new(text))?).await,
     }
-    Ok(AccountId::of(&read_public_key(std::path::Path::new(text))?))
 }
 
 fn show(view: &AccountView) -> String {
     let account = &view.account;
     let head = facts([
         ("account", account.id.to_string()),
-        ("key", account.key.to_string()),
         (
             "used",
             format!(
@@ -217,5 +247,7 @@ fn show(view: &AccountView) -> String {
         ]
     });
     let header = ["GRANTED BY", "VMS", "CPUS", "MEMORY", "DISK", "UNTIL"];
-    format!("{head}\n\n{}", table(header, rows, "No grants."))
+    let grants = table(header, rows, "No grants.");
+    let keys = table(["ROLE", "KEY"], account.keys.iter().map(keys::row), "No keys.");
+    format!("{head}\n\n{keys}\n\n{grants}")
 }

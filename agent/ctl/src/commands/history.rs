@@ -47,7 +47,7 @@ enum Checked {
 
 /// Shows the history.
 pub(crate) async fn run(arguments: &HistoryArguments, session: &Session) -> Result<(), Failure> {
-    let path = vm_path(session, &arguments.name.vm, "/history")?;
+    let path = vm_path(session, &arguments.name.vm, "/history").await?;
     let history: HistoryView = session.client.get(&path).await?;
     if let Some(directory) = &arguments.export {
         export(directory, &history)?;

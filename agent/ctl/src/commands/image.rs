@@ -182,10 +182,10 @@ pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Fail
         });
     }
     let key = session.signing_key()?;
-    let account = session.account()?;
+    let account = session.account().await?;
     let path = format!("/v1/accounts/{account}");
-    let granting: Vec<OperatorId> = match session.client.get::<AccountView>(&path).await {
-        Ok(view) => view.account.grants.iter().map(|grant| grant.operator).collect(),
+    let account = match session.client.get::<AccountView>(&path).await {
+        Ok(view) => view.account,
         Err(failure) if failure.has_code("not_found") => {
             return Err(Failure::refused(
                 "account_unknown",
@@ -196,7 +196,9 @@ pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Fail
         Err(failure) => return Err(failure),
     };
     let trusted = |image: &Image| {
-        image.publisher == *key.public_key() || granting.contains(&OperatorId::of(&image.publisher))
+        let publisher = OperatorId::of(&image.publisher);
+        image.publisher == account.key
+            || account.grants.iter().any(|grant| grant.operator == publisher)
     };
     let found = images.filter(|image| last_part(image) == name && trusted(image));
     choose(name, found.collect())

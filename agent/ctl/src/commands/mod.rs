@@ -12,9 +12,11 @@ pub(crate) mod genesis;
 pub(crate) mod history;
 pub(crate) mod host;
 pub(crate) mod image;
+mod keys;
 pub(crate) mod ledger;
 pub(crate) mod payload;
 pub(crate) mod ssh;
+mod usage;
 pub(crate) mod vm;
 pub(crate) mod why;
 

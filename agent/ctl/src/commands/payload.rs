@@ -18,6 +18,7 @@ use serde_json::json;
 use super::account::{GrantArguments, RevokeArguments, grant_body};
 use super::host::{HostName, JoinArguments, duty_body, join_body};
 use super::image::{RegisterArguments, RetireArguments, register_body};
+use super::keys::{AddArguments, RemoveArguments, RotateArguments};
 use super::vm::{
     ChangeWhat, CreateArguments, ResizeWhat, change_body, create_body, protect, resize_body,
     unprotect,
@@ -135,6 +136,15 @@ pub(crate) enum MakeKind {
     /// As `daggerctl account revoke`
     #[command(name = "account.revoke")]
     AccountRevoke(RevokeArguments),
+    /// As `daggerctl account key add`
+    #[command(name = "account.add_key")]
+    AccountAddKey(AddArguments),
+    /// As `daggerctl account key remove`
+    #[command(name = "account.remove_key")]
+    AccountRemoveKey(RemoveArguments),
+    /// As `daggerctl account key rotate`
+    #[command(name = "account.rotate_key")]
+    AccountRotateKey(RotateArguments),
     /// As `daggerctl image retire`
     #[command(name = "image.retire")]
     ImageRetire(RetireArguments),
@@ -188,7 +198,10 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
                 NamedProtection::Unprotected => unprotect(change),
             }
         }
-        MakeKind::AccountRevoke(arguments) => arguments.body()?,
+        MakeKind::AccountRevoke(arguments) => arguments.body(session).await?,
+        MakeKind::AccountAddKey(arguments) => arguments.body()?,
+        MakeKind::AccountRemoveKey(arguments) => arguments.body()?,
+        MakeKind::AccountRotateKey(arguments) => arguments.body()?,
         MakeKind::ImageRetire(arguments) => arguments.body(),
         MakeKind::HostDrain(host) => Body::HostDrain(duty_body(host, session).await?),
         MakeKind::HostResume(host) => Body::HostResume(duty_body(host, session).await?),

@@ -273,15 +273,15 @@ pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Fai
 
 /// Looks a VM up by name in the key's account, or by id.
 pub(crate) async fn find(session: &Session, vm: &str) -> Result<VmView, Failure> {
-    session.client.get(&vm_path(session, vm, "")?).await
+    session.client.get(&vm_path(session, vm, "").await?).await
 }
 
 /// The path of a VM, or of something below it.
-pub(crate) fn vm_path(session: &Session, vm: &str, below: &str) -> Result<String, Failure> {
+pub(crate) async fn vm_path(session: &Session, vm: &str, below: &str) -> Result<String, Failure> {
     if vm.parse::<VmId>().is_ok() {
         return Ok(format!("/v1/vms/{vm}{below}"));
     }
-    let account = session.account()?;
+    let account = session.account().await?;
     Ok(format!("/v1/vms/{}{below}?account={account}", encode(vm)))
 }
 
@@ -476,8 +476,11 @@ async fn order(
 }
 
 async fn list(all: bool, session: &Session) -> Result<(), Failure> {
-    let path =
-        if all { "/v1/vms".to_owned() } else { format!("/v1/vms?account={}", session.account()?) };
+    let path = if all {
+        "/v1/vms".to_owned()
+    } else {
+        format!("/v1/vms?account={}", session.account().await?)
+    };
     let vms: Vec<VmView> = session.client.get(&path).await?;
     session.output.show(&vms, |vms| {
         let rows = vms.iter().map(|view| {

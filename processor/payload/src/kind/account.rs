@@ -1,4 +1,4 @@
-//! Bodies of `account.*`: what operators grant and take back.
+//! Bodies of `account.*`: what operators grant and take back, and who signs for an account.
 //!
 //! Owns their fields. Judged by `dagger-processor`'s rules of accounts.
 
@@ -14,7 +14,7 @@ use crate::key::PublicKey;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountGrant {
-    /// The account's key.
+    /// A key of the account; one that signs for nobody yet opens an account of its own.
     pub key: PublicKey,
     /// How much in all.
     pub capacity: Capacity,
@@ -33,6 +33,59 @@ pub struct AccountRevoke {
     pub account: AccountId,
 }
 
+/// What a key may do for its account.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum KeyRole {
+    /// Everything, keys included.
+    #[n(0)]
+    Owner,
+    /// Everything but keys.
+    #[n(1)]
+    Operate,
+    /// Look, and change nothing.
+    #[n(2)]
+    Read,
+}
+
+/// `account.add_key`, signed with an owner's key: another key signs for the account. For a key that
+/// it has, the role changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountAddKey {
+    /// The key; one that signs for nobody else.
+    pub key: PublicKey,
+    /// What it may do.
+    pub role: KeyRole,
+}
+
+/// `account.remove_key`, signed with an owner's key or with the key itself: it signs for the
+/// account no more. One owner must stay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountRemoveKey {
+    /// The key.
+    pub key: PublicKey,
+}
+
+/// `account.rotate_key`, signed with the old key: the new one takes its place and role at once.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AccountRotateKey {
+    /// The key that comes; one that signs for nobody else.
+    pub new_key: PublicKey,
+}
+
 impl Checked for AccountGrant {}
+
+impl Checked for AccountAddKey {}
+
+impl Checked for AccountRemoveKey {}
+
+impl Checked for AccountRotateKey {}
 
 impl Checked for AccountRevoke {}

@@ -16,7 +16,9 @@ use serde::Deserialize;
 use crate::id::{PayloadDigest, VmId};
 use crate::refusal::{Refusal, RefusalCode};
 
-pub use account::{AccountGrant, AccountRevoke};
+pub use account::{
+    AccountAddKey, AccountGrant, AccountRemoveKey, AccountRevoke, AccountRotateKey, KeyRole,
+};
 pub use capacity::Capacity;
 pub(crate) use host::ipv4;
 pub use host::{GuestSubnet, HostChange, HostJoin};
@@ -90,6 +92,9 @@ kinds! {
     HostResume(HostChange) = "host.resume",
     AccountGrant(AccountGrant) = "account.grant",
     AccountRevoke(AccountRevoke) = "account.revoke",
+    AccountAddKey(AccountAddKey) = "account.add_key",
+    AccountRemoveKey(AccountRemoveKey) = "account.remove_key",
+    AccountRotateKey(AccountRotateKey) = "account.rotate_key",
     ImageRegister(ImageRegister) = "image.register",
     ImageRetire(ImageRetire) = "image.retire",
     VmCreate(Box<VmCreate>) = "vm.create",

@@ -55,6 +55,7 @@ pub(crate) enum Mark {
     Account(AccountId),
     Image(ImageName),
     Vm(VmId),
+    Usage((AccountId, HostId)),
     AddressCursor(HostId),
     Remembered(PayloadDigest),
 }
@@ -67,6 +68,7 @@ impl Entry {
             Self::Object(Effect::Account(account)) => Mark::Account(account.id),
             Self::Object(Effect::Image(image)) => Mark::Image(image.name.clone()),
             Self::Object(Effect::Vm(vm)) => Mark::Vm(vm.id),
+            Self::Object(Effect::Usage(past)) => Mark::Usage((past.account, past.host)),
             Self::AddressCursor(host, _) => Mark::AddressCursor(*host),
             Self::Remembered(digest, _) => Mark::Remembered(*digest),
         }
@@ -103,8 +105,9 @@ impl Mark {
             Self::Account(_) => 3,
             Self::Image(_) => 4,
             Self::Vm(_) => 5,
-            Self::AddressCursor(_) => 6,
-            Self::Remembered(_) => 7,
+            Self::Usage(_) => 6,
+            Self::AddressCursor(_) => 7,
+            Self::Remembered(_) => 8,
         }
     }
 }
@@ -178,7 +181,9 @@ impl State {
             accounts,
             images,
             vms,
+            past_usage,
             agent_keys: _,
+            account_keys: _,
             images_of: _,
             vm_names: _,
             vms_of: _,
@@ -195,13 +200,15 @@ impl State {
         let accounts = rest(accounts, left!(mark, Account, 3));
         let images = rest(images, left!(mark, Image, 4));
         let vms = rest(vms, left!(mark, Vm, 5));
-        let addresses = rest(addresses, left!(mark, AddressCursor, 6));
-        let remembered = rest(remembered, left!(mark, Remembered, 7));
+        let past_usage = rest(past_usage, left!(mark, Usage, 6));
+        let addresses = rest(addresses, left!(mark, AddressCursor, 7));
+        let remembered = rest(remembered, left!(mark, Remembered, 8));
         let objects = hosts
             .map(|(_, host)| Effect::Host(Box::new(host.clone())))
             .chain(accounts.map(|(_, account)| Effect::Account(Box::new(account.clone()))))
             .chain(images.map(|(_, image)| Effect::Image(Box::new(image.clone()))))
-            .chain(vms.map(|(_, vm)| Effect::Vm(Box::new(vm.clone()))));
+            .chain(vms.map(|(_, vm)| Effect::Vm(Box::new(vm.clone()))))
+            .chain(past_usage.map(|(_, past)| Effect::Usage(Box::new(past.clone()))));
         order
             .into_iter()
             .chain(objects.map(Entry::Object))

@@ -1,0 +1,69 @@
+//! What an account has used, as the API reads it from the judged objects.
+
+use dagger_api::UsageView;
+use dagger_payload::id::LedgerTime;
+use dagger_payload::kind::{Body, ReportPhase};
+use dagger_payload::object::{Effect, Vm, Wanted};
+use dagger_payload::release::Verdict;
+use dagger_payload::usage::{Meter, Metered, PastUsage, Used};
+use hyper::StatusCode;
+
+use crate::agent::Agent;
+use crate::support::{Chronicle, TIME, World, after_report, create_vm, report};
+
+/// The host says `phase`, and the judge makes `change` of the VM, and perhaps more.
+fn commit_report(
+    world: &World,
+    chronicle: &mut Chronicle,
+    (vm, phase): (&Vm, ReportPhase),
+    change: impl FnOnce(&mut Vm),
+    more: Option<Effect>,
+) -> Vm {
+    let says = world.sign(&World::agent_key(0), Body::ReportVm(report(vm.id, phase)));
+    let mut after = after_report(vm, phase, &says, chronicle.next_position());
+    change(&mut after);
+    let effects = [Effect::Vm(Box::new(after.clone()))].into_iter().chain(more).collect();
+    chronicle.commit(vec![(says, Verdict::Accepted, effects)], Vec::new());
+    after
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn usage_is_read_as_of_any_judged_commit() {
+    let agent = Agent::start().await;
+    let world = &agent.world;
+    let mut chronicle = Chronicle::new(world);
+    let vm = create_vm(world, &mut chronicle, World::DEVELOPER, "web-1");
+    agent.ledger.say(chronicle.newest());
+    let since = LedgerTime(TIME.0 - 5_000);
+    let used = Used { cpu_ms: 1, memory_mib_ms: 2, disk_gib_ms: 3 };
+    let on = |vm: &mut Vm| vm.meter = Meter { counts: Metered::Guest, since, used };
+    let vm = commit_report(world, &mut chronicle, (&vm, ReportPhase::Accepted), on, None);
+    agent.ledger.say(chronicle.newest());
+    let host = world.host_id(0);
+    let past = PastUsage { account: vm.account, host, vms: 1, used };
+    let past = Some(Effect::Usage(Box::new(past)));
+    let gone = |vm: &mut Vm| vm.wanted = Wanted::Deleted;
+    commit_report(world, &mut chronicle, (&vm, ReportPhase::Deleted), gone, past);
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 3).await;
+
+    let path = format!("/v1/accounts/{}/usage", vm.account);
+    let second: UsageView = agent.unix.get_json(&format!("{path}?commit=2")).await;
+    let size = vm.size;
+    let expected = Used {
+        cpu_ms: 1 + 5_000 * u64::from(size.cpus),
+        memory_mib_ms: 2 + 5_000 * size.memory_mib,
+        disk_gib_ms: 3 + 5_000 * size.disk_gib,
+    };
+    assert_eq!((second.used, second.hosts[0].vms[0].used), (expected, expected));
+    assert_eq!((second.commit.0, second.hosts[0].deleted_vms), (2, 0));
+    let first: UsageView = agent.unix.get_json(&format!("{path}?commit=1")).await;
+    assert_eq!(first.used, Used::default());
+    let newest: UsageView = agent.unix.get_json(&path).await;
+    assert_eq!((newest.commit.0, newest.used), (3, used));
+    assert_eq!((newest.hosts[0].vms.len(), newest.hosts[0].deleted_vms), (0, 1));
+    let later = agent.unix.get(&format!("{path}?commit=4")).await;
+    assert_eq!(later.status, StatusCode::NOT_FOUND);
+    let stranger = agent.tcp.get(&path).await;
+    assert_eq!(stranger.problem().code, "session_needed");
+}

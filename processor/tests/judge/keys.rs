@@ -1,0 +1,106 @@
+//! Who signs for an account, and what each role allows.
+
+use dagger_payload::id::AccountId;
+use dagger_payload::key::PublicKey;
+use dagger_payload::kind::{
+    AccountAddKey, AccountRemoveKey, AccountRotateKey, ImageRetire, KeyRole,
+};
+use dagger_payload::limits::ACCOUNT_KEYS_MAX;
+
+use super::*;
+
+fn spare(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[200 + number; 32].into())
+}
+
+fn add(key: &SecretKey, role: KeyRole) -> Body {
+    Body::AccountAddKey(AccountAddKey { key: key.public_key(), role })
+}
+
+fn remove(key: PublicKey) -> Body {
+    Body::AccountRemoveKey(AccountRemoveKey { key })
+}
+
+fn rotate(new: &SecretKey) -> Body {
+    Body::AccountRotateKey(AccountRotateKey { new_key: new.public_key() })
+}
+
+#[test]
+fn each_role_may_do_what_it_says_and_no_more() {
+    let mut court = Court::furnished();
+    let (operates, reads) = (spare(0), spare(1));
+    court.accept(&developer(), add(&operates, KeyRole::Operate));
+    court.accept(&developer(), add(&reads, KeyRole::Read));
+    let vm = court.vm(&operates, on("web", 1));
+    assert_eq!(vm.account, AccountId::of(&developer().public_key()));
+    court.vm(&developer(), Body::VmStop(change(&vm)));
+    for body in [on("other", 1), Body::VmStart(change(&vm)), image("dev/own")] {
+        assert_eq!(court.submit(&reads, body), Err(RefusalCode::NotAuthorized));
+    }
+    for key in [&operates, &reads] {
+        let owners = [add(&spare(2), KeyRole::Read), remove(developer().public_key())];
+        for body in owners {
+            assert_eq!(court.submit(key, body), Err(RefusalCode::NotAuthorized));
+        }
+        // Whoever holds a key may give it up.
+        court.accept(key, remove(key.public_key()));
+        assert_eq!(court.submit(key, on("other", 1)), Err(RefusalCode::AccountUnknown));
+    }
+}
+
+#[test]
+fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
+    let mut court = Court::furnished();
+    court.accept(&developer(), image("dev/own"));
+    let vm = court.vm(&developer(), on("web", 1));
+    // Signed before, on its way while the key changes.
+    let late = court.sign(&developer(), Body::VmDelete(change(&vm)));
+    let new = spare(0);
+    let turn = court.sign(&developer(), rotate(&new));
+    let release = court.commit(vec![turn, late]);
+    assert_eq!(release.releases[0].verdict, Verdict::Accepted);
+    let Verdict::Refused(refusal) = &release.releases[1].verdict else { panic!("{release:?}") };
+    assert_eq!(refusal.code, RefusalCode::NotAuthorized);
+    // Everything of the account is the new key's: VMs, images, grants.
+    court.vm(&new, Body::VmStop(change(&vm)));
+    court.accept(&new, Body::ImageRetire(ImageRetire { name: "dev/own".parse().expect("a name") }));
+    court.vm(&new, on("other", 1));
+    let granted = |key: &SecretKey| {
+        let Body::AccountGrant(body) = grant(9, 9) else { panic!("a grant") };
+        Body::AccountGrant(AccountGrant { key: key.public_key(), ..body })
+    };
+    assert_eq!(court.submit(&operator(0), granted(&developer())), Err(RefusalCode::Conflict));
+    let effects = court.accept(&operator(0), granted(&new));
+    let [Effect::Account(account)] = &effects[..] else { panic!("{effects:?}") };
+    assert_eq!((account.id, account.grants.len()), (vm.account, 3));
+    // The first key may come back.
+    court.accept(&new, add(&developer(), KeyRole::Operate));
+    court.vm(&developer(), Body::VmStart(change(&vm)));
+}
+
+#[test]
+fn an_account_keeps_an_owner_and_a_key_signs_for_one_account_only() {
+    let mut court = Court::furnished();
+    let owner = developer();
+    court.accept(&owner, add(&spare(0), KeyRole::Operate));
+    for body in [remove(owner.public_key()), add(&owner, KeyRole::Read)] {
+        assert_eq!(court.submit(&owner, body), Err(RefusalCode::StateWrong));
+    }
+    for key in [operator(0), ledger_key(0), agent_key(0)] {
+        assert_eq!(court.submit(&owner, add(&key, KeyRole::Read)), Err(RefusalCode::Conflict));
+        assert_eq!(court.submit(&owner, rotate(&key)), Err(RefusalCode::Conflict));
+    }
+    let Body::AccountGrant(body) = grant(1, 1) else { panic!("a grant") };
+    let other = AccountGrant { key: spare(1).public_key(), ..body };
+    court.accept(&operator(0), Body::AccountGrant(other));
+    let taken = [add(&spare(1), KeyRole::Read), rotate(&spare(0))];
+    for body in taken {
+        assert_eq!(court.submit(&owner, body), Err(RefusalCode::Conflict));
+    }
+    assert_eq!(court.submit(&spare(2), rotate(&spare(3))), Err(RefusalCode::AccountUnknown));
+    for number in 2..u8::try_from(ACCOUNT_KEYS_MAX).expect("few") {
+        court.accept(&owner, add(&spare(number), KeyRole::Read));
+    }
+    let one_more = add(&spare(40), KeyRole::Read);
+    assert_eq!(court.submit(&owner, one_more), Err(RefusalCode::LimitExceeded));
+}
