@@ -158,11 +158,12 @@ impl Metrics {
     }
 }
 
-const ALL_STATES: [VmState; 7] = [
+const ALL_STATES: [VmState; 8] = [
     VmState::Pending,
     VmState::Converging,
     VmState::Running,
     VmState::Stopped,
+    VmState::Paused,
     VmState::Degraded,
     VmState::Deleting,
     VmState::Deleted,
@@ -174,6 +175,7 @@ fn state_name(state: VmState) -> &'static str {
         VmState::Converging => "converging",
         VmState::Running => "running",
         VmState::Stopped => "stopped",
+        VmState::Paused => "paused",
         VmState::Degraded => "degraded",
         VmState::Deleting => "deleting",
         VmState::Deleted => "deleted",

@@ -139,6 +139,7 @@ fn create(number: u32) -> anyhow::Result<Body> {
         apart: Vec::new(),
         labels: Default::default(),
         public_user_data: None,
+        restart: Default::default(),
     })))
 }
 

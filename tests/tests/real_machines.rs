@@ -152,6 +152,15 @@ fn real_machines_survive_the_faults_of_everything_around_them() {
     });
     assert_virsh_agrees(&cluster);
 
+    // Paused, it holds still in memory; a forced stop asks no guest.
+    cluster.must(&["vm", "pause", "web-1", "--wait", "applied"]);
+    cluster.until_state(1, "web-1", "paused");
+    cluster.must(&["vm", "resume", "web-1", "--wait", "applied"]);
+    cluster.must(&["ssh", "web-1", "--", "true"]);
+    cluster.must(&["vm", "stop", "web-1", "--force", "--wait", "applied"]);
+    assert_virsh_agrees(&cluster);
+    cluster.must(&["vm", "start", "web-1", "--wait", "applied"]);
+
     // Two ledgers die: changes are refused, the VM runs on; one comes back, and changes go on.
     cluster.kill(Role::Ledger, 3);
     cluster.kill(Role::Ledger, 4);

@@ -126,3 +126,28 @@ pub(crate) enum Command {
         shell: clap_complete::Shell,
     },
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    /// An argument with the id of one that every command has would silently take its place.
+    fn assert_own_ids(command: &clap::Command, common: &[String]) {
+        for own in command.get_arguments().filter(|own| !own.is_global_set()) {
+            let id = own.get_id().to_string();
+            assert!(!common.contains(&id), "{} has an argument `{id}`", command.get_name());
+        }
+        command.get_subcommands().for_each(|below| assert_own_ids(below, common));
+    }
+
+    #[test]
+    fn no_command_has_an_argument_with_the_id_of_one_that_all_have() {
+        let command = Arguments::command();
+        let global = command.get_arguments().filter(|argument| argument.is_global_set());
+        let common: Vec<_> = global.map(|argument| argument.get_id().to_string()).collect();
+        assert!(common.contains(&"key".to_owned()), "{common:?}");
+        assert_own_ids(&command, &common);
+    }
+}

@@ -50,7 +50,7 @@ fn write_document(directory: &Path, signer: PublicKey) -> PathBuf {
         cluster: ClusterId([7; 32]),
         signer,
         not_after: LedgerTime(1_800_000_000_000),
-        body: Body::VmStop(VmChange { vm: VmId([9; 16]), expected_generation: None }),
+        body: Body::VmStop(VmChange { vm: VmId([9; 16]), expected_generation: None }.into()),
     };
     let path = directory.join("request.json");
     std::fs::write(&path, document.to_bytes()).expect("writes");

@@ -18,7 +18,7 @@ pub(super) fn step_wait_max(step: Step) -> Duration {
         Step::Image => 1800,
         Step::Disk | Step::Seed | Step::Quarantine => 120,
         Step::Network | Step::Define | Step::Undefine => 60,
-        Step::Tag | Step::AskShutdown => 30,
+        Step::Tag | Step::Pause | Step::Resume | Step::AskShutdown => 30,
         // Starting and ending QEMU on a busy host.
         Step::Start | Step::Destroy => 120,
     })

@@ -78,6 +78,8 @@ impl Performer {
             Action::Define => outcome(self.define(job), Refusal::Final),
             Action::Tag => outcome(self.hypervisor.tag(&job.tags), Refusal::Passing),
             Action::Start => outcome(self.hypervisor.start(vm.id), Refusal::Passing),
+            Action::Pause => outcome(self.hypervisor.pause(vm.id), Refusal::Passing),
+            Action::Resume => outcome(self.hypervisor.resume(vm.id), Refusal::Passing),
             Action::AskShutdown(proof) => {
                 outcome(self.hypervisor.ask_shutdown(proof), Refusal::Passing)
             }
@@ -127,7 +129,13 @@ impl Performer {
         let vm = job.vm.id;
         match job.action.step() {
             Step::Image | Step::Disk | Step::Seed | Step::Network | Step::Quarantine => None,
-            Step::Define | Step::Tag | Step::Start | Step::AskShutdown | Step::Destroy => {
+            Step::Define
+            | Step::Tag
+            | Step::Start
+            | Step::Pause
+            | Step::Resume
+            | Step::AskShutdown
+            | Step::Destroy => {
                 let ticket = self.tickets.draw();
                 let machine = self.hypervisor.look(vm).ok()??;
                 Some(Sighting { ticket, seen: Seen::Present(machine) })

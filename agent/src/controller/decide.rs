@@ -5,7 +5,7 @@
 //! the VM changed.
 
 use dagger_payload::id::HostId;
-use dagger_payload::kind::{GuestSubnet, ReportPhase};
+use dagger_payload::kind::{GuestSubnet, ReportPhase, RestartPolicy, StopManner};
 use dagger_payload::name::ImageSource;
 use dagger_payload::object::{Placement, Wanted};
 
@@ -79,21 +79,36 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
             }
         }
         (Wanted::Running, Some(Power::Running)) => settle(entry, wanted, ReportPhase::Running),
+        // Once a generation: a guest that does not go on has another trouble than having been
+        // paused.
+        (Wanted::Running, Some(Power::Paused)) if !entry.ensured.contains(&Step::Resume) => {
+            Decision::Act(Action::Resume)
+        }
         (Wanted::Running, Some(Power::Paused)) => Decision::Degraded(
             "paused: the guest is in memory but does not run; its disk may be full".to_owned(),
         ),
-        (Wanted::Running, Some(Power::Stopped) | None) => run(entry, around),
+        (Wanted::Running, Some(Power::Stopped) | None) => run(entry, wanted, around),
+        (Wanted::Paused, Some(Power::Running)) => Decision::Act(Action::Pause),
+        (Wanted::Paused, Some(Power::Paused)) => settle(entry, wanted, ReportPhase::Paused),
+        // What was in memory is gone; nothing is switched on before its owner says so.
+        (Wanted::Paused, Some(Power::Stopped)) => settle(entry, wanted, ReportPhase::Stopped),
         (Wanted::Stopped, Some(power @ (Power::Running | Power::Paused))) => {
             let Some(proof) = StopProof::of(wanted, around.here) else {
                 return Decision::Wait(None);
             };
-            match power {
-                Power::Paused => Decision::Act(Action::Destroy(proof)),
-                Power::Running | Power::Stopped => stop(entry, &proof, around),
+            match (power, wanted.vm.stop_manner) {
+                (Power::Paused, _) | (_, StopManner::Forced) => {
+                    Decision::Act(Action::Destroy(proof))
+                }
+                (Power::Running | Power::Stopped, StopManner::Graceful) => {
+                    stop(entry, &proof, around)
+                }
             }
         }
         (Wanted::Stopped, Some(Power::Stopped)) => settle(entry, wanted, ReportPhase::Stopped),
-        (Wanted::Stopped, None) => make(entry, around).unwrap_or(Decision::Act(Action::Define)),
+        (Wanted::Stopped | Wanted::Paused, None) => {
+            make(entry, around).unwrap_or(Decision::Act(Action::Define))
+        }
         (Wanted::Deleted, _) => delete(entry, wanted, around.here),
     }
 }
@@ -150,10 +165,14 @@ fn make(entry: &Entry, around: &Surroundings<'_>) -> Option<Decision> {
 }
 
 /// Towards a running guest. One that was started and is off has stopped by itself: it is started
-/// again, a few times.
-fn run(entry: &Entry, around: &Surroundings<'_>) -> Decision {
+/// again, a few times, unless its owner wants it to stay off then.
+fn run(entry: &Entry, wanted: &AttestedVm, around: &Surroundings<'_>) -> Decision {
     if !entry.was_started() {
         return make(entry, around).unwrap_or(Decision::Act(Action::Start));
+    }
+    let is_defined = entry.tags().is_some();
+    if wanted.vm.restart == RestartPolicy::Never && is_defined {
+        return settle(entry, wanted, ReportPhase::Stopped);
     }
     let recent = |at: &&Monotonic| around.now.since(**at) < RESTART_WINDOW;
     if entry.restarts.iter().filter(recent).count() < RESTARTS_MAX {

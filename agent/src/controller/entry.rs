@@ -273,9 +273,13 @@ impl Entry {
         self.ensured.clear();
     }
 
-    /// Whether the guest was started in this generation, now or before a restart of the agent.
+    /// Whether the guest was started, or seen running, in this generation, now or before a restart
+    /// of the agent.
     pub(super) fn was_started(&self) -> bool {
-        self.record.as_ref().is_some_and(|record| record.done.contains(&Step::Start))
+        let generation = self.wanted.as_ref().map(|wanted| wanted.vm.generation);
+        self.record.as_ref().is_some_and(|record| {
+            Some(record.generation) == generation && record.done.contains(&Step::Start)
+        })
     }
 
     /// Whether nothing of this VM concerns this host any more.
@@ -292,7 +296,10 @@ impl Entry {
 fn was_made_here(wanted: &AttestedVm, here: HostId) -> bool {
     wanted.vm.reported.as_ref().is_some_and(|report| {
         let existed = match report.phase {
-            ReportPhase::Running | ReportPhase::Stopped | ReportPhase::Degraded => true,
+            ReportPhase::Running
+            | ReportPhase::Stopped
+            | ReportPhase::Paused
+            | ReportPhase::Degraded => true,
             ReportPhase::Accepted | ReportPhase::Refused | ReportPhase::Deleted => false,
         };
         existed && report.host == here

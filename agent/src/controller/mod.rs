@@ -365,6 +365,7 @@ fn settle(
     record.applied = Some(generation);
     record.step = None;
     if phase == ReportPhase::Running {
+        // Whoever started it: when it is off later, it has stopped by itself.
         record.done.insert(Step::Start);
     }
     if *record != before || before.applied.is_none() {

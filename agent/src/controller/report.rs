@@ -39,6 +39,7 @@ pub(super) fn news(
         ReportPhase::Accepted
         | ReportPhase::Refused
         | ReportPhase::Stopped
+        | ReportPhase::Paused
         | ReportPhase::Degraded
         | ReportPhase::Deleted => None,
     };

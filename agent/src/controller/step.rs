@@ -31,6 +31,10 @@ pub enum Step {
     Tag,
     /// The machine is switched on.
     Start,
+    /// The guest is in memory and does not run.
+    Pause,
+    /// A paused guest was told to go on.
+    Resume,
     /// The guest was asked to switch itself off.
     AskShutdown,
     /// The machine is switched off.
@@ -58,6 +62,10 @@ pub enum Action {
     Tag,
     /// [`Step::Start`]
     Start,
+    /// [`Step::Pause`]
+    Pause,
+    /// [`Step::Resume`]
+    Resume,
     /// [`Step::AskShutdown`]
     AskShutdown(StopProof),
     /// [`Step::Destroy`]
@@ -79,6 +87,8 @@ impl Action {
             Self::Define => Step::Define,
             Self::Tag => Step::Tag,
             Self::Start => Step::Start,
+            Self::Pause => Step::Pause,
+            Self::Resume => Step::Resume,
             Self::AskShutdown(_) => Step::AskShutdown,
             Self::Destroy(_) => Step::Destroy,
             Self::Undefine(_) => Step::Undefine,

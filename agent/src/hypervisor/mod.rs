@@ -178,6 +178,18 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `Occupied`, `Failed`, `Unavailable`.
     fn start(&self, vm: VmId) -> Result<(), HypervisorError>;
 
+    /// Halts the guest where it is, in memory; one that does not run is left as it is.
+    ///
+    /// # Errors
+    /// `Occupied`, `Failed`, `Unavailable`.
+    fn pause(&self, vm: VmId) -> Result<(), HypervisorError>;
+
+    /// Lets a halted guest go on; any other is left as it is.
+    ///
+    /// # Errors
+    /// `Occupied`, `Failed`, `Unavailable`.
+    fn resume(&self, vm: VmId) -> Result<(), HypervisorError>;
+
     /// Asks the guest to switch itself off (ACPI power button).
     ///
     /// # Errors

@@ -55,6 +55,8 @@ pub(super) fn accepted(
         },
         Body::VmStart(_) => with_place(format!("start asked for by {who}")),
         Body::VmStop(_) => with_place(format!("stop asked for by {who}")),
+        Body::VmPause(_) => with_place(format!("pause asked for by {who}")),
+        Body::VmResume(_) => with_place(format!("resume asked for by {who}")),
         Body::VmReboot(_) => with_place(format!("reboot asked for by {who}")),
         Body::VmResize(_) => with_place(format!(
             "resized to {} CPUs and {} MiB by {who}",
@@ -123,6 +125,7 @@ fn reported(host: &str, phase: ReportPhase, reason: Option<&str>) -> String {
         ReportPhase::Refused => format!("{host} refused"),
         ReportPhase::Running => format!("{host} reports running"),
         ReportPhase::Stopped => format!("{host} reports stopped"),
+        ReportPhase::Paused => format!("{host} reports paused"),
         ReportPhase::Degraded => format!("{host} reports degraded"),
         ReportPhase::Deleted => format!("{host} reports deleted"),
     };

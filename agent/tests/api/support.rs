@@ -116,11 +116,12 @@ pub(crate) fn vm_create(vm_name: &str) -> Body {
         apart: Vec::new(),
         labels: std::collections::BTreeMap::new(),
         public_user_data: None,
+        restart: Default::default(),
     }))
 }
 
 pub(crate) fn vm_stop(vm: VmId) -> Body {
-    Body::VmStop(VmChange { vm, expected_generation: None })
+    Body::VmStop(VmChange { vm, expected_generation: None }.into())
 }
 
 pub(crate) fn report(vm: VmId, phase: ReportPhase) -> ReportVm {
@@ -330,6 +331,8 @@ pub(crate) fn vm_object(
         protection: Protection::Unprotected,
         booted_since: Generation(1),
         meter: dagger_payload::usage::Meter::NEW,
+        stop_manner: dagger_payload::kind::StopManner::Graceful,
+        restart: dagger_payload::kind::RestartPolicy::Always,
         apart: Vec::new(),
     }
 }

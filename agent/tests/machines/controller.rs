@@ -11,7 +11,7 @@ use dagger_agent::handover::{AttestedVm, Order};
 use dagger_agent::hypervisor::{Inventory, Machine, Power};
 use dagger_agent::journal::{DiskMark, Record};
 use dagger_payload::id::{CommitIndex, Generation, LedgerTime, Position};
-use dagger_payload::kind::{Capacity, ReportPhase, ReportVm};
+use dagger_payload::kind::{Capacity, ReportPhase, ReportVm, RestartPolicy, StopManner};
 use dagger_payload::object::{Placement, Wanted};
 
 use super::support::{
@@ -333,6 +333,61 @@ fn a_guest_that_ignores_the_power_button_is_asked_again_and_then_switched_off() 
     assert_eq!(steps(&outputs), [Step::Tag]);
     let outputs = desk.done(Step::Tag, Some(ours(Power::Stopped, 2)));
     assert_eq!(phases(&outputs), [ReportPhase::Stopped]);
+}
+
+#[test]
+fn a_forced_stop_asks_nobody_also_while_the_guest_was_being_asked() {
+    let (mut desk, _) = Desk::live(&[accepted()], Some(ours(Power::Running, 1)));
+    let stopped = wants(&accepted(), Wanted::Stopped);
+    assert_eq!(steps(&desk.vm(&stopped)), [Step::AskShutdown]);
+    desk.done(Step::AskShutdown, Some(ours(Power::Running, 1)));
+    let mut forced = wants(&stopped, Wanted::Stopped);
+    forced.vm.stop_manner = StopManner::Forced;
+    assert_eq!(steps(&desk.vm(&forced)), [Step::Destroy]);
+}
+
+#[test]
+fn a_guest_is_paused_and_goes_on_where_it_was() {
+    let (mut desk, _) = Desk::live(&[accepted()], Some(ours(Power::Running, 1)));
+    let paused = wants(&accepted(), Wanted::Paused);
+    assert_eq!(steps(&desk.vm(&paused)), [Step::Pause]);
+    assert_eq!(steps(&desk.done(Step::Pause, Some(ours(Power::Paused, 1)))), [Step::Tag]);
+    let outputs = desk.done(Step::Tag, Some(ours(Power::Paused, 2)));
+    assert_eq!(phases(&outputs), [ReportPhase::Paused]);
+    let resumed = wants(&paused, Wanted::Running);
+    assert_eq!(steps(&desk.vm(&resumed)), [Step::Resume]);
+    assert_eq!(steps(&desk.done(Step::Resume, Some(ours(Power::Running, 2)))), [Step::Tag]);
+    let outputs = desk.done(Step::Tag, Some(ours(Power::Running, 3)));
+    assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Running], vec![]));
+}
+
+#[test]
+fn a_guest_that_does_not_go_on_is_told_so_once_and_then_degraded() {
+    let (mut desk, outputs) = Desk::live(&[accepted()], Some(ours(Power::Paused, 1)));
+    assert_eq!(steps(&outputs), [Step::Resume]);
+    let outputs = desk.done(Step::Resume, Some(ours(Power::Paused, 1)));
+    assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Degraded], vec![]));
+    let outputs = desk.see(ours(Power::Running, 1));
+    assert_eq!(phases(&outputs), [ReportPhase::Running]);
+}
+
+#[test]
+fn a_paused_guest_that_is_switched_off_stays_off_until_it_is_started() {
+    let paused = wants(&accepted(), Wanted::Paused);
+    let (mut desk, _) = Desk::live(std::slice::from_ref(&paused), Some(ours(Power::Paused, 2)));
+    let outputs = desk.see(ours(Power::Stopped, 2));
+    assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Stopped], vec![]));
+    assert_eq!(steps(&desk.vm(&wants(&paused, Wanted::Running))), [Step::Image]);
+}
+
+#[test]
+fn a_guest_that_is_not_to_be_restarted_stays_off_when_it_stops_by_itself() {
+    let mut once = accepted();
+    once.vm.restart = RestartPolicy::Never;
+    let (mut desk, _) = Desk::live(std::slice::from_ref(&once), Some(ours(Power::Running, 1)));
+    let outputs = desk.see(ours(Power::Stopped, 1));
+    assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Stopped], vec![]));
+    assert_eq!(steps(&desk.vm(&wants(&once, Wanted::Running))), [Step::Image]);
 }
 
 #[test]

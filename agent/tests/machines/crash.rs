@@ -26,7 +26,9 @@ use super::support::{FakeHost, Guest, HERE, VM, after, cause, host, offered, wan
 const INPUTS_MAX: usize = 2_000;
 
 /// What the owner asks for, one after the other, each once the one before is reported.
-const LIFE: [(Wish, ReportPhase); 5] = [
+const LIFE: [(Wish, ReportPhase); 7] = [
+    (Wish::Be(Wanted::Running), ReportPhase::Running),
+    (Wish::Be(Wanted::Paused), ReportPhase::Paused),
     (Wish::Be(Wanted::Running), ReportPhase::Running),
     (Wish::Reboot, ReportPhase::Running),
     (Wish::Be(Wanted::Stopped), ReportPhase::Stopped),

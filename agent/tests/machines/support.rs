@@ -101,6 +101,8 @@ pub(crate) fn offered() -> AttestedVm {
         protection: Protection::Unprotected,
         booted_since: Generation(1),
         meter: dagger_payload::usage::Meter::NEW,
+        stop_manner: dagger_payload::kind::StopManner::Graceful,
+        restart: dagger_payload::kind::RestartPolicy::Always,
         apart: Vec::new(),
     };
     AttestedVm { vm, commit: CommitIndex(1) }
@@ -131,7 +133,6 @@ pub(crate) fn wants(before: &AttestedVm, wanted: Wanted) -> AttestedVm {
     })
 }
 
-/// A report by `HERE`, as the ledger keeps it.
 /// Its owner asks for a reboot.
 pub(crate) fn wants_reboot(before: &AttestedVm) -> AttestedVm {
     let mut version = wants(before, Wanted::Running);
@@ -139,6 +140,7 @@ pub(crate) fn wants_reboot(before: &AttestedVm) -> AttestedVm {
     version
 }
 
+/// A report by `HERE`, as the ledger keeps it.
 pub(crate) fn report(generation: u64, phase: ReportPhase) -> VmReport {
     VmReport {
         host: HERE,
@@ -326,6 +328,24 @@ impl Hypervisor for FakeHost {
             if *state.power(vm)? == Power::Stopped {
                 *state.power(vm)? = Power::Running;
                 state.starts += 1;
+            }
+            Ok(())
+        })
+    }
+
+    fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            if *state.power(vm)? == Power::Running {
+                *state.power(vm)? = Power::Paused;
+            }
+            Ok(())
+        })
+    }
+
+    fn resume(&self, vm: VmId) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            if *state.power(vm)? == Power::Paused {
+                *state.power(vm)? = Power::Running;
             }
             Ok(())
         })

@@ -275,5 +275,6 @@ fn create(number: usize) -> Body {
         apart: Vec::new(),
         labels: Default::default(),
         public_user_data: None,
+        restart: Default::default(),
     }))
 }

@@ -15,7 +15,8 @@ use crate::id::{
 };
 use crate::key::PublicKey;
 use crate::kind::{
-    Apart, Capacity, GuestSubnet, ImageFormat, KeyRole, Protection, ReportPhase, VmImage,
+    Apart, Capacity, GuestSubnet, ImageFormat, KeyRole, Protection, ReportPhase, RestartPolicy,
+    StopManner, VmImage,
 };
 use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine};
 use crate::usage::{Meter, PastUsage};
@@ -256,6 +257,9 @@ pub enum Wanted {
     /// It should be gone.
     #[n(2)]
     Deleted,
+    /// It should be in memory and not run.
+    #[n(3)]
+    Paused,
 }
 
 /// Where a VM is to be, and whether that host has agreed.
@@ -440,6 +444,12 @@ pub struct Vm {
     /// What it has used.
     #[n(22)]
     pub meter: Meter,
+    /// How it is switched off, while it is wanted stopped.
+    #[n(23)]
+    pub stop_manner: StopManner,
+    /// What happens when it stops by itself.
+    #[n(24)]
+    pub restart: RestartPolicy,
 }
 
 /// A VM's state in one word (design R11); every state accepts delete.
@@ -453,8 +463,10 @@ pub enum VmState {
     Converging,
     /// Reported running, as wanted.
     Running,
-    /// Reported stopped, as wanted.
+    /// Reported stopped, as wanted, or by itself and to stay so.
     Stopped,
+    /// Reported paused, as wanted.
+    Paused,
     /// Cannot be brought to what is wanted; see the reason.
     Degraded,
     /// To be deleted, and not yet gone.
@@ -476,8 +488,10 @@ impl Vm {
             (_, Placement::Offered { .. }) => VmState::Pending,
             (_, Placement::Accepted { .. }) if current(ReportPhase::Degraded) => VmState::Degraded,
             (Wanted::Running, _) if current(ReportPhase::Running) => VmState::Running,
-            (Wanted::Stopped, _) if current(ReportPhase::Stopped) => VmState::Stopped,
-            (Wanted::Running | Wanted::Stopped, _) => VmState::Converging,
+            (Wanted::Paused, _) if current(ReportPhase::Paused) => VmState::Paused,
+            // A paused guest that was switched off, or one that stopped by itself, may stay so.
+            (_, _) if current(ReportPhase::Stopped) => VmState::Stopped,
+            (Wanted::Running | Wanted::Stopped | Wanted::Paused, _) => VmState::Converging,
         }
     }
 }

@@ -167,7 +167,7 @@ mod tests {
     fn payload() -> (SecretKey, Payload) {
         let key = SecretKey::from_seed(&Zeroizing::new([9; 32]));
         let signer = key.public_key();
-        let body = Body::VmStop(VmChange { vm: VmId([1; 16]), expected_generation: None });
+        let body = Body::VmStop(VmChange { vm: VmId([1; 16]), expected_generation: None }.into());
         (key, Payload { cluster: ClusterId([2; 32]), signer, not_after: LedgerTime(5), body })
     }
 

@@ -68,6 +68,9 @@ pub enum Metered {
     /// The disk, and the processors and memory of a guest that is switched on.
     #[n(2)]
     Guest,
+    /// The disk, and the memory of a guest that is paused.
+    #[n(3)]
+    Paused,
 }
 
 /// A VM's meter.
@@ -99,14 +102,15 @@ impl Meter {
     pub fn read(&self, size: &Capacity, now: LedgerTime) -> Used {
         let span_ms = now.0.saturating_sub(self.since.0);
         let times = |amount: u64| amount.saturating_mul(span_ms);
-        let (disk, guest) = match self.counts {
-            Metered::Nothing => (0, 0),
-            Metered::Disk => (1, 0),
-            Metered::Guest => (1, 1),
+        let (disk, memory, processors) = match self.counts {
+            Metered::Nothing => (0, 0, 0),
+            Metered::Disk => (1, 0, 0),
+            Metered::Paused => (1, 1, 0),
+            Metered::Guest => (1, 1, 1),
         };
         self.used.plus(&Used {
-            cpu_ms: times(u64::from(size.cpus) * guest),
-            memory_mib_ms: times(size.memory_mib * guest),
+            cpu_ms: times(u64::from(size.cpus) * processors),
+            memory_mib_ms: times(size.memory_mib * memory),
             disk_gib_ms: times(size.disk_gib * disk),
         })
     }

@@ -28,7 +28,7 @@ fn document(key: &SecretKey) -> Payload {
         cluster: ClusterId([1; 32]),
         signer: key.public_key(),
         not_after: LedgerTime(1),
-        body: Body::VmStop(VmChange { vm: VmId([2; 16]), expected_generation: None }),
+        body: Body::VmStop(VmChange { vm: VmId([2; 16]), expected_generation: None }.into()),
     }
 }
 

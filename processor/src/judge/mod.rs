@@ -236,6 +236,8 @@ impl Judge {
             Body::VmCreate(body) => vms::create(state, &case, body),
             Body::VmStart(body) => vms::start(state, &case, body),
             Body::VmStop(body) => vms::stop(state, &case, body),
+            Body::VmPause(body) => vms::pause(state, &case, body),
+            Body::VmResume(body) => vms::resume(state, &case, body),
             Body::VmReboot(body) => vms::reboot(state, &case, body),
             Body::VmResize(body) => vms::resize(state, &case, body),
             Body::VmProtect(body) => vms::protect(state, &case, body),

@@ -49,6 +49,7 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
         (
             ReportPhase::Running
             | ReportPhase::Stopped
+            | ReportPhase::Paused
             | ReportPhase::Degraded
             | ReportPhase::Deleted,
             Placement::Offered { .. },
@@ -60,6 +61,7 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
         (
             ReportPhase::Running
             | ReportPhase::Stopped
+            | ReportPhase::Paused
             | ReportPhase::Degraded
             | ReportPhase::Deleted,
             Placement::Accepted { host, .. },
@@ -91,9 +93,11 @@ fn past_usage(state: &State, host: HostId, vm: &Vm) -> Effect {
 fn metered(phase: ReportPhase, agreement: Agreement) -> Metered {
     match (phase, agreement) {
         (ReportPhase::Running, Agreement::WithOrder) => Metered::Guest,
+        (ReportPhase::Paused, Agreement::WithOrder) => Metered::Paused,
         (ReportPhase::Deleted | ReportPhase::Refused, _) => Metered::Nothing,
         (
             ReportPhase::Running
+            | ReportPhase::Paused
             | ReportPhase::Accepted
             | ReportPhase::Stopped
             | ReportPhase::Degraded,
@@ -114,7 +118,8 @@ fn is_known(vm: &Vm, body: &ReportVm) -> bool {
 
 fn reported(mut vm: Vm, host: HostId, case: &Case<'_>, body: &ReportVm) -> Vm {
     let agreement = match (body.phase, vm.wanted) {
-        (ReportPhase::Running, Wanted::Stopped | Wanted::Deleted) => Agreement::AgainstOrder,
+        (ReportPhase::Running, Wanted::Stopped | Wanted::Paused | Wanted::Deleted)
+        | (ReportPhase::Paused, Wanted::Stopped | Wanted::Deleted) => Agreement::AgainstOrder,
         _ => Agreement::WithOrder,
     };
     vm.meter = vm.meter.turned(metered(body.phase, agreement), &vm.size, case.now);

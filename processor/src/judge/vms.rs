@@ -1,12 +1,14 @@
-//! `vm.create`, `vm.start`, `vm.stop`, `vm.reboot`, `vm.resize`, `vm.protect`, `vm.delete`, and the
-//! way of an offer from host to host.
+//! `vm.create`, `vm.start`, `vm.stop`, `vm.pause`, `vm.resume`, `vm.reboot`, `vm.resize`,
+//! `vm.protect`, `vm.delete`, and the way of an offer from host to host.
 //!
 //! Owns who may change a VM and what a change makes of it. Every state accepts delete. Reports of
 //! hosts are in `reports`.
 
 use dagger_payload::id::{Generation, HostId, LedgerTime, VmId};
-use dagger_payload::kind::{Capacity, Protection, VmChange, VmCreate, VmProtect, VmResize};
-use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
+use dagger_payload::kind::{
+    Capacity, Protection, StopManner, VmChange, VmCreate, VmProtect, VmResize, VmStop,
+};
+use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, VmState, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::usage::Meter;
 
@@ -70,15 +72,17 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         apart: body.apart.clone(),
         booted_since: Generation(1),
         meter: Meter::NEW,
+        stop_manner: StopManner::Graceful,
+        restart: body.restart,
     })
 }
 
-/// Also gives a VM that found no host another round of offers.
+/// Also gives a VM that found no host another round of offers, and lets a paused guest go on.
 pub(crate) fn start(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
     let mut vm = owned(state, case, body)?.clone();
     let homeless = vm.placement == Placement::NoHost {};
-    if vm.wanted == Wanted::Running && !homeless {
-        return Ok(Vec::new()); // it is wanted running already
+    if vm.wanted == Wanted::Running && !homeless && vm.state() != VmState::Stopped {
+        return Ok(Vec::new()); // it is wanted running already, and has not stopped by itself
     }
     if let Some(host) = vm.placement.host() {
         require_grant(state, case, &vm, &host)?;
@@ -90,12 +94,39 @@ pub(crate) fn start(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
     Ok(change(vm, Wanted::Running, case))
 }
 
-pub(crate) fn stop(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
-    let vm = owned(state, case, body)?;
-    if vm.wanted == Wanted::Stopped {
+pub(crate) fn stop(state: &State, case: &Case<'_>, body: &VmStop) -> Ruling {
+    let expected_generation = body.expected_generation;
+    let vm = owned(state, case, &VmChange { vm: body.vm, expected_generation })?;
+    let is_forced = |manner| manner == StopManner::Forced;
+    if vm.wanted == Wanted::Stopped && (is_forced(vm.stop_manner) || !is_forced(body.manner)) {
         return Ok(Vec::new()); // it is wanted stopped already
     }
-    Ok(change(vm.clone(), Wanted::Stopped, case))
+    let vm = Vm { stop_manner: body.manner, ..vm.clone() };
+    Ok(change(vm, Wanted::Stopped, case))
+}
+
+/// The guest stays in memory, and where it is.
+pub(crate) fn pause(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
+    let vm = owned(state, case, body)?;
+    match vm.wanted {
+        Wanted::Paused => Ok(Vec::new()), // it is wanted paused already
+        Wanted::Running => Ok(change(vm.clone(), Wanted::Paused, case)),
+        Wanted::Stopped | Wanted::Deleted => {
+            refuse(RefusalCode::StateWrong, "the VM is not wanted running: start it")
+        }
+    }
+}
+
+/// What holds memory on a host may go on there, also when the grant has ended.
+pub(crate) fn resume(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
+    let vm = owned(state, case, body)?;
+    match vm.wanted {
+        Wanted::Running => Ok(Vec::new()), // it is wanted running already
+        Wanted::Paused => Ok(change(vm.clone(), Wanted::Running, case)),
+        Wanted::Stopped | Wanted::Deleted => {
+            refuse(RefusalCode::StateWrong, "the VM is not paused: start it")
+        }
+    }
 }
 
 /// The guest is switched off, if need be after a while, and on again; nothing else changes.
@@ -121,8 +152,8 @@ pub(crate) fn resize(state: &State, case: &Case<'_>, body: &VmResize) -> Ruling 
     if size == vm.size {
         return Ok(Vec::new()); // it is as large already
     }
-    if vm.wanted == Wanted::Running && !size.covers(&vm.size) {
-        let detail = "a running VM can only grow: stop it before it becomes smaller";
+    if vm.wanted != Wanted::Stopped && !size.covers(&vm.size) {
+        let detail = "a VM in memory can only grow: stop it before it becomes smaller";
         return refuse(RefusalCode::StateWrong, detail);
     }
     require_room(state, vm, &size, case.now)?;

@@ -33,7 +33,7 @@ fn each_role_may_do_what_it_says_and_no_more() {
     court.accept(&developer(), add(&reads, KeyRole::Read));
     let vm = court.vm(&operates, on("web", 1));
     assert_eq!(vm.account, AccountId::of(&developer().public_key()));
-    court.vm(&developer(), Body::VmStop(change(&vm)));
+    court.vm(&developer(), Body::VmStop(change(&vm).into()));
     for body in [on("other", 1), Body::VmStart(change(&vm)), image("dev/own")] {
         assert_eq!(court.submit(&reads, body), Err(RefusalCode::NotAuthorized));
     }
@@ -62,7 +62,7 @@ fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
     let Verdict::Refused(refusal) = &release.releases[1].verdict else { panic!("{release:?}") };
     assert_eq!(refusal.code, RefusalCode::NotAuthorized);
     // Everything of the account is the new key's: VMs, images, grants.
-    court.vm(&new, Body::VmStop(change(&vm)));
+    court.vm(&new, Body::VmStop(change(&vm).into()));
     court.accept(&new, Body::ImageRetire(ImageRetire { name: "dev/own".parse().expect("a name") }));
     court.vm(&new, on("other", 1));
     let granted = |key: &SecretKey| {

@@ -239,6 +239,7 @@ fn create_body(name: &str, cpus: u32) -> VmCreate {
         apart: Vec::new(),
         labels: Default::default(),
         public_user_data: None,
+        restart: Default::default(),
     }
 }
 
@@ -263,7 +264,7 @@ fn a_vm_is_offered_accepted_run_stopped_started_and_deleted() {
     assert_eq!(vm.state(), VmState::Converging);
     let vm = court.report(&vm, 1, ReportPhase::Running).expect("accepted");
     assert_eq!(vm.state(), VmState::Running);
-    let vm = court.vm(&developer(), Body::VmStop(change(&vm)));
+    let vm = court.vm(&developer(), Body::VmStop(change(&vm).into()));
     assert_eq!((vm.state(), vm.generation), (VmState::Converging, Generation(2)));
     let vm = court.report(&vm, 1, ReportPhase::Stopped).expect("accepted");
     assert_eq!(vm.state(), VmState::Stopped);
@@ -284,7 +285,7 @@ fn only_who_may_gets_what_he_asks() {
     let stranger = key(2);
     for (who, body, code) in [
         (&stranger, create("other", 1), RefusalCode::AccountUnknown),
-        (&stranger, Body::VmStop(change(&vm)), RefusalCode::AccountUnknown),
+        (&stranger, Body::VmStop(change(&vm).into()), RefusalCode::AccountUnknown),
         (&stranger, grant(1, 1), RefusalCode::NotAuthorized),
         (&operator(1), join(0), RefusalCode::NotAuthorized),
         (&stranger, image("x/y"), RefusalCode::AccountUnknown),
@@ -465,7 +466,7 @@ fn an_empty_commit_changes_no_root_and_equal_histories_give_equal_releases() {
     one.now = one.now.plus_ms(1_000);
     one.commit(vec![]);
     assert_eq!(one.judge.end().state_root, root);
-    one.vm(&developer(), Body::VmStop(change(&vm)));
+    one.vm(&developer(), Body::VmStop(change(&vm).into()));
     assert_ne!(one.judge.end().state_root, root);
 }
 

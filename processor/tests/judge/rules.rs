@@ -2,11 +2,12 @@
 
 use dagger_payload::id::AccountId;
 use dagger_payload::kind::{
-    AccountRevoke, Apart, ApartBy, ApartStrength, HostChange, ImageRetire, Protection, VmChange,
-    VmProtect, VmResize,
+    AccountRevoke, Apart, ApartBy, ApartStrength, HostChange, ImageRetire, Protection, StopManner,
+    VmChange, VmProtect, VmResize, VmStop,
 };
 use dagger_payload::name::Labels;
 use dagger_payload::prediction::HostFit;
+use dagger_payload::usage::Metered;
 
 use super::*;
 
@@ -89,7 +90,7 @@ fn a_revoked_grant_lets_vms_be_stopped_and_deleted_and_nothing_start() {
     assert_eq!(court.submit(&operator(1), revoke()), Err(RefusalCode::NotFound));
     assert_eq!(court.submit(&developer(), on("new", 1)), Err(RefusalCode::NoHostFits));
     let running = court.report(&vm, 1, ReportPhase::Running).expect("it goes on running");
-    let stopped = court.vm(&developer(), Body::VmStop(change(&running)));
+    let stopped = court.vm(&developer(), Body::VmStop(change(&running).into()));
     let start = Body::VmStart(change(&stopped));
     assert_eq!(court.submit(&developer(), start.clone()), Err(RefusalCode::GrantEnded));
     court.accept(&operator(1), grant(4, 4));
@@ -103,7 +104,7 @@ fn a_grant_whose_time_is_over_starts_nothing_either() {
     let mut court = Court::furnished();
     let vm = court.vm(&developer(), on("web", 1));
     let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
-    let stopped = court.vm(&developer(), Body::VmStop(change(&vm)));
+    let stopped = court.vm(&developer(), Body::VmStop(change(&vm).into()));
     court.now = START.plus_ms(30 * DAY_MS + 1);
     let start = Body::VmStart(change(&stopped));
     assert_eq!(court.submit(&developer(), start), Err(RefusalCode::GrantEnded));
@@ -147,7 +148,7 @@ fn a_protected_vm_is_deleted_only_after_it_is_unprotected() {
     assert_eq!(court.accept(&developer(), again), vec![]);
     let delete = Body::VmDelete(change(&vm));
     assert_eq!(court.submit(&developer(), delete.clone()), Err(RefusalCode::Protected));
-    court.vm(&developer(), Body::VmStop(change(&vm)));
+    court.vm(&developer(), Body::VmStop(change(&vm).into()));
     let late = VmProtect {
         vm: vm.id,
         protection: Protection::Unprotected,
@@ -277,6 +278,49 @@ fn a_dry_run_of_what_fits_nowhere_says_what_each_host_lacks() {
 }
 
 #[test]
+fn a_running_vm_is_paused_and_resumed_and_nothing_else_is() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("web", 1));
+    let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
+    let paused = court.vm(&developer(), Body::VmPause(change(&vm)));
+    assert_eq!(court.accept(&developer(), Body::VmPause(change(&vm))), vec![]);
+    let paused = court.report(&paused, 1, ReportPhase::Paused).expect("reported");
+    assert_eq!((paused.state(), paused.meter.counts), (VmState::Paused, Metered::Paused));
+    let resumed = court.vm(&developer(), Body::VmResume(change(&vm)));
+    assert_eq!(court.accept(&developer(), Body::VmResume(change(&vm))), vec![]);
+    assert_eq!(resumed.wanted, Wanted::Running);
+    court.vm(&developer(), Body::VmStop(change(&vm).into()));
+    for body in [Body::VmPause(change(&vm)), Body::VmResume(change(&vm))] {
+        assert_eq!(court.submit(&developer(), body), Err(RefusalCode::StateWrong));
+    }
+}
+
+#[test]
+fn a_graceful_stop_may_become_a_forced_one_and_a_forced_one_stays_so() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("web", 1));
+    let stop = |manner| Body::VmStop(VmStop { vm: vm.id, manner, expected_generation: None });
+    court.vm(&developer(), stop(StopManner::Graceful));
+    let forced = court.vm(&developer(), stop(StopManner::Forced));
+    assert_eq!(forced.stop_manner, StopManner::Forced);
+    for manner in [StopManner::Graceful, StopManner::Forced] {
+        assert_eq!(court.accept(&developer(), stop(manner)), vec![]);
+    }
+}
+
+#[test]
+fn a_vm_that_stopped_by_itself_can_be_started_again() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("web", 1));
+    let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
+    assert_eq!(court.accept(&developer(), Body::VmStart(change(&vm))), vec![]);
+    let off = court.report(&vm, 1, ReportPhase::Stopped).expect("reported");
+    assert_eq!((off.wanted, off.state()), (Wanted::Running, VmState::Stopped));
+    let again = court.vm(&developer(), Body::VmStart(change(&vm)));
+    assert_eq!((again.generation, again.state()), (vm.generation.next(), VmState::Converging));
+}
+
+#[test]
 fn a_running_vm_is_rebooted_and_only_that() {
     let mut court = Court::furnished();
     let vm = court.vm(&developer(), on("web", 1));
@@ -286,7 +330,7 @@ fn a_running_vm_is_rebooted_and_only_that() {
     assert_eq!((again.generation, again.wanted), (vm.generation.next(), vm.wanted));
     let before = VmChange { vm: vm.id, expected_generation: Some(vm.generation) };
     assert_eq!(court.submit(&developer(), Body::VmReboot(before)), Err(RefusalCode::Conflict));
-    let stopped = court.vm(&developer(), Body::VmStop(change(&again)));
+    let stopped = court.vm(&developer(), Body::VmStop(change(&again).into()));
     let reboot = Body::VmReboot(change(&stopped));
     assert_eq!(court.submit(&developer(), reboot), Err(RefusalCode::StateWrong));
 }
@@ -308,7 +352,7 @@ fn a_vm_grows_while_it_runs_and_shrinks_only_while_it_is_stopped() {
     assert!(same.is_empty(), "{same:?}");
     let smaller = resize(&grown, 1, 2048);
     assert_eq!(court.submit(&developer(), smaller.clone()), Err(RefusalCode::StateWrong));
-    let stopped = court.vm(&developer(), Body::VmStop(change(&grown)));
+    let stopped = court.vm(&developer(), Body::VmStop(change(&grown).into()));
     let shrunk = court.vm(&developer(), smaller);
     assert_eq!(shrunk.generation, stopped.generation.next());
     assert_eq!((shrunk.size.cpus, shrunk.size.memory_mib), (1, 2048));

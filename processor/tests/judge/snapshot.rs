@@ -39,7 +39,7 @@ fn act(court: &mut Court, vms: &[Vm], number: u64) -> Vec<SignedPayload> {
     };
     let (key, body) = match (pick / 4 % 10, &known) {
         (0 | 1, _) | (_, None) => by_owner(create(&named, 1)),
-        (2, Some(vm)) => by_owner(Body::VmStop(change(vm))),
+        (2, Some(vm)) => by_owner(Body::VmStop(change(vm).into())),
         (3, Some(vm)) => by_owner(Body::VmStart(change(vm))),
         (4, Some(vm)) => by_owner(Body::VmDelete(change(vm))),
         (5, Some(vm)) => reporting(vm, ReportPhase::Accepted),

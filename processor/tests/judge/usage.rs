@@ -37,7 +37,7 @@ fn a_guest_is_metered_from_the_report_that_it_runs_to_the_report_that_it_does_no
     let resize = VmResize { vm: vm.id, cpus: Some(2), memory_mib: None, expected_generation: None };
     let vm = court.vm(&developer(), Body::VmResize(resize));
     after(&mut court, 3_000);
-    let vm = court.vm(&developer(), Body::VmStop(change(&vm)));
+    let vm = court.vm(&developer(), Body::VmStop(change(&vm).into()));
     after(&mut court, 4_000);
     let vm = court.report(&vm, 1, ReportPhase::Stopped).expect("is off");
     assert_eq!(vm.meter.used, used(&[(1, 2_000), (2, 7_000)], 10_000));
@@ -59,7 +59,7 @@ fn what_a_host_reports_against_the_order_is_marked_and_not_metered_as_running() 
     let vm = court.report(&vm, 1, ReportPhase::Running).expect("runs");
     let agreement = |vm: &Vm| vm.reported.as_ref().map(|report| report.agreement);
     assert_eq!(agreement(&vm), Some(Agreement::WithOrder));
-    let vm = court.vm(&developer(), Body::VmStop(change(&vm)));
+    let vm = court.vm(&developer(), Body::VmStop(change(&vm).into()));
     let vm = court.report(&vm, 1, ReportPhase::Running).expect("it is kept as evidence");
     assert_eq!(agreement(&vm), Some(Agreement::AgainstOrder));
     assert_eq!(vm.meter.counts, Metered::Disk);

@@ -30,6 +30,7 @@ fn draw_report(scene: &Scene, random: &mut Random) -> (Person, Body) {
             (Placement::Offered { .. } | Placement::NoHost {}, _) => ReportPhase::Accepted,
             (Placement::Accepted { .. }, Wanted::Running) => ReportPhase::Running,
             (Placement::Accepted { .. }, Wanted::Stopped) => ReportPhase::Stopped,
+            (Placement::Accepted { .. }, Wanted::Paused) => ReportPhase::Paused,
             (Placement::Accepted { .. }, Wanted::Deleted) => ReportPhase::Deleted,
         };
     }
@@ -38,6 +39,7 @@ fn draw_report(scene: &Scene, random: &mut Random) -> (Person, Body) {
         ReportPhase::Refused,
         ReportPhase::Running,
         ReportPhase::Stopped,
+        ReportPhase::Paused,
         ReportPhase::Degraded,
         ReportPhase::Deleted,
     ]);
@@ -66,10 +68,7 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         phase: body.phase,
         reason: body.reason.clone(),
         cause: asked.cause,
-        agreement: match (body.phase, vm.wanted) {
-            (ReportPhase::Running, Wanted::Stopped | Wanted::Deleted) => Agreement::AgainstOrder,
-            _ => Agreement::WithOrder,
-        },
+        agreement: agreement(body.phase, vm.wanted),
     };
     let is_offered = matches!(vm.placement, Placement::Offered { .. });
     match body.phase {
@@ -87,6 +86,7 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         }
         ReportPhase::Running
         | ReportPhase::Stopped
+        | ReportPhase::Paused
         | ReportPhase::Degraded
         | ReportPhase::Deleted => {
             let says = |report: &VmReport| (report.phase, report.generation, report.reason.clone());
@@ -100,7 +100,8 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     vm.meter = read(&vm.meter, &vm.size, model.now);
     vm.meter.counts = match body.phase {
         ReportPhase::Deleted => Metered::Nothing,
-        ReportPhase::Running if vm.wanted == Wanted::Running => Metered::Guest,
+        ReportPhase::Running if report.agreement == Agreement::WithOrder => Metered::Guest,
+        ReportPhase::Paused if report.agreement == Agreement::WithOrder => Metered::Paused,
         _ => Metered::Disk,
     };
     vm.reported = Some(report);
@@ -123,12 +124,26 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     Ok(effects)
 }
 
+/// In memory is fine for what is to run or to pause, running only for what is to run; off is never
+/// against the order.
+fn agreement(phase: ReportPhase, wanted: Wanted) -> Agreement {
+    match (phase, wanted) {
+        (ReportPhase::Running, Wanted::Running) => Agreement::WithOrder,
+        (ReportPhase::Running, _) => Agreement::AgainstOrder,
+        (ReportPhase::Paused, Wanted::Running | Wanted::Paused) => Agreement::WithOrder,
+        (ReportPhase::Paused, _) => Agreement::AgainstOrder,
+        _ => Agreement::WithOrder,
+    }
+}
+
 /// The meter as it stands now, of a VM of this size.
 pub(crate) fn read(meter: &Meter, size: &Capacity, now: LedgerTime) -> Meter {
     let mut meter = *meter;
     let ms = now.0 - meter.since.0;
     if meter.counts == Metered::Guest {
         meter.used.cpu_ms += u64::from(size.cpus) * ms;
+    }
+    if meter.counts == Metered::Guest || meter.counts == Metered::Paused {
         meter.used.memory_mib_ms += size.memory_mib * ms;
     }
     if meter.counts != Metered::Nothing {

@@ -2,8 +2,8 @@
 
 use dagger_payload::id::{Generation, HostId, ImageDigest, VmId};
 use dagger_payload::kind::{
-    Apart, ApartBy, ApartStrength, Body, ImageFormat, Protection, VmChange, VmCreate, VmImage,
-    VmProtect, VmResize,
+    Apart, ApartBy, ApartStrength, Body, ImageFormat, Protection, ReportPhase, RestartPolicy,
+    StopManner, VmChange, VmCreate, VmImage, VmProtect, VmResize, VmStop,
 };
 use dagger_payload::name::Labels;
 use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
@@ -21,6 +21,8 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "vm.create", weight: 20, draw: draw_create, judge: judge_create },
     Kind { name: "vm.start", weight: 6, draw: draw_start, judge: judge_start },
     Kind { name: "vm.stop", weight: 6, draw: draw_stop, judge: judge_stop },
+    Kind { name: "vm.pause", weight: 4, draw: draw_pause, judge: judge_pause },
+    Kind { name: "vm.resume", weight: 4, draw: draw_resume, judge: judge_resume },
     Kind { name: "vm.reboot", weight: 3, draw: draw_reboot, judge: judge_reboot },
     Kind { name: "vm.resize", weight: 6, draw: draw_resize, judge: judge_resize },
     Kind { name: "vm.protect", weight: 4, draw: draw_protect, judge: judge_protect },
@@ -63,6 +65,7 @@ fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
         apart: draw_apart(random),
         labels: draw_labels(random),
         public_user_data: None,
+        restart: random.of(&[RestartPolicy::Always, RestartPolicy::Never]),
     };
     let who = Person::Developer(random.index(4));
     let who = if random.happens(950) { who } else { Person::any(random) };
@@ -116,6 +119,8 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         apart: body.apart.clone(),
         booted_since: Generation(1),
         meter: Meter::NEW,
+        stop_manner: StopManner::Graceful,
+        restart: body.restart,
     };
     vm.placement = place(model, &vm)?;
     Ok(vec![Effect::Vm(Box::new(vm))])
@@ -146,8 +151,19 @@ fn draw_start(scene: &Scene, random: &mut Random) -> (Person, Body) {
 }
 
 fn draw_stop(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, VmChange { vm, expected_generation }) = draw_change(scene, random);
+    let manner = random.of(&[StopManner::Graceful, StopManner::Forced]);
+    (who, Body::VmStop(VmStop { vm, manner, expected_generation }))
+}
+
+fn draw_pause(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let (who, change) = draw_change(scene, random);
-    (who, Body::VmStop(change))
+    (who, Body::VmPause(change))
+}
+
+fn draw_resume(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, change) = draw_change(scene, random);
+    (who, Body::VmResume(change))
 }
 
 fn draw_reboot(scene: &Scene, random: &mut Random) -> (Person, Body) {
@@ -181,7 +197,7 @@ fn judge_start(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, VmStart);
     let mut vm = own(model, asked, body.vm, body.expected_generation)?;
     match vm.placement.host() {
-        Some(_) if vm.wanted == Wanted::Running => return Ok(Vec::new()),
+        Some(_) if vm.wanted == Wanted::Running && !is_off(&vm) => return Ok(Vec::new()),
         Some(host) => {
             let operator = model.host(host).expect("it has joined").operator;
             let account = model.account(vm.account).expect("it has an account");
@@ -199,13 +215,48 @@ fn judge_start(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     changed(vm, asked)
 }
 
+/// Whether its host said last that it is off, about this generation.
+fn is_off(vm: &Vm) -> bool {
+    let is_accepted = matches!(vm.placement, Placement::Accepted { .. });
+    vm.reported.as_ref().is_some_and(|report| {
+        is_accepted && report.phase == ReportPhase::Stopped && report.generation == vm.generation
+    })
+}
+
 fn judge_stop(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, VmStop);
     let mut vm = own(model, asked, body.vm, body.expected_generation)?;
-    if vm.wanted == Wanted::Stopped {
-        return Ok(Vec::new());
+    match (vm.wanted, vm.stop_manner, body.manner) {
+        (Wanted::Stopped, StopManner::Graceful, StopManner::Forced) => {}
+        (Wanted::Stopped, _, _) => return Ok(Vec::new()),
+        _ => {}
     }
     vm.wanted = Wanted::Stopped;
+    vm.stop_manner = body.manner;
+    changed(vm, asked)
+}
+
+fn judge_pause(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VmPause);
+    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    if vm.wanted == Wanted::Paused {
+        return Ok(Vec::new());
+    } else if vm.wanted != Wanted::Running {
+        return Err(RefusalCode::StateWrong);
+    }
+    vm.wanted = Wanted::Paused;
+    changed(vm, asked)
+}
+
+fn judge_resume(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VmResume);
+    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    if vm.wanted == Wanted::Running {
+        return Ok(Vec::new());
+    } else if vm.wanted != Wanted::Paused {
+        return Err(RefusalCode::StateWrong);
+    }
+    vm.wanted = Wanted::Running;
     changed(vm, asked)
 }
 
@@ -228,7 +279,7 @@ fn judge_resize(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if vm.size == before {
         return Ok(Vec::new());
     }
-    if vm.wanted == Wanted::Running && !vm.size.covers(&before) {
+    if vm.wanted != Wanted::Stopped && !vm.size.covers(&before) {
         return Err(RefusalCode::StateWrong);
     }
     if let Some(host) = vm.placement.host().and_then(|host| model.host(host)) {

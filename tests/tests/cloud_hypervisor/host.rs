@@ -66,6 +66,8 @@ pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm 
         protection: Protection::Unprotected,
         booted_since: Generation(1),
         meter: dagger_payload::usage::Meter::NEW,
+        stop_manner: dagger_payload::kind::StopManner::Graceful,
+        restart: dagger_payload::kind::RestartPolicy::Always,
         placement: Placement::Accepted {
             host: HERE,
             address: Ipv4Addr::new(10, 77, 1, 2),

@@ -30,6 +30,8 @@ pub(crate) enum Goal {
     Running,
     /// Seen stopped.
     Stopped,
+    /// Seen paused.
+    Paused,
     /// Its SSH server answers.
     Ssh,
     /// Gone.
@@ -101,6 +103,7 @@ fn late(id: VmId, last: Option<&VmView>, goal: Goal) -> Failure {
         Goal::Ordered | Goal::Applied => "what was asked for",
         Goal::Running | Goal::Ssh => "running",
         Goal::Stopped => "stopped",
+        Goal::Paused => "paused",
         Goal::Deleted => "deleted",
     };
     Failure::unavailable(
@@ -125,6 +128,7 @@ fn reached(view: &VmView, goal: Goal) -> Result<bool, Failure> {
         Goal::Applied => is_applied(view),
         Goal::Running | Goal::Ssh => view.state == VmState::Running,
         Goal::Stopped => view.state == VmState::Stopped,
+        Goal::Paused => view.state == VmState::Paused,
         Goal::Deleted => view.state == VmState::Deleted,
     })
 }
@@ -133,7 +137,10 @@ fn is_applied(view: &VmView) -> bool {
     let generation = view.vm.generation;
     let reported = view.vm.reported.as_ref().is_some_and(|report| {
         let done = match report.phase {
-            ReportPhase::Running | ReportPhase::Stopped | ReportPhase::Deleted => true,
+            ReportPhase::Running
+            | ReportPhase::Stopped
+            | ReportPhase::Paused
+            | ReportPhase::Deleted => true,
             ReportPhase::Accepted | ReportPhase::Refused | ReportPhase::Degraded => false,
         };
         done && report.generation >= generation

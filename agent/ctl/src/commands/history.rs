@@ -165,7 +165,7 @@ mod tests {
             cluster: ClusterId([1; 32]),
             signer: key.public_key(),
             not_after: LedgerTime(1),
-            body: Body::VmStop(VmChange { vm: VmId([2; 16]), expected_generation: None }),
+            body: Body::VmStop(VmChange { vm: VmId([2; 16]), expected_generation: None }.into()),
         };
         let bytes = document.to_bytes();
         let signature = sshsig::sign(&key, Namespace::Payload, &bytes);

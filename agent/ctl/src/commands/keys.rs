@@ -61,9 +61,10 @@ pub(crate) enum NamedRole {
 /// What `account key add` names.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct AddArguments {
+    // Not `key`: the whole command line has an argument of that id.
     /// The public key
     #[arg(value_name = "FILE.pub")]
-    key: PathBuf,
+    public_key: PathBuf,
     /// What it may do
     #[arg(long, value_enum)]
     role: NamedRole,
@@ -74,7 +75,7 @@ pub(crate) struct AddArguments {
 pub(crate) struct RemoveArguments {
     /// The public key
     #[arg(value_name = "FILE.pub")]
-    key: PathBuf,
+    public_key: PathBuf,
 }
 
 /// What `account key rotate` names.
@@ -82,7 +83,7 @@ pub(crate) struct RemoveArguments {
 pub(crate) struct RotateArguments {
     /// The new public key
     #[arg(value_name = "FILE.pub")]
-    key: PathBuf,
+    public_key: PathBuf,
 }
 
 impl AddArguments {
@@ -93,21 +94,21 @@ impl AddArguments {
             NamedRole::Operate => KeyRole::Operate,
             NamedRole::Read => KeyRole::Read,
         };
-        Ok(Body::AccountAddKey(AccountAddKey { key: read_public_key(&self.key)?, role }))
+        Ok(Body::AccountAddKey(AccountAddKey { key: read_public_key(&self.public_key)?, role }))
     }
 }
 
 impl RemoveArguments {
     /// The body of `account.remove_key`.
     pub(crate) fn body(&self) -> Result<Body, Failure> {
-        Ok(Body::AccountRemoveKey(AccountRemoveKey { key: read_public_key(&self.key)? }))
+        Ok(Body::AccountRemoveKey(AccountRemoveKey { key: read_public_key(&self.public_key)? }))
     }
 }
 
 impl RotateArguments {
     /// The body of `account.rotate_key`.
     pub(crate) fn body(&self) -> Result<Body, Failure> {
-        Ok(Body::AccountRotateKey(AccountRotateKey { new_key: read_public_key(&self.key)? }))
+        Ok(Body::AccountRotateKey(AccountRotateKey { new_key: read_public_key(&self.public_key)? }))
     }
 }
 

@@ -20,8 +20,8 @@ use super::host::{HostName, JoinArguments, duty_body, join_body};
 use super::image::{RegisterArguments, RetireArguments, register_body};
 use super::keys::{AddArguments, RemoveArguments, RotateArguments};
 use super::vm::{
-    ChangeWhat, CreateArguments, ResizeWhat, change_body, create_body, protect, resize_body,
-    unprotect,
+    ChangeWhat, CreateArguments, ResizeWhat, StopWhat, change_body, create_body, protect,
+    resize_body, stop_body, unprotect,
 };
 use super::{ChangeOptions, Wait};
 use crate::failure::Failure;
@@ -110,7 +110,13 @@ pub(crate) enum MakeKind {
     VmStart(ChangeWhat),
     /// As `daggerctl vm stop`
     #[command(name = "vm.stop")]
-    VmStop(ChangeWhat),
+    VmStop(StopWhat),
+    /// As `daggerctl vm pause`
+    #[command(name = "vm.pause")]
+    VmPause(ChangeWhat),
+    /// As `daggerctl vm resume`
+    #[command(name = "vm.resume")]
+    VmResume(ChangeWhat),
     /// As `daggerctl vm reboot`
     #[command(name = "vm.reboot")]
     VmReboot(ChangeWhat),
@@ -187,7 +193,9 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
     Ok(match kind {
         MakeKind::VmCreate(arguments) => create_body(arguments, session).await?,
         MakeKind::VmStart(what) => Body::VmStart(change_body(what, session).await?),
-        MakeKind::VmStop(what) => Body::VmStop(change_body(what, session).await?),
+        MakeKind::VmStop(what) => Body::VmStop(stop_body(what, session).await?),
+        MakeKind::VmPause(what) => Body::VmPause(change_body(what, session).await?),
+        MakeKind::VmResume(what) => Body::VmResume(change_body(what, session).await?),
         MakeKind::VmReboot(what) => Body::VmReboot(change_body(what, session).await?),
         MakeKind::VmResize(what) => resize_body(what, session).await?,
         MakeKind::VmDelete(what) => Body::VmDelete(change_body(what, session).await?),

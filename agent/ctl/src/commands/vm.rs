@@ -10,8 +10,8 @@ use clap::{Args, Subcommand, ValueEnum};
 use dagger_api::{HostView, VmView};
 use dagger_payload::id::{Generation, VmId};
 use dagger_payload::kind::{
-    Apart, ApartBy, ApartStrength, Body, Protection, VmChange, VmCreate, VmImage, VmProtect,
-    VmResize,
+    Apart, ApartBy, ApartStrength, Body, Protection, RestartPolicy, StopManner, VmChange, VmCreate,
+    VmImage, VmProtect, VmResize, VmStop,
 };
 use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
 use dagger_payload::object::{VmState, Wanted};
@@ -34,6 +34,11 @@ Examples:
 
 Everything in the request is public and stays in the ledger for ever: names, labels, SSH public keys, and the file given
 with --user-data-public. Put no secret into it.";
+
+const STOP_EXAMPLES: &str = "\
+Examples:
+  daggerctl vm stop web-1 --wait applied
+  daggerctl vm stop web-1 --force          # also while it is being stopped gracefully";
 
 const RESIZE_EXAMPLES: &str = "\
 Examples:
@@ -78,9 +83,15 @@ pub(crate) enum VmCommand {
     /// Switch a VM on
     #[command(after_help = "Example:\n  daggerctl vm start web-1 --wait applied")]
     Start(ChangeArguments),
-    /// Switch a VM off; its disk stays
-    #[command(after_help = "Example:\n  daggerctl vm stop web-1 --wait applied")]
-    Stop(ChangeArguments),
+    /// Switch a VM off; its disk stays. The guest is asked, and switched off when it does not go
+    #[command(after_help = STOP_EXAMPLES)]
+    Stop(StopArguments),
+    /// Halt a VM where it is, in memory
+    #[command(after_help = "Example:\n  daggerctl vm pause web-1 --wait applied")]
+    Pause(ChangeArguments),
+    /// Let a paused VM go on
+    #[command(after_help = "Example:\n  daggerctl vm resume web-1 --wait applied")]
+    Resume(ChangeArguments),
     /// Switch a VM off, if need be after a while, and on again
     #[command(after_help = "Example:\n  daggerctl vm reboot web-1 --wait applied")]
     Reboot(ChangeArguments),
@@ -133,6 +144,15 @@ pub(crate) enum NamedApartBy {
     Site,
 }
 
+/// What happens when a guest stops by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum NamedRestart {
+    /// It is switched on again, a few times
+    Always,
+    /// It stays off until it is started
+    Never,
+}
+
 /// Names one VM.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct VmName {
@@ -141,7 +161,7 @@ pub(crate) struct VmName {
     pub(crate) vm: String,
 }
 
-/// Arguments of `vm start|stop|reboot|delete`.
+/// Arguments of `vm start|pause|resume|reboot|delete`.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ChangeArguments {
     /// Which VM.
@@ -150,6 +170,28 @@ pub(crate) struct ChangeArguments {
     /// How far to wait.
     #[command(flatten)]
     pub(crate) options: ChangeOptions,
+}
+
+/// Arguments of `vm stop`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StopArguments {
+    /// Which VM, and how.
+    #[command(flatten)]
+    pub(crate) what: StopWhat,
+    /// How far to wait.
+    #[command(flatten)]
+    pub(crate) options: ChangeOptions,
+}
+
+/// What `vm stop` names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct StopWhat {
+    /// Which VM.
+    #[command(flatten)]
+    pub(crate) change: ChangeWhat,
+    /// At once, as by pulling the plug: the guest is not asked
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Arguments of `vm resize`.
@@ -177,7 +219,7 @@ pub(crate) struct ResizeWhat {
     pub(crate) memory: Option<u64>,
 }
 
-/// What `vm start|stop|reboot|delete` name.
+/// What `vm start|pause|resume|reboot|delete` name.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct ChangeWhat {
     /// Which VM.
@@ -229,6 +271,9 @@ pub(crate) struct CreateArguments {
     /// Label of the VM; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) label: Vec<(Name, LabelValue)>,
+    /// What happens when the guest stops by itself or its host was switched off
+    #[arg(long, value_enum, default_value = "always")]
+    pub(crate) restart: NamedRestart,
     /// cloud-init user-data; PUBLIC: it stays readable in the ledger for ever
     #[arg(long, value_name = "FILE")]
     pub(crate) user_data_public: Option<PathBuf>,
@@ -252,7 +297,16 @@ pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Fai
             change(&arguments, Body::VmStart, Goal::Running, session).await
         }
         VmCommand::Stop(arguments) => {
-            change(&arguments, Body::VmStop, Goal::Stopped, session).await
+            let body = stop_body(&arguments.what, session).await?;
+            let id = body.vm;
+            let goal = (&arguments.options, Goal::Stopped);
+            order(id, Body::VmStop(body), goal, session).await
+        }
+        VmCommand::Pause(arguments) => {
+            change(&arguments, Body::VmPause, Goal::Paused, session).await
+        }
+        VmCommand::Resume(arguments) => {
+            change(&arguments, Body::VmResume, Goal::Running, session).await
         }
         VmCommand::Reboot(arguments) => {
             change(&arguments, Body::VmReboot, Goal::Applied, session).await
@@ -325,7 +379,18 @@ pub(crate) async fn create_body(
         apart: apart(arguments),
         labels: labels(&arguments.label)?,
         public_user_data,
+        restart: match arguments.restart {
+            NamedRestart::Always => RestartPolicy::Always,
+            NamedRestart::Never => RestartPolicy::Never,
+        },
     })))
+}
+
+/// The body of `vm.stop`.
+pub(crate) async fn stop_body(what: &StopWhat, session: &Session) -> Result<VmStop, Failure> {
+    let VmChange { vm, expected_generation } = change_body(&what.change, session).await?;
+    let manner = if what.force { StopManner::Forced } else { StopManner::Graceful };
+    Ok(VmStop { vm, manner, expected_generation })
 }
 
 /// The body of `vm.resize`.
@@ -511,6 +576,7 @@ pub(crate) fn word(state: VmState) -> &'static str {
         VmState::Converging => "converging",
         VmState::Running => "running",
         VmState::Stopped => "stopped",
+        VmState::Paused => "paused",
         VmState::Degraded => "degraded",
         VmState::Deleting => "deleting",
         VmState::Deleted => "deleted",

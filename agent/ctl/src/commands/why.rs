@@ -62,6 +62,7 @@ fn explain(view: &VmView, hosts: &[HostView], ledger: &LedgerView) -> Vec<String
             ReportPhase::Refused => "refused by its operator's policy",
             ReportPhase::Running => "running",
             ReportPhase::Stopped => "stopped",
+            ReportPhase::Paused => "paused",
             ReportPhase::Degraded => "degraded",
             ReportPhase::Deleted => "deleted",
         };

@@ -277,6 +277,14 @@ impl CloudHypervisor {
         }
         Ok(vms)
     }
+
+    /// A word to a running machine; one that has just gone needs none.
+    fn tell(&self, vm: VmId, what: &str) -> Result<(), HypervisorError> {
+        match Api::new(&self.place(vm).api()).put(what, ASK_WAIT_MAX) {
+            Ok(()) | Err(ApiError::Gone) => Ok(()),
+            Err(error) => Err(HypervisorError::Failed(error.to_string())),
+        }
+    }
 }
 
 impl Hypervisor for CloudHypervisor {
@@ -410,15 +418,23 @@ impl Hypervisor for CloudHypervisor {
         started
     }
 
+    fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
+        match self.existing(vm)? {
+            (Power::Running, ..) => self.tell(vm, "vm.pause"),
+            (Power::Paused | Power::Stopped, ..) => Ok(()),
+        }
+    }
+
+    fn resume(&self, vm: VmId) -> Result<(), HypervisorError> {
+        match self.existing(vm)? {
+            (Power::Paused, ..) => self.tell(vm, "vm.resume"),
+            (Power::Running | Power::Stopped, ..) => Ok(()),
+        }
+    }
+
     fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {
         match self.ours(proof.vm())? {
-            Some((Power::Running, ..)) => {
-                let api = Api::new(&self.place(proof.vm()).api());
-                match api.put("vm.power-button", ASK_WAIT_MAX) {
-                    Ok(()) | Err(ApiError::Gone) => Ok(()),
-                    Err(error) => Err(HypervisorError::Failed(error.to_string())),
-                }
-            }
+            Some((Power::Running, ..)) => self.tell(proof.vm(), "vm.power-button"),
             Some(_) | None => Ok(()),
         }
     }

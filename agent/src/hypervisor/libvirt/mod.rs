@@ -275,6 +275,24 @@ impl Hypervisor for Libvirt {
         })
     }
 
+    fn pause(&self, vm: VmId) -> Result<(), HypervisorError> {
+        let (connection, _) = self.connection()?;
+        let domain = self.existing(&connection, vm)?;
+        match power(&domain)? {
+            Some(Power::Running) => domain.suspend().map_err(failed),
+            Some(Power::Paused | Power::Stopped) | None => Ok(()),
+        }
+    }
+
+    fn resume(&self, vm: VmId) -> Result<(), HypervisorError> {
+        let (connection, _) = self.connection()?;
+        let domain = self.existing(&connection, vm)?;
+        match power(&domain)? {
+            Some(Power::Paused) => domain.resume().map_err(failed),
+            Some(Power::Running | Power::Stopped) | None => Ok(()),
+        }
+    }
+
     fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {
         let (connection, _) = self.connection()?;
         match self.ours(&connection, proof.vm())? {

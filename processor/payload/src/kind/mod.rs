@@ -25,7 +25,8 @@ pub use host::{GuestSubnet, HostChange, HostJoin};
 pub use image::{ImageFormat, ImageRegister, ImageRetire};
 pub use report::{ReportPhase, ReportVm};
 pub use vm::{
-    Apart, ApartBy, ApartStrength, Protection, VmChange, VmCreate, VmImage, VmProtect, VmResize,
+    Apart, ApartBy, ApartStrength, Protection, RestartPolicy, StopManner, VmChange, VmCreate,
+    VmImage, VmProtect, VmResize, VmStop,
 };
 
 /// What of a body its types alone do not promise: numbers and lengths within the table of limits.
@@ -99,7 +100,9 @@ kinds! {
     ImageRetire(ImageRetire) = "image.retire",
     VmCreate(Box<VmCreate>) = "vm.create",
     VmStart(VmChange) = "vm.start",
-    VmStop(VmChange) = "vm.stop",
+    VmStop(VmStop) = "vm.stop",
+    VmPause(VmChange) = "vm.pause",
+    VmResume(VmChange) = "vm.resume",
     VmReboot(VmChange) = "vm.reboot",
     VmResize(VmResize) = "vm.resize",
     VmProtect(VmProtect) = "vm.protect",
@@ -123,9 +126,11 @@ impl Body {
         match self {
             Self::VmCreate(_) => Some(VmId::of(digest)),
             Self::VmStart(change)
-            | Self::VmStop(change)
+            | Self::VmPause(change)
+            | Self::VmResume(change)
             | Self::VmReboot(change)
             | Self::VmDelete(change) => Some(change.vm),
+            Self::VmStop(change) => Some(change.vm),
             Self::VmResize(change) => Some(change.vm),
             Self::VmProtect(change) => Some(change.vm),
             Self::ReportVm(report) => Some(report.vm),

@@ -36,6 +36,9 @@ pub enum ReportPhase {
     /// Undefined, its disk in quarantine.
     #[n(5)]
     Deleted,
+    /// Seen in memory, paused.
+    #[n(6)]
+    Paused,
 }
 
 /// `report.vm`, signed with the host's agent key; sent on change only.

@@ -121,14 +121,83 @@ pub struct VmCreate {
     /// cloud-init user-data. **Public**: it is kept in the ledger for ever; put no secret here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub public_user_data: Option<String>,
+    /// What happens when the guest stops by itself; it is switched on again if not given.
+    #[serde(default)]
+    pub restart: RestartPolicy,
 }
 
-/// `vm.start`, `vm.stop`, `vm.reboot` and `vm.delete`, signed by the account.
+/// `vm.start`, `vm.pause`, `vm.resume`, `vm.reboot` and `vm.delete`, signed by the account.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmChange {
     /// Which VM.
     pub vm: VmId,
+    /// Refuse with `conflict` unless the VM is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
+}
+
+/// How a guest is switched off.
+#[derive(
+    Debug,
+    Default,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    minicbor::Encode,
+    minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum StopManner {
+    /// The guest is asked, and switched off when it does not go in time.
+    #[default]
+    #[n(0)]
+    Graceful,
+    /// At once, as by pulling the plug.
+    #[n(1)]
+    Forced,
+}
+
+/// What happens when a guest stops by itself, or its host was switched off.
+#[derive(
+    Debug,
+    Default,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    Serialize,
+    Deserialize,
+    minicbor::Encode,
+    minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum RestartPolicy {
+    /// It is switched on again, a few times.
+    #[default]
+    #[n(0)]
+    Always,
+    /// It stays off until it is started.
+    #[n(1)]
+    Never,
+}
+
+/// `vm.stop`, signed by the account.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmStop {
+    /// Which VM.
+    pub vm: VmId,
+    /// How; gracefully if not given. A second stop may turn a graceful one into a forced one.
+    #[serde(default)]
+    pub manner: StopManner,
     /// Refuse with `conflict` unless the VM is at this generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_generation: Option<Generation>,
@@ -223,5 +292,14 @@ impl VmCreate {
 }
 
 impl Checked for VmChange {}
+
+impl Checked for VmStop {}
+
+/// Gracefully.
+impl From<VmChange> for VmStop {
+    fn from(VmChange { vm, expected_generation }: VmChange) -> Self {
+        Self { vm, manner: StopManner::Graceful, expected_generation }
+    }
+}
 
 impl Checked for VmProtect {}
