@@ -111,6 +111,17 @@ fn assert_a_replaced_key_signs_no_more(cluster: &Cluster) {
     assert_eq!(shown.matches("owner").count(), 2, "{shown}");
 }
 
+/// Paused, it holds still in memory; a forced stop asks no guest.
+fn assert_it_is_paused_resumed_and_forced_off(cluster: &Cluster) {
+    cluster.must(&["vm", "pause", "web-1", "--wait", "applied"]);
+    cluster.until_state(1, "web-1", "paused");
+    cluster.must(&["vm", "resume", "web-1", "--wait", "applied"]);
+    cluster.must(&["ssh", "web-1", "--", "true"]);
+    cluster.must(&["vm", "stop", "web-1", "--force", "--wait", "applied"]);
+    assert_virsh_agrees(cluster);
+    cluster.must(&["vm", "start", "web-1", "--wait", "applied"]);
+}
+
 #[test]
 fn real_machines_survive_the_faults_of_everything_around_them() {
     let cluster = Cluster::start(4, Machines::Qemu);
@@ -152,14 +163,7 @@ fn real_machines_survive_the_faults_of_everything_around_them() {
     });
     assert_virsh_agrees(&cluster);
 
-    // Paused, it holds still in memory; a forced stop asks no guest.
-    cluster.must(&["vm", "pause", "web-1", "--wait", "applied"]);
-    cluster.until_state(1, "web-1", "paused");
-    cluster.must(&["vm", "resume", "web-1", "--wait", "applied"]);
-    cluster.must(&["ssh", "web-1", "--", "true"]);
-    cluster.must(&["vm", "stop", "web-1", "--force", "--wait", "applied"]);
-    assert_virsh_agrees(&cluster);
-    cluster.must(&["vm", "start", "web-1", "--wait", "applied"]);
+    assert_it_is_paused_resumed_and_forced_off(&cluster);
 
     // Two ledgers die: changes are refused, the VM runs on; one comes back, and changes go on.
     cluster.kill(Role::Ledger, 3);
