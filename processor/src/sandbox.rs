@@ -6,13 +6,14 @@
 //! place. Sources: seccomp(2), landlock(7), setrlimit(2).
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
-use nix::sys::resource::{Resource, setrlimit};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
     SeccompRule,
 };
 
-/// Address space of the process, in bytes: room for some ten million objects.
+/// Address space of the process, in bytes: room for some ten million objects. An allocation beyond
+/// it aborts the process, and its supervisor starts it anew.
 const ADDRESS_SPACE_BYTES_MAX: u64 = 16 << 30;
 /// Open files: sockets of two peers, and what the runtime needs.
 const OPEN_FILES_MAX: u64 = 256;
@@ -51,6 +52,9 @@ pub fn enter() -> Result<FileWall, SandboxError> {
         (Resource::RLIMIT_CORE, 0),
         (Resource::RLIMIT_MEMLOCK, 0),
     ] {
+        // Whoever starts the daemon may have set less; that stays.
+        let (_, most) = getrlimit(resource).map_err(SandboxError::Limits)?;
+        let limit = limit.min(most);
         setrlimit(resource, limit, limit).map_err(SandboxError::Limits)?;
     }
     let wall = close_files().map_err(SandboxError::Landlock)?;

@@ -268,29 +268,128 @@ fn a_refused_configuration_ends_with_its_own_code() {
     assert_eq!(run(good), Some(64));
 }
 
+/// Runs one test of this file again, alone in a child, with `variable` set.
+fn inside(test: &str, variable: &str) -> std::process::Output {
+    Command::new(std::env::current_exe().expect("this test"))
+        .args(["--exact", test, "--nocapture", "--test-threads", "1"])
+        .env(variable, "1")
+        .output()
+        .expect("started")
+}
+
 /// Runs itself again as a child that closes the sandbox and then tries what it must not.
 #[test]
 fn inside_the_sandbox_nothing_can_be_opened_or_started() {
     const INSIDE: &str = "DAGGER_TEST_INSIDE_SANDBOX";
     if std::env::var_os(INSIDE).is_some() {
+        let listening = std::net::TcpListener::bind("127.0.0.1:0").expect("still outside");
+        let listening = listening.local_addr().expect("bound");
+        let file = tempfile::NamedTempFile::new().expect("still outside");
         dagger_processor::sandbox::enter().expect("closed");
-        assert!(std::fs::File::open("/etc/hostname").is_err());
-        assert!(std::fs::File::open("/dev/null").is_err());
-        assert!(std::fs::read_dir("/").is_err());
-        assert!(std::os::unix::net::UnixDatagram::unbound().is_err());
-        assert!(std::net::UdpSocket::bind("127.0.0.1:0").is_err());
-        assert!(std::net::TcpStream::connect("127.0.0.1:22").is_err());
-        assert!(Command::new("/bin/true").spawn().is_err());
-        assert!(std::thread::Builder::new().spawn(|| ()).is_err());
+        try_files(file.path());
+        try_networks(listening);
+        try_processes();
         println!("everything was refused");
+        // Removed by the parent, for nothing can be removed here.
+        println!("left: {}", file.path().display());
+        std::mem::forget(file);
         return;
     }
-    let output = Command::new(std::env::current_exe().expect("this test"))
-        .args(["--exact", "inside_the_sandbox_nothing_can_be_opened_or_started", "--nocapture"])
-        .args(["--test-threads", "1"])
-        .env(INSIDE, "1")
-        .output()
-        .expect("started");
+    let output = inside("inside_the_sandbox_nothing_can_be_opened_or_started", INSIDE);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("everything was refused"), "{text}{:?}", output);
+    let left = text.lines().find_map(|line| line.strip_prefix("left: ")).expect("its path");
+    std::fs::remove_file(left).expect("it could not be removed inside");
+}
+
+fn try_files(existing: &Path) {
+    let refused = std::io::ErrorKind::PermissionDenied;
+    for path in
+        [existing, Path::new("/etc/hostname"), Path::new("/dev/null"), Path::new("/dev/kvm")]
+    {
+        assert_eq!(std::fs::File::open(path).expect_err("closed").kind(), refused, "{path:?}");
+    }
+    let new = std::env::temp_dir().join(format!("dagger-sandbox-{}", std::process::id()));
+    assert_eq!(std::fs::write(&new, "").expect_err("closed").kind(), refused);
+    assert_eq!(std::fs::create_dir(&new).expect_err("closed").kind(), refused);
+    assert_eq!(std::fs::remove_file(existing).expect_err("closed").kind(), refused);
+    assert_eq!(std::fs::rename(existing, &new).expect_err("closed").kind(), refused);
+    assert_eq!(std::os::unix::fs::symlink("/", &new).expect_err("closed").kind(), refused);
+    assert!(std::fs::read_dir("/").is_err());
+    assert!(std::fs::metadata("/etc/hostname").is_err());
+    assert!(std::env::set_current_dir("/").is_err());
+    assert_eq!(nix::unistd::pipe().expect_err("closed"), nix::Error::EPERM);
+}
+
+fn try_networks(listening: std::net::SocketAddr) {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, socket, socketpair};
+    for family in [
+        AddressFamily::Unix,
+        AddressFamily::Inet,
+        AddressFamily::Inet6,
+        AddressFamily::Netlink,
+        AddressFamily::Packet,
+    ] {
+        for kind in [SockType::Stream, SockType::Datagram, SockType::Raw] {
+            let opened = socket(family, kind, SockFlag::empty(), None);
+            assert_eq!(opened.expect_err("closed"), nix::Error::EPERM, "{family:?} {kind:?}");
+        }
+    }
+    let (family, kind) = (AddressFamily::Unix, SockType::Stream);
+    let pair = socketpair(family, kind, None, SockFlag::empty());
+    assert_eq!(pair.expect_err("closed"), nix::Error::EPERM);
+    assert!(std::net::TcpStream::connect(listening).is_err());
+}
+
+fn try_processes() {
+    assert!(Command::new("/bin/true").spawn().is_err());
+    assert!(std::thread::Builder::new().spawn(|| ()).is_err());
+    assert_eq!(kill(nix::unistd::getpid(), None).expect_err("closed"), nix::Error::EPERM);
+    let path = c"/bin/true";
+    assert_eq!(nix::unistd::execv(path, &[path]).expect_err("closed"), nix::Error::EPERM);
+    assert!(nix::unistd::setsid().is_err());
+}
+
+/// Runs itself again as a child that closes the sandbox and then asks for more memory than it may
+/// have.
+#[test]
+fn inside_the_sandbox_memory_is_bounded_and_too_much_of_it_ends_the_process() {
+    const INSIDE: &str = "DAGGER_TEST_INSIDE_BOUND";
+    const TEST: &str = "inside_the_sandbox_memory_is_bounded_and_too_much_of_it_ends_the_process";
+    if std::env::var_os(INSIDE).is_some() {
+        dagger_processor::sandbox::enter().expect("closed");
+        let some: Vec<u8> = Vec::with_capacity(1 << 28);
+        println!("{} bytes are there", some.capacity());
+        let much: Vec<u8> = Vec::with_capacity(17 << 30);
+        println!("{} bytes are there too", much.capacity());
+        return;
+    }
+    let output = inside(TEST, INSIDE);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("268435456 bytes are there"), "{text}");
+    assert!(!text.contains("there too"), "{text}");
+    let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+    assert_eq!(signal, Some(nix::libc::SIGABRT), "{output:?}");
+}
+
+#[tokio::test]
+async fn the_running_daemon_has_its_limits() {
+    let daemon = Daemon::start();
+    let (_connection, _) = daemon.open(Purpose::Admissions).await;
+    let path = format!("/proc/{}/limits", daemon.child.id());
+    let limits = std::fs::read_to_string(path).expect("it lives");
+    for (name, most) in [
+        ("Max address space", 16_u64 << 30),
+        ("Max open files", 256),
+        ("Max core file size", 0),
+        ("Max locked memory", 0),
+    ] {
+        let line = limits.lines().find(|line| line.starts_with(name)).expect("a limit");
+        let words: Vec<_> = line[name.len()..].split_whitespace().collect();
+        for value in &words[..2] {
+            let value: u64 = value.parse().unwrap_or_else(|_| panic!("no limit: {line}"));
+            assert!(value <= most, "{line}");
+        }
+    }
+    daemon.stop();
 }

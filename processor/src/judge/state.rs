@@ -10,7 +10,6 @@ pub(crate) mod snapshot;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
-use dagger_payload::codec::encode;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
     AccountId, ClusterId, HistoryHash, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
@@ -80,6 +79,8 @@ pub(crate) struct State {
     remembered: BTreeMap<PayloadDigest, Judgement>,
     forgotten_at: BTreeSet<(LedgerTime, PayloadDigest)>,
     tree: StateTree,
+    /// Where the bytes of a leaf are written, so that its memory is asked for once.
+    scratch: Vec<u8>,
 }
 
 impl State {
@@ -110,6 +111,7 @@ impl State {
             remembered: BTreeMap::new(),
             forgotten_at: BTreeSet::new(),
             tree,
+            scratch: Vec::new(),
         }
     }
 
@@ -186,7 +188,7 @@ impl State {
     /// Remembers what became of a payload until it has expired by itself.
     pub(crate) fn remember(&mut self, digest: PayloadDigest, judgement: Judgement) {
         self.forgotten_at.insert((judgement.not_after, digest));
-        self.tree.set(&Subject::Payload(digest).key(), &encode(&judgement));
+        self.set_leaf(&Subject::Payload(digest), &judgement);
         self.remembered.insert(digest, judgement);
     }
 
@@ -323,7 +325,9 @@ impl State {
     }
 
     fn set_leaf<T: minicbor::Encode<()>>(&mut self, subject: &Subject, object: &T) {
-        self.tree.set(&subject.key(), &encode(object));
+        self.scratch.clear();
+        minicbor::encode(object, &mut self.scratch).expect("writing to memory cannot fail");
+        self.tree.set(&subject.key(), &self.scratch);
     }
 }
 

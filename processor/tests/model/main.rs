@@ -4,6 +4,7 @@
 //! `DAGGER_FIRST_SEED` repeats a run; `DAGGER_MODEL_PAYLOADS` says how long it is.
 
 mod accounts;
+mod history;
 mod hosts;
 mod images;
 mod kinds;
@@ -19,7 +20,7 @@ use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dagger_payload::kind::Body;
-use run::Run;
+use run::{Run, Signing};
 
 const PAYLOADS: u64 = 6_000;
 
@@ -35,9 +36,9 @@ fn random_payloads_are_judged_as_a_slow_model_of_the_rules_judges_them() {
     });
     let payloads = number("DAGGER_MODEL_PAYLOADS").unwrap_or(PAYLOADS);
     println!("DAGGER_FIRST_SEED={seed} DAGGER_MODEL_PAYLOADS={payloads}");
-    let mut run = Run::new(seed);
+    let mut run = Run::new(seed, Signing::Sample);
     while run.judged < payloads {
-        run.commit();
+        let _ = run.commit();
     }
     println!("{} commits, verdicts: {:#?}", run.commits, run.verdicts);
     // A run that accepts or refuses nothing of a kind compares nothing.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{AuthorIndex, ClusterId, LedgerTime, Round};
 use dagger_payload::key::Signature;
 use dagger_payload::object::{Cause, Effect, Placement};
@@ -24,10 +25,20 @@ use super::vms::offer_next;
 const SENT_MAX: usize = 64;
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;
 
+/// Which payloads are really signed and verified; it takes most of the time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Signing {
+    /// A few.
+    Sample,
+    /// All.
+    All,
+}
+
 /// A judge, a model, and what happened so far.
 pub(crate) struct Run {
     random: Random,
     seed: u64,
+    signing: Signing,
     judge: Judge,
     scene: Scene,
     round: u64,
@@ -42,7 +53,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, signing: Signing) -> Self {
         let genesis = genesis();
         let cluster = ClusterId::of(&genesis.to_bytes());
         let mut model = Model::found(genesis.clone(), cluster);
@@ -50,6 +61,7 @@ impl Run {
         Self {
             random: Random::new(seed),
             seed,
+            signing,
             judge: Judge::found(genesis, cluster),
             scene: Scene::new(model),
             round: 0,
@@ -63,7 +75,7 @@ impl Run {
     }
 
     /// One commit, judged twice.
-    pub(crate) fn commit(&mut self) {
+    pub(crate) fn commit(&mut self) -> (OrderedCommit, CommitEnd) {
         self.pass_time();
         let count = self.random.of(&[0, 1, 1, 5, 30]);
         let drawn: Vec<_> = (0..count).map(|_| self.draw()).collect();
@@ -85,6 +97,7 @@ impl Run {
         let release = self.judge.apply(&commit, &verified).expect("the next commit");
         self.compare(&commit, &verified, &release);
         self.commits += 1;
+        (commit, release.end)
     }
 
     fn pass_time(&mut self) {
@@ -118,9 +131,9 @@ impl Run {
         let payload = Payload { cluster, signer: self.scene.key(who), not_after, body };
         let drawn = match self.random.below(200) {
             // The whole way: written, signed, read and verified.
-            0..4 => {
+            chance if chance < 4 || self.signing == Signing::All => {
                 let mut signed = SignedPayload::sign(self.scene.secret(who), &payload);
-                if self.random.happens(300) {
+                if chance == 0 {
                     signed.signature.0[0] ^= 1;
                 }
                 (signed.clone(), verify(&signed))

@@ -194,6 +194,7 @@ impl State {
             remembered,
             forgotten_at: _,
             tree: _,
+            scratch: _,
         } = self;
         let order = order.clone().filter(|_| *mark == Mark::Start).map(Entry::Order);
         let hosts = rest(hosts, left!(mark, Host, 2));
