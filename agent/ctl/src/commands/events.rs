@@ -11,7 +11,7 @@ use dagger_payload::id::CommitIndex;
 use http_body_util::BodyExt;
 
 use super::short;
-use super::vm::word;
+use super::vm_view::word;
 use crate::failure::Failure;
 use crate::limits::EVENT_LINE_BYTES_MAX;
 use crate::output::Format;

@@ -13,7 +13,7 @@ use dagger_payload::object::{Placement, VmState};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::vm::word;
+use super::vm_view::word;
 use crate::failure::Failure;
 use crate::limits::BANNER_MAX;
 use crate::progress::Progress;

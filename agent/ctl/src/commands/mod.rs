@@ -18,6 +18,7 @@ pub(crate) mod payload;
 pub(crate) mod ssh;
 mod usage;
 pub(crate) mod vm;
+mod vm_view;
 pub(crate) mod why;
 
 use std::time::{Duration, Instant};

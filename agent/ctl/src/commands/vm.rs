@@ -1,7 +1,7 @@
 //! `daggerctl vm`: orders, changes and shows virtual machines.
 //!
-//! Owns the arguments of the group and how VMs are shown. Never decides where a VM goes. Called by
-//! `main` and, to make documents without sending them, by `commands::payload`.
+//! Owns the arguments of the group; how VMs are shown is in `vm_view`. Never decides where a VM
+//! goes. Called by `main` and, to make documents without sending them, by `commands::payload`.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -14,12 +14,12 @@ use dagger_payload::kind::{
     VmImage, VmProtect, VmResize, VmStop,
 };
 use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
-use dagger_payload::object::{VmState, Wanted};
+use dagger_payload::object::Wanted;
 
 use super::follow::{Goal, Story, follow};
-use super::{ChangeOptions, Wait, console, dry_run, encode, history, image, short, why};
+use super::vm_view::{list, show};
+use super::{ChangeOptions, Wait, console, dry_run, encode, history, image, why};
 use crate::failure::Failure;
-use crate::output::{facts, table};
 use crate::progress::{Progress, say};
 use crate::session::{Session, Until};
 use crate::signer::read_small;
@@ -538,82 +538,4 @@ async fn order(
         }
     }
     session.output.show(&payload, super::payload::show)
-}
-
-async fn list(all: bool, session: &Session) -> Result<(), Failure> {
-    let path = if all {
-        "/v1/vms".to_owned()
-    } else {
-        format!("/v1/vms?account={}", session.account().await?)
-    };
-    let vms: Vec<VmView> = session.client.get(&path).await?;
-    session.output.show(&vms, |vms| {
-        let rows = vms.iter().map(|view| {
-            let address = view.vm.placement.address();
-            [
-                view.vm.name.to_string(),
-                word(view.state).to_owned(),
-                view.host_name.as_ref().map_or_else(|| "-".to_owned(), Name::to_string),
-                address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
-                view.vm.size.cpus.to_string(),
-                format!("{} MiB", view.vm.size.memory_mib),
-                format!("{} GiB", view.vm.size.disk_gib),
-                view.image_name
-                    .as_ref()
-                    .map_or_else(|| short(&view.vm.image.digest), |n| n.to_string()),
-                short(&view.vm.id),
-            ]
-        });
-        let header = ["NAME", "STATE", "HOST", "ADDRESS", "CPUS", "MEMORY", "DISK", "IMAGE", "ID"];
-        table(header, rows, "No VMs. Order one with `daggerctl vm create`.")
-    })
-}
-
-/// A state as people read it.
-pub(crate) fn word(state: VmState) -> &'static str {
-    match state {
-        VmState::Pending => "pending",
-        VmState::Converging => "converging",
-        VmState::Running => "running",
-        VmState::Stopped => "stopped",
-        VmState::Paused => "paused",
-        VmState::Degraded => "degraded",
-        VmState::Deleting => "deleting",
-        VmState::Deleted => "deleted",
-    }
-}
-
-/// One VM in full.
-pub(crate) fn show(view: &VmView) -> String {
-    let vm = &view.vm;
-    let optional = |text: Option<String>| text.unwrap_or_default();
-    let labels: Vec<_> = vm.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
-    facts([
-        ("name", vm.name.to_string()),
-        ("id", vm.id.to_string()),
-        ("state", word(view.state).to_owned()),
-        ("reason", optional(view.reason.clone())),
-        ("wanted", format!("{:?}", vm.wanted).to_lowercase()),
-        ("host", optional(view.host_name.as_ref().map(Name::to_string))),
-        ("seen here", format!("{:?}", view.sight).to_lowercase()),
-        ("address", optional(vm.placement.address().map(|address| address.to_string()))),
-        ("cpus", vm.size.cpus.to_string()),
-        ("memory", format!("{} MiB", vm.size.memory_mib)),
-        ("disk", format!("{} GiB", vm.size.disk_gib)),
-        (
-            "image",
-            optional(view.image_name.as_ref().map(|name| name.to_string()))
-                + " "
-                + &short(&vm.image.digest),
-        ),
-        ("labels", labels.join(" ")),
-        ("protection", format!("{:?}", vm.protection).to_lowercase()),
-        ("generation", vm.generation.to_string()),
-        ("applied", optional(view.applied_generation.map(|generation| generation.to_string()))),
-        (
-            "created by",
-            format!("payload {} at position {}", vm.created.digest, vm.created.position),
-        ),
-        ("host key", optional(vm.guest_host_key.as_ref().map(SshKeyLine::to_string))),
-    ])
 }

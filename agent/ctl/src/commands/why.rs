@@ -8,7 +8,8 @@ use dagger_payload::kind::ReportPhase;
 use dagger_payload::object::{Placement, VmState};
 use serde_json::json;
 
-use super::vm::{VmName, find, word};
+use super::vm::{VmName, find};
+use super::vm_view::word;
 use crate::failure::Failure;
 use crate::output::Format;
 use crate::session::Session;
