@@ -6,9 +6,10 @@
 #![forbid(unsafe_code)]
 
 use dagger_payload::id::{
-    AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, PayloadDigest,
-    Position, VmId,
+    AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId,
+    PayloadDigest, Position, VmId,
 };
+use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, ReportPhase};
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{Account, Host, Image, Vm, VmState};
@@ -251,6 +252,19 @@ pub struct HostView {
     pub vms: u32,
     /// How the answering host's ledger sees the link to it.
     pub link: HostLink,
+}
+
+/// `GET /v1/operators` (a list).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct OperatorView {
+    /// Its id.
+    pub id: OperatorId,
+    /// Its name.
+    pub name: Name,
+    /// Signs what it asks for, and its grants.
+    pub key: PublicKey,
+    /// Its hosts that vote.
+    pub hosts: Vec<Name>,
 }
 
 /// A link to a host.

@@ -15,6 +15,7 @@ use crate::commands::genesis::GenesisCommand;
 use crate::commands::host::HostCommand;
 use crate::commands::image::ImageCommand;
 use crate::commands::ledger::LedgerCommand;
+use crate::commands::operator::OperatorCommand;
 use crate::commands::payload::PayloadCommand;
 use crate::commands::ssh::SshArguments;
 use crate::commands::vm::VmCommand;
@@ -103,6 +104,9 @@ pub(crate) enum Command {
     /// List hosts, and declare what a host of yours offers
     #[command(subcommand)]
     Host(HostCommand),
+    /// List the operators and their keys
+    #[command(subcommand)]
+    Operator(OperatorCommand),
     /// Look at the ledger
     #[command(subcommand)]
     Ledger(LedgerCommand),

@@ -76,6 +76,7 @@ async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
         Command::Image(command) => commands::image::run(command, session).await,
         Command::Account(command) => commands::account::run(command, session).await,
         Command::Host(command) => commands::host::run(command, session).await,
+        Command::Operator(command) => commands::operator::run(command, session).await,
         Command::Ledger(command) => commands::ledger::run(command, session).await,
         Command::Payload(command) => commands::payload::run(command, session).await,
         Command::Events(arguments) => commands::events::run(arguments, session).await,

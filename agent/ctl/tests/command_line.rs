@@ -93,6 +93,7 @@ fn every_command_has_help_and_those_that_do_something_show_an_example() {
         "account ls",
         "host ls",
         "host join",
+        "operator ls",
         "ledger status",
         "payload make",
         "payload sign",

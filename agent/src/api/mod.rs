@@ -152,6 +152,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(vms::show))
         .routes(routes!(vms::history))
         .routes(routes!(objects::hosts))
+        .routes(routes!(objects::operators))
         .routes(routes!(objects::accounts))
         .routes(routes!(objects::account))
         .routes(routes!(objects::usage))

@@ -1,10 +1,12 @@
-//! `/v1/hosts` and `/v1/accounts`.
+//! `/v1/hosts`, `/v1/operators` and `/v1/accounts`.
 
 use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::extract::State;
-use dagger_api::{AccountSummary, AccountView, HostLink, HostView, Problem, UsageView};
+use dagger_api::{
+    AccountSummary, AccountView, HostLink, HostView, OperatorView, Problem, UsageView,
+};
 use dagger_payload::id::{AccountId, CommitIndex, HostId};
 use dagger_payload::key::PublicKey;
 use serde::Deserialize;
@@ -34,6 +36,27 @@ pub(super) async fn hosts(State(api): State<Api>) -> Json<Vec<HostView>> {
         links.and_then(|links| links.get(host)).copied().unwrap_or(HostLink::Unknown)
     };
     Json(api.parts.model.read(|model| model.host_views(link_of)))
+}
+
+/// The operators, with their keys and hosts.
+#[utoipa::path(
+    get,
+    path = "/v1/operators",
+    tag = "objects",
+    responses((status = 200, body = Vec<OperatorView>))
+)]
+pub(super) async fn operators(State(api): State<Api>) -> Json<Vec<OperatorView>> {
+    let genesis = &api.parts.genesis;
+    let views = genesis.operators.iter().map(|operator| OperatorView {
+        id: operator.id(),
+        name: operator.name.clone(),
+        key: operator.key.clone(),
+        hosts: {
+            let own = genesis.hosts.iter().filter(|host| host.operator == operator.name);
+            own.map(|host| host.name.clone()).collect()
+        },
+    });
+    Json(views.collect())
 }
 
 /// Query of `GET /v1/accounts`.

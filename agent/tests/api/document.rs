@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 19] = [
+const PROMISED: [(&str, &str); 20] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -20,6 +20,7 @@ const PROMISED: [(&str, &str); 19] = [
     ("get", "/v1/images"),
     ("get", "/v1/ledger"),
     ("get", "/v1/openapi.json"),
+    ("get", "/v1/operators"),
     ("get", "/v1/payloads/{digest}"),
     ("get", "/v1/vms"),
     ("get", "/v1/vms/{vm}"),

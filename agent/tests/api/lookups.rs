@@ -2,8 +2,8 @@
 
 use dagger_agent::handover::VmSight;
 use dagger_api::{
-    AccountView, Attested, ClusterView, HistoryView, HostLink, HostView, LedgerView, PayloadState,
-    PayloadView, Sight, VmView,
+    AccountView, Attested, ClusterView, HistoryView, HostLink, HostView, LedgerView, OperatorView,
+    PayloadState, PayloadView, Sight, VmView,
 };
 use dagger_payload::id::Generation;
 use dagger_payload::kind::{Body, ReportPhase};
@@ -201,5 +201,10 @@ async fn the_cluster_and_the_ledger_say_what_a_client_needs() {
     let ledger: LedgerView = agent.tcp.get_json("/v1/ledger").await;
     assert_eq!((ledger.reached, ledger.quorum, ledger.faults_survived), (4, 3, 1));
     assert_eq!(ledger.dishonest_operators_survived, 1);
+    let operators: Vec<OperatorView> = agent.tcp.get_json("/v1/operators").await;
+    let shown = operators.iter().map(|view| (view.name.clone(), view.hosts.clone()));
+    let expected = (1..=4).map(|i| (name(&format!("op{i}")), vec![name(&format!("host{i}"))]));
+    assert!(shown.eq(expected), "{operators:?}");
+    assert_eq!(operators[1].key, agent.world.genesis.operators[1].key);
     assert_eq!(ledger.members[1].link, HostLink::Connected);
 }

@@ -70,7 +70,7 @@ async fn what_belongs_to_accounts_is_shown_over_tcp_to_sessions_only() {
         let answered = get(&agent, path, &key(World::DEVELOPER), 1).await;
         assert_eq!(answered.problem().code, "session_refused", "{path}");
     }
-    for path in ["/v1/cluster", "/v1/hosts", "/v1/images", "/v1/health"] {
+    for path in ["/v1/cluster", "/v1/hosts", "/v1/operators", "/v1/images", "/v1/health"] {
         assert_eq!(agent.tcp.get(path).await.status, StatusCode::OK, "{path}");
     }
 }

@@ -14,6 +14,7 @@ pub(crate) mod host;
 pub(crate) mod image;
 mod keys;
 pub(crate) mod ledger;
+pub(crate) mod operator;
 pub(crate) mod payload;
 pub(crate) mod ssh;
 mod usage;
