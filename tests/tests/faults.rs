@@ -90,15 +90,31 @@ fn a_vm_offered_to_a_dead_host_goes_elsewhere_once() {
 #[test]
 fn a_processor_that_dies_stops_changes_and_nothing_else() {
     let cluster = furnished();
+    let created = cluster.create(1, "web", "running", &["--host", "host1"]);
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
     for host in 1..=4 {
         cluster.kill(Role::Processor, host);
+    }
+    let said = cluster.until("the loss is noticed", || {
+        let output = cluster.ctl(&["vm", "stop", "web"]);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        said.contains("processor_unavailable").then_some(said)
+    });
+    assert!(said.contains("payload processor"), "{said}");
+    for host in 1..=4 {
+        assert_eq!(cluster.vm(host, "web")["state"], "running");
+        assert!(cluster.json_from(host, &["ledger", "status"])["position"].is_u64());
+    }
+    assert_eq!(cluster.vm(1, "web")["sight"], "running");
+    for host in 1..=4 {
         cluster.restart(Role::Processor, host);
     }
-    let created = cluster.until("changes are possible again", || {
-        let created = cluster.create(1, "web", "running", &[]);
-        created.status.success().then_some(created)
+    cluster.until("changes are possible again", || {
+        cluster.ctl(&["vm", "stop", "web", "--wait", "applied"]).status.success().then_some(())
     });
-    assert!(created.status.success());
+    for host in 1..=4 {
+        cluster.until_state(host, "web", "stopped");
+    }
 }
 
 /// Sends a payload by curl; returns the HTTP status and the answer.
