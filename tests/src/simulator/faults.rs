@@ -4,6 +4,8 @@
 //! so, unless the fault is the loss of a disk). Called by the world on its schedule, while the
 //! run's fault time lasts. A fault is counted when it takes effect, not when it is drawn.
 
+use dagger_ledger_core::interface::WriteNumber;
+
 use super::disk::{PersistPoint, WitnessFate};
 use super::random::Random;
 use super::world::World;
@@ -19,6 +21,8 @@ pub(crate) enum FaultKind {
     CrashBeforeReceipt,
     /// A host loses power when the next submitted payload is durable, and its user is not told.
     CrashAfterReceipt,
+    /// A host loses power when payloads of an event that came too late have been written back.
+    CrashAfterReturn,
     /// A sync fails: nobody knows what is on disk, and the host stops for a while.
     FailedSync,
     /// A store has no room for a while.
@@ -87,8 +91,15 @@ const AMONG_PEERS: [FaultKind; 9] = [
 ];
 
 impl FaultKind {
-    /// The kinds that a cluster of so many hosts can suffer.
+    /// The kinds that a cluster of so many hosts can suffer. Where all must sign, no event comes
+    /// too late.
     pub(crate) fn possible(hosts: usize) -> impl Iterator<Item = Self> {
+        let late = [Self::CrashAfterReturn].into_iter().filter(move |_| hosts > 3);
+        Self::drawn(hosts).chain(late)
+    }
+
+    /// Those of them that begin at a drawn time.
+    pub(crate) fn drawn(hosts: usize) -> impl Iterator<Item = Self> {
         let among_peers = AMONG_PEERS.into_iter().filter(move |_| hosts > 1);
         ALONE.into_iter().chain(among_peers)
     }
@@ -105,6 +116,8 @@ pub(crate) enum PlannedCrash {
     BeforeReceipt,
     /// After it.
     AfterReceipt,
+    /// Once this write is durable, which says that payloads wait again.
+    AfterReturn(WriteNumber),
 }
 
 impl PlannedCrash {
@@ -115,6 +128,7 @@ impl PlannedCrash {
             Self::Sync => FaultKind::FailedSync,
             Self::BeforeReceipt => FaultKind::CrashBeforeReceipt,
             Self::AfterReceipt => FaultKind::CrashAfterReceipt,
+            Self::AfterReturn(_) => FaultKind::CrashAfterReturn,
         }
     }
 }
@@ -141,6 +155,7 @@ pub(super) fn inject(world: &mut World, kind: FaultKind) {
         FaultKind::FailedSync => world.plan_crash(host, PlannedCrash::Sync),
         FaultKind::CrashBeforeReceipt => world.plan_crash(host, PlannedCrash::BeforeReceipt),
         FaultKind::CrashAfterReceipt => world.plan_crash(host, PlannedCrash::AfterReceipt),
+        FaultKind::CrashAfterReturn => {} // comes when payloads return, not when it is drawn
         FaultKind::DiskFull => world.fill_disk(host, long_us),
         FaultKind::WipedStore => {
             let lost = random.happens(WITNESS_LOST_PERMILLE);

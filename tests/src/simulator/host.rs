@@ -144,6 +144,11 @@ impl Host {
         self.planned_crash = None;
     }
 
+    /// How many payloads wait in its core.
+    pub(crate) fn waiting(&self) -> usize {
+        self.core.as_ref().map_or(0, |core| core.status().waiting)
+    }
+
     /// Gives the core an input; what it wants done follows.
     pub(crate) fn handle(&mut self, now: SimulatedTime, input: Input) -> Vec<Output> {
         let (moment, wall) = (self.moment(now), self.wall(now));

@@ -46,11 +46,13 @@ pub(crate) enum LieKind {
     Silence,
     /// Everything that was kept back, at once and to everybody.
     LateFlood,
+    /// A payload in an event that nobody may name, shown in silence.
+    UnnamedPayload,
 }
 
 impl LieKind {
     /// All of them.
-    pub(crate) const ALL: [Self; 11] = [
+    pub(crate) const ALL: [Self; 12] = [
         Self::Twin,
         Self::TwinAsAncestor,
         Self::WithheldParent,
@@ -62,6 +64,7 @@ impl LieKind {
         Self::Garbage,
         Self::Silence,
         Self::LateFlood,
+        Self::UnnamedPayload,
     ];
 }
 
@@ -409,6 +412,17 @@ impl Liar {
         let previous = self.chains[chain];
         let round = self.round_after(previous.map_or(Round(0), |parent| parent.round))?;
         let parents = self.parents(previous, round);
+        let event = self.sign(round, parents, wall, payloads);
+        event.has_quorum_below(self.configuration.committee).then_some(event)
+    }
+
+    fn sign(
+        &mut self,
+        round: Round,
+        parents: Vec<Parent>,
+        wall: LedgerTime,
+        payloads: Vec<SignedPayload>,
+    ) -> Event {
         let header = Header {
             version: EVENT_VERSION,
             cluster: self.configuration.cluster,
@@ -421,8 +435,26 @@ impl Liar {
             timestamp: self.clock(wall),
             attestation: self.attestation(),
         };
-        let event = Event::make(header, payloads, |digest| self.key.sign(digest));
-        event.has_quorum_below(self.configuration.committee).then_some(event)
+        Event::make(header, payloads, |digest| self.key.sign(digest))
+    }
+
+    /// An event with a payload above the highest round that a quorum of others has, without a chain
+    /// of its own below it; shown to everybody.
+    pub(crate) fn speak_unnamed(&mut self, wall: LedgerTime) -> Vec<Lie> {
+        let me = self.configuration.me;
+        let quorum = self.configuration.committee.quorum();
+        let others = |authors: &BTreeMap<AuthorIndex, Vec<Parent>>| -> Vec<Parent> {
+            let others = authors.iter().filter(|(author, _)| **author != me);
+            others.filter_map(|(_, events)| events.first().copied()).collect()
+        };
+        let mut rounds = self.rounds.iter().rev().map(|(round, authors)| (*round, others(authors)));
+        let Some((below, parents)) = rounds.find(|(_, parents)| parents.len() >= quorum) else {
+            return Vec::new();
+        };
+        let payload = self.own_payload();
+        let event = self.sign(below.next(), parents, wall, vec![payload]);
+        self.told(LieKind::UnnamedPayload);
+        self.peers().into_iter().map(|peer| (peer, PeerMessage::event(&event))).collect()
     }
 
     /// A round above `last` whose quorum below is known: the next one, or far ahead.
@@ -482,15 +514,19 @@ impl Liar {
         if !self.random.happens(self.habits.payloads) {
             return Vec::new();
         }
+        let own = self.own_payload();
+        self.heard_payload.clone().into_iter().chain([own]).collect()
+    }
+
+    fn own_payload(&mut self) -> SignedPayload {
         self.made += 1;
         let me = self.configuration.me;
         let bytes = format!("lie {} of {me}", self.made);
-        let own = SignedPayload {
+        SignedPayload {
             signature_kind: SignatureKind::SshEd25519,
             signature: Signature([1; 64]),
             bytes: Bytes::from(bytes),
-        };
-        self.heard_payload.clone().into_iter().chain([own]).collect()
+        }
     }
 
     fn clock(&mut self, wall: LedgerTime) -> LedgerTime {

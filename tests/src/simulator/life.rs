@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use dagger_ledger_core::Core;
 use dagger_ledger_core::interface::Input;
 use dagger_payload::id::Round;
 use dagger_payload::peer::PeerMessage;
@@ -116,6 +117,24 @@ impl World {
     pub(super) fn flood_late(&mut self, host: usize) {
         let lies = self.liars.get_mut(&host).map(Liar::flood);
         self.send_lies(host, lies.unwrap_or_default());
+    }
+
+    /// Each liar whom every other host knows as a forker shows an event with payloads, on top of
+    /// all others: nobody may name it, so it is no work.
+    pub(super) fn break_silence(&mut self) {
+        for host in self.liars.keys().copied().collect::<Vec<_>>() {
+            let liar = self.hosts[host].me;
+            let knows = |honest: &usize| {
+                let status = self.hosts[*honest].core.as_ref().map(Core::status);
+                status.is_some_and(|status| status.forkers.contains(&liar))
+            };
+            if !self.honest_hosts().iter().all(knows) {
+                continue;
+            }
+            let wall = self.hosts[host].wall(self.now());
+            let lies = self.liars.get_mut(&host).map(|liar| liar.speak_unnamed(wall));
+            self.send_lies(host, lies.unwrap_or_default());
+        }
     }
 
     fn send_lies(&mut self, host: usize, lies: Vec<Lie>) {

@@ -60,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) fault_gap_us: (u64, u64),
     /// Kinds of faults in this run, each once or more (more: more often).
     pub(crate) faults: Vec<FaultKind>,
+    /// Chance to lose power once payloads of an event that came too late wait again.
+    pub(crate) crash_after_return_permille: u64,
     /// Whether every store is read through at the end.
     pub(crate) checks_store: bool,
     /// How many hosts lie.
@@ -73,7 +75,7 @@ impl Settings {
         let liars_max = (hosts - 1) / 3;
         let liars =
             if liars_max > 0 && random.happens(500) { 1 + random.index(liars_max) } else { 0 };
-        let faults = FaultKind::possible(hosts).filter(|_| random.happens(600)).collect();
+        let faults = FaultKind::drawn(hosts).filter(|_| random.happens(600)).collect();
         // Many kinds need a second host: one alone meets the others more often.
         let longest_us = if hosts == 1 { 450_000 } else { 700_000 };
         let fault_gap_us =
@@ -91,6 +93,7 @@ impl Settings {
             faults_us: random.within((4_000_000, 15_000_000)),
             fault_gap_us,
             faults,
+            crash_after_return_permille: Random::new(seed, "returns").choose(&[0, 300, 700]),
             checks_store: seed.is_multiple_of(10),
             liars,
         }

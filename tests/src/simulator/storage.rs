@@ -43,7 +43,15 @@ impl World {
                 let point = self.random.choose(&points);
                 return self.die_at(host, through, point);
             }
-            Some(PlannedCrash::BeforeReceipt | PlannedCrash::AfterReceipt) | None => {}
+            Some(PlannedCrash::AfterReturn(number)) if number <= through => {
+                return self.die_at(host, through, PersistPoint::WitnessSynced);
+            }
+            Some(
+                PlannedCrash::BeforeReceipt
+                | PlannedCrash::AfterReceipt
+                | PlannedCrash::AfterReturn(_),
+            )
+            | None => {}
         }
         self.log.note(self.now(), host, "written", through.0);
         self.hosts[host].disk.commit(through);
@@ -108,6 +116,18 @@ impl World {
     /// A host will lose power at its next write or submission.
     pub(super) fn plan_crash(&mut self, host: usize, planned: PlannedCrash) {
         self.hosts[host].planned_crash = Some(planned);
+    }
+
+    /// Payloads of an own event that came too late wait again at `host`: if they do so in memory
+    /// only, a power cut now loses them.
+    pub(super) fn payloads_returned(&mut self, host: usize) {
+        let permille = self.settings.crash_after_return_permille;
+        if let Some(write) = self.hosts[host].disk.last_pending()
+            && self.injecting
+            && self.returns.happens(permille)
+        {
+            self.plan_crash(host, PlannedCrash::AfterReturn(write));
+        }
     }
 
     /// A host's store has no room for so many microseconds.
@@ -259,7 +279,8 @@ impl World {
                 self.go_down(host, down_us);
                 return Ok(());
             }
-            Some(PlannedCrash::Write(_) | PlannedCrash::Sync) | None => {}
+            Some(PlannedCrash::Write(_) | PlannedCrash::Sync | PlannedCrash::AfterReturn(_))
+            | None => {}
         }
         self.log.note(self.now(), host, "received", 0);
         self.hosts[host].disk.keep(payload.clone());

@@ -101,6 +101,8 @@ pub(crate) struct World {
     pub(super) users: Users,
     pub(super) promises: Promises,
     pub(super) random: Random,
+    /// Decides about crashes after a return.
+    pub(super) returns: Random,
     pub(super) closed: BTreeMap<(usize, usize), u32>,
     pub(super) parsed: BTreeMap<usize, Option<Arc<Event>>>,
     pub(super) injecting: bool,
@@ -174,6 +176,7 @@ impl World {
             schedule: Schedule::default(),
             hosts,
             random: Random::new(seed, "world"),
+            returns: Random::new(seed, "crashes after returns"),
             closed: BTreeMap::new(),
             parsed: BTreeMap::new(),
             injecting: true,
@@ -270,12 +273,15 @@ impl World {
         }
     }
 
-    /// Says that nothing is left to do.
+    /// Says that nothing is left to do; liars whom nobody names any more then try to make others
+    /// work.
     ///
     /// # Errors
     /// A broken promise.
     pub(crate) fn silence_begins(&mut self) -> Step {
-        self.observe(0, &Observed::SilenceBegins)
+        self.observe(0, &Observed::SilenceBegins)?;
+        self.break_silence();
+        Ok(())
     }
 
     /// Moves on to `end`.
@@ -294,10 +300,6 @@ impl World {
     /// # Errors
     /// A broken promise.
     pub(crate) fn check_end(&mut self) -> Step {
-        let at_end = |host: &'_ Host| -> usize {
-            let status = host.core.as_ref().map(|core| core.status());
-            status.map_or(0, |status| status.waiting)
-        };
         let fallen = self.promises.fallen().clone();
         for host in self.honest_hosts() {
             if self.settings.checks_store && !self.hosts[host].disk.is_sound() {
@@ -315,7 +317,7 @@ impl World {
                 host: host.me,
                 disk: &host.disk.durable,
                 judged: host.judge.end,
-                waiting: at_end(host),
+                waiting: host.waiting(),
                 own_last: host.disk.durable.own_last(host.me),
             })
             .collect();
@@ -429,7 +431,10 @@ impl World {
 
     pub(super) fn feed(&mut self, host: usize, input: Input) -> Step {
         let now = self.now();
+        let submits = matches!(input, Input::Submitted(_));
+        let waited = self.hosts[host].waiting();
         let outputs = self.hosts[host].handle(now, input);
+        let returned = !submits && self.hosts[host].waiting() > waited;
         for output in outputs {
             match output {
                 Output::Write { number, records } => {
@@ -455,6 +460,9 @@ impl World {
                 | Output::EpochBegan { .. }
                 | Output::Committed { .. } => self.hosts[host].held.push_back(output),
             }
+        }
+        if returned {
+            self.payloads_returned(host);
         }
         self.release(host)
     }
