@@ -190,7 +190,12 @@ impl Committer {
             return Ok(Decision::Commit(digest));
         }
         let fewer = usize::from(planted!(SkipQuorumMinusOne));
-        let skipped = blamers(graph, slot.round, leader).len() + fewer >= quorum;
+        let blames = if planted!(AuthorCountedTwice) {
+            blaming(graph, slot.round, leader).count()
+        } else {
+            blamers(graph, slot.round, leader).len()
+        };
+        let skipped = blames + fewer >= quorum;
         Ok(if skipped { Decision::Skip } else { Decision::Undecided })
     }
 
@@ -304,11 +309,16 @@ fn votes_for(vote: &Event, leader: &Parent) -> bool {
 
 /// Authors of the round after `round` with an event that has no parent by `leader` in `round`.
 pub(crate) fn blamers(graph: &Graph, round: Round, leader: AuthorIndex) -> BTreeSet<AuthorIndex> {
-    let names = |event: &Event| {
+    blaming(graph, round, leader).collect()
+}
+
+/// The author of each event that blames: of twins twice.
+fn blaming(graph: &Graph, round: Round, leader: AuthorIndex) -> impl Iterator<Item = AuthorIndex> {
+    let names = move |event: &Event| {
         event.header.parents.iter().any(|parent| parent.author == leader && parent.round == round)
     };
-    let blaming = graph.in_round(round.next()).filter(|(_, event)| !names(event));
-    blaming.map(|(author, _)| author).collect()
+    let blaming = graph.in_round(round.next()).filter(move |(_, event)| !names(event));
+    blaming.map(|(author, _)| author)
 }
 
 /// Authors of the round after `round` with an event that votes for `leader`.

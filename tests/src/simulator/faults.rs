@@ -21,8 +21,8 @@ pub(crate) enum FaultKind {
     CrashBeforeReceipt,
     /// A host loses power when the next submitted payload is durable, and its user is not told.
     CrashAfterReceipt,
-    /// A host loses power when payloads of an event that came too late have been written back.
-    CrashAfterReturn,
+    /// A host's events reach nobody while the others have work: they come too late.
+    LateEvents,
     /// A sync fails: nobody knows what is on disk, and the host stops for a while.
     FailedSync,
     /// A store has no room for a while.
@@ -94,7 +94,7 @@ impl FaultKind {
     /// The kinds that a cluster of so many hosts can suffer. Where all must sign, no event comes
     /// too late.
     pub(crate) fn possible(hosts: usize) -> impl Iterator<Item = Self> {
-        let late = [Self::CrashAfterReturn].into_iter().filter(move |_| hosts > 3);
+        let late = [Self::LateEvents].into_iter().filter(move |_| hosts > 3);
         Self::drawn(hosts).chain(late)
     }
 
@@ -128,7 +128,7 @@ impl PlannedCrash {
             Self::Sync => FaultKind::FailedSync,
             Self::BeforeReceipt => FaultKind::CrashBeforeReceipt,
             Self::AfterReceipt => FaultKind::CrashAfterReceipt,
-            Self::AfterReturn(_) => FaultKind::CrashAfterReturn,
+            Self::AfterReturn(_) => FaultKind::CrashAt(PersistPoint::WitnessSynced),
         }
     }
 }
@@ -155,7 +155,7 @@ pub(super) fn inject(world: &mut World, kind: FaultKind) {
         FaultKind::FailedSync => world.plan_crash(host, PlannedCrash::Sync),
         FaultKind::CrashBeforeReceipt => world.plan_crash(host, PlannedCrash::BeforeReceipt),
         FaultKind::CrashAfterReceipt => world.plan_crash(host, PlannedCrash::AfterReceipt),
-        FaultKind::CrashAfterReturn => {} // comes when payloads return, not when it is drawn
+        FaultKind::LateEvents => {} // comes by the run's settings, not by drawing
         FaultKind::DiskFull => world.fill_disk(host, long_us),
         FaultKind::WipedStore => {
             let lost = random.happens(WITNESS_LOST_PERMILLE);

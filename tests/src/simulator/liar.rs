@@ -4,6 +4,8 @@
 //! Owns what it heard and what it said. Never holds another host's key, so every lie is one that a
 //! real attacker could tell. Called by the world for the hosts that the seed makes liars.
 
+mod split;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -18,6 +20,7 @@ use dagger_payload::key::Signature;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::peer::{Highest, PeerMessage};
 
+use self::split::Split;
 use super::keys::SimulatedKey;
 use super::random::Random;
 
@@ -48,11 +51,13 @@ pub(crate) enum LieKind {
     LateFlood,
     /// A payload in an event that nobody may name, shown in silence.
     UnnamedPayload,
+    /// One host is shown two twins of a vote that all others see; in clusters of four.
+    Split,
 }
 
 impl LieKind {
     /// All of them.
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::Twin,
         Self::TwinAsAncestor,
         Self::WithheldParent,
@@ -65,11 +70,12 @@ impl LieKind {
         Self::Silence,
         Self::LateFlood,
         Self::UnnamedPayload,
+        Self::Split,
     ];
 }
 
 /// How this liar prefers to lie; all chances in thousandths.
-#[derive(Debug, Clone)]
+#[derive(Debug, Default, Clone)]
 struct Habits {
     /// Grows a second chain from some event on.
     twin: u64,
@@ -104,6 +110,8 @@ struct Habits {
 /// A message and to whom it goes.
 pub(crate) type Lie = (usize, PeerMessage);
 
+/// Chance that a liar plans a split, in thousandths.
+const SPLIT_PERMILLE: u64 = 300;
 /// Events that a liar may make at once.
 const EVENTS_PER_TURN: usize = 6;
 /// Old events that a liar may send again at once.
@@ -115,6 +123,7 @@ pub(crate) struct Liar {
     key: SimulatedKey,
     random: Random,
     habits: Habits,
+    split: Option<Split>,
     held: BTreeMap<EventDigest, Arc<Event>>,
     rounds: BTreeMap<Round, BTreeMap<AuthorIndex, Vec<Parent>>>,
     /// The newest event of each chain; a second chain is a twin.
@@ -129,12 +138,9 @@ pub(crate) struct Liar {
 }
 
 impl Liar {
-    /// A liar with habits drawn from `random`.
-    pub(crate) fn new(
-        configuration: CoreConfiguration,
-        key: SimulatedKey,
-        mut random: Random,
-    ) -> Self {
+    /// A liar with habits drawn from `seed`.
+    pub(crate) fn new(configuration: CoreConfiguration, key: SimulatedKey, seed: u64) -> Self {
+        let mut random = Random::new(seed, "liar");
         let mut habit = |choices: &[u64]| random.choose(choices);
         let habits = Habits {
             twin: habit(&[0, 100, 300, 600]),
@@ -152,11 +158,23 @@ impl Liar {
             old_events: habit(&[0, 50, 300]),
             flood: habit(&[0, 0, 30]),
         };
+        let plan = &mut Random::new(seed, "split");
+        let split = if configuration.committee.members() == split::MEMBERS
+            && plan.happens(SPLIT_PERMILLE)
+        {
+            let others: Vec<_> =
+                configuration.committee.authors().filter(|a| *a != configuration.me).collect();
+            Some(Split::against(plan.choose(&others)))
+        } else {
+            None
+        };
+        let habits = if split.is_some() { Habits::blameless() } else { habits };
         Self {
             configuration,
             key,
             random,
             habits,
+            split,
             held: BTreeMap::new(),
             rounds: BTreeMap::new(),
             chains: vec![None],
@@ -250,6 +268,9 @@ impl Liar {
 
     /// Has its turn: makes what events it can and tells some peers of them.
     pub(crate) fn lie(&mut self, wall: LedgerTime) -> Vec<Lie> {
+        if let Some(lies) = self.split(wall) {
+            return lies;
+        }
         if self.random.happens(self.habits.silence) {
             self.told(LieKind::Silence);
             return Vec::new();
@@ -278,6 +299,9 @@ impl Liar {
 
     /// Answers an event with an empty vote, before anybody else can.
     pub(crate) fn vote_fast(&mut self, wall: LedgerTime) -> Vec<Lie> {
+        if let Some(lies) = self.split(wall) {
+            return lies;
+        }
         if !self.random.happens(self.habits.fast) {
             return Vec::new();
         }

@@ -133,7 +133,8 @@ pub fn possible_kinds(hosts: usize) -> Vec<String> {
     let sectors = ["LostSector", "TornSector", "ReorderedSector"].map(str::to_owned);
     let network = ["Drop", "Duplicate", "Reorder"].map(str::to_owned);
     let network = network.into_iter().filter(|_| hosts > 1);
-    let lies = LieKind::ALL.into_iter().map(|kind| format!("{kind:?}"));
+    let lies = LieKind::ALL.into_iter().filter(|kind| *kind != LieKind::Split || hosts == 4);
+    let lies = lies.map(|kind| format!("{kind:?}"));
     let lies = lies.filter(|_| hosts > 3);
     faults.chain(sectors).chain(network).chain(lies).collect()
 }

@@ -60,6 +60,8 @@ pub(crate) struct Settings {
     pub(crate) fault_gap_us: (u64, u64),
     /// Kinds of faults in this run, each once or more (more: more often).
     pub(crate) faults: Vec<FaultKind>,
+    /// How often a host speaks to nobody while the others go on.
+    pub(crate) late_events: u64,
     /// Chance to lose power once payloads of an event that came too late wait again.
     pub(crate) crash_after_return_permille: u64,
     /// Whether every store is read through at the end.
@@ -88,11 +90,12 @@ impl Settings {
             clock_ahead_ms: (0..hosts).map(|_| random.within((0, 4_000))).collect(),
             payloads: random.within((50, 200)),
             submit_gap_us: random.choose(&[(1_000, 20_000), (20_000, 150_000), (0, 250_000)]),
-            burst_permille: random.choose(&[0, 300, 700]),
+            burst_permille: random.choose(&[0, 500, 1000]),
             deadline_permille: random.choose(&[0, 0, 50]),
             faults_us: random.within((4_000_000, 15_000_000)),
             fault_gap_us,
             faults,
+            late_events: Random::new(seed, "late events").choose(&[0, 0, 1, 3]),
             crash_after_return_permille: Random::new(seed, "returns").choose(&[0, 300, 700]),
             checks_store: seed.is_multiple_of(10),
             liars,

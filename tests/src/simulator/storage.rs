@@ -17,6 +17,11 @@ use crate::promise::Observed;
 /// How long a host is down after a planned crash, from and to, in microseconds.
 const DOWN_US: (u64, u64) = (10_000, 800_000);
 
+/// How long a host speaks to nobody, in microseconds: by then the others' rounds are far ahead.
+const LATE_US: u64 = 3_000_000;
+/// Time between two payloads of the others meanwhile, in microseconds.
+const WORK_GAP_US: u64 = 100_000;
+
 impl World {
     /// Begins to make durable what waits, unless a flush is under way or there is no room.
     pub(super) fn flush(&mut self, host: usize) {
@@ -243,6 +248,38 @@ impl World {
             }
         }
         self.schedule.after_us(gap_us, Happening::Submit);
+    }
+
+    /// What a host says reaches nobody for a while, and it has something to say.
+    pub(super) fn be_late(&mut self) {
+        if !self.injecting || !self.is_founded() {
+            return;
+        }
+        self.hit(FaultKind::LateEvents);
+        let late = self.returns.choose(&self.honest_hosts());
+        for to in (0..self.hosts.len()).filter(|to| *to != late) {
+            self.close_later(0, (late, to), LATE_US);
+        }
+        if self.returns.happens(500) {
+            self.slow_judge(late, LATE_US); // what returns is not packed again at once
+        }
+        let payload = self.users.payload();
+        self.submit_at(late, payload);
+        let payloads = u32::try_from(LATE_US / WORK_GAP_US).expect("a small number");
+        self.schedule.after_us(0, Happening::WorkWithout(late, payloads));
+    }
+
+    /// The others order one more payload, and then the rest.
+    pub(super) fn work_without(&mut self, late: usize, payloads: u32) {
+        if !self.injecting || payloads == 0 {
+            return;
+        }
+        let mut others = self.honest_hosts();
+        others.retain(|host| *host != late);
+        let host = self.returns.choose(&others);
+        let payload = self.users.payload();
+        self.submit_at(host, payload);
+        self.schedule.after_us(WORK_GAP_US, Happening::WorkWithout(late, payloads - 1));
     }
 
     pub(super) fn submit_at(&mut self, host: usize, payload: SignedPayload) {

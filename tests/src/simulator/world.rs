@@ -65,6 +65,10 @@ pub(crate) enum Happening {
     Start(usize),
     /// A user submits.
     Submit,
+    /// A host begins to speak to nobody.
+    BeLate,
+    /// The others have so many more payloads to order, while this host speaks to nobody.
+    WorkWithout(usize, u32),
     /// A fault begins.
     Fault,
     /// A liar has its turn.
@@ -155,9 +159,9 @@ impl World {
         let first_liar = draw.index(hosts.len());
         let liars = (0..settings.liars).map(|turn| (first_liar + turn) % hosts.len());
         let liars = liars.map(|host| {
-            let random = Random::new(draw.bits(), "liar");
+            let seed = draw.bits();
             let configuration = hosts[host].configuration.clone();
-            (host, Liar::new(configuration, keys.of(host), random))
+            (host, Liar::new(configuration, keys.of(host), seed))
         });
         let liars: BTreeMap<usize, Liar> = liars.collect();
         Self {
@@ -236,6 +240,12 @@ impl World {
         self.schedule.after_us(100_000, Happening::Submit);
         let gap_us = self.random.within(self.settings.fault_gap_us);
         self.schedule.after_us(gap_us, Happening::Fault);
+        let late_events =
+            if self.committee.faulty_max() > 0 { self.settings.late_events } else { 0 };
+        for _ in 0..late_events {
+            let at_us = self.returns.within((1_000_000, self.settings.faults_us));
+            self.schedule.after_us(at_us, Happening::BeLate);
+        }
     }
 
     /// Ends all faults: links open, hosts go on or start.
@@ -370,6 +380,14 @@ impl World {
             Happening::Start(host) => self.start(host),
             Happening::Submit => {
                 self.submit();
+                Ok(())
+            }
+            Happening::BeLate => {
+                self.be_late();
+                Ok(())
+            }
+            Happening::WorkWithout(late, payloads) => {
+                self.work_without(late, payloads);
                 Ok(())
             }
             Happening::Fault => {
