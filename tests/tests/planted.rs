@@ -15,6 +15,7 @@ fn planted_bugs_are_found_and_the_same_seeds_are_sound_without_them() {
         Bug::HandOnBeforePersist,
         Bug::SkippedRound,
         Bug::ClosingEventIsWork,
+        Bug::UnnameableTwinIsWork,
         Bug::NewestOfEqualsAttested,
         Bug::FatesForgotten,
     ];

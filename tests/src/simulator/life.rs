@@ -23,6 +23,12 @@ use crate::promise::{Broken, Observed};
 /// Pause between two turns of a liar, from and to, in microseconds.
 const LIAR_TURN_US: (u64, u64) = (2_000, 60_000);
 
+/// How often a link to a victim is closed for a moment.
+const GAPS_TO_VICTIM: usize = 30;
+/// For how long, in microseconds: longer than a leader is waited for, too short for the connection
+/// to break.
+const GAP_TO_VICTIM_US: u64 = 150_000;
+
 impl World {
     /// How many hosts there are.
     pub(super) fn hosts_count(&self) -> usize {
@@ -117,6 +123,21 @@ impl World {
     pub(super) fn flood_late(&mut self, host: usize) {
         let lies = self.liars.get_mut(&host).map(Liar::flood);
         self.send_lies(host, lies.unwrap_or_default());
+    }
+
+    /// What one other host says reaches a victim late from time to time, so that it leaves him out.
+    pub(super) fn help_splits(&mut self) {
+        let victims: Vec<_> = self.liars.values().filter_map(Liar::victim).collect();
+        for victim in victims.into_iter().map(|victim| usize::from(victim.0)) {
+            let mut others = self.honest_hosts();
+            others.retain(|host| *host != victim);
+            let late = self.returns.choose(&others);
+            self.hit(FaultKind::FlappingLink);
+            for _ in 0..GAPS_TO_VICTIM {
+                let at_us = self.returns.within((500_000, self.settings.faults_us));
+                self.close_later(at_us, (late, victim), GAP_TO_VICTIM_US);
+            }
+        }
     }
 
     /// Each liar whom every other host knows as a forker shows an event with payloads, on top of

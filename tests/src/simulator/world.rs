@@ -246,6 +246,7 @@ impl World {
             let at_us = self.returns.within((1_000_000, self.settings.faults_us));
             self.schedule.after_us(at_us, Happening::BeLate);
         }
+        self.help_splits();
     }
 
     /// Ends all faults: links open, hosts go on or start.

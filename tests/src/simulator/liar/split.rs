@@ -55,6 +55,11 @@ impl Habits {
 }
 
 impl Liar {
+    /// Whom this liar tries to split from the others.
+    pub(crate) fn victim(&self) -> Option<AuthorIndex> {
+        self.split.as_ref().map(|split| split.victim)
+    }
+
     /// Goes on with the own chain, shows the victim what it may see, or attacks. Does nothing if
     /// this liar has other plans.
     pub(super) fn split(&mut self, wall: LedgerTime) -> Option<Vec<Lie>> {
