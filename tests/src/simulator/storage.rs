@@ -202,7 +202,10 @@ impl World {
             let state = &self.hosts[*host];
             let member = state.core.as_ref().is_some_and(|core| {
                 let status = core.status();
-                status.phase == Phase::Member && status.judged >= *all
+                // What it signed since must be durable: a power cut would make it forget again.
+                let signed = state.disk.durable.own_last(state.me);
+                let kept = signed.is_some_and(|event| event.header.round >= status.round);
+                status.phase == Phase::Member && status.judged >= *all && kept
             });
             member && state.disk.durable.commits.contains_key(all)
         };
