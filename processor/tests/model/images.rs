@@ -14,22 +14,22 @@ use super::state::{Asked, Model, Ruling};
 
 pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "image.register", weight: 5, draw: draw_register, judge: judge_register },
-    Kind { name: "image.retire", weight: 1, draw: draw_retire, judge: judge_retire },
+    Kind { name: "image.retire", weight: 2, draw: draw_retire, judge: judge_retire },
 ];
 
 fn draw_name(random: &mut Random) -> ImageName {
     random.of(&["op/one", "op/two", "dev/one", "dev/two"]).parse().expect("an image name")
 }
 
-fn draw_publisher(random: &mut Random) -> Person {
+fn draw_publisher(scene: &Scene, random: &mut Random) -> Person {
     match random.below(10) {
         0..5 => Person::Operator(random.index(3)),
-        5..9 => Person::Developer(random.index(4)),
+        5..9 => scene.acting(random),
         _ => Person::any(random),
     }
 }
 
-fn draw_register(_: &Scene, random: &mut Random) -> (Person, Body) {
+fn draw_register(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let body = ImageRegister {
         name: draw_name(random),
         digest: ImageDigest([u8::try_from(random.below(3)).expect("few"); 32]),
@@ -38,7 +38,7 @@ fn draw_register(_: &Scene, random: &mut Random) -> (Person, Body) {
         virtual_size_bytes: random.of(&[1 << 26, 1 << 26, 1 << 27]),
         sources: Vec::new(),
     };
-    (draw_publisher(random), Body::ImageRegister(body))
+    (draw_publisher(scene, random), Body::ImageRegister(body))
 }
 
 fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
@@ -83,10 +83,18 @@ fn publisher(model: &Model, asked: &Asked<'_>) -> Result<PublicKey, RefusalCode>
 }
 
 fn draw_retire(scene: &Scene, random: &mut Random) -> (Person, Body) {
-    let body = Body::ImageRetire(ImageRetire { name: draw_name(random) });
-    let publisher = scene.model.images.first().and_then(|image| scene.who(&image.publisher));
-    let who = publisher.filter(|_| random.happens(500));
-    (who.unwrap_or_else(|| draw_publisher(random)), body)
+    let images = &scene.model.images;
+    if images.is_empty() || random.happens(300) {
+        let body = ImageRetire { name: draw_name(random) };
+        return (draw_publisher(scene, random), Body::ImageRetire(body));
+    }
+    let image = &images[random.index(images.len())];
+    let account = scene.model.accounts.iter().find(|account| account.key == image.publisher);
+    let who = match account {
+        Some(account) => scene.acting_for(account, random),
+        None => scene.who(&image.publisher).expect("everybody's key is known"),
+    };
+    (who, Body::ImageRetire(ImageRetire { name: image.name.clone() }))
 }
 
 fn judge_retire(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::key::{PublicKey, SecretKey};
+use dagger_payload::kind::KeyRole;
+use dagger_payload::object::Account;
 
 use super::random::Random;
 use super::state::Model;
@@ -73,6 +75,22 @@ impl Scene {
 
     pub(crate) fn secret(&self, person: Person) -> &SecretKey {
         &self.secrets[&person]
+    }
+
+    /// Someone who may change objects of an account; a developer as long as there is none.
+    pub(crate) fn acting(&self, random: &mut Random) -> Person {
+        let accounts = &self.model.accounts;
+        if accounts.is_empty() {
+            return Person::Developer(random.index(4));
+        }
+        self.acting_for(&accounts[random.index(accounts.len())], random)
+    }
+
+    /// Someone who may change objects of this account.
+    pub(crate) fn acting_for(&self, account: &Account, random: &mut Random) -> Person {
+        let keys = account.keys.iter().filter(|own| own.role != KeyRole::Read);
+        let keys: Vec<_> = keys.map(|own| &own.key).collect();
+        self.who(keys[random.index(keys.len())]).expect("everybody's key is known")
     }
 
     pub(crate) fn who(&self, key: &PublicKey) -> Option<Person> {

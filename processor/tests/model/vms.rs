@@ -67,7 +67,7 @@ fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
         public_user_data: None,
         restart: random.of(&[RestartPolicy::Always, RestartPolicy::Never]),
     };
-    let who = Person::Developer(random.index(4));
+    let who = scene.acting(random);
     let who = if random.happens(950) { who } else { Person::any(random) };
     (who, Body::VmCreate(Box::new(body)))
 }
@@ -135,8 +135,8 @@ fn draw_change(scene: &Scene, random: &mut Random) -> (Person, VmChange) {
     }
     let vm = &vms[random.index(vms.len())];
     let account = scene.model.account(vm.account).expect("it has one");
-    let owner = scene.who(&account.keys[random.index(account.keys.len())].key);
-    let who = owner.filter(|_| random.happens(930)).unwrap_or_else(|| Person::any(random));
+    let owner = scene.acting_for(account, random);
+    let who = if random.happens(930) { owner } else { Person::any(random) };
     let expected_generation = match random.below(10) {
         0 => Some(Generation(vm.generation.0 + 1)),
         1..4 => Some(vm.generation),
