@@ -28,13 +28,13 @@ pub(crate) fn grant(state: &State, case: &Case<'_>, body: &AccountGrant) -> Ruli
         until: LedgerTime(body.until_ms),
         cause: case.cause,
     };
-    let founded = AccountId::of(&body.key);
-    let id = state.account_id(&body.key).unwrap_or(founded);
-    let old = state.accounts.get(&id);
-    if old.is_some_and(|account| account.role_of(&body.key).is_none()) {
-        let detail = "this key signs for its account no more: name one that does";
+    let id = AccountId::of(&body.key);
+    // An owner adds a key without its holder: what is meant for the holder must not go to him.
+    if let Some(other) = state.account_id(&body.key).filter(|other| *other != id) {
+        let detail = format!("this key was added to account {other}: name that one's first key");
         return refuse(RefusalCode::Conflict, detail);
     }
+    let old = state.accounts.get(&id);
     let mut grants = old.map_or_else(Vec::new, |account| account.grants.clone());
     grants.retain(|grant| grant.operator != operator);
     let at = grants.partition_point(|other| other.operator < operator);

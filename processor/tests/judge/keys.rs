@@ -69,13 +69,29 @@ fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
         let Body::AccountGrant(body) = grant(9, 9) else { panic!("a grant") };
         Body::AccountGrant(AccountGrant { key: key.public_key(), ..body })
     };
-    assert_eq!(court.submit(&operator(0), granted(&developer())), Err(RefusalCode::Conflict));
-    let effects = court.accept(&operator(0), granted(&new));
+    // Operators go on naming the first key, from which the account has its id.
+    assert_eq!(court.submit(&operator(0), granted(&new)), Err(RefusalCode::Conflict));
+    let effects = court.accept(&operator(0), granted(&developer()));
     let [Effect::Account(account)] = &effects[..] else { panic!("{effects:?}") };
     assert_eq!((account.id, account.grants.len()), (vm.account, 3));
     // The first key may come back.
     court.accept(&new, add(&developer(), KeyRole::Operate));
     court.vm(&developer(), Body::VmStart(change(&vm)));
+}
+
+#[test]
+fn what_is_granted_to_a_key_never_goes_to_an_account_that_claimed_it() {
+    let mut court = Court::furnished();
+    let newcomer = spare(0);
+    court.accept(&developer(), add(&newcomer, KeyRole::Read));
+    let Body::AccountGrant(body) = grant(9, 9) else { panic!("a grant") };
+    let body = Body::AccountGrant(AccountGrant { key: newcomer.public_key(), ..body });
+    assert_eq!(court.submit(&operator(0), body.clone()), Err(RefusalCode::Conflict));
+    // Its holder leaves, and begins an account of his own.
+    court.accept(&newcomer, remove(newcomer.public_key()));
+    court.accept(&operator(0), body);
+    let vm = court.vm(&newcomer, on("web", 0));
+    assert_eq!(vm.account, AccountId::of(&newcomer.public_key()));
 }
 
 #[test]

@@ -44,11 +44,11 @@ fn draw_grant(scene: &Scene, random: &mut Random) -> (Person, Body) {
 fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, AccountGrant);
     let operator = model.operator(asked.signer).ok_or(RefusalCode::NotAuthorized)?;
-    let (id, old) = match model.signing(&body.key) {
-        Ok((account, _)) => (account.id, Some(account)),
-        Err(RefusalCode::NotAuthorized) => return Err(RefusalCode::Conflict),
-        Err(_) => (AccountId::of(&body.key), None),
-    };
+    let id = AccountId::of(&body.key);
+    if model.signing(&body.key).is_ok_and(|(account, _)| account.id != id) {
+        return Err(RefusalCode::Conflict);
+    }
+    let old = model.account(id);
     let others = old.iter().flat_map(|old| &old.grants).filter(|old| old.operator != operator);
     let mut grants: Vec<Grant> = others.cloned().collect();
     grants.push(Grant {

@@ -14,7 +14,8 @@ use crate::key::PublicKey;
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountGrant {
-    /// A key of the account; one that signs for nobody yet opens an account of its own.
+    /// The first key of the account, whether it still signs or not; one that no account has opens
+    /// an account.
     pub key: PublicKey,
     /// How much in all.
     pub capacity: Capacity,
