@@ -77,6 +77,9 @@ pub(super) async fn console(
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiProblem> {
     let asked = VmQuery { text: vm, account: reader.account(query.account)? };
+    if upgrade.is_ok() {
+        reader.require_hands()?;
+    }
     let vm = here(&api, &asked)?;
     let history = query.history_bytes.unwrap_or(CONSOLE_HISTORY_BYTES_DEFAULT);
     let history = history.min(CONSOLE_HISTORY_BYTES_MAX);

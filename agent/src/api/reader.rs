@@ -11,6 +11,7 @@ use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use dagger_payload::id::AccountId;
 use dagger_payload::key::PublicKey;
+use dagger_payload::kind::KeyRole;
 use dagger_payload::session::{self, SESSION_HEADER, SESSION_SIGNATURE_HEADER};
 
 use super::problem::ApiProblem;
@@ -23,6 +24,8 @@ pub(super) enum Reader {
     All,
     /// Those of this account.
     Account(AccountId),
+    /// Those of this account, by a key that may only read.
+    Onlooker(AccountId),
 }
 
 impl Reader {
@@ -33,11 +36,13 @@ impl Reader {
     pub(super) fn account(self, asked: Option<AccountId>) -> Result<Option<AccountId>, ApiProblem> {
         match (self, asked) {
             (Self::All, asked) => Ok(asked),
-            (Self::Account(own), None) => Ok(Some(own)),
-            (Self::Account(own), Some(asked)) if own == asked => Ok(Some(own)),
-            (Self::Account(own), Some(_)) => Err(ApiProblem::session(format!(
-                "this session's key belongs to account {own} and sees nothing of others"
-            ))),
+            (Self::Account(own) | Self::Onlooker(own), None) => Ok(Some(own)),
+            (Self::Account(own) | Self::Onlooker(own), Some(asked)) if own == asked => {
+                Ok(Some(own))
+            }
+            (Self::Account(own) | Self::Onlooker(own), Some(_)) => Err(ApiProblem::session(
+                format!("this session's key belongs to account {own} and sees nothing of others"),
+            )),
         }
     }
 
@@ -45,7 +50,22 @@ impl Reader {
     pub(super) fn sees(self, account: AccountId) -> bool {
         match self {
             Self::All => true,
-            Self::Account(own) => own == account,
+            Self::Account(own) | Self::Onlooker(own) => own == account,
+        }
+    }
+
+    /// Checks that he may type into guests.
+    ///
+    /// # Errors
+    /// `session_refused`: the session's key may only read.
+    pub(super) fn require_hands(self) -> Result<(), ApiProblem> {
+        match self {
+            Self::All | Self::Account(_) => Ok(()),
+            Self::Onlooker(_) => Err(ApiProblem::session(
+                "this session's key may only read: ask for the console without an upgrade to see \
+                 what the guest said"
+                    .to_owned(),
+            )),
         }
     }
 }
@@ -90,6 +110,9 @@ fn scope(key: &PublicKey, api: &Api) -> Result<Reader, ApiProblem> {
             Some(account) if account.role_of(key).is_none() => Err(ApiProblem::session(
                 "this session's key signs for its account no more".to_owned(),
             )),
+            Some(account) if account.role_of(key) == Some(KeyRole::Read) => {
+                Ok(Reader::Onlooker(id))
+            }
             _ => Ok(Reader::Account(id)),
         }
     })

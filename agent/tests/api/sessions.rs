@@ -160,6 +160,27 @@ async fn every_key_of_an_account_sees_it_and_one_that_was_replaced_does_not() {
         let views: Vec<VmView> = get(&agent, "/v1/vms", reader, 0).await.json();
         assert_eq!(views[0].vm.name.as_str(), "web-1");
     }
+    // To sit down at a console is to change the guest: a key that reads may see what it said.
+    for (reader, may_type) in [(&new, true), (&reads, false)] {
+        let mut request = agent.tcp.request("GET", "/v1/vms/web-1/console");
+        let upgrade = [
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "AAAAAAAAAAAAAAAAAAAAAA=="),
+        ];
+        for (name, value) in upgrade {
+            request = request.header(name, value);
+        }
+        for (name, value) in session(&agent, reader, 0) {
+            request = request.header(name, value);
+        }
+        let request = request.body(http_body_util::Full::default()).expect("a request");
+        let code = agent.tcp.ask(request).await.problem().code;
+        assert_eq!(code != "session_refused", may_type, "{code}");
+        let looked = get(&agent, "/v1/vms/web-1/console", reader, 0).await;
+        assert_ne!(looked.status, StatusCode::UNAUTHORIZED);
+    }
     let refused = get(&agent, "/v1/vms", &old, 0).await;
     assert_eq!(refused.problem().code, "session_refused");
     let asked = new.public_key().to_string().replace(' ', "%20").replace('+', "%2B");
