@@ -15,6 +15,8 @@ use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
 use dagger_payload::kind::ReportVm;
 use dagger_payload::object::{Host, Image, Vm};
 
+use crate::inspection::Inspector;
+
 /// Orders that may wait for the controller.
 pub const ORDERS_WAITING_MAX: usize = 1024;
 /// Requests for consoles that may wait.
@@ -96,6 +98,8 @@ pub struct SightContents {
     pub hypervisor: Option<Result<String, String>>,
     /// Why this host holds, if so.
     pub hold: Option<String>,
+    /// Looks at everything on this host, once the machines' half has begun.
+    pub inspector: Option<Inspector>,
 }
 
 /// What is seen of one VM.

@@ -9,6 +9,7 @@ pub mod controller;
 pub mod daemon;
 pub mod handover;
 pub mod hypervisor;
+pub mod inspection;
 pub mod journal;
 pub mod limits;
 pub mod link;

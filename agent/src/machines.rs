@@ -27,6 +27,7 @@ use crate::hypervisor::announcer::Announcer;
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisor, CloudHypervisorConfiguration};
 use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::names::HostNames;
+use crate::inspection::Inspector;
 use crate::journal::{Journal, Record};
 use crate::observation::{
     CHANGES_WAITING_MAX, ConsoleDesk, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
@@ -140,7 +141,7 @@ pub async fn run(
     let state_directory = &std::path::absolute(state_directory).map_err(Broken::StateDirectory)?;
     let journal =
         Journal::open(state_directory.join("journal"), *host_id).map_err(Broken::StateDirectory)?;
-    let disks = StoredDisks::open(state_directory, *host_id).map_err(Broken::Disks)?;
+    let disks = Arc::new(StoredDisks::open(state_directory, *host_id).map_err(Broken::Disks)?);
     let consoles = console_directory(state_directory);
     DirBuilder::new()
         .recursive(true)
@@ -150,6 +151,8 @@ pub async fn run(
     let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
     let announcer = Announcer::new(*host_id, announced);
     let hypervisor = configuration.backend.hypervisor(announcer.clone());
+    let inspector = Inspector::new(Arc::clone(&hypervisor), Arc::clone(&disks));
+    board.update(|contents| contents.inspector = Some(inspector));
     let tickets = Tickets::default();
     let (looks, looks_asked) = mpsc::channel(LOOKS_WAITING_MAX);
     let (inputs, inputs_told) = mpsc::channel(INPUTS_WAITING_MAX);
@@ -165,7 +168,7 @@ pub async fn run(
     let desk = ConsoleDesk { hypervisor: Arc::clone(&hypervisor), requests: console_requests };
     let performer = Performer {
         hypervisor,
-        disks: Arc::new(disks),
+        disks,
         journal: journal.clone(),
         tickets: tickets.clone(),
         names: HostNames::of(*host_id),

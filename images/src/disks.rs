@@ -97,6 +97,17 @@ pub struct Disk {
     pub outcome: Outcome,
 }
 
+/// What the directory holds. What is being made, and files of other hosts, are not in it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Survey {
+    /// This host's disks and seeds, sorted.
+    pub ours: Vec<FileName>,
+    /// Names that nobody here gives, sorted.
+    pub foreign: Vec<String>,
+    /// How many files are in quarantine.
+    pub quarantined: usize,
+}
+
 /// The disks and seeds of one host.
 #[derive(Debug)]
 pub struct DiskStore {
@@ -223,6 +234,26 @@ impl DiskStore {
             moved.extend(files::quarantine(&self.path(vm, kind))?);
         }
         Ok(moved)
+    }
+
+    /// Everything in the directory: all of it or an error, so that what is not named is not there.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn survey(&self) -> Result<Survey, ImageError> {
+        let mut survey = Survey {
+            quarantined: files::names(&self.directory.join(files::QUARANTINE))?.len(),
+            ..Survey::default()
+        };
+        for name in files::names(&self.directory)? {
+            match name.parse::<FileName>() {
+                Ok(name) if name.host == self.host => survey.ours.push(name),
+                Ok(_) => {}
+                Err(ForeignName) if files::is_own_name(&name) => {}
+                Err(ForeignName) => survey.foreign.push(name),
+            }
+        }
+        Ok(survey)
     }
 
     /// This host's files in the directory. Those of other hosts and other names are none of ours.

@@ -71,6 +71,29 @@ pub fn list(directory: &Path) -> Result<Vec<PathBuf>, ImageError> {
     Ok(paths)
 }
 
+/// The names of everything in a directory, of whatever type, sorted: all of them or an error.
+///
+/// # Errors
+/// [`ImageError::File`], also when there are more than [`DIRECTORY_ENTRIES_MAX`].
+pub fn names(directory: &Path) -> Result<Vec<String>, ImageError> {
+    let failed = |error| ImageError::file("cannot list", directory)(error);
+    let mut names = Vec::new();
+    for entry in fs::read_dir(directory).map_err(failed)? {
+        if names.len() == DIRECTORY_ENTRIES_MAX {
+            let many = format!("more than {DIRECTORY_ENTRIES_MAX} entries");
+            return Err(failed(io::Error::other(many)));
+        }
+        names.push(entry.map_err(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Whether an entry is the quarantine, or a file that is being made.
+pub fn is_own_name(name: &str) -> bool {
+    name == QUARANTINE || name.starts_with(PARTIAL)
+}
+
 /// The last part of a path, as text; empty if it is none.
 pub fn name_of(path: &Path) -> &str {
     path.file_name().and_then(OsStr::to_str).unwrap_or_default()

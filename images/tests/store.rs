@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use dagger_images::disks::{FileKind, FileName, Survey};
+use dagger_images::files::Partial;
 use dagger_images::header::read_overlay;
 use dagger_images::tool::Tool;
 use dagger_images::{DiskStore, ImageStore, Kind, Network, Outcome, Seed, StoredImage};
@@ -254,6 +256,32 @@ fn hosts_that_share_a_directory_see_only_their_own_files_and_quarantine_only_tho
     assert_eq!(other.list().unwrap().len(), 2);
     assert!(other.has_disk(VM).unwrap());
     assert_eq!(files_in(&place.directory.path().join("disks/quarantine")), 2);
+}
+
+#[test]
+fn a_survey_names_all_that_is_there_but_other_hosts_files_and_those_being_made() {
+    let place = Place::new();
+    let disks = place.disks(HOST);
+    let directory = place.directory.path().join("disks");
+    disks.ensure_seed(VM, &seed("web-1")).unwrap();
+    disks.quarantine(VM).unwrap();
+    let empty = Survey { quarantined: 1, ..Survey::default() };
+    assert_eq!(disks.survey().unwrap(), empty);
+
+    disks.ensure_disk(VM, &place.image(), 64 * MIB).unwrap();
+    disks.ensure_seed(VM, &seed("web-1")).unwrap();
+    place.disks(OTHER_HOST).ensure_seed(VM, &seed("web-1")).unwrap();
+    let being_made = Partial::create(&directory).unwrap();
+    fs::write(directory.join(format!("{HOST}-{VM}.qcow2.bak")), "").unwrap();
+    fs::create_dir(directory.join("copies")).unwrap();
+    let survey = disks.survey().unwrap();
+    let name = |kind| FileName { host: HOST, vm: VM, kind };
+    assert_eq!(survey.ours, [FileKind::Disk, FileKind::Seed].map(name));
+    assert_eq!(survey.foreign, [format!("{HOST}-{VM}.qcow2.bak"), "copies".to_owned()]);
+    drop(being_made);
+
+    fs::remove_dir_all(&directory).unwrap();
+    assert!(disks.survey().is_err(), "a directory that cannot be read is no empty one");
 }
 
 #[test]

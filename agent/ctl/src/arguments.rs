@@ -35,7 +35,7 @@ Examples:
   daggerctl ssh web-1 -- uname -a
   daggerctl vm history web-1
 
-Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unavailable or not in time, 70 a defect.";
+Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unavailable or not in time,\n4 a check found something, 70 a defect.";
 
 /// Orders virtual machines from a cluster of independent operators, and shows who caused what.
 #[derive(Parser)]

@@ -14,6 +14,8 @@ pub(crate) enum ExitCode {
     Refused = 1,
     /// The command line itself is wrong.
     Usage = 2,
+    /// A check was made and found something, which is printed.
+    Found = 4,
     /// Nobody answered, or not in time: the same request may work later.
     Unavailable = 3,
     /// This program or the machine broke an assumption.
@@ -40,6 +42,8 @@ pub(crate) enum Failure {
     Told(ExitCode, Box<Told>),
     /// Whoever reads our output has closed it: end quietly.
     OutputClosed,
+    /// A check found something and has printed it.
+    Found,
     /// A program that we ran for the user ended with this code, having told why itself.
     Child(u8),
 }
@@ -103,6 +107,7 @@ impl Failure {
         match self {
             Self::Told(class, _) => *class as u8,
             Self::OutputClosed => 0,
+            Self::Found => ExitCode::Found as u8,
             Self::Child(code) => *code,
         }
     }

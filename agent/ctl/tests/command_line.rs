@@ -94,6 +94,7 @@ fn every_command_has_help_and_those_that_do_something_show_an_example() {
         "host ls",
         "host join",
         "operator ls",
+        "host fsck",
         "ledger status",
         "payload make",
         "payload sign",

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
+use dagger_images::disks::Survey;
 use dagger_images::{
     DiskStore, ImageError, ImageStore, Network, Outcome as FileOutcome, Seed, StoredImage,
 };
@@ -38,6 +39,14 @@ impl StoredDisks {
             disks: DiskStore::open(&state_directory.join("disks"), host)?,
             damaged: Mutex::default(),
         })
+    }
+
+    /// What the directory of disks holds.
+    ///
+    /// # Errors
+    /// It cannot be read to its end.
+    pub fn survey(&self) -> Result<Survey, ImageError> {
+        self.disks.survey()
     }
 
     /// The verified image. The store reads the file again only if something about it has changed.

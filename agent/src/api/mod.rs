@@ -8,6 +8,7 @@
 mod cluster;
 mod console;
 mod events;
+mod fsck;
 mod guard;
 mod images;
 mod objects;
@@ -148,6 +149,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(cluster::openapi))
         .routes(routes!(payloads::submit))
         .routes(routes!(predictions::predict))
+        .routes(routes!(fsck::fsck))
         .routes(routes!(vms::list))
         .routes(routes!(vms::show))
         .routes(routes!(vms::history))

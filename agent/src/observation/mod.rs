@@ -26,7 +26,7 @@ use self::limits::{
 use crate::controller::{Input, Seen, Sighting};
 use crate::handover::SightBoard;
 use crate::hypervisor::announcer::Announcer;
-use crate::hypervisor::{Change, Hypervisor, HypervisorError};
+use crate::hypervisor::{Change, Hypervisor, HypervisorError, Inventory};
 
 pub use console::{ConsoleReader, find_host_key};
 pub use desk::ConsoleDesk;
@@ -182,14 +182,20 @@ impl Observation {
 
 /// Calls that block, each on a thread of its own with a deadline; a few may hang, then no more are
 /// begun.
-struct Calls {
+pub(crate) struct Calls {
     hypervisor: Arc<dyn Hypervisor>,
     hanging: Arc<Semaphore>,
 }
 
 impl Calls {
-    fn new(hypervisor: Arc<dyn Hypervisor>) -> Self {
+    /// Calls to `hypervisor`.
+    pub(crate) fn new(hypervisor: Arc<dyn Hypervisor>) -> Self {
         Self { hypervisor, hanging: Arc::new(Semaphore::new(CALLS_HANGING_MAX)) }
+    }
+
+    /// A full listing.
+    pub(crate) async fn list(&self) -> Result<Inventory, HypervisorError> {
+        self.run(CALL_WAIT_MAX, |hypervisor| hypervisor.list()).await
     }
 
     async fn run<T: Send + 'static>(

@@ -8,13 +8,14 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 20] = [
+const PROMISED: [(&str, &str); 21] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
     ("get", "/v1/accounts/{account}/usage"),
     ("get", "/v1/cluster"),
     ("get", "/v1/events"),
+    ("get", "/v1/fsck"),
     ("get", "/v1/health"),
     ("get", "/v1/hosts"),
     ("get", "/v1/images"),

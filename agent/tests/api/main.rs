@@ -9,6 +9,7 @@ mod document;
 mod door;
 mod events;
 mod fakes;
+mod fsck;
 mod http;
 mod images;
 mod lookups;

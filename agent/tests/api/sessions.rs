@@ -61,6 +61,7 @@ async fn what_belongs_to_accounts_is_shown_over_tcp_to_sessions_only() {
         "/v1/accounts",
         &account,
         "/v1/events",
+        "/v1/fsck",
     ];
     for path in paths {
         let answered = agent.tcp.get(path).await;
@@ -94,7 +95,10 @@ async fn a_session_shows_its_own_account_and_an_operator_sees_all() {
         let answered = get(&agent, &path, &developer, 0).await;
         assert_eq!(answered.problem().code, "session_refused", "{path}");
     }
+    let refused = get(&agent, "/v1/fsck", &developer, 0).await;
+    assert_eq!(refused.problem().code, "session_refused");
     let operator = key(1);
+    assert_eq!(get(&agent, "/v1/fsck", &operator, 0).await.status, StatusCode::OK);
     assert_eq!(names(&get(&agent, "/v1/vms", &operator, 0).await).len(), 2);
     let stranger = key(99);
     assert!(names(&get(&agent, "/v1/vms", &stranger, 0).await).is_empty());

@@ -12,10 +12,11 @@ use dagger_agent::handover::{
     AttestedVm, ConsoleRequest, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
 };
 use dagger_agent::hypervisor::names::{HostNames, uuid};
+use dagger_agent::inspection::{Found, Owners, compare};
 use dagger_agent::machines::{
     Accelerator, Backend, Broken, MachineConfiguration, NetworkKind, run,
 };
-use dagger_api::Sight;
+use dagger_api::{FsckKind, Sight};
 use dagger_images::ImageStore;
 use dagger_payload::id::CommitIndex;
 use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, VmImage};
@@ -296,4 +297,38 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
     stop.cancel();
     running.await.unwrap().unwrap();
     assert!(reports.try_recv().is_err());
+}
+
+#[tokio::test]
+async fn an_inspection_tells_what_has_no_owner_from_an_owner_without_its_disk_and_moves_nothing() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (image, vm) = with_image(directory.path());
+    let mut half = Half::start(directory.path(), &[]).await;
+    half.order(Order::Image(Box::new(image))).await;
+    let first = vm(accepted());
+    half.vm(&first).await;
+    assert_eq!(half.phase().await, ReportPhase::Running);
+    let told = after(&first, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
+    let (owners, nobody) = (Owners::among([&told.vm].into_iter(), HERE), Owners::default());
+    let inspector = half.board.read(|contents| contents.inspector.clone()).unwrap();
+    let kinds = |owners: &Owners, found: Found| -> Vec<FsckKind> {
+        let view = compare(HERE, owners, owners, found);
+        assert_eq!(view.unknown, [""; 0]);
+        view.findings.iter().map(|finding| finding.kind).collect()
+    };
+
+    assert_eq!(kinds(&owners, inspector.look().await), []);
+    let disk = FsckKind::DiskWithoutOwner;
+    let all = [FsckKind::MachineWithoutOwner, disk, disk];
+    assert_eq!(kinds(&nobody, inspector.look().await), all, "machine, disk and seed");
+
+    let disks = directory.path().join("disks");
+    fs::rename(disks.join(format!("{HERE}-{VM}.qcow2")), disks.join("saved.qcow2")).unwrap();
+    let found = inspector.look().await;
+    assert_eq!(kinds(&owners, found), [FsckKind::OwnerWithoutDisk, FsckKind::FileForeign]);
+    assert!(domain(&connection).unwrap().is_active().unwrap());
+    assert!(disks.join("saved.qcow2").exists());
+    assert_eq!(quarantined(directory.path()), 0);
+    half.end().await;
 }

@@ -35,6 +35,9 @@ pub(crate) enum HostCommand {
     /// List hosts: what they offer, what is used, and whether they are connected
     #[command(visible_alias = "list", after_help = "Example:\n  daggerctl host ls")]
     Ls,
+    /// List disks, machines and units without an owner, and owners without their disk
+    #[command(after_help = super::fsck::HELP)]
+    Fsck,
     /// Declare what a host of yours offers from now on (operators)
     #[command(after_help = JOIN_EXAMPLES)]
     Join {
@@ -138,6 +141,7 @@ pub(crate) async fn run(command: HostCommand, session: &Session) -> Result<(), F
             let hosts: Vec<HostView> = session.client.get("/v1/hosts").await?;
             session.output.show(&hosts, |hosts| list(hosts))
         }
+        HostCommand::Fsck => super::fsck::run(session).await,
         HostCommand::Join { join, options } => submit(join_body(&join)?, &options, session).await,
         HostCommand::Drain(arguments) => {
             let body = Body::HostDrain(duty_body(&arguments.host, session).await?);

@@ -8,6 +8,7 @@ pub(crate) mod console;
 mod dry_run;
 pub(crate) mod events;
 pub(crate) mod follow;
+mod fsck;
 pub(crate) mod genesis;
 pub(crate) mod history;
 pub(crate) mod host;

@@ -1,0 +1,57 @@
+//! `/v1/fsck`: what on the answering host has no owner, and which owner lacks what.
+//!
+//! Owns the order of the questions: whose, what is there, whose once more. Compares nothing itself:
+//! [`crate::inspection`] does. Changes nothing.
+
+use axum::Json;
+use axum::extract::State;
+use dagger_api::{FsckView, Problem};
+
+use super::problem::ApiProblem;
+use super::reader::Reader;
+use super::{Api, Shared};
+use crate::inspection::{self, Owners};
+use crate::verify::reader::Trust;
+
+/// Disks, machines and units without an owner, and owners without theirs. Changes nothing; for the
+/// host's operators.
+#[utoipa::path(
+    get,
+    path = "/v1/fsck",
+    tag = "host",
+    responses(
+        (status = 200, body = FsckView, description = "Read `findings` and `unknown`"),
+        (status = 401, body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn fsck(
+    State(api): State<Api>,
+    reader: Reader,
+) -> Result<Json<FsckView>, ApiProblem> {
+    if reader != Reader::All {
+        return Err(ApiProblem::session("only operators see everything on a host"));
+    }
+    let Some(inspector) = api.parts.board.read(|sights| sights.inspector.clone()) else {
+        return Ok(Json(unknown(&api, "machines and disks: the agent is still starting")));
+    };
+    let before = owners(&api);
+    let found = inspector.look().await;
+    let after = owners(&api);
+    Ok(Json(match (before, after) {
+        (Ok(before), Ok(after)) => inspection::compare(api.me, &before, &after, found),
+        (Err(why), _) | (_, Err(why)) => unknown(&api, &why),
+    }))
+}
+
+/// Without the whole history nothing is known to have no owner.
+fn owners(api: &Shared) -> Result<Owners, String> {
+    match api.parts.model.progress().trust {
+        Trust::CaughtUp => Ok(api.parts.model.read(|model| Owners::among(model.vms(), api.me))),
+        Trust::Reading(what) => Err(format!("owners: the history is being read: {what}")),
+        Trust::Hold(why) => Err(format!("owners: on hold: {why}")),
+    }
+}
+
+fn unknown(api: &Shared, why: &str) -> FsckView {
+    FsckView { unknown: vec![why.to_owned()], ..FsckView::of(api.me) }
+}
