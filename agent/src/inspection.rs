@@ -12,6 +12,7 @@ use dagger_images::disks::{FileKind, Survey};
 use dagger_payload::id::{HostId, VmId};
 use dagger_payload::kind::ReportPhase;
 use dagger_payload::object::{Placement, Vm, VmState, Wanted};
+use dagger_payload::usage::Metered;
 
 use crate::actuator::store::StoredDisks;
 use crate::hypervisor::{Hypervisor, Inventory, Machine};
@@ -43,10 +44,9 @@ fn must(vm: &Vm, here: HostId) -> Must {
     let accepted = matches!(vm.placement, Placement::Accepted { .. });
     let made = vm.reported.as_ref().is_some_and(|report| {
         let made = match report.phase {
-            ReportPhase::Running
-            | ReportPhase::Paused
-            | ReportPhase::Stopped
-            | ReportPhase::Degraded => true,
+            ReportPhase::Running | ReportPhase::Paused | ReportPhase::Stopped => true,
+            // Perhaps nothing was made yet: only a guest that ran had all it needs.
+            ReportPhase::Degraded => has_run(vm),
             ReportPhase::Accepted | ReportPhase::Refused | ReportPhase::Deleted => false,
         };
         made && report.host == here
@@ -56,6 +56,11 @@ fn must(vm: &Vm, here: HostId) -> Must {
     } else {
         Must::Nothing
     }
+}
+
+/// Whether the guest was ever reported in memory: its meter counted then.
+fn has_run(vm: &Vm) -> bool {
+    vm.meter.used.memory_mib_ms > 0 || matches!(vm.meter.counts, Metered::Guest | Metered::Paused)
 }
 
 /// What stands on a host; each part whole, or why it is unknown.

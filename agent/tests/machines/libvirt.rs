@@ -11,6 +11,7 @@ use dagger_agent::controller::LocalPolicy;
 use dagger_agent::handover::{
     AttestedVm, ConsoleRequest, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
 };
+use dagger_agent::hypervisor::Inventory;
 use dagger_agent::hypervisor::names::{HostNames, uuid};
 use dagger_agent::inspection::{Found, Owners, compare};
 use dagger_agent::machines::{
@@ -18,9 +19,11 @@ use dagger_agent::machines::{
 };
 use dagger_api::{FsckKind, Sight};
 use dagger_images::ImageStore;
-use dagger_payload::id::CommitIndex;
+use dagger_images::disks::Survey;
+use dagger_payload::id::{CommitIndex, LedgerTime};
 use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, VmImage};
 use dagger_payload::object::{Image, Wanted};
+use dagger_payload::usage::Metered;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -331,4 +334,21 @@ async fn an_inspection_tells_what_has_no_owner_from_an_owner_without_its_disk_an
     assert!(disks.join("saved.qcow2").exists());
     assert_eq!(quarantined(directory.path()), 0);
     half.end().await;
+}
+
+#[test]
+fn a_vm_that_degraded_before_anything_was_made_lacks_nothing_and_one_that_ran_does() {
+    let degraded = after(&accepted(), |vm| vm.reported = Some(report(1, ReportPhase::Degraded)));
+    let ran = after(&degraded, |vm| {
+        let on = vm.meter.turned(Metered::Guest, &vm.size, LedgerTime(1_000));
+        vm.meter = on.turned(Metered::Disk, &vm.size, LedgerTime(2_000));
+    });
+    let lacks = |version: &AttestedVm| {
+        let owners = Owners::among([&version.vm].into_iter(), HERE);
+        let nothing = Found { machines: Ok(Inventory::new()), files: Ok(Survey::default()) };
+        let view = compare(HERE, &owners, &owners, nothing);
+        view.findings.iter().map(|finding| finding.kind).collect::<Vec<_>>()
+    };
+    assert_eq!(lacks(&degraded), []);
+    assert_eq!(lacks(&ran), [FsckKind::OwnerWithoutMachine, FsckKind::OwnerWithoutDisk]);
 }
