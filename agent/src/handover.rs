@@ -3,7 +3,7 @@
 //! hypervisors).
 //!
 //! Owns only these shapes. Never decides. The first half sends [`Order`]s through a bounded
-//! channel, the second answers with [`ReportVm`] bodies through a bounded channel and keeps a
+//! channel, the second answers with [`HostReport`]s through a bounded channel and keeps a
 //! [`SightBoard`] for the API to show.
 
 use std::collections::BTreeMap;
@@ -11,9 +11,10 @@ use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use dagger_api::Sight;
-use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
-use dagger_payload::kind::ReportVm;
+use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId, VolumeId};
+use dagger_payload::kind::{Body, ReportVm, ReportVolume};
 use dagger_payload::object::{Host, Image, Vm};
+use dagger_payload::volume::Volume;
 
 use crate::inspection::Inspector;
 
@@ -30,6 +31,8 @@ pub const REPORTS_WAITING_MAX: usize = 1024;
 pub enum Order {
     /// The new version of a VM whose placement names this host, or named it before.
     Vm(Box<AttestedVm>),
+    /// The new version of a volume of this host.
+    Volume(Box<AttestedVolume>),
     /// The new version of this host's own object: its guests' subnet, among others.
     Host(Box<Host>),
     /// The new version of a registered image: where its file may be had.
@@ -53,9 +56,83 @@ pub struct AttestedVm {
     pub commit: CommitIndex,
 }
 
+/// A version of a volume that a quorum attests.
+#[derive(Debug, Clone)]
+pub struct AttestedVolume {
+    /// The whole object.
+    pub volume: Volume,
+    /// The commit that made this version.
+    pub commit: CommitIndex,
+}
+
+/// What this host says about one of its VMs or volumes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum HostReport {
+    /// About a VM.
+    Vm(ReportVm),
+    /// About a volume.
+    Volume(ReportVolume),
+}
+
+/// What a report is about: a later one takes the place of an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ReportSubject {
+    /// A VM.
+    Vm(VmId),
+    /// A volume.
+    Volume(VolumeId),
+}
+
+impl std::fmt::Display for ReportSubject {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vm(vm) => write!(formatter, "VM {vm}"),
+            Self::Volume(volume) => write!(formatter, "volume {volume}"),
+        }
+    }
+}
+
+impl From<ReportVm> for HostReport {
+    fn from(report: ReportVm) -> Self {
+        Self::Vm(report)
+    }
+}
+
+impl From<ReportVolume> for HostReport {
+    fn from(report: ReportVolume) -> Self {
+        Self::Volume(report)
+    }
+}
+
+impl HostReport {
+    /// What it is about.
+    pub fn subject(&self) -> ReportSubject {
+        match self {
+            Self::Vm(report) => ReportSubject::Vm(report.vm),
+            Self::Volume(report) => ReportSubject::Volume(report.volume),
+        }
+    }
+
+    /// Its reason.
+    pub fn reason_mut(&mut self) -> &mut Option<String> {
+        match self {
+            Self::Vm(report) => &mut report.reason,
+            Self::Volume(report) => &mut report.reason,
+        }
+    }
+
+    /// The body of the payload that says it.
+    pub fn body(&self) -> Body {
+        match self {
+            Self::Vm(report) => Body::ReportVm(report.clone()),
+            Self::Volume(report) => Body::ReportVolume(report.clone()),
+        }
+    }
+}
+
 /// Reports on their way to the ledger. The submitting half signs each with the agent key and
-/// repeats it until it is ordered or superseded by a later report about the same VM.
-pub type ReportSender = tokio::sync::mpsc::Sender<ReportVm>;
+/// repeats it until it is ordered or superseded by a later one about the same subject.
+pub type ReportSender = tokio::sync::mpsc::Sender<HostReport>;
 
 /// Somebody wants to sit down at a guest's serial console.
 #[derive(Debug)]

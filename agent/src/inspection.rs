@@ -9,10 +9,11 @@ use std::sync::Arc;
 
 use dagger_api::{FsckFinding, FsckKind, FsckView};
 use dagger_images::disks::{FileKind, Survey};
-use dagger_payload::id::{HostId, VmId};
+use dagger_payload::id::{HostId, VmId, VolumeId};
 use dagger_payload::kind::ReportPhase;
 use dagger_payload::object::{Placement, Vm, VmState, Wanted};
 use dagger_payload::usage::Metered;
+use dagger_payload::volume::{Volume, VolumeDisk, VolumeState, VolumeWanted};
 
 use crate::actuator::store::StoredDisks;
 use crate::hypervisor::{Hypervisor, Inventory, Machine};
@@ -27,16 +28,42 @@ enum Must {
     DiskAndMachine,
 }
 
-/// The VMs that belong on one host, at one time.
+/// The VMs and volumes that belong on one host, at one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Owners(BTreeMap<VmId, Must>);
+pub struct Owners {
+    vms: BTreeMap<VmId, Must>,
+    volumes: BTreeMap<VolumeId, VolumeMust>,
+}
+
+/// What a volume must have on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum VolumeMust {
+    /// Nothing yet, or nothing any more.
+    Nothing,
+    /// A disk: this host reported that it was there.
+    Disk,
+}
 
 impl Owners {
     /// Those among `vms` that `here` carries or is offered.
     pub fn among<'vm>(vms: impl Iterator<Item = &'vm Vm>, here: HostId) -> Self {
         let ours =
             vms.filter(|vm| vm.placement.host() == Some(here) && vm.state() != VmState::Deleted);
-        Self(ours.map(|vm| (vm.id, must(vm, here))).collect())
+        let vms = ours.map(|vm| (vm.id, must(vm, here))).collect();
+        Self { vms, volumes: BTreeMap::new() }
+    }
+
+    /// And those among `volumes` that are on `here`.
+    #[must_use]
+    pub fn and_volumes<'v>(self, volumes: impl Iterator<Item = &'v Volume>, here: HostId) -> Self {
+        let is_ours =
+            |volume: &&Volume| volume.host == here && volume.state() != VolumeState::Deleted;
+        let must = |volume: &Volume| match (volume.disk, volume.wanted) {
+            (VolumeDisk::Made, VolumeWanted::Kept) => VolumeMust::Disk,
+            _ => VolumeMust::Nothing,
+        };
+        let volumes = volumes.filter(is_ours).map(|volume| (volume.id, must(volume))).collect();
+        Self { volumes, ..self }
     }
 }
 
@@ -110,20 +137,23 @@ impl Inspector {
 /// it must at both.
 pub fn compare(here: HostId, before: &Owners, after: &Owners, found: Found) -> FsckView {
     let mut view = FsckView::of(here);
-    let owned = |vm: &VmId| before.0.contains_key(vm) || after.0.contains_key(vm);
+    let owned = |vm: &VmId| before.vms.contains_key(vm) || after.vms.contains_key(vm);
     let needy: Vec<VmId> = before
-        .0
+        .vms
         .iter()
-        .filter(|(vm, must)| **must == Must::DiskAndMachine && after.0.get(vm) == Some(must))
+        .filter(|(vm, must)| **must == Must::DiskAndMachine && after.vms.get(vm) == Some(must))
         .map(|(vm, _)| *vm)
         .collect();
-    view.owners = count(after.0.len());
+    view.owners = count(after.vms.len() + after.volumes.len());
     match found.machines {
         Ok(machines) => compare_machines(&machines, owned, &needy, &mut view),
         Err(why) => view.unknown.push(format!("machines: {why}")),
     }
     match found.files {
-        Ok(files) => compare_files(files, owned, &needy, &mut view),
+        Ok(files) => {
+            compare_volumes(&files, before, after, &mut view);
+            compare_files(files, owned, &needy, &mut view);
+        }
         Err(why) => view.unknown.push(format!("disks: {why}")),
     }
     view
@@ -160,7 +190,7 @@ fn compare_files(
     needy: &[VmId],
     view: &mut FsckView,
 ) {
-    view.files = count(files.ours.len());
+    view.files = count(files.ours.len() + files.volumes.len());
     view.quarantined = count(files.quarantined);
     for name in files.ours.iter().filter(|name| !owned(&name.vm)) {
         let kind = FsckKind::DiskWithoutOwner;
@@ -177,8 +207,29 @@ fn compare_files(
     }
 }
 
+fn compare_volumes(files: &Survey, before: &Owners, after: &Owners, view: &mut FsckView) {
+    let owned = |volume: &VolumeId| {
+        before.volumes.contains_key(volume) || after.volumes.contains_key(volume)
+    };
+    let about = |kind, volume: VolumeId, detail: &str| FsckFinding {
+        volume: Some(volume),
+        ..finding(kind, None, detail)
+    };
+    for volume in files.volumes.iter().filter(|volume| !owned(volume)) {
+        let detail = "a volume's disk";
+        view.findings.push(about(FsckKind::DiskWithoutOwner, *volume, detail));
+    }
+    for (volume, must) in &before.volumes {
+        let needs = *must == VolumeMust::Disk && after.volumes.get(volume) == Some(must);
+        if needs && !files.volumes.contains(volume) {
+            let detail = "this host reported it, and its disk is not in the directory";
+            view.findings.push(about(FsckKind::OwnerWithoutDisk, *volume, detail));
+        }
+    }
+}
+
 fn finding(kind: FsckKind, vm: Option<VmId>, detail: impl Into<String>) -> FsckFinding {
-    FsckFinding { kind, vm, detail: detail.into() }
+    FsckFinding { kind, vm, volume: None, detail: detail.into() }
 }
 
 fn count(length: usize) -> u64 {
@@ -199,7 +250,7 @@ mod tests {
     const NOBODY: VmId = VmId([4; 16]);
 
     fn owners(owners: &[(VmId, Must)]) -> Owners {
-        Owners(owners.iter().copied().collect())
+        Owners { vms: owners.iter().copied().collect(), ..Owners::default() }
     }
 
     fn ours(vm: VmId) -> Machine {
@@ -213,7 +264,7 @@ mod tests {
         let ours = disks.iter().map(name).collect();
         Found {
             machines: Ok(machines.iter().cloned().collect()),
-            files: Ok(Survey { ours, foreign: Vec::new(), quarantined: 0 }),
+            files: Ok(Survey { ours, ..Survey::default() }),
         }
     }
 
@@ -245,6 +296,21 @@ mod tests {
                 (FsckKind::OwnerWithoutDisk, Some(MADE)),
             ]
         );
+    }
+
+    #[test]
+    fn a_volume_without_owner_and_one_that_lost_its_disk_are_found() {
+        let [kept, lost, new, stray] = [5, 6, 7, 8].map(|byte| VolumeId([byte; 16]));
+        let volumes =
+            [(kept, VolumeMust::Disk), (lost, VolumeMust::Disk), (new, VolumeMust::Nothing)];
+        let owners = Owners { volumes: volumes.into(), ..Owners::default() };
+        let files = Survey { volumes: vec![kept, stray], ..Survey::default() };
+        let found = Found { machines: Ok(Inventory::new()), files: Ok(files) };
+        let view = compare(HERE, &owners, &owners, found);
+        let found: Vec<_> = view.findings.iter().map(|one| (one.kind, one.volume)).collect();
+        let orphan = (FsckKind::DiskWithoutOwner, Some(stray));
+        assert_eq!(found, [orphan, (FsckKind::OwnerWithoutDisk, Some(lost))]);
+        assert_eq!((view.owners, view.files), (3, 2));
     }
 
     #[test]

@@ -12,16 +12,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dagger_payload::id::{HostId, VmId};
-use dagger_payload::kind::ReportVm;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::actuator::store::StoredDisks;
-use crate::actuator::{Actuator, Performer};
-use crate::controller::{Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output};
-use crate::handover::{ConsoleRequest, Order, ReportSender, SightBoard};
+use crate::actuator::{Actuator, Ended, Performer};
+use crate::controller::{
+    Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, VolumeFinished,
+};
+use crate::handover::{ConsoleRequest, HostReport, Order, ReportSender, ReportSubject, SightBoard};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::announcer::Announcer;
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisor, CloudHypervisorConfiguration};
@@ -222,9 +223,9 @@ struct Machines {
     inputs: mpsc::Sender<Input>,
     consoles: PathBuf,
     console_readers: JoinSet<()>,
-    /// The newest report of each VM that the other half has not taken yet: an older one is
-    /// superseded.
-    outbox: BTreeMap<VmId, ReportVm>,
+    /// The newest report of each VM and volume that the other half has not taken yet: an older one
+    /// is superseded.
+    outbox: BTreeMap<ReportSubject, HostReport>,
     board: SightBoard,
     began: Instant,
     stop: CancellationToken,
@@ -250,7 +251,10 @@ impl Machines {
                 finished = self.actuator.next_finished() => {
                     let finished = finished.map_err(Broken::StateDirectory)?;
                     log_trouble(&finished);
-                    Input::Finished(finished, self.tickets.draw())
+                    match finished {
+                        Ended::Vm(finished) => Input::Finished(finished, self.tickets.draw()),
+                        Ended::Volume(finished) => Input::VolumeFinished(finished),
+                    }
                 }
                 () = sleep_until(wake) => Input::Tick,
                 permit = reports.reserve(), if !self.outbox.is_empty() => {
@@ -283,6 +287,11 @@ impl Machines {
                         step = ?job.action.step(), attempt = job.record.attempts, "step");
                     self.actuator.begin(*job);
                 }
+                Output::ActOnVolume(job) => {
+                    tracing::info!(volume = %job.volume.id, generation = job.volume.generation.0,
+                        action = ?job.action, "step");
+                    self.actuator.begin_for_volume(*job);
+                }
                 Output::Persist(record) => {
                     self.write(move |journal| journal.write(&record)).await?;
                 }
@@ -290,7 +299,12 @@ impl Machines {
                 Output::Report(report) => {
                     tracing::info!(vm = %report.vm, generation = report.generation.0,
                         phase = ?report.phase, reason = report.reason, "report");
-                    self.outbox.insert(report.vm, report);
+                    self.put(report);
+                }
+                Output::ReportVolume(report) => {
+                    tracing::info!(volume = %report.volume, generation = report.generation.0,
+                        phase = ?report.phase, reason = report.reason, "report");
+                    self.put(report);
                 }
                 Output::Look(vm) => {
                     if self.looks.try_send(vm).is_err() {
@@ -305,9 +319,17 @@ impl Machines {
                 Output::Alarm(vm, reason) => {
                     tracing::error!(%vm, %reason, "held: nothing is done with this VM");
                 }
+                Output::AlarmAboutVolume(volume, reason) => {
+                    tracing::error!(%volume, %reason, "held: nothing is done with this volume");
+                }
             }
         }
         Ok(())
+    }
+
+    fn put(&mut self, report: impl Into<HostReport>) {
+        let report = report.into();
+        self.outbox.insert(report.subject(), report);
     }
 
     /// Writes to the journal away from the other tasks, but before anything that follows.
@@ -332,13 +354,18 @@ impl Machines {
 }
 
 /// Trouble goes to the log at once; to the ledger only if it lasts.
-fn log_trouble(finished: &Finished) {
-    let (vm, step) = (finished.vm, finished.step);
-    match &finished.outcome {
+fn log_trouble(ended: &Ended) {
+    let (subject, outcome) = match ended {
+        Ended::Vm(Finished { vm, step, outcome, .. }) => (format!("{step:?} of VM {vm}"), outcome),
+        Ended::Volume(VolumeFinished { volume, outcome, .. }) => {
+            (format!("volume {volume}"), outcome)
+        }
+    };
+    match outcome {
         Outcome::Done => {}
-        Outcome::Retryable(reason) => tracing::warn!(%vm, ?step, %reason, "step failed"),
-        Outcome::Terminal(reason) => tracing::warn!(%vm, ?step, %reason, "step was given up"),
-        Outcome::Unknown(reason) => tracing::warn!(%vm, ?step, %reason, "outcome unknown"),
+        Outcome::Retryable(reason) => tracing::warn!(step = subject, %reason, "step failed"),
+        Outcome::Terminal(reason) => tracing::warn!(step = subject, %reason, "step was given up"),
+        Outcome::Unknown(reason) => tracing::warn!(step = subject, %reason, "outcome unknown"),
     }
 }
 

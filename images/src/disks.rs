@@ -1,16 +1,16 @@
-//! The disks and seeds of one host's virtual machines.
+//! The disks, seeds and volumes of one host's virtual machines.
 //!
-//! Owns one directory. A disk is a qcow2 overlay over an image of the store, named from host id and
-//! VM id, so that hosts that share a machine never meet. A disk that exists is never overwritten,
-//! and none is ever deleted here: quarantine renames. The collector of quarantined files is not
-//! here either. Called by the agent's actuator.
+//! Owns one directory. A disk is a qcow2 overlay over an image of the store, a volume a qcow2 of
+//! its own; both are named from host id and their own, so that hosts that share a machine never
+//! meet. A disk that exists is never overwritten, and none is ever deleted here: quarantine
+//! renames. The collector of quarantined files is not here either. Called by the agent's actuator.
 
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use dagger_payload::id::{HostId, VmId};
+use dagger_payload::id::{HostId, VmId, VolumeId};
 use dagger_payload::kind::ImageFormat;
 
 use crate::error::ImageError;
@@ -57,9 +57,42 @@ impl std::fmt::Display for FileName {
     }
 }
 
+/// The extension of a volume's file.
+const VOLUME: &str = "volume";
+
+/// The name of a volume's file, in the text form `HOST-VOLUME.volume`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct VolumeName {
+    /// The host that made it.
+    pub host: HostId,
+    /// The volume.
+    pub volume: VolumeId,
+}
+
+impl std::fmt::Display for VolumeName {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}-{}.{VOLUME}", self.host, self.volume)
+    }
+}
+
+impl FromStr for VolumeName {
+    type Err = ForeignName;
+
+    fn from_str(text: &str) -> Result<Self, ForeignName> {
+        let (ids, extension) = text.split_once('.').ok_or(ForeignName)?;
+        let (host, volume) = ids.split_once('-').ok_or(ForeignName)?;
+        if extension != VOLUME {
+            return Err(ForeignName);
+        }
+        let host = host.parse().map_err(|_| ForeignName)?;
+        let volume = volume.parse().map_err(|_| ForeignName)?;
+        Ok(Self { host, volume })
+    }
+}
+
 /// A name that is none of ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not the name of a disk or seed")]
+#[error("not the name of a disk, seed or volume")]
 pub struct ForeignName;
 
 impl FromStr for FileName {
@@ -102,6 +135,8 @@ pub struct Disk {
 pub struct Survey {
     /// This host's disks and seeds, sorted.
     pub ours: Vec<FileName>,
+    /// This host's volumes, sorted.
+    pub volumes: Vec<VolumeId>,
     /// Names that nobody here gives, sorted.
     pub foreign: Vec<String>,
     /// How many files are in quarantine.
@@ -150,21 +185,60 @@ impl DiskStore {
         self.directory.join(FileName { host: self.host, vm, kind }.to_string())
     }
 
+    /// Where the volume's file is, if it is here.
+    pub fn volume_path(&self, volume: VolumeId) -> PathBuf {
+        self.directory.join(VolumeName { host: self.host, volume }.to_string())
+    }
+
     /// Whether the VM has a disk here.
     ///
     /// # Errors
     /// [`ImageError::File`] when it cannot be seen: unknown is not absent.
     pub fn has_disk(&self, vm: VmId) -> Result<bool, ImageError> {
-        let path = self.disk_path(vm);
-        match fs::symlink_metadata(&path) {
-            Ok(metadata) if metadata.is_file() => Ok(true),
-            Ok(_) => {
-                let foreign = io::Error::other("not a regular file");
-                Err(ImageError::file("cannot use", &path)(foreign))
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(ImageError::file("cannot see", &path)(error)),
+        is_here(&self.disk_path(vm))
+    }
+
+    /// Whether the volume's file is here.
+    ///
+    /// # Errors
+    /// [`ImageError::File`] when it cannot be seen: unknown is not absent.
+    pub fn has_volume(&self, volume: VolumeId) -> Result<bool, ImageError> {
+        is_here(&self.volume_path(volume))
+    }
+
+    /// Makes sure that the volume has a file: an empty disk of `size_bytes` that names no other
+    /// file. One that is here is kept as it is, whatever its size.
+    ///
+    /// # Errors
+    /// [`ImageError::DiskSize`], [`ImageError::Header`], [`ImageError::Tool`],
+    /// [`ImageError::ToolTooSlow`], [`ImageError::File`].
+    pub fn ensure_volume(&self, volume: VolumeId, size_bytes: u64) -> Result<Disk, ImageError> {
+        let path = self.volume_path(volume);
+        if self.has_volume(volume)? {
+            return Ok(Disk { path, outcome: Outcome::Kept });
         }
+        check_sectors(size_bytes)?;
+        let partial = Partial::create(&self.directory)?;
+        let mut command = self.tool.command();
+        command.args(["create", "-q", "-f", "qcow2"]).arg(partial.path());
+        self.tool.run(command.arg(size_bytes.to_string()))?;
+        let made = header::inspect(partial.file(), ImageFormat::Qcow2)?;
+        if made.virtual_size_bytes != size_bytes {
+            return Err(ImageError::DiskSize(made.virtual_size_bytes));
+        }
+        let outcome = match partial.finish(&path, Existing::Keep)? {
+            true => Outcome::Created,
+            false => Outcome::Kept,
+        };
+        Ok(Disk { path, outcome })
+    }
+
+    /// Moves the volume's file into quarantine; tells where it is now. Nothing here is no error.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn quarantine_volume(&self, volume: VolumeId) -> Result<Option<PathBuf>, ImageError> {
+        files::quarantine(&self.volume_path(volume))
     }
 
     /// Makes sure that the VM has a disk of `size_bytes` over `image`, which the store has just
@@ -246,11 +320,12 @@ impl DiskStore {
             ..Survey::default()
         };
         for name in files::names(&self.directory)? {
-            match name.parse::<FileName>() {
-                Ok(name) if name.host == self.host => survey.ours.push(name),
-                Ok(_) => {}
-                Err(ForeignName) if files::is_own_name(&name) => {}
-                Err(ForeignName) => survey.foreign.push(name),
+            match (name.parse::<FileName>(), name.parse::<VolumeName>()) {
+                (Ok(name), _) if name.host == self.host => survey.ours.push(name),
+                (_, Ok(name)) if name.host == self.host => survey.volumes.push(name.volume),
+                (Ok(_), _) | (_, Ok(_)) => {}
+                (Err(_), Err(_)) if files::is_own_name(&name) => {}
+                (Err(_), Err(_)) => survey.foreign.push(name),
             }
         }
         Ok(survey)
@@ -275,10 +350,28 @@ pub fn format_name(format: ImageFormat) -> &'static str {
     }
 }
 
-fn check_size(image: &StoredImage, size_bytes: u64) -> Result<(), ImageError> {
-    if !size_bytes.is_multiple_of(512) || size_bytes > VIRTUAL_SIZE_BYTES_MAX {
-        return Err(ImageError::DiskSize(size_bytes));
+/// Whether a regular file is at `path`; anything else there is an error.
+fn is_here(path: &Path) -> Result<bool, ImageError> {
+    match fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() => Ok(true),
+        Ok(_) => {
+            let foreign = io::Error::other("not a regular file");
+            Err(ImageError::file("cannot use", path)(foreign))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(ImageError::file("cannot see", path)(error)),
     }
+}
+
+fn check_sectors(size_bytes: u64) -> Result<(), ImageError> {
+    match size_bytes.is_multiple_of(512) && size_bytes <= VIRTUAL_SIZE_BYTES_MAX {
+        true => Ok(()),
+        false => Err(ImageError::DiskSize(size_bytes)),
+    }
+}
+
+fn check_size(image: &StoredImage, size_bytes: u64) -> Result<(), ImageError> {
+    check_sectors(size_bytes)?;
     let image_bytes = image.virtual_size_bytes;
     if size_bytes < image_bytes {
         return Err(ImageError::DiskTooSmall { size_bytes, image_bytes });

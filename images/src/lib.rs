@@ -2,7 +2,7 @@
 //!
 //! * [`store`]: image files by the digest of their bytes, verified before use.
 //! * [`header`]: what an image file says of itself, read before any tool opens it.
-//! * [`disks`]: a VM's disk as a qcow2 overlay over a stored image, its seed, and quarantine.
+//! * [`disks`]: a VM's disk as a qcow2 overlay over a stored image, its seed, volumes, quarantine.
 //! * [`seed`]: the NoCloud volume from which a guest learns its name, keys and network.
 //!
 //! Everything here blocks: async callers use `spawn_blocking`. It never talks to a hypervisor,

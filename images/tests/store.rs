@@ -10,10 +10,10 @@ use std::time::Duration;
 
 use dagger_images::disks::{FileKind, FileName, Survey};
 use dagger_images::files::Partial;
-use dagger_images::header::read_overlay;
+use dagger_images::header::{inspect, read_overlay};
 use dagger_images::tool::Tool;
 use dagger_images::{DiskStore, ImageStore, Kind, Network, Outcome, Seed, StoredImage};
-use dagger_payload::id::{HostId, ImageDigest, VmId};
+use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
 use dagger_payload::kind::ImageFormat;
 use tempfile::TempDir;
 
@@ -282,6 +282,32 @@ fn a_survey_names_all_that_is_there_but_other_hosts_files_and_those_being_made()
 
     fs::remove_dir_all(&directory).unwrap();
     assert!(disks.survey().is_err(), "a directory that cannot be read is no empty one");
+}
+
+#[test]
+fn a_volume_is_made_once_empty_and_alone_and_goes_into_quarantine_whole() {
+    let place = Place::new();
+    let disks = place.disks(HOST);
+    let volume = VolumeId([8; 16]);
+    assert_eq!(disks.quarantine_volume(volume).unwrap(), None);
+    let made = disks.ensure_volume(volume, 64 * MIB).unwrap();
+    assert_eq!(made.outcome, Outcome::Created);
+    let geometry = inspect(&fs::File::open(&made.path).unwrap(), ImageFormat::Qcow2).unwrap();
+    assert_eq!(geometry.virtual_size_bytes, 64 * MIB);
+    let bytes = fs::read(&made.path).unwrap();
+    // A file that is there is never made anew, whatever is asked for.
+    assert_eq!(disks.ensure_volume(volume, 128 * MIB).unwrap().outcome, Outcome::Kept);
+    assert_eq!(fs::read(&made.path).unwrap(), bytes);
+    assert!(!place.disks(OTHER_HOST).has_volume(volume).unwrap());
+    let survey = disks.survey().unwrap();
+    assert_eq!((survey.volumes, survey.foreign), (vec![volume], Vec::new()));
+
+    let moved = disks.quarantine_volume(volume).unwrap().unwrap();
+    assert_eq!(fs::read(moved).unwrap(), bytes);
+    assert!(!disks.has_volume(volume).unwrap());
+    assert!(disks.ensure_volume(volume, 1000).is_err(), "no sectors");
+    fs::create_dir(disks.volume_path(volume)).unwrap();
+    assert!(disks.has_volume(volume).is_err(), "what is no file is not absent");
 }
 
 #[test]

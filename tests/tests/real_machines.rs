@@ -122,6 +122,38 @@ fn assert_it_is_paused_resumed_and_forced_off(cluster: &Cluster) {
     cluster.must(&["vm", "start", "web-1", "--wait", "applied"]);
 }
 
+/// A volume comes to a running guest, keeps what was written to it, and outlives reboots and users.
+fn assert_a_volume_keeps_what_guests_write(cluster: &Cluster) {
+    cluster.must(&[
+        "volume", "create", "data", "--size", "1GiB", "--vm", "web-1", "--wait", "applied",
+    ]);
+    let attach = ["volume", "attach", "data", "web-1", "--wait", "applied"];
+    cluster.must(&attach);
+    let (_, said) = cluster.refused(&["volume", "delete", "data"]);
+    assert!(said.contains("detach it first"), "{said}");
+    let inside = |script: &str| cluster.must(&["ssh", "web-1", "--", script]);
+    // Written by the guest while it runs.
+    cluster.until("the guest sees the disk", || {
+        let seen = cluster.ctl(&["ssh", "web-1", "--", "test -b /dev/vdc"]);
+        seen.status.success().then_some(())
+    });
+    inside("echo precious > /dev/vdc; sync");
+    cluster.must(&["volume", "detach", "data", "--wait", "applied"]);
+    inside("test ! -e /dev/vdc");
+    // Attached again, and there after the machine was switched off and on.
+    cluster.must(&attach);
+    cluster.must(&["vm", "stop", "web-1", "--force", "--wait", "applied"]);
+    cluster.must(&["vm", "start", "web-1", "--wait", "applied"]);
+    let kept = cluster.until("the guest answers", || {
+        let output = cluster.ctl(&["ssh", "web-1", "--", "head -n 1 /dev/vdc"]);
+        output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
+    });
+    assert_eq!(kept.trim(), "precious");
+    cluster.must(&["volume", "detach", "data", "--wait", "applied"]);
+    cluster.must(&["volume", "delete", "data", "--wait", "applied"]);
+    assert_eq!(cluster.json(&["volume", "ls"]).as_array().map(Vec::len), Some(0));
+}
+
 #[test]
 fn real_machines_survive_the_faults_of_everything_around_them() {
     let cluster = Cluster::start(4, Machines::Qemu);
@@ -164,6 +196,7 @@ fn real_machines_survive_the_faults_of_everything_around_them() {
     assert_virsh_agrees(&cluster);
 
     assert_it_is_paused_resumed_and_forced_off(&cluster);
+    assert_a_volume_keeps_what_guests_write(&cluster);
 
     // Two ledgers die: changes are refused, the VM runs on; one comes back, and changes go on.
     cluster.kill(Role::Ledger, 3);

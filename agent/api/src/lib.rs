@@ -7,7 +7,7 @@
 
 use dagger_payload::id::{
     AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId,
-    PayloadDigest, Position, VmId,
+    PayloadDigest, Position, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, ReportPhase};
@@ -16,6 +16,7 @@ use dagger_payload::object::{Account, Host, Image, Vm, VmState};
 use dagger_payload::prediction::HostOutlook;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::usage::Used;
+use dagger_payload::volume::{Volume, VolumeState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -69,11 +70,11 @@ pub struct FsckView {
     pub findings: Vec<FsckFinding>,
     /// What could not be seen, and why: nothing is said about it.
     pub unknown: Vec<String>,
-    /// VMs that belong here.
+    /// VMs and volumes that belong here.
     pub owners: u64,
     /// Domains or units that stand here under names of ours.
     pub machines: u64,
-    /// Disks and seeds that are here.
+    /// Disks, seeds and volumes that are here.
     pub files: u64,
     /// Files in quarantine, which await the end of their retention.
     pub quarantined: u64,
@@ -95,6 +96,9 @@ pub struct FsckFinding {
     /// The VM that it is named after.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmId>,
+    /// The volume that it is named after.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub volume: Option<VolumeId>,
     /// The file, or what is known besides.
     pub detail: String,
 }
@@ -103,13 +107,13 @@ pub struct FsckFinding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FsckKind {
-    /// A disk or seed of a VM that does not belong here.
+    /// A disk or seed of a VM, or a volume, that does not belong here.
     DiskWithoutOwner,
     /// A domain or unit, tagged as ours, of a VM that does not belong here.
     MachineWithoutOwner,
     /// A domain or unit under a name of ours that is not ours.
     MachineForeign,
-    /// A VM that was made here and has no disk.
+    /// A VM or volume that was made here and has no disk.
     OwnerWithoutDisk,
     /// A VM that was made here and has no domain or unit.
     OwnerWithoutMachine,
@@ -231,6 +235,24 @@ pub struct VmView {
     /// The generation that the carrying host has applied, if the answering host knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_generation: Option<Generation>,
+}
+
+/// `GET /v1/volumes` (a list) and `GET /v1/volumes/{id or name}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeView {
+    /// The judged object.
+    pub volume: Volume,
+    /// Its state in one word.
+    pub state: VolumeState,
+    /// Why, when degraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// Name of its host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_name: Option<Name>,
+    /// Name of the VM that has it, or that is to lose it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm_name: Option<Name>,
 }
 
 /// One step in a VM's history: an ordered payload that named it, or a deadline that passed.
@@ -375,9 +397,11 @@ pub struct HostUsageView {
     pub name: Option<Name>,
     /// VMs that exist, by id.
     pub vms: Vec<VmUsageView>,
+    /// Volumes that exist, by id.
+    pub volumes: Vec<VolumeUsageView>,
     /// How many VMs there were that are deleted.
     pub deleted_vms: u64,
-    /// What they have used.
+    /// What they and deleted volumes have used.
     pub deleted_used: Used,
     /// In all.
     pub used: Used,
@@ -388,6 +412,17 @@ pub struct HostUsageView {
 pub struct VmUsageView {
     /// Which.
     pub vm: VmId,
+    /// What it is called.
+    pub name: Name,
+    /// How much.
+    pub used: Used,
+}
+
+/// What one volume has used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct VolumeUsageView {
+    /// Which.
+    pub volume: VolumeId,
     /// What it is called.
     pub name: Name,
     /// How much.

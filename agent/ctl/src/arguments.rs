@@ -19,6 +19,7 @@ use crate::commands::operator::OperatorCommand;
 use crate::commands::payload::PayloadCommand;
 use crate::commands::ssh::SshArguments;
 use crate::commands::vm::VmCommand;
+use crate::commands::volume::VolumeCommand;
 use crate::endpoint;
 use crate::units;
 
@@ -93,6 +94,9 @@ pub(crate) enum Command {
     /// Create, change and look at virtual machines
     #[command(subcommand)]
     Vm(VmCommand),
+    /// Order disks that outlive VMs, and give them to VMs that run
+    #[command(subcommand)]
+    Volume(VolumeCommand),
     /// Log in to a VM, or run a command in it
     Ssh(SshArguments),
     /// Register images and list them

@@ -72,6 +72,7 @@ fn run(arguments: Arguments, format: Format) -> Result<(), Failure> {
 async fn dispatch(command: Command, session: &Session) -> Result<(), Failure> {
     match command {
         Command::Vm(command) => commands::vm::run(command, session).await,
+        Command::Volume(command) => commands::volume::run(command, session).await,
         Command::Ssh(arguments) => commands::ssh::run(arguments, session).await,
         Command::Image(command) => commands::image::run(command, session).await,
         Command::Account(command) => commands::account::run(command, session).await,

@@ -1,4 +1,4 @@
-//! What the actuator asks of images, disks and seeds.
+//! What the actuator asks of images, disks, seeds and volumes.
 //!
 //! Owns the words only; [`super::store`] says them to the image store. Every call blocks and may be
 //! repeated.
@@ -6,12 +6,12 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use dagger_payload::id::VmId;
+use dagger_payload::id::{VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::{ImageSource, Name, SshKeyLine};
 
 use crate::controller::DiskRule;
-use crate::controller::proof::DeleteProof;
+use crate::controller::proof::{DeleteProof, VolumeProof};
 
 /// What a guest reads at its first boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,6 +88,32 @@ pub trait Disks: Send + Sync + 'static {
     /// # Errors
     /// `Failed`.
     fn quarantine(&self, proof: &DeleteProof) -> Result<(), DiskError>;
+
+    /// Makes sure that the volume's disk is here: empty, of `size_gib`, when it is made now.
+    ///
+    /// # Errors
+    /// `DiskMissing` where it may not be made, `DiskRefused`, `Failed`.
+    fn ensure_volume(
+        &self,
+        volume: VolumeId,
+        size_gib: u64,
+        rule: DiskRule,
+    ) -> Result<(), DiskError>;
+
+    /// Sees that the volume's disk is here, before a machine gets it.
+    ///
+    /// # Errors
+    /// `DiskMissing`, `Failed`.
+    fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError>;
+
+    /// Puts the volume's disk into quarantine.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn quarantine_volume(&self, proof: &VolumeProof) -> Result<(), DiskError>;
+
+    /// Where the volume's disk is.
+    fn volume_path(&self, volume: VolumeId) -> PathBuf;
 
     /// Where the image's file is.
     fn image_path(&self, image: &VmImage) -> PathBuf;

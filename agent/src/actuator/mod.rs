@@ -1,9 +1,9 @@
 //! Carries out steps: the only part of the agent that changes a machine or a disk.
 //!
-//! Owns the workers: one step at a time per VM, a bounded number in all, each on a thread of its
-//! own with a deadline, so that a hypervisor that hangs never holds up the agent. Never decides:
-//! the controller does. A thread that missed its deadline keeps its VM until it returns, so that a
-//! late call never crosses a newer one.
+//! Owns the workers: one step at a time per VM and volume, a bounded number in all, each on a
+//! thread of its own with a deadline, so that a hypervisor that hangs never holds up the agent.
+//! Never decides: the controller does. A thread that missed its deadline keeps its VM until it
+//! returns, so that a late call never crosses a newer one.
 
 pub mod disks;
 mod limits;
@@ -14,22 +14,31 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dagger_payload::id::VmId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use self::limits::{STEPS_TOGETHER_MAX, TURN_WAIT_MAX, step_wait_max};
-use crate::controller::{Finished, Job, Outcome};
+use self::limits::{STEPS_TOGETHER_MAX, TURN_WAIT_MAX, VOLUME_STEP_WAIT_MAX, step_wait_max};
+use crate::controller::{Finished, Job, Outcome, VolumeFinished, VolumeJob};
+use crate::handover::ReportSubject;
 
 pub use perform::Performer;
+
+/// A step that ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// For a VM.
+    Vm(Finished),
+    /// For a volume.
+    Volume(VolumeFinished),
+}
 
 /// The workers.
 pub struct Actuator {
     performer: Arc<Performer>,
     together: Arc<Semaphore>,
-    /// One permit per VM that has a worker or had one whose thread has not returned.
-    turns: HashMap<VmId, Arc<Semaphore>>,
-    running: JoinSet<std::io::Result<Finished>>,
+    /// One permit per VM or volume that has a worker or had one whose thread has not returned.
+    turns: HashMap<ReportSubject, Arc<Semaphore>>,
+    running: JoinSet<std::io::Result<Ended>>,
 }
 
 impl Actuator {
@@ -45,18 +54,48 @@ impl Actuator {
 
     /// Begins a step; its end comes from [`Actuator::next_finished`].
     pub fn begin(&mut self, job: Job) {
-        // A semaphore that only this table still holds belongs to a VM without any worker.
+        let subject = ReportSubject::Vm(job.vm.id);
+        let (vm, step) = (job.vm.id, job.action.step());
+        let performer = Arc::clone(&self.performer);
+        let work = Work {
+            name: format!("vm-{step:?}"),
+            wait_max: step_wait_max(step),
+            perform: move || performer.perform(&job).map(Ended::Vm),
+            failed: move |outcome| Ended::Vm(Finished { vm, step, outcome, sighting: None }),
+        };
+        self.spawn(subject, work);
+    }
+
+    /// Begins a step for a volume; its end comes from [`Actuator::next_finished`].
+    pub fn begin_for_volume(&mut self, job: VolumeJob) {
+        let (volume, generation) = (job.volume.id, job.volume.generation);
+        let performer = Arc::clone(&self.performer);
+        let work = Work {
+            name: "volume".to_owned(),
+            wait_max: VOLUME_STEP_WAIT_MAX,
+            perform: move || Ok(Ended::Volume(performer.perform_for_volume(&job))),
+            failed: move |outcome| Ended::Volume(VolumeFinished { volume, generation, outcome }),
+        };
+        self.spawn(ReportSubject::Volume(volume), work);
+    }
+
+    fn spawn<P, F>(&mut self, subject: ReportSubject, work: Work<P, F>)
+    where
+        P: FnOnce() -> std::io::Result<Ended> + Send + 'static,
+        F: Fn(Outcome) -> Ended + Send + Sync + 'static,
+    {
+        // A semaphore that only this table still holds belongs to one without any worker.
         self.turns.retain(|_, turn| Arc::strong_count(turn) > 1 || turn.available_permits() == 0);
-        let turn = self.turns.entry(job.vm.id).or_insert_with(|| Arc::new(Semaphore::new(1)));
+        let turn = self.turns.entry(subject).or_insert_with(|| Arc::new(Semaphore::new(1)));
         let (turn, together) = (Arc::clone(turn), Arc::clone(&self.together));
-        self.running.spawn(carry_out(Arc::clone(&self.performer), together, turn, job));
+        self.running.spawn(carry_out(together, turn, work));
     }
 
     /// The next step that ended; pending for ever while none runs.
     ///
     /// # Errors
     /// The journal could not be written, so nothing was done: the agent must stop.
-    pub async fn next_finished(&mut self) -> std::io::Result<Finished> {
+    pub async fn next_finished(&mut self) -> std::io::Result<Ended> {
         match self.running.join_next().await {
             Some(Ok(ended)) => ended,
             Some(Err(error)) => Err(std::io::Error::other(error)),
@@ -74,18 +113,29 @@ impl Actuator {
     }
 }
 
+/// One step: what to do, for how long, and what to say if it was not done.
+struct Work<P, F> {
+    name: String,
+    wait_max: Duration,
+    perform: P,
+    failed: F,
+}
+
 /// One step: wait for the turn, run on a thread, watch the deadline.
-async fn carry_out(
-    performer: Arc<Performer>,
+async fn carry_out<P, F>(
     together: Arc<Semaphore>,
     turn: Arc<Semaphore>,
-    job: Job,
-) -> std::io::Result<Finished> {
-    let (vm, step) = (job.vm.id, job.action.step());
-    let ended = |outcome: Outcome| Ok(Finished { vm, step, outcome, sighting: None });
+    work: Work<P, F>,
+) -> std::io::Result<Ended>
+where
+    P: FnOnce() -> std::io::Result<Ended> + Send + 'static,
+    F: Fn(Outcome) -> Ended + Send + Sync + 'static,
+{
+    let Work { name, wait_max, perform, failed } = work;
+    let ended = |outcome: Outcome| Ok(failed(outcome));
     let Ok(turn) = turn.try_acquire_owned() else {
         return ended(Outcome::Unknown(
-            "hypervisor_hangs: an earlier call for this VM has not returned".to_owned(),
+            "hypervisor_hangs: an earlier call has not returned".to_owned(),
         ));
     };
     let Ok(Ok(together)) = tokio::time::timeout(TURN_WAIT_MAX, together.acquire_owned()).await
@@ -95,20 +145,20 @@ async fn carry_out(
     let (sender, receiver) = oneshot::channel();
     let permits: [OwnedSemaphorePermit; 2] = [turn, together];
     let work = move || {
-        let finished = performer.perform(&job);
+        let finished = perform();
         drop(permits);
         // Nobody listens any more when the deadline passed; what came of it is found by looking.
         let _ = sender.send(finished);
     };
-    if let Err(error) = std::thread::Builder::new().name(format!("vm-{step:?}")).spawn(work) {
+    if let Err(error) = std::thread::Builder::new().name(name.clone()).spawn(work) {
         return ended(Outcome::Retryable(format!("host_busy: no thread could be made: {error}")));
     }
-    match tokio::time::timeout(step_wait_max(step), receiver).await {
+    match tokio::time::timeout(wait_max, receiver).await {
         Ok(Ok(finished)) => finished,
-        Ok(Err(_)) => Err(std::io::Error::other(format!("the worker of step {step:?} panicked"))),
+        Ok(Err(_)) => Err(std::io::Error::other(format!("the worker {name} panicked"))),
         Err(_) => ended(Outcome::Unknown(format!(
-            "deadline_passed: {step:?} took longer than {} s",
-            step_wait_max(step).as_secs()
+            "deadline_passed: {name} took longer than {} s",
+            wait_max.as_secs()
         ))),
     }
 }

@@ -9,12 +9,16 @@ use std::sync::Arc;
 
 use dagger_payload::kind::GuestSubnet;
 use dagger_payload::object::Vm;
+use dagger_payload::volume::VmVolume;
 
 use super::disks::{DiskError, Disks, SeedContents};
-use crate::controller::{Action, Finished, Job, Outcome, Seen, Sighting, Step};
+use crate::controller::{
+    Action, Finished, Job, Outcome, Seen, Sighting, Step, VolumeAction, VolumeFinished, VolumeJob,
+};
 use crate::hypervisor::names::HostNames;
 use crate::hypervisor::{
-    GuestNetwork, Hypervisor, HypervisorError, Machine, MachineSpecification, Power, Tags,
+    GivenVolume, GuestNetwork, Hypervisor, HypervisorError, Machine, MachineSpecification, Power,
+    Tags,
 };
 use crate::journal::Journal;
 use crate::machines::NetworkKind;
@@ -75,11 +79,18 @@ impl Performer {
                 NetworkKind::Nat => outcome(self.hypervisor.ensure_network(subnet), Refusal::Final),
                 NetworkKind::None => Outcome::Done,
             },
-            Action::Define => outcome(self.define(job), Refusal::Final),
+            Action::Define => match self.require_volumes(vm) {
+                Ok(()) => outcome(self.define(job), Refusal::Final),
+                missing => disk_outcome(missing),
+            },
             Action::Tag => outcome(self.hypervisor.tag(&job.tags), Refusal::Passing),
             Action::Start => outcome(self.hypervisor.start(vm.id), Refusal::Passing),
             Action::Pause => outcome(self.hypervisor.pause(vm.id), Refusal::Passing),
             Action::Resume => outcome(self.hypervisor.resume(vm.id), Refusal::Passing),
+            Action::Volumes => match self.require_volumes(vm) {
+                Ok(()) => outcome(self.hypervisor.give(vm.id, &self.volumes(vm)), Refusal::Final),
+                missing => disk_outcome(missing),
+            },
             Action::AskShutdown(proof) => {
                 outcome(self.hypervisor.ask_shutdown(proof), Refusal::Passing)
             }
@@ -105,6 +116,31 @@ impl Performer {
         })
     }
 
+    /// Carries out a step for a volume.
+    pub fn perform_for_volume(&self, job: &VolumeJob) -> VolumeFinished {
+        let volume = &job.volume;
+        let done = match &job.action {
+            VolumeAction::Make(rule) => self.disks.ensure_volume(volume.id, volume.size_gib, *rule),
+            VolumeAction::Quarantine(proof) => self.disks.quarantine_volume(proof),
+        };
+        let (volume, generation) = (volume.id, volume.generation);
+        VolumeFinished { volume, generation, outcome: disk_outcome(done) }
+    }
+
+    /// Whether the disks of all volumes that the VM uses are here.
+    fn require_volumes(&self, vm: &Vm) -> Result<(), DiskError> {
+        vm.volumes.iter().try_for_each(|used| self.disks.require_volume(used.volume))
+    }
+
+    fn volumes(&self, vm: &Vm) -> Vec<GivenVolume> {
+        let given = |VmVolume { volume, slot }: &VmVolume| GivenVolume {
+            volume: *volume,
+            slot: *slot,
+            disk: self.disks.volume_path(*volume),
+        };
+        vm.volumes.iter().map(given).collect()
+    }
+
     fn define(&self, job: &Job) -> Result<(), HypervisorError> {
         let vm = &job.vm;
         self.hypervisor.define(&MachineSpecification {
@@ -116,6 +152,7 @@ impl Performer {
             image: self.disks.image_path(&vm.image),
             image_format: vm.image.format,
             seed: self.disks.seed_path(vm.id),
+            volumes: self.volumes(vm),
             console: self.consoles.join(format!("{}.log", vm.id)),
             network: match self.network {
                 NetworkKind::Nat => GuestNetwork::HostNat,
@@ -134,6 +171,7 @@ impl Performer {
             | Step::Start
             | Step::Pause
             | Step::Resume
+            | Step::Volumes
             | Step::AskShutdown
             | Step::Destroy => {
                 let ticket = self.tickets.draw();

@@ -12,13 +12,13 @@ use dagger_images::disks::Survey;
 use dagger_images::{
     DiskStore, ImageError, ImageStore, Network, Outcome as FileOutcome, Seed, StoredImage,
 };
-use dagger_payload::id::{HostId, ImageDigest, VmId};
+use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::ImageSource;
 
 use super::disks::{DiskError, Disks, SeedContents};
 use crate::controller::DiskRule;
-use crate::controller::proof::DeleteProof;
+use crate::controller::proof::{DeleteProof, VolumeProof};
 
 /// The stores below one host's state directory.
 pub struct StoredDisks {
@@ -157,6 +157,46 @@ impl Disks for StoredDisks {
             tracing::info!(vm = %proof.vm(), path = %path.display(), "moved into quarantine");
         }
         Ok(())
+    }
+
+    fn ensure_volume(
+        &self,
+        volume: VolumeId,
+        size_gib: u64,
+        rule: DiskRule,
+    ) -> Result<(), DiskError> {
+        if rule == DiskRule::MustExist {
+            return self.require_volume(volume);
+        }
+        let made = self.disks.ensure_volume(volume, size_gib << 30);
+        let disk = made.map_err(|error| disk_error(&error))?;
+        if disk.outcome == FileOutcome::Created {
+            tracing::info!(%volume, path = %disk.path.display(), "made a volume");
+        }
+        Ok(())
+    }
+
+    fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError> {
+        match self.disks.has_volume(volume).map_err(|error| disk_error(&error))? {
+            true => Ok(()),
+            false => Err(DiskError::DiskMissing(format!(
+                "the volume's disk {} existed and is gone; put it back, or delete the volume",
+                self.disks.volume_path(volume).display()
+            ))),
+        }
+    }
+
+    fn quarantine_volume(&self, proof: &VolumeProof) -> Result<(), DiskError> {
+        let moved = self.disks.quarantine_volume(proof.volume());
+        if let Some(path) = moved.map_err(|error| disk_error(&error))? {
+            let volume = proof.volume();
+            tracing::info!(%volume, path = %path.display(), "moved into quarantine");
+        }
+        Ok(())
+    }
+
+    fn volume_path(&self, volume: VolumeId) -> PathBuf {
+        self.disks.volume_path(volume)
     }
 
     fn image_path(&self, image: &VmImage) -> PathBuf {

@@ -19,6 +19,7 @@ mod reader;
 mod request;
 mod server;
 mod vms;
+mod volumes;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -153,6 +154,8 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(vms::list))
         .routes(routes!(vms::show))
         .routes(routes!(vms::history))
+        .routes(routes!(volumes::list))
+        .routes(routes!(volumes::show))
         .routes(routes!(objects::hosts))
         .routes(routes!(objects::operators))
         .routes(routes!(objects::accounts))

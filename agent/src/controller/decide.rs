@@ -15,7 +15,7 @@ use super::limits::{RESTART_WINDOW, RESTARTS_MAX, SHUTDOWN_ASK_AGAIN, SHUTDOWN_W
 use super::proof::{DeleteProof, StopProof};
 use super::step::{Action, Seen, Step};
 use crate::handover::AttestedVm;
-use crate::hypervisor::{Machine, Power};
+use crate::hypervisor::{Machine, Power, Tags};
 
 /// What else the decision rests on.
 pub(super) struct Surroundings<'a> {
@@ -78,6 +78,11 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
                 Power::Running | Power::Stopped => stop(entry, &proof, around),
             }
         }
+        (Wanted::Running | Wanted::Paused, Some(Power::Running))
+            if needs_volumes(entry, wanted) =>
+        {
+            Decision::Act(Action::Volumes)
+        }
         (Wanted::Running, Some(Power::Running)) => settle(entry, wanted, ReportPhase::Running),
         // Once a generation: a guest that does not go on has another trouble than having been
         // paused.
@@ -89,6 +94,9 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
         ),
         (Wanted::Running, Some(Power::Stopped) | None) => run(entry, wanted, around),
         (Wanted::Paused, Some(Power::Running)) => Decision::Act(Action::Pause),
+        (Wanted::Paused, Some(Power::Paused)) if needs_volumes(entry, wanted) => {
+            Decision::Act(Action::Volumes)
+        }
         (Wanted::Paused, Some(Power::Paused)) => settle(entry, wanted, ReportPhase::Paused),
         // What was in memory is gone; nothing is switched on before its owner says so.
         (Wanted::Paused, Some(Power::Stopped)) => settle(entry, wanted, ReportPhase::Stopped),
@@ -189,6 +197,13 @@ fn run(entry: &Entry, wanted: &AttestedVm, around: &Surroundings<'_>) -> Decisio
 /// for. The tags tell: while it runs they are left as they are until it was off.
 fn reboot_proof(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Option<StopProof> {
     StopProof::of_reboot(wanted, here, entry.tags()?.generation)
+}
+
+/// The machine was given its volumes for an older generation than it must have been: the tags tell,
+/// which are written after that.
+fn needs_volumes(entry: &Entry, wanted: &AttestedVm) -> bool {
+    let is_older = |tags: &Tags| tags.generation < wanted.vm.volumes_since;
+    entry.tags().is_some_and(is_older) && !entry.ensured.contains(&Step::Volumes)
 }
 
 /// The ladder: ask, ask again, switch off.

@@ -13,23 +13,26 @@ mod policy;
 pub mod proof;
 mod report;
 mod step;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId};
-use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm};
+use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId, VolumeId};
+use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm, ReportVolume};
 use dagger_payload::name::{ImageSource, SshKeyLine};
 use dagger_payload::object::{Placement, VmState};
 
 use self::decide::{Decision, Surroundings, decide};
 use self::entry::{Entry, Taken};
+use self::volumes::VolumeEntry;
 use crate::handover::{AttestedVm, Order, VmSight};
 use crate::hypervisor::{Inventory, Machine, Power, Tags};
 use crate::journal::Record;
 
 pub use policy::LocalPolicy;
 pub use step::{Action, DiskRule, Finished, Job, Outcome, Seen, Sighting, Step};
+pub use volumes::{VolumeAction, VolumeFinished, VolumeJob};
 
 /// Time since an arbitrary beginning, from a clock that never goes back.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -69,6 +72,8 @@ pub enum Input {
     },
     /// A step ended; looks that began before this ticket do not count if its outcome is unknown.
     Finished(Finished, u64),
+    /// A step for a volume ended.
+    VolumeFinished(VolumeFinished),
     /// The guest shows this SSH host key.
     GuestHostKey(VmId, SshKeyLine),
     /// Time went on.
@@ -80,18 +85,24 @@ pub enum Input {
 pub enum Output {
     /// Make the job's record durable, then carry its action out. One job at a time per VM.
     Act(Box<Job>),
+    /// Carry this out. One job at a time per volume.
+    ActOnVolume(Box<VolumeJob>),
     /// Make this record durable.
     Persist(Box<Record>),
     /// Forget the VM's record.
     Forget(VmId),
     /// Tell the ledger.
     Report(ReportVm),
+    /// Tell the ledger.
+    ReportVolume(ReportVolume),
     /// Look at this machine; the answer comes as a [`Input::Sighting`] or [`Input::Inventory`].
     Look(VmId),
     /// Read this VM's console until its SSH host key shows.
     ReadConsole(VmId),
     /// Tell the operator.
     Alarm(VmId, String),
+    /// Tell the operator.
+    AlarmAboutVolume(VolumeId, String),
 }
 
 /// Whether anything may be done.
@@ -115,6 +126,7 @@ pub struct Controller {
     subnet: Option<GuestSubnet>,
     sources: BTreeMap<ImageDigest, Vec<ImageSource>>,
     entries: BTreeMap<VmId, Entry>,
+    volumes: BTreeMap<VolumeId, VolumeEntry>,
 }
 
 impl Controller {
@@ -130,6 +142,7 @@ impl Controller {
             subnet: None,
             sources: BTreeMap::new(),
             entries,
+            volumes: BTreeMap::new(),
         }
     }
 
@@ -163,6 +176,7 @@ impl Controller {
                 }
                 self.advance(now, vm, &mut outputs);
             }
+            Input::VolumeFinished(finished) => self.finish_volume(now, finished, &mut outputs),
             Input::GuestHostKey(vm, key) => {
                 if let Some(entry) = self.entries.get_mut(&vm) {
                     entry.guest_host_key = Some(key);
@@ -175,6 +189,12 @@ impl Controller {
                 for vm in due {
                     self.advance(now, vm, &mut outputs);
                 }
+                let due = |entry: &&VolumeEntry| entry.wake.is_some_and(|wake| wake <= now);
+                let due = self.volumes.iter().filter(|(_, entry)| due(entry));
+                let due: Vec<_> = due.map(|(id, _)| *id).collect();
+                for volume in due {
+                    self.advance_volume(now, volume, &mut outputs);
+                }
             }
         }
         outputs
@@ -182,7 +202,8 @@ impl Controller {
 
     /// When to say [`Input::Tick`] next.
     pub fn next_wake(&self) -> Option<Monotonic> {
-        self.entries.values().filter_map(|entry| entry.wake).min()
+        let vms = self.entries.values().filter_map(|entry| entry.wake);
+        vms.chain(self.volumes.values().filter_map(|entry| entry.wake)).min()
     }
 
     /// Why nothing may be done now, if so.
@@ -205,6 +226,7 @@ impl Controller {
                 self.take_version(*attested, outputs);
                 self.advance(now, vm, outputs);
             }
+            Order::Volume(attested) => self.take_volume(now, *attested, outputs),
             Order::Host(host) if host.id == self.here => {
                 self.subnet = Some(host.guest_subnet);
                 self.advance_all(now, outputs);
@@ -249,6 +271,10 @@ impl Controller {
         let vms: Vec<_> = self.entries.keys().copied().collect();
         for vm in vms {
             self.advance(now, vm, outputs);
+        }
+        let volumes: Vec<_> = self.volumes.keys().copied().collect();
+        for volume in volumes {
+            self.advance_volume(now, volume, outputs);
         }
     }
 

@@ -17,6 +17,7 @@ impl Controller {
     pub(super) fn answer_offer(&mut self, vm: VmId, outputs: &mut Vec<Output>) {
         let here = self.here;
         let (carried, used) = self.carried();
+        let used = used.plus(&self.volumes_take(None));
         let Some(entry) = self.entries.get_mut(&vm) else { return };
         let Some(wanted) = &entry.wanted else { return };
         let Placement::Offered { deadline, .. } = wanted.vm.placement else { return };
@@ -47,7 +48,7 @@ impl Controller {
     }
 
     /// How many VMs this host carries or has offered to carry, and what they use together.
-    fn carried(&self) -> (usize, Capacity) {
+    pub(super) fn carried(&self) -> (usize, Capacity) {
         let mut carried = (0, Capacity::default());
         for entry in self.entries.values() {
             let Some(wanted) = &entry.wanted else { continue };

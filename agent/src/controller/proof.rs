@@ -4,10 +4,11 @@
 //! names this host. A function that destroys takes one of these, never an id (R9). Made by the
 //! controller, checked by nobody else.
 
-use dagger_payload::id::{Generation, HostId, PayloadDigest, Position, VmId};
+use dagger_payload::id::{Generation, HostId, PayloadDigest, Position, VmId, VolumeId};
 use dagger_payload::object::{Placement, Wanted};
+use dagger_payload::volume::{VolumeUse, VolumeWanted};
 
-use crate::handover::AttestedVm;
+use crate::handover::{AttestedVm, AttestedVolume};
 
 /// The VM's owner wants it switched off (for good, for a reboot, or gone), and this host has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +22,25 @@ pub struct StopProof {
 /// The VM's owner wants it gone, and this host carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DeleteProof(StopProof);
+
+/// The volume's owner wants it gone, no VM uses it, and it is on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeProof(VolumeId);
+
+impl VolumeProof {
+    /// The proof, if `attested` is one.
+    pub fn of(attested: &AttestedVolume, here: HostId) -> Option<Self> {
+        let volume = &attested.volume;
+        let is_free = volume.used_by == (VolumeUse::Free {});
+        let is_proof = is_free && volume.wanted == VolumeWanted::Deleted && volume.host == here;
+        is_proof.then_some(Self(volume.id))
+    }
+
+    /// Which volume.
+    pub fn volume(&self) -> VolumeId {
+        self.0
+    }
+}
 
 impl StopProof {
     /// The proof, if `attested` is one.

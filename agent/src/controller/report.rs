@@ -43,7 +43,6 @@ pub(super) fn news(
         | ReportPhase::Degraded
         | ReportPhase::Deleted => None,
     };
-    let code = |reason: &str| reason.split(':').next().unwrap_or(reason).to_owned();
     let now = Told {
         generation: wanted.vm.generation,
         phase,
@@ -77,8 +76,13 @@ fn report(
     ReportVm { vm, generation, phase, reason: reason.map(shorten), guest_host_key }
 }
 
+/// The stable code at the beginning of a reason.
+pub(super) fn code(reason: &str) -> String {
+    reason.split(':').next().unwrap_or(reason).to_owned()
+}
+
 /// The longest beginning that a report may carry.
-fn shorten(reason: &str) -> String {
+pub(super) fn shorten(reason: &str) -> String {
     let mut end = reason.len().min(REASON_BYTES_MAX);
     while !reason.is_char_boundary(end) {
         end -= 1;

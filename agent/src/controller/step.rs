@@ -35,6 +35,8 @@ pub enum Step {
     Pause,
     /// A paused guest was told to go on.
     Resume,
+    /// The machine has the volumes that it is to have, and no other.
+    Volumes,
     /// The guest was asked to switch itself off.
     AskShutdown,
     /// The machine is switched off.
@@ -66,6 +68,8 @@ pub enum Action {
     Pause,
     /// [`Step::Resume`]
     Resume,
+    /// [`Step::Volumes`]
+    Volumes,
     /// [`Step::AskShutdown`]
     AskShutdown(StopProof),
     /// [`Step::Destroy`]
@@ -89,6 +93,7 @@ impl Action {
             Self::Start => Step::Start,
             Self::Pause => Step::Pause,
             Self::Resume => Step::Resume,
+            Self::Volumes => Step::Volumes,
             Self::AskShutdown(_) => Step::AskShutdown,
             Self::Destroy(_) => Step::Destroy,
             Self::Undefine(_) => Step::Undefine,

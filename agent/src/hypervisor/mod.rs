@@ -12,7 +12,7 @@ pub mod names;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use dagger_payload::id::{Generation, HostId, PayloadDigest, VmId};
+use dagger_payload::id::{Generation, HostId, PayloadDigest, VmId, VolumeId};
 use dagger_payload::kind::{GuestSubnet, ImageFormat};
 
 use crate::controller::proof::{DeleteProof, StopProof};
@@ -79,11 +79,32 @@ pub struct MachineSpecification {
     pub image_format: ImageFormat,
     /// The cloud-init seed: a raw, read-only disk.
     pub seed: PathBuf,
+    /// Its volumes.
+    pub volumes: Vec<GivenVolume>,
     /// The file that receives what the guest says on its serial console, where the hypervisor can
     /// write one.
     pub console: PathBuf,
     /// Whether the guest is connected.
     pub network: GuestNetwork,
+}
+
+/// A volume that a machine is to have: a qcow2 without a backing file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GivenVolume {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Which of the machine's places for volumes, from 0.
+    pub slot: u8,
+    /// Its file.
+    pub disk: PathBuf,
+}
+
+impl GivenVolume {
+    /// What the guest sees as the disk's serial number: it finds the disk under
+    /// `/dev/disk/by-id/virtio-SERIAL`. Virtio keeps 20 bytes of it.
+    pub fn serial(&self) -> String {
+        self.volume.to_string()[..20].to_owned()
+    }
 }
 
 /// Whether a guest is connected, and how.
@@ -189,6 +210,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// # Errors
     /// `Occupied`, `Failed`, `Unavailable`.
     fn resume(&self, vm: VmId) -> Result<(), HypervisorError>;
+
+    /// Gives a running machine these volumes and takes away all others, and sees that it is so; one
+    /// that is switched off gets them with its next definition.
+    ///
+    /// # Errors
+    /// `Refused` where this hypervisor cannot do that to a running machine, `Occupied`; `Failed`,
+    /// also while the guest does not let go of a volume; `Unavailable`.
+    fn give(&self, vm: VmId, volumes: &[GivenVolume]) -> Result<(), HypervisorError>;
 
     /// Asks the guest to switch itself off (ACPI power button).
     ///

@@ -12,7 +12,7 @@ use dagger_payload::release::CommitRelease;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::handover::{AttestedVm, Order};
+use crate::handover::{AttestedVm, AttestedVolume, Order};
 use crate::model::SharedModel;
 use crate::verify::mark::{Mark, MarkFile};
 use crate::verify::reader::{Progress, Trust};
@@ -47,11 +47,21 @@ impl Selection {
                         commit: release.end.index,
                     })));
                 }
+                Effect::Volume(volume) if volume.host == self.host => {
+                    orders.push(Order::Volume(Box::new(AttestedVolume {
+                        volume: (**volume).clone(),
+                        commit: release.end.index,
+                    })));
+                }
                 Effect::Host(host) if host.id == self.host => {
                     orders.push(Order::Host(host.clone()));
                 }
                 Effect::Image(image) => orders.push(Order::Image(image.clone())),
-                Effect::Vm(_) | Effect::Host(_) | Effect::Account(_) | Effect::Usage(_) => {}
+                Effect::Vm(_)
+                | Effect::Volume(_)
+                | Effect::Host(_)
+                | Effect::Account(_)
+                | Effect::Usage(_) => {}
             }
         }
         orders.push(Order::LedgerTime(release.ledger_time));

@@ -146,6 +146,9 @@ impl Model {
             Effect::Vm(vm) => {
                 self.vms.insert(vm.id, (**vm).clone());
             }
+            Effect::Volume(volume) => {
+                self.volumes.insert(volume.id, (**volume).clone());
+            }
             // Read from the log when it is asked for.
             Effect::Usage(_) => {}
         }

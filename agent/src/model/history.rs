@@ -66,6 +66,11 @@ pub(super) fn accepted(
             Protection::Protected => format!("protected against deletion by {who}"),
             Protection::Unprotected => format!("unprotected by {who}"),
         }),
+        Body::VolumeAttach(_) => format!("a volume was attached by {who}"),
+        Body::VolumeDetach(_) => format!("a volume was detached by {who}"),
+        Body::VolumeCreate(_) | Body::VolumeDelete(_) | Body::ReportVolume(_) => {
+            with_place(format!("a volume was changed by {who}"))
+        }
         Body::VmDelete(_) => with_place(format!("delete asked for by {who}")),
         Body::ReportVm(report) => with_place(reported(
             &reporter(model, &document.signer),

@@ -10,23 +10,28 @@ mod history;
 mod shared;
 mod usage;
 mod views;
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dagger_api::{Attested, PayloadState, PayloadView, StreamEvent};
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{AccountId, CommitIndex, HostId, LedgerTime, PayloadDigest, VmId};
+use dagger_payload::id::{
+    AccountId, CommitIndex, HostId, LedgerTime, PayloadDigest, VmId, VolumeId,
+};
 use dagger_payload::key::PublicKey;
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{Account, Effect, Host, Image, Vm};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, Release, Verdict};
+use dagger_payload::volume::Volume;
 
 pub use fold::VmStep;
 pub use history::attested_by;
 pub use shared::SharedModel;
 pub use views::{NameProblem, VmQuery};
+pub use volumes::VolumeQuery;
 
 /// Where a judged payload stands in the log.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +56,7 @@ pub struct Model {
     account_keys: BTreeMap<PublicKey, AccountId>,
     images: BTreeMap<ImageName, Image>,
     vms: BTreeMap<VmId, Vm>,
+    volumes: BTreeMap<VolumeId, Volume>,
     steps: BTreeMap<VmId, Vec<VmStep>>,
     payloads: BTreeMap<PayloadDigest, Place>,
     refused: BTreeMap<&'static str, u64>,
@@ -69,6 +75,7 @@ impl Model {
             account_keys: BTreeMap::new(),
             images: BTreeMap::new(),
             vms: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             steps: BTreeMap::new(),
             payloads: BTreeMap::new(),
             refused: BTreeMap::new(),
@@ -99,6 +106,11 @@ impl Model {
     /// All VMs' newest versions.
     pub fn vms(&self) -> impl Iterator<Item = &Vm> {
         self.vms.values()
+    }
+
+    /// All volumes' newest versions.
+    pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.volumes.values()
     }
 
     /// The account for which `key` signs, or did so last; for a key that nobody has named, the one
@@ -186,6 +198,7 @@ fn owner(effect: &Effect) -> Option<AccountId> {
     match effect {
         Effect::Vm(vm) => Some(vm.account),
         Effect::Account(account) => Some(account.id),
+        Effect::Volume(volume) => Some(volume.account),
         Effect::Usage(past) => Some(past.account),
         Effect::Host(_) | Effect::Image(_) => None,
     }
@@ -199,6 +212,7 @@ fn effect_event(commit: CommitIndex, effect: &Effect) -> StreamEvent {
         Effect::Host(host) => ("host", host.id.to_string()),
         Effect::Account(account) => ("account", account.id.to_string()),
         Effect::Image(image) => ("image", image.name.to_string()),
+        Effect::Volume(volume) => ("volume", volume.id.to_string()),
         Effect::Usage(past) => ("usage", past.host.to_string()),
     };
     StreamEvent::Object { commit, kind: kind.to_owned(), id }

@@ -5,10 +5,11 @@
 
 use std::collections::BTreeMap;
 
-use dagger_api::{HostUsageView, UsageView, VmUsageView};
-use dagger_payload::id::{AccountId, CommitIndex, HostId, LedgerTime, VmId};
+use dagger_api::{HostUsageView, UsageView, VmUsageView, VolumeUsageView};
+use dagger_payload::id::{AccountId, CommitIndex, HostId, LedgerTime, VmId, VolumeId};
 use dagger_payload::object::{Effect, Vm, VmState};
 use dagger_payload::usage::{PastUsage, Used};
+use dagger_payload::volume::{Volume, VolumeState};
 
 use super::Model;
 
@@ -16,6 +17,7 @@ use super::Model;
 #[derive(Debug, Default)]
 struct Meters<'m> {
     vms: BTreeMap<VmId, &'m Vm>,
+    volumes: BTreeMap<VolumeId, &'m Volume>,
     past: BTreeMap<HostId, &'m PastUsage>,
 }
 
@@ -24,6 +26,9 @@ impl<'m> Meters<'m> {
         match effect {
             Effect::Vm(vm) if vm.account == *account => {
                 self.vms.insert(vm.id, vm);
+            }
+            Effect::Volume(volume) if volume.account == *account => {
+                self.volumes.insert(volume.id, volume);
             }
             Effect::Usage(past) if past.account == *account => {
                 self.past.insert(past.host, past);
@@ -59,6 +64,7 @@ impl Model {
             host: *id,
             name: self.host_names.get(id).cloned(),
             vms: Vec::new(),
+            volumes: Vec::new(),
             deleted_vms: 0,
             deleted_used: Used::default(),
             used: Used::default(),
@@ -68,13 +74,21 @@ impl Model {
             (host.deleted_vms, host.deleted_used) = (past.vms, past.used);
             host.used = past.used;
         }
-        // A deleted VM counts in its host's sum.
+        // A deleted VM or volume counts in its host's sum.
         for vm in meters.vms.values().filter(|vm| vm.state() != VmState::Deleted) {
             let Some(id) = vm.placement.host() else { continue };
             let host = hosts.entry(id).or_insert_with(|| empty(&id));
             let used = vm.meter.read(&vm.size, now);
             host.used = host.used.plus(&used);
             host.vms.push(VmUsageView { vm: vm.id, name: vm.name.clone(), used });
+        }
+        let is_there = |volume: &&&Volume| volume.state() != VolumeState::Deleted;
+        for volume in meters.volumes.values().filter(is_there) {
+            let host = hosts.entry(volume.host).or_insert_with(|| empty(&volume.host));
+            let used = volume.meter.read(&volume.size(), now);
+            host.used = host.used.plus(&used);
+            let (volume, name) = (volume.id, volume.name.clone());
+            host.volumes.push(VolumeUsageView { volume, name, used });
         }
         hosts.into_values().collect()
     }

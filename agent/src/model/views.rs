@@ -8,6 +8,7 @@ use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Capacity;
 use dagger_payload::name::Name;
 use dagger_payload::object::{Account, Placement, Vm, VmState};
+use dagger_payload::volume::Volume;
 
 use super::Model;
 use crate::handover::{SightContents, VmSight};
@@ -104,10 +105,11 @@ impl Model {
         self.vms.values().filter(|vm| vm.state() != VmState::Deleted)
     }
 
-    /// The members, with what their VMs take; `link` says how the ledger sees each.
+    /// The members, with what VMs and volumes take; `link` says how the ledger sees each.
     pub fn host_views(&self, link: impl Fn(&HostId) -> HostLink) -> Vec<HostView> {
         let view = |name: &Name, operator: &Name, id: HostId| {
             let (used, vms) = sum(self.existing_vms().filter(|vm| vm.placement.host() == Some(id)));
+            let used = used.plus(&self.volumes_take(|volume| volume.host == id));
             HostView {
                 id,
                 name: name.clone(),
@@ -122,11 +124,17 @@ impl Model {
         members.map(|host| view(&host.name, &host.operator, host.id())).collect()
     }
 
-    /// An account, with what its VMs take.
+    /// An account, with what its VMs and volumes take.
     pub fn account_view(&self, id: &AccountId) -> Option<AccountView> {
         let account: &Account = self.accounts.get(id)?;
         let (used, vms) = sum(self.existing_vms().filter(|vm| vm.account == *id));
+        let used = used.plus(&self.volumes_take(|volume| volume.account == *id));
         Some(AccountView { account: account.clone(), used, vms })
+    }
+
+    fn volumes_take(&self, counts: impl Fn(&Volume) -> bool) -> Capacity {
+        let counted = self.existing_volumes().filter(|volume| counts(volume));
+        counted.fold(Capacity::default(), |sum, volume| sum.plus(&volume.size()))
     }
 
     /// All accounts, or the one for which `key` signs.

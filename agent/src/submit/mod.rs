@@ -13,7 +13,6 @@ use dagger_bus::ledger::{Answer, Call};
 use dagger_bus::limits::ANSWER_WAIT_MAX;
 use dagger_payload::id::{ClusterId, LedgerTime, PayloadDigest};
 use dagger_payload::key::SecretKey;
-use dagger_payload::kind::ReportVm;
 use dagger_payload::payload::SignedPayload;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -22,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::clock;
+use crate::handover::HostReport;
 use crate::limits::REPORTS_SUBMITTED_TOGETHER_MAX;
 use crate::link::requests::{LedgerAway, LedgerClient};
 use crate::model::SharedModel;
@@ -43,11 +43,11 @@ pub struct Submitter {
 
 impl Submitter {
     /// Submits what comes through `reports` until `stop`, or until nothing can come any more.
-    pub async fn run(self, reports: mpsc::Receiver<ReportVm>, stop: CancellationToken) {
+    pub async fn run(self, reports: mpsc::Receiver<HostReport>, stop: CancellationToken) {
         stop.run_until_cancelled(self.work(reports)).await;
     }
 
-    async fn work(self, mut reports: mpsc::Receiver<ReportVm>) {
+    async fn work(self, mut reports: mpsc::Receiver<HostReport>) {
         let mut outbox = Outbox::new(self.cluster, &self.key);
         let mut news = self.model.subscribe();
         let mut under_way = FuturesUnordered::new();

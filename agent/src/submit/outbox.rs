@@ -1,19 +1,19 @@
 //! Which report is to be submitted when.
 //!
-//! Owns one report per VM: a later one about the same VM takes the place of an earlier one. Pure
+//! Owns one report per VM and volume: a later one takes the place of an earlier one. Pure
 //! but for signing: time is an argument. Called by [`super::Submitter`].
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use dagger_payload::id::{ClusterId, LedgerTime, PayloadDigest, VmId};
+use dagger_payload::id::{ClusterId, LedgerTime, PayloadDigest};
 use dagger_payload::key::SecretKey;
-use dagger_payload::kind::{Body, ReportVm};
 use dagger_payload::payload::{Payload, SignedPayload};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::Verdict;
 use tracing::{info, warn};
 
+use crate::handover::{HostReport, ReportSubject};
 use crate::limits::{
     REPORT_ORDER_WAIT_MAX, REPORT_REASON_BYTES_MAX, REPORT_VALID_MS, REPORTS_UNORDERED_MAX,
     RETRY_WAIT_MAX, RETRY_WAIT_MIN,
@@ -32,7 +32,7 @@ pub enum SubmitOutcome {
 
 #[derive(Debug)]
 struct Waiting {
-    report: ReportVm,
+    report: HostReport,
     payload: SignedPayload,
     digest: PayloadDigest,
     not_after: LedgerTime,
@@ -50,7 +50,7 @@ enum Next {
 pub struct Outbox<'k> {
     cluster: ClusterId,
     key: &'k SecretKey,
-    waiting: BTreeMap<VmId, Waiting>,
+    waiting: BTreeMap<ReportSubject, Waiting>,
 }
 
 impl<'k> Outbox<'k> {
@@ -59,32 +59,33 @@ impl<'k> Outbox<'k> {
         Self { cluster, key, waiting: BTreeMap::new() }
     }
 
-    /// Takes in a report, in place of an earlier one about the same VM.
-    pub fn put(&mut self, mut report: ReportVm, now: Instant, time: LedgerTime) {
-        if let Some(reason) = &mut report.reason {
+    /// Takes in a report, in place of an earlier one about the same subject.
+    pub fn put(&mut self, report: impl Into<HostReport>, now: Instant, time: LedgerTime) {
+        let mut report = report.into();
+        if let Some(reason) = report.reason_mut() {
             cut(reason, REPORT_REASON_BYTES_MAX);
         }
-        let vm = report.vm;
-        let same = self.waiting.get(&vm).is_some_and(|waiting| waiting.report == report);
+        let subject = report.subject();
+        let same = self.waiting.get(&subject).is_some_and(|waiting| waiting.report == report);
         if same {
             return;
         }
-        if self.waiting.len() == REPORTS_UNORDERED_MAX && !self.waiting.contains_key(&vm) {
+        if self.waiting.len() == REPORTS_UNORDERED_MAX && !self.waiting.contains_key(&subject) {
             // The machines' half repeats what it finds unreported.
-            warn!(%vm, "too many reports wait to be ordered; this one is dropped");
+            warn!(%subject, "too many reports wait to be ordered; this one is dropped");
             return;
         }
         let waiting = self.sign(report, now, time);
-        self.waiting.insert(vm, waiting);
+        self.waiting.insert(subject, waiting);
     }
 
-    fn sign(&self, report: ReportVm, now: Instant, time: LedgerTime) -> Waiting {
+    fn sign(&self, report: HostReport, now: Instant, time: LedgerTime) -> Waiting {
         let not_after = time.plus_ms(REPORT_VALID_MS);
         let document = Payload {
             cluster: self.cluster,
             signer: self.key.public_key(),
             not_after,
-            body: Body::ReportVm(report.clone()),
+            body: report.body(),
         };
         let payload = SignedPayload::sign(self.key, &document);
         Waiting {
@@ -102,10 +103,10 @@ impl<'k> Outbox<'k> {
     pub fn due(&mut self, now: Instant, time: LedgerTime, count_max: usize) -> Vec<SignedPayload> {
         let is_due = |waiting: &Waiting| matches!(waiting.next, Next::SubmitAt(at) if at <= now);
         let due = self.waiting.iter().filter(|(_, waiting)| is_due(waiting));
-        let due: Vec<VmId> = due.map(|(vm, _)| *vm).take(count_max).collect();
+        let due: Vec<ReportSubject> = due.map(|(subject, _)| *subject).take(count_max).collect();
         let mut payloads = Vec::with_capacity(due.len());
-        for vm in due {
-            let Some(mut waiting) = self.waiting.remove(&vm) else {
+        for subject in due {
+            let Some(mut waiting) = self.waiting.remove(&subject) else {
                 continue;
             };
             if waiting.not_after < time {
@@ -113,7 +114,7 @@ impl<'k> Outbox<'k> {
             }
             waiting.next = Next::Answer;
             payloads.push(waiting.payload.clone());
-            self.waiting.insert(vm, waiting);
+            self.waiting.insert(subject, waiting);
         }
         payloads
     }
@@ -136,10 +137,10 @@ impl<'k> Outbox<'k> {
         time: LedgerTime,
     ) {
         let found = self.waiting.iter_mut().find(|(_, waiting)| waiting.digest == *digest);
-        let Some((vm, waiting)) = found else {
+        let Some((subject, waiting)) = found else {
             return;
         };
-        let vm = *vm;
+        let subject = *subject;
         match outcome {
             SubmitOutcome::Received => {
                 waiting.pause = RETRY_WAIT_MIN;
@@ -155,13 +156,13 @@ impl<'k> Outbox<'k> {
                 let (report, pause) = (waiting.report.clone(), waiting.pause);
                 let mut fresh = self.sign(report, now + pause, time);
                 fresh.pause = (pause * 2).min(RETRY_WAIT_MAX);
-                self.waiting.insert(vm, fresh);
+                self.waiting.insert(subject, fresh);
             }
             SubmitOutcome::Refused(RefusalCode::TooMuchUnordered) => {
                 waiting.next = Next::SubmitAt(now + RETRY_WAIT_MAX);
             }
             SubmitOutcome::Refused(_) => {
-                self.waiting.remove(&vm);
+                self.waiting.remove(&subject);
             }
         }
     }
@@ -175,14 +176,14 @@ impl<'k> Outbox<'k> {
         time: LedgerTime,
     ) {
         let mut late = Vec::new();
-        self.waiting.retain(|vm, waiting| match verdict_on(&waiting.digest) {
+        self.waiting.retain(|subject, waiting| match verdict_on(&waiting.digest) {
             None => true,
             Some(Verdict::Accepted) => {
-                info!(%vm, phase = ?waiting.report.phase, "a report is ordered");
+                info!(%subject, report = ?waiting.report, "a report is ordered");
                 false
             }
             Some(Verdict::Refused(refusal)) => {
-                warn!(%vm, phase = ?waiting.report.phase, %refusal, "a report was ordered and refused");
+                warn!(%subject, report = ?waiting.report, %refusal, "a report was ordered and refused");
                 if refusal.code == RefusalCode::Expired {
                     late.push(waiting.report.clone());
                 }

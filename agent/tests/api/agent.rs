@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dagger_agent::api::{self, ApiParts};
 use dagger_agent::configuration::ApiConfiguration;
 use dagger_agent::daemon::Listeners;
-use dagger_agent::handover::{ConsoleRequest, Order, SightBoard};
+use dagger_agent::handover::{ConsoleRequest, HostReport, Order, SightBoard};
 use dagger_agent::link::orders::OrderTeller;
 use dagger_agent::link::releases::Follower;
 use dagger_agent::link::requests::LedgerClient;
@@ -19,7 +19,6 @@ use dagger_agent::submit::Submitter;
 use dagger_agent::verify::mark::MarkFile;
 use dagger_agent::verify::reader::{Progress, Reader};
 use dagger_images::ImageStore;
-use dagger_payload::kind::ReportVm;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -34,7 +33,7 @@ pub(crate) struct Agent {
     pub(crate) unix: Way,
     pub(crate) tcp: Way,
     pub(crate) orders: mpsc::Receiver<Order>,
-    pub(crate) reports: mpsc::Sender<ReportVm>,
+    pub(crate) reports: mpsc::Sender<HostReport>,
     pub(crate) model: SharedModel,
     pub(crate) board: SightBoard,
     pub(crate) consoles: mpsc::Receiver<ConsoleRequest>,

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 21] = [
+const PROMISED: [(&str, &str); 23] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -27,6 +27,8 @@ const PROMISED: [(&str, &str); 21] = [
     ("get", "/v1/vms/{vm}"),
     ("get", "/v1/vms/{vm}/console"),
     ("get", "/v1/vms/{vm}/history"),
+    ("get", "/v1/volumes"),
+    ("get", "/v1/volumes/{volume}"),
     ("post", "/v1/images"),
     ("post", "/v1/payloads"),
     ("post", "/v1/predictions"),
@@ -51,7 +53,8 @@ async fn the_document_and_the_router_name_the_promised_routes_and_no_other() {
         let path = path
             .replace("{account}", &"0".repeat(32))
             .replace("{digest}", &"0".repeat(64))
-            .replace("{vm}", "none");
+            .replace("{vm}", "none")
+            .replace("{volume}", "none");
         let request = agent.unix.request(&method.to_uppercase(), &path);
         let response =
             agent.unix.open(request.body(http_body_util::Full::default()).expect("a request"));

@@ -19,3 +19,4 @@ mod sessions;
 mod support;
 mod trust;
 mod usage;
+mod volumes;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use dagger_agent::limits::{REPORT_ORDER_WAIT_MAX, REPORT_VALID_MS};
 use dagger_agent::submit::outbox::{Outbox, SubmitOutcome};
 use dagger_bus::ledger::Unavailable;
-use dagger_payload::id::{ClusterId, LedgerTime, VmId};
-use dagger_payload::kind::{Body, ReportPhase};
+use dagger_payload::id::{ClusterId, Generation, LedgerTime, VmId, VolumeId};
+use dagger_payload::kind::{Body, ReportPhase, ReportVolume, VolumePhase};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::Verdict;
 
@@ -33,6 +33,27 @@ fn a_later_report_about_the_same_vm_takes_the_place_of_an_earlier_one() {
     assert_eq!(document.not_after, NOW.plus_ms(REPORT_VALID_MS));
     assert_eq!(document.body, Body::ReportVm(report(VM, ReportPhase::Stopped)));
     assert!(outbox.due(start, NOW, 10).is_empty(), "it is under way");
+}
+
+#[test]
+fn reports_about_a_vm_and_about_a_volume_do_not_take_each_others_place() {
+    let key = World::agent_key(0);
+    let mut outbox = Outbox::new(ClusterId([1; 32]), &key);
+    let start = Instant::now();
+    let about_volume = |phase| {
+        let (volume, generation) = (VolumeId(VM.0), Generation(1));
+        ReportVolume { volume, generation, phase, reason: None }
+    };
+    outbox.put(report(VM, ReportPhase::Running), start, NOW);
+    outbox.put(about_volume(VolumePhase::Degraded), start, NOW);
+    outbox.put(about_volume(VolumePhase::Ready), start, NOW);
+    let bodies: Vec<_> =
+        outbox.due(start, NOW, 10).iter().map(|due| due.read().expect("in form").body).collect();
+    let expected = [
+        Body::ReportVm(report(VM, ReportPhase::Running)),
+        Body::ReportVolume(about_volume(VolumePhase::Ready)),
+    ];
+    assert_eq!(bodies, expected);
 }
 
 #[test]
@@ -107,7 +128,7 @@ async fn a_report_reaches_the_ledger_once_it_is_available_and_is_then_left_alone
     agent.ledger.say(chronicle.newest());
     agent.until(|progress| progress.judged.0 == 1).await;
     let accepted = report(vm.id, ReportPhase::Accepted);
-    agent.reports.send(accepted.clone()).await.expect("listens");
+    agent.reports.send(accepted.clone().into()).await.expect("listens");
     let mut tries = Vec::new();
     while tries.len() < 3 {
         let tried = tokio::time::timeout(PATIENCE, agent.ledger.submitted.recv()).await;

@@ -62,6 +62,8 @@ async fn what_belongs_to_accounts_is_shown_over_tcp_to_sessions_only() {
         &account,
         "/v1/events",
         "/v1/fsck",
+        "/v1/volumes",
+        "/v1/volumes/data",
     ];
     for path in paths {
         let answered = agent.tcp.get(path).await;

@@ -330,6 +330,8 @@ pub(crate) fn vm_object(
         guest_host_key: None,
         protection: Protection::Unprotected,
         booted_since: Generation(1),
+        volumes: Vec::new(),
+        volumes_since: Generation(1),
         meter: dagger_payload::usage::Meter::NEW,
         stop_manner: dagger_payload::kind::StopManner::Graceful,
         restart: dagger_payload::kind::RestartPolicy::Always,

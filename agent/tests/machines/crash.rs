@@ -1,39 +1,47 @@
-//! The agent dies at every point of a VM's life, once per run, and one restart later everything is
-//! as if it had not.
+//! The agent dies at every point of a VM's and a volume's life, once per run, and one restart later
+//! everything is as if it had not.
 //!
 //! Real: controller, journal (files), performer. Fake: hypervisor, disks, ledger (see `support`).
-//! Pinned: exactly one machine, one disk that is made once, no orphan, nothing left after the
-//! deletion but the disk in quarantine.
+//! Pinned: exactly one machine, one disk and one volume that are made once, no orphan, nothing left
+//! after the deletion but both in quarantine.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dagger_agent::actuator::Performer;
 use dagger_agent::controller::{Controller, Input, LocalPolicy, Monotonic, Output};
-use dagger_agent::handover::{AttestedVm, Order};
+use dagger_agent::handover::{AttestedVm, AttestedVolume, Order};
 use dagger_agent::hypervisor::names::HostNames;
 use dagger_agent::hypervisor::{Hypervisor, Machine, Power};
 use dagger_agent::journal::Journal;
 use dagger_agent::machines::NetworkKind;
 use dagger_agent::observation::Tickets;
 use dagger_payload::id::{CommitIndex, Position};
-use dagger_payload::kind::{ReportPhase, ReportVm};
+use dagger_payload::kind::{ReportPhase, ReportVm, ReportVolume, VolumePhase};
 use dagger_payload::object::{Placement, VmReport, Wanted};
+use dagger_payload::volume::VolumeUse;
 
-use super::support::{FakeHost, Guest, HERE, VM, after, cause, host, offered, wants, wants_reboot};
+use super::support::{
+    FakeHost, Guest, HERE, NextVolume, VM, VOLUME, after, cause, host, offered, volume, wants,
+    wants_reboot, with_volumes,
+};
 
 /// More inputs than any run takes: a run that reaches it goes round in circles.
 const INPUTS_MAX: usize = 2_000;
 
 /// What the owner asks for, one after the other, each once the one before is reported.
-const LIFE: [(Wish, ReportPhase); 7] = [
-    (Wish::Be(Wanted::Running), ReportPhase::Running),
-    (Wish::Be(Wanted::Paused), ReportPhase::Paused),
-    (Wish::Be(Wanted::Running), ReportPhase::Running),
-    (Wish::Reboot, ReportPhase::Running),
-    (Wish::Be(Wanted::Stopped), ReportPhase::Stopped),
-    (Wish::Be(Wanted::Running), ReportPhase::Running),
-    (Wish::Be(Wanted::Deleted), ReportPhase::Deleted),
+const LIFE: [(Wish, Told); 11] = [
+    (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+    (Wish::NewVolume, Told::Volume(VolumePhase::Ready)),
+    (Wish::Attach, Told::Vm(ReportPhase::Running)),
+    (Wish::Be(Wanted::Paused), Told::Vm(ReportPhase::Paused)),
+    (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+    (Wish::Reboot, Told::Vm(ReportPhase::Running)),
+    (Wish::Detach, Told::Vm(ReportPhase::Running)),
+    (Wish::DeleteVolume, Told::Volume(VolumePhase::Deleted)),
+    (Wish::Be(Wanted::Stopped), Told::Vm(ReportPhase::Stopped)),
+    (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+    (Wish::Be(Wanted::Deleted), Told::Vm(ReportPhase::Deleted)),
 ];
 
 /// One thing that the owner asks for.
@@ -41,30 +49,68 @@ const LIFE: [(Wish, ReportPhase); 7] = [
 enum Wish {
     Be(Wanted),
     Reboot,
+    NewVolume,
+    Attach,
+    Detach,
+    DeleteVolume,
 }
 
-/// The ordered history of the one VM.
+/// What the host reports once a wish is carried out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Vm(ReportPhase),
+    Volume(VolumePhase),
+}
+
+/// A version of the one VM or of the one volume.
+#[derive(Debug, Clone)]
+enum Version {
+    Vm(Box<AttestedVm>),
+    Volume(Box<AttestedVolume>),
+}
+
+impl Version {
+    fn order(&self) -> Input {
+        Input::Order(match self.clone() {
+            Self::Vm(vm) => Order::Vm(vm),
+            Self::Volume(volume) => Order::Volume(volume),
+        })
+    }
+}
+
+/// The ordered history of the one VM and the one volume.
 struct Ledger {
-    versions: Vec<AttestedVm>,
+    versions: Vec<Version>,
     asked: usize,
 }
 
 impl Ledger {
     fn new() -> Self {
-        Self { versions: vec![offered()], asked: 0 }
+        Self { versions: vec![Version::Vm(Box::new(offered()))], asked: 0 }
     }
 
     fn last(&self) -> &AttestedVm {
-        self.versions.last().unwrap()
+        let vm = |version: &'_ Version| matches!(version, Version::Vm(_));
+        match self.versions.iter().rfind(|version| vm(version)) {
+            Some(Version::Vm(vm)) => vm,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn last_volume(&self) -> Option<&AttestedVolume> {
+        self.versions.iter().rev().find_map(|version| match version {
+            Version::Volume(volume) => Some(&**volume),
+            Version::Vm(_) => None,
+        })
     }
 
     /// Orders a report, as the judge would; gives the versions that it makes.
-    fn order(&mut self, report: &ReportVm) -> Vec<AttestedVm> {
-        let mut made = Vec::new();
+    fn order(&mut self, report: &ReportVm) -> Vec<Version> {
+        let before = self.versions.len();
         if report.generation != self.last().vm.generation {
-            return made;
+            return Vec::new();
         }
-        made.push(after(self.last(), |vm| {
+        let told = after(self.last(), |vm| {
             vm.reported = Some(VmReport {
                 host: HERE,
                 generation: report.generation,
@@ -76,16 +122,62 @@ impl Ledger {
             if let (ReportPhase::Accepted, Some(address)) = (report.phase, vm.placement.address()) {
                 vm.placement = Placement::Accepted { host: HERE, address, position: Position(2) };
             }
-        }));
-        if report.phase == LIFE[self.asked].1 && self.asked + 1 < LIFE.len() {
-            self.asked += 1;
-            made.push(match LIFE[self.asked].0 {
-                Wish::Be(wanted) => wants(&made[0], wanted),
-                Wish::Reboot => wants_reboot(&made[0]),
-            });
+        });
+        self.versions.push(Version::Vm(Box::new(told)));
+        let detached = self.last_volume().filter(|last| {
+            let detaching = matches!(last.volume.used_by, VolumeUse::Detaching { .. });
+            detaching && report.phase == ReportPhase::Running
+        });
+        if let Some(volume) = detached {
+            let free = volume.after(|volume| volume.used_by = VolumeUse::Free {});
+            self.versions.push(Version::Volume(Box::new(free)));
         }
-        self.versions.extend(made.iter().cloned());
-        made
+        self.ask_next(Told::Vm(report.phase));
+        self.versions[before..].to_vec()
+    }
+
+    /// The same about the volume.
+    fn order_volume(&mut self, report: &ReportVolume) -> Vec<Version> {
+        let before = self.versions.len();
+        let last = self.last_volume().expect("it was ordered");
+        if report.generation != last.volume.generation {
+            return Vec::new();
+        }
+        self.versions.push(Version::Volume(Box::new(last.reported(report.phase))));
+        self.ask_next(Told::Volume(report.phase));
+        self.versions[before..].to_vec()
+    }
+
+    /// The owner asks for the next thing, if `told` is what the last one was to end with.
+    fn ask_next(&mut self, told: Told) {
+        if told != LIFE[self.asked].1 || self.asked + 1 == LIFE.len() {
+            return;
+        }
+        self.asked += 1;
+        let vm = self.last();
+        let use_by = |used_by| {
+            let volume = self.last_volume().expect("it was ordered");
+            Version::Volume(Box::new(volume.after(|volume| volume.used_by = used_by)))
+        };
+        let next = match LIFE[self.asked].0 {
+            Wish::Be(wanted) => vec![Version::Vm(Box::new(wants(vm, wanted)))],
+            Wish::Reboot => vec![Version::Vm(Box::new(wants_reboot(vm)))],
+            Wish::NewVolume => vec![Version::Volume(Box::new(volume()))],
+            Wish::Attach => {
+                let given = Version::Vm(Box::new(with_volumes(vm, &[VOLUME])));
+                vec![use_by(VolumeUse::Attached { vm: VM }), given]
+            }
+            Wish::Detach => {
+                let taken = Version::Vm(Box::new(with_volumes(vm, &[])));
+                vec![use_by(VolumeUse::Detaching { vm: VM }), taken]
+            }
+            Wish::DeleteVolume => {
+                vec![Version::Volume(Box::new(
+                    self.last_volume().expect("it was ordered").deleted(),
+                ))]
+            }
+        };
+        self.versions.extend(next);
     }
 }
 
@@ -127,9 +219,7 @@ impl<'a> Agent<'a> {
             consoles: "/consoles".into(),
         };
         let mut inputs = VecDeque::from([Input::Order(Order::Host(Box::new(host())))]);
-        inputs.extend(
-            ledger.versions.iter().cloned().map(|vm| Input::Order(Order::Vm(Box::new(vm)))),
-        );
+        inputs.extend(ledger.versions.iter().map(Version::order));
         inputs.push_back(Input::Order(Order::CaughtUp(CommitIndex(ledger.versions.len() as u64))));
         inputs.push_back(Input::Inventory {
             ticket: tickets.draw(),
@@ -186,9 +276,17 @@ impl<'a> Agent<'a> {
             Output::Forget(vm) => self.journal.forget(vm).unwrap(),
             Output::Report(report) => {
                 let versions = self.ledger.order(&report);
-                self.inputs
-                    .extend(versions.into_iter().map(|vm| Input::Order(Order::Vm(Box::new(vm)))));
+                self.inputs.extend(versions.iter().map(Version::order));
             }
+            Output::ActOnVolume(job) => {
+                let finished = self.performer.perform_for_volume(&job);
+                self.inputs.push_back(Input::VolumeFinished(finished));
+            }
+            Output::ReportVolume(report) => {
+                let versions = self.ledger.order_volume(&report);
+                self.inputs.extend(versions.iter().map(Version::order));
+            }
+            Output::AlarmAboutVolume(volume, reason) => panic!("alarm about {volume}: {reason}"),
             Output::Look(_) => {
                 let ticket = self.tickets.draw();
                 let machines = self.world.list().unwrap();
@@ -223,6 +321,8 @@ fn live(guest: Guest, dies_after: Option<usize>) -> usize {
     assert_eq!(told.phase, ReportPhase::Deleted, "died after {dies_after:?}: {state:?}");
     assert!(state.machines.is_empty() && state.disks.is_empty() && state.seeds.is_empty());
     assert!(state.quarantine.contains(&VM) && state.disks_made == 1, "{state:?}");
+    assert!(state.volumes.is_empty() && state.given.is_empty(), "{dies_after:?}: {state:?}");
+    assert!(state.volumes_quarantined.contains(&VOLUME) && state.volumes_made == 1, "{state:?}");
     assert_eq!(state.starts, 3, "died after {dies_after:?}: {state:?}");
     let journal = Journal::open(directory.path().to_owned(), HERE).unwrap();
     assert!(journal.read_all().unwrap().records.is_empty(), "died after {dies_after:?}");
@@ -254,7 +354,7 @@ fn an_agent_with_an_empty_journal_adopts_what_runs_and_starts_nothing() {
             agent.carry_out(output);
         }
     }
-    ledger.versions.pop();
+    assert!(matches!(ledger.versions.pop(), Some(Version::Volume(_))), "a wish for a volume");
     ledger.asked = 0;
     let empty = tempfile::tempdir().unwrap();
     let mut agent = Agent::start(&world, &mut ledger, empty.path());

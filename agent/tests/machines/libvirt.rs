@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use dagger_agent::controller::LocalPolicy;
 use dagger_agent::handover::{
-    AttestedVm, ConsoleRequest, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
+    AttestedVm, AttestedVolume, ConsoleRequest, HostReport, ORDERS_WAITING_MAX, Order,
+    REPORTS_WAITING_MAX, SightBoard,
 };
 use dagger_agent::hypervisor::Inventory;
 use dagger_agent::hypervisor::names::{HostNames, uuid};
@@ -21,7 +22,7 @@ use dagger_api::{FsckKind, Sight};
 use dagger_images::ImageStore;
 use dagger_images::disks::Survey;
 use dagger_payload::id::{CommitIndex, LedgerTime};
-use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, VmImage};
+use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, VmImage, VolumePhase};
 use dagger_payload::object::{Image, Wanted};
 use dagger_payload::usage::Metered;
 use tokio::sync::mpsc;
@@ -30,7 +31,9 @@ use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
 use virt::domain::Domain;
 
-use super::support::{HERE, VM, accepted, after, cause, host, offered, report, wants};
+use super::support::{
+    HERE, NextVolume, VM, VOLUME, accepted, after, cause, host, offered, report, volume, wants,
+};
 
 /// Consoles that nobody asks for.
 fn nobody_asks() -> mpsc::Receiver<ConsoleRequest> {
@@ -44,7 +47,7 @@ const WAIT: Duration = Duration::from_secs(60);
 /// One run of the machines' half.
 struct Half {
     orders: mpsc::Sender<Order>,
-    reports: mpsc::Receiver<ReportVm>,
+    reports: mpsc::Receiver<HostReport>,
     board: SightBoard,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Broken>>,
@@ -89,8 +92,23 @@ impl Half {
         self.order(Order::Vm(Box::new(version.clone()))).await;
     }
 
-    async fn report(&mut self) -> ReportVm {
+    async fn any_report(&mut self) -> HostReport {
         tokio::time::timeout(WAIT, self.reports.recv()).await.expect("no report came").unwrap()
+    }
+
+    async fn report(&mut self) -> ReportVm {
+        match self.any_report().await {
+            HostReport::Vm(report) => report,
+            HostReport::Volume(report) => panic!("{report:?}"),
+        }
+    }
+
+    async fn volume(&mut self, version: &AttestedVolume) -> VolumePhase {
+        self.order(Order::Volume(Box::new(version.clone()))).await;
+        match self.any_report().await {
+            HostReport::Volume(report) => report.phase,
+            HostReport::Vm(report) => panic!("{report:?}"),
+        }
     }
 
     async fn phase(&mut self) -> ReportPhase {
@@ -351,4 +369,27 @@ fn a_vm_that_degraded_before_anything_was_made_lacks_nothing_and_one_that_ran_do
     };
     assert_eq!(lacks(&degraded), []);
     assert_eq!(lacks(&ran), [FsckKind::OwnerWithoutMachine, FsckKind::OwnerWithoutDisk]);
+}
+
+#[tokio::test]
+async fn a_volume_is_made_once_and_what_was_made_and_is_gone_is_told_and_never_made_anew() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut half = Half::start(directory.path(), &[]).await;
+    let new = volume();
+    assert_eq!(half.volume(&new).await, VolumePhase::Ready);
+    let disk = directory.path().join(format!("disks/{HERE}-{VOLUME}.volume"));
+    assert!(disk.exists());
+    half.end().await;
+
+    // The agent starts again, and somebody has removed the file meanwhile.
+    fs::remove_file(&disk).unwrap();
+    let mut half = Half::start(directory.path(), &[]).await;
+    let made = new.reported(VolumePhase::Ready);
+    assert_eq!(half.volume(&made).await, VolumePhase::Degraded);
+    assert!(!disk.exists());
+    fs::write(&disk, "precious").unwrap();
+    assert_eq!(half.volume(&made.deleted()).await, VolumePhase::Deleted);
+    assert!(!disk.exists());
+    assert_eq!(quarantined(directory.path()), 1);
+    half.end().await;
 }

@@ -8,3 +8,4 @@ mod controller;
 mod crash;
 mod libvirt;
 mod support;
+mod volumes;

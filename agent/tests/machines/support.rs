@@ -11,20 +11,23 @@ use std::sync::{Mutex, MutexGuard};
 
 use dagger_agent::actuator::disks::{DiskError, Disks, SeedContents};
 use dagger_agent::controller::DiskRule;
-use dagger_agent::controller::proof::{DeleteProof, StopProof};
-use dagger_agent::handover::AttestedVm;
+use dagger_agent::controller::proof::{DeleteProof, StopProof, VolumeProof};
+use dagger_agent::handover::{AttestedVm, AttestedVolume};
 use dagger_agent::hypervisor::{
-    ConsoleInput, Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power,
-    Tags,
+    ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
+    MachineSpecification, Power, Tags,
 };
 use dagger_payload::id::{
     AccountId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
-    Position, VmId,
+    Position, VmId, VolumeId,
 };
 use dagger_payload::key::SecretKey;
-use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage};
+use dagger_payload::kind::{
+    Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage, VolumePhase,
+};
 use dagger_payload::name::ImageSource;
 use dagger_payload::object::{Cause, Host, HostDuty, Placement, Vm, VmReport, Wanted};
+use dagger_payload::volume::{VmVolume, Volume, VolumeDisk, VolumeReport, VolumeUse, VolumeWanted};
 
 /// The host under test.
 pub(crate) const HERE: HostId = HostId([1; 16]);
@@ -32,6 +35,9 @@ pub(crate) const HERE: HostId = HostId([1; 16]);
 pub(crate) const ELSEWHERE: HostId = HostId([2; 16]);
 /// The VM.
 pub(crate) const VM: VmId = VmId([7; 16]);
+
+/// The volume.
+pub(crate) const VOLUME: VolumeId = VolumeId([8; 16]);
 
 /// The address that the ledger gave the guest.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
@@ -100,6 +106,8 @@ pub(crate) fn offered() -> AttestedVm {
         guest_host_key: None,
         protection: Protection::Unprotected,
         booted_since: Generation(1),
+        volumes: Vec::new(),
+        volumes_since: Generation(1),
         meter: dagger_payload::usage::Meter::NEW,
         stop_manner: dagger_payload::kind::StopManner::Graceful,
         restart: dagger_payload::kind::RestartPolicy::Always,
@@ -150,6 +158,70 @@ pub(crate) fn report(generation: u64, phase: ReportPhase) -> VmReport {
         cause: cause(9),
         agreement: dagger_payload::object::Agreement::WithOrder,
     }
+}
+
+/// A new volume of `HERE`.
+pub(crate) fn volume() -> AttestedVolume {
+    let volume = Volume {
+        id: VOLUME,
+        account: AccountId([5; 16]),
+        name: "data".parse().unwrap(),
+        generation: Generation(1),
+        created: cause(1),
+        changed: cause(1),
+        wanted: VolumeWanted::Kept,
+        size_gib: 1,
+        host: HERE,
+        used_by: VolumeUse::Free {},
+        disk: VolumeDisk::NotReported,
+        reported: None,
+        meter: dagger_payload::usage::Meter::NEW,
+    };
+    AttestedVolume { volume, commit: CommitIndex(1) }
+}
+
+/// What becomes of a volume.
+pub(crate) trait NextVolume {
+    /// The version after this one in which `change` happened.
+    fn after(&self, change: impl FnOnce(&mut Volume)) -> AttestedVolume;
+
+    /// `HERE` has reported this.
+    fn reported(&self, phase: VolumePhase) -> AttestedVolume {
+        self.after(|volume| {
+            if phase == VolumePhase::Ready {
+                volume.disk = VolumeDisk::Made;
+            }
+            let (generation, reason) = (volume.generation, None);
+            volume.reported = Some(VolumeReport { generation, phase, reason, cause: cause(9) });
+        })
+    }
+
+    /// Its owner wants it gone.
+    fn deleted(&self) -> AttestedVolume {
+        self.after(|volume| {
+            volume.generation = volume.generation.next();
+            volume.changed = cause(volume.generation.0);
+            volume.wanted = VolumeWanted::Deleted;
+        })
+    }
+}
+
+impl NextVolume for AttestedVolume {
+    fn after(&self, change: impl FnOnce(&mut Volume)) -> AttestedVolume {
+        let mut next = self.clone();
+        next.commit = self.commit.next();
+        change(&mut next.volume);
+        next
+    }
+}
+
+/// The next generation of the VM, with these volumes.
+pub(crate) fn with_volumes(before: &AttestedVm, volumes: &[VolumeId]) -> AttestedVm {
+    let mut next = wants(before, before.vm.wanted);
+    let slots = volumes.iter().zip(0..);
+    next.vm.volumes = slots.map(|(volume, slot)| VmVolume { volume: *volume, slot }).collect();
+    next.vm.volumes_since = next.vm.generation;
+    next
 }
 
 /// The tags of `VM` in a generation.
@@ -215,6 +287,14 @@ pub(crate) struct FakeState {
     pub(crate) disks: BTreeSet<VmId>,
     pub(crate) seeds: BTreeSet<VmId>,
     pub(crate) quarantine: BTreeSet<VmId>,
+    /// Volumes whose disk is here.
+    pub(crate) volumes: BTreeSet<VolumeId>,
+    pub(crate) volumes_made: usize,
+    pub(crate) volumes_quarantined: BTreeSet<VolumeId>,
+    /// By machine, while it is in memory.
+    pub(crate) given: BTreeMap<VmId, BTreeSet<VolumeId>>,
+    /// What each machine gets when it is switched on.
+    defined: BTreeMap<VmId, BTreeSet<VolumeId>>,
     pub(crate) network: bool,
     pub(crate) disks_made: usize,
     pub(crate) starts: usize,
@@ -230,6 +310,11 @@ impl FakeHost {
             disks: BTreeSet::new(),
             seeds: BTreeSet::new(),
             quarantine: BTreeSet::new(),
+            volumes: BTreeSet::new(),
+            volumes_made: 0,
+            volumes_quarantined: BTreeSet::new(),
+            given: BTreeMap::new(),
+            defined: BTreeMap::new(),
             network: false,
             disks_made: 0,
             starts: 0,
@@ -272,6 +357,15 @@ impl FakeHost {
 }
 
 impl FakeState {
+    /// A machine in memory gets these volumes and no other.
+    fn take(&mut self, vm: VmId, volumes: BTreeSet<VolumeId>) {
+        assert!(volumes.is_subset(&self.volumes), "a machine got a volume that is not there");
+        let others = self.given.iter().filter(|(other, _)| **other != vm);
+        let shared = others.into_iter().any(|(_, taken)| !taken.is_disjoint(&volumes));
+        assert!(!shared, "two machines got one volume");
+        self.given.insert(vm, volumes);
+    }
+
     fn power(&mut self, vm: VmId) -> Result<&mut Power, HypervisorError> {
         match self.machines.get_mut(&vm) {
             Some(Machine::Ours { power, .. }) => Ok(power),
@@ -307,6 +401,8 @@ impl Hypervisor for FakeHost {
         self.machine(|state| {
             let tags = machine.tags.clone();
             let power = state.power(tags.vm).map_or(Power::Stopped, |power| *power);
+            let volumes = machine.volumes.iter().map(|given| given.volume).collect();
+            state.defined.insert(tags.vm, volumes);
             state.machines.insert(tags.vm, Machine::Ours { power, tags });
             Ok(())
         })
@@ -328,6 +424,8 @@ impl Hypervisor for FakeHost {
             if *state.power(vm)? == Power::Stopped {
                 *state.power(vm)? = Power::Running;
                 state.starts += 1;
+                let volumes = state.defined.get(&vm).cloned().unwrap_or_default();
+                state.take(vm, volumes);
             }
             Ok(())
         })
@@ -351,10 +449,21 @@ impl Hypervisor for FakeHost {
         })
     }
 
+    fn give(&self, vm: VmId, volumes: &[GivenVolume]) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            if *state.power(vm)? != Power::Stopped {
+                let volumes = volumes.iter().map(|given| given.volume).collect();
+                state.take(vm, volumes);
+            }
+            Ok(())
+        })
+    }
+
     fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {
         self.machine(|state| {
             if state.guest == Guest::Obeys {
                 *state.power(proof.vm())? = Power::Stopped;
+                state.given.remove(&proof.vm());
             }
             Ok(())
         })
@@ -366,6 +475,7 @@ impl Hypervisor for FakeHost {
                 && *power != Power::Stopped
             {
                 *power = Power::Stopped;
+                state.given.remove(&proof.vm());
                 state.power_cuts += 1;
             }
             Ok(())
@@ -428,6 +538,48 @@ impl Disks for FakeHost {
             state.seeds.remove(&proof.vm());
             Ok(())
         })
+    }
+
+    fn ensure_volume(
+        &self,
+        volume: VolumeId,
+        _size_gib: u64,
+        rule: DiskRule,
+    ) -> Result<(), DiskError> {
+        self.disk(|state| {
+            if state.volumes.contains(&volume) {
+                return Ok(());
+            }
+            if rule == DiskRule::MustExist {
+                return Err(DiskError::DiskMissing("it was there".to_owned()));
+            }
+            state.volumes.insert(volume);
+            state.volumes_made += 1;
+            Ok(())
+        })
+    }
+
+    fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError> {
+        match self.state().volumes.contains(&volume) {
+            true => Ok(()),
+            false => Err(DiskError::DiskMissing("it was there".to_owned())),
+        }
+    }
+
+    fn quarantine_volume(&self, proof: &VolumeProof) -> Result<(), DiskError> {
+        self.disk(|state| {
+            let volume = proof.volume();
+            let used = state.given.values().any(|given| given.contains(&volume));
+            assert!(!used, "a volume was taken from a machine");
+            if state.volumes.remove(&volume) {
+                state.volumes_quarantined.insert(volume);
+            }
+            Ok(())
+        })
+    }
+
+    fn volume_path(&self, volume: VolumeId) -> PathBuf {
+        PathBuf::from(format!("/volumes/{volume}"))
     }
 
     fn image_path(&self, image: &VmImage) -> PathBuf {

@@ -171,6 +171,10 @@ hex_id!(
     /// A virtual machine: derived from the payload that created it, see [`VmId::of`].
     VmId, 16
 );
+hex_id!(
+    /// A volume: derived from the payload that created it, see [`VolumeId::of`].
+    VolumeId, 16
+);
 
 fn derive<const N: usize>(purpose: &Purpose, bytes: &[u8]) -> [u8; N] {
     let mut id = [0; N];
@@ -230,6 +234,14 @@ impl VmId {
     /// Id of the VM that the payload `created_by` created.
     pub fn of(created_by: &PayloadDigest) -> Self {
         static PURPOSE: Purpose = Purpose::new("dagger v1 vm");
+        Self(derive(&PURPOSE, created_by.as_bytes()))
+    }
+}
+
+impl VolumeId {
+    /// Id of the volume that the payload `created_by` created.
+    pub fn of(created_by: &PayloadDigest) -> Self {
+        static PURPOSE: Purpose = Purpose::new("dagger v1 volume");
         Self(derive(&PURPOSE, created_by.as_bytes()))
     }
 }

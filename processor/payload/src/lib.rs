@@ -30,4 +30,5 @@ pub mod sshsig;
 pub mod state_tree;
 pub mod strict_json;
 pub mod usage;
+pub mod volume;
 pub mod votes;

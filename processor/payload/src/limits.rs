@@ -48,6 +48,10 @@ pub const VM_CPUS_MAX: u32 = 256;
 pub const VM_MEMORY_MIB_MAX: u64 = 4 * 1024 * 1024;
 /// Disk of one VM, in GiB.
 pub const VM_DISK_GIB_MAX: u64 = 64 * 1024;
+/// Size of one volume, in GiB.
+pub const VOLUME_GIB_MAX: u64 = 64 * 1024;
+/// Volumes that one VM may use: each takes one of the guest's PCI slots.
+pub const VM_VOLUMES_MAX: u8 = 8;
 /// Wishes of one VM to be kept apart from others.
 pub const VM_APART_MAX: usize = 8;
 /// How long a session may live, in milliseconds of its host's time.

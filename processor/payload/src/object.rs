@@ -20,6 +20,7 @@ use crate::kind::{
 };
 use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine};
 use crate::usage::{Meter, PastUsage};
+use crate::volume::{VmVolume, Volume};
 
 /// Which payload made a version of an object.
 #[derive(
@@ -450,6 +451,13 @@ pub struct Vm {
     /// What happens when it stops by itself.
     #[n(24)]
     pub restart: RestartPolicy,
+    /// The volumes that it uses besides its own disk, in the order in which they came; at most
+    /// `VM_VOLUMES_MAX`.
+    #[n(25)]
+    pub volumes: Vec<VmVolume>,
+    /// The machine must have been given its volumes for this generation or a later one.
+    #[n(26)]
+    pub volumes_since: Generation,
 }
 
 /// A VM's state in one word (design R11); every state accepts delete.
@@ -514,4 +522,7 @@ pub enum Effect {
     /// What an account's deleted VMs have used on one host.
     #[n(4)]
     Usage(#[n(0)] Box<PastUsage>),
+    /// A volume. When its state is `Deleted` this is its last version: the judge has forgotten it.
+    #[n(5)]
+    Volume(#[n(0)] Box<Volume>),
 }

@@ -9,7 +9,7 @@
 //! long.
 
 use crate::hashing::Purpose;
-use crate::id::{AccountId, HostId, LedgerTime, PayloadDigest, Position, VmId};
+use crate::id::{AccountId, HostId, LedgerTime, PayloadDigest, Position, VmId, VolumeId};
 use crate::name::ImageName;
 use crate::refusal::RefusalCode;
 
@@ -35,6 +35,8 @@ pub enum Subject {
     Image(ImageName),
     /// A VM, as `object::Vm`.
     Vm(VmId),
+    /// A volume, as `volume::Volume`.
+    Volume(VolumeId),
     /// What an account's deleted VMs have used on a host, as `usage::PastUsage`.
     Usage(AccountId, HostId),
     /// A payload that was ordered and has not expired, as [`Judgement`].
@@ -65,6 +67,7 @@ impl Subject {
             Self::Account(id) => (b"account/", id.as_bytes()),
             Self::Image(name) => (b"image/", name.as_str().as_bytes()),
             Self::Vm(id) => (b"vm/", id.as_bytes()),
+            Self::Volume(id) => (b"volume/", id.as_bytes()),
             Self::Usage(account, host) => {
                 of_two = [account.as_bytes().as_slice(), host.as_bytes().as_slice()].concat();
                 (b"usage/", &of_two)

@@ -1,9 +1,9 @@
-//! What VMs have used, counted in ledger time.
+//! What VMs and volumes have used, counted in ledger time.
 //!
-//! Owns the meter that each VM carries, the sums that deleted VMs leave behind, and their exact
-//! arithmetic, so that every host, an auditor and the customer come to the same numbers. Never
-//! decides when a meter runs: the judge's rule of reports does. Called by the judge, the agent
-//! (shows) and the model that tests compare the judge with.
+//! Owns the meter that each of them carries, the sums that deleted ones leave behind, and their
+//! exact arithmetic, so that every host, an auditor and the customer come to the same numbers.
+//! Never decides when a meter runs: the judge's rule of reports does. Called by the judge, the
+//! agent (shows) and the model that tests compare the judge with.
 //!
 //! A meter is written down only when something changes; in between, what was used follows from
 //! ledger time. Units are milliseconds of ledger time, times what was taken.
@@ -73,7 +73,7 @@ pub enum Metered {
     Paused,
 }
 
-/// A VM's meter.
+/// The meter of a VM or volume.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
 )]
@@ -122,7 +122,7 @@ impl Meter {
     }
 }
 
-/// What an account's deleted VMs have used on one host.
+/// What an account's deleted VMs and volumes have used on one host.
 #[derive(
     Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
 )]
@@ -134,7 +134,7 @@ pub struct PastUsage {
     /// On which host.
     #[n(1)]
     pub host: HostId,
-    /// How many.
+    /// How many VMs.
     #[n(2)]
     pub vms: u64,
     /// Their sum.

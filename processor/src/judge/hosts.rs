@@ -8,7 +8,7 @@ use dagger_payload::kind::{HostChange, HostJoin};
 use dagger_payload::object::{Effect, Host, HostDuty};
 use dagger_payload::refusal::RefusalCode;
 
-use super::state::{State, Usage};
+use super::state::State;
 use super::{Case, Ruling, refuse};
 
 pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
@@ -34,7 +34,7 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
     }
     let old = state.hosts.get(&id);
     let moved = old.is_some_and(|old| old.guest_subnet != body.guest_subnet);
-    if moved && state.used_on(&id) != Usage::default() {
+    if moved && state.used_on(&id).vms > 0 {
         return refuse(RefusalCode::StateWrong, "guest_subnet: VMs have addresses of the old one");
     }
     let host = Host {

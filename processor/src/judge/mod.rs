@@ -17,6 +17,7 @@ pub mod snapshot;
 mod state;
 mod tree;
 mod vms;
+mod volumes;
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
@@ -242,7 +243,12 @@ impl Judge {
             Body::VmResize(body) => vms::resize(state, &case, body),
             Body::VmProtect(body) => vms::protect(state, &case, body),
             Body::VmDelete(body) => vms::delete(state, &case, body),
+            Body::VolumeCreate(body) => volumes::create(state, &case, body),
+            Body::VolumeAttach(body) => volumes::attach(state, &case, body),
+            Body::VolumeDetach(body) => volumes::detach(state, &case, body),
+            Body::VolumeDelete(body) => volumes::delete(state, &case, body),
             Body::ReportVm(body) => reports::report(state, &case, body),
+            Body::ReportVolume(body) => volumes::report(state, &case, body),
         }
     }
 

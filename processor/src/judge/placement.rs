@@ -1,13 +1,13 @@
 //! Where a VM goes: the same host on every judge.
 //!
 //! Owns the filter, the preference and the tie-break. Uses only the state and ledger time. Called
-//! when a VM is created or resized, when an offer lapses or is refused, and when an owner starts a
-//! VM that found no host.
+//! when a VM is created or resized or a volume created, when an offer lapses or is refused, and
+//! when an owner starts a VM that found no host.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use dagger_payload::id::{HostId, LedgerTime, VmId};
+use dagger_payload::id::{AccountId, HostId, LedgerTime, VmId};
 use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
 use dagger_payload::limits::{ACCEPTANCE_MS_MAX, REASON_BYTES_MAX};
 use dagger_payload::name::{Labels, Name};
@@ -59,19 +59,30 @@ pub(crate) fn require_room(
     let Some(host) = vm.placement.host().and_then(|host| state.hosts.get(&host)) else {
         return Ok(());
     };
-    let used = state.used_by(&vm.account, &host.operator).capacity;
-    let wanted = used.minus(&vm.size).plus(size);
-    let grants = state.accounts.get(&vm.account).map_or(&[][..], |account| &account.grants);
+    require_share(state, (&vm.account, host), (&vm.size, size), now)
+}
+
+/// Whether what `account` has on `host` may grow from `before` to `size`.
+///
+/// # Errors
+/// `grant_exceeded` when no live grant of the host's operator covers that, `no_host_fits` when the
+/// host has not got it.
+pub(crate) fn require_share(
+    state: &State,
+    (account, host): (&AccountId, &Host),
+    (before, size): (&Capacity, &Capacity),
+    now: LedgerTime,
+) -> Result<(), Refusal> {
+    let used = state.used_by(account, &host.operator).capacity;
+    let wanted = used.minus(before).plus(size);
+    let grants = state.accounts.get(account).map_or(&[][..], |account| &account.grants);
     let mut of_operator =
         grants.iter().filter(|grant| grant.operator == host.operator && is_live(grant, now));
     if !of_operator.any(|grant| grant.capacity.covers(&wanted)) {
-        let resized = Vm { size: *size, ..vm.clone() };
-        return Err(Refusal::new(
-            RefusalCode::GrantExceeded,
-            describe_grants(state, &resized, now),
-        ));
+        let detail = describe_grants(state, account, size, now);
+        return Err(Refusal::new(RefusalCode::GrantExceeded, detail));
     }
-    let free = host.offered().minus(&state.used_on(&host.id).capacity.minus(&vm.size));
+    let free = host.offered().minus(&state.used_on(&host.id).capacity.minus(before));
     if !free.covers(size) {
         let lack = Reason::Full(size.minus(&free));
         return Err(Refusal::new(RefusalCode::NoHostFits, describe(&[(&host.name, lack)])));
@@ -96,19 +107,23 @@ fn has_room(state: &State, grant: &Grant, vm: &Vm, now: LedgerTime) -> bool {
         && grant.capacity.covers(&used.capacity.plus(&vm.size))
 }
 
-fn describe_grants(state: &State, vm: &Vm, now: LedgerTime) -> String {
-    let account = state.accounts.get(&vm.account);
-    let live = account.into_iter().flat_map(|account| &account.grants);
+fn describe_grants(
+    state: &State,
+    account: &AccountId,
+    wanted: &Capacity,
+    now: LedgerTime,
+) -> String {
+    let grants = state.accounts.get(account);
+    let live = grants.into_iter().flat_map(|account| &account.grants);
     let left: Vec<String> = live
         .filter(|grant| is_live(grant, now))
         .map(|grant| {
-            let used = state.used_by(&vm.account, &grant.operator);
+            let used = state.used_by(account, &grant.operator);
             let left = grant.capacity.minus(&used.capacity);
             let vms = grant.vms.saturating_sub(used.vms);
             format!("{} CPUs, {} MiB, {} GiB, {vms} VMs", left.cpus, left.memory_mib, left.disk_gib)
         })
         .collect();
-    let wanted = &vm.size;
     format!(
         "{} CPUs, {} MiB and {} GiB asked; left of each grant: {}",
         wanted.cpus,
@@ -149,7 +164,8 @@ impl<'a> Search<'a> {
         let roomy = grants.iter().filter(|grant| has_room(state, grant, vm, now));
         let operators: Vec<_> = roomy.map(|grant| grant.operator).collect();
         if operators.is_empty() {
-            return Err(Refusal::new(RefusalCode::GrantExceeded, describe_grants(state, vm, now)));
+            let detail = describe_grants(state, &vm.account, &vm.size, now);
+            return Err(Refusal::new(RefusalCode::GrantExceeded, detail));
         }
         Ok(Self {
             state,

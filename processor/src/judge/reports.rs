@@ -11,6 +11,7 @@ use dagger_payload::usage::{Metered, PastUsage, Used};
 
 use super::state::State;
 use super::vms::offer_next;
+use super::volumes::released_by;
 use super::{Case, Ruling, refuse};
 
 pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling {
@@ -69,9 +70,10 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
             if is_known(vm, body) {
                 return Ok(Vec::new());
             }
+            let released = released_by(state, vm, body);
             let vm = reported(vm.clone(), *host, case, body);
             let past = (body.phase == ReportPhase::Deleted).then(|| past_usage(state, *host, &vm));
-            Ok([Effect::Vm(Box::new(vm))].into_iter().chain(past).collect())
+            Ok([Effect::Vm(Box::new(vm))].into_iter().chain(past).chain(released).collect())
         }
     }
 }

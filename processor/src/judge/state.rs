@@ -13,7 +13,7 @@ use std::net::Ipv4Addr;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
     AccountId, ClusterId, HistoryHash, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
-    StateRoot, VmId,
+    StateRoot, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet};
@@ -21,6 +21,7 @@ use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{Account, Effect, Grant, Host, Image, Placement, Vm, VmState};
 use dagger_payload::state_tree::{Judgement, Subject};
 use dagger_payload::usage::PastUsage;
+use dagger_payload::volume::{Volume, VolumeState};
 
 use super::rooms::Rooms;
 use super::silence::Silence;
@@ -65,6 +66,7 @@ pub(crate) struct State {
     pub(crate) accounts: BTreeMap<AccountId, Account>,
     pub(crate) images: BTreeMap<ImageName, Image>,
     pub(crate) vms: BTreeMap<VmId, Vm>,
+    pub(crate) volumes: BTreeMap<VolumeId, Volume>,
     pub(crate) past_usage: BTreeMap<(AccountId, HostId), PastUsage>,
     pub(crate) silence: Silence,
     agent_keys: BTreeMap<PublicKey, HostId>,
@@ -72,6 +74,9 @@ pub(crate) struct State {
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
     vm_names: BTreeMap<(AccountId, Name), VmId>,
     vms_of: BTreeMap<AccountId, BTreeSet<VmId>>,
+    volume_names: BTreeMap<(AccountId, Name), VolumeId>,
+    /// By the VM that may write to them.
+    volumes_used_by: BTreeMap<VmId, BTreeSet<VolumeId>>,
     pub(crate) rooms: Rooms,
     used_by: BTreeMap<(AccountId, OperatorId), Usage>,
     addresses: BTreeMap<HostId, Addresses>,
@@ -98,12 +103,15 @@ impl State {
             accounts: BTreeMap::new(),
             images: BTreeMap::new(),
             vms: BTreeMap::new(),
+            volumes: BTreeMap::new(),
             past_usage: BTreeMap::new(),
             agent_keys: BTreeMap::new(),
             account_keys: BTreeMap::new(),
             images_of: BTreeMap::new(),
             vm_names: BTreeMap::new(),
             vms_of: BTreeMap::new(),
+            volume_names: BTreeMap::new(),
+            volumes_used_by: BTreeMap::new(),
             rooms: Rooms::default(),
             used_by: BTreeMap::new(),
             addresses: BTreeMap::new(),
@@ -143,6 +151,16 @@ impl State {
     pub(crate) fn vms_of(&self, account: &AccountId) -> impl Iterator<Item = &Vm> {
         let ids = self.vms_of.get(account).into_iter().flatten();
         ids.filter_map(|id| self.vms.get(id))
+    }
+
+    pub(crate) fn volume_named(&self, account: AccountId, name: &Name) -> Option<VolumeId> {
+        self.volume_names.get(&(account, name.clone())).copied()
+    }
+
+    /// The volumes to which a VM may write, or may still.
+    pub(crate) fn volumes_used_by(&self, vm: &VmId) -> impl Iterator<Item = &Volume> {
+        let ids = self.volumes_used_by.get(vm).into_iter().flatten();
+        ids.filter_map(|id| self.volumes.get(id))
     }
 
     pub(crate) fn images_with(&self, digest: &ImageDigest) -> impl Iterator<Item = &Image> {
@@ -237,6 +255,7 @@ impl State {
                 self.images_of.entry(image.digest).or_default().insert(image.name.clone());
             }
             Effect::Vm(vm) => self.absorb_vm(vm),
+            Effect::Volume(volume) => self.absorb_volume(volume),
             Effect::Usage(past) => {
                 self.set_leaf(&Subject::Usage(past.account, past.host), &**past);
                 self.past_usage.insert((past.account, past.host), (**past).clone());
@@ -264,6 +283,36 @@ impl State {
         self.vms.insert(vm.id, vm.clone());
     }
 
+    fn absorb_volume(&mut self, volume: &Volume) {
+        if let Some(old) = self.volumes.remove(&volume.id) {
+            self.volume_names.remove(&(old.account, old.name.clone()));
+            for usage in self.usages(old.account, old.host) {
+                usage.capacity = usage.capacity.minus(&old.size());
+            }
+            if let Some(vm) = old.used_by.vm()
+                && let Some(used) = self.volumes_used_by.get_mut(&vm)
+            {
+                used.remove(&old.id);
+                if used.is_empty() {
+                    self.volumes_used_by.remove(&vm);
+                }
+            }
+        }
+        if volume.state() == VolumeState::Deleted {
+            self.tree.remove(&Subject::Volume(volume.id).key());
+            return;
+        }
+        self.set_leaf(&Subject::Volume(volume.id), volume);
+        self.volume_names.insert((volume.account, volume.name.clone()), volume.id);
+        for usage in self.usages(volume.account, volume.host) {
+            usage.capacity = usage.capacity.plus(&volume.size());
+        }
+        if let Some(vm) = volume.used_by.vm() {
+            self.volumes_used_by.entry(vm).or_default().insert(volume.id);
+        }
+        self.volumes.insert(volume.id, volume.clone());
+    }
+
     /// The next guest of `host` gets an address after this one, which was just given.
     fn advance_cursor(&mut self, host: HostId, address: Ipv4Addr) {
         let Some(subnet) = self.hosts.get(&host).map(|host| host.guest_subnet) else { return };
@@ -284,7 +333,7 @@ impl State {
         let Some((host, address)) = vm.placement.host().zip(vm.placement.address()) else {
             return;
         };
-        for usage in self.usages(vm, host) {
+        for usage in self.usages(vm.account, host) {
             usage.capacity = usage.capacity.plus(&vm.size);
             usage.vms = usage.vms.saturating_add(1);
         }
@@ -305,7 +354,7 @@ impl State {
         let Some((host, address)) = vm.placement.host().zip(vm.placement.address()) else {
             return;
         };
-        for usage in self.usages(vm, host) {
+        for usage in self.usages(vm.account, host) {
             usage.capacity = usage.capacity.minus(&vm.size);
             usage.vms = usage.vms.saturating_sub(1);
         }
@@ -317,10 +366,10 @@ impl State {
         }
     }
 
-    /// The two sums that a VM on `host` counts in.
-    fn usages(&mut self, vm: &Vm, host: HostId) -> impl Iterator<Item = &mut Usage> {
+    /// The two sums that what an account has on `host` counts in.
+    fn usages(&mut self, account: AccountId, host: HostId) -> impl Iterator<Item = &mut Usage> {
         let operator = self.hosts.get(&host).map(|host| host.operator);
-        let by = operator.map(|operator| self.used_by.entry((vm.account, operator)).or_default());
+        let by = operator.map(|operator| self.used_by.entry((account, operator)).or_default());
         by.into_iter().chain(self.rooms.get_mut(&host).map(|room| &mut room.used))
     }
 

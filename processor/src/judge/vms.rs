@@ -74,6 +74,8 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         meter: Meter::NEW,
         stop_manner: StopManner::Graceful,
         restart: body.restart,
+        volumes: Vec::new(),
+        volumes_since: Generation(1),
     })
 }
 
@@ -198,7 +200,7 @@ fn require_grant(state: &State, case: &Case<'_>, vm: &Vm, host: &HostId) -> Resu
     refuse(RefusalCode::GrantEnded, detail)
 }
 
-fn change(mut vm: Vm, wanted: Wanted, case: &Case<'_>) -> Vec<Effect> {
+pub(super) fn change(mut vm: Vm, wanted: Wanted, case: &Case<'_>) -> Vec<Effect> {
     vm.wanted = wanted;
     vm.generation = vm.generation.next();
     vm.changed = case.cause;
@@ -206,7 +208,11 @@ fn change(mut vm: Vm, wanted: Wanted, case: &Case<'_>) -> Vec<Effect> {
 }
 
 /// The VM that `body` names, if the signer owns it and it may still be changed.
-fn owned<'s>(state: &'s State, case: &Case<'_>, body: &VmChange) -> Result<&'s Vm, Refusal> {
+pub(super) fn owned<'s>(
+    state: &'s State,
+    case: &Case<'_>,
+    body: &VmChange,
+) -> Result<&'s Vm, Refusal> {
     // Who holds no grant any more may still stop and delete what is his.
     let account = acting(state, case)?.id;
     let Some(vm) = state.vms.get(&body.vm) else {

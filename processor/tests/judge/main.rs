@@ -5,6 +5,7 @@ mod keys;
 mod rules;
 mod snapshot;
 mod usage;
+mod volumes;
 
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};

@@ -15,6 +15,7 @@ mod reports;
 mod run;
 mod state;
 mod vms;
+mod volumes;
 
 use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};

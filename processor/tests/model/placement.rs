@@ -2,8 +2,8 @@
 
 use std::net::Ipv4Addr;
 
-use dagger_payload::id::HostId;
-use dagger_payload::kind::{Apart, ApartBy, ApartStrength};
+use dagger_payload::id::{AccountId, HostId, VmId};
+use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
 use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
 use dagger_payload::refusal::RefusalCode;
 
@@ -36,11 +36,18 @@ pub(crate) fn place(model: &Model, vm: &Vm) -> Result<Placement, RefusalCode> {
 
 /// Whether `vm`, of its new size, may stay on `host`.
 pub(crate) fn require_room(model: &Model, host: &Host, vm: &Vm) -> Result<(), RefusalCode> {
-    let account = model.account(vm.account).expect("it has an account");
-    let counts = |other: &Vm| {
-        other.id != vm.id && other.account == vm.account && model.is_with(other, host.operator)
-    };
-    let wanted = model.sum(counts).0.plus(&vm.size);
+    require_share(model, vm.account, host, (Some(vm.id), &vm.size))
+}
+
+/// Whether `size` more fits on `host` and in a grant, beside all but one VM.
+pub(crate) fn require_share(
+    model: &Model,
+    account: AccountId,
+    host: &Host,
+    (without, size): (Option<VmId>, &Capacity),
+) -> Result<(), RefusalCode> {
+    let wanted = model.sum_with(account, host.operator, without).0.plus(size);
+    let account = model.account(account).expect("it is one");
     let is_granted = account.grants.iter().any(|grant| {
         grant.operator == host.operator
             && grant.until >= model.now
@@ -49,16 +56,13 @@ pub(crate) fn require_room(model: &Model, host: &Host, vm: &Vm) -> Result<(), Re
     if !is_granted {
         return Err(RefusalCode::GrantExceeded);
     }
-    let others = model.sum(|other| other.id != vm.id && other.placement.host() == Some(host.id)).0;
-    let has_it = host.capacity.minus(&host.reserve).covers(&others.plus(&vm.size));
+    let others = model.sum_on(host.id, without);
+    let has_it = host.capacity.minus(&host.reserve).covers(&others.plus(size));
     has_it.then_some(()).ok_or(RefusalCode::NoHostFits)
 }
 
 fn has_room(model: &Model, grant: &Grant, vm: &Vm) -> bool {
-    let counts = |other: &Vm| {
-        other.id != vm.id && other.account == vm.account && model.is_with(other, grant.operator)
-    };
-    let (used, vms) = model.sum(counts);
+    let (used, vms) = model.sum_with(vm.account, grant.operator, Some(vm.id));
     grant.until >= model.now && vms < grant.vms && grant.capacity.covers(&used.plus(&vm.size))
 }
 
@@ -75,8 +79,8 @@ fn fits(model: &Model, host: &Host, vm: &Vm) -> bool {
         && free_address(model, host).is_some()
 }
 
-fn used_on(model: &Model, host: HostId) -> dagger_payload::kind::Capacity {
-    model.sum(|vm| vm.placement.host() == Some(host)).0
+fn used_on(model: &Model, host: HostId) -> Capacity {
+    model.sum_on(host, None)
 }
 
 /// How many wishes of this strength the VM would break on `host`.

@@ -11,6 +11,7 @@ use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling};
 use super::vms::offer_next;
+use super::volumes::released;
 
 pub(crate) const KINDS: &[Kind] =
     &[Kind { name: "report.vm", weight: 40, draw: draw_report, judge: judge_report }];
@@ -121,6 +122,7 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         past.used.disk_gib_ms += vm.meter.used.disk_gib_ms;
         effects.push(Effect::Usage(Box::new(past)));
     }
+    effects.extend(released(model, vm.id, body.phase));
     Ok(effects)
 }
 

@@ -7,7 +7,7 @@ use dagger_payload::codec::encode;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
     AccountId, ClusterId, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest, Round,
-    StateRoot, VmId,
+    StateRoot, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, KeyRole};
@@ -17,6 +17,7 @@ use dagger_payload::release::{CommitRelease, OrderedCommit};
 use dagger_payload::snapshot::extend_history;
 use dagger_payload::state_tree::Judgement;
 use dagger_payload::usage::PastUsage;
+use dagger_payload::volume::{Volume, VolumeState};
 
 /// A payload in hand.
 pub(crate) struct Asked<'a> {
@@ -43,6 +44,7 @@ pub(crate) struct Model {
     pub(crate) accounts: Vec<Account>,
     pub(crate) images: Vec<Image>,
     pub(crate) vms: Vec<Vm>,
+    pub(crate) volumes: Vec<Volume>,
     pub(crate) past_usage: Vec<PastUsage>,
     pub(crate) remembered: BTreeMap<PayloadDigest, Judgement>,
     /// For each host the index of the address after the one that was given last.
@@ -91,6 +93,7 @@ impl Model {
             accounts: Vec::new(),
             images: Vec::new(),
             vms: Vec::new(),
+            volumes: Vec::new(),
             past_usage: Vec::new(),
             remembered: BTreeMap::new(),
             cursors: BTreeMap::new(),
@@ -111,6 +114,10 @@ impl Model {
 
     pub(crate) fn vm(&self, id: VmId) -> Option<&Vm> {
         self.vms.iter().find(|vm| vm.id == id)
+    }
+
+    pub(crate) fn volume(&self, id: VolumeId) -> Option<&Volume> {
+        self.volumes.iter().find(|volume| volume.id == id)
     }
 
     pub(crate) fn account(&self, id: AccountId) -> Option<&Account> {
@@ -147,6 +154,36 @@ impl Model {
     pub(crate) fn sum(&self, counts: impl Fn(&Vm) -> bool) -> (Capacity, u32) {
         let counted = self.vms.iter().filter(|vm| counts(vm));
         counted.fold((Capacity::default(), 0), |(sum, vms), vm| (sum.plus(&vm.size), vms + 1))
+    }
+
+    /// Size of the volumes that `counts` picks.
+    pub(crate) fn sum_volumes(&self, counts: impl Fn(&Volume) -> bool) -> Capacity {
+        let counted = self.volumes.iter().filter(|volume| counts(volume));
+        let disk_gib = counted.map(|volume| volume.size_gib).sum();
+        Capacity { cpus: 0, memory_mib: 0, disk_gib }
+    }
+
+    /// Size and number of what an account has with an operator, without one VM.
+    pub(crate) fn sum_with(
+        &self,
+        account: AccountId,
+        operator: OperatorId,
+        without: Option<VmId>,
+    ) -> (Capacity, u32) {
+        let (vms, count) = self.sum(|vm| {
+            Some(vm.id) != without && vm.account == account && self.is_with(vm, operator)
+        });
+        let volumes = self.sum_volumes(|volume| {
+            let host = self.host(volume.host).expect("it has joined");
+            volume.account == account && host.operator == operator
+        });
+        (vms.plus(&volumes), count)
+    }
+
+    /// Size of everything on a host, without one VM.
+    pub(crate) fn sum_on(&self, host: HostId, without: Option<VmId>) -> Capacity {
+        let (vms, _) = self.sum(|vm| Some(vm.id) != without && vm.placement.host() == Some(host));
+        vms.plus(&self.sum_volumes(|volume| volume.host == host))
     }
 
     /// Whether a VM is, or is to be, on a host of this operator.
@@ -205,6 +242,12 @@ impl Model {
                 self.images.retain(|old| old.name != new.name);
                 self.images.push((**new).clone());
             }
+            Effect::Volume(new) => {
+                self.volumes.retain(|old| old.id != new.id);
+                if new.state() != VolumeState::Deleted {
+                    self.volumes.push((**new).clone());
+                }
+            }
             Effect::Usage(new) => {
                 self.past_usage.retain(|old| (old.account, old.host) != (new.account, new.host));
                 self.past_usage.push((**new).clone());
@@ -239,6 +282,7 @@ impl Model {
         self.accounts.iter().for_each(|one| add("account", one.id.as_bytes(), encode(one)));
         self.images.iter().for_each(|one| add("image", one.name.as_str().as_bytes(), encode(one)));
         self.vms.iter().for_each(|vm| add("vm", vm.id.as_bytes(), encode(vm)));
+        self.volumes.iter().for_each(|one| add("volume", one.id.as_bytes(), encode(one)));
         for past in &self.past_usage {
             let id = [past.account.as_bytes().as_slice(), past.host.as_bytes().as_slice()].concat();
             add("usage", &id, encode(past));

@@ -121,6 +121,8 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         meter: Meter::NEW,
         stop_manner: StopManner::Graceful,
         restart: body.restart,
+        volumes: Vec::new(),
+        volumes_since: Generation(1),
     };
     vm.placement = place(model, &vm)?;
     Ok(vec![Effect::Vm(Box::new(vm))])
@@ -309,14 +311,14 @@ fn judge_protect(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     changed(vm, asked)
 }
 
-fn changed(mut vm: Vm, asked: &Asked<'_>) -> Ruling {
+pub(crate) fn changed(mut vm: Vm, asked: &Asked<'_>) -> Ruling {
     vm.generation = Generation(vm.generation.0 + 1);
     vm.changed = asked.cause;
     Ok(vec![Effect::Vm(Box::new(vm))])
 }
 
 /// The signer's VM, if it may still be changed.
-fn own(
+pub(crate) fn own(
     model: &Model,
     asked: &Asked<'_>,
     vm: VmId,

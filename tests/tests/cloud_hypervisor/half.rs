@@ -5,12 +5,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use dagger_agent::controller::LocalPolicy;
-use dagger_agent::handover::{ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard};
+use dagger_agent::handover::{
+    HostReport, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
+};
 use dagger_agent::machines::{Backend, Broken, MachineConfiguration, NetworkKind, run};
 use dagger_images::ImageStore;
 use dagger_payload::id::{CommitIndex, Generation, OperatorId, PayloadDigest, Position};
 use dagger_payload::key::SecretKey;
-use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, ReportPhase, ReportVm, VmImage};
+use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, ReportPhase, VmImage};
 use dagger_payload::object::{Cause, Host, HostDuty, VmReport, Wanted};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -23,7 +25,7 @@ const WAIT: Duration = Duration::from_secs(60);
 
 struct Half {
     orders: mpsc::Sender<Order>,
-    reports: mpsc::Receiver<ReportVm>,
+    reports: mpsc::Receiver<HostReport>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Broken>>,
 }
@@ -79,7 +81,9 @@ impl Half {
 
     async fn phase(&mut self) -> ReportPhase {
         let report = tokio::time::timeout(WAIT, self.reports.recv()).await;
-        let report = report.expect("no report came").unwrap();
+        let HostReport::Vm(report) = report.expect("no report came").unwrap() else {
+            panic!("nobody ordered a volume");
+        };
         assert!(report.reason.is_none(), "{report:?}");
         report.phase
     }

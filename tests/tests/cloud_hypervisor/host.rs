@@ -65,6 +65,8 @@ pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm 
         apart: Vec::new(),
         protection: Protection::Unprotected,
         booted_since: Generation(1),
+        volumes: Vec::new(),
+        volumes_since: Generation(1),
         meter: dagger_payload::usage::Meter::NEW,
         stop_manner: dagger_payload::kind::StopManner::Graceful,
         restart: dagger_payload::kind::RestartPolicy::Always,
@@ -165,6 +167,7 @@ impl Host {
             image: self.path("image.raw"),
             image_format: ImageFormat::Raw,
             seed: path("seed"),
+            volumes: Vec::new(),
             console: path("log"),
             network: GuestNetwork::None,
         };

@@ -39,15 +39,17 @@ pub(super) async fn run(session: &Session) -> Result<(), Failure> {
 
 fn text(view: &FsckView) -> String {
     let rows = view.findings.iter().map(|finding| {
-        let vm = finding.vm.map_or_else(|| "-".to_owned(), |vm| vm.to_string());
-        [kind_words(finding.kind).to_owned(), vm, finding.detail.clone()]
+        let vm = finding.vm.map(|vm| format!("VM {vm}"));
+        let volume = finding.volume.map(|volume| format!("volume {volume}"));
+        let about = vm.or(volume).unwrap_or_else(|| "-".to_owned());
+        [kind_words(finding.kind).to_owned(), about, finding.detail.clone()]
     });
-    let mut text = table(["FINDING", "VM", "DETAIL"], rows, "Nothing was found.");
+    let mut text = table(["FINDING", "ABOUT", "DETAIL"], rows, "Nothing was found.");
     for unknown in &view.unknown {
         text.push_str(&format!("\nunknown: {unknown}"));
     }
     text.push_str(&format!(
-        "\nCompared {} VMs with {} machines and {} files; {} files are in quarantine.",
+        "\nCompared {} VMs and volumes with {} machines and {} files; {} files are in quarantine.",
         view.owners, view.machines, view.files, view.quarantined
     ));
     text

@@ -21,6 +21,7 @@ pub(crate) mod ssh;
 mod usage;
 pub(crate) mod vm;
 mod vm_view;
+pub(crate) mod volume;
 pub(crate) mod why;
 
 use std::time::{Duration, Instant};

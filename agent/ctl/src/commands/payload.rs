@@ -23,6 +23,7 @@ use super::vm::{
     ChangeWhat, CreateArguments, ResizeWhat, StopWhat, change_body, create_body, protect,
     resize_body, stop_body, unprotect,
 };
+use super::volume;
 use super::{ChangeOptions, Wait};
 use crate::failure::Failure;
 use crate::output::facts;
@@ -136,6 +137,18 @@ pub(crate) enum MakeKind {
     /// As `daggerctl vm delete`
     #[command(name = "vm.delete")]
     VmDelete(ChangeWhat),
+    /// As `daggerctl volume create`
+    #[command(name = "volume.create")]
+    VolumeCreate(volume::CreateArguments),
+    /// As `daggerctl volume attach`
+    #[command(name = "volume.attach")]
+    VolumeAttach(volume::AttachArguments),
+    /// As `daggerctl volume detach`
+    #[command(name = "volume.detach")]
+    VolumeDetach(volume::DetachArguments),
+    /// As `daggerctl volume delete`
+    #[command(name = "volume.delete")]
+    VolumeDelete(volume::DeleteArguments),
     /// As `daggerctl account grant`
     #[command(name = "account.grant")]
     AccountGrant(GrantArguments),
@@ -206,6 +219,10 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
                 NamedProtection::Unprotected => unprotect(change),
             }
         }
+        MakeKind::VolumeCreate(arguments) => arguments.body(session).await?,
+        MakeKind::VolumeAttach(arguments) => Body::VolumeAttach(arguments.body(session).await?),
+        MakeKind::VolumeDetach(arguments) => Body::VolumeDetach(arguments.body(session).await?),
+        MakeKind::VolumeDelete(arguments) => Body::VolumeDelete(arguments.body(session).await?),
         MakeKind::AccountRevoke(arguments) => arguments.body(session).await?,
         MakeKind::AccountAddKey(arguments) => arguments.body()?,
         MakeKind::AccountRemoveKey(arguments) => arguments.body()?,

@@ -1,4 +1,4 @@
-//! `daggerctl account usage`: what an account's VMs have used.
+//! `daggerctl account usage`: what an account's VMs and volumes have used.
 //!
 //! Owns how it is shown: hours for people, exact milliseconds with `--json`. Counts nothing itself.
 //! Called by `commands::account`.
@@ -29,9 +29,13 @@ fn show(usage: &UsageView) -> String {
     for host in &usage.hosts {
         let name = host.name.as_ref().map_or_else(|| host.host.to_string(), ToString::to_string);
         let vms = host.vms.iter().map(|vm| (vm.name.to_string(), &vm.used));
-        let deleted = (host.deleted_vms > 0)
+        let volumes = &host.volumes;
+        let volumes = volumes.iter().map(|one| (format!("{} (volume)", one.name), &one.used));
+        let deleted = (host.deleted_used != Used::default())
             .then(|| (format!("({} deleted)", host.deleted_vms), &host.deleted_used));
-        rows.extend(vms.chain(deleted).map(|(vm, used)| row([name.clone(), vm], used)));
+        rows.extend(
+            vms.chain(volumes).chain(deleted).map(|(vm, used)| row([name.clone(), vm], used)),
+        );
     }
     rows.push(row(["in all".to_owned(), String::new()], &usage.used));
     let head = ["HOST", "VM", "VCPU HOURS", "MEMORY GIB HOURS", "DISK GIB HOURS"];

@@ -61,6 +61,7 @@ pub(crate) fn show(view: &VmView) -> String {
     let vm = &view.vm;
     let optional = |text: Option<String>| text.unwrap_or_default();
     let labels: Vec<_> = vm.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+    let volumes: Vec<_> = vm.volumes.iter().map(|used| short(&used.volume)).collect();
     facts([
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
@@ -79,6 +80,7 @@ pub(crate) fn show(view: &VmView) -> String {
                 + " "
                 + &short(&vm.image.digest),
         ),
+        ("volumes", volumes.join(" ")),
         ("labels", labels.join(" ")),
         ("protection", format!("{:?}", vm.protection).to_lowercase()),
         ("generation", vm.generation.to_string()),

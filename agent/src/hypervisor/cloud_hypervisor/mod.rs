@@ -42,7 +42,7 @@ use self::watch::Watch;
 use super::announcer::Announcer;
 use super::names::HostNames;
 use super::{
-    ConsoleInput, GuestNetwork, Hypervisor, HypervisorError, Inventory, Machine,
+    ConsoleInput, GivenVolume, GuestNetwork, Hypervisor, HypervisorError, Inventory, Machine,
     MachineSpecification, Power, Tags,
 };
 use crate::controller::proof::{DeleteProof, StopProof};
@@ -260,7 +260,9 @@ impl CloudHypervisor {
             .ok_or_else(|| io::Error::other(format!("there is no group {GROUP}")))?;
         // The directory has the group by its parent's set-group bit; here it may only be opened to
         // it.
-        for (path, mode) in [(place.directory(), 0o770), (machine.disk.as_path(), 0o660)] {
+        let volumes = machine.volumes.iter().map(|given| (given.disk.as_path(), 0o660));
+        let own = [(place.directory(), 0o770), (machine.disk.as_path(), 0o660)];
+        for (path, mode) in own.into_iter().chain(volumes) {
             std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
             fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
         }
@@ -430,6 +432,26 @@ impl Hypervisor for CloudHypervisor {
             (Power::Paused, ..) => self.tell(vm, "vm.resume"),
             (Power::Running | Power::Stopped, ..) => Ok(()),
         }
+    }
+
+    fn give(&self, vm: VmId, volumes: &[GivenVolume]) -> Result<(), HypervisorError> {
+        let (power, _, process) = self.existing(vm)?;
+        if power == Power::Stopped {
+            return Ok(());
+        }
+        let Process::Guest(info) = process else {
+            return Err(HypervisorError::Failed("the process does not answer".to_owned()));
+        };
+        let wanted = volumes.iter().map(|given| (given.slot, given.disk.clone())).collect();
+        if info.volumes() == wanted {
+            return Ok(());
+        }
+        // Its process has shut itself off from all files but those that it was started with.
+        Err(HypervisorError::Refused(
+            "volumes_at_start_only: a machine of Cloud Hypervisor changes its volumes when it is \
+             switched off and on; stop and start the VM"
+                .to_owned(),
+        ))
     }
 
     fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {

@@ -3,15 +3,18 @@
 //! Owns these shapes. Requests name everything that has a default we rely on, since unknown names
 //! are ignored by the other side; answers are read tolerantly. Called by the implementation.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
 use crate::hypervisor::names::uuid;
-use crate::hypervisor::{MachineSpecification, Tags};
+use crate::hypervisor::{GivenVolume, MachineSpecification, Tags};
 
 /// What stands in front of our tags among a machine's OEM strings.
 const TAGS_BEGINNING: &str = "dagger:1:";
+/// What stands in front of the place of a volume in the id of its disk.
+const VOLUME: &str = "volume";
 
 #[derive(Debug, Serialize)]
 pub(super) struct VmConfig {
@@ -46,13 +49,15 @@ struct Payload {
 
 #[derive(Debug, Serialize)]
 struct Disk {
-    id: &'static str,
+    id: String,
     path: PathBuf,
     /// Always told: of an image whose type was found by looking, the first sector cannot be
     /// written.
     image_type: &'static str,
     readonly: bool,
     backing_files: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    serial: Option<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -104,22 +109,27 @@ pub(super) fn configuration(
         cpus: Cpus { boot_vcpus: machine.cpus, max_vcpus: machine.cpus },
         memory: Memory { size: machine.memory_mib << 20 },
         payload: Payload { firmware: firmware.to_owned() },
-        disks: vec![
+        disks: [
             Disk {
-                id: "root",
+                id: "root".to_owned(),
                 path: machine.disk.clone(),
                 image_type: "Qcow2",
                 readonly: false,
                 backing_files: true,
+                serial: None,
             },
             Disk {
-                id: "seed",
+                id: "seed".to_owned(),
                 path: machine.seed.clone(),
                 image_type: "Raw",
                 readonly: true,
                 backing_files: false,
+                serial: None,
             },
-        ],
+        ]
+        .into_iter()
+        .chain(machine.volumes.iter().map(volume))
+        .collect(),
         rng: Rng { src: "/dev/urandom" },
         serial: Serial { mode: "Socket", socket: directory.join(super::place::SERIAL) },
         console: Console { mode: "Off" },
@@ -136,6 +146,17 @@ pub(super) fn configuration(
             below(&machine.image),
             below(firmware),
         ],
+    }
+}
+
+fn volume(given: &GivenVolume) -> Disk {
+    Disk {
+        id: format!("{VOLUME}{}", given.slot),
+        path: given.disk.clone(),
+        image_type: "Qcow2",
+        readonly: false,
+        backing_files: false,
+        serial: Some(given.serial()),
     }
 }
 
@@ -181,6 +202,18 @@ impl VmInfo {
     pub(super) fn tags(&self) -> Option<Tags> {
         let strings = self.config.pointer("/platform/oem_strings")?.as_array()?;
         strings.iter().find_map(|text| read_tags(text.as_str()?))
+    }
+}
+
+impl VmInfo {
+    /// The files of the volumes that the machine was started with, by place.
+    pub(super) fn volumes(&self) -> BTreeMap<u8, PathBuf> {
+        let disks = self.config.pointer("/disks").and_then(serde_json::Value::as_array);
+        let volume = |disk: &serde_json::Value| {
+            let slot = disk.get("id")?.as_str()?.strip_prefix(VOLUME)?.parse().ok()?;
+            Some((slot, disk.get("path")?.as_str()?.into()))
+        };
+        disks.into_iter().flatten().filter_map(volume).collect()
     }
 }
 

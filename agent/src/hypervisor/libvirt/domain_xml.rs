@@ -5,14 +5,16 @@
 //! always written, so that nothing is ever probed. Never talks to libvirt. Called by the libvirt
 //! implementation.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use dagger_payload::kind::ImageFormat;
+use dagger_payload::limits::VM_VOLUMES_MAX;
 use serde::{Deserialize, Serialize};
 
 use super::flavour::{Flavour, Virtualization};
 use crate::hypervisor::names::{HostNames, TAGS_NAMESPACE, uuid};
-use crate::hypervisor::{GuestNetwork, MachineSpecification, Tags};
+use crate::hypervisor::{GivenVolume, GuestNetwork, MachineSpecification, Tags};
 
 #[derive(Serialize)]
 #[serde(rename = "domain")]
@@ -128,6 +130,8 @@ struct Disk<'a> {
     backing: BackingStore<'a>,
     target: DiskTarget,
     #[serde(skip_serializing_if = "Option::is_none")]
+    serial: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     readonly: Option<()>,
 }
 
@@ -167,7 +171,7 @@ struct Format {
 #[derive(Serialize)]
 struct DiskTarget {
     #[serde(rename = "@dev")]
-    device: &'static str,
+    device: String,
     #[serde(rename = "@bus")]
     bus: &'static str,
 }
@@ -335,7 +339,10 @@ fn devices<'a>(
         GuestNetwork::None => None,
     };
     Devices {
-        disk: vec![overlay(machine), seed(machine)],
+        disk: [overlay(machine), seed(machine)]
+            .into_iter()
+            .chain(machine.volumes.iter().map(given_volume))
+            .collect(),
         controller: Controller { kind: "usb", model: "none" },
         interface,
         serial: CharacterDevice {
@@ -368,7 +375,8 @@ fn overlay(machine: &MachineSpecification) -> Disk<'_> {
             source: Some(File { file: &machine.image }),
             end: Some(()),
         },
-        target: DiskTarget { device: "vda", bus: "virtio" },
+        target: DiskTarget { device: "vda".to_owned(), bus: "virtio" },
+        serial: None,
         readonly: None,
     }
 }
@@ -380,9 +388,85 @@ fn seed(machine: &MachineSpecification) -> Disk<'_> {
         driver: DiskDriver { name: "qemu", format: "raw" },
         source: File { file: &machine.seed },
         backing: BackingStore::default(),
-        target: DiskTarget { device: "vdb", bus: "virtio" },
+        target: DiskTarget { device: "vdb".to_owned(), bus: "virtio" },
+        serial: None,
         readonly: Some(()),
     }
+}
+
+fn given_volume(given: &GivenVolume) -> Disk<'_> {
+    volume_at(given.slot, &given.disk, Some(given.serial()))
+}
+
+fn volume_at(slot: u8, file: &Path, serial: Option<String>) -> Disk<'_> {
+    Disk {
+        kind: "file",
+        device: "disk",
+        driver: DiskDriver { name: "qemu", format: "qcow2" },
+        source: File { file },
+        backing: BackingStore::default(),
+        target: DiskTarget { device: volume_device(slot), bus: "virtio" },
+        serial,
+        readonly: None,
+    }
+}
+
+/// A place for volumes as libvirt names it: after the machine's own two disks.
+fn volume_device(slot: u8) -> String {
+    format!("vd{}", char::from(b'c'.saturating_add(slot)))
+}
+
+/// The device of a volume, to be attached.
+pub(super) fn volume(given: &GivenVolume) -> Result<String, quick_xml::SeError> {
+    quick_xml::se::to_string_with_root("disk", &given_volume(given))
+}
+
+/// The device in a place for volumes, to be detached.
+pub(super) fn volume_to_detach(slot: u8, file: &Path) -> Result<String, quick_xml::SeError> {
+    quick_xml::se::to_string_with_root("disk", &volume_at(slot, file, None))
+}
+
+/// What we ask of a domain's disks.
+#[derive(Deserialize)]
+struct SeenDomain {
+    devices: SeenDevices,
+}
+
+#[derive(Deserialize)]
+struct SeenDevices {
+    #[serde(default)]
+    disk: Vec<SeenDisk>,
+}
+
+#[derive(Deserialize)]
+struct SeenDisk {
+    source: Option<SeenFile>,
+    target: SeenTarget,
+}
+
+#[derive(Deserialize)]
+struct SeenFile {
+    #[serde(rename = "@file")]
+    file: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct SeenTarget {
+    #[serde(rename = "@dev")]
+    device: String,
+}
+
+/// The places for volumes that a domain has filled, and with which files.
+///
+/// # Errors
+/// What libvirt shows does not read.
+pub(super) fn read_volumes(xml: &str) -> Result<BTreeMap<u8, PathBuf>, quick_xml::DeError> {
+    let seen: SeenDomain = quick_xml::de::from_str(xml)?;
+    let at = |disk: SeenDisk| {
+        let slot = (0..VM_VOLUMES_MAX).find(|slot| volume_device(*slot) == disk.target.device)?;
+        Some((slot, disk.source.and_then(|source| source.file).unwrap_or_default()))
+    };
+    Ok(seen.devices.disk.into_iter().filter_map(at).collect())
 }
 
 fn format_name(format: ImageFormat) -> &'static str {

@@ -10,6 +10,7 @@ mod domain_xml;
 mod events;
 mod flavour;
 mod network_xml;
+mod volumes;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -27,8 +28,8 @@ use self::flavour::Flavour;
 use super::announcer::Announcer;
 use super::names::{HostNames, TAGS_NAMESPACE};
 use super::{
-    ConsoleInput, Hypervisor, HypervisorError, Inventory, Machine, MachineSpecification, Power,
-    Tags,
+    ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
+    MachineSpecification, Power, Tags,
 };
 use crate::controller::proof::{DeleteProof, StopProof};
 use crate::machines::Accelerator;
@@ -291,6 +292,12 @@ impl Hypervisor for Libvirt {
             Some(Power::Paused) => domain.resume().map_err(failed),
             Some(Power::Running | Power::Stopped) | None => Ok(()),
         }
+    }
+
+    fn give(&self, vm: VmId, volumes: &[GivenVolume]) -> Result<(), HypervisorError> {
+        let (connection, _) = self.connection()?;
+        let domain = self.existing(&connection, vm)?;
+        if domain.is_active().map_err(failed)? { volumes::give(&domain, volumes) } else { Ok(()) }
     }
 
     fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {

@@ -10,6 +10,7 @@ mod host;
 mod image;
 mod report;
 mod vm;
+mod volume;
 
 use serde::Deserialize;
 
@@ -27,6 +28,9 @@ pub use report::{ReportPhase, ReportVm};
 pub use vm::{
     Apart, ApartBy, ApartStrength, Protection, RestartPolicy, StopManner, VmChange, VmCreate,
     VmImage, VmProtect, VmResize, VmStop,
+};
+pub use volume::{
+    ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumePhase,
 };
 
 /// What of a body its types alone do not promise: numbers and lengths within the table of limits.
@@ -107,7 +111,12 @@ kinds! {
     VmResize(VmResize) = "vm.resize",
     VmProtect(VmProtect) = "vm.protect",
     VmDelete(VmChange) = "vm.delete",
+    VolumeCreate(VolumeCreate) = "volume.create",
+    VolumeAttach(VolumeAttach) = "volume.attach",
+    VolumeDetach(VolumeDetach) = "volume.detach",
+    VolumeDelete(VolumeDelete) = "volume.delete",
     ReportVm(ReportVm) = "report.vm",
+    ReportVolume(ReportVolume) = "report.volume",
 }
 
 impl Body {
@@ -133,6 +142,7 @@ impl Body {
             Self::VmStop(change) => Some(change.vm),
             Self::VmResize(change) => Some(change.vm),
             Self::VmProtect(change) => Some(change.vm),
+            Self::VolumeAttach(change) => Some(change.vm),
             Self::ReportVm(report) => Some(report.vm),
             _ => None,
         }

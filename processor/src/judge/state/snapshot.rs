@@ -10,7 +10,7 @@ use std::ops::Bound;
 
 use dagger_payload::codec::encode;
 use dagger_payload::id::{
-    AccountId, HistoryHash, HostId, LedgerTime, PayloadDigest, StateRoot, VmId,
+    AccountId, HistoryHash, HostId, LedgerTime, PayloadDigest, StateRoot, VmId, VolumeId,
 };
 use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use dagger_payload::name::ImageName;
@@ -55,6 +55,7 @@ pub(crate) enum Mark {
     Account(AccountId),
     Image(ImageName),
     Vm(VmId),
+    Volume(VolumeId),
     Usage((AccountId, HostId)),
     AddressCursor(HostId),
     Remembered(PayloadDigest),
@@ -68,6 +69,7 @@ impl Entry {
             Self::Object(Effect::Account(account)) => Mark::Account(account.id),
             Self::Object(Effect::Image(image)) => Mark::Image(image.name.clone()),
             Self::Object(Effect::Vm(vm)) => Mark::Vm(vm.id),
+            Self::Object(Effect::Volume(volume)) => Mark::Volume(volume.id),
             Self::Object(Effect::Usage(past)) => Mark::Usage((past.account, past.host)),
             Self::AddressCursor(host, _) => Mark::AddressCursor(*host),
             Self::Remembered(digest, _) => Mark::Remembered(*digest),
@@ -105,9 +107,10 @@ impl Mark {
             Self::Account(_) => 3,
             Self::Image(_) => 4,
             Self::Vm(_) => 5,
-            Self::Usage(_) => 6,
-            Self::AddressCursor(_) => 7,
-            Self::Remembered(_) => 8,
+            Self::Volume(_) => 6,
+            Self::Usage(_) => 7,
+            Self::AddressCursor(_) => 8,
+            Self::Remembered(_) => 9,
         }
     }
 }
@@ -181,12 +184,15 @@ impl State {
             accounts,
             images,
             vms,
+            volumes,
             past_usage,
             agent_keys: _,
             account_keys: _,
             images_of: _,
             vm_names: _,
             vms_of: _,
+            volume_names: _,
+            volumes_used_by: _,
             rooms: _,
             used_by: _,
             addresses,
@@ -201,14 +207,16 @@ impl State {
         let accounts = rest(accounts, left!(mark, Account, 3));
         let images = rest(images, left!(mark, Image, 4));
         let vms = rest(vms, left!(mark, Vm, 5));
-        let past_usage = rest(past_usage, left!(mark, Usage, 6));
-        let addresses = rest(addresses, left!(mark, AddressCursor, 7));
-        let remembered = rest(remembered, left!(mark, Remembered, 8));
+        let volumes = rest(volumes, left!(mark, Volume, 6));
+        let past_usage = rest(past_usage, left!(mark, Usage, 7));
+        let addresses = rest(addresses, left!(mark, AddressCursor, 8));
+        let remembered = rest(remembered, left!(mark, Remembered, 9));
         let objects = hosts
             .map(|(_, host)| Effect::Host(Box::new(host.clone())))
             .chain(accounts.map(|(_, account)| Effect::Account(Box::new(account.clone()))))
             .chain(images.map(|(_, image)| Effect::Image(Box::new(image.clone()))))
             .chain(vms.map(|(_, vm)| Effect::Vm(Box::new(vm.clone()))))
+            .chain(volumes.map(|(_, volume)| Effect::Volume(Box::new(volume.clone()))))
             .chain(past_usage.map(|(_, past)| Effect::Usage(Box::new(past.clone()))));
         order
             .into_iter()

@@ -1,0 +1,374 @@
+//! `daggerctl volume`: orders, gives, takes away and shows volumes.
+//!
+//! Owns the arguments and the words of the group. Never decides where a volume goes: whoever orders
+//! it names a host or a VM. Called by `main` and, to make documents without sending them, by
+//! `commands::payload`.
+
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use dagger_api::VolumeView;
+use dagger_payload::id::{Generation, HostId, VmId, VolumeId};
+use dagger_payload::kind::{Body, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach};
+use dagger_payload::name::Name;
+use dagger_payload::volume::VolumeState;
+
+use super::follow::{Goal, Story, follow};
+use super::vm::{find as find_vm, find_host};
+use super::{ChangeOptions, Wait, encode, short};
+use crate::failure::Failure;
+use crate::output::{facts, table};
+use crate::progress::Progress;
+use crate::session::{Pause, Session};
+use crate::units;
+
+const CREATE_EXAMPLES: &str = "\
+Examples:
+  daggerctl volume create data --size 20GiB --vm web-1 --wait applied
+  daggerctl volume attach data web-1 --wait applied
+  daggerctl volume create scratch --size 5GiB --host host1
+
+A volume stays on its host for all its life, and only VMs on that host can use it: name the VM that it is for, or the host.
+It counts against your grant like the disk of a VM. It outlives the VMs that use it.";
+
+const ATTACH_EXAMPLES: &str = "\
+Examples:
+  daggerctl volume attach data web-1 --wait applied
+  # In the guest, the first time:
+  #   ls /dev/disk/by-id/virtio-*     one of them ends in the first 20 digits of the volume's id
+  #   mkfs.ext4 /dev/disk/by-id/virtio-...
+
+A VM that runs gets the volume at once, except on Cloud Hypervisor: there stop and start the VM. A VM that is off gets it
+when it is switched on. No two VMs ever have a volume at a time.";
+
+const DETACH_EXAMPLES: &str = "\
+Example (unmount it in the guest first, or the guest does not let go):
+  daggerctl volume detach data --wait applied
+
+Until the VM's host has said that the volume is off, nobody else gets it and it cannot be deleted.";
+
+/// The group's commands.
+#[derive(Subcommand)]
+pub(crate) enum VolumeCommand {
+    /// Order a new, empty volume
+    #[command(after_help = CREATE_EXAMPLES)]
+    Create {
+        /// What to order.
+        #[command(flatten)]
+        create: CreateArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// List your volumes
+    #[command(visible_alias = "list", after_help = "Example:\n  daggerctl volume ls")]
+    Ls {
+        /// Volumes of every account, not only of the key's own
+        #[arg(long)]
+        all: bool,
+    },
+    /// Show one volume
+    #[command(after_help = "Example:\n  daggerctl volume show data")]
+    Show(VolumeNamed),
+    /// Give a volume to a VM as one more disk
+    #[command(after_help = ATTACH_EXAMPLES)]
+    Attach {
+        /// Which, and to whom.
+        #[command(flatten)]
+        attach: AttachArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Take a volume away from its VM; what is on it stays
+    #[command(after_help = DETACH_EXAMPLES)]
+    Detach {
+        /// Which.
+        #[command(flatten)]
+        detach: DetachArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Delete a volume; its disk is kept in quarantine for a time, then destroyed
+    #[command(after_help = "Example:\n  daggerctl volume delete data --wait applied")]
+    Delete {
+        /// Which.
+        #[command(flatten)]
+        delete: DeleteArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+}
+
+/// Names one volume.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct VolumeNamed {
+    /// Name of a volume of yours, or the id of any
+    #[arg(value_name = "VOLUME")]
+    volume: String,
+}
+
+/// What `volume create` orders.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CreateArguments {
+    /// Name of the volume, unique among yours
+    name: Name,
+    /// Its size, for example 20GiB
+    #[arg(long, value_name = "SIZE", value_parser = units::disk_gib)]
+    size: u64,
+    /// On the host of this VM of yours
+    #[arg(long, value_name = "VM", required_unless_present = "host", conflicts_with = "host")]
+    vm: Option<String>,
+    /// On this host, by name
+    #[arg(long)]
+    host: Option<Name>,
+}
+
+/// What `volume attach` names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AttachArguments {
+    #[command(flatten)]
+    volume: VolumeNamed,
+    /// Name of a VM of yours on the volume's host, or its id
+    #[arg(value_name = "VM")]
+    vm: String,
+    /// Refuse unless the VM is still at this generation (see `vm show`)
+    #[arg(long, value_name = "N")]
+    expected_generation: Option<u64>,
+}
+
+/// What `volume detach` names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DetachArguments {
+    #[command(flatten)]
+    volume: VolumeNamed,
+    /// Refuse unless the VM that has it is still at this generation (see `vm show`)
+    #[arg(long, value_name = "N")]
+    expected_generation: Option<u64>,
+}
+
+/// What `volume delete` names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DeleteArguments {
+    #[command(flatten)]
+    volume: VolumeNamed,
+    /// Refuse unless the volume is still at this generation (see `volume show`)
+    #[arg(long, value_name = "N")]
+    expected_generation: Option<u64>,
+}
+
+impl CreateArguments {
+    /// The body of `volume.create`.
+    pub(crate) async fn body(&self, session: &Session) -> Result<Body, Failure> {
+        let (name, size_gib) = (self.name.clone(), self.size);
+        Ok(Body::VolumeCreate(VolumeCreate { name, size_gib, host: self.host(session).await? }))
+    }
+
+    async fn host(&self, session: &Session) -> Result<HostId, Failure> {
+        let named = match (&self.vm, &self.host) {
+            (Some(vm), _) => {
+                let view = find_vm(session, vm).await?;
+                return view.vm.placement.host().ok_or_else(|| {
+                    let what = format!("no host has VM {}", view.vm.name);
+                    Failure::refused("no_host", what, "Name a host: `daggerctl host ls`.")
+                });
+            }
+            (None, Some(host)) => host,
+            (None, None) => {
+                return Err(Failure::usage("no place is named", "Give --vm VM or --host HOST."));
+            }
+        };
+        Ok(find_host(session, named).await?.id)
+    }
+}
+
+impl AttachArguments {
+    /// The body of `volume.attach`.
+    pub(crate) async fn body(&self, session: &Session) -> Result<VolumeAttach, Failure> {
+        Ok(VolumeAttach {
+            volume: find(session, &self.volume.volume).await?.volume.id,
+            vm: find_vm(session, &self.vm).await?.vm.id,
+            expected_generation: self.expected_generation.map(Generation),
+        })
+    }
+}
+
+impl DetachArguments {
+    /// The body of `volume.detach`.
+    pub(crate) async fn body(&self, session: &Session) -> Result<VolumeDetach, Failure> {
+        let volume = find(session, &self.volume.volume).await?.volume.id;
+        let expected_generation = self.expected_generation.map(Generation);
+        Ok(VolumeDetach { volume, expected_generation })
+    }
+}
+
+impl DeleteArguments {
+    /// The body of `volume.delete`.
+    pub(crate) async fn body(&self, session: &Session) -> Result<VolumeDelete, Failure> {
+        let volume = find(session, &self.volume.volume).await?.volume.id;
+        let expected_generation = self.expected_generation.map(Generation);
+        Ok(VolumeDelete { volume, expected_generation })
+    }
+}
+
+/// Runs a command of the group.
+pub(crate) async fn run(command: VolumeCommand, session: &Session) -> Result<(), Failure> {
+    match command {
+        VolumeCommand::Create { create, options } => {
+            let body = create.body(session).await?;
+            order((None, None), body, (&options, VolumeState::Ready), session).await
+        }
+        VolumeCommand::Ls { all } => list(all, session).await,
+        VolumeCommand::Show(named) => {
+            session.output.show(&find(session, &named.volume).await?, show)
+        }
+        VolumeCommand::Attach { attach, options } => {
+            let body = attach.body(session).await?;
+            let who = (Some(body.volume), Some(body.vm));
+            let goal = (&options, VolumeState::Attached);
+            order(who, Body::VolumeAttach(body), goal, session).await
+        }
+        VolumeCommand::Detach { detach, options } => {
+            let body = detach.body(session).await?;
+            let id = body.volume;
+            let user = find(session, &id.to_string()).await?.volume.used_by.vm();
+            let goal = (&options, VolumeState::Ready);
+            order((Some(id), user), Body::VolumeDetach(body), goal, session).await
+        }
+        VolumeCommand::Delete { delete, options } => {
+            let body = delete.body(session).await?;
+            let goal = (&options, VolumeState::Deleted);
+            order((Some(body.volume), None), Body::VolumeDelete(body), goal, session).await
+        }
+    }
+}
+
+/// Looks a volume up by name in the key's account, or by id.
+async fn find(session: &Session, volume: &str) -> Result<VolumeView, Failure> {
+    if volume.parse::<VolumeId>().is_ok() {
+        return session.client.get(&format!("/v1/volumes/{volume}")).await;
+    }
+    let account = session.account().await?;
+    session.client.get(&format!("/v1/volumes/{}?account={account}", encode(volume))).await
+}
+
+/// Orders a change of a volume, or a new one, and shows what comes of it. Where a VM is to get or
+/// lose it, that VM is followed first.
+async fn order(
+    (id, vm): (Option<VolumeId>, Option<VmId>),
+    body: Body,
+    (options, goal): (&ChangeOptions, VolumeState),
+    session: &Session,
+) -> Result<(), Failure> {
+    let deadline = options.deadline();
+    let progress = Progress::new(session.output.format);
+    let signed = session.sign(None, body).await?;
+    let payload = session.submit(&signed, options.until(), deadline, &progress).await?;
+    if options.wait != Wait::Applied {
+        drop(progress);
+        return session.output.show(&payload, super::payload::show);
+    }
+    if let Some(vm) = vm {
+        follow(session, vm, (Goal::Applied, Story::Change), deadline, &progress).await?;
+    }
+    let id = id.unwrap_or_else(|| VolumeId::of(&signed.digest));
+    let view = wait_until(session, id, goal, deadline).await?;
+    progress.done(word(view.state));
+    drop(progress);
+    session.output.show(&view, show)
+}
+
+/// Looks until the volume is where it should get to; one that cannot get there is a failure.
+async fn wait_until(
+    session: &Session,
+    id: VolumeId,
+    goal: VolumeState,
+    deadline: Instant,
+) -> Result<VolumeView, Failure> {
+    let mut pause = Pause::new();
+    let path = format!("/v1/volumes/{id}");
+    loop {
+        let state = match session.client.get::<VolumeView>(&path).await {
+            Ok(view) if view.state == goal => return Ok(view),
+            Ok(view) if view.state == VolumeState::Degraded && goal != VolumeState::Deleted => {
+                let why = view.reason.unwrap_or_else(|| "no reason is known".to_owned());
+                let what = format!("volume {} is degraded: {why}", view.volume.name);
+                let next = "What its host lacks has to come back, or delete the volume.";
+                return Err(Failure::refused("degraded", what, next));
+            }
+            Ok(view) => word(view.state),
+            // The agent folds releases a moment after the payload's verdict is known.
+            Err(failure) if failure.has_code("not_found") || failure.is_unavailable() => {
+                "not visible"
+            }
+            Err(failure) => return Err(failure),
+        };
+        if Instant::now() >= deadline {
+            return Err(Failure::unavailable(
+                "not_in_time",
+                format!("volume {id} is {state}; it did not get to {} in time", word(goal)),
+                format!("It goes on by itself. `daggerctl volume show {id}` shows how it is."),
+            ));
+        }
+        pause.wait().await;
+    }
+}
+
+async fn list(all: bool, session: &Session) -> Result<(), Failure> {
+    let path = if all {
+        "/v1/volumes".to_owned()
+    } else {
+        format!("/v1/volumes?account={}", session.account().await?)
+    };
+    let volumes: Vec<VolumeView> = session.client.get(&path).await?;
+    let name = |name: &Option<Name>| name.as_ref().map_or_else(|| "-".to_owned(), Name::to_string);
+    session.output.show(&volumes, |volumes| {
+        let rows = volumes.iter().map(|view| {
+            [
+                view.volume.name.to_string(),
+                word(view.state).to_owned(),
+                format!("{} GiB", view.volume.size_gib),
+                name(&view.host_name),
+                name(&view.vm_name),
+                short(&view.volume.id),
+            ]
+        });
+        let header = ["NAME", "STATE", "SIZE", "HOST", "VM", "ID"];
+        table(header, rows, "No volumes. Order one with `daggerctl volume create`.")
+    })
+}
+
+/// A state as people read it.
+fn word(state: VolumeState) -> &'static str {
+    match state {
+        VolumeState::Pending => "pending",
+        VolumeState::Ready => "ready",
+        VolumeState::Attached => "attached",
+        VolumeState::Detaching => "detaching",
+        VolumeState::Degraded => "degraded",
+        VolumeState::Deleting => "deleting",
+        VolumeState::Deleted => "deleted",
+    }
+}
+
+/// One volume in full.
+fn show(view: &VolumeView) -> String {
+    let volume = &view.volume;
+    let optional = |name: &Option<Name>| name.as_ref().map(Name::to_string).unwrap_or_default();
+    facts([
+        ("name", volume.name.to_string()),
+        ("id", volume.id.to_string()),
+        ("state", word(view.state).to_owned()),
+        ("reason", view.reason.clone().unwrap_or_default()),
+        ("size", format!("{} GiB", volume.size_gib)),
+        ("host", optional(&view.host_name)),
+        ("vm", optional(&view.vm_name)),
+        ("generation", volume.generation.to_string()),
+        (
+            "created by",
+            format!("payload {} at position {}", volume.created.digest, volume.created.position),
+        ),
+    ])
+}

@@ -1,0 +1,77 @@
+//! `/v1/volumes`: disks that outlive the machines that use them.
+
+use axum::Json;
+use axum::extract::State;
+use dagger_api::{Problem, VolumeView};
+use dagger_payload::id::AccountId;
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::Api;
+use super::problem::ApiProblem;
+use super::reader::Reader;
+use super::request::{Path, Query};
+use crate::model::{NameProblem, VolumeQuery};
+
+/// Query of the volume routes.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AccountQuery {
+    /// Only volumes of this account.
+    #[param(value_type = Option<String>, pattern = "^[0-9a-f]{32}$")]
+    account: Option<AccountId>,
+}
+
+/// The volumes that exist.
+#[utoipa::path(
+    get,
+    path = "/v1/volumes",
+    tag = "objects",
+    operation_id = "list_volumes",
+    params(AccountQuery),
+    responses(
+        (status = 200, body = Vec<VolumeView>),
+        (status = 401, body = Problem, content_type = "application/problem+json")
+    )
+)]
+pub(super) async fn list(
+    State(api): State<Api>,
+    reader: Reader,
+    Query(query): Query<AccountQuery>,
+) -> Result<Json<Vec<VolumeView>>, ApiProblem> {
+    let account = reader.account(query.account)?;
+    Ok(Json(api.parts.model.read(|model| model.volume_views(account))))
+}
+
+/// One volume, by id or name.
+#[utoipa::path(
+    get,
+    path = "/v1/volumes/{volume}",
+    tag = "objects",
+    operation_id = "show_volume",
+    params(("volume" = String, Path, description = "Its id, or its name"), AccountQuery),
+    responses(
+        (status = 200, body = VolumeView),
+        (status = 401, body = Problem, content_type = "application/problem+json"),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, body = Problem, content_type = "application/problem+json",
+            description = "`name_ambiguous`: give `account`")
+    )
+)]
+pub(super) async fn show(
+    State(api): State<Api>,
+    reader: Reader,
+    Path(volume): Path<String>,
+    Query(query): Query<AccountQuery>,
+) -> Result<Json<VolumeView>, ApiProblem> {
+    let query = VolumeQuery { text: volume, account: reader.account(query.account)? };
+    let view = api
+        .parts
+        .model
+        .read(|model| model.find_volume(&query).map(|volume| model.volume_view(volume)));
+    view.map(Json).map_err(|problem| match problem {
+        NameProblem::Unknown => ApiProblem::not_found(format!("there is no volume {}", query.text)),
+        NameProblem::Ambiguous(accounts) => ApiProblem::ambiguous(&query.text, &accounts),
+    })
+}

@@ -1,0 +1,77 @@
+//! Volumes as the API shows them.
+//!
+//! Owns look-up by name and the words of a volume's trouble. Never decides. Called by the API.
+
+use dagger_api::VolumeView;
+use dagger_payload::id::{AccountId, VolumeId};
+use dagger_payload::volume::{Volume, VolumeState};
+
+use super::{Model, NameProblem};
+
+/// Which volume is meant: an id, or a name that may exist in several accounts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VolumeQuery {
+    /// 32 hex digits or a name.
+    pub text: String,
+    /// Only volumes of this account.
+    pub account: Option<AccountId>,
+}
+
+impl Model {
+    /// The volume that is meant. Among those of one name and account the one that still exists
+    /// comes first, then the one that was created last.
+    ///
+    /// # Errors
+    /// [`NameProblem`].
+    pub fn find_volume(&self, query: &VolumeQuery) -> Result<&Volume, NameProblem> {
+        let of_account =
+            |volume: &&Volume| query.account.is_none_or(|account| volume.account == account);
+        if let Ok(id) = query.text.parse::<VolumeId>()
+            && let Some(volume) = self.volumes.get(&id).filter(of_account)
+        {
+            return Ok(volume);
+        }
+        let is_named = |volume: &&Volume| volume.name.as_str() == query.text;
+        let named: Vec<&Volume> =
+            self.volumes.values().filter(is_named).filter(of_account).collect();
+        let exists = |volume: &&&Volume| volume.state() != VolumeState::Deleted;
+        let mut existing: Vec<&Volume> = named.iter().filter(exists).copied().collect();
+        if existing.is_empty() {
+            existing = named;
+        }
+        let mut accounts: Vec<AccountId> = existing.iter().map(|volume| volume.account).collect();
+        accounts.sort_unstable();
+        accounts.dedup();
+        if accounts.len() > 1 {
+            return Err(NameProblem::Ambiguous(accounts));
+        }
+        let newest = existing.into_iter().max_by_key(|volume| volume.created.position);
+        newest.ok_or(NameProblem::Unknown)
+    }
+
+    /// What the API shows of a volume.
+    pub fn volume_view(&self, volume: &Volume) -> VolumeView {
+        let reported =
+            volume.reported.as_ref().filter(|report| report.generation == volume.generation);
+        let user = volume.used_by.vm().and_then(|vm| self.vms.get(&vm));
+        VolumeView {
+            state: volume.state(),
+            reason: reported.and_then(|report| report.reason.clone()),
+            host_name: self.host_names.get(&volume.host).cloned(),
+            vm_name: user.map(|vm| vm.name.clone()),
+            volume: volume.clone(),
+        }
+    }
+
+    /// The volumes that still exist, all or those of one account.
+    pub fn volume_views(&self, account: Option<AccountId>) -> Vec<VolumeView> {
+        let views = self
+            .existing_volumes()
+            .filter(|volume| account.is_none_or(|account| volume.account == account));
+        views.map(|volume| self.volume_view(volume)).collect()
+    }
+
+    pub(super) fn existing_volumes(&self) -> impl Iterator<Item = &Volume> {
+        self.volumes.values().filter(|volume| volume.state() != VolumeState::Deleted)
+    }
+}

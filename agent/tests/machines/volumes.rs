@@ -1,0 +1,218 @@
+//! The controller's decisions about volumes, one sentence each: their files, and the machines that
+//! use them.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dagger_agent::controller::proof::VolumeProof;
+use dagger_agent::controller::{
+    Controller, DiskRule, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Seen, Sighting,
+    Step, VolumeAction, VolumeFinished,
+};
+use dagger_agent::handover::{AttestedVm, AttestedVolume, Order};
+use dagger_agent::hypervisor::{Machine, Power};
+use dagger_payload::id::CommitIndex;
+use dagger_payload::kind::{Capacity, ReportPhase, VolumePhase};
+use dagger_payload::volume::VolumeUse;
+
+use super::support::{
+    ELSEWHERE, HERE, NextVolume, VM, VOLUME, accepted, after, host, ours, report, volume,
+    with_volumes,
+};
+
+/// A controller, and what it is told and says.
+struct Desk {
+    controller: Controller,
+    now: Monotonic,
+    ticket: u64,
+}
+
+impl Desk {
+    fn new(policy: LocalPolicy) -> Self {
+        let controller = Controller::new(HERE, policy, BTreeMap::new());
+        let mut desk = Self { controller, now: Monotonic::default(), ticket: 0 };
+        desk.take(Input::Order(Order::Host(Box::new(host()))));
+        desk
+    }
+
+    fn take(&mut self, input: Input) -> Vec<Output> {
+        self.controller.handle(self.now, input)
+    }
+
+    fn volume(&mut self, version: &AttestedVolume) -> Vec<Output> {
+        self.take(Input::Order(Order::Volume(Box::new(version.clone()))))
+    }
+
+    fn vm(&mut self, version: &AttestedVm) -> Vec<Output> {
+        self.take(Input::Order(Order::Vm(Box::new(version.clone()))))
+    }
+
+    fn caught_up(&mut self) -> Vec<Output> {
+        self.take(Input::Order(Order::CaughtUp(CommitIndex(100))))
+    }
+
+    fn finish(&mut self, of: &AttestedVolume, outcome: Outcome) -> Vec<Output> {
+        let (volume, generation) = (of.volume.id, of.volume.generation);
+        self.take(Input::VolumeFinished(VolumeFinished { volume, generation, outcome }))
+    }
+
+    /// The end of a step of the VM's, with what is seen then.
+    fn finish_step(&mut self, step: Step, outcome: Outcome, seen: Machine) -> Vec<Output> {
+        self.ticket += 2;
+        let sighting = Sighting { ticket: self.ticket, seen: Seen::Present(seen) };
+        let finished = Finished { vm: VM, step, outcome, sighting: Some(sighting) };
+        self.take(Input::Finished(finished, self.ticket + 1))
+    }
+
+    fn wait(&mut self, seconds: u64) -> Vec<Output> {
+        self.now = self.now.plus(Duration::from_secs(seconds));
+        self.take(Input::Tick)
+    }
+}
+
+fn actions(outputs: &[Output]) -> Vec<VolumeAction> {
+    let action = |output: &Output| match output {
+        Output::ActOnVolume(job) => Some(job.action.clone()),
+        _ => None,
+    };
+    outputs.iter().filter_map(action).collect()
+}
+
+fn told(outputs: &[Output]) -> Vec<VolumePhase> {
+    let phase = |output: &Output| match output {
+        Output::ReportVolume(report) => Some(report.phase),
+        _ => None,
+    };
+    outputs.iter().filter_map(phase).collect()
+}
+
+fn steps(outputs: &[Output]) -> Vec<Step> {
+    let step = |output: &Output| match output {
+        Output::Act(job) => Some(job.action.step()),
+        _ => None,
+    };
+    outputs.iter().filter_map(step).collect()
+}
+
+fn phases(outputs: &[Output]) -> Vec<ReportPhase> {
+    let phase = |output: &Output| match output {
+        Output::Report(report) => Some(report.phase),
+        _ => None,
+    };
+    outputs.iter().filter_map(phase).collect()
+}
+
+#[test]
+fn a_volume_is_made_once_history_is_told_and_reported_once_it_is_there() {
+    let mut desk = Desk::new(LocalPolicy::default());
+    let new = volume();
+    assert_eq!(desk.volume(&new), []);
+    assert_eq!(actions(&desk.caught_up()), [VolumeAction::Make(DiskRule::MayMake)]);
+    assert_eq!(told(&desk.finish(&new, Outcome::Done)), [VolumePhase::Ready]);
+    let made = new.reported(VolumePhase::Ready);
+    assert_eq!(desk.volume(&made), []);
+
+    // After a restart it may only be found.
+    let mut desk = Desk::new(LocalPolicy::default());
+    desk.volume(&made);
+    assert_eq!(actions(&desk.caught_up()), [VolumeAction::Make(DiskRule::MustExist)]);
+    assert_eq!(desk.finish(&made, Outcome::Done), [], "it was reported before");
+    let elsewhere = made.after(|volume| volume.host = ELSEWHERE);
+    assert_eq!(desk.volume(&elsewhere), []);
+}
+
+#[test]
+fn a_volume_goes_into_quarantine_only_on_an_order_and_while_no_machine_may_write_to_it() {
+    let mut desk = Desk::new(LocalPolicy::default());
+    let deleted = volume().reported(VolumePhase::Ready).deleted();
+    for used_by in [VolumeUse::Attached { vm: VM }, VolumeUse::Detaching { vm: VM }] {
+        let used = deleted.after(|volume| volume.used_by = used_by);
+        assert_eq!(VolumeProof::of(&used, HERE), None);
+        desk.volume(&used);
+        assert_eq!(desk.caught_up(), []);
+    }
+    assert_eq!(VolumeProof::of(&deleted, ELSEWHERE), None);
+    assert_eq!(VolumeProof::of(&volume(), HERE), None);
+    let free = deleted.after(|volume| volume.used_by = VolumeUse::Free {});
+    let outputs = desk.volume(&free);
+    assert!(matches!(&actions(&outputs)[..], [VolumeAction::Quarantine(proof)]
+        if proof.volume() == VOLUME));
+    assert_eq!(told(&desk.finish(&free, Outcome::Done)), [VolumePhase::Deleted]);
+    let gone = free.reported(VolumePhase::Deleted);
+    assert_eq!(desk.volume(&gone), []);
+    assert_eq!(desk.caught_up(), [], "it is forgotten");
+}
+
+#[test]
+fn trouble_with_a_volume_is_told_once_it_lasts_and_tried_again_unless_it_is_final() {
+    let mut desk = Desk::new(LocalPolicy::default());
+    let new = volume();
+    desk.volume(&new);
+    desk.caught_up();
+    let full = || Outcome::Retryable("disk_failed: no space".to_owned());
+    for _ in 0..2 {
+        assert_eq!(told(&desk.finish(&new, full())), []);
+        assert_eq!(actions(&desk.wait(30)).len(), 1);
+    }
+    assert_eq!(told(&desk.finish(&new, full())), [VolumePhase::Degraded]);
+    assert_eq!(actions(&desk.wait(30)).len(), 1);
+    assert_eq!(told(&desk.finish(&new, Outcome::Done)), [VolumePhase::Ready]);
+
+    let made = new.reported(VolumePhase::Ready);
+    let mut desk = Desk::new(LocalPolicy::default());
+    desk.volume(&made);
+    desk.caught_up();
+    let lost = Outcome::Terminal("disk_missing: gone".to_owned());
+    assert_eq!(told(&desk.finish(&made, lost)), [VolumePhase::Degraded]);
+    assert_eq!(desk.wait(600), []);
+    assert_eq!(actions(&desk.volume(&made.deleted())).len(), 1, "it can still be deleted");
+}
+
+#[test]
+fn an_operators_policy_bounds_volumes_and_vms_together() {
+    let capacity_max = Some(Capacity { cpus: 8, memory_mib: 8192, disk_gib: 1 });
+    let mut desk = Desk::new(LocalPolicy { capacity_max, ..LocalPolicy::default() });
+    desk.volume(&volume());
+    assert_eq!(actions(&desk.caught_up()).len(), 1);
+    // The VM's one GiB is one too many beside it.
+    let mut desk = Desk::new(LocalPolicy { capacity_max, ..LocalPolicy::default() });
+    desk.vm(&accepted());
+    desk.volume(&volume());
+    let outputs = desk.caught_up();
+    assert_eq!((actions(&outputs), told(&outputs)), (vec![], vec![VolumePhase::Degraded]));
+}
+
+#[test]
+fn a_running_machine_is_reported_only_once_it_has_the_volumes_that_it_is_to_have() {
+    let mut desk = Desk::new(LocalPolicy::default());
+    let running = after(&accepted(), |vm| vm.reported = Some(report(1, ReportPhase::Running)));
+    desk.vm(&running);
+    desk.take(Input::Inventory { ticket: 1, machines: [(VM, ours(Power::Running, 1))].into() });
+    desk.caught_up();
+    let given = with_volumes(&running, &[VOLUME]);
+    assert_eq!(steps(&desk.vm(&given)), [Step::Volumes]);
+    let outputs = desk.finish_step(Step::Volumes, Outcome::Done, ours(Power::Running, 1));
+    assert_eq!((steps(&outputs), phases(&outputs)), (vec![Step::Tag], vec![]));
+    let outputs = desk.finish_step(Step::Tag, Outcome::Done, ours(Power::Running, 2));
+    assert_eq!(phases(&outputs), [ReportPhase::Running]);
+
+    // A guest that does not let go keeps the VM from being reported as wanted.
+    let taken = with_volumes(&given, &[]);
+    assert_eq!(steps(&desk.vm(&taken)), [Step::Volumes]);
+    for tries in 1..6 {
+        let busy = Outcome::Retryable("volume_busy: mounted".to_owned());
+        let outputs = desk.finish_step(Step::Volumes, busy, ours(Power::Running, 2));
+        let degraded = (tries == 3).then_some(ReportPhase::Degraded);
+        assert_eq!(phases(&outputs), Vec::from_iter(degraded), "try {tries}");
+        assert_eq!(steps(&desk.wait(30)), [Step::Volumes]);
+    }
+}
+
+#[test]
+fn a_machine_that_is_off_gets_its_volumes_with_the_definition_of_its_next_start() {
+    let mut desk = Desk::new(LocalPolicy::default());
+    let given = with_volumes(&accepted(), &[VOLUME]);
+    desk.vm(&given);
+    desk.take(Input::Inventory { ticket: 1, machines: [(VM, ours(Power::Stopped, 1))].into() });
+    assert_eq!(steps(&desk.caught_up()), [Step::Image]);
+}

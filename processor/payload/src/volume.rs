@@ -1,0 +1,215 @@
+//! Volumes as the judged state holds them: what is wanted, where, who uses them, what was reported.
+//!
+//! Owns their shape and what follows from it alone. Never decides a change: the judge in
+//! `dagger-processor` does. Called by the processor (writes), the agent (folds, carries out, shows)
+//! and `daggerctl` (shows). CBOR maps with the keys below.
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{AccountId, Generation, HostId, VmId, VolumeId};
+use crate::kind::{Capacity, VolumePhase};
+use crate::limits::VM_VOLUMES_MAX;
+use crate::name::Name;
+use crate::object::Cause;
+use crate::usage::Meter;
+
+/// A volume that a VM uses.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct VmVolume {
+    /// Which volume.
+    #[n(0)]
+    pub volume: VolumeId,
+    /// Which of the machine's places for volumes, from 0; it keeps it for as long as it is used.
+    #[n(1)]
+    pub slot: u8,
+}
+
+/// The lowest place for volumes that none of `volumes` takes; `None` when all are taken.
+pub fn free_slot(volumes: &[VmVolume]) -> Option<u8> {
+    (0..VM_VOLUMES_MAX).find(|slot| volumes.iter().all(|used| used.slot != *slot))
+}
+
+/// What the owner wants of a volume.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum VolumeWanted {
+    /// It should be there.
+    #[n(0)]
+    Kept,
+    /// It should be gone.
+    #[n(1)]
+    Deleted,
+}
+
+/// Who may write to a volume: never two at a time.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case", tag = "status")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum VolumeUse {
+    /// Nobody.
+    #[n(0)]
+    Free {},
+    /// This VM.
+    #[n(1)]
+    Attached {
+        /// Which.
+        #[n(0)]
+        vm: VmId,
+    },
+    /// This VM is to lose it, and its host has not yet said that it did.
+    #[n(2)]
+    Detaching {
+        /// Which.
+        #[n(0)]
+        vm: VmId,
+    },
+}
+
+impl VolumeUse {
+    /// The VM that may write to it.
+    pub fn vm(&self) -> Option<VmId> {
+        match self {
+            Self::Free {} => None,
+            Self::Attached { vm } | Self::Detaching { vm } => Some(*vm),
+        }
+    }
+}
+
+/// Whether the volume's disk was ever made.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(rename_all = "snake_case")]
+#[cbor(index_only)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum VolumeDisk {
+    /// Its host has not said so: it may be made, and nobody can have written to it.
+    #[n(0)]
+    NotReported,
+    /// Its host said so: from then on it may only be found, never made anew.
+    #[n(1)]
+    Made,
+}
+
+/// The last thing that the host said about a volume.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct VolumeReport {
+    /// About which generation.
+    #[n(0)]
+    pub generation: Generation,
+    /// What.
+    #[n(1)]
+    pub phase: VolumePhase,
+    /// Why.
+    #[n(2)]
+    pub reason: Option<String>,
+    /// The report itself.
+    #[n(3)]
+    pub cause: Cause,
+}
+
+/// A volume.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cbor(map)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Volume {
+    /// Its id.
+    #[n(0)]
+    pub id: VolumeId,
+    /// Whose it is.
+    #[n(1)]
+    pub account: AccountId,
+    /// Its name, unique among the account's volumes.
+    #[n(2)]
+    pub name: Name,
+    /// Grows with every accepted change of the disk itself; who uses it and reports do not change
+    /// it.
+    #[n(3)]
+    pub generation: Generation,
+    /// What created it.
+    #[n(4)]
+    pub created: Cause,
+    /// What made this generation.
+    #[n(5)]
+    pub changed: Cause,
+    /// What its owner wants.
+    #[n(6)]
+    pub wanted: VolumeWanted,
+    /// Its size, in GiB.
+    #[n(7)]
+    pub size_gib: u64,
+    /// Where it is.
+    #[n(8)]
+    pub host: HostId,
+    /// Who uses it.
+    #[n(9)]
+    pub used_by: VolumeUse,
+    /// Whether its disk was made.
+    #[n(10)]
+    pub disk: VolumeDisk,
+    /// The host's last report.
+    #[n(11)]
+    pub reported: Option<VolumeReport>,
+    /// What it has used.
+    #[n(12)]
+    pub meter: Meter,
+}
+
+/// A volume's state in one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum VolumeState {
+    /// Its host has not made it yet.
+    Pending,
+    /// It can be attached.
+    Ready,
+    /// A VM uses it.
+    Attached,
+    /// A VM is to lose it and has not yet.
+    Detaching,
+    /// It cannot be brought to what is wanted; see the reason.
+    Degraded,
+    /// To be deleted, and not yet gone.
+    Deleting,
+    /// Gone; its disk is in quarantine.
+    Deleted,
+}
+
+impl Volume {
+    /// What it takes of a host and of a grant.
+    pub fn size(&self) -> Capacity {
+        Capacity { cpus: 0, memory_mib: 0, disk_gib: self.size_gib }
+    }
+
+    /// The state in one word.
+    pub fn state(&self) -> VolumeState {
+        let current = |phase: VolumePhase| {
+            let said = self.reported.as_ref().map(|report| (report.phase, report.generation));
+            said == Some((phase, self.generation))
+        };
+        match (self.wanted, self.used_by) {
+            (VolumeWanted::Deleted, _) if current(VolumePhase::Deleted) => VolumeState::Deleted,
+            (VolumeWanted::Deleted, _) => VolumeState::Deleting,
+            (VolumeWanted::Kept, VolumeUse::Detaching { .. }) => VolumeState::Detaching,
+            (VolumeWanted::Kept, _) if current(VolumePhase::Degraded) => VolumeState::Degraded,
+            (VolumeWanted::Kept, VolumeUse::Attached { .. }) => VolumeState::Attached,
+            (VolumeWanted::Kept, _) if current(VolumePhase::Ready) => VolumeState::Ready,
+            (VolumeWanted::Kept, VolumeUse::Free {}) => VolumeState::Pending,
+        }
+    }
+}

@@ -1,0 +1,250 @@
+//! `volume.create`, `volume.attach`, `volume.detach`, `volume.delete` and `report.volume`: disks
+//! that outlive the machines that use them.
+//!
+//! Owns who may change a volume, that no two VMs ever write to one, and what a host's report makes
+//! of it. A VM that was to lose a volume has lost it only when its host says so ([`released_by`]).
+
+use dagger_payload::id::{Generation, VolumeId};
+use dagger_payload::kind::{
+    Capacity, ReportPhase, ReportVm, ReportVolume, VmChange, VolumeAttach, VolumeCreate,
+    VolumeDelete, VolumeDetach, VolumePhase,
+};
+use dagger_payload::object::{Effect, HostDuty, Placement, Vm, Wanted};
+use dagger_payload::refusal::{Refusal, RefusalCode};
+use dagger_payload::usage::{Meter, Metered, PastUsage, Used};
+use dagger_payload::volume::{
+    VmVolume, Volume, VolumeDisk, VolumeReport, VolumeState, VolumeUse, VolumeWanted, free_slot,
+};
+
+use super::accounts::acting;
+use super::placement::require_share;
+use super::state::{State, is_live};
+use super::vms::{change, owned};
+use super::{Case, Ruling, refuse};
+
+pub(crate) fn create(state: &State, case: &Case<'_>, body: &VolumeCreate) -> Ruling {
+    let account = acting(state, case)?;
+    if !account.grants.iter().any(|grant| is_live(grant, case.now)) {
+        return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
+    }
+    if let Some(other) = state.volume_named(account.id, &body.name) {
+        let detail = format!("your volume {other} is called {}", body.name);
+        return refuse(RefusalCode::NameTaken, detail);
+    }
+    let Some(host) = state.hosts.get(&body.host) else {
+        return refuse(RefusalCode::NotFound, format!("no host {} is declared", body.host));
+    };
+    if host.duty == HostDuty::Draining {
+        return refuse(RefusalCode::NoHostFits, format!("{} is draining", host.name));
+    }
+    if state.silence.silent(case.now).contains(&host.id) {
+        return refuse(RefusalCode::NoHostFits, format!("{} is silent", host.name));
+    }
+    let volume = Volume {
+        id: VolumeId::of(&case.cause.digest),
+        account: account.id,
+        name: body.name.clone(),
+        generation: Generation(1),
+        created: case.cause,
+        changed: case.cause,
+        wanted: VolumeWanted::Kept,
+        size_gib: body.size_gib,
+        host: host.id,
+        used_by: VolumeUse::Free {},
+        disk: VolumeDisk::NotReported,
+        reported: None,
+        meter: Meter::NEW,
+    };
+    let nothing = Capacity::default();
+    require_share(state, (&account.id, host), (&nothing, &volume.size()), case.now)?;
+    Ok(vec![Effect::Volume(Box::new(volume))])
+}
+
+pub(crate) fn attach(state: &State, case: &Case<'_>, body: &VolumeAttach) -> Ruling {
+    let volume = own(state, case, body.volume, None)?;
+    let expected_generation = body.expected_generation;
+    let vm = owned(state, case, &VmChange { vm: body.vm, expected_generation })?;
+    if volume.used_by == (VolumeUse::Attached { vm: vm.id }) {
+        return Ok(Vec::new()); // it has it already
+    }
+    if let Some(user) = volume.used_by.vm() {
+        let detail = format!("VM {user} has the volume: detach it first, and wait until it is off");
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    if volume.state() != VolumeState::Ready {
+        let detail = "its host has not said that the volume is ready";
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    if !matches!(vm.placement, Placement::Accepted { host, .. } if host == volume.host) {
+        let host = state.hosts.get(&volume.host).map_or("another host", |host| host.name.as_str());
+        let detail = format!("the volume is on {host}, and no host or another one has the VM");
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    require_not_paused(vm)?;
+    let Some(slot) = free_slot(&vm.volumes) else {
+        let detail = format!("the VM has {} volumes, and may have no more", vm.volumes.len());
+        return refuse(RefusalCode::LimitExceeded, detail);
+    };
+    let mut volumes = vm.volumes.clone();
+    volumes.push(VmVolume { volume: volume.id, slot });
+    let used_by = VolumeUse::Attached { vm: vm.id };
+    Ok(give(vm, volumes, Volume { used_by, ..volume.clone() }, case))
+}
+
+pub(crate) fn detach(state: &State, case: &Case<'_>, body: &VolumeDetach) -> Ruling {
+    let volume = own(state, case, body.volume, None)?;
+    let VolumeUse::Attached { vm } = volume.used_by else {
+        return Ok(Vec::new()); // it is, or will be, nobody's already
+    };
+    let expected_generation = body.expected_generation;
+    let vm = owned(state, case, &VmChange { vm, expected_generation })?;
+    require_not_paused(vm)?;
+    let kept = vm.volumes.iter().filter(|used| used.volume != volume.id);
+    let used_by = VolumeUse::Detaching { vm: vm.id };
+    Ok(give(vm, kept.copied().collect(), Volume { used_by, ..volume.clone() }, case))
+}
+
+pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VolumeDelete) -> Ruling {
+    let volume = own(state, case, body.volume, body.expected_generation)?;
+    if let Some(user) = volume.used_by.vm() {
+        let detail = format!("VM {user} has the volume: detach it first, and wait until it is off");
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    let mut volume = volume.clone();
+    volume.wanted = VolumeWanted::Deleted;
+    volume.generation = volume.generation.next();
+    volume.changed = case.cause;
+    Ok(vec![Effect::Volume(Box::new(volume))])
+}
+
+pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVolume) -> Ruling {
+    let Some(host) = state.host_of_agent(case.signer) else {
+        let detail = "the signer is no agent of a host that has joined";
+        return refuse(RefusalCode::AccountUnknown, detail);
+    };
+    let Some(volume) = state.volumes.get(&body.volume) else {
+        return refuse(RefusalCode::NotFound, format!("there is no volume {}", body.volume));
+    };
+    if volume.host != host.id {
+        return refuse(RefusalCode::Conflict, "the volume is on another host");
+    }
+    if body.generation != volume.generation {
+        let detail =
+            format!("generation {} reported, {} is wanted", body.generation, volume.generation);
+        return refuse(RefusalCode::Conflict, detail);
+    }
+    match (body.phase, volume.wanted) {
+        (VolumePhase::Deleted, VolumeWanted::Kept) => {
+            return refuse(RefusalCode::StateWrong, "nobody asked for the volume to be deleted");
+        }
+        (VolumePhase::Ready, VolumeWanted::Deleted) => {
+            return refuse(RefusalCode::StateWrong, "the volume is to be deleted");
+        }
+        _ => {}
+    }
+    let is_known = volume.reported.as_ref().is_some_and(|known| {
+        (known.generation, known.phase, &known.reason)
+            == (body.generation, body.phase, &body.reason)
+    });
+    if is_known {
+        return Ok(Vec::new());
+    }
+    let mut volume = volume.clone();
+    let counts = match body.phase {
+        VolumePhase::Ready => Metered::Disk,
+        VolumePhase::Degraded => volume.meter.counts,
+        VolumePhase::Deleted => Metered::Nothing,
+    };
+    volume.meter = volume.meter.turned(counts, &volume.size(), case.now);
+    if body.phase == VolumePhase::Ready {
+        volume.disk = VolumeDisk::Made;
+    }
+    volume.reported = Some(VolumeReport {
+        generation: body.generation,
+        phase: body.phase,
+        reason: body.reason.clone(),
+        cause: case.cause,
+    });
+    let past = (body.phase == VolumePhase::Deleted).then(|| past_usage(state, &volume));
+    Ok([Effect::Volume(Box::new(volume))].into_iter().chain(past).collect())
+}
+
+/// The volumes that nobody uses any more after a host's report about `vm`: those that it was to
+/// lose, once it is as wanted, and all when it is gone.
+pub(crate) fn released_by<'s>(
+    state: &'s State,
+    vm: &'s Vm,
+    report: &'s ReportVm,
+) -> impl Iterator<Item = Effect> + 's {
+    let is_released = |volume: &&Volume| match (report.phase, volume.used_by) {
+        (ReportPhase::Deleted, _) => true,
+        (
+            ReportPhase::Running | ReportPhase::Stopped | ReportPhase::Paused,
+            VolumeUse::Detaching { .. },
+        ) => true,
+        (
+            ReportPhase::Accepted
+            | ReportPhase::Refused
+            | ReportPhase::Running
+            | ReportPhase::Stopped
+            | ReportPhase::Paused
+            | ReportPhase::Degraded,
+            _,
+        ) => false,
+    };
+    let released = state.volumes_used_by(&vm.id).filter(is_released);
+    released.map(|volume| {
+        Effect::Volume(Box::new(Volume { used_by: VolumeUse::Free {}, ..volume.clone() }))
+    })
+}
+
+/// The sum for the volume's account and host, with the volume that is gone.
+fn past_usage(state: &State, volume: &Volume) -> Effect {
+    let (account, host) = (volume.account, volume.host);
+    let past = state.past_usage.get(&(account, host));
+    let (vms, used) = past.map_or((0, Used::default()), |past| (past.vms, past.used));
+    Effect::Usage(Box::new(PastUsage { account, host, vms, used: used.plus(&volume.meter.used) }))
+}
+
+/// A guest that is halted cannot let go of a disk, so its disks stay as they are.
+fn require_not_paused(vm: &Vm) -> Result<(), Refusal> {
+    if vm.wanted == Wanted::Paused {
+        return refuse(RefusalCode::StateWrong, "the VM is paused: resume or stop it first");
+    }
+    Ok(())
+}
+
+/// The next versions of a VM that is to have `volumes`, and of the volume that this is about.
+fn give(vm: &Vm, volumes: Vec<VmVolume>, volume: Volume, case: &Case<'_>) -> Vec<Effect> {
+    let volumes_since = vm.generation.next();
+    let vm = Vm { volumes, volumes_since, ..vm.clone() };
+    let wanted = vm.wanted;
+    let mut effects = vec![Effect::Volume(Box::new(volume))];
+    effects.extend(change(vm, wanted, case));
+    effects
+}
+
+/// The volume, if the signer owns it and it may still be changed.
+fn own<'s>(
+    state: &'s State,
+    case: &Case<'_>,
+    volume: VolumeId,
+    expected: Option<Generation>,
+) -> Result<&'s Volume, Refusal> {
+    // Who holds no grant any more may still detach and delete what is his.
+    let account = acting(state, case)?.id;
+    let Some(volume) = state.volumes.get(&volume) else {
+        return refuse(RefusalCode::NotFound, format!("there is no volume {volume}"));
+    };
+    if volume.account != account {
+        return refuse(RefusalCode::NotAuthorized, "the volume belongs to another account");
+    }
+    if let Some(expected) = expected.filter(|g| *g != volume.generation) {
+        let detail = format!("generation {expected} expected, it is at {}", volume.generation);
+        return refuse(RefusalCode::Conflict, detail);
+    }
+    if volume.wanted == VolumeWanted::Deleted {
+        return refuse(RefusalCode::StateWrong, "the volume is being deleted");
+    }
+    Ok(volume)
+}

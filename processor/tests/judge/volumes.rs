@@ -1,0 +1,158 @@
+//! Volumes: who may have one, that no two VMs ever write to one, and what they cost.
+
+use dagger_payload::id::{AccountId, VolumeId};
+use dagger_payload::kind::{
+    ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumePhase,
+};
+use dagger_payload::limits::VM_VOLUMES_MAX;
+use dagger_payload::usage::{PastUsage, Used};
+use dagger_payload::volume::{Volume, VolumeState, VolumeUse};
+
+use super::*;
+
+fn new_volume(name: &str, size_gib: u64) -> Body {
+    let name = name.parse().expect("a name");
+    Body::VolumeCreate(VolumeCreate { name, size_gib, host: host(1) })
+}
+
+fn attach(volume: &Volume, vm: &Vm) -> Body {
+    let (volume, vm) = (volume.id, vm.id);
+    Body::VolumeAttach(VolumeAttach { volume, vm, expected_generation: None })
+}
+
+fn detach(volume: &Volume) -> Body {
+    Body::VolumeDetach(VolumeDetach { volume: volume.id, expected_generation: None })
+}
+
+fn delete(volume: &Volume) -> Body {
+    Body::VolumeDelete(VolumeDelete { volume: volume.id, expected_generation: None })
+}
+
+fn told(volume: &Volume, phase: VolumePhase) -> Body {
+    let (volume, generation) = (volume.id, volume.generation);
+    Body::ReportVolume(ReportVolume { volume, generation, phase, reason: None })
+}
+
+/// The volume among what a payload changed.
+fn changed(effects: &[Effect]) -> Volume {
+    let found = effects.iter().find_map(|effect| match effect {
+        Effect::Volume(volume) => Some((**volume).clone()),
+        _ => None,
+    });
+    found.unwrap_or_else(|| panic!("no volume among {effects:?}"))
+}
+
+/// A volume that its host has made.
+fn ready(court: &mut Court, name: &str) -> Volume {
+    let volume = changed(&court.accept(&developer(), new_volume(name, 10)));
+    changed(&court.accept(&agent_key(1), told(&volume, VolumePhase::Ready)))
+}
+
+/// A VM that runs on host 1.
+fn running(court: &mut Court, name: &str) -> Vm {
+    let vm = court.vm(&developer(), on(name, 1));
+    let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
+    court.report(&vm, 1, ReportPhase::Running).expect("runs")
+}
+
+#[test]
+fn a_volume_is_one_vms_until_its_host_says_that_the_vm_has_lost_it() {
+    let mut court = Court::furnished();
+    let (one, other) = (running(&mut court, "one"), running(&mut court, "other"));
+    let volume = ready(&mut court, "data");
+    let one = court.vm(&developer(), attach(&volume, &one));
+    assert_eq!((one.volumes[0].slot, one.volumes_since), (0, one.generation));
+    assert_eq!(court.accept(&developer(), attach(&volume, &one)), vec![]);
+    for taken in [attach(&volume, &other), delete(&volume)] {
+        assert_eq!(court.submit(&developer(), taken), Err(RefusalCode::StateWrong));
+    }
+    court.report(&one, 1, ReportPhase::Running).expect("it has it");
+
+    let effects = court.accept(&developer(), detach(&volume));
+    let volume = changed(&effects);
+    assert_eq!(volume.used_by, VolumeUse::Detaching { vm: one.id });
+    let one = match effects.last() {
+        Some(Effect::Vm(vm)) => (**vm).clone(),
+        other => panic!("{other:?}"),
+    };
+    assert!(one.volumes.is_empty());
+    court.report(&one, 1, ReportPhase::Degraded).expect("the guest does not let go");
+    for early in [attach(&volume, &other), delete(&volume)] {
+        assert_eq!(court.submit(&developer(), early), Err(RefusalCode::StateWrong));
+    }
+    let effects = court.accept(&agent_key(1), report(one.id, one.generation, ReportPhase::Running));
+    assert_eq!(changed(&effects).state(), VolumeState::Ready);
+    court.accept(&developer(), attach(&volume, &other));
+}
+
+#[test]
+fn a_volume_outlives_the_vm_that_used_it() {
+    let mut court = Court::furnished();
+    let vm = running(&mut court, "web");
+    let volume = ready(&mut court, "data");
+    let vm = court.vm(&developer(), attach(&volume, &vm));
+    let vm = court.vm(&developer(), Body::VmDelete(change(&vm)));
+    assert_eq!(court.submit(&developer(), delete(&volume)), Err(RefusalCode::StateWrong));
+    let effects = court.accept(&agent_key(1), report(vm.id, vm.generation, ReportPhase::Deleted));
+    assert_eq!(changed(&effects).state(), VolumeState::Ready);
+    court.accept(&developer(), delete(&volume));
+}
+
+#[test]
+fn a_volume_counts_against_grant_and_host_until_its_host_says_that_it_is_gone() {
+    let mut court = Court::furnished();
+    let before = court.submit(&developer(), new_volume("huge", 1_000));
+    assert_eq!(before, Err(RefusalCode::GrantExceeded));
+    let volume = ready(&mut court, "data");
+    assert_eq!(court.submit(&developer(), new_volume("data", 1)), Err(RefusalCode::NameTaken));
+    court.now = court.now.plus_ms(1_000);
+    let deleted = changed(&court.accept(&developer(), delete(&volume)));
+    assert_eq!(deleted.state(), VolumeState::Deleting);
+    assert_eq!(court.submit(&developer(), new_volume("data", 1)), Err(RefusalCode::NameTaken));
+    let effects = court.accept(&agent_key(1), told(&deleted, VolumePhase::Deleted));
+    let used = Used { disk_gib_ms: 10 * 1_000, ..Used::default() };
+    let account = AccountId::of(&developer().public_key());
+    let past = PastUsage { account, host: host(1), vms: 0, used };
+    assert_eq!(effects.last(), Some(&Effect::Usage(Box::new(past))));
+    court.accept(&developer(), new_volume("data", 1));
+}
+
+#[test]
+fn a_volume_goes_to_no_vm_of_another_host_or_account_and_to_none_that_is_paused() {
+    let mut court = Court::furnished();
+    let volume = ready(&mut court, "data");
+    let elsewhere = court.vm(&developer(), on("elsewhere", 2));
+    let elsewhere = court.report(&elsewhere, 2, ReportPhase::Accepted).expect("accepted");
+    let wrong = court.submit(&developer(), attach(&volume, &elsewhere));
+    assert_eq!(wrong, Err(RefusalCode::StateWrong));
+    let vm = running(&mut court, "web");
+    let stranger = court.submit(&key(77), attach(&volume, &vm));
+    assert_eq!(stranger, Err(RefusalCode::AccountUnknown));
+    let paused = court.vm(&developer(), Body::VmPause(change(&vm)));
+    assert_eq!(court.submit(&developer(), attach(&volume, &vm)), Err(RefusalCode::StateWrong));
+    court.vm(&developer(), Body::VmResume(change(&paused)));
+    let unknown = Volume { id: VolumeId([9; 16]), ..volume.clone() };
+    assert_eq!(court.submit(&developer(), attach(&unknown, &vm)), Err(RefusalCode::NotFound));
+    court.vm(&developer(), attach(&volume, &vm));
+}
+
+#[test]
+fn a_vm_has_so_many_volumes_and_a_place_that_came_free_is_given_again() {
+    let mut court = Court::furnished();
+    let mut vm = running(&mut court, "web");
+    let mut volumes = Vec::new();
+    for number in 0..VM_VOLUMES_MAX {
+        let name = format!("data{number}");
+        let made = changed(&court.accept(&developer(), new_volume(&name, 1)));
+        let made = changed(&court.accept(&agent_key(1), told(&made, VolumePhase::Ready)));
+        vm = court.vm(&developer(), attach(&made, &vm));
+        volumes.push(made);
+    }
+    let made = changed(&court.accept(&developer(), new_volume("more", 1)));
+    let made = changed(&court.accept(&agent_key(1), told(&made, VolumePhase::Ready)));
+    let full = court.submit(&developer(), attach(&made, &vm));
+    assert_eq!(full, Err(RefusalCode::LimitExceeded));
+    court.accept(&developer(), detach(&volumes[3]));
+    let vm = court.vm(&developer(), attach(&made, &vm));
+    assert_eq!(vm.volumes.last().map(|used| used.slot), Some(3));
+}

@@ -1,0 +1,292 @@
+//! `volume.*` and `report.volume` in the model.
+
+use dagger_payload::id::{Generation, HostId, VmId, VolumeId};
+use dagger_payload::kind::{
+    Body, ReportPhase, ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach,
+    VolumePhase,
+};
+use dagger_payload::object::{Effect, HostDuty, Placement, Vm, Wanted};
+use dagger_payload::refusal::RefusalCode;
+use dagger_payload::usage::{Meter, Metered, PastUsage, Used};
+use dagger_payload::volume::{VmVolume, Volume, VolumeDisk, VolumeReport, VolumeUse, VolumeWanted};
+
+use super::kinds::{Kind, of_kind};
+use super::people::{Person, Scene};
+use super::placement::require_share;
+use super::random::Random;
+use super::reports::read;
+use super::state::{Asked, Model, Ruling};
+use super::vms;
+
+pub(crate) const KINDS: &[Kind] = &[
+    Kind { name: "volume.create", weight: 8, draw: draw_create, judge: judge_create },
+    Kind { name: "volume.attach", weight: 10, draw: draw_attach, judge: judge_attach },
+    Kind { name: "volume.detach", weight: 6, draw: draw_detach, judge: judge_detach },
+    Kind { name: "volume.delete", weight: 4, draw: draw_delete, judge: judge_delete },
+    Kind { name: "report.volume", weight: 14, draw: draw_report, judge: judge_report },
+];
+
+fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let body = VolumeCreate {
+        name: format!("data{}", random.below(9)).parse().expect("a name"),
+        size_gib: random.of(&[1, 5, 40]),
+        host: HostId::of(&scene.key(Person::Ledger(random.index(4)))),
+    };
+    let who = scene.acting(random);
+    let who = if random.happens(950) { who } else { Person::any(random) };
+    (who, Body::VolumeCreate(body))
+}
+
+fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VolumeCreate);
+    let account = model.acting(asked.signer)?;
+    if !model.is_granted(account) {
+        return Err(RefusalCode::AccountUnknown);
+    }
+    if model.volumes.iter().any(|one| one.account == account.id && one.name == body.name) {
+        return Err(RefusalCode::NameTaken);
+    }
+    let host = model.host(body.host).ok_or(RefusalCode::NotFound)?;
+    if host.duty == HostDuty::Draining || model.is_silent(host.id) {
+        return Err(RefusalCode::NoHostFits);
+    }
+    let volume = Volume {
+        id: VolumeId::of(&asked.cause.digest),
+        account: account.id,
+        name: body.name.clone(),
+        generation: Generation(1),
+        created: asked.cause,
+        changed: asked.cause,
+        wanted: VolumeWanted::Kept,
+        size_gib: body.size_gib,
+        host: host.id,
+        used_by: VolumeUse::Free {},
+        disk: VolumeDisk::NotReported,
+        reported: None,
+        meter: Meter::NEW,
+    };
+    require_share(model, account.id, host, (None, &volume.size()))?;
+    Ok(vec![Effect::Volume(Box::new(volume))])
+}
+
+/// A volume, mostly one that exists, and a signer, mostly its owner.
+fn draw_volume(scene: &Scene, random: &mut Random) -> (Person, Option<Volume>, VolumeId) {
+    let volumes = &scene.model.volumes;
+    if volumes.is_empty() || random.happens(30) {
+        return (Person::any(random), None, VolumeId([7; 16]));
+    }
+    let volume = volumes[random.index(volumes.len())].clone();
+    let account = scene.model.account(volume.account).expect("it has one");
+    let owner = scene.acting_for(account, random);
+    let who = if random.happens(930) { owner } else { Person::any(random) };
+    let id = volume.id;
+    (who, Some(volume), id)
+}
+
+fn draw_expected(now: Option<Generation>, random: &mut Random) -> Option<Generation> {
+    match random.below(10) {
+        0 => now.map(|now| Generation(now.0 + 1)),
+        1..4 => now,
+        _ => None,
+    }
+}
+
+fn draw_attach(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, drawn, volume) = draw_volume(scene, random);
+    let vms = &scene.model.vms;
+    // Mostly one that could have it.
+    let could = |vm: &&Vm| {
+        drawn.as_ref().is_some_and(|volume| {
+            (vm.account, vm.placement.host()) == (volume.account, Some(volume.host))
+        })
+    };
+    let fitting: Vec<&Vm> = vms.iter().filter(could).collect();
+    let vm = match (fitting.is_empty(), vms.is_empty()) {
+        (false, _) if random.happens(850) => Some(fitting[random.index(fitting.len())]),
+        (_, false) => Some(&vms[random.index(vms.len())]),
+        (_, true) => None,
+    };
+    let expected_generation = draw_expected(vm.map(|vm| vm.generation), random);
+    let vm = vm.map_or(VmId([7; 16]), |vm| vm.id);
+    (who, Body::VolumeAttach(VolumeAttach { volume, vm, expected_generation }))
+}
+
+fn draw_detach(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, drawn, volume) = draw_volume(scene, random);
+    let user = drawn.and_then(|volume| volume.used_by.vm());
+    let generation = user.and_then(|vm| scene.model.vm(vm)).map(|vm| vm.generation);
+    let expected_generation = draw_expected(generation, random);
+    (who, Body::VolumeDetach(VolumeDetach { volume, expected_generation }))
+}
+
+fn draw_delete(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, drawn, volume) = draw_volume(scene, random);
+    let expected_generation = draw_expected(drawn.map(|volume| volume.generation), random);
+    (who, Body::VolumeDelete(VolumeDelete { volume, expected_generation }))
+}
+
+fn draw_report(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (_, drawn, volume) = draw_volume(scene, random);
+    let any = random.of(&[VolumePhase::Ready, VolumePhase::Degraded, VolumePhase::Deleted]);
+    let (mut who, mut generation, mut likely) = (Person::any(random), Generation(1), any);
+    if let Some(drawn) = drawn {
+        let host = scene.model.host(drawn.host).expect("it has joined");
+        let agent = scene.who(&host.agent_key);
+        who = agent.filter(|_| random.happens(950)).unwrap_or(who);
+        generation = drawn.generation;
+        likely = match drawn.wanted {
+            VolumeWanted::Kept => VolumePhase::Ready,
+            VolumeWanted::Deleted => VolumePhase::Deleted,
+        };
+    }
+    let body = ReportVolume {
+        volume,
+        generation: if random.happens(950) { generation } else { Generation(generation.0 + 1) },
+        phase: if random.happens(800) { likely } else { any },
+        reason: random.happens(100).then(|| "because".to_owned()),
+    };
+    (who, Body::ReportVolume(body))
+}
+
+/// The signer's volume, if it may still be changed.
+fn own(
+    model: &Model,
+    asked: &Asked<'_>,
+    volume: VolumeId,
+    expected: Option<Generation>,
+) -> Result<Volume, RefusalCode> {
+    let account = model.acting(asked.signer)?;
+    let volume = model.volume(volume).ok_or(RefusalCode::NotFound)?;
+    match expected {
+        _ if volume.account != account.id => Err(RefusalCode::NotAuthorized),
+        Some(expected) if expected != volume.generation => Err(RefusalCode::Conflict),
+        _ if volume.wanted == VolumeWanted::Deleted => Err(RefusalCode::StateWrong),
+        _ => Ok(volume.clone()),
+    }
+}
+
+fn judge_attach(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VolumeAttach);
+    let mut volume = own(model, asked, body.volume, None)?;
+    let mut vm = vms::own(model, asked, body.vm, body.expected_generation)?;
+    match volume.used_by {
+        VolumeUse::Attached { vm: user } if user == vm.id => return Ok(Vec::new()),
+        VolumeUse::Attached { .. } | VolumeUse::Detaching { .. } => {
+            return Err(RefusalCode::StateWrong);
+        }
+        VolumeUse::Free {} => {}
+    }
+    let said = volume.reported.as_ref().map(|report| (report.phase, report.generation));
+    let is_ready = said == Some((VolumePhase::Ready, volume.generation));
+    let is_here = matches!(vm.placement, Placement::Accepted { host, .. } if host == volume.host);
+    if !is_ready || !is_here || vm.wanted == Wanted::Paused {
+        return Err(RefusalCode::StateWrong);
+    }
+    let taken: Vec<u8> = vm.volumes.iter().map(|used| used.slot).collect();
+    let slot = (0..8).find(|slot| !taken.contains(slot)).ok_or(RefusalCode::LimitExceeded)?;
+    vm.volumes.push(VmVolume { volume: volume.id, slot });
+    volume.used_by = VolumeUse::Attached { vm: vm.id };
+    given(vm, volume, asked)
+}
+
+fn judge_detach(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VolumeDetach);
+    let mut volume = own(model, asked, body.volume, None)?;
+    let VolumeUse::Attached { vm } = volume.used_by else { return Ok(Vec::new()) };
+    let mut vm = vms::own(model, asked, vm, body.expected_generation)?;
+    if vm.wanted == Wanted::Paused {
+        return Err(RefusalCode::StateWrong);
+    }
+    vm.volumes.retain(|used| used.volume != volume.id);
+    volume.used_by = VolumeUse::Detaching { vm: vm.id };
+    given(vm, volume, asked)
+}
+
+fn given(mut vm: Vm, volume: Volume, asked: &Asked<'_>) -> Ruling {
+    vm.volumes_since = Generation(vm.generation.0 + 1);
+    let mut effects = vec![Effect::Volume(Box::new(volume))];
+    effects.extend(vms::changed(vm, asked)?);
+    Ok(effects)
+}
+
+fn judge_delete(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VolumeDelete);
+    let mut volume = own(model, asked, body.volume, body.expected_generation)?;
+    if volume.used_by != (VolumeUse::Free {}) {
+        return Err(RefusalCode::StateWrong);
+    }
+    volume.wanted = VolumeWanted::Deleted;
+    volume.generation = Generation(volume.generation.0 + 1);
+    volume.changed = asked.cause;
+    Ok(vec![Effect::Volume(Box::new(volume))])
+}
+
+fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, ReportVolume);
+    let host = model.hosts.iter().find(|host| host.agent_key == *asked.signer);
+    let host = host.ok_or(RefusalCode::AccountUnknown)?.id;
+    let mut volume = model.volume(body.volume).ok_or(RefusalCode::NotFound)?.clone();
+    if (volume.host, volume.generation) != (host, body.generation) {
+        return Err(RefusalCode::Conflict);
+    }
+    let is_wanted = match body.phase {
+        VolumePhase::Ready => volume.wanted == VolumeWanted::Kept,
+        VolumePhase::Deleted => volume.wanted == VolumeWanted::Deleted,
+        VolumePhase::Degraded => true,
+    };
+    if !is_wanted {
+        return Err(RefusalCode::StateWrong);
+    }
+    let report = VolumeReport {
+        generation: body.generation,
+        phase: body.phase,
+        reason: body.reason.clone(),
+        cause: asked.cause,
+    };
+    let says = |report: &VolumeReport| (report.generation, report.phase, report.reason.clone());
+    if volume.reported.as_ref().map(says) == Some(says(&report)) {
+        return Ok(Vec::new());
+    }
+    volume.meter = read(&volume.meter, &volume.size(), model.now);
+    match body.phase {
+        VolumePhase::Ready => {
+            volume.meter.counts = Metered::Disk;
+            volume.disk = VolumeDisk::Made;
+        }
+        VolumePhase::Deleted => volume.meter.counts = Metered::Nothing,
+        VolumePhase::Degraded => {}
+    }
+    volume.reported = Some(report);
+    let mut effects = vec![Effect::Volume(Box::new(volume.clone()))];
+    if body.phase == VolumePhase::Deleted {
+        let (account, host) = (volume.account, volume.host);
+        let past =
+            model.past_usage.iter().find(|past| (past.account, past.host) == (account, host));
+        let nothing = PastUsage { account, host, vms: 0, used: Used::default() };
+        let mut past = past.cloned().unwrap_or(nothing);
+        past.used.disk_gib_ms += volume.meter.used.disk_gib_ms;
+        effects.push(Effect::Usage(Box::new(past)));
+    }
+    Ok(effects)
+}
+
+/// What a host's report about a VM sets free, by id.
+pub(crate) fn released(model: &Model, vm: VmId, phase: ReportPhase) -> Vec<Effect> {
+    let is_settled =
+        matches!(phase, ReportPhase::Running | ReportPhase::Stopped | ReportPhase::Paused);
+    let mut freed: Vec<Volume> = model
+        .volumes
+        .iter()
+        .filter(|volume| match volume.used_by {
+            VolumeUse::Free {} => false,
+            VolumeUse::Attached { vm: user } => user == vm && phase == ReportPhase::Deleted,
+            VolumeUse::Detaching { vm: user } => {
+                user == vm && (is_settled || phase == ReportPhase::Deleted)
+            }
+        })
+        .cloned()
+        .collect();
+    freed.sort_by_key(|volume| volume.id);
+    let free = |volume| Volume { used_by: VolumeUse::Free {}, ..volume };
+    freed.into_iter().map(|volume| Effect::Volume(Box::new(free(volume)))).collect()
+}
