@@ -233,6 +233,33 @@ impl DiskStore {
         Ok(Disk { path, outcome })
     }
 
+    /// Makes sure that the volume's disk, which no machine holds, has at least `size_bytes`. It
+    /// never becomes smaller.
+    ///
+    /// # Errors
+    /// [`ImageError::DiskSize`], [`ImageError::Header`], [`ImageError::Tool`],
+    /// [`ImageError::ToolTooSlow`], [`ImageError::File`].
+    pub fn grow_volume(&self, volume: VolumeId, size_bytes: u64) -> Result<(), ImageError> {
+        check_sectors(size_bytes)?;
+        let path = self.volume_path(volume);
+        let seen = || -> Result<u64, ImageError> {
+            let file =
+                files::open_regular(&path).map_err(ImageError::file("cannot open", &path))?;
+            Ok(header::inspect(&file, ImageFormat::Qcow2)?.virtual_size_bytes)
+        };
+        if seen()? >= size_bytes {
+            return Ok(());
+        }
+        // It takes the lock that a machine holds: a disk in use is left alone.
+        let mut command = self.tool.command();
+        command.args(["resize", "-q", "-f", "qcow2"]).arg(&path);
+        self.tool.run(command.arg(size_bytes.to_string()))?;
+        match seen()? {
+            now if now >= size_bytes => Ok(()),
+            now => Err(ImageError::DiskSize(now)),
+        }
+    }
+
     /// Moves the volume's file into quarantine; tells where it is now. Nothing here is no error.
     ///
     /// # Errors

@@ -285,7 +285,7 @@ fn a_survey_names_all_that_is_there_but_other_hosts_files_and_those_being_made()
 }
 
 #[test]
-fn a_volume_is_made_once_empty_and_alone_and_goes_into_quarantine_whole() {
+fn a_volume_is_made_once_empty_and_alone_grows_and_goes_into_quarantine_whole() {
     let place = Place::new();
     let disks = place.disks(HOST);
     let volume = VolumeId([8; 16]);
@@ -301,6 +301,12 @@ fn a_volume_is_made_once_empty_and_alone_and_goes_into_quarantine_whole() {
     assert!(!place.disks(OTHER_HOST).has_volume(volume).unwrap());
     let survey = disks.survey().unwrap();
     assert_eq!((survey.volumes, survey.foreign), (vec![volume], Vec::new()));
+
+    disks.grow_volume(volume, 96 * MIB).unwrap();
+    disks.grow_volume(volume, 64 * MIB).unwrap();
+    let geometry = inspect(&fs::File::open(&made.path).unwrap(), ImageFormat::Qcow2).unwrap();
+    assert_eq!(geometry.virtual_size_bytes, 96 * MIB, "it grows and never shrinks");
+    let bytes = fs::read(&made.path).unwrap();
 
     let moved = disks.quarantine_volume(volume).unwrap().unwrap();
     assert_eq!(fs::read(moved).unwrap(), bytes);

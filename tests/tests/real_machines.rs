@@ -138,6 +138,9 @@ fn assert_a_volume_keeps_what_guests_write(cluster: &Cluster) {
         seen.status.success().then_some(())
     });
     inside("echo precious > /dev/vdc; sync");
+    cluster.must(&["volume", "grow", "data", "--size", "2GiB", "--wait", "applied"]);
+    let sectors = inside("cat /sys/class/block/vdc/size");
+    assert_eq!(sectors.trim(), (2_u64 << 30 >> 9).to_string());
     cluster.must(&["volume", "detach", "data", "--wait", "applied"]);
     inside("test ! -e /dev/vdc");
     // Attached again, and there after the machine was switched off and on.

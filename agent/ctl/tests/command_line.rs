@@ -90,6 +90,7 @@ fn every_command_has_help_and_those_that_do_something_show_an_example() {
         "volume show",
         "volume attach",
         "volume detach",
+        "volume grow",
         "volume delete",
         "ssh",
         "image register",

@@ -89,7 +89,8 @@ pub trait Disks: Send + Sync + 'static {
     /// `Failed`.
     fn quarantine(&self, proof: &DeleteProof) -> Result<(), DiskError>;
 
-    /// Makes sure that the volume's disk is here: empty, of `size_gib`, when it is made now.
+    /// Makes sure that the volume's disk is here, with at least `size_gib`: empty when it is made
+    /// now. Only while no machine holds it.
     ///
     /// # Errors
     /// `DiskMissing` where it may not be made, `DiskRefused`, `Failed`.

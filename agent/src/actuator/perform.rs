@@ -13,7 +13,8 @@ use dagger_payload::volume::VmVolume;
 
 use super::disks::{DiskError, Disks, SeedContents};
 use crate::controller::{
-    Action, Finished, Job, Outcome, Seen, Sighting, Step, VolumeAction, VolumeFinished, VolumeJob,
+    Action, DiskRule, Finished, Job, Outcome, Seen, Sighting, Step, VolumeAction, VolumeFinished,
+    VolumeJob,
 };
 use crate::hypervisor::names::HostNames;
 use crate::hypervisor::{
@@ -79,7 +80,7 @@ impl Performer {
                 NetworkKind::Nat => outcome(self.hypervisor.ensure_network(subnet), Refusal::Final),
                 NetworkKind::None => Outcome::Done,
             },
-            Action::Define => match self.require_volumes(vm) {
+            Action::Define => match self.ensure_volumes(vm) {
                 Ok(()) => outcome(self.define(job), Refusal::Final),
                 missing => disk_outcome(missing),
             },
@@ -132,10 +133,18 @@ impl Performer {
         vm.volumes.iter().try_for_each(|used| self.disks.require_volume(used.volume))
     }
 
+    /// Whether they are here, and as large as they are to be: nothing holds them now.
+    fn ensure_volumes(&self, vm: &Vm) -> Result<(), DiskError> {
+        vm.volumes.iter().try_for_each(|used| {
+            self.disks.ensure_volume(used.volume, used.size_gib, DiskRule::MustExist)
+        })
+    }
+
     fn volumes(&self, vm: &Vm) -> Vec<GivenVolume> {
-        let given = |VmVolume { volume, slot }: &VmVolume| GivenVolume {
+        let given = |VmVolume { volume, slot, size_gib }: &VmVolume| GivenVolume {
             volume: *volume,
             slot: *slot,
+            size_bytes: *size_gib << 30,
             disk: self.disks.volume_path(*volume),
         };
         vm.volumes.iter().map(given).collect()

@@ -165,15 +165,17 @@ impl Disks for StoredDisks {
         size_gib: u64,
         rule: DiskRule,
     ) -> Result<(), DiskError> {
-        if rule == DiskRule::MustExist {
-            return self.require_volume(volume);
+        match rule {
+            DiskRule::MustExist => self.require_volume(volume)?,
+            DiskRule::MayMake => {
+                let made = self.disks.ensure_volume(volume, size_gib << 30);
+                let disk = made.map_err(|error| disk_error(&error))?;
+                if disk.outcome == FileOutcome::Created {
+                    tracing::info!(%volume, path = %disk.path.display(), "made a volume");
+                }
+            }
         }
-        let made = self.disks.ensure_volume(volume, size_gib << 30);
-        let disk = made.map_err(|error| disk_error(&error))?;
-        if disk.outcome == FileOutcome::Created {
-            tracing::info!(%volume, path = %disk.path.display(), "made a volume");
-        }
-        Ok(())
+        self.disks.grow_volume(volume, size_gib << 30).map_err(|error| disk_error(&error))
     }
 
     fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError> {

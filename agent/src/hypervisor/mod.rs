@@ -95,6 +95,8 @@ pub struct GivenVolume {
     pub volume: VolumeId,
     /// Which of the machine's places for volumes, from 0.
     pub slot: u8,
+    /// The size that the guest is to see at least.
+    pub size_bytes: u64,
     /// Its file.
     pub disk: PathBuf,
 }
@@ -211,7 +213,8 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `Occupied`, `Failed`, `Unavailable`.
     fn resume(&self, vm: VmId) -> Result<(), HypervisorError>;
 
-    /// Gives a running machine these volumes and takes away all others, and sees that it is so; one
+    /// Gives a running machine these volumes, in their sizes, and takes away all others, and sees
+    /// that it is so; one
     /// that is switched off gets them with its next definition.
     ///
     /// # Errors

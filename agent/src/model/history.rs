@@ -67,6 +67,7 @@ pub(super) fn accepted(
             Protection::Unprotected => format!("unprotected by {who}"),
         }),
         Body::VolumeAttach(_) => format!("a volume was attached by {who}"),
+        Body::VolumeGrow(_) => format!("a volume was grown by {who}"),
         Body::VolumeDetach(_) => format!("a volume was detached by {who}"),
         Body::VolumeCreate(_) | Body::VolumeDelete(_) | Body::ReportVolume(_) => {
             with_place(format!("a volume was changed by {who}"))

@@ -21,21 +21,20 @@ use dagger_payload::kind::{ReportPhase, ReportVm, ReportVolume, VolumePhase};
 use dagger_payload::object::{Placement, VmReport, Wanted};
 use dagger_payload::volume::VolumeUse;
 
-use super::support::{
-    FakeHost, Guest, HERE, NextVolume, VM, VOLUME, after, cause, host, offered, volume, wants,
-    wants_reboot, with_volumes,
-};
+use super::support::{FakeHost, Guest, HERE, VM, after, cause, host, offered, wants, wants_reboot};
+use super::volumes::{NextVolume, VOLUME, volume, with_volumes};
 
 /// More inputs than any run takes: a run that reaches it goes round in circles.
 const INPUTS_MAX: usize = 2_000;
 
 /// What the owner asks for, one after the other, each once the one before is reported.
-const LIFE: [(Wish, Told); 11] = [
+const LIFE: [(Wish, Told); 12] = [
     (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
     (Wish::NewVolume, Told::Volume(VolumePhase::Ready)),
     (Wish::Attach, Told::Vm(ReportPhase::Running)),
     (Wish::Be(Wanted::Paused), Told::Vm(ReportPhase::Paused)),
     (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+    (Wish::Grow, Told::Vm(ReportPhase::Running)),
     (Wish::Reboot, Told::Vm(ReportPhase::Running)),
     (Wish::Detach, Told::Vm(ReportPhase::Running)),
     (Wish::DeleteVolume, Told::Volume(VolumePhase::Deleted)),
@@ -51,6 +50,7 @@ enum Wish {
     Reboot,
     NewVolume,
     Attach,
+    Grow,
     Detach,
     DeleteVolume,
 }
@@ -166,6 +166,17 @@ impl Ledger {
             Wish::Attach => {
                 let given = Version::Vm(Box::new(with_volumes(vm, &[VOLUME])));
                 vec![use_by(VolumeUse::Attached { vm: VM }), given]
+            }
+            Wish::Grow => {
+                let mut given = with_volumes(vm, &[VOLUME]);
+                given.vm.volumes[0].size_gib = 3;
+                let volume = self.last_volume().expect("it was ordered");
+                let grown = volume.after(|volume| {
+                    volume.generation = volume.generation.next();
+                    volume.changed = cause(volume.generation.0);
+                    volume.size_gib = 3;
+                });
+                vec![Version::Volume(Box::new(grown)), Version::Vm(Box::new(given))]
             }
             Wish::Detach => {
                 let taken = Version::Vm(Box::new(with_volumes(vm, &[])));
@@ -322,7 +333,10 @@ fn live(guest: Guest, dies_after: Option<usize>) -> usize {
     assert!(state.machines.is_empty() && state.disks.is_empty() && state.seeds.is_empty());
     assert!(state.quarantine.contains(&VM) && state.disks_made == 1, "{state:?}");
     assert!(state.volumes.is_empty() && state.given.is_empty(), "{dies_after:?}: {state:?}");
-    assert!(state.volumes_quarantined.contains(&VOLUME) && state.volumes_made == 1, "{state:?}");
+    assert!(
+        state.volumes_quarantined.get(&VOLUME) == Some(&3) && state.volumes_made == 1,
+        "{state:?}"
+    );
     assert_eq!(state.starts, 3, "died after {dies_after:?}: {state:?}");
     let journal = Journal::open(directory.path().to_owned(), HERE).unwrap();
     assert!(journal.read_all().unwrap().records.is_empty(), "died after {dies_after:?}");

@@ -31,9 +31,8 @@ use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
 use virt::domain::Domain;
 
-use super::support::{
-    HERE, NextVolume, VM, VOLUME, accepted, after, cause, host, offered, report, volume, wants,
-};
+use super::support::{HERE, VM, accepted, after, cause, host, offered, report, wants};
+use super::volumes::{NextVolume, VOLUME, volume};
 
 /// Consoles that nobody asks for.
 fn nobody_asks() -> mpsc::Receiver<ConsoleRequest> {

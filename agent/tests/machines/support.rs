@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard};
 use dagger_agent::actuator::disks::{DiskError, Disks, SeedContents};
 use dagger_agent::controller::DiskRule;
 use dagger_agent::controller::proof::{DeleteProof, StopProof, VolumeProof};
-use dagger_agent::handover::{AttestedVm, AttestedVolume};
+use dagger_agent::handover::AttestedVm;
 use dagger_agent::hypervisor::{
     ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
     MachineSpecification, Power, Tags,
@@ -22,12 +22,9 @@ use dagger_payload::id::{
     Position, VmId, VolumeId,
 };
 use dagger_payload::key::SecretKey;
-use dagger_payload::kind::{
-    Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage, VolumePhase,
-};
+use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage};
 use dagger_payload::name::ImageSource;
 use dagger_payload::object::{Cause, Host, HostDuty, Placement, Vm, VmReport, Wanted};
-use dagger_payload::volume::{VmVolume, Volume, VolumeDisk, VolumeReport, VolumeUse, VolumeWanted};
 
 /// The host under test.
 pub(crate) const HERE: HostId = HostId([1; 16]);
@@ -35,9 +32,6 @@ pub(crate) const HERE: HostId = HostId([1; 16]);
 pub(crate) const ELSEWHERE: HostId = HostId([2; 16]);
 /// The VM.
 pub(crate) const VM: VmId = VmId([7; 16]);
-
-/// The volume.
-pub(crate) const VOLUME: VolumeId = VolumeId([8; 16]);
 
 /// The address that the ledger gave the guest.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
@@ -160,70 +154,6 @@ pub(crate) fn report(generation: u64, phase: ReportPhase) -> VmReport {
     }
 }
 
-/// A new volume of `HERE`.
-pub(crate) fn volume() -> AttestedVolume {
-    let volume = Volume {
-        id: VOLUME,
-        account: AccountId([5; 16]),
-        name: "data".parse().unwrap(),
-        generation: Generation(1),
-        created: cause(1),
-        changed: cause(1),
-        wanted: VolumeWanted::Kept,
-        size_gib: 1,
-        host: HERE,
-        used_by: VolumeUse::Free {},
-        disk: VolumeDisk::NotReported,
-        reported: None,
-        meter: dagger_payload::usage::Meter::NEW,
-    };
-    AttestedVolume { volume, commit: CommitIndex(1) }
-}
-
-/// What becomes of a volume.
-pub(crate) trait NextVolume {
-    /// The version after this one in which `change` happened.
-    fn after(&self, change: impl FnOnce(&mut Volume)) -> AttestedVolume;
-
-    /// `HERE` has reported this.
-    fn reported(&self, phase: VolumePhase) -> AttestedVolume {
-        self.after(|volume| {
-            if phase == VolumePhase::Ready {
-                volume.disk = VolumeDisk::Made;
-            }
-            let (generation, reason) = (volume.generation, None);
-            volume.reported = Some(VolumeReport { generation, phase, reason, cause: cause(9) });
-        })
-    }
-
-    /// Its owner wants it gone.
-    fn deleted(&self) -> AttestedVolume {
-        self.after(|volume| {
-            volume.generation = volume.generation.next();
-            volume.changed = cause(volume.generation.0);
-            volume.wanted = VolumeWanted::Deleted;
-        })
-    }
-}
-
-impl NextVolume for AttestedVolume {
-    fn after(&self, change: impl FnOnce(&mut Volume)) -> AttestedVolume {
-        let mut next = self.clone();
-        next.commit = self.commit.next();
-        change(&mut next.volume);
-        next
-    }
-}
-
-/// The next generation of the VM, with these volumes.
-pub(crate) fn with_volumes(before: &AttestedVm, volumes: &[VolumeId]) -> AttestedVm {
-    let mut next = wants(before, before.vm.wanted);
-    let slots = volumes.iter().zip(0..);
-    next.vm.volumes = slots.map(|(volume, slot)| VmVolume { volume: *volume, slot }).collect();
-    next.vm.volumes_since = next.vm.generation;
-    next
-}
-
 /// The tags of `VM` in a generation.
 pub(crate) fn tags(generation: u64) -> Tags {
     Tags {
@@ -288,9 +218,9 @@ pub(crate) struct FakeState {
     pub(crate) seeds: BTreeSet<VmId>,
     pub(crate) quarantine: BTreeSet<VmId>,
     /// Volumes whose disk is here.
-    pub(crate) volumes: BTreeSet<VolumeId>,
+    pub(crate) volumes: BTreeMap<VolumeId, u64>,
     pub(crate) volumes_made: usize,
-    pub(crate) volumes_quarantined: BTreeSet<VolumeId>,
+    pub(crate) volumes_quarantined: BTreeMap<VolumeId, u64>,
     /// By machine, while it is in memory.
     pub(crate) given: BTreeMap<VmId, BTreeSet<VolumeId>>,
     /// What each machine gets when it is switched on.
@@ -310,9 +240,9 @@ impl FakeHost {
             disks: BTreeSet::new(),
             seeds: BTreeSet::new(),
             quarantine: BTreeSet::new(),
-            volumes: BTreeSet::new(),
+            volumes: BTreeMap::new(),
             volumes_made: 0,
-            volumes_quarantined: BTreeSet::new(),
+            volumes_quarantined: BTreeMap::new(),
             given: BTreeMap::new(),
             defined: BTreeMap::new(),
             network: false,
@@ -359,7 +289,8 @@ impl FakeHost {
 impl FakeState {
     /// A machine in memory gets these volumes and no other.
     fn take(&mut self, vm: VmId, volumes: BTreeSet<VolumeId>) {
-        assert!(volumes.is_subset(&self.volumes), "a machine got a volume that is not there");
+        let here = |volume| self.volumes.contains_key(volume);
+        assert!(volumes.iter().all(here), "a machine got a volume that is not there");
         let others = self.given.iter().filter(|(other, _)| **other != vm);
         let shared = others.into_iter().any(|(_, taken)| !taken.is_disjoint(&volumes));
         assert!(!shared, "two machines got one volume");
@@ -452,6 +383,10 @@ impl Hypervisor for FakeHost {
     fn give(&self, vm: VmId, volumes: &[GivenVolume]) -> Result<(), HypervisorError> {
         self.machine(|state| {
             if *state.power(vm)? != Power::Stopped {
+                for given in volumes {
+                    let size = state.volumes.get_mut(&given.volume).expect("it is there");
+                    *size = (*size).max(given.size_bytes >> 30);
+                }
                 let volumes = volumes.iter().map(|given| given.volume).collect();
                 state.take(vm, volumes);
             }
@@ -543,24 +478,25 @@ impl Disks for FakeHost {
     fn ensure_volume(
         &self,
         volume: VolumeId,
-        _size_gib: u64,
+        size_gib: u64,
         rule: DiskRule,
     ) -> Result<(), DiskError> {
         self.disk(|state| {
-            if state.volumes.contains(&volume) {
+            if let Some(size) = state.volumes.get_mut(&volume) {
+                *size = (*size).max(size_gib);
                 return Ok(());
             }
             if rule == DiskRule::MustExist {
                 return Err(DiskError::DiskMissing("it was there".to_owned()));
             }
-            state.volumes.insert(volume);
+            state.volumes.insert(volume, size_gib);
             state.volumes_made += 1;
             Ok(())
         })
     }
 
     fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError> {
-        match self.state().volumes.contains(&volume) {
+        match self.state().volumes.contains_key(&volume) {
             true => Ok(()),
             false => Err(DiskError::DiskMissing("it was there".to_owned())),
         }
@@ -571,8 +507,8 @@ impl Disks for FakeHost {
             let volume = proof.volume();
             let used = state.given.values().any(|given| given.contains(&volume));
             assert!(!used, "a volume was taken from a machine");
-            if state.volumes.remove(&volume) {
-                state.volumes_quarantined.insert(volume);
+            if let Some(size) = state.volumes.remove(&volume) {
+                state.volumes_quarantined.insert(volume, size);
             }
             Ok(())
         })

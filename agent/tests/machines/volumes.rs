@@ -1,5 +1,5 @@
 //! The controller's decisions about volumes, one sentence each: their files, and the machines that
-//! use them.
+//! use them. And makers of attested versions of volumes.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -11,14 +11,79 @@ use dagger_agent::controller::{
 };
 use dagger_agent::handover::{AttestedVm, AttestedVolume, Order};
 use dagger_agent::hypervisor::{Machine, Power};
-use dagger_payload::id::CommitIndex;
+use dagger_payload::id::{AccountId, CommitIndex, Generation, VolumeId};
 use dagger_payload::kind::{Capacity, ReportPhase, VolumePhase};
-use dagger_payload::volume::VolumeUse;
+use dagger_payload::volume::{VmVolume, Volume, VolumeDisk, VolumeReport, VolumeUse, VolumeWanted};
 
-use super::support::{
-    ELSEWHERE, HERE, NextVolume, VM, VOLUME, accepted, after, host, ours, report, volume,
-    with_volumes,
-};
+use super::support::{ELSEWHERE, HERE, VM, accepted, after, cause, host, ours, report, wants};
+
+/// The volume.
+pub(crate) const VOLUME: VolumeId = VolumeId([8; 16]);
+
+/// A new volume of `HERE`.
+pub(crate) fn volume() -> AttestedVolume {
+    let volume = Volume {
+        id: VOLUME,
+        account: AccountId([5; 16]),
+        name: "data".parse().unwrap(),
+        generation: Generation(1),
+        created: cause(1),
+        changed: cause(1),
+        wanted: VolumeWanted::Kept,
+        size_gib: 1,
+        host: HERE,
+        used_by: VolumeUse::Free {},
+        disk: VolumeDisk::NotReported,
+        reported: None,
+        meter: dagger_payload::usage::Meter::NEW,
+    };
+    AttestedVolume { volume, commit: CommitIndex(1) }
+}
+
+/// What becomes of a volume.
+pub(crate) trait NextVolume {
+    /// The version after this one in which `change` happened.
+    fn after(&self, change: impl FnOnce(&mut Volume)) -> AttestedVolume;
+
+    /// `HERE` has reported this.
+    fn reported(&self, phase: VolumePhase) -> AttestedVolume {
+        self.after(|volume| {
+            if phase == VolumePhase::Ready {
+                volume.disk = VolumeDisk::Made;
+            }
+            let (generation, reason) = (volume.generation, None);
+            volume.reported = Some(VolumeReport { generation, phase, reason, cause: cause(9) });
+        })
+    }
+
+    /// Its owner wants it gone.
+    fn deleted(&self) -> AttestedVolume {
+        self.after(|volume| {
+            volume.generation = volume.generation.next();
+            volume.changed = cause(volume.generation.0);
+            volume.wanted = VolumeWanted::Deleted;
+        })
+    }
+}
+
+impl NextVolume for AttestedVolume {
+    fn after(&self, change: impl FnOnce(&mut Volume)) -> AttestedVolume {
+        let mut next = self.clone();
+        next.commit = self.commit.next();
+        change(&mut next.volume);
+        next
+    }
+}
+
+/// The next generation of the VM, with these volumes.
+pub(crate) fn with_volumes(before: &AttestedVm, volumes: &[VolumeId]) -> AttestedVm {
+    let mut next = wants(before, before.vm.wanted);
+    let slots = volumes.iter().zip(0..);
+    let used = |(volume, slot): (&VolumeId, u8)| VmVolume { volume: *volume, slot, size_gib: 1 };
+    next.vm.volumes = slots.map(used).collect();
+    next.vm.volumes_since = next.vm.generation;
+    next
+}
 
 /// A controller, and what it is told and says.
 struct Desk {

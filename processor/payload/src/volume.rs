@@ -25,6 +25,9 @@ pub struct VmVolume {
     /// Which of the machine's places for volumes, from 0; it keeps it for as long as it is used.
     #[n(1)]
     pub slot: u8,
+    /// The size that the machine is to see, in GiB.
+    #[n(2)]
+    pub size_gib: u64,
 }
 
 /// The lowest place for volumes that none of `volumes` takes; `None` when all are taken.

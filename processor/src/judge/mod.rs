@@ -246,6 +246,7 @@ impl Judge {
             Body::VolumeCreate(body) => volumes::create(state, &case, body),
             Body::VolumeAttach(body) => volumes::attach(state, &case, body),
             Body::VolumeDetach(body) => volumes::detach(state, &case, body),
+            Body::VolumeGrow(body) => volumes::grow(state, &case, body),
             Body::VolumeDelete(body) => volumes::delete(state, &case, body),
             Body::ReportVm(body) => reports::report(state, &case, body),
             Body::ReportVolume(body) => volumes::report(state, &case, body),

@@ -1,5 +1,5 @@
-//! `volume.create`, `volume.attach`, `volume.detach`, `volume.delete` and `report.volume`: disks
-//! that outlive the machines that use them.
+//! `volume.create`, `volume.attach`, `volume.detach`, `volume.grow`, `volume.delete` and
+//! `report.volume`: disks that outlive the machines that use them.
 //!
 //! Owns who may change a volume, that no two VMs ever write to one, and what a host's report makes
 //! of it. A VM that was to lose a volume has lost it only when its host says so ([`released_by`]).
@@ -7,7 +7,7 @@
 use dagger_payload::id::{Generation, VolumeId};
 use dagger_payload::kind::{
     Capacity, ReportPhase, ReportVm, ReportVolume, VmChange, VolumeAttach, VolumeCreate,
-    VolumeDelete, VolumeDetach, VolumePhase,
+    VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase,
 };
 use dagger_payload::object::{Effect, HostDuty, Placement, Vm, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -86,7 +86,7 @@ pub(crate) fn attach(state: &State, case: &Case<'_>, body: &VolumeAttach) -> Rul
         return refuse(RefusalCode::LimitExceeded, detail);
     };
     let mut volumes = vm.volumes.clone();
-    volumes.push(VmVolume { volume: volume.id, slot });
+    volumes.push(VmVolume { volume: volume.id, slot, size_gib: volume.size_gib });
     let used_by = VolumeUse::Attached { vm: vm.id };
     Ok(give(vm, volumes, Volume { used_by, ..volume.clone() }, case))
 }
@@ -102,6 +102,48 @@ pub(crate) fn detach(state: &State, case: &Case<'_>, body: &VolumeDetach) -> Rul
     let kept = vm.volumes.iter().filter(|used| used.volume != volume.id);
     let used_by = VolumeUse::Detaching { vm: vm.id };
     Ok(give(vm, kept.copied().collect(), Volume { used_by, ..volume.clone() }, case))
+}
+
+/// Counts at once. A VM that has the volume is told too, since its machine holds the disk.
+pub(crate) fn grow(state: &State, case: &Case<'_>, body: &VolumeGrow) -> Ruling {
+    let volume = own(state, case, body.volume, body.expected_generation)?;
+    if body.size_gib == volume.size_gib {
+        return Ok(Vec::new()); // it is as large already
+    }
+    if body.size_gib < volume.size_gib {
+        let detail = format!("the volume has {} GiB: it can only grow", volume.size_gib);
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    if volume.disk != VolumeDisk::Made {
+        return refuse(RefusalCode::StateWrong, "its host has not said that the volume is ready");
+    }
+    let user = match volume.used_by {
+        VolumeUse::Free {} => None,
+        VolumeUse::Attached { vm } => {
+            let vm = owned(state, case, &VmChange { vm, expected_generation: None })?;
+            require_not_paused(vm)?;
+            Some(vm)
+        }
+        VolumeUse::Detaching { vm } => {
+            let detail = format!("VM {vm} is to lose the volume: wait until it is off");
+            return refuse(RefusalCode::StateWrong, detail);
+        }
+    };
+    let Some(host) = state.hosts.get(&volume.host) else {
+        return refuse(RefusalCode::NotFound, format!("no host {} is declared", volume.host));
+    };
+    let mut grown = Volume { size_gib: body.size_gib, ..volume.clone() };
+    let sizes = (&volume.size(), &grown.size());
+    require_share(state, (&volume.account, host), sizes, case.now)?;
+    grown.meter = volume.meter.turned(volume.meter.counts, &volume.size(), case.now);
+    grown.generation = volume.generation.next();
+    grown.changed = case.cause;
+    let Some(vm) = user else { return Ok(vec![Effect::Volume(Box::new(grown))]) };
+    let mut volumes = vm.volumes.clone();
+    for used in volumes.iter_mut().filter(|used| used.volume == grown.id) {
+        used.size_gib = grown.size_gib;
+    }
+    Ok(give(vm, volumes, grown, case))
 }
 
 pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VolumeDelete) -> Ruling {

@@ -17,7 +17,7 @@ fn read(court: &Court, head: SnapshotHead, chunks: &[Vec<u8>]) -> Result<Judge, 
     restoring.finish()
 }
 
-fn copy(court: &Court) -> Judge {
+pub(super) fn copy(court: &Court) -> Judge {
     let (head, chunks) = write_down(&court.judge);
     assert_eq!(head.made_after, court.judge.end().index);
     assert_eq!(head.end.state_root, court.judge.end().state_root);

@@ -2,7 +2,7 @@
 
 use dagger_payload::id::{AccountId, VolumeId};
 use dagger_payload::kind::{
-    ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumePhase,
+    ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase,
 };
 use dagger_payload::limits::VM_VOLUMES_MAX;
 use dagger_payload::usage::{PastUsage, Used};
@@ -155,4 +155,53 @@ fn a_vm_has_so_many_volumes_and_a_place_that_came_free_is_given_again() {
     court.accept(&developer(), detach(&volumes[3]));
     let vm = court.vm(&developer(), attach(&made, &vm));
     assert_eq!(vm.volumes.last().map(|used| used.slot), Some(3));
+}
+
+fn grow(volume: &Volume, size_gib: u64) -> Body {
+    Body::VolumeGrow(VolumeGrow { volume: volume.id, size_gib, expected_generation: None })
+}
+
+#[test]
+fn a_volume_grows_within_the_grant_and_never_shrinks_and_its_vm_is_told() {
+    let mut court = Court::furnished();
+    let volume = ready(&mut court, "data");
+    assert_eq!(court.accept(&developer(), grow(&volume, 10)), vec![]);
+    assert_eq!(court.submit(&developer(), grow(&volume, 9)), Err(RefusalCode::StateWrong));
+    assert_eq!(court.submit(&developer(), grow(&volume, 51)), Err(RefusalCode::GrantExceeded));
+    court.now = court.now.plus_ms(1_000);
+    let grown = changed(&court.accept(&developer(), grow(&volume, 20)));
+    assert_eq!((grown.size_gib, grown.meter.used.disk_gib_ms), (20, 10 * 1_000));
+    assert_eq!(grown.state(), VolumeState::Pending, "its host has not said that it grew");
+    let grown = changed(&court.accept(&agent_key(1), told(&grown, VolumePhase::Ready)));
+    let vm = running(&mut court, "web");
+    court.vm(&developer(), attach(&grown, &vm));
+    let vm = court.vm(&developer(), grow(&grown, 30));
+    assert_eq!((vm.volumes[0].size_gib, vm.volumes_since), (30, vm.generation));
+    court.accept(&developer(), detach(&grown));
+    assert_eq!(court.submit(&developer(), grow(&grown, 40)), Err(RefusalCode::StateWrong));
+}
+
+#[test]
+fn a_volume_that_was_never_made_does_not_grow() {
+    let mut court = Court::furnished();
+    let volume = changed(&court.accept(&developer(), new_volume("data", 10)));
+    assert_eq!(court.submit(&developer(), grow(&volume, 20)), Err(RefusalCode::StateWrong));
+}
+
+#[test]
+fn a_judge_begun_from_a_snapshot_knows_the_names_users_and_sizes_of_volumes() {
+    let mut court = Court::furnished();
+    let vm = running(&mut court, "web");
+    let volume = ready(&mut court, "data");
+    let vm = court.vm(&developer(), attach(&volume, &vm));
+    court.judge = snapshot::copy(&court);
+    assert_eq!(court.submit(&developer(), new_volume("data", 1)), Err(RefusalCode::NameTaken));
+    assert_eq!(court.submit(&developer(), delete(&volume)), Err(RefusalCode::StateWrong));
+    let left = 50 - volume.size_gib - vm.size.disk_gib;
+    let more = court.submit(&developer(), new_volume("more", left + 1));
+    assert_eq!(more, Err(RefusalCode::GrantExceeded));
+    court.accept(&developer(), new_volume("more", left));
+    let vm = court.vm(&developer(), Body::VmDelete(change(&vm)));
+    let effects = court.accept(&agent_key(1), report(vm.id, vm.generation, ReportPhase::Deleted));
+    assert_eq!(changed(&effects).used_by, VolumeUse::Free {});
 }

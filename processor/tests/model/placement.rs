@@ -57,7 +57,8 @@ pub(crate) fn require_share(
         return Err(RefusalCode::GrantExceeded);
     }
     let others = model.sum_on(host.id, without);
-    let has_it = host.capacity.minus(&host.reserve).covers(&others.plus(size));
+    // What asks for disk alone does not care what else is overdrawn.
+    let has_it = host.capacity.minus(&host.reserve).minus(&others).covers(size);
     has_it.then_some(()).ok_or(RefusalCode::NoHostFits)
 }
 

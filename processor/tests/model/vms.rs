@@ -45,16 +45,28 @@ fn draw_apart(random: &mut Random) -> Vec<Apart> {
     vec![Apart { from, by, strength }]
 }
 
+/// Mostly one that is offered: else few VMs would ever be.
+fn draw_image(scene: &Scene, random: &mut Random) -> VmImage {
+    let images = scene.model.images.iter();
+    let offered: Vec<_> = images.filter(|image| image.status == ImageStatus::Offered).collect();
+    if !offered.is_empty() && random.happens(800) {
+        let image = offered[random.index(offered.len())];
+        let (digest, format) = (image.digest, image.format);
+        return VmImage { digest, format, virtual_size_bytes: image.virtual_size_bytes };
+    }
+    VmImage {
+        digest: ImageDigest([u8::try_from(random.below(3)).expect("few"); 32]),
+        format: ImageFormat::Qcow2,
+        virtual_size_bytes: random.of(&[1 << 26, 1 << 26, 1 << 26, 1 << 27]),
+    }
+}
+
 fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let nvme = [("disk".parse().expect("a name"), "nvme".parse().expect("a label"))].into();
     let pinned = HostId::of(&scene.key(Person::Ledger(random.index(4))));
     let body = VmCreate {
         name: format!("vm{}", random.below(12)).parse().expect("a name"),
-        image: VmImage {
-            digest: ImageDigest([u8::try_from(random.below(3)).expect("few"); 32]),
-            format: ImageFormat::Qcow2,
-            virtual_size_bytes: random.of(&[1 << 26, 1 << 26, 1 << 26, 1 << 27]),
-        },
+        image: draw_image(scene, random),
         cpus: random.of(&[1, 1, 2, 4]),
         memory_mib: random.of(&[128, 512, 2048]),
         disk_gib: random.of(&[1, 5, 50]),

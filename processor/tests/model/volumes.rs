@@ -1,9 +1,9 @@
 //! `volume.*` and `report.volume` in the model.
 
-use dagger_payload::id::{Generation, HostId, VmId, VolumeId};
+use dagger_payload::id::{AccountId, Generation, HostId, VmId, VolumeId};
 use dagger_payload::kind::{
     Body, ReportPhase, ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach,
-    VolumePhase,
+    VolumeGrow, VolumePhase,
 };
 use dagger_payload::object::{Effect, HostDuty, Placement, Vm, Wanted};
 use dagger_payload::refusal::RefusalCode;
@@ -19,22 +19,36 @@ use super::state::{Asked, Model, Ruling};
 use super::vms;
 
 pub(crate) const KINDS: &[Kind] = &[
-    Kind { name: "volume.create", weight: 8, draw: draw_create, judge: judge_create },
-    Kind { name: "volume.attach", weight: 10, draw: draw_attach, judge: judge_attach },
+    Kind { name: "volume.create", weight: 10, draw: draw_create, judge: judge_create },
+    Kind { name: "volume.attach", weight: 12, draw: draw_attach, judge: judge_attach },
     Kind { name: "volume.detach", weight: 6, draw: draw_detach, judge: judge_detach },
-    Kind { name: "volume.delete", weight: 4, draw: draw_delete, judge: judge_delete },
-    Kind { name: "report.volume", weight: 14, draw: draw_report, judge: judge_report },
+    Kind { name: "volume.grow", weight: 6, draw: draw_grow, judge: judge_grow },
+    Kind { name: "volume.delete", weight: 2, draw: draw_delete, judge: judge_delete },
+    Kind { name: "report.volume", weight: 18, draw: draw_report, judge: judge_report },
 ];
 
 fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
-    let body = VolumeCreate {
-        name: format!("data{}", random.below(9)).parse().expect("a name"),
-        size_gib: random.of(&[1, 5, 40]),
-        host: HostId::of(&scene.key(Person::Ledger(random.index(4)))),
-    };
-    let who = scene.acting(random);
+    let (mut who, mut host) =
+        (scene.acting(random), HostId::of(&scene.key(Person::Ledger(random.index(4)))));
+    // Mostly where its owner has a VM: else it would find no user.
+    let placed = scene.model.vms.iter().filter(|vm| takes_volumes(vm));
+    let placed: Vec<(AccountId, Option<HostId>)> =
+        placed.map(|vm| (vm.account, vm.placement.host())).collect();
+    if !placed.is_empty() && random.happens(800) {
+        let (account, at) = random.of(&placed);
+        who = scene.acting_for(scene.model.account(account).expect("it has one"), random);
+        host = at.unwrap_or(host);
+    }
+    let name = format!("data{}", random.below(9)).parse().expect("a name");
+    let body = VolumeCreate { name, size_gib: random.of(&[1, 1, 5, 40]), host };
     let who = if random.happens(950) { who } else { Person::any(random) };
     (who, Body::VolumeCreate(body))
+}
+
+/// Whether a VM could be given a volume.
+fn takes_volumes(vm: &Vm) -> bool {
+    let is_wanted = matches!(vm.wanted, Wanted::Running | Wanted::Stopped);
+    is_wanted && matches!(vm.placement, Placement::Accepted { .. })
 }
 
 fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
@@ -96,9 +110,10 @@ fn draw_attach(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let vms = &scene.model.vms;
     // Mostly one that could have it.
     let could = |vm: &&Vm| {
-        drawn.as_ref().is_some_and(|volume| {
+        let is_near = drawn.as_ref().is_some_and(|volume| {
             (vm.account, vm.placement.host()) == (volume.account, Some(volume.host))
-        })
+        });
+        is_near && takes_volumes(vm)
     };
     let fitting: Vec<&Vm> = vms.iter().filter(could).collect();
     let vm = match (fitting.is_empty(), vms.is_empty()) {
@@ -117,6 +132,14 @@ fn draw_detach(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let generation = user.and_then(|vm| scene.model.vm(vm)).map(|vm| vm.generation);
     let expected_generation = draw_expected(generation, random);
     (who, Body::VolumeDetach(VolumeDetach { volume, expected_generation }))
+}
+
+fn draw_grow(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, drawn, volume) = draw_volume(scene, random);
+    let now = drawn.as_ref().map_or(5, |volume| volume.size_gib);
+    let size_gib = random.of(&[now, now + 1, now + 3, now + 3, now + 200, 1]);
+    let expected_generation = draw_expected(drawn.map(|volume| volume.generation), random);
+    (who, Body::VolumeGrow(VolumeGrow { volume, size_gib, expected_generation }))
 }
 
 fn draw_delete(scene: &Scene, random: &mut Random) -> (Person, Body) {
@@ -184,7 +207,7 @@ fn judge_attach(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     }
     let taken: Vec<u8> = vm.volumes.iter().map(|used| used.slot).collect();
     let slot = (0..8).find(|slot| !taken.contains(slot)).ok_or(RefusalCode::LimitExceeded)?;
-    vm.volumes.push(VmVolume { volume: volume.id, slot });
+    vm.volumes.push(VmVolume { volume: volume.id, slot, size_gib: volume.size_gib });
     volume.used_by = VolumeUse::Attached { vm: vm.id };
     given(vm, volume, asked)
 }
@@ -207,6 +230,37 @@ fn given(mut vm: Vm, volume: Volume, asked: &Asked<'_>) -> Ruling {
     let mut effects = vec![Effect::Volume(Box::new(volume))];
     effects.extend(vms::changed(vm, asked)?);
     Ok(effects)
+}
+
+fn judge_grow(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VolumeGrow);
+    let mut volume = own(model, asked, body.volume, body.expected_generation)?;
+    if body.size_gib == volume.size_gib {
+        return Ok(Vec::new());
+    }
+    let is_detaching = matches!(volume.used_by, VolumeUse::Detaching { .. });
+    if body.size_gib < volume.size_gib || volume.disk == VolumeDisk::NotReported || is_detaching {
+        return Err(RefusalCode::StateWrong);
+    }
+    let user = match volume.used_by.vm() {
+        Some(vm) => Some(vms::own(model, asked, vm, None)?),
+        None => None,
+    };
+    if user.as_ref().is_some_and(|vm| vm.wanted == Wanted::Paused) {
+        return Err(RefusalCode::StateWrong);
+    }
+    let host = model.host(volume.host).expect("it has joined");
+    let mut more = volume.size();
+    more.disk_gib = body.size_gib - volume.size_gib;
+    require_share(model, volume.account, host, (None, &more))?;
+    volume.meter = read(&volume.meter, &volume.size(), model.now);
+    volume.size_gib = body.size_gib;
+    volume.generation = Generation(volume.generation.0 + 1);
+    volume.changed = asked.cause;
+    let Some(mut vm) = user else { return Ok(vec![Effect::Volume(Box::new(volume))]) };
+    let used = vm.volumes.iter_mut().find(|used| used.volume == volume.id);
+    used.expect("it has it").size_gib = body.size_gib;
+    given(vm, volume, asked)
 }
 
 fn judge_delete(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {

@@ -280,7 +280,7 @@ fn cloud_hypervisor_a_machine_keeps_the_volumes_that_it_was_switched_on_with() {
         .arg("4M")
         .status();
     assert!(made.unwrap().success());
-    let given = [GivenVolume { volume: VolumeId([8; 16]), slot: 0, disk }];
+    let given = [GivenVolume { volume: VolumeId([8; 16]), slot: 0, size_bytes: 4 << 20, disk }];
     machine.volumes = given.to_vec();
     host.hypervisor.define(&machine).unwrap();
     // One that is off has what its next definition says.
@@ -289,10 +289,13 @@ fn cloud_hypervisor_a_machine_keeps_the_volumes_that_it_was_switched_on_with() {
     until("the guest's words are kept", || host.console(VM).contains(GREETING));
     host.hypervisor.give(VM, &given).unwrap();
     let before = host.pid(VM);
-    let refused = host.hypervisor.give(VM, &[]);
-    assert!(
-        matches!(&refused, Err(HypervisorError::Refused(why)) if why.starts_with("volumes_at_start_only")),
-        "{refused:?}"
-    );
+    let larger = [GivenVolume { size_bytes: 8 << 20, ..given[0].clone() }];
+    for other in [&[][..], &larger] {
+        let refused = host.hypervisor.give(VM, other);
+        assert!(
+            matches!(&refused, Err(HypervisorError::Refused(why)) if why.starts_with("volumes_at_start_only")),
+            "{refused:?}"
+        );
+    }
     assert_eq!(host.pid(VM), before);
 }

@@ -146,6 +146,9 @@ pub(crate) enum MakeKind {
     /// As `daggerctl volume detach`
     #[command(name = "volume.detach")]
     VolumeDetach(volume::DetachArguments),
+    /// As `daggerctl volume grow`
+    #[command(name = "volume.grow")]
+    VolumeGrow(volume::GrowArguments),
     /// As `daggerctl volume delete`
     #[command(name = "volume.delete")]
     VolumeDelete(volume::DeleteArguments),
@@ -222,6 +225,7 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
         MakeKind::VolumeCreate(arguments) => arguments.body(session).await?,
         MakeKind::VolumeAttach(arguments) => Body::VolumeAttach(arguments.body(session).await?),
         MakeKind::VolumeDetach(arguments) => Body::VolumeDetach(arguments.body(session).await?),
+        MakeKind::VolumeGrow(arguments) => Body::VolumeGrow(arguments.body(session).await?),
         MakeKind::VolumeDelete(arguments) => Body::VolumeDelete(arguments.body(session).await?),
         MakeKind::AccountRevoke(arguments) => arguments.body(session).await?,
         MakeKind::AccountAddKey(arguments) => arguments.body()?,

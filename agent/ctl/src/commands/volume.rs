@@ -9,7 +9,9 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 use dagger_api::VolumeView;
 use dagger_payload::id::{Generation, HostId, VmId, VolumeId};
-use dagger_payload::kind::{Body, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach};
+use dagger_payload::kind::{
+    Body, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow,
+};
 use dagger_payload::name::Name;
 use dagger_payload::volume::VolumeState;
 
@@ -46,6 +48,15 @@ Example (unmount it in the guest first, or the guest does not let go):
   daggerctl volume detach data --wait applied
 
 Until the VM's host has said that the volume is off, nobody else gets it and it cannot be deleted.";
+
+const GROW_EXAMPLES: &str = "\
+Examples:
+  daggerctl volume grow data --size 40GiB --wait applied
+  # Then in the guest:
+  #   resize2fs /dev/disk/by-id/virtio-...
+
+A VM that runs sees the larger disk at once, except on Cloud Hypervisor: there stop and start it. One that is off sees it when
+it is switched on. A volume never shrinks.";
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -86,6 +97,16 @@ pub(crate) enum VolumeCommand {
         /// Which.
         #[command(flatten)]
         detach: DetachArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Make a volume larger; what is on it stays
+    #[command(after_help = GROW_EXAMPLES)]
+    Grow {
+        /// Which, and how large.
+        #[command(flatten)]
+        grow: GrowArguments,
         /// How far to wait.
         #[command(flatten)]
         options: ChangeOptions,
@@ -149,6 +170,19 @@ pub(crate) struct DetachArguments {
     expected_generation: Option<u64>,
 }
 
+/// What `volume grow` names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct GrowArguments {
+    #[command(flatten)]
+    volume: VolumeNamed,
+    /// Its new size, for example 40GiB; more than now
+    #[arg(long, value_name = "SIZE", value_parser = units::disk_gib)]
+    size: u64,
+    /// Refuse unless the volume is still at this generation (see `volume show`)
+    #[arg(long, value_name = "N")]
+    expected_generation: Option<u64>,
+}
+
 /// What `volume delete` names.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeleteArguments {
@@ -204,6 +238,15 @@ impl DetachArguments {
     }
 }
 
+impl GrowArguments {
+    /// The body of `volume.grow`.
+    pub(crate) async fn body(&self, session: &Session) -> Result<VolumeGrow, Failure> {
+        let volume = find(session, &self.volume.volume).await?.volume.id;
+        let expected_generation = self.expected_generation.map(Generation);
+        Ok(VolumeGrow { volume, size_gib: self.size, expected_generation })
+    }
+}
+
 impl DeleteArguments {
     /// The body of `volume.delete`.
     pub(crate) async fn body(&self, session: &Session) -> Result<VolumeDelete, Failure> {
@@ -236,6 +279,14 @@ pub(crate) async fn run(command: VolumeCommand, session: &Session) -> Result<(),
             let user = find(session, &id.to_string()).await?.volume.used_by.vm();
             let goal = (&options, VolumeState::Ready);
             order((Some(id), user), Body::VolumeDetach(body), goal, session).await
+        }
+        VolumeCommand::Grow { grow, options } => {
+            let body = grow.body(session).await?;
+            let id = body.volume;
+            let user = find(session, &id.to_string()).await?.volume.used_by.vm();
+            let goal = if user.is_some() { VolumeState::Attached } else { VolumeState::Ready };
+            let who = (Some(id), user);
+            order(who, Body::VolumeGrow(body), (&options, goal), session).await
         }
         VolumeCommand::Delete { delete, options } => {
             let body = delete.body(session).await?;

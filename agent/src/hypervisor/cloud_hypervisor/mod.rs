@@ -23,8 +23,10 @@ use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use dagger_images::files;
+use dagger_images::header::inspect;
 use dagger_payload::id::VmId;
-use dagger_payload::kind::GuestSubnet;
+use dagger_payload::kind::{GuestSubnet, ImageFormat};
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use nix::unistd::Group;
 use serde::{Deserialize, Serialize};
@@ -443,7 +445,12 @@ impl Hypervisor for CloudHypervisor {
             return Err(HypervisorError::Failed("the process does not answer".to_owned()));
         };
         let wanted = volumes.iter().map(|given| (given.slot, given.disk.clone())).collect();
-        if info.volumes() == wanted {
+        let are_large = volumes.iter().all(|given| {
+            let file = files::open_regular(&given.disk);
+            let seen = file.ok().and_then(|file| inspect(&file, ImageFormat::Qcow2).ok());
+            seen.is_some_and(|seen| seen.virtual_size_bytes >= given.size_bytes)
+        });
+        if info.volumes() == wanted && are_large {
             return Ok(());
         }
         // Its process has shut itself off from all files but those that it was started with.

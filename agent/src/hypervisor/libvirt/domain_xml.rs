@@ -412,7 +412,7 @@ fn volume_at(slot: u8, file: &Path, serial: Option<String>) -> Disk<'_> {
 }
 
 /// A place for volumes as libvirt names it: after the machine's own two disks.
-fn volume_device(slot: u8) -> String {
+pub(super) fn volume_device(slot: u8) -> String {
     format!("vd{}", char::from(b'c'.saturating_add(slot)))
 }
 

@@ -1,9 +1,9 @@
 //! Volumes of a domain that runs: given to it and taken away while its guest goes on.
 //!
-//! Owns the order (what goes first, then what comes) and the look afterwards: a guest lets go of a
-//! disk when it likes, and until libvirt shows that it has, the disk is the guest's. Only the
-//! running domain is changed: the lasting definition is written anew before each start. Called by
-//! the libvirt implementation.
+//! Owns the order (what goes first, then what comes, then what grows) and the look afterwards: a
+//! guest lets go of a disk when it likes, and until libvirt shows that it has, the disk is the
+//! guest's. Only the running domain is changed: the lasting definition is written anew before each
+//! start. Called by the libvirt implementation.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -31,6 +31,14 @@ pub(super) fn give(domain: &Domain, volumes: &[GivenVolume]) -> Result<(), Hyper
     for given in volumes.iter().filter(|given| !seen.contains_key(&given.slot)) {
         let device = domain_xml::volume(given).map_err(|error| refused(&error))?;
         domain.attach_device_flags(&device, sys::VIR_DOMAIN_AFFECT_LIVE).map_err(failed)?;
+    }
+    for given in volumes {
+        let device = domain_xml::volume_device(given.slot);
+        let now = domain.block_info(&device, 0).map_err(failed)?;
+        if now.capacity < given.size_bytes {
+            let flags = sys::VIR_DOMAIN_BLOCK_RESIZE_BYTES;
+            domain.block_resize(&device, given.size_bytes, flags).map_err(failed)?;
+        }
     }
     seen = look(domain)?;
     match seen.iter().find(|(slot, disk)| wanted.get(slot) != Some(disk)) {

@@ -30,7 +30,7 @@ pub use vm::{
     VmImage, VmProtect, VmResize, VmStop,
 };
 pub use volume::{
-    ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumePhase,
+    ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase,
 };
 
 /// What of a body its types alone do not promise: numbers and lengths within the table of limits.
@@ -114,6 +114,7 @@ kinds! {
     VolumeCreate(VolumeCreate) = "volume.create",
     VolumeAttach(VolumeAttach) = "volume.attach",
     VolumeDetach(VolumeDetach) = "volume.detach",
+    VolumeGrow(VolumeGrow) = "volume.grow",
     VolumeDelete(VolumeDelete) = "volume.delete",
     ReportVm(ReportVm) = "report.vm",
     ReportVolume(ReportVolume) = "report.volume",

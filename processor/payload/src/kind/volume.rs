@@ -59,6 +59,20 @@ pub struct VolumeDetach {
     pub expected_generation: Option<Generation>,
 }
 
+/// `volume.grow`, signed by the account: a larger disk with the same contents, at once if a VM has
+/// it and runs. It never shrinks: what is cut off would be lost.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeGrow {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Its new size, in GiB: more than now.
+    pub size_gib: u64,
+    /// Refuse with `conflict` unless the volume is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
+}
+
 /// What a host says about a volume of its own.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
@@ -93,9 +107,19 @@ pub struct ReportVolume {
     pub reason: Option<String>,
 }
 
+fn require_size(size_gib: u64) -> Result<(), Refusal> {
+    require((1..=VOLUME_GIB_MAX).contains(&size_gib), "size_gib: 1 to 65536")
+}
+
 impl Checked for VolumeCreate {
     fn check(&self) -> Result<(), Refusal> {
-        require((1..=VOLUME_GIB_MAX).contains(&self.size_gib), "size_gib: 1 to 65536")
+        require_size(self.size_gib)
+    }
+}
+
+impl Checked for VolumeGrow {
+    fn check(&self) -> Result<(), Refusal> {
+        require_size(self.size_gib)
     }
 }
 
