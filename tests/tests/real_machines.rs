@@ -152,6 +152,11 @@ fn assert_a_volume_keeps_what_guests_write(cluster: &Cluster) {
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     });
     assert_eq!(kept.trim(), "precious");
+    // The host finds nothing without an owner, and no owner without its disk.
+    let found = cluster.ctl_from(2, &["host", "fsck"]);
+    let said = String::from_utf8_lossy(&found.stdout);
+    assert!(said.contains("Compared 2 VMs and volumes"), "{said}");
+    ok(found);
     cluster.must(&["volume", "detach", "data", "--wait", "applied"]);
     cluster.must(&["volume", "delete", "data", "--wait", "applied"]);
     assert_eq!(cluster.json(&["volume", "ls"]).as_array().map(Vec::len), Some(0));

@@ -145,6 +145,8 @@ def check_documents():
         "an unknown field of the envelope", "an unknown field of the body", "a missing field",
         "another version", "an upper-case digest", "an upper-case name", "a look-alike name",
         "a number where a text is wanted", "an unknown protection", "null for a required field",
+        "a volume without a host", "a volume for nobody",
+        "a report about a volume in no known phase",
     }
     count = 0
     for vector in vectors:
