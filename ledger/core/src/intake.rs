@@ -104,16 +104,18 @@ impl Intake {
         if suspended.missing.is_empty() { self.release(child) } else { None }
     }
 
-    /// Forgets everything that waits for an event that nobody has.
-    fn drop_descendants(&mut self, digest: EventDigest) {
+    /// Forgets everything that waits for an event that nobody has, and gives it.
+    fn drop_descendants(&mut self, digest: EventDigest) -> Vec<Arc<Event>> {
         let mut gone = vec![digest];
+        let mut dropped = Vec::new();
         while let Some(parent) = gone.pop() {
             let children = self.missing.get(&parent).map(|missing| missing.children.clone());
             for child in children.into_iter().flatten() {
-                self.release(&child);
+                dropped.extend(self.release(&child).map(|suspended| suspended.event));
                 gone.push(child);
             }
         }
+        dropped
     }
 
     /// Events of `author` that wait for their parents here.
@@ -332,7 +334,9 @@ impl Core {
             }
         }
         for digest in hopeless {
-            self.intake.drop_descendants(digest);
+            for event in self.intake.drop_descendants(digest) {
+                self.recovery.cannot_stand(&event.digest);
+            }
         }
         self.intake.ask_at = Some(next);
         for (to, digests) in wants {

@@ -29,6 +29,8 @@ pub(crate) struct Recovery {
     own_seen: Round,
     /// Those events.
     shown: BTreeMap<Round, Arc<Event>>,
+    /// Those of them that rest on an event that nobody has any more.
+    groundless: BTreeSet<EventDigest>,
     ask_at: Moment,
     nonce: u64,
     state: State,
@@ -80,6 +82,7 @@ impl Recovery {
             answers: BTreeMap::new(),
             own_seen: Round(0),
             shown: BTreeMap::new(),
+            groundless: BTreeSet::new(),
             ask_at: Moment(0),
             nonce: 0,
             state: if alone || planted!(SignBeforeAsking) { State::Over } else { State::Asking },
@@ -124,6 +127,7 @@ impl Recovery {
             answers: BTreeMap::new(),
             own_seen: Round(0),
             shown: BTreeMap::new(),
+            groundless: BTreeSet::new(),
             ask_at: now,
             nonce: self.nonce,
             state: self.state,
@@ -167,19 +171,36 @@ impl Recovery {
         }
     }
 
+    /// All connected peers were asked in vain for what this event rests on. If it is one of the own
+    /// events that came back, it is not waited for: it can come into nobody's graph. Where nobody
+    /// may lie no round may be left out either, so there it is waited for: it was not lost alone.
+    pub(crate) fn cannot_stand(&mut self, digest: &EventDigest) {
+        let own = self.shown.values().any(|event| event.digest == *digest);
+        if own && self.committee.faulty_max() > 0 {
+            self.groundless.insert(*digest);
+        }
+    }
+
+    /// The highest round that peers have shown to be signed, whether it stands or not.
+    fn signed_seen(&self) -> Round {
+        let highest = self.shown.last_key_value().map_or(Round(0), |(round, _)| *round);
+        self.own_seen.max(highest)
+    }
+
     /// The highest round of the own chain as peers have shown it, up to the first event that nobody
-    /// has any more: what was built on that one can never be accepted by anybody.
+    /// has any more, or that rests on such a one: what was built on that can never be accepted by
+    /// anybody.
     fn own_chain_shown(&self, graph: &Graph, me: AuthorIndex) -> Round {
         let mut whole: BTreeSet<EventDigest> = BTreeSet::new();
         let mut highest = graph.highest_of(me);
         for (round, event) in &self.shown {
             let before = event.header.parents.first().filter(|parent| parent.author == me);
-            let stands = before.is_none_or(|before| {
+            let follows = before.is_none_or(|before| {
                 before.round <= graph.floor()
                     || graph.contains(&before.digest)
                     || whole.contains(&before.digest)
             });
-            if stands {
+            if follows && !self.groundless.contains(&event.digest) {
                 whole.insert(event.digest);
                 highest = highest.max(*round);
             }
@@ -199,7 +220,8 @@ impl Recovery {
             let floor = own_round.max(self.own_seen);
             return (own_shown.count() == others).then_some(floor);
         }
-        if self.memory == Memory::Agrees && self.own_seen <= own_round {
+        let signed_seen = self.signed_seen();
+        if self.memory == Memory::Agrees && signed_seen <= own_round {
             let enough = self.committee.faulty_max() + 1;
             return (own_shown.count() >= enough).then_some(own_round);
         }
@@ -207,10 +229,10 @@ impl Recovery {
         if shown.count() < self.committee.quorum() {
             return None;
         }
-        if quorum_round.0 == 0 && self.own_seen.0 == 0 {
+        if quorum_round.0 == 0 && signed_seen.0 == 0 {
             return Some(Round(0)); // the cluster is being founded
         }
-        Some(self.own_seen.max(Round(quorum_round.0 + RECOVERY_MARGIN_ROUNDS)))
+        Some(signed_seen.max(Round(quorum_round.0 + RECOVERY_MARGIN_ROUNDS)))
     }
 }
 
@@ -240,6 +262,7 @@ impl Core {
             if own_highest >= self.recovery.own_seen {
                 self.recovery.state = State::Over;
                 self.recovery.shown.clear();
+                self.recovery.groundless.clear();
                 let newest = self.graph.highest_below(me, Round(u64::MAX));
                 let newest = newest.and_then(|parent| self.graph.get(&parent.digest)).cloned();
                 self.pace.resume(newest, floor);
