@@ -240,19 +240,11 @@ impl Sitting {
         !matches!(sight, Some(Sight::Stopped | Sight::Absent))
     }
 
-    /// To the end of the file. The first read may be one that was begun, and came back empty,
-    /// before the guest spoke; so one empty read is not the end yet.
+    /// To the end of the file.
     async fn last_words(&mut self, socket: &mut WebSocket) {
-        let mut empty_reads = 0;
-        while empty_reads < 2 {
-            match self.tail.ready().await {
-                Ok(part) if part.is_empty() => empty_reads += 1,
-                Ok(part) => {
-                    if socket.send(Message::Binary(part)).await.is_err() {
-                        return;
-                    }
-                }
-                Err(_) => return,
+        while let Ok(part) = self.tail.ready().await {
+            if part.is_empty() || socket.send(Message::Binary(part)).await.is_err() {
+                return;
             }
         }
     }

@@ -28,7 +28,8 @@ pub(super) const CONSOLE_READS_MAX: u32 = 600;
 pub(super) const CONSOLE_BYTES_MAX: u64 = 64 * 1024;
 /// What was typed at one console and waits for the guest: messages of at most 4 KiB.
 pub(super) const CONSOLE_INPUTS_MAX: usize = 16;
-/// How often a followed console file is looked at while it does not grow.
-pub(super) const CONSOLE_FOLLOW_EVERY: Duration = Duration::from_millis(40);
 /// Bytes of a console file that are passed on at a time.
 pub(super) const CONSOLE_PART_BYTES: usize = 16 * 1024;
+/// Bytes of the kernel's word about console files that are taken at a time; more wait, up to its
+/// own bound.
+pub(super) const CONSOLE_EVENTS_BYTES: usize = 4096;

@@ -1,22 +1,36 @@
 //! Following a console file while it grows.
 //!
-//! Owns the place in the file, and the passage to the next file when whoever writes it has put the
-//! full one aside. Never writes. Called by the API, once per reader.
+//! Owns the place in the file, the wait for more (the kernel's word, inotify(7)), and the passage to
+//! the next file when whoever writes it has put the full one aside. Never writes. Called by the API,
+//! once per reader.
 
+use std::cmp::Ordering;
 use std::io::{self, SeekFrom};
+use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
+use tokio::net::unix::pipe;
 
-use super::limits::{CONSOLE_FOLLOW_EVERY, CONSOLE_PART_BYTES};
+use super::limits::{CONSOLE_EVENTS_BYTES, CONSOLE_PART_BYTES};
 
 /// A reader of one console file.
 pub struct ConsoleTail {
     path: PathBuf,
     file: Option<File>,
+    changes: Option<Changes>,
+}
+
+/// What a look at the file showed.
+enum Look {
+    Said(Bytes),
+    /// There is another file, or another place in it, to look at.
+    Moved,
+    Nothing,
 }
 
 impl ConsoleTail {
@@ -26,7 +40,7 @@ impl ConsoleTail {
     /// # Errors
     /// It cannot be read.
     pub async fn open(path: PathBuf, history_bytes: u64) -> io::Result<Self> {
-        let mut tail = Self { path, file: None };
+        let mut tail = Self { path, file: None, changes: None };
         if let Some(mut file) = tail.find().await? {
             let length = file.metadata().await?.len();
             file.seek(SeekFrom::Start(length.saturating_sub(history_bytes))).await?;
@@ -43,17 +57,23 @@ impl ConsoleTail {
         }
     }
 
-    /// What comes next, as soon as there is something.
+    /// What comes next, as soon as there is something. Dropped while it waits, it loses nothing.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// It cannot be read or watched.
     pub async fn next(&mut self) -> io::Result<Bytes> {
+        // Watched before it is read: what is written in between is announced.
+        if self.changes.is_none() {
+            self.changes = Some(Changes::watch(&self.path)?);
+        }
         loop {
             let part = self.ready().await?;
             if !part.is_empty() {
                 return Ok(part);
             }
-            tokio::time::sleep(CONSOLE_FOLLOW_EVERY).await;
+            if let Some(changes) = &self.changes {
+                changes.next().await?;
+            }
         }
     }
 
@@ -62,29 +82,76 @@ impl ConsoleTail {
     /// # Errors
     /// It cannot be read.
     pub async fn ready(&mut self) -> io::Result<Bytes> {
+        loop {
+            match self.look().await? {
+                Look::Said(part) => return Ok(part),
+                Look::Moved => {}
+                Look::Nothing => return Ok(Bytes::new()),
+            }
+        }
+    }
+
+    async fn look(&mut self) -> io::Result<Look> {
         let Some(file) = &mut self.file else {
             self.file = self.find().await?;
-            return Ok(Bytes::new());
+            return Ok(if self.file.is_some() { Look::Moved } else { Look::Nothing });
         };
         let mut part = vec![0; CONSOLE_PART_BYTES];
         let count = file.read(&mut part).await?;
-        if count == 0 {
-            let own = file.metadata().await?;
-            // The old one has been read to its end, and nobody writes to it any more.
-            match tokio::fs::metadata(&self.path).await {
-                Ok(now) if (now.dev(), now.ino()) == (own.dev(), own.ino()) => {
-                    let place = file.stream_position().await?;
-                    if own.len() < place {
+        if count > 0 {
+            part.truncate(count);
+            return Ok(Look::Said(part.into()));
+        }
+        let own = file.metadata().await?;
+        match tokio::fs::metadata(&self.path).await {
+            Ok(now) if (now.dev(), now.ino()) == (own.dev(), own.ino()) => {
+                match own.len().cmp(&file.stream_position().await?) {
+                    Ordering::Equal => return Ok(Look::Nothing),
+                    // The read may be one that was begun, and came back empty, before this.
+                    Ordering::Greater => {}
+                    Ordering::Less => {
                         file.seek(SeekFrom::Start(0)).await?;
                     }
                 }
-                Ok(_) => self.file = None,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Ok(Look::Moved)
+            }
+            // The old one has been read to its end, and nobody writes to it any more.
+            Ok(_) => {
+                self.file = None;
+                Ok(Look::Moved)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Look::Nothing),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// The kernel's word that something happened in the file's directory, read as the stream of bytes
+/// that it is: which file it was costs no more than a look.
+struct Changes(pipe::Receiver);
+
+impl Changes {
+    fn watch(path: &Path) -> io::Result<Self> {
+        let directory = path.parent().unwrap_or(Path::new("."));
+        let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        let happens =
+            AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO;
+        inotify.add_watch(directory, happens | AddWatchFlags::IN_ONLYDIR)?;
+        let descriptor = inotify.as_fd().try_clone_to_owned()?;
+        Ok(Self(pipe::Receiver::from_owned_fd_unchecked(descriptor)?))
+    }
+
+    /// Returns once something has happened since the last time.
+    async fn next(&self) -> io::Result<()> {
+        let mut events = [0; CONSOLE_EVENTS_BYTES];
+        loop {
+            self.0.readable().await?;
+            match self.0.try_read(&mut events) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Err(error),
             }
         }
-        part.truncate(count);
-        Ok(part.into())
     }
 }
 
@@ -92,6 +159,7 @@ impl ConsoleTail {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::time::Duration;
 
     fn say(path: &std::path::Path, words: &str) {
         let mut file =
@@ -117,6 +185,20 @@ mod tests {
         assert!(tail.ready().await.expect("reads").is_empty());
         say(&path, "again");
         assert_eq!(tail.next().await.expect("reads"), "again");
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_waits_hears_of_what_is_said() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("console.log");
+        let mut tail = ConsoleTail::open(path.clone(), 0).await.expect("opens");
+        for words in ["hello", "again"] {
+            let mut waiting = Box::pin(tail.next());
+            let early = tokio::time::timeout(Duration::from_millis(30), &mut waiting).await;
+            assert!(early.is_err(), "nothing was said yet");
+            say(&path, words);
+            assert_eq!(waiting.await.expect("reads"), words);
+        }
     }
 
     #[tokio::test]
