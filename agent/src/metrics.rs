@@ -141,9 +141,9 @@ impl Metrics {
         self.hypervisor_up.set(i64::from(up));
         model.read(|model| {
             self.ledger_time_ms.set(number(model.ledger_time().0));
-            for state in ALL_STATES {
+            for state in VmState::ALL {
                 let count = model.vms().filter(|vm| vm.state() == state).count();
-                let label = StateLabel { state: state_name(state) };
+                let label = StateLabel { state: state.word() };
                 self.vms.get_or_create(&label).set(number(count as u64));
             }
             for (code, count) in model.refused() {
@@ -155,29 +155,5 @@ impl Metrics {
         prometheus_client::encoding::text::encode(&mut text, &self.registry)
             .expect("writing to memory cannot fail");
         text
-    }
-}
-
-const ALL_STATES: [VmState; 8] = [
-    VmState::Pending,
-    VmState::Converging,
-    VmState::Running,
-    VmState::Stopped,
-    VmState::Paused,
-    VmState::Degraded,
-    VmState::Deleting,
-    VmState::Deleted,
-];
-
-fn state_name(state: VmState) -> &'static str {
-    match state {
-        VmState::Pending => "pending",
-        VmState::Converging => "converging",
-        VmState::Running => "running",
-        VmState::Stopped => "stopped",
-        VmState::Paused => "paused",
-        VmState::Degraded => "degraded",
-        VmState::Deleting => "deleting",
-        VmState::Deleted => "deleted",
     }
 }

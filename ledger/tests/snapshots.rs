@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Cluster, Host, Seen, Stream};
+use common::{Cluster, Host};
 use dagger_payload::id::{CommitIndex, PayloadDigest};
 
 /// Bytes of one payload; a snapshot is asked for every few mebibytes.
@@ -24,21 +24,6 @@ async fn fill(host: &Host, name: &str, after: CommitIndex) -> (Vec<PayloadDigest
     panic!("no snapshot after a thousand payloads\n{}", host.log());
 }
 
-/// Reads from the beginning until all of this is attested, in a life that began as wanted.
-async fn read(host: &Host, digests: &[PayloadDigest], wanted: fn(&Seen) -> bool) -> Stream {
-    loop {
-        let mut stream = host.stream(0).await;
-        let mut goes_on = true;
-        while goes_on && !(stream.seen.has_attested(digests) && wanted(&stream.seen)) {
-            // A stream ends with the life that it shows.
-            goes_on = stream.take().await;
-        }
-        if goes_on {
-            return stream;
-        }
-    }
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restarted_judge_begins_from_a_snapshot_and_readers_see_the_whole_history() {
     let mut cluster = Cluster::start(1).await;
@@ -50,7 +35,7 @@ async fn a_restarted_judge_begins_from_a_snapshot_and_readers_see_the_whole_hist
     assert_eq!(before.seen.anchor, None);
 
     host.judge.restart().await;
-    let after = read(host, &digests, |seen| seen.anchor.is_some()).await;
+    let after = host.read(&digests, |seen| seen.anchor.is_some()).await;
     assert_eq!(after.seen.anchor, Some(first));
     assert_eq!((&after.seen.ordered, &after.seen.ends), (&before.seen.ordered, &before.seen.ends));
     // A reader that has what lies before it is told no past.
@@ -70,7 +55,7 @@ async fn a_restarted_judge_begins_from_a_snapshot_and_readers_see_the_whole_hist
     host.start();
     host.until_linked().await;
     digests.push(host.submitted("after the second").await);
-    let last = read(host, &digests, |seen| seen.anchor.is_some()).await;
+    let last = host.read(&digests, |seen| seen.anchor.is_some()).await;
     assert_eq!(last.seen.anchor, Some(second));
     let ordered: Vec<_> = last.seen.ordered.iter().map(|(_, digest)| *digest).collect();
     assert_eq!(ordered.len(), digests.len());
@@ -84,7 +69,7 @@ async fn a_judge_that_refuses_its_snapshot_judges_the_history_again() {
     let (digests, _) = fill(host, "payload", CommitIndex(0)).await;
     host.judge.restart_that_refuses_snapshots().await;
     host.until(|status| status.snapshot == CommitIndex(0)).await;
-    let stream = read(host, &digests, |_| true).await;
+    let stream = host.read(&digests, |_| true).await;
     assert_eq!(stream.seen.anchor, None);
     assert!(host.log().contains("the processor refuses the snapshot"), "{}", host.log());
 }

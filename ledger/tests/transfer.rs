@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use common::{Cluster, Host, Seen, Stream};
+use common::{Cluster, Host};
 use dagger_ledger::store::Store;
 use dagger_ledger::store::lmdb::LmdbStore;
 use dagger_ledger::store::records::{self, EventKey, Records};
@@ -53,21 +53,6 @@ async fn fill(cluster: &Cluster, digests: &mut Vec<PayloadDigest>) {
     panic!("nothing was pruned\n{}", cluster.hosts[0].log());
 }
 
-/// Reads from the beginning until all of this is attested, in a life that began as wanted.
-async fn read(host: &Host, digests: &[PayloadDigest], wanted: fn(&Seen) -> bool) -> Stream {
-    loop {
-        let mut stream = host.stream(0).await;
-        let mut goes_on = true;
-        while goes_on && !(stream.seen.has_attested(digests) && wanted(&stream.seen)) {
-            // A stream ends with the life that it shows.
-            goes_on = stream.take().await;
-        }
-        if goes_on {
-            return stream;
-        }
-    }
-}
-
 /// The last host loses its disk and its processor.
 async fn wipe_the_last(cluster: &mut Cluster) {
     let last = &mut cluster.hosts[3];
@@ -81,8 +66,8 @@ async fn assert_goes_on(cluster: &Cluster, digests: &mut Vec<PayloadDigest>) {
     let last = &cluster.hosts[3];
     last.until_linked().await;
     digests.push(last.submitted(&format!("from the host {}", digests.len())).await);
-    let theirs = read(&cluster.hosts[0], digests, |_| true).await;
-    let own = read(last, digests, |seen| seen.anchor.is_some()).await;
+    let theirs = cluster.hosts[0].read(digests, |_| true).await;
+    let own = last.read(digests, |seen| seen.anchor.is_some()).await;
     assert_eq!(own.seen.ordered, theirs.seen.ordered);
     assert_eq!(own.seen.ends, theirs.seen.ends);
     let ordered: Vec<_> = own.seen.ordered.iter().map(|(_, digest)| *digest).collect();
@@ -93,7 +78,7 @@ async fn assert_goes_on(cluster: &Cluster, digests: &mut Vec<PayloadDigest>) {
 async fn a_wiped_host_begins_from_a_snapshot_when_the_history_is_pruned() {
     let mut cluster = pruning_cluster().await;
     let mut digests = vec![cluster.hosts[3].submitted("before the loss").await];
-    read(&cluster.hosts[0], &digests, |_| true).await;
+    cluster.hosts[0].read(&digests, |_| true).await;
     cluster.hosts[3].kill();
     // It finds itself in a later epoch, too.
     digests.push(cluster.hosts[0].submitted("members 0 1 2 3").await);
@@ -149,15 +134,16 @@ fn headers_stay_and_bodies_are_gone(host: &mut Host) {
 async fn a_host_that_was_away_for_too_long_begins_from_a_snapshot_too() {
     let mut cluster = pruning_cluster().await;
     let mut digests = vec![cluster.hosts[3].submitted("before the absence").await];
-    read(&cluster.hosts[3], &digests, |_| true).await;
+    cluster.hosts[3].read(&digests, |_| true).await;
     cluster.hosts[3].kill();
     fill(&cluster, &mut digests).await;
     cluster.hosts[3].start();
     assert_goes_on(&cluster, &mut digests).await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_transfer_that_one_peer_cannot_finish_goes_on_with_another() {
+/// A cluster whose last host has lost everything and finds two peers up, whose stores were damaged
+/// so; and what was ordered.
+async fn begin_again_from_damaged(damage: [fn(&Host); 2]) -> (Cluster, Vec<PayloadDigest>) {
     let mut cluster = pruning_cluster().await;
     cluster.hosts[3].kill();
     let mut digests = Vec::new();
@@ -165,13 +151,20 @@ async fn a_transfer_that_one_peer_cannot_finish_goes_on_with_another() {
     for host in &mut cluster.hosts[..3] {
         host.stop();
     }
-    // The one has only the first chunks, the other only the last ones as they should be.
-    lose_chunks(&cluster.hosts[0]);
-    falsify(&cluster.hosts[1]);
+    for (host, damage) in cluster.hosts.iter().zip(damage) {
+        damage(host);
+    }
     wipe_the_last(&mut cluster).await;
     for index in [0, 1, 3] {
         cluster.hosts[index].start();
     }
+    (cluster, digests)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_transfer_that_one_peer_cannot_finish_goes_on_with_another() {
+    // The one has only the first chunks, the other only the last ones as they should be.
+    let (mut cluster, mut digests) = begin_again_from_damaged([lose_chunks, falsify]).await;
     cluster.hosts[3].until_log(|log| log.contains("begun from a peer's snapshot")).await;
     assert!(cluster.hosts[3].log().contains("it has not all parts any more"));
     cluster.hosts[2].start();
@@ -209,19 +202,7 @@ fn falsify_past(host: &Host) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_false_snapshot_and_a_false_past_are_found_and_another_peer_is_asked() {
-    let mut cluster = pruning_cluster().await;
-    cluster.hosts[3].kill();
-    let mut digests = Vec::new();
-    fill(&cluster, &mut digests).await;
-    for host in &mut cluster.hosts[..3] {
-        host.stop();
-    }
-    falsify(&cluster.hosts[0]);
-    falsify_past(&cluster.hosts[1]);
-    wipe_the_last(&mut cluster).await;
-    for index in [0, 1, 3] {
-        cluster.hosts[index].start();
-    }
+    let (mut cluster, mut digests) = begin_again_from_damaged([falsify, falsify_past]).await;
     let both = |log: &str| {
         log.contains("its chunks do not lead to the attested state")
             && log.contains("its releases are not the history of the attested state")

@@ -43,6 +43,13 @@ struct Ask<'a> {
     deadline: Duration,
 }
 
+impl<'a> Ask<'a> {
+    fn get(path: &'a str) -> Self {
+        let (headers, body) = (Vec::new(), Bytes::new());
+        Self { method: Method::GET, path, headers, body, deadline: ANSWER_MAX }
+    }
+}
+
 /// Talks to the first of several agents that can answer.
 pub(crate) struct Client {
     endpoints: Vec<Endpoint>,
@@ -73,13 +80,7 @@ impl Client {
         path: &str,
         wait: Duration,
     ) -> Result<T, Failure> {
-        let ask = Ask {
-            method: Method::GET,
-            path,
-            headers: Vec::new(),
-            body: Bytes::new(),
-            deadline: ANSWER_MAX + wait,
-        };
+        let ask = Ask { deadline: ANSWER_MAX + wait, ..Ask::get(path) };
         read(&self.ask_each(&ask).await?)
     }
 
@@ -159,16 +160,13 @@ impl Client {
         let key = generate_key();
         let accept = derive_accept_key(key.as_bytes());
         let ask = Ask {
-            method: Method::GET,
-            path,
             headers: vec![
                 (CONNECTION, "Upgrade".to_owned()),
                 (UPGRADE, "websocket".to_owned()),
                 (SEC_WEBSOCKET_VERSION, "13".to_owned()),
                 (SEC_WEBSOCKET_KEY, key),
             ],
-            body: Bytes::new(),
-            deadline: ANSWER_MAX,
+            ..Ask::get(path)
         };
         let upgrade = StatusCode::SWITCHING_PROTOCOLS;
         let response = self.open_at_its_host(&ask, upgrade).await?;
@@ -183,13 +181,7 @@ impl Client {
 
     /// What a console has said, from the agent whose host has it.
     pub(crate) async fn console_log(&self, path: &str) -> Result<Bytes, Failure> {
-        let ask = Ask {
-            method: Method::GET,
-            path,
-            headers: Vec::new(),
-            body: Bytes::new(),
-            deadline: ANSWER_MAX,
-        };
+        let ask = Ask::get(path);
         let response = self.open_at_its_host(&ask, StatusCode::OK).await?;
         body(response).await.map_err(Failure::broken)
     }
@@ -251,26 +243,13 @@ impl Client {
     }
 
     async fn log_in(&self, endpoint: &Endpoint) -> Result<(), Failure> {
-        let ask = Ask {
-            method: Method::GET,
-            path: "/v1/cluster",
-            headers: Vec::new(),
-            body: Bytes::new(),
-            deadline: ANSWER_MAX,
-        };
-        let cluster: ClusterView = read(&ask_one(endpoint, &ask).await?)?;
+        let cluster: ClusterView = read(&ask_one(endpoint, &Ask::get("/v1/cluster")).await?)?;
         self.login.sign(endpoint, &cluster)
     }
 
     /// `GET path` as a stream of server-sent events, from the first agent that can answer.
     pub(crate) async fn stream(&self, path: &str) -> Result<Incoming, Failure> {
-        let ask = Ask {
-            method: Method::GET,
-            path,
-            headers: Vec::new(),
-            body: Bytes::new(),
-            deadline: ANSWER_MAX,
-        };
+        let ask = Ask::get(path);
         let mut failure = None;
         for endpoint in &self.endpoints {
             match self.open_with_session(endpoint, &ask, StatusCode::OK).await {

@@ -9,7 +9,7 @@ use dagger_payload::codec;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::CommitEnd;
 use dagger_payload::handover::Handover;
-use dagger_payload::id::{CommitIndex, Epoch, Round};
+use dagger_payload::id::{CommitIndex, Epoch};
 
 use crate::commit::Committer;
 use crate::graph::Graph;
@@ -82,13 +82,7 @@ impl Core {
             return;
         };
         // Whatever of it was ordered meanwhile, the judge knows and refuses the second copy.
-        let all = Round(u64::MAX);
-        let lost = self.graph.collect(all, all, self.configuration.me);
-        let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
-        if !returned.is_empty() {
-            self.pace.give_back(&returned);
-            turn.records.push(Record::Returned(returned));
-        }
+        self.give_back_all(turn);
         if let Some(handover) = frontier.handover.clone() {
             self.enter_epoch(turn, handover);
         }
@@ -139,7 +133,7 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use dagger_payload::event::Parent;
-    use dagger_payload::id::{AuthorIndex, EventDigest, LedgerTime, Position, PrefixHash};
+    use dagger_payload::id::{AuthorIndex, EventDigest, LedgerTime, Position, PrefixHash, Round};
 
     use super::*;
 

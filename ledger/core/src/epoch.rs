@@ -92,13 +92,7 @@ impl Core {
 
     fn begin(&mut self, turn: &mut Turn<'_>, handover: Handover) {
         // What was never ordered goes on in the next epoch.
-        let all = Round(u64::MAX);
-        let lost = self.graph.collect(all, all, self.configuration.me);
-        let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
-        if !returned.is_empty() {
-            self.pace.give_back(&returned);
-            turn.records.push(Record::Returned(returned));
-        }
+        self.give_back_all(turn);
         let configuration = &mut self.configuration;
         configuration.epoch = handover.epoch;
         configuration.committee = handover.committee;

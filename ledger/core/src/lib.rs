@@ -37,7 +37,7 @@ use std::sync::Arc;
 
 use dagger_payload::event::{Attestation, CHECKPOINT_COMMITS, CommitEnd, Event};
 use dagger_payload::handover::EpochEnd;
-use dagger_payload::id::{AuthorIndex, CommitIndex, LedgerTime, PrefixHash};
+use dagger_payload::id::{AuthorIndex, CommitIndex, LedgerTime, PrefixHash, Round};
 use dagger_payload::peer::Highest;
 use dagger_payload::release::{OrderedCommit, OrderedPayload};
 
@@ -240,15 +240,27 @@ impl Core {
             let me = self.configuration.me;
             let lost = self.graph.collect(collection_round, floor, me);
             self.intake.collect(floor);
-            let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
-            if !returned.is_empty() && !planted!(PayloadsNotGivenBack) {
-                self.pace.give_back(&returned);
-                if !planted!(ReturnNotPersisted) {
-                    turn.records.push(Record::Returned(returned));
-                }
-            }
+            self.give_back(turn, &lost);
         }
         Ok(())
+    }
+
+    /// Payloads of own events that no order can reach any more return to the pool.
+    fn give_back(&mut self, turn: &mut Turn<'_>, lost: &[Arc<Event>]) {
+        let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
+        if !returned.is_empty() && !planted!(PayloadsNotGivenBack) {
+            self.pace.give_back(&returned);
+            if !planted!(ReturnNotPersisted) {
+                turn.records.push(Record::Returned(returned));
+            }
+        }
+    }
+
+    /// Ends the graph: whatever of its own events was not ordered returns to the pool.
+    fn give_back_all(&mut self, turn: &mut Turn<'_>) {
+        let all = Round(u64::MAX);
+        let lost = self.graph.collect(all, all, self.configuration.me);
+        self.give_back(turn, &lost);
     }
 
     fn judged(

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
 use dagger_payload::peer::{Highest, Part, PeerMessage};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 use crate::exit::{Stop, StopHandle};
 use crate::limits::SMALL_TRANSFERS_PER_PEER_MAX;
@@ -80,15 +80,7 @@ impl Servers {
 
     /// Sends a part of a snapshot, or says that it is not here.
     pub(super) fn serve_part(&mut self, links: &Links, to: AuthorIndex, part: Part) {
-        let peer = self.peers.entry(to).or_default();
-        let (Some(queue), Ok(permit)) = (links.queue(to), peer.small.clone().try_acquire_owned())
-        else {
-            return;
-        };
-        let (records, stop) = (self.records.clone(), self.stop.clone());
-        self.runtime.spawn_blocking(move || {
-            report(send_part(&records, &queue, part, permit), &stop);
-        });
+        self.serve_small(links, to, move |records, queue| send_part(records, queue, part));
     }
 
     /// Sends these events, as far as they are stored; too many such wishes of one peer are dropped,
@@ -99,6 +91,15 @@ impl Servers {
         to: AuthorIndex,
         digests: Vec<EventDigest>,
     ) {
+        self.serve_small(links, to, move |records, queue| send_each(records, queue, &digests));
+    }
+
+    fn serve_small(
+        &mut self,
+        links: &Links,
+        to: AuthorIndex,
+        send: impl FnOnce(&Records, &PeerQueue) -> Result<(), StoreError> + Send + 'static,
+    ) {
         let peer = self.peers.entry(to).or_default();
         let (Some(queue), Ok(permit)) = (links.queue(to), peer.small.clone().try_acquire_owned())
         else {
@@ -106,7 +107,8 @@ impl Servers {
         };
         let (records, stop) = (self.records.clone(), self.stop.clone());
         self.runtime.spawn_blocking(move || {
-            report(send_each(&records, &queue, &digests, permit), &stop);
+            report(send(&records, &queue), &stop);
+            drop(permit);
         });
     }
 }
@@ -121,7 +123,6 @@ fn send_each(
     records: &Records,
     queue: &PeerQueue,
     digests: &[EventDigest],
-    _permit: OwnedSemaphorePermit,
 ) -> Result<(), StoreError> {
     for digest in digests {
         if let Some(event) = records.event(digest)?
@@ -133,12 +134,7 @@ fn send_each(
     Ok(())
 }
 
-fn send_part(
-    records: &Records,
-    queue: &PeerQueue,
-    part: Part,
-    _permit: OwnedSemaphorePermit,
-) -> Result<(), StoreError> {
+fn send_part(records: &Records, queue: &PeerQueue, part: Part) -> Result<(), StoreError> {
     let bytes = server::part(records, part)?;
     // The link may be gone: the peer asks again.
     let _ = queue.push_stored_blocking(PeerMessage::Part { part, bytes }.to_bytes().into());

@@ -301,6 +301,21 @@ impl Host {
         let connection = timeout(PATIENCE, asking).await.expect("a ledger that serves");
         Stream { connection, log: self.log_path(), seen: Seen::default() }
     }
+
+    /// Reads from the beginning until all of this is attested, in a life that began as wanted.
+    pub async fn read(&self, digests: &[PayloadDigest], wanted: fn(&Seen) -> bool) -> Stream {
+        loop {
+            let mut stream = self.stream(0).await;
+            let mut goes_on = true;
+            while goes_on && !(stream.seen.has_attested(digests) && wanted(&stream.seen)) {
+                // A stream ends with the life that it shows.
+                goes_on = stream.take().await;
+            }
+            if goes_on {
+                return stream;
+            }
+        }
+    }
 }
 
 impl Drop for Host {

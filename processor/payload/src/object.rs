@@ -483,6 +483,34 @@ pub enum VmState {
     Deleted,
 }
 
+impl VmState {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::Pending,
+        Self::Converging,
+        Self::Running,
+        Self::Stopped,
+        Self::Paused,
+        Self::Degraded,
+        Self::Deleting,
+        Self::Deleted,
+    ];
+
+    /// The word that stands for it in JSON, in metrics and where people read it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Converging => "converging",
+            Self::Running => "running",
+            Self::Stopped => "stopped",
+            Self::Paused => "paused",
+            Self::Degraded => "degraded",
+            Self::Deleting => "deleting",
+            Self::Deleted => "deleted",
+        }
+    }
+}
+
 impl Vm {
     /// The state in one word, from wanted, placement and the last report about this generation.
     pub fn state(&self) -> VmState {

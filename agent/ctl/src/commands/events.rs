@@ -11,7 +11,6 @@ use dagger_payload::id::CommitIndex;
 use http_body_util::BodyExt;
 
 use super::short;
-use super::vm_view::word;
 use crate::failure::Failure;
 use crate::limits::EVENT_LINE_BYTES_MAX;
 use crate::output::Format;
@@ -79,7 +78,7 @@ fn show(event: &StreamEvent, session: &Session) -> Result<(), Failure> {
             format!("payload {}  {place}  {verdict}", short(&payload.digest))
         }
         StreamEvent::Vm { vm, state, .. } => {
-            format!("vm {}  {}  generation {}", vm.name, word(*state), vm.generation)
+            format!("vm {}  {}  generation {}", vm.name, state.word(), vm.generation)
         }
         StreamEvent::Object { kind, id, .. } => format!("{kind} {id}"),
         StreamEvent::Attested { .. } => "attested by a quorum".to_owned(),

@@ -13,7 +13,6 @@ use dagger_payload::object::{Placement, VmState};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
-use super::vm_view::word;
 use crate::failure::Failure;
 use crate::limits::BANNER_MAX;
 use crate::progress::Progress;
@@ -96,7 +95,7 @@ pub(crate) async fn follow(
 }
 
 fn late(id: VmId, last: Option<&VmView>, goal: Goal) -> Failure {
-    let state = last.map_or("not visible", |view| word(view.state));
+    let state = last.map_or("not visible", |view| view.state.word());
     let why = last.and_then(|view| view.reason.as_ref());
     let why = why.map_or_else(String::new, |why| format!(" ({why})"));
     let wanted = match goal {

@@ -5,7 +5,6 @@
 
 use dagger_api::VmView;
 use dagger_payload::name::{Name, SshKeyLine};
-use dagger_payload::object::VmState;
 
 use super::short;
 use crate::failure::Failure;
@@ -25,7 +24,7 @@ pub(crate) async fn list(all: bool, session: &Session) -> Result<(), Failure> {
             let address = view.vm.placement.address();
             [
                 view.vm.name.to_string(),
-                word(view.state).to_owned(),
+                view.state.word().to_owned(),
                 view.host_name.as_ref().map_or_else(|| "-".to_owned(), Name::to_string),
                 address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
                 view.vm.size.cpus.to_string(),
@@ -42,20 +41,6 @@ pub(crate) async fn list(all: bool, session: &Session) -> Result<(), Failure> {
     })
 }
 
-/// A state as people read it.
-pub(crate) fn word(state: VmState) -> &'static str {
-    match state {
-        VmState::Pending => "pending",
-        VmState::Converging => "converging",
-        VmState::Running => "running",
-        VmState::Stopped => "stopped",
-        VmState::Paused => "paused",
-        VmState::Degraded => "degraded",
-        VmState::Deleting => "deleting",
-        VmState::Deleted => "deleted",
-    }
-}
-
 /// One VM in full.
 pub(crate) fn show(view: &VmView) -> String {
     let vm = &view.vm;
@@ -65,7 +50,7 @@ pub(crate) fn show(view: &VmView) -> String {
     facts([
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
-        ("state", word(view.state).to_owned()),
+        ("state", view.state.word().to_owned()),
         ("reason", optional(view.reason.clone())),
         ("wanted", format!("{:?}", vm.wanted).to_lowercase()),
         ("host", optional(view.host_name.as_ref().map(Name::to_string))),

@@ -9,7 +9,6 @@ use dagger_payload::object::{Placement, VmState};
 use serde_json::json;
 
 use super::vm::{VmName, find};
-use super::vm_view::word;
 use crate::failure::Failure;
 use crate::output::Format;
 use crate::session::Session;
@@ -22,10 +21,10 @@ pub(crate) async fn run(name: &VmName, session: &Session) -> Result<(), Failure>
     let ledger: LedgerView = session.client.get("/v1/ledger").await?;
     let reasons = explain(&view, &hosts, &ledger);
     if session.output.format == Format::Json {
-        let state = word(view.state);
+        let state = view.state.word();
         return session.output.json(&json!({ "state": state, "because": reasons }));
     }
-    session.output.line(format!("{} is {}", view.vm.name, word(view.state)))?;
+    session.output.line(format!("{} is {}", view.vm.name, view.state.word()))?;
     for reason in reasons {
         session.output.line(format!("  {reason}"))?;
     }
