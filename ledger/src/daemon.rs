@@ -135,8 +135,12 @@ fn open_memory(prepared: &Prepared, stop: &StopHandle) -> Result<Memory, StartEr
             id
         }
     };
-    let (witness, testimony) =
+    let (mut witness, mut testimony) =
         Witness::open(&configuration.witness).map_err(doing("open the witness file"))?;
+    if let Some(overdue) = start::overdue_testimony(&records, instance, testimony)? {
+        witness.write(&overdue).map_err(doing("write the witness file"))?;
+        testimony = Some(overdue);
+    }
     let (writer, writer_thread) =
         writer::start(store, witness, instance, stop.clone()).map_err(doing("start the writer"))?;
     Ok(Memory { records, instance, testimony, writer, writer_thread })

@@ -18,6 +18,7 @@ fn planted_bugs_are_found_and_the_same_seeds_are_sound_without_them() {
         Bug::UnnameableTwinIsWork,
         Bug::NewestOfEqualsAttested,
         Bug::FatesForgotten,
+        Bug::HandoverQuorumMinusOne,
     ];
     for bug in fast {
         let hunt = hunt(bug, 0);

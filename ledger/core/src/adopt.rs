@@ -104,6 +104,7 @@ impl Core {
         self.committer.restore(last);
         self.intake = Intake::new(committee);
         self.epoch_end = None;
+        self.closing.clear();
         self.judging.unjudged.clear();
         self.judging.index = end.index;
         self.judging.attestation.newest = end;

@@ -190,6 +190,7 @@ impl Core {
             }
             return Ok(());
         }
+        self.note_closing(&event.header, || event.signed_header());
         if self.is_me(event.header.author) {
             self.recovery.own_event_seen(&event);
         }

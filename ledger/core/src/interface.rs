@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use dagger_payload::committee::Committee;
-use dagger_payload::event::{CommitEnd, Event, Parent, SignedHeader};
+use dagger_payload::event::{CommitEnd, Event, Header, Parent, SignedHeader};
 use dagger_payload::handover::{EpochEnd, Founding, Handover};
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, PayloadDigest, Position,
@@ -47,6 +47,14 @@ pub enum Input {
         from: AuthorIndex,
         /// The event.
         event: Arc<Event>,
+    },
+    /// A peer in a later epoch shows a header whose cluster and signature the driver has checked.
+    /// It may attest the end of this epoch.
+    ClosingShown {
+        /// As read.
+        header: Box<Header>,
+        /// As signed.
+        signed: SignedHeader,
     },
     /// An authenticated link to a member is up.
     PeerConnected(AuthorIndex),
@@ -117,7 +125,7 @@ pub enum Input {
 }
 
 impl Input {
-    /// What a peer's message tells the core; `None` for a greeting, for an event, which must be
+    /// What a peer's message tells the core; `None` for a greeting, for what is signed and must be
     /// checked first, and for what the core has no part in.
     pub fn of_message(from: AuthorIndex, message: PeerMessage) -> Option<Self> {
         match message {
@@ -131,6 +139,7 @@ impl Input {
             }
             PeerMessage::Hello { .. }
             | PeerMessage::Event { .. }
+            | PeerMessage::Closing { .. }
             | PeerMessage::AskPart { .. }
             | PeerMessage::Part { .. } => None,
         }

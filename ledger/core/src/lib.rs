@@ -33,9 +33,10 @@ mod pace;
 pub mod planted;
 mod recovery;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dagger_payload::event::{Attestation, CHECKPOINT_COMMITS, CommitEnd, Event};
+use dagger_payload::event::{Attestation, CHECKPOINT_COMMITS, CommitEnd, Event, SignedHeader};
 use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{AuthorIndex, CommitIndex, LedgerTime, PrefixHash, Round};
 use dagger_payload::peer::Highest;
@@ -53,7 +54,7 @@ use gossip::Gossip;
 use graph::Graph;
 use intake::Intake;
 use pace::Pace;
-use recovery::{OwnChain, Recovery};
+use recovery::{Beginning, OwnChain, Recovery};
 
 /// The consensus of one member.
 pub struct Core {
@@ -69,6 +70,8 @@ pub struct Core {
     judging: Judging,
     /// Where this epoch ends, once the judge has said so.
     epoch_end: Option<EpochEnd>,
+    /// Headers that attest the end of this epoch, by author.
+    closing: BTreeMap<AuthorIndex, SignedHeader>,
     /// Number of the last write that was given out, and of the last one that is durable.
     written: WriteNumber,
     durable: WriteNumber,
@@ -128,6 +131,8 @@ impl Core {
             }
         }
         let founding = configuration.founding.end;
+        let founded = founding.index > CommitIndex(0);
+        let beginning = if founded { Beginning::Handover } else { Beginning::Founding };
         let attestation = state
             .own_last
             .as_ref()
@@ -136,12 +141,13 @@ impl Core {
             });
         let unjudged = state.commits.iter().map(|c| (c.index, c.prefix_hash)).collect();
         Self {
-            recovery: Recovery::new(committee, configuration.me, state.memory),
+            recovery: Recovery::new((committee, beginning), configuration.me, state.memory),
             pace: Pace::new(state.own_last, state.pool, founding),
             intake: Intake::new(committee),
             gossip: Gossip::default(),
             catch_up: CatchUp::default(),
             epoch_end: None,
+            closing: BTreeMap::new(),
             judging: Judging { index: founding.index, attestation, next_deadline: None, unjudged },
             configuration,
             signer,
@@ -180,6 +186,7 @@ impl Core {
     fn take(&mut self, turn: &mut Turn<'_>, input: Input) -> Result<(), HaltReason> {
         match input {
             Input::EventReceived { from, event } => self.receive(turn, from, event)?,
+            Input::ClosingShown { header, signed } => self.note_closing(&header, || signed),
             Input::PeerConnected(peer) => self.peer_connected(turn, peer),
             Input::PeerDisconnected(peer) => {
                 self.gossip.disconnected(peer);

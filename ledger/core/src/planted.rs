@@ -50,10 +50,16 @@ pub enum Bug {
     ReturnNotPersisted,
     /// After a restart it is forgotten what was ordered.
     FatesForgotten,
+    /// A member less than a quorum is enough to end an epoch.
+    HandoverQuorumMinusOne,
+    /// Commits run ahead of the judge, past the end of an epoch.
+    CommitsPastTheEnd,
+    /// A host that forgot takes the next epoch for a new beginning.
+    DoubtEndsWithTheEpoch,
 }
 
 /// All of them.
-pub const ALL: [Bug; 19] = [
+pub const ALL: [Bug; 22] = [
     Bug::SendBeforePersist,
     Bug::HandOnBeforePersist,
     Bug::QuorumMinusOne,
@@ -73,6 +79,9 @@ pub const ALL: [Bug; 19] = [
     Bug::PayloadsNotGivenBack,
     Bug::ReturnNotPersisted,
     Bug::FatesForgotten,
+    Bug::HandoverQuorumMinusOne,
+    Bug::CommitsPastTheEnd,
+    Bug::DoubtEndsWithTheEpoch,
 ];
 
 static PLANTED: AtomicU8 = AtomicU8::new(0);

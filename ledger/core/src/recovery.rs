@@ -22,6 +22,7 @@ use crate::{Core, HaltReason, Moment, Output, Turn};
 #[derive(Debug)]
 pub(crate) struct Recovery {
     committee: Committee,
+    beginning: Beginning,
     memory: Memory,
     /// What each peer answered last.
     answers: BTreeMap<AuthorIndex, Answer>,
@@ -55,6 +56,15 @@ struct Answer {
     quorum_round: Round,
 }
 
+/// How the epoch began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Beginning {
+    /// With the cluster: a host without a past has none.
+    Founding,
+    /// With a handover: a host without a past may have lost it.
+    Handover,
+}
+
 /// Whether the own chain has come to the rounds that may be signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum OwnChain {
@@ -71,13 +81,18 @@ enum State {
 }
 
 impl Recovery {
-    pub(crate) fn new(committee: Committee, me: AuthorIndex, memory: Memory) -> Self {
+    pub(crate) fn new(
+        (committee, beginning): (Committee, Beginning),
+        me: AuthorIndex,
+        memory: Memory,
+    ) -> Self {
         // Who is alone has nobody to ask; with a doubtful memory only its operator can help (a new
         // epoch). Who has no vote and remembers everything has never signed.
         let nobody_else = committee.members() == 1 || !committee.contains(me);
         let alone = nobody_else && memory == Memory::Agrees;
         Self {
             committee,
+            beginning,
             memory,
             answers: BTreeMap::new(),
             own_seen: Round(0),
@@ -107,10 +122,11 @@ impl Recovery {
     fn asked(&mut self, peer: AuthorIndex, now: Moment, quorum_round: Round) {
         let asker = self.askers.entry(peer).or_insert(Asker { since: now, helped: 0 });
         let open = asker.since.plus_ms(RECOVERY_ASK_MS) <= now;
-        if open && asker.helped < RECOVERY_HELPS_MAX {
+        let round = Round(quorum_round.0 + RECOVERY_MARGIN_ROUNDS);
+        // Only what makes others work is counted: they may be held up for longer than he asks.
+        if open && asker.helped < RECOVERY_HELPS_MAX && round > self.help_round {
             asker.helped += 1;
-            let round = Round(quorum_round.0 + RECOVERY_MARGIN_ROUNDS);
-            self.help_round = self.help_round.max(round);
+            self.help_round = round;
         }
     }
 
@@ -123,6 +139,7 @@ impl Recovery {
     pub(crate) fn in_next_epoch(&self, committee: Committee, now: Moment) -> Self {
         Self {
             committee,
+            beginning: Beginning::Handover,
             memory: self.memory,
             answers: BTreeMap::new(),
             own_seen: Round(0),
@@ -130,7 +147,7 @@ impl Recovery {
             groundless: BTreeSet::new(),
             ask_at: now,
             nonce: self.nonce,
-            state: self.state,
+            state: if planted!(DoubtEndsWithTheEpoch) { State::Over } else { self.state },
             askers: BTreeMap::new(),
             help_round: Round(0),
         }
@@ -229,8 +246,9 @@ impl Recovery {
         if shown.count() < self.committee.quorum() {
             return None;
         }
-        if quorum_round.0 == 0 && signed_seen.0 == 0 {
-            return Some(Round(0)); // the cluster is being founded
+        let founding = self.beginning == Beginning::Founding;
+        if founding && quorum_round.0 == 0 && signed_seen.0 == 0 {
+            return Some(Round(0));
         }
         Some(signed_seen.max(Round(quorum_round.0 + RECOVERY_MARGIN_ROUNDS)))
     }
@@ -321,5 +339,26 @@ impl Core {
             epoch,
         };
         turn.outputs.push(Output::Send { to: from, message, after: self.written });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_without_a_past_signs_the_first_round_at_a_founding_only() {
+        let committee = Committee::new(4).expect("four may vote");
+        let floor = |beginning| {
+            let vote = (committee, beginning);
+            let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful);
+            recovery.nonce = 1;
+            for peer in 1..4 {
+                recovery.answered(AuthorIndex(peer), 1, Round(0), Round(0));
+            }
+            recovery.floor(Round(0), Round(0), Round(0))
+        };
+        assert_eq!(floor(Beginning::Founding), Some(Round(0)));
+        assert_eq!(floor(Beginning::Handover), Some(Round(RECOVERY_MARGIN_ROUNDS)));
     }
 }

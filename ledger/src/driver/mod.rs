@@ -112,6 +112,7 @@ fn input_of(event: LinkEvent) -> Option<Input> {
         LinkEvent::Connected(peer) => Some(Input::PeerConnected(peer)),
         LinkEvent::Closed(peer) => Some(Input::PeerDisconnected(peer)),
         LinkEvent::Event(from, event) => Some(Input::EventReceived { from, event }),
+        LinkEvent::Closing(header, signed) => Some(Input::ClosingShown { header, signed }),
         // A second Hello says nothing new, and events come in their own form; the driver passes
         // parts of snapshots on by itself.
         LinkEvent::Message(from, message) => Input::of_message(from, message),

@@ -51,7 +51,8 @@ impl Servers {
         Self { records, runtime, stop, peers: BTreeMap::new() }
     }
 
-    /// Sends all events of `epoch` above `above` and below round `below`, by round.
+    /// Sends all events of `epoch` above `above` and below round `below`, by round; after the last
+    /// one of a closed epoch the headers that certify its end.
     pub(super) fn serve_stored(
         &mut self,
         links: &Links,
@@ -171,6 +172,9 @@ impl Transfer {
             let (events, following) = self.records.events(from)?;
             for event in events {
                 let header = &event.header;
+                if header.epoch > self.epoch {
+                    return self.send_certificate();
+                }
                 if header.round >= self.below || self.outdated.load(Ordering::Relaxed) {
                     return Ok(());
                 }
@@ -181,6 +185,19 @@ impl Transfer {
                 }
             }
             next = following;
+        }
+        self.send_certificate()
+    }
+
+    /// The headers by which a quorum attested the end of a closed epoch. The peer may have other
+    /// events of the same authors and rounds, if those lie; these are what lets it follow.
+    fn send_certificate(&self) -> Result<(), StoreError> {
+        let handover = self.records.handover(self.epoch.next())?;
+        for header in handover.into_iter().flat_map(|handover| handover.headers) {
+            let frame = PeerMessage::Closing { header }.to_bytes();
+            if self.queue.push_stored_blocking(frame.into()).is_err() {
+                break;
+            }
         }
         Ok(())
     }

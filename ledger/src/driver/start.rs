@@ -64,6 +64,35 @@ pub fn memory(
     }
 }
 
+/// How far the store says that this host has signed.
+fn signed(records: &Records) -> Result<Option<Signed>, StoreError> {
+    let handover = records.last_handover()?;
+    let epoch = handover.as_ref().map_or(FIRST_EPOCH, |handover| handover.epoch);
+    Ok(match (records.own_last()?, handover) {
+        (Some(event), _) => Some(Signed { epoch, round: event.header.round }),
+        (None, Some(_)) => Some(Signed { epoch, round: Round(0) }),
+        (None, None) => None,
+    })
+}
+
+/// What the witness must show before anything leaves in this life: power went after the store's
+/// last write and before the witness'. What the store holds is shown to peers from now on, and a
+/// copy from before it must not pass for the truth.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn overdue_testimony(
+    records: &Records,
+    instance: InstanceId,
+    testimony: Option<Testimony>,
+) -> Result<Option<Testimony>, StoreError> {
+    let behind = |seen: &Testimony, signed| seen.instance == instance && signed > seen.signed;
+    Ok(match (signed(records)?, testimony) {
+        (Some(signed), Some(seen)) if behind(&seen, signed) => Some(Testimony { instance, signed }),
+        _ => None,
+    })
+}
+
 /// Reads what the core continues from.
 ///
 /// # Errors
@@ -78,18 +107,12 @@ pub fn restored_state(
     let began = handover.as_ref().map_or(CommitIndex(0), |last| last.founding.end.index);
     let commits = recent_commits(records, began)?;
     let from = commits.last().map_or(Round(1), |commit| commit.floor.next());
-    let own_last = records.own_last()?;
     let epoch = handover.as_ref().map_or(FIRST_EPOCH, |handover| handover.epoch);
-    let signed = match (&own_last, &handover) {
-        (Some(event), _) => Some(Signed { epoch, round: event.header.round }),
-        (None, Some(_)) => Some(Signed { epoch, round: Round(0) }),
-        (None, None) => None,
-    };
     Ok(RestoredState {
         events: events_from(records, epoch, from)?,
         commits,
-        memory: memory(founders.members(), instance, signed, testimony),
-        own_last,
+        memory: memory(founders.members(), instance, signed(records)?, testimony),
+        own_last: records.own_last()?,
         highest: records.highest()?,
         pool: records.pool()?,
     })

@@ -9,7 +9,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use dagger_payload::event::{Event, EventError};
+use dagger_payload::event::{Event, EventError, Header, SignedHeader};
 use dagger_payload::id::{AuthorIndex, ClusterId, EventDigest};
 use dagger_payload::key::PublicKey;
 use dagger_payload::peer::{FrameError, PeerMessage};
@@ -55,6 +55,8 @@ pub enum Inbound {
     Event(Arc<Event>),
     /// An event that is known already.
     Known,
+    /// A header with a valid signature that may attest the end of an epoch.
+    Closing(Box<Header>, SignedHeader),
     /// Any other message.
     Message(PeerMessage),
 }
@@ -87,17 +89,24 @@ impl Inspector {
     /// [`Refused`]: an honest peer never sends such a frame.
     pub fn inspect(&self, frame: &[u8]) -> Result<Inbound, Refused> {
         let message = PeerMessage::read(frame)?;
-        let PeerMessage::Event { bytes } = message else {
-            return Ok(Inbound::Message(message));
+        let key_of = |author: AuthorIndex| self.keys.get(usize::from(author.0));
+        let bytes = match message {
+            PeerMessage::Event { bytes } => bytes,
+            PeerMessage::Closing { header: signed } => {
+                let (header, _) = signed.verify(key_of)?;
+                if header.cluster != self.cluster {
+                    return Err(EventError::Foreign.into());
+                }
+                return Ok(Inbound::Closing(Box::new(header), signed));
+            }
+            message => return Ok(Inbound::Message(message)),
         };
         if self.known.contains(&Event::digest_in(&bytes)?) {
             return Ok(Inbound::Known);
         }
         let event = Event::read(bytes)?;
         // Of any epoch: the core knows which one it is in.
-        event.verify(&self.cluster, event.header.epoch, |author: AuthorIndex| {
-            self.keys.get(usize::from(author.0))
-        })?;
+        event.verify(&self.cluster, event.header.epoch, key_of)?;
         Ok(Inbound::Event(Arc::new(event)))
     }
 }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use backon::BackoffBuilder;
 use bytes::Bytes;
-use dagger_payload::event::Event;
+use dagger_payload::event::{Event, Header, SignedHeader};
 use dagger_payload::id::{AuthorIndex, ClusterId};
 use dagger_payload::key::{PublicKey, SecretKey};
 use dagger_payload::name::Name;
@@ -55,6 +55,8 @@ pub enum LinkEvent {
     Closed(AuthorIndex),
     /// A new event with a valid signature.
     Event(AuthorIndex, Arc<Event>),
+    /// A header with a valid signature that may attest the end of an epoch.
+    Closing(Box<Header>, SignedHeader),
     /// Any other message.
     Message(AuthorIndex, PeerMessage),
 }

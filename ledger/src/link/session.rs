@@ -193,6 +193,9 @@ async fn receive_all<R: AsyncRead + Unpin>(
         match shared.inspector.inspect(&frame)? {
             Inbound::Known => {}
             Inbound::Event(event) => shared.tell(LinkEvent::Event(peer, event)).await?,
+            Inbound::Closing(header, signed) => {
+                shared.tell(LinkEvent::Closing(header, signed)).await?;
+            }
             Inbound::Message(message) => shared.tell(LinkEvent::Message(peer, message)).await?,
         }
     }

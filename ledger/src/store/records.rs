@@ -356,6 +356,14 @@ impl Records {
         last.map(|(key, value)| open_encoded(Table::Handovers, &key, value)).transpose()
     }
 
+    /// How this epoch began.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn handover(&self, epoch: Epoch) -> Result<Option<Handover>, StoreError> {
+        self.get(Table::Handovers, &epoch.0.to_be_bytes())
+    }
+
     /// Where the present epoch ends, once that is decided. What was decided of an epoch before is
     /// past.
     ///

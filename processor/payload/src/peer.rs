@@ -7,9 +7,9 @@
 use bytes::Bytes;
 
 use crate::codec;
-use crate::event::Event;
+use crate::event::{Event, SignedHeader};
 use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, Round};
-use crate::limits::{FRAME_BYTES_MAX, MEMBERS_MAX, WANT_DIGESTS_MAX};
+use crate::limits::{EVENT_HEADER_BYTES_MAX, FRAME_BYTES_MAX, MEMBERS_MAX, WANT_DIGESTS_MAX};
 
 /// Version of the messages.
 pub const PEER_VERSION: u8 = 1;
@@ -109,6 +109,14 @@ pub enum PeerMessage {
         #[cbor(with = "crate::codec::shared_bytes")]
         bytes: Bytes,
     },
+    /// To a peer in an epoch that is closed here: one of the headers by which a quorum attests its
+    /// end. The event itself may be one that the peer cannot accept, or that nobody has.
+    #[n(8)]
+    Closing {
+        /// Header and signature.
+        #[n(0)]
+        header: SignedHeader,
+    },
 }
 
 /// A part of what a host needs that begins from another one's snapshot.
@@ -183,6 +191,7 @@ impl PeerMessage {
         let fits = match &message {
             Self::Have { highest, .. } => highest.len() <= MEMBERS_MAX,
             Self::Want { digests } => digests.len() <= WANT_DIGESTS_MAX,
+            Self::Closing { header } => header.header.len() <= EVENT_HEADER_BYTES_MAX,
             Self::Hello { .. }
             | Self::Event { .. }
             | Self::AskRecovery { .. }
@@ -197,6 +206,7 @@ impl PeerMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::key::Signature;
 
     #[test]
     fn messages_read_back_and_lists_over_their_limit_are_refused() {
@@ -224,6 +234,12 @@ mod tests {
             PeerMessage::Part {
                 part: Part::Past { after: CommitIndex(0), through: CommitIndex(9), offset: 7 },
                 bytes: Bytes::new(),
+            },
+            PeerMessage::Closing {
+                header: SignedHeader {
+                    header: Bytes::from_static(b"header"),
+                    signature: Signature([7; 64]),
+                },
             },
         ] {
             assert_eq!(PeerMessage::read(&message.to_bytes()), Ok(message));

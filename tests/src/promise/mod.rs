@@ -4,6 +4,7 @@
 //! after everything that an honest host does, and once more at the end.
 
 mod agreement;
+mod certified_handover;
 mod heals;
 mod no_self_equivocation;
 mod no_skipped_round;
@@ -19,6 +20,7 @@ use std::sync::Arc;
 use dagger_ledger_core::interface::Memory;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event};
+use dagger_payload::handover::{EpochEnd, Handover};
 use dagger_payload::id::{AuthorIndex, ClusterId, PayloadDigest};
 use dagger_payload::release::OrderedCommit;
 
@@ -66,6 +68,13 @@ pub enum Observed<'a> {
     Judged {
         /// The end.
         end: &'a CommitEnd,
+        /// Where the epoch ends, once that is decided.
+        epoch_end: Option<EpochEnd>,
+    },
+    /// It goes on in the next epoch, durably.
+    EpochBegan {
+        /// Why, and how.
+        handover: &'a Handover,
     },
     /// It comes back after a crash, with this disk.
     Restarted {
@@ -109,8 +118,10 @@ pub struct End<'a> {
 pub struct Setting {
     /// The cluster.
     pub cluster: ClusterId,
-    /// Its members.
+    /// All hosts; they vote at the beginning and at the end, and at most one leaves in between.
     pub committee: Committee,
+    /// f, in the smallest committee of the run.
+    pub faulty_max: usize,
     /// The end before the first commit.
     pub founding: CommitEnd,
     /// Members who lie.
@@ -181,6 +192,7 @@ impl Promises {
                 Box::new(ordered_once::OrderedOnce::default()),
                 Box::new(persisted_before_sent::PersistedBeforeSent),
                 Box::new(true_attestation::TrueAttestation::new(&setting)),
+                Box::new(certified_handover::CertifiedHandover::new(&setting)),
                 Box::new(heals::Heals::new(&setting)),
                 Box::new(returns_to_silence::ReturnsToSilence::new(&setting)),
             ],

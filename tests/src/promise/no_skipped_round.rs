@@ -4,14 +4,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dagger_ledger_core::interface::Memory;
-use dagger_payload::id::{AuthorIndex, Round};
+use dagger_payload::id::{AuthorIndex, Epoch, Round};
 
 use super::{Observed, Promise};
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct NoSkippedRound {
-    newest: BTreeMap<AuthorIndex, Round>,
+    newest: BTreeMap<AuthorIndex, (Epoch, Round)>,
     /// Hosts that may leave out rounds once.
     doubtful: BTreeSet<AuthorIndex>,
 }
@@ -28,20 +28,20 @@ impl Promise for NoSkippedRound {
                     self.doubtful.insert(host);
                 }
                 // What is stored was made before; it may leave only now.
-                let stored = disk.own_last(host).map(|event| event.header.round);
+                let stored =
+                    disk.own_last(host).map(|event| (event.header.epoch, event.header.round));
                 let newest = self.newest.entry(host).or_default();
                 *newest = stored.unwrap_or_default().max(*newest);
             }
             Observed::EventLeaves { event, disk } if event.header.author == host => {
-                let round = event.header.round;
-                if self.newest.get(&host).is_some_and(|newest| *newest >= round) {
+                let (epoch, round) = (event.header.epoch, event.header.round);
+                if self.newest.get(&host).is_some_and(|newest| *newest >= (epoch, round)) {
                     return Ok(());
                 }
-                self.newest.insert(host, round);
+                self.newest.insert(host, (epoch, round));
                 let own = event.header.parents.iter().find(|parent| parent.author == host);
                 let before = own.map_or(Round(0), |parent| parent.round);
-                let collected = disk.commits.values().next_back().map(|c| c.collection_round);
-                let passed = collected.is_some_and(|collected| before < collected);
+                let passed = before < disk.collection_round(epoch);
                 if before.next() != round && !passed && !self.doubtful.remove(&host) {
                     return Err(format!("went from round {before} to {round}"));
                 }

@@ -68,6 +68,7 @@ impl Promise for NothingLost {
             | Observed::Keeps { .. }
             | Observed::Sends { .. }
             | Observed::Judged { .. }
+            | Observed::EpochBegan { .. }
             | Observed::Halted { .. }
             | Observed::SilenceBegins => {}
         }

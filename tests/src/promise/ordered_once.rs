@@ -3,14 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use dagger_payload::id::{AuthorIndex, CommitIndex, Round};
+use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, Round};
 
 use super::{Observed, Promise};
 
 /// See the module.
 #[derive(Default)]
 pub(super) struct OrderedOnce {
-    ordered: BTreeMap<(AuthorIndex, Round), CommitIndex>,
+    ordered: BTreeMap<(AuthorIndex, Epoch, Round), CommitIndex>,
     checked: CommitIndex,
 }
 
@@ -29,7 +29,9 @@ impl Promise for OrderedOnce {
         self.checked = commit.index;
         let events = disk.commits.get(&commit.index).map(|record| record.events.as_slice());
         for place in events.unwrap_or_default() {
-            if let Some(first) = self.ordered.insert((place.author, place.round), commit.index) {
+            let epoch = disk.places.get(&place.digest).map_or(Epoch(0), |(epoch, ..)| *epoch);
+            let key = (place.author, epoch, place.round);
+            if let Some(first) = self.ordered.insert(key, commit.index) {
                 let (author, round, index) = (place.author, place.round, commit.index);
                 return Err(format!("commits {first} and {index} both order {author}@{round}"));
             }

@@ -1,7 +1,7 @@
 //! Persist, then send: when an own event leaves, it and every parent above the collection round are
 //! on disk; when a commit is handed on, the disk can give it back.
 
-use dagger_payload::id::{AuthorIndex, Round};
+use dagger_payload::id::AuthorIndex;
 
 use dagger_payload::event::Event;
 use dagger_payload::release::OrderedCommit;
@@ -43,8 +43,7 @@ fn check_event(host: AuthorIndex, event: &Event, disk: &Image) -> Result<(), Str
     if disk.event(&event.digest).is_none() {
         return Err(format!("own event of round {round} left before it was durable"));
     }
-    let last = disk.commits.values().next_back();
-    let collected = last.map_or(Round(0), |commit| commit.collection_round);
+    let collected = disk.collection_round(event.header.epoch);
     let missing = event
         .header
         .parents

@@ -15,6 +15,9 @@ pub(super) struct TrueAttestation {
     committee: Committee,
     ends: BTreeMap<CommitIndex, CommitEnd>,
     attested: BTreeMap<AuthorIndex, Attestation>,
+    /// Last commits of epochs: these are attested by themselves, and the next epoch begins with
+    /// them.
+    epoch_ends: BTreeSet<CommitIndex>,
 }
 
 impl TrueAttestation {
@@ -24,14 +27,16 @@ impl TrueAttestation {
             committee: setting.committee,
             ends: BTreeMap::from([(CommitIndex(0), setting.founding)]),
             attested: BTreeMap::new(),
+            epoch_ends: BTreeSet::new(),
         }
     }
 
-    /// The end that stands for `index`: of consecutive equal ends the first.
+    /// The end that stands for `index`: of consecutive equal ends of an epoch the first.
     fn canonical(&self, index: CommitIndex) -> Option<CommitEnd> {
         let mut found = *self.ends.get(&index)?;
         for (_, end) in self.ends.range(..index).rev() {
-            if (end.position, end.state_root) != (found.position, found.state_root) {
+            let same = (end.position, end.state_root) == (found.position, found.state_root);
+            if !same || self.epoch_ends.contains(&found.index) {
                 break;
             }
             found = *end;
@@ -84,7 +89,8 @@ impl Promise for TrueAttestation {
 
     fn check(&mut self, host: AuthorIndex, observed: &Observed<'_>) -> Result<(), String> {
         match observed {
-            Observed::Judged { end, .. } => {
+            Observed::Judged { end, epoch_end } => {
+                self.epoch_ends.extend(epoch_end.map(|epoch_end| epoch_end.last));
                 let reference = self.ends.entry(end.index).or_insert(**end);
                 if reference != *end {
                     let index = end.index;
@@ -104,6 +110,7 @@ impl Promise for TrueAttestation {
             | Observed::Keeps { .. }
             | Observed::Sends { .. }
             | Observed::Ordered { .. }
+            | Observed::EpochBegan { .. }
             | Observed::Restarted { .. }
             | Observed::Halted { .. }
             | Observed::SilenceBegins => {}

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use dagger_ledger::driver::start::restored_state;
+use dagger_ledger::driver::start::{overdue_testimony, restored_state};
 use dagger_ledger::store::memory::MemoryStore;
 use dagger_ledger::store::records::{InstanceId, Recorder, Records, pool_change};
 use dagger_ledger::store::witness::{SLOT_BYTES, Signed, Testimony, newest_of, to_slot};
@@ -16,7 +16,8 @@ use dagger_ledger::store::{Change, Store};
 use dagger_ledger_core::interface::{CommitRecord, Fork, Record, RestoredState, WriteNumber};
 use dagger_payload::committee::Committee;
 use dagger_payload::event::Event;
-use dagger_payload::id::{AuthorIndex, CommitIndex, EventDigest, PayloadDigest, Round};
+use dagger_payload::handover::Handover;
+use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, Round};
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::release::{OrderedCommit, OrderedPayload};
 
@@ -28,30 +29,43 @@ use super::transaction;
 #[derive(Debug, Default, Clone)]
 pub struct Image {
     /// Accepted events.
-    pub events: BTreeMap<(Round, AuthorIndex, EventDigest), Arc<Event>>,
+    pub events: BTreeMap<(Epoch, Round, AuthorIndex, EventDigest), Arc<Event>>,
     /// Where they stand.
-    pub places: BTreeMap<EventDigest, (Round, AuthorIndex)>,
+    pub places: BTreeMap<EventDigest, (Epoch, Round, AuthorIndex)>,
     /// Commits.
     pub commits: BTreeMap<CommitIndex, CommitRecord>,
     /// Payloads in no event.
     pub pool: BTreeMap<PayloadDigest, SignedPayload>,
     /// Evidence.
     pub forks: BTreeMap<(AuthorIndex, Round), Fork>,
+    /// How each epoch after the first one began.
+    pub handovers: BTreeMap<Epoch, Handover>,
 }
 
 impl Image {
     /// The event of this digest.
     pub fn event(&self, digest: &EventDigest) -> Option<&Arc<Event>> {
-        let (round, author) = self.places.get(digest)?;
-        self.events.get(&(*round, *author, *digest))
+        let (epoch, round, author) = *self.places.get(digest)?;
+        self.events.get(&(epoch, round, author, *digest))
+    }
+
+    /// Events of this epoch up to this round can no longer be ordered, as far as this disk knows.
+    pub fn collection_round(&self, epoch: Epoch) -> Round {
+        let began = self.handovers.get(&epoch).map_or(CommitIndex(0), |h| h.founding.end.index);
+        let ended = self.handovers.get(&epoch.next()).map(|h| h.founding.end.index);
+        let last = ended.unwrap_or(CommitIndex(u64::MAX));
+        let commits = self.commits.range(began.next()..=last.max(began.next()));
+        let last = commits.map(|(_, commit)| commit.collection_round).next_back();
+        last.unwrap_or(Round(0))
     }
 
     fn apply(&mut self, record: Record) {
         match record {
             Record::Event(event) | Record::OwnEventReturned(event) => {
                 let header = &event.header;
-                self.places.insert(event.digest, (header.round, header.author));
-                self.events.insert((header.round, header.author, event.digest), event);
+                let (epoch, round, author) = (header.epoch, header.round, header.author);
+                self.places.insert(event.digest, (epoch, round, author));
+                self.events.insert((epoch, round, author, event.digest), event);
             }
             Record::Commit(commit) => {
                 self.commits.insert(commit.index, commit);
@@ -65,14 +79,16 @@ impl Image {
                 let keyed = payloads.into_iter().map(|p| (p.digest(), p));
                 self.pool.extend(keyed);
             }
-            Record::Handover { .. } => unreachable!("the simulated judge changes no members"),
+            Record::Handover { handover, .. } => {
+                self.handovers.insert(handover.epoch, handover);
+            }
             Record::Fork(fork) => {
                 self.forks.insert((fork.author, fork.round), fork);
             }
         }
     }
 
-    /// This host's event of the highest round.
+    /// This host's event of the highest round of the newest epoch in which it made one.
     pub fn own_last(&self, me: AuthorIndex) -> Option<&Arc<Event>> {
         let own = |event: &&Arc<Event>| event.header.author == me;
         self.events.values().rev().find(own)
@@ -198,6 +214,11 @@ impl Disk {
         let (testimony, next_slot) = newest_of(&slots);
         self.next_slot = next_slot;
         let records = Records::new(self.store.clone());
+        let overdue = overdue_testimony(&records, self.instance, testimony);
+        if let Some(overdue) = overdue.expect("the store gives back what was written") {
+            self.testify(overdue.signed);
+            self.witness.sync();
+        }
         let state = restored_state(&records, founders, self.instance, testimony);
         let state = state.expect("the store gives back what was written");
         self.recorder = Recorder::new(self.me, &state.highest);

@@ -30,7 +30,7 @@ const WALL_START_MS: u64 = 1_750_000_000_000;
 pub(crate) struct Host {
     /// Its index.
     pub(crate) me: AuthorIndex,
-    /// What its core is told once.
+    /// What its core is told at its first start.
     pub(crate) configuration: CoreConfiguration,
     key: SimulatedKey,
     /// The core, unless the host is down.
@@ -123,9 +123,15 @@ impl Host {
         self.started_at = now;
         self.judge = Judge::new(self.configuration.founding.end);
         let restored = self.disk.open(self.configuration.committee);
+        let mut configuration = self.configuration.clone();
+        if let Some(handover) = self.disk.durable.handovers.values().next_back() {
+            configuration.epoch = handover.epoch;
+            configuration.committee = handover.committee;
+            configuration.founding = handover.founding;
+        }
         let memory = restored.memory;
         let signer = Box::new(self.key.clone());
-        self.core = Some(Core::restore(self.configuration.clone(), signer, restored));
+        self.core = Some(Core::restore(configuration, signer, restored));
         memory
     }
 

@@ -5,10 +5,11 @@
 
 use std::sync::Arc;
 
-use dagger_ledger_core::interface::EventSigner;
+use dagger_ledger_core::interface::{EventSigner, Input};
+use dagger_payload::codec;
 use dagger_payload::committee::Committee;
-use dagger_payload::event::Event;
-use dagger_payload::id::{ClusterId, Epoch, EventDigest};
+use dagger_payload::event::{Event, Header, SignedHeader};
+use dagger_payload::id::{AuthorIndex, ClusterId, EventDigest};
 use dagger_payload::key::{Domain, SecretKey, Signature};
 use zeroize::Zeroizing;
 
@@ -72,23 +73,32 @@ impl Keys {
         self.keys[host].clone()
     }
 
-    /// Whether a driver would let this event through to its core.
+    /// Whether a driver would let this event of an epoch of `committee` through to its core.
     pub(crate) fn verify(&self, event: &Event, committee: Committee) -> bool {
         let header = &event.header;
-        if header.cluster != self.cluster
-            || header.epoch != Epoch(0)
-            || !event.has_quorum_below(committee)
-        {
+        if header.cluster != self.cluster || !event.has_quorum_below(committee) {
             return false;
         }
-        match self.keys.get(usize::from(header.author.0)) {
-            Some(key @ SimulatedKey::Cheap(_)) => key.sign(&event.digest) == event.signature,
+        self.signed(header.author, &event.digest, &event.signature)
+    }
+
+    fn signed(&self, author: AuthorIndex, digest: &EventDigest, signature: &Signature) -> bool {
+        match self.keys.get(usize::from(author.0)) {
+            Some(key @ SimulatedKey::Cheap(_)) => key.sign(digest) == *signature,
             Some(SimulatedKey::Real(key)) => {
-                let public = key.public_key();
-                let digest = event.digest.as_bytes();
-                public.verifies_in(Domain::Event, digest, &event.signature)
+                key.public_key().verifies_in(Domain::Event, digest.as_bytes(), signature)
             }
             None => false,
         }
+    }
+
+    /// What a driver tells its core of a header that may attest the end of an epoch.
+    pub(crate) fn read_closing(&self, signed: &SignedHeader) -> Option<Input> {
+        let header: Header = codec::decode(&signed.header).ok()?;
+        let digest = EventDigest::of(&signed.header);
+        let counts = header.cluster == self.cluster
+            && self.signed(header.author, &digest, &signed.signature);
+        let (header, signed) = (Box::new(header), signed.clone());
+        counts.then_some(Input::ClosingShown { header, signed })
     }
 }

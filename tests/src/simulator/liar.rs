@@ -4,6 +4,7 @@
 //! Owns what it heard and what it said. Never holds another host's key, so every lie is one that a
 //! real attacker could tell. Called by the world for the hosts that the seed makes liars.
 
+mod kind;
 mod split;
 
 use std::collections::BTreeMap;
@@ -12,6 +13,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dagger_ledger_core::interface::{CoreConfiguration, EventSigner};
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
+use dagger_payload::handover::Handover;
 use dagger_payload::id::{
     AuthorIndex, CommitIndex, EventDigest, LedgerTime, MerkleRoot, Position, PrefixHash, Round,
     StateRoot,
@@ -20,59 +22,10 @@ use dagger_payload::key::Signature;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::peer::{Highest, PeerMessage};
 
+pub(crate) use self::kind::LieKind;
 use self::split::Split;
 use super::keys::SimulatedKey;
 use super::random::Random;
-
-/// A kind of lie.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum LieKind {
-    /// Two events for a round, shown to different peers.
-    Twin,
-    /// An event is shown to a peer that was shown another twin in its history.
-    TwinAsAncestor,
-    /// An event is kept from a peer that will see what is built on it.
-    WithheldParent,
-    /// A parent that does not exist, or under a false place.
-    FalseParent,
-    /// An attestation of what was never judged.
-    FalseAttestation,
-    /// A timestamp far off.
-    FalseClock,
-    /// A vote that is made at once and without payloads, ahead of what others would wait for.
-    FastEmptyVote,
-    /// Events of long ago, sent again.
-    OldEvents,
-    /// Bytes that are no valid event, idle wishes and false claims.
-    Garbage,
-    /// Nothing is said for a turn.
-    Silence,
-    /// Everything that was kept back, at once and to everybody.
-    LateFlood,
-    /// A payload in an event that nobody may name, shown in silence.
-    UnnamedPayload,
-    /// One host is shown two twins of a vote that all others see; in clusters of four.
-    Split,
-}
-
-impl LieKind {
-    /// All of them.
-    pub(crate) const ALL: [Self; 13] = [
-        Self::Twin,
-        Self::TwinAsAncestor,
-        Self::WithheldParent,
-        Self::FalseParent,
-        Self::FalseAttestation,
-        Self::FalseClock,
-        Self::FastEmptyVote,
-        Self::OldEvents,
-        Self::Garbage,
-        Self::Silence,
-        Self::LateFlood,
-        Self::UnnamedPayload,
-        Self::Split,
-    ];
-}
 
 /// How this liar prefers to lie; all chances in thousandths.
 #[derive(Debug, Default, Clone)]
@@ -120,6 +73,7 @@ const OLD_EVENTS_PER_TURN: usize = 20;
 /// See the module.
 pub(crate) struct Liar {
     configuration: CoreConfiguration,
+    hosts: usize,
     key: SimulatedKey,
     random: Random,
     habits: Habits,
@@ -170,6 +124,7 @@ impl Liar {
         };
         let habits = if split.is_some() { Habits::blameless() } else { habits };
         Self {
+            hosts: configuration.committee.members(),
             configuration,
             key,
             random,
@@ -186,8 +141,27 @@ impl Liar {
         }
     }
 
+    /// Goes along into the next epoch; what it planned ends with the last one.
+    pub(crate) fn enter(&mut self, handover: &Handover) {
+        self.configuration.epoch = handover.epoch;
+        self.configuration.committee = handover.committee;
+        self.configuration.founding = handover.founding;
+        self.rounds.clear();
+        self.chains = vec![None];
+        self.heard_attestation = None;
+        self.split = None;
+        let heard: Vec<_> = self.held.values().cloned().collect();
+        for event in heard {
+            self.keep(event);
+        }
+    }
+
     fn keep(&mut self, event: Arc<Event>) {
         let place = event.as_parent();
+        if event.header.epoch != self.configuration.epoch {
+            self.held.insert(event.digest, event);
+            return;
+        }
         let authors = self.rounds.entry(place.round).or_default();
         let events = authors.entry(place.author).or_default();
         if !events.contains(&place) {
@@ -198,7 +172,9 @@ impl Liar {
 
     /// Hears an event that others would accept the form of.
     pub(crate) fn hear_event(&mut self, event: Arc<Event>) {
-        self.heard_attestation = Some(event.header.attestation);
+        if event.header.epoch == self.configuration.epoch {
+            self.heard_attestation = Some(event.header.attestation);
+        }
         if let Some(payload) = event.payloads.first() {
             self.heard_payload = Some(payload.clone());
         }
@@ -258,7 +234,8 @@ impl Liar {
             | PeerMessage::Event { .. }
             | PeerMessage::AnswerRecovery { .. }
             | PeerMessage::AskPart { .. }
-            | PeerMessage::Part { .. } => Vec::new(),
+            | PeerMessage::Part { .. }
+            | PeerMessage::Closing { .. } => Vec::new(),
         }
     }
 
@@ -375,7 +352,7 @@ impl Liar {
 
     fn peers(&self) -> Vec<usize> {
         let me = usize::from(self.configuration.me.0);
-        (0..self.configuration.committee.members()).filter(|peer| *peer != me).collect()
+        (0..self.hosts).filter(|peer| *peer != me).collect()
     }
 
     fn noise(&mut self) -> Vec<Lie> {

@@ -7,11 +7,12 @@ use std::sync::Arc;
 
 use dagger_ledger_core::Core;
 use dagger_ledger_core::interface::Input;
-use dagger_payload::id::Round;
+use dagger_payload::id::{Epoch, Round};
 use dagger_payload::peer::PeerMessage;
 
 use super::faults::{self, FaultKind};
 use super::host::{Host, Incarnation};
+use super::judge::Judgement;
 use super::liar::{Liar, Lie};
 use super::network::Care;
 use super::random::Random;
@@ -112,7 +113,7 @@ impl World {
     pub(super) fn is_founded(&mut self) -> bool {
         let remembers = |host: &Host| {
             let own = host.disk.durable.own_last(host.me);
-            own.is_some_and(|event| event.header.round > Round(1))
+            own.is_some_and(|event| (event.header.epoch, event.header.round) > (Epoch(0), Round(1)))
         };
         let honest = self.honest_hosts();
         self.founded = self.founded || honest.iter().all(|host| remembers(&self.hosts[*host]));
@@ -190,7 +191,7 @@ impl World {
         }
         let gap_us = self.random.within(self.settings.fault_gap_us);
         self.schedule.after_us(gap_us, Happening::Fault);
-        if self.committee.faulty_max() > 0 && !self.is_founded() {
+        if self.epochs[&Epoch(0)].faulty_max() > 0 && !self.is_founded() {
             return;
         }
         let kind = self.random.choose(&self.settings.faults);
@@ -211,6 +212,11 @@ impl World {
         let memory = self.hosts[host].start(now);
         let restarted = Observed::Restarted { disk: &self.hosts[host].disk.durable, memory };
         self.promises.observe(author, &restarted)?;
+        // What was durable and not said yet counts, too.
+        let last = self.hosts[host].disk.durable.handovers.values().next_back().cloned();
+        if let Some(handover) = last {
+            self.epoch_began(host, &handover)?;
+        }
         self.hand_on_stored(host)?;
         for other in (0..self.hosts.len()).filter(|other| *other != host) {
             self.connect_later(host, other);
@@ -325,11 +331,11 @@ impl World {
         let Some(commit) = state.disk.durable.commit(next) else {
             return Ok(());
         };
-        let (end, next_deadline) = state.judge.judge(&commit);
+        let Judgement { end, next_deadline, epoch_end } = state.judge.judge(&commit);
         self.judged_before[host] = self.judged_before[host].max(next);
         self.log.note(self.now(), host, "judged", end.index.0);
-        self.observe(host, &Observed::Judged { end: &end })?;
-        self.feed(host, Input::Judged { end, next_deadline, epoch_end: None })?;
+        self.observe(host, &Observed::Judged { end: &end, epoch_end })?;
+        self.feed(host, Input::Judged { end, next_deadline, epoch_end })?;
         self.judge(host);
         Ok(())
     }

@@ -16,6 +16,7 @@ mod keys;
 mod liar;
 mod life;
 mod log;
+mod members;
 mod network;
 pub(crate) mod random;
 mod schedule;
@@ -47,6 +48,11 @@ pub const HOSTS: [usize; 6] = [1, 2, 3, 4, 7, 10];
 
 /// Time after the last fault in which everything must settle, in microseconds.
 const SETTLE_US: u64 = 60_000_000;
+/// An epoch began after the first one.
+const NEW_EPOCH: &str = "NewEpoch";
+/// One began in which a host votes no more.
+const MEMBER_LEFT: &str = "MemberLeft";
+
 /// Time of silence that is then watched, in microseconds: three times the pause between exchanges
 /// and more.
 const SILENCE_US: u64 = 100_000_000;
@@ -113,6 +119,8 @@ fn summary(world: &World) -> Summary {
         ("Drop".to_owned(), network.dropped),
         ("Duplicate".to_owned(), network.duplicated),
         ("Reorder".to_owned(), network.reordered),
+        (NEW_EPOCH.to_owned(), world.epochs_began()),
+        (MEMBER_LEFT.to_owned(), world.members_left()),
     ]);
     misdeeds.extend(world.lies().into_iter().map(|(kind, count)| (format!("{kind:?}"), count)));
     Summary {
@@ -137,5 +145,7 @@ pub fn possible_kinds(hosts: usize) -> Vec<String> {
     let lies = LieKind::ALL.into_iter().filter(|kind| *kind != LieKind::Split);
     let lies = lies.map(|kind| format!("{kind:?}"));
     let lies = lies.filter(|_| hosts > 3);
-    faults.chain(sectors).chain(network).chain(lies).collect()
+    let left = [MEMBER_LEFT].into_iter().filter(|_| hosts > 2);
+    let epochs = [NEW_EPOCH].into_iter().chain(left).map(str::to_owned);
+    faults.chain(sectors).chain(network).chain(lies).chain(epochs).collect()
 }

@@ -68,6 +68,17 @@ pub(crate) struct Settings {
     pub(crate) checks_store: bool,
     /// How many hosts lie.
     pub(crate) liars: usize,
+    /// Changes of members while faults last.
+    pub(crate) changes: Vec<Change>,
+}
+
+/// A change of members: each ends an epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// All hosts vote, as after a change of a key or of the protocol.
+    All,
+    /// All but this one.
+    AllBut(usize),
 }
 
 impl Settings {
@@ -99,7 +110,26 @@ impl Settings {
             crash_after_return_permille: Random::new(seed, "returns").choose(&[0, 300, 700]),
             checks_store: seed.is_multiple_of(10),
             liars,
+            changes: Self::draw_changes(&mut Random::new(seed, "members"), hosts, liars),
         }
+    }
+
+    /// Nobody leaves whom the others need to bear the liars.
+    fn draw_changes(random: &mut Random, hosts: usize, liars: usize) -> Vec<Change> {
+        let faulty_max_without_one = hosts.saturating_sub(2) / 3;
+        let may_leave = hosts > 2 && faulty_max_without_one >= liars && random.happens(500);
+        let count = random.choose(&[0, 0, 1, 3]);
+        let draw = |_| match may_leave && random.happens(700) {
+            true => Change::AllBut(random.index(hosts)),
+            false => Change::All,
+        };
+        (0..count).map(draw).collect()
+    }
+
+    /// f, in the smallest committee of the run.
+    pub(crate) fn faulty_max(&self, hosts: usize) -> usize {
+        let leaves = self.changes.iter().any(|change| matches!(change, Change::AllBut(_)));
+        (hosts - 1 - usize::from(leaves)) / 3
     }
 
     fn draw_links(random: &mut Random) -> LinkSettings {

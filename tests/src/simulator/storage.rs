@@ -166,7 +166,7 @@ impl World {
             return Ok(());
         }
         let last = disk.durable.commits.keys().next_back().copied().unwrap_or_default();
-        let tolerated = self.committee.faulty_max() > 0 && fate == WitnessFate::Follows;
+        let tolerated = self.faulty_max > 0 && fate == WitnessFate::Follows;
         let (kind, until) = match fate {
             WitnessFate::Stays => (FaultKind::BackupWithoutWitness, last),
             WitnessFate::Follows => (FaultKind::BackupWithWitness, last),
@@ -190,7 +190,8 @@ impl World {
         let me = self.hosts[host].me;
         status(host).is_some_and(|own| {
             (0..self.hosts.len()).filter(|other| *other != host).all(|other| {
-                let known = status(other).map(|status| status.highest).unwrap_or_default();
+                let status = status(other).filter(|status| status.epoch == own.epoch);
+                let known = status.map(|status| status.highest).unwrap_or_default();
                 known.iter().any(|known| known.author == me && known.round >= own.round)
             })
         })
@@ -204,7 +205,10 @@ impl World {
                 let status = core.status();
                 // What it signed since must be durable: a power cut would make it forget again.
                 let signed = state.disk.durable.own_last(state.me);
-                let kept = signed.is_some_and(|event| event.header.round >= status.round);
+                let kept = signed.is_some_and(|event| {
+                    let header = &event.header;
+                    (header.epoch, header.round) >= (status.epoch, status.round)
+                });
                 status.phase == Phase::Member && status.judged >= *all && kept
             });
             member && state.disk.durable.commits.contains_key(all)
@@ -218,12 +222,12 @@ impl World {
         for host in known {
             self.forgetful.remove(&host);
         }
-        if self.committee.faulty_max() == 0 && !self.others_have_all_of(host) {
+        if self.faulty_max == 0 && !self.others_have_all_of(host) {
             return false;
         }
         let others = self.forgetful.keys().filter(|other| **other != host).count();
         let faulty = others + self.liars.len();
-        faulty < self.committee.faulty_max().max(1)
+        faulty < self.faulty_max.max(1)
     }
 
     fn forget(&mut self, host: usize, down_us: u64, last: CommitIndex) {

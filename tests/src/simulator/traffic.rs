@@ -26,6 +26,10 @@ impl World {
                 Some(event) => Input::EventReceived { from: author, event },
                 None => return Ok(()),
             },
+            PeerMessage::Closing { header } => match self.keys.read_closing(header) {
+                Some(closing) => closing,
+                None => return Ok(()),
+            },
             message => match Input::of_message(author, message.clone()) {
                 Some(input) => input,
                 None => return Ok(()),
@@ -49,7 +53,10 @@ impl World {
             return parsed.clone();
         }
         let read = Event::read(bytes.clone()).ok();
-        let verified = read.filter(|event| self.keys.verify(event, self.committee));
+        let verified = read.filter(|event| {
+            let committee = self.epochs.get(&event.header.epoch);
+            committee.is_some_and(|committee| self.keys.verify(event, *committee))
+        });
         // The entry keeps the bytes alive, so that no others can come to stand at their place.
         let parsed = verified.map(Arc::new);
         if parsed.is_some() {
@@ -153,5 +160,6 @@ fn kind_of(message: &PeerMessage) -> &'static str {
         PeerMessage::AnswerRecovery { .. } => "answer recovery",
         PeerMessage::AskPart { .. } => "ask part",
         PeerMessage::Part { .. } => "part",
+        PeerMessage::Closing { .. } => "closing",
     }
 }

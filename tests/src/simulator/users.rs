@@ -3,10 +3,11 @@
 //! Owns the payloads' bytes. Never knows hosts. Called by the world.
 
 use bytes::Bytes;
+use dagger_payload::committee::Committee;
 use dagger_payload::key::Signature;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
 
-use super::judge::DEADLINE_PREFIX;
+use super::judge::{DEADLINE_PREFIX, write_change};
 use super::random::Random;
 use super::settings::Settings;
 
@@ -58,11 +59,13 @@ impl Users {
             32 + self.random.index(400)
         };
         bytes.resize(length, 0);
-        SignedPayload {
-            signature_kind: SignatureKind::SshEd25519,
-            signature: Signature([0; 64]),
-            bytes: Bytes::from(bytes),
-        }
+        signed(bytes)
+    }
+
+    /// The operators' word that these hosts shall vote.
+    pub(crate) fn change(&mut self, committee: Committee) -> SignedPayload {
+        self.made += 1;
+        signed(write_change(self.made, committee))
     }
 
     /// The next payload and the time until the one after it, while users still have something to
@@ -79,5 +82,13 @@ impl Users {
             self.random.within(self.gap_us)
         };
         Some((self.payload(), gap_us))
+    }
+}
+
+fn signed(bytes: Vec<u8>) -> SignedPayload {
+    SignedPayload {
+        signature_kind: SignatureKind::SshEd25519,
+        signature: Signature([0; 64]),
+        bytes: Bytes::from(bytes),
     }
 }

@@ -21,18 +21,16 @@ use super::device::PowerCut;
 use super::disk::WitnessFate;
 use super::faults::FaultKind;
 use super::host::{Host, Incarnation};
+use super::judge::HANDOVER_DISTANCE_COMMITS;
 use super::keys::Keys;
 use super::liar::{Liar, LieKind};
 use super::log::Log;
 use super::network::{Connection, Network};
 use super::random::Random;
 use super::schedule::{Schedule, SimulatedTime};
-use super::settings::Settings;
+use super::settings::{Change, Settings};
 use super::users::Users;
 use crate::promise::{Broken, End, HostAtEnd, Observed, Promises, Setting};
-
-/// As far as commits may be ahead of the simulated judge.
-const HANDOVER_DISTANCE_COMMITS: u64 = 10;
 
 /// How long a broken connection takes to come back, from and to, in microseconds.
 pub(super) const RECONNECT_US: (u64, u64) = (20_000, 600_000);
@@ -65,6 +63,8 @@ pub(crate) enum Happening {
     Start(usize),
     /// A user submits.
     Submit,
+    /// The operators change the members.
+    Change(Change),
     /// A host begins to speak to nobody.
     BeLate,
     /// The others have so many more payloads to order, while this host speaks to nobody.
@@ -96,7 +96,12 @@ pub(crate) enum HostHappening {
 /// See the module.
 pub(crate) struct World {
     pub(super) settings: Settings,
-    pub(super) committee: Committee,
+    /// Who votes in each epoch that has begun somewhere.
+    pub(super) epochs: BTreeMap<Epoch, Committee>,
+    /// f, in the smallest committee of the run.
+    pub(super) faulty_max: usize,
+    /// Epochs that ended with a member less.
+    pub(super) left: u64,
     pub(super) keys: Keys,
     pub(super) schedule: Schedule<Happening>,
     pub(super) network: Network<Arc<PeerMessage>>,
@@ -132,6 +137,7 @@ impl World {
     pub(crate) fn new(seed: u64, hosts: usize, log: Log) -> Self {
         let settings = Settings::draw(seed, hosts);
         let committee = Committee::new(hosts).expect("the caller bounds the hosts");
+        let faulty_max = settings.faulty_max(hosts);
         let cluster = ClusterId::of(&seed.to_be_bytes());
         let keys = Keys::draw(seed, cluster, hosts);
         let founding = CommitEnd {
@@ -170,12 +176,15 @@ impl World {
             promises: Promises::new(Setting {
                 cluster,
                 committee,
+                faulty_max,
                 founding,
                 liars: liars.keys().map(|host| hosts[*host].me).collect(),
             }),
             liars,
             settings,
-            committee,
+            epochs: BTreeMap::from([(Epoch(0), committee)]),
+            faulty_max,
+            left: 0,
             keys,
             schedule: Schedule::default(),
             hosts,
@@ -218,6 +227,16 @@ impl World {
         lies
     }
 
+    /// How many epochs began after the first one.
+    pub(crate) fn epochs_began(&self) -> u64 {
+        self.epochs.keys().next_back().map_or(0, |last| last.0)
+    }
+
+    /// How many of them with a host less.
+    pub(crate) fn members_left(&self) -> u64 {
+        self.left
+    }
+
     /// How many hosts lie.
     pub(crate) fn liars_count(&self) -> usize {
         self.liars.len()
@@ -240,8 +259,8 @@ impl World {
         self.schedule.after_us(100_000, Happening::Submit);
         let gap_us = self.random.within(self.settings.fault_gap_us);
         self.schedule.after_us(gap_us, Happening::Fault);
-        let late_events =
-            if self.committee.faulty_max() > 0 { self.settings.late_events } else { 0 };
+        self.plan_changes();
+        let late_events = if self.faulty_max > 0 { self.settings.late_events } else { 0 };
         for _ in 0..late_events {
             let at_us = self.returns.within((1_000_000, self.settings.faults_us));
             self.schedule.after_us(at_us, Happening::BeLate);
@@ -269,6 +288,7 @@ impl World {
                 self.schedule.after_us(0, Happening::Open(host, other));
             }
         }
+        self.bring_all_back();
     }
 
     /// Lets one payload be submitted at every host, or at one host only.
@@ -381,6 +401,10 @@ impl World {
             Happening::Start(host) => self.start(host),
             Happening::Submit => {
                 self.submit();
+                Ok(())
+            }
+            Happening::Change(change) => {
+                self.change(change);
                 Ok(())
             }
             Happening::BeLate => {
@@ -508,6 +532,7 @@ impl World {
                     let events = self.hosts[host].disk.durable.events.values();
                     let events: Vec<_> = events.filter(|e| wanted(e)).cloned().collect();
                     self.serve(host, to, &events)?;
+                    self.serve_certificate(host, to, epoch)?;
                 }
                 Output::ServeDigests { to, digests } => {
                     let image = &self.hosts[host].disk.durable;
@@ -525,10 +550,8 @@ impl World {
                     self.handed_on[host] = commit.index;
                     self.judge(host);
                 }
-                Output::Write { .. }
-                | Output::WakeAt(_)
-                | Output::Halted(_)
-                | Output::EpochBegan { .. } => {}
+                Output::EpochBegan { handover, .. } => self.epoch_began(host, &handover)?,
+                Output::Write { .. } | Output::WakeAt(_) | Output::Halted(_) => {}
             }
         }
         Ok(())
