@@ -1,8 +1,8 @@
 //! Following a console file while it grows.
 //!
-//! Owns the place in the file, the wait for more (the kernel's word, inotify(7)), and the passage to
-//! the next file when whoever writes it has put the full one aside. Never writes. Called by the API,
-//! once per reader.
+//! Owns the place in the file, the wait for more (the kernel's word, inotify(7)), and the passage
+//! to the next file when whoever writes it has put the full one aside. Never writes. Called by the
+//! API, once per reader.
 
 use std::cmp::Ordering;
 use std::io::{self, SeekFrom};
