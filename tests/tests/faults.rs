@@ -93,6 +93,10 @@ fn a_processor_that_dies_stops_changes_and_nothing_else() {
     let created = cluster.create(1, "web", "running", &["--host", "host1"]);
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
     for host in 1..=4 {
+        // What it has not judged by now it will not show before its processor is back.
+        cluster.until_state(host, "web", "running");
+    }
+    for host in 1..=4 {
         cluster.kill(Role::Processor, host);
     }
     let said = cluster.until("the loss is noticed", || {
