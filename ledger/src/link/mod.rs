@@ -8,6 +8,7 @@
 pub mod frames;
 pub mod inspect;
 pub mod queue;
+mod refusals;
 mod session;
 pub mod tls;
 
@@ -24,7 +25,7 @@ use dagger_payload::key::{PublicKey, SecretKey};
 use dagger_payload::name::Name;
 use dagger_payload::peer::PeerMessage;
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{
@@ -32,6 +33,7 @@ use crate::limits::{
 };
 use inspect::{Inspector, KnownEvents};
 use queue::PeerQueue;
+use refusals::{Refusals, TOO_MANY_HANDSHAKES};
 use session::LinkError;
 use tls::Identity;
 
@@ -91,6 +93,7 @@ struct Shared {
     inspector: Inspector,
     places: Vec<Place>,
     events: mpsc::Sender<LinkEvent>,
+    refusals: Refusals,
     stopping: CancellationToken,
 }
 
@@ -161,6 +164,7 @@ impl Links {
             inspector,
             places,
             events,
+            refusals: Refusals::default(),
             stopping: CancellationToken::new(),
         });
         tokio::spawn(listen(shared.clone(), listener));
@@ -215,16 +219,23 @@ impl Links {
 struct Stranger {
     address: IpAddr,
     strangers: Arc<Mutex<BTreeMap<IpAddr, usize>>>,
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl Stranger {
+    /// A member's address takes no place that others could have filled: it has its own few, so
+    /// that a flood from elsewhere keeps no member out.
     fn admit(
         address: IpAddr,
         strangers: &Arc<Mutex<BTreeMap<IpAddr, usize>>>,
         places: &Arc<Semaphore>,
+        members: &[Member],
     ) -> Option<Self> {
-        let permit = places.clone().try_acquire_owned().ok()?;
+        let is_a_members = members.iter().any(|member| member.address.ip() == address);
+        let permit = match is_a_members {
+            true => None,
+            false => Some(places.clone().try_acquire_owned().ok()?),
+        };
         let mut counts = strangers.lock().expect("no holder of this lock panics");
         let count = counts.entry(address).or_insert(0);
         if *count >= HANDSHAKES_PER_ADDRESS_MAX {
@@ -266,8 +277,14 @@ async fn listen(shared: Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let Some(stranger) = Stranger::admit(address.ip(), &strangers, &places) else {
-            tracing::debug!(%address, "too many unauthenticated connections: one was closed");
+        let admitted = Stranger::admit(address.ip(), &strangers, &places, &shared.members);
+        let Some(stranger) = admitted else {
+            let refused = shared.refusals.count(TOO_MANY_HANDSHAKES);
+            // A flood of connections must not become one of lines.
+            if refused.is_power_of_two() {
+                let code = TOO_MANY_HANDSHAKES;
+                tracing::warn!(%address, code, refused, "unauthenticated connections were closed");
+            }
             continue;
         };
         let shared = shared.clone();
@@ -278,8 +295,14 @@ async fn listen(shared: Arc<Shared>, listener: TcpListener) {
                 Ok(accepted) => accepted.serve(&shared).await,
                 Err(error) => Err(error),
             };
-            if let Err(error) = ended {
-                tracing::info!(%address, %error, "an accepted link ended");
+            let Err(error) = ended else {
+                return;
+            };
+            match shared.refusals.of(&error) {
+                Some((code, refused)) => {
+                    tracing::info!(%address, code, refused, %error, "an accepted link was refused");
+                }
+                None => tracing::info!(%address, %error, "an accepted link ended"),
             }
         });
     }

@@ -14,6 +14,7 @@ use dagger_payload::id::AuthorIndex;
 use dagger_payload::peer::{PEER_VERSION, PeerMessage};
 use futures_util::SinkExt;
 use nix::sys::socket::{setsockopt, sockopt};
+use rustls::CertificateError;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, WriteHalf, split};
 use tokio::net::TcpStream;
@@ -33,9 +34,12 @@ use crate::limits::{
 /// Why a link ended.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
-    /// TCP or TLS failed; a wrong key shows here.
+    /// TCP failed, or a frame was too long or too slow.
     #[error("{0}")]
     Io(#[from] io::Error),
+    /// The TLS handshake failed.
+    #[error("the TLS handshake failed: {0}")]
+    Tls(io::Error),
     /// Handshake and `Hello` took too long.
     #[error("the handshake took too long")]
     HandshakeTimedOut,
@@ -74,6 +78,18 @@ fn prepare(stream: &TcpStream) -> io::Result<()> {
     Ok(())
 }
 
+/// What a handshake's end means: the verifier's only objection to a key is that it is not expected.
+fn handshake_error(error: io::Error) -> LinkError {
+    let tls = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match tls {
+        Some(rustls::Error::InvalidCertificate(
+            CertificateError::ApplicationVerificationFailure,
+        )) => LinkError::UnknownKey,
+        Some(_) => LinkError::Tls(error),
+        None => LinkError::Io(error),
+    }
+}
+
 /// Dials `peer` and serves the link until it ends.
 ///
 /// # Errors
@@ -88,7 +104,8 @@ pub(super) async fn dial(
         prepare(&stream)?;
         let connector = TlsConnector::from(shared.identity.client(peer));
         // No name takes part: the address only fills the place.
-        let stream = connector.connect(ServerName::from(address.ip()), stream).await?;
+        let connecting = connector.connect(ServerName::from(address.ip()), stream);
+        let stream = connecting.await.map_err(handshake_error)?;
         greet(shared, stream).await
     };
     let opened = timeout(HANDSHAKE_WAIT_MAX, opening).await;
@@ -111,7 +128,8 @@ pub(super) struct Accepted {
 pub(super) async fn accept(shared: &Arc<Shared>, stream: TcpStream) -> Result<Accepted, LinkError> {
     let opening = async {
         prepare(&stream)?;
-        let stream = TlsAcceptor::from(shared.server.clone()).accept(stream).await?;
+        let accepting = TlsAcceptor::from(shared.server.clone()).accept(stream);
+        let stream = accepting.await.map_err(handshake_error)?;
         let presented = stream.get_ref().1.peer_certificates();
         let peer = shared.identity.author_of(presented).ok_or(LinkError::UnknownKey)?;
         let (reader, writer) = greet(shared, stream).await?;
