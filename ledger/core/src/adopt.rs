@@ -122,7 +122,7 @@ impl Core {
         configuration.committee = handover.committee;
         configuration.founding = handover.founding;
         self.graph = Graph::new(handover.committee);
-        self.recovery = self.recovery.in_next_epoch(handover.committee, turn.now);
+        self.recovery = self.recovery.in_next_epoch(handover.committee, configuration.me, turn.now);
         let after = self.written.following();
         self.pace.begin_epoch(handover.founding.end, after);
         let memory = self.recovery.memory();

@@ -120,7 +120,7 @@ impl Core {
             &handover.founding,
         );
         self.intake = Intake::new(committee);
-        self.recovery = self.recovery.in_next_epoch(committee, turn.now);
+        self.recovery = self.recovery.in_next_epoch(committee, configuration.me, turn.now);
         self.epoch_end = None;
         self.closing.clear();
         self.judging.unjudged.clear();

@@ -80,16 +80,22 @@ enum State {
     Over,
 }
 
+impl State {
+    /// Who is alone has nobody to ask; with a doubtful memory only its operator can help (a new
+    /// epoch). Who has no vote and remembers everything has never signed.
+    fn at_start(committee: Committee, me: AuthorIndex, memory: Memory) -> Self {
+        let nobody_else = committee.members() == 1 || !committee.contains(me);
+        if nobody_else && memory == Memory::Agrees { Self::Over } else { Self::Asking }
+    }
+}
+
 impl Recovery {
     pub(crate) fn new(
         (committee, beginning): (Committee, Beginning),
         me: AuthorIndex,
         memory: Memory,
     ) -> Self {
-        // Who is alone has nobody to ask; with a doubtful memory only its operator can help (a new
-        // epoch). Who has no vote and remembers everything has never signed.
-        let nobody_else = committee.members() == 1 || !committee.contains(me);
-        let alone = nobody_else && memory == Memory::Agrees;
+        let state = State::at_start(committee, me, memory);
         Self {
             committee,
             beginning,
@@ -100,7 +106,7 @@ impl Recovery {
             groundless: BTreeSet::new(),
             ask_at: Moment(0),
             nonce: 0,
-            state: if alone || planted!(SignBeforeAsking) { State::Over } else { State::Asking },
+            state: if planted!(SignBeforeAsking) { State::Over } else { state },
             askers: BTreeMap::new(),
             help_round: Round(0),
         }
@@ -135,19 +141,22 @@ impl Recovery {
     }
 
     /// The same question in the next epoch: who may sign here may sign there, from the first round
-    /// on; who does not know of his past does not know of it there either.
-    pub(crate) fn in_next_epoch(&self, committee: Committee, now: Moment) -> Self {
+    /// on; who does not know of his past does not know of it there either. Who had no vote here was
+    /// never asked for his past: an earlier life of his may have been further.
+    pub(crate) fn in_next_epoch(&self, committee: Committee, me: AuthorIndex, now: Moment) -> Self {
+        let (voted, memory) = (self.committee.contains(me), self.memory());
+        let state = if voted { self.state } else { State::at_start(committee, me, memory) };
         Self {
             committee,
             beginning: Beginning::Handover,
-            memory: self.memory,
+            memory,
             answers: BTreeMap::new(),
             own_seen: Round(0),
             shown: BTreeMap::new(),
             groundless: BTreeSet::new(),
             ask_at: now,
             nonce: self.nonce,
-            state: if planted!(DoubtEndsWithTheEpoch) { State::Over } else { self.state },
+            state: if planted!(DoubtEndsWithTheEpoch) { State::Over } else { state },
             askers: BTreeMap::new(),
             help_round: Round(0),
         }

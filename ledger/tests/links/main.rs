@@ -5,6 +5,9 @@
 //! link and nothing else, and a newer link takes the place of an older one without the driver
 //! hearing of two.
 
+mod hostile;
+mod peers;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,10 +22,11 @@ use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, LedgerTime, MerkleRoot, Position, PrefixHash,
     Round, StateRoot,
 };
-use dagger_payload::key::{Domain, SecretKey};
+use dagger_payload::key::Domain;
 use dagger_payload::limits::FRAME_BYTES_MAX;
 use dagger_payload::peer::{Highest, PeerMessage};
 use futures_util::SinkExt;
+use peers::{CLUSTER, dial, hello, key, listener};
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -31,24 +35,13 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-const CLUSTER: ClusterId = ClusterId([1; 32]);
 const PATIENCE: Duration = Duration::from_secs(10);
-
-fn key(byte: u8) -> SecretKey {
-    SecretKey::from_seed(&[byte; 32].into())
-}
 
 struct Side {
     links: Links,
     events: mpsc::Receiver<LinkEvent>,
     known: Arc<KnownEvents>,
     address: SocketAddr,
-}
-
-async fn listener() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("binds");
-    let address = listener.local_addr().expect("is bound");
-    (listener, address)
 }
 
 fn start(me: u16, listener: TcpListener, addresses: [SocketAddr; 2]) -> Side {
@@ -86,18 +79,6 @@ async fn lone_listener() -> Side {
     let (listener, address) = listener().await;
     let nobody = "127.0.0.1:1".parse().expect("an address");
     start(1, listener, [nobody, address])
-}
-
-fn hello() -> Bytes {
-    PeerMessage::Hello { version: 1, cluster: CLUSTER }.to_bytes().into()
-}
-
-async fn dial(own: &SecretKey, address: SocketAddr) -> std::io::Result<TlsStream<TcpStream>> {
-    let members = vec![(AuthorIndex(1), key(1).public_key())];
-    let identity = Identity::new(own, members);
-    let stream = TcpStream::connect(address).await?;
-    let name = ServerName::from(address.ip());
-    TlsConnector::from(identity.client(AuthorIndex(1))).connect(name, stream).await
 }
 
 async fn greeted(address: SocketAddr) -> TlsStream<TcpStream> {

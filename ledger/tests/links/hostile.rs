@@ -1,0 +1,307 @@
+//! Hostile peers: what they may send, how often, how slowly, and what it costs.
+//!
+//! Setting: member 1 of a cluster of three under test, on real TCP with real TLS; the test plays
+//! member 0 and strangers, and member 2 is honest. Pinned: whatever is changed in a frame is
+//! refused or is another message in canonical form, never an event that nobody signed; who
+//! misbehaves loses its link and nothing else happens; connections that say nothing are few and
+//! short; the honest link stands all the while, and nothing is left behind.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dagger_ledger::link::frames;
+use dagger_ledger::link::inspect::{Inbound, Inspector, KnownEvents, Refused};
+use dagger_ledger::link::{LinkConfiguration, LinkEvent, Links, Member};
+use dagger_payload::event::{
+    Attestation, CommitEnd, EVENT_VERSION, Event, EventError, Header, Parent,
+};
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, MerkleRoot, Position,
+    PrefixHash, Round, StateRoot,
+};
+use dagger_payload::key::{Domain, Signature};
+use dagger_payload::payload::{SignatureKind, SignedPayload};
+use dagger_payload::peer::{Highest, Part, PeerMessage};
+use futures_util::SinkExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
+
+use crate::peers::{CLUSTER, dial, hello, key, listener};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An event of member 0, with parents and a payload.
+fn event(cluster: ClusterId) -> Event {
+    let end = CommitEnd {
+        index: CommitIndex(7),
+        position: Position(9),
+        prefix_hash: PrefixHash::ZERO,
+        state_root: StateRoot::ZERO,
+    };
+    let parent = |author| Parent {
+        author: AuthorIndex(author),
+        round: Round(4),
+        digest: EventDigest([9; 32]),
+    };
+    let header = Header {
+        version: EVENT_VERSION,
+        cluster,
+        epoch: Epoch(0),
+        round: Round(5),
+        author: AuthorIndex(0),
+        parents: vec![parent(0), parent(1), parent(2)],
+        payload_root: MerkleRoot::ZERO,
+        payload_count: 0,
+        timestamp: LedgerTime(1_750_000_000_000),
+        attestation: Attestation { newest: end, checkpoint: None },
+    };
+    let payload = SignedPayload {
+        signature_kind: SignatureKind::SshEd25519,
+        signature: Signature([3; 64]),
+        bytes: Bytes::from_static(b"{\"what\":\"ever\"}"),
+    };
+    let sign = |digest: &EventDigest| key(0).sign_in(Domain::Event, digest.as_bytes());
+    Event::make(header, vec![payload], sign)
+}
+
+/// A frame of every kind.
+fn frames_of_every_kind() -> Vec<(&'static str, Vec<u8>)> {
+    let event = event(CLUSTER);
+    let messages = vec![
+        PeerMessage::Hello { version: 1, cluster: CLUSTER },
+        PeerMessage::Have {
+            highest: vec![Highest { author: AuthorIndex(2), round: Round(300) }],
+            epoch: Epoch(2),
+        },
+        PeerMessage::event(&event),
+        PeerMessage::Want { digests: vec![EventDigest([5; 32]), EventDigest([6; 32])] },
+        PeerMessage::AskRecovery { nonce: 70_000, epoch: Epoch(1) },
+        PeerMessage::AnswerRecovery {
+            nonce: 3,
+            highest_of_asker: Round(400),
+            quorum_round: Round(500),
+            epoch: Epoch(1),
+        },
+        PeerMessage::AskPart { part: Part::Chunk { made_after: CommitIndex(100), number: 3 } },
+        PeerMessage::Part { part: Part::Offer, bytes: Bytes::from_static(b"an offer") },
+        PeerMessage::Closing { header: event.signed_header() },
+    ];
+    let framed = |message: PeerMessage| {
+        let kind = match &message {
+            PeerMessage::Hello { .. } => "hello",
+            PeerMessage::Have { .. } => "have",
+            PeerMessage::Event { .. } => "event",
+            PeerMessage::Want { .. } => "want",
+            PeerMessage::AskRecovery { .. } => "ask recovery",
+            PeerMessage::AnswerRecovery { .. } => "answer recovery",
+            PeerMessage::AskPart { .. } => "ask part",
+            PeerMessage::Part { .. } => "part",
+            PeerMessage::Closing { .. } => "closing",
+        };
+        (kind, message.to_bytes())
+    };
+    messages.into_iter().map(framed).collect()
+}
+
+/// Every bit turned, every cut, every byte doubled or put behind its neighbour, and bytes added.
+fn mutations(frame: &[u8]) -> impl Iterator<Item = Vec<u8>> + '_ {
+    let flips = (0..frame.len() * 8).map(|bit| {
+        let mut changed = frame.to_vec();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        changed
+    });
+    let cuts = (0..frame.len()).map(|length| frame[..length].to_vec());
+    let stretches = (0..frame.len()).map(|at| {
+        let mut changed = frame.to_vec();
+        changed.insert(at, frame[at]);
+        changed
+    });
+    let swaps = (1..frame.len()).filter(|at| frame[at - 1] != frame[*at]).map(|at| {
+        let mut changed = frame.to_vec();
+        changed.swap(at - 1, at);
+        changed
+    });
+    let tails = [0, 1, 0x7f, 0xff].map(|byte| [frame, &[byte]].concat());
+    flips.chain(cuts).chain(stretches).chain(swaps).chain(tails)
+}
+
+fn inspector() -> Inspector {
+    let keys = (0..3).map(|index| key(index).public_key()).collect();
+    Inspector { cluster: CLUSTER, keys, known: Arc::default() }
+}
+
+#[test]
+fn no_change_of_any_frame_passes_as_an_event_or_in_a_second_form() {
+    let inspector = inspector();
+    for (kind, frame) in frames_of_every_kind() {
+        assert!(inspector.inspect(&frame).is_ok(), "{kind}");
+        let mut refused = 0;
+        for changed in mutations(&frame) {
+            match inspector.inspect(&changed) {
+                Err(_) => refused += 1,
+                Ok(Inbound::Message(message)) => assert_eq!(message.to_bytes(), changed, "{kind}"),
+                Ok(Inbound::Event(_) | Inbound::Known | Inbound::Closing(..)) => {
+                    panic!("a changed {kind} passed as signed: {changed:02x?}");
+                }
+            }
+        }
+        assert!(refused > frame.len(), "{kind}");
+    }
+}
+
+#[test]
+fn what_was_signed_for_a_cluster_of_the_same_members_is_foreign_here() {
+    let other = event(ClusterId([2; 32]));
+    for message in
+        [PeerMessage::event(&other), PeerMessage::Closing { header: other.signed_header() }]
+    {
+        let refused = inspector().inspect(&message.to_bytes());
+        assert!(matches!(refused, Err(Refused::Event(EventError::Foreign))), "{refused:?}");
+    }
+}
+
+struct Cluster {
+    tested: Links,
+    address: SocketAddr,
+    heard: mpsc::Receiver<LinkEvent>,
+    honest: Links,
+    _honest_heard: mpsc::Receiver<LinkEvent>,
+}
+
+impl Cluster {
+    /// Members 1 and 2, linked.
+    async fn start() -> Self {
+        let (tested_listener, address) = listener().await;
+        let (honest_listener, honest_address) = listener().await;
+        let nobody: SocketAddr = "127.0.0.1:1".parse().expect("an address");
+        let start = |me: u8, listener| {
+            let members = (0_u8..).zip([nobody, address, honest_address]);
+            let members = members.map(|(index, address)| Member {
+                name: format!("host{index}").parse().expect("a name"),
+                key: key(index).public_key(),
+                address,
+            });
+            let (cluster, members) = (CLUSTER, members.collect());
+            let configuration = LinkConfiguration { cluster, me: AuthorIndex(me.into()), members };
+            let (sender, heard) = mpsc::channel(64);
+            let known = Arc::new(KnownEvents::default());
+            (Links::start(configuration, &key(me), known, listener, sender), heard)
+        };
+        let (honest, _honest_heard) = start(2, honest_listener);
+        let (tested, mut heard) = start(1, tested_listener);
+        let first = timeout(PATIENCE, heard.recv()).await.expect("in time");
+        assert!(matches!(first, Some(LinkEvent::Connected(AuthorIndex(2)))));
+        Self { tested, address, heard, honest, _honest_heard }
+    }
+
+    async fn next(&mut self) -> LinkEvent {
+        let heard = timeout(PATIENCE, self.heard.recv()).await.expect("in time");
+        let heard = heard.expect("links run");
+        assert!(!matches!(heard, LinkEvent::Closed(AuthorIndex(2))), "the honest link ended");
+        heard
+    }
+
+    /// Waits until member 0's link is over, passing by what it said before.
+    async fn hostile_is_gone(&mut self) {
+        while !matches!(self.next().await, LinkEvent::Closed(AuthorIndex(0))) {}
+    }
+
+    /// What the honest member says is heard, whatever the other one does.
+    async fn the_honest_one_is_heard(&mut self, nonce: u64) {
+        let ask = PeerMessage::AskRecovery { nonce, epoch: Epoch(0) };
+        self.honest.send(AuthorIndex(1), ask.to_bytes().into());
+        loop {
+            if let LinkEvent::Message(AuthorIndex(2), message) = self.next().await {
+                assert_eq!(message, ask);
+                return;
+            }
+        }
+    }
+
+    /// Member 0, linked.
+    async fn hostile(&mut self) -> TlsStream<TcpStream> {
+        let mut stream = dial(&key(0), self.address).await.expect("a member's key passes");
+        frames::writer(&mut stream).send(hello()).await.expect("sends");
+        while !matches!(self.next().await, LinkEvent::Connected(AuthorIndex(0))) {}
+        stream
+    }
+}
+
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("Linux").count()
+}
+
+#[tokio::test]
+async fn changed_frames_end_their_link_and_no_other_and_leave_nothing_behind() {
+    let mut cluster = Cluster::start().await;
+    drop(cluster.hostile().await);
+    cluster.hostile_is_gone().await;
+    let files = open_files();
+    for (at, (kind, frame)) in (0..).zip(frames_of_every_kind()) {
+        // Some of each sort: all of them are tried without a socket.
+        let refused = mutations(&frame).filter(|changed| inspector().inspect(changed).is_err());
+        for changed in refused.step_by(frame.len() * 3) {
+            let mut stream = cluster.hostile().await;
+            frames::writer(&mut stream).send(Bytes::from(changed)).await.expect("sends");
+            cluster.hostile_is_gone().await;
+        }
+        cluster.the_honest_one_is_heard(at).await;
+        assert!(cluster.tested.is_connected(AuthorIndex(2)), "{kind}");
+    }
+    assert!(open_files() <= files + 1, "{} files are open, before {files}", open_files());
+}
+
+#[tokio::test]
+async fn a_frame_that_never_ends_costs_its_sender_the_link() {
+    let mut cluster = Cluster::start().await;
+    let mut stream = cluster.hostile().await;
+    stream.write_u32(64).await.expect("sends");
+    stream.write_all(&[1; 10]).await.expect("sends");
+    stream.flush().await.expect("sends");
+    cluster.hostile_is_gone().await;
+    cluster.the_honest_one_is_heard(1).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_is_bounded_and_keeps_no_member_out() {
+    const FLOOD: usize = 200;
+    /// As the ledger's limit for one address.
+    const KEPT: usize = 16;
+    let mut cluster = Cluster::start().await;
+    let elsewhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
+    let mut flood = Vec::new();
+    for _ in 0..FLOOD {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(elsewhere).expect("binds");
+        flood.push(socket.connect(cluster.address).await.expect("connects"));
+    }
+    // All but a few are closed at once; those that stay open say nothing either.
+    let mut closed = 0;
+    while closed < FLOOD - KEPT {
+        let mut ends = Vec::new();
+        for (at, stream) in flood.iter().enumerate() {
+            let mut byte = [0];
+            if matches!(stream.try_read(&mut byte), Ok(0)) {
+                ends.push(at);
+            }
+        }
+        closed += ends.len();
+        for at in ends.into_iter().rev() {
+            flood.swap_remove(at);
+        }
+        cluster.the_honest_one_is_heard(u64::try_from(closed).expect("small")).await;
+    }
+    let _member = cluster.hostile().await;
+    // The last ones are waited for no longer than a handshake may take.
+    for mut stream in flood {
+        let mut rest = Vec::new();
+        let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "a silent connection was kept");
+    }
+    cluster.the_honest_one_is_heard(0).await;
+}
