@@ -2,8 +2,8 @@
 //!
 //! Owns one directory. A disk is a qcow2 overlay over an image of the store, a volume a qcow2 of
 //! its own; both are named from host id and their own, so that hosts that share a machine never
-//! meet. A disk that exists is never overwritten, and none is ever deleted here: quarantine
-//! renames. The collector of quarantined files is not here either. Called by the agent's actuator.
+//! meet. A disk that exists is never overwritten, and none is ever deleted: quarantine renames, and
+//! what is in it is the operator's to remove. Called by the agent's actuator.
 
 use std::fs::{self, OpenOptions};
 use std::io;

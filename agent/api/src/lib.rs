@@ -76,7 +76,7 @@ pub struct FsckView {
     pub machines: u64,
     /// Disks, seeds and volumes that are here.
     pub files: u64,
-    /// Files in quarantine, which await the end of their retention.
+    /// Files in quarantine: the operator removes them by hand, nothing else does.
     pub quarantined: u64,
 }
 

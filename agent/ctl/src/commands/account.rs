@@ -94,7 +94,7 @@ pub(crate) enum AccountCommand {
 /// What `account grant` grants.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct GrantArguments {
-    /// The developer's public key
+    /// The developer's public key; of an account with several keys, its first one
     #[arg(value_name = "FILE.pub")]
     pub(crate) account: PathBuf,
     /// Virtual CPUs in all

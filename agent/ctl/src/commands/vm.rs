@@ -104,7 +104,7 @@ pub(crate) enum VmCommand {
     /// Let a protected VM be deleted again
     #[command(after_help = "Example:\n  daggerctl vm unprotect db-1")]
     Unprotect(ChangeArguments),
-    /// Delete a VM; its disk is kept in quarantine for a time, then destroyed
+    /// Delete a VM; its disk goes into quarantine on its host, until the operator removes it there
     #[command(after_help = "Example:\n  daggerctl vm delete web-1 --wait applied")]
     Delete(ChangeArguments),
     /// Show what happened to a VM, from the signature that asked to the machine that did

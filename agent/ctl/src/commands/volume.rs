@@ -111,7 +111,7 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         options: ChangeOptions,
     },
-    /// Delete a volume; its disk is kept in quarantine for a time, then destroyed
+    /// Delete a volume; its disk goes into quarantine, until its host's operator removes it there
     #[command(after_help = "Example:\n  daggerctl volume delete data --wait applied")]
     Delete {
         /// Which.
