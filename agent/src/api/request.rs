@@ -7,7 +7,10 @@ use axum::body::Body;
 use axum::extract::{FromRequestParts, Request};
 use axum::http::{HeaderMap, header};
 use bytes::{Bytes, BytesMut};
+use dagger_payload::id::AccountId;
 use futures_util::StreamExt;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::problem::ApiProblem;
 use crate::limits::API_BODY_WAIT_MAX;
@@ -60,4 +63,14 @@ async fn collect(body: Body, bytes_max: usize) -> Result<Bytes, ApiProblem> {
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes.freeze())
+}
+
+/// Query of what is listed by account and found by name.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AccountQuery {
+    /// Only what belongs to this account.
+    #[param(value_type = Option<String>, pattern = "^[0-9a-f]{32}$")]
+    pub(super) account: Option<AccountId>,
 }

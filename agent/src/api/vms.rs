@@ -3,25 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use dagger_api::{HistoryView, Problem, VmView};
-use dagger_payload::id::AccountId;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::Api;
 use super::problem::ApiProblem;
 use super::reader::Reader;
-use super::request::{Path, Query};
+use super::request::{AccountQuery, Path, Query};
 use crate::model::{NameProblem, VmQuery};
-
-/// Query of the VM routes.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct AccountQuery {
-    /// Only VMs of this account.
-    #[param(value_type = Option<String>, pattern = "^[0-9a-f]{32}$")]
-    account: Option<AccountId>,
-}
 
 /// The VMs that exist (deleted ones have left the list, but not the history).
 #[utoipa::path(

@@ -3,25 +3,12 @@
 use axum::Json;
 use axum::extract::State;
 use dagger_api::{Problem, VolumeView};
-use dagger_payload::id::AccountId;
-use serde::Deserialize;
-use utoipa::IntoParams;
 
 use super::Api;
 use super::problem::ApiProblem;
 use super::reader::Reader;
-use super::request::{Path, Query};
+use super::request::{AccountQuery, Path, Query};
 use crate::model::{NameProblem, VolumeQuery};
-
-/// Query of the volume routes.
-#[derive(Debug, Deserialize, IntoParams)]
-#[serde(deny_unknown_fields)]
-#[into_params(parameter_in = Query)]
-pub(super) struct AccountQuery {
-    /// Only volumes of this account.
-    #[param(value_type = Option<String>, pattern = "^[0-9a-f]{32}$")]
-    account: Option<AccountId>,
-}
 
 /// The volumes that exist.
 #[utoipa::path(

@@ -91,21 +91,7 @@ fn frames_of_every_kind() -> Vec<(&'static str, Vec<u8>)> {
         PeerMessage::Part { part: Part::Offer, bytes: Bytes::from_static(b"an offer") },
         PeerMessage::Closing { header: event.signed_header() },
     ];
-    let framed = |message: PeerMessage| {
-        let kind = match &message {
-            PeerMessage::Hello { .. } => "hello",
-            PeerMessage::Have { .. } => "have",
-            PeerMessage::Event { .. } => "event",
-            PeerMessage::Want { .. } => "want",
-            PeerMessage::AskRecovery { .. } => "ask recovery",
-            PeerMessage::AnswerRecovery { .. } => "answer recovery",
-            PeerMessage::AskPart { .. } => "ask part",
-            PeerMessage::Part { .. } => "part",
-            PeerMessage::Closing { .. } => "closing",
-        };
-        (kind, message.to_bytes())
-    };
-    messages.into_iter().map(framed).collect()
+    messages.into_iter().map(|message| (message.kind(), message.to_bytes())).collect()
 }
 
 /// Every bit turned, every cut, every byte doubled or put behind its neighbour, and bytes added.

@@ -179,6 +179,21 @@ impl PeerMessage {
         Self::Event { bytes: event.bytes.clone() }
     }
 
+    /// What it is called in logs.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Hello { .. } => "hello",
+            Self::Have { .. } => "have",
+            Self::Event { .. } => "event",
+            Self::Want { .. } => "want",
+            Self::AskRecovery { .. } => "ask recovery",
+            Self::AnswerRecovery { .. } => "answer recovery",
+            Self::AskPart { .. } => "ask part",
+            Self::Part { .. } => "part",
+            Self::Closing { .. } => "closing",
+        }
+    }
+
     /// Reads a frame.
     ///
     /// # Errors

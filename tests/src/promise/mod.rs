@@ -11,7 +11,7 @@ mod no_skipped_round;
 mod nothing_lost;
 mod ordered_once;
 mod persisted_before_sent;
-pub mod returns_to_silence;
+mod returns_to_silence;
 mod true_attestation;
 
 use std::collections::BTreeSet;

@@ -8,8 +8,8 @@ use dagger_payload::id::AuthorIndex;
 
 use super::{End, Observed, Promise, Setting};
 
-/// The kind of message that may travel in silence.
-pub const EXCHANGE: &str = "have";
+/// The kind of message ([`dagger_payload::peer::PeerMessage::kind`]) that may travel in silence.
+const EXCHANGE: &str = "have";
 
 /// Bytes that one host may spend on exchanges in the watched silence: a few dozen per peer each
 /// half minute.

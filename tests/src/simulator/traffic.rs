@@ -16,7 +16,6 @@ use super::network::{Care, Connection};
 use super::schedule::SimulatedTime;
 use super::world::{Happening, HostHappening, Step, World};
 use crate::promise::Observed;
-use crate::promise::returns_to_silence::EXCHANGE;
 
 impl World {
     pub(super) fn arrive(&mut self, host: usize, from: usize, message: &Arc<PeerMessage>) -> Step {
@@ -36,7 +35,7 @@ impl World {
             },
         };
         let now = self.now();
-        self.log.note(now, host, kind_of(message), u64::from(author.0));
+        self.log.note(now, host, message.kind(), u64::from(author.0));
         self.explain_status(host);
         self.feed(host, input)
     }
@@ -94,7 +93,7 @@ impl World {
     }
 
     fn observe_sending(&mut self, host: usize, message: &Arc<PeerMessage>) -> Step {
-        let kind = kind_of(message);
+        let kind = message.kind();
         let bytes = match message.as_ref() {
             PeerMessage::Event { bytes } => bytes.len(),
             other => other.to_bytes().len(),
@@ -147,19 +146,4 @@ fn describe(event: &Event) -> String {
         header.attestation.newest.index,
         parents.join(" ")
     )
-}
-
-/// The name of a message's kind.
-fn kind_of(message: &PeerMessage) -> &'static str {
-    match message {
-        PeerMessage::Hello { .. } => "hello",
-        PeerMessage::Have { .. } => EXCHANGE,
-        PeerMessage::Event { .. } => "event",
-        PeerMessage::Want { .. } => "want",
-        PeerMessage::AskRecovery { .. } => "ask recovery",
-        PeerMessage::AnswerRecovery { .. } => "answer recovery",
-        PeerMessage::AskPart { .. } => "ask part",
-        PeerMessage::Part { .. } => "part",
-        PeerMessage::Closing { .. } => "closing",
-    }
 }
