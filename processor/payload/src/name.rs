@@ -1,11 +1,12 @@
 //! Names that people type: lower-case ASCII, so that no two that look alike differ.
 //!
-//! Owns their grammar and their limits. Never resolves a name. Called by payload parsing, API and
-//! command line.
+//! Owns their grammar and their limits. A name is written once in memory, however many objects
+//! carry it. Never resolves a name. Called by payload parsing, API and command line.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
@@ -31,7 +32,7 @@ macro_rules! text_newtype {
     ($(#[$doc:meta])* $name:ident, $check:expr, $rule:literal) => {
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// The text itself.
@@ -44,7 +45,7 @@ macro_rules! text_newtype {
             type Err = ParseNameError;
             fn from_str(text: &str) -> Result<Self, ParseNameError> {
                 let check: fn(&str) -> bool = $check;
-                if check(text) { Ok(Self(text.to_owned())) } else { Err(ParseNameError($rule)) }
+                if check(text) { Ok(Self(text.into())) } else { Err(ParseNameError($rule)) }
             }
         }
 

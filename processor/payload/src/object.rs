@@ -554,3 +554,7 @@ pub enum Effect {
     #[n(5)]
     Volume(#[n(0)] Box<Volume>),
 }
+
+/// How many bytes stand in an encoded effect before its object: an array of two, the number of the
+/// kind, an array of one.
+pub const EFFECT_HEAD_BYTES: usize = 3;

@@ -10,8 +10,11 @@ use crate::codec;
 use crate::committee::Committee;
 use crate::event::{Attestation, CommitEnd};
 use crate::hashing::Purpose;
-use crate::id::{AuthorIndex, ClusterId, CommitIndex, HistoryHash, LedgerTime};
+use crate::id::{
+    AuthorIndex, ClusterId, CommitIndex, HistoryHash, LedgerTime, PayloadDigest, Position,
+};
 use crate::key::{Domain, PublicKey, Signature};
+use crate::object::{EFFECT_HEAD_BYTES, Effect};
 use crate::release::{CommitRelease, QuorumEvidence, SealedRelease, Verdict};
 
 /// What a snapshot is of. Its chunks lead to the state root of `end`, or it is none.
@@ -126,37 +129,85 @@ impl SealedAnchor {
 /// which may change between versions) and all effects. A release without content leaves it as it
 /// is.
 pub fn extend_history(before: &HistoryHash, release: &CommitRelease) -> HistoryHash {
-    static PURPOSE: Purpose = Purpose::new("dagger v1 history");
     if release.is_empty() {
         return *before;
     }
-    let mut hasher = PURPOSE.hasher();
-    let number = |number: usize| u64::try_from(number).expect("fits into 64 bits").to_be_bytes();
-    hasher.update(before.as_bytes());
-    hasher.update(&release.end.index.0.to_be_bytes());
-    hasher.update(&release.ledger_time.0.to_be_bytes());
-    hasher.update(&number(release.releases.len()));
+    let mut record = HistoryRecord::default();
+    record.begin(before, release.end.index, release.ledger_time, release.releases.len());
     for judged in &release.releases {
-        hasher.update(&judged.position.0.to_be_bytes()).update(judged.digest.as_bytes());
-        let code = match &judged.verdict {
+        record.judged(judged.position, &judged.digest, &judged.verdict);
+        record.effects(&judged.effects, |_, _| {});
+    }
+    record.effects(&release.time_effects, |_, _| {});
+    record.hash()
+}
+
+/// What a commit adds to the chain, written down while it is judged: the whole is hashed at once,
+/// and each effect is encoded once, here.
+#[derive(Debug, Default)]
+pub struct HistoryRecord {
+    bytes: Vec<u8>,
+}
+
+impl HistoryRecord {
+    /// Begins a commit with so many payloads, in the memory of the one before.
+    pub fn begin(
+        &mut self,
+        before: &HistoryHash,
+        index: CommitIndex,
+        ledger_time: LedgerTime,
+        payloads: usize,
+    ) {
+        self.bytes.clear();
+        self.bytes.extend(before.as_bytes());
+        self.bytes.extend(index.0.to_be_bytes());
+        self.bytes.extend(ledger_time.0.to_be_bytes());
+        self.number(payloads);
+    }
+
+    /// The next payload and its verdict; its effects follow.
+    pub fn judged(&mut self, position: Position, digest: &PayloadDigest, verdict: &Verdict) {
+        self.bytes.extend(position.0.to_be_bytes());
+        self.bytes.extend(digest.as_bytes());
+        let code = match verdict {
             Verdict::Accepted => "",
             Verdict::Refused(refusal) => refusal.code.as_str(),
         };
-        hasher.update(&number(code.len())).update(code.as_bytes());
-        // CBOR says itself where it ends.
-        hasher.update(&codec::encode(&judged.effects));
+        self.number(code.len());
+        self.bytes.extend(code.as_bytes());
     }
-    hasher.update(&codec::encode(&release.time_effects));
-    HistoryHash(*hasher.finalize().as_bytes())
+
+    /// Effects: after each payload its own, after all of them those of the passing of time. `each`
+    /// gets every effect with the canonical bytes of its object.
+    pub fn effects(&mut self, effects: &[Effect], mut each: impl FnMut(&Effect, &[u8])) {
+        let never = "writing to memory cannot fail";
+        let count = u64::try_from(effects.len()).expect("fits into 64 bits");
+        // CBOR says itself where it ends.
+        minicbor::Encoder::new(&mut self.bytes).array(count).expect(never);
+        for effect in effects {
+            let object = self.bytes.len() + EFFECT_HEAD_BYTES;
+            minicbor::encode(effect, &mut self.bytes).expect(never);
+            each(effect, &self.bytes[object..]);
+        }
+    }
+
+    /// The chain after the commit.
+    pub fn hash(&self) -> HistoryHash {
+        static PURPOSE: Purpose = Purpose::new("dagger v1 history");
+        HistoryHash(PURPOSE.hash(&self.bytes))
+    }
+
+    fn number(&mut self, number: usize) {
+        let number = u64::try_from(number).expect("fits into 64 bits");
+        self.bytes.extend(number.to_be_bytes());
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::event::{EVENT_VERSION, Event, Header, SignedHeader};
-    use crate::id::{
-        Epoch, EventDigest, MerkleRoot, PayloadDigest, Position, PrefixHash, Round, StateRoot,
-    };
+    use crate::id::{Epoch, EventDigest, MerkleRoot, PrefixHash, Round, StateRoot};
     use crate::key::SecretKey;
     use crate::payload::{SignatureKind, SignedPayload};
     use crate::refusal::{Refusal, RefusalCode};

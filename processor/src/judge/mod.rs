@@ -7,6 +7,7 @@
 //! prediction.
 
 mod accounts;
+mod estate;
 mod hosts;
 mod images;
 mod placement;
@@ -31,9 +32,9 @@ use dagger_payload::payload::Payload;
 use dagger_payload::prediction::HostOutlook;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
-    CommitRelease, OrderedCommit, Release, Verdict, extend_prefix, initial_prefix,
+    CommitRelease, OrderedCommit, OrderedPayload, Release, Verdict, extend_prefix, initial_prefix,
 };
-use dagger_payload::snapshot::extend_history;
+use dagger_payload::snapshot::HistoryRecord;
 use dagger_payload::state_tree::Judgement;
 
 use crate::verify::Verified;
@@ -75,6 +76,7 @@ pub struct Judge {
     end: CommitEnd,
     /// The last commit end that changed anything.
     changed: CommitEnd,
+    record: HistoryRecord,
 }
 
 impl Judge {
@@ -87,7 +89,7 @@ impl Judge {
             prefix_hash: initial_prefix(&cluster),
             state_root: state.root(),
         };
-        Self { state, end, changed: end }
+        Self { state, end, changed: end, record: HistoryRecord::default() }
     }
 
     /// The last judged commit end.
@@ -144,16 +146,11 @@ impl Judge {
         if !commit.payloads.is_empty() {
             self.state.forget_expired();
         }
-        let mut position = commit.first_position;
-        let mut releases = Vec::with_capacity(commit.payloads.len());
-        for (ordered, verified) in commit.payloads.iter().zip(verified) {
-            let (verdict, effects) = match self.judge(verified, position) {
-                Ok(effects) => (Verdict::Accepted, effects),
-                Err(refusal) => (Verdict::Refused(refusal), Vec::new()),
-            };
-            let (digest, ordered) = (verified.digest, ordered.clone());
-            releases.push(Release { position, digest, ordered, verdict, effects });
-            position = position.next();
+        let payloads = commit.payloads.len();
+        self.record.begin(&self.state.history, commit.index, commit.ledger_time, payloads);
+        let mut releases = Vec::with_capacity(payloads);
+        for ((position, ordered), verified) in commit.placed().zip(verified) {
+            releases.push(self.release(position, ordered, verified));
         }
         let time_effects = self.lapse_offers();
         let end = CommitEnd {
@@ -165,7 +162,8 @@ impl Judge {
         let mut release =
             CommitRelease { end, ledger_time: commit.ledger_time, releases, time_effects };
         if !release.is_empty() {
-            self.state.history = extend_history(&self.state.history, &release);
+            self.record.effects(&release.time_effects, |_, _| {});
+            self.state.history = self.record.hash();
             self.state.note_order();
         }
         release.end.state_root = self.state.root();
@@ -176,6 +174,24 @@ impl Judge {
         Ok(release)
     }
 
+    fn release(
+        &mut self,
+        position: Position,
+        ordered: &OrderedPayload,
+        verified: &Verified,
+    ) -> Release {
+        let (verdict, effects) = match self.judge(verified, position) {
+            Ok(effects) => (Verdict::Accepted, effects),
+            Err(refusal) => (Verdict::Refused(refusal), Vec::new()),
+        };
+        let digest = verified.digest;
+        self.record.judged(position, &digest, &verdict);
+        let state = &mut self.state;
+        self.record.effects(&effects, |effect, object| state.absorb(effect, object));
+        Release { position, digest, ordered: ordered.clone(), verdict, effects }
+    }
+
+    /// Remembers the payload and says what the rules make of it; nothing is absorbed yet.
     fn judge(&mut self, verified: &Verified, position: Position) -> Ruling {
         let payload = verified.outcome.as_ref().map_err(Clone::clone)?;
         let now = self.state.time;
@@ -191,9 +207,6 @@ impl Judge {
             let not_after = payload.not_after;
             let refused = ruling.as_ref().err().map(|refusal| refusal.code);
             self.state.remember(verified.digest, Judgement { position, not_after, refused });
-        }
-        for effect in ruling.iter().flatten() {
-            self.state.absorb(effect);
         }
         ruling
     }
@@ -258,9 +271,9 @@ impl Judge {
         let now = self.state.time;
         let mut effects = Vec::new();
         for vm in self.state.lapsed(now) {
-            let Some(vm) = self.state.vms.get(&vm) else { continue };
+            let Some(vm) = self.state.vm(&vm) else { continue };
             let effect = vms::offer_next(&self.state, vm, now);
-            self.state.absorb(&effect);
+            self.state.absorb_alone(&effect);
             effects.push(effect);
         }
         effects

@@ -16,7 +16,7 @@ use dagger_payload::prediction::{HostFit, HostOutlook};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::rooms::{Among, Room};
-use super::state::{State, is_live};
+use super::state::{State, Usage, is_live};
 
 /// Offers `vm` to the best host that it has not tried.
 ///
@@ -94,10 +94,16 @@ pub(crate) fn require_share(
 /// VM and host, so that no host wins every tie.
 type Rank = (Reverse<usize>, u64, u64, HostId);
 
-fn has_room(state: &State, grant: &Grant, vm: &Vm, now: LedgerTime) -> bool {
-    let mut used = state.used_by(&vm.account, &grant.operator);
+/// Whether `grant`, of which the VM's account uses `used`, covers one more VM. `placed` is the host
+/// that the VM is on.
+fn has_room(
+    grant: &Grant,
+    mut used: Usage,
+    vm: &Vm,
+    placed: Option<&Host>,
+    now: LedgerTime,
+) -> bool {
     // An offer that moves on no longer counts where it was.
-    let placed = state.vms.get(&vm.id).and_then(|old| state.hosts.get(&old.placement.host()?));
     if placed.is_some_and(|host| host.operator == grant.operator) {
         used.capacity = used.capacity.minus(&vm.size);
         used.vms = used.vms.saturating_sub(1);
@@ -161,7 +167,11 @@ impl<'a> Search<'a> {
     /// # Errors `grant_exceeded` when no grant has room.
     fn begin(state: &'a State, vm: &'a Vm, now: LedgerTime) -> Result<Self, Refusal> {
         let grants = state.accounts.get(&vm.account).map_or(&[][..], |account| &account.grants);
-        let roomy = grants.iter().filter(|grant| has_room(state, grant, vm, now));
+        let placed = state.vm(&vm.id).and_then(|old| state.hosts.get(&old.placement.host()?));
+        let estate = state.estate(&vm.account);
+        let used = |operator| estate.map_or_else(Usage::default, |own| own.used_by(operator));
+        let roomy =
+            grants.iter().filter(|grant| has_room(grant, used(&grant.operator), vm, placed, now));
         let operators: Vec<_> = roomy.map(|grant| grant.operator).collect();
         if operators.is_empty() {
             let detail = describe_grants(state, &vm.account, &vm.size, now);
@@ -191,12 +201,13 @@ impl<'a> Search<'a> {
             if !self.operators.contains(room.operator) || !room.fits(size) {
                 continue;
             }
-            let behind = best.as_ref().is_some_and(|(rank, _)| room.free_share(size) < rank.1);
-            if behind && !has_preferences || self.reason_against(room).is_some() {
+            let behind = best.as_ref().is_some_and(|(rank, _)| room.is_fuller(size, rank.1));
+            if behind && !has_preferences {
                 continue;
             }
             let rank = self.rank(room);
-            if best.as_ref().is_none_or(|(other, _)| *other < rank) {
+            let wins = best.as_ref().is_none_or(|(other, _)| *other < rank);
+            if wins && self.reason_against(room).is_none() {
                 best = Some((rank, room));
             }
         }

@@ -19,7 +19,7 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
         let detail = "the signer is no agent of a host that has joined";
         return refuse(RefusalCode::AccountUnknown, detail);
     };
-    let Some(vm) = state.vms.get(&body.vm) else {
+    let Some(vm) = state.vm(&body.vm) else {
         return refuse(RefusalCode::NotFound, format!("there is no VM {}", body.vm));
     };
     if vm.placement.host() != Some(host.id) {

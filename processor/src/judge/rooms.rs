@@ -35,9 +35,18 @@ impl Room {
 
     /// Thousandths of the host's offered memory that stay free beside a VM of `size`.
     pub(crate) fn free_share(&self, size: &Capacity) -> u64 {
+        self.free_thousand(size) / self.offered.memory_mib.max(1)
+    }
+
+    /// Whether [`Self::free_share`] is less than `share`; without a division, which is slow.
+    pub(crate) fn is_fuller(&self, size: &Capacity, share: u64) -> bool {
+        let least = u128::from(share) * u128::from(self.offered.memory_mib.max(1));
+        u128::from(self.free_thousand(size)) < least
+    }
+
+    fn free_thousand(&self, size: &Capacity) -> u64 {
         let used = self.used.capacity.memory_mib.saturating_add(size.memory_mib);
-        let free = self.offered.memory_mib.saturating_sub(used);
-        free.saturating_mul(1000) / self.offered.memory_mib.max(1)
+        self.offered.memory_mib.saturating_sub(used).saturating_mul(1000)
     }
 }
 

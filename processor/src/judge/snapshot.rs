@@ -8,7 +8,7 @@ use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::ClusterId;
 use dagger_payload::limits::SNAPSHOT_CHUNKS_MAX;
-use dagger_payload::snapshot::{Anchor, SnapshotHead};
+use dagger_payload::snapshot::{Anchor, HistoryRecord, SnapshotHead};
 
 use super::Judge;
 use super::state::State;
@@ -97,7 +97,8 @@ impl Restoring {
         if found != head.end.state_root {
             return Err(SnapshotError::AnotherRoot { found });
         }
-        Ok(Judge { state, end: head.end, changed: head.end })
+        let (end, record) = (head.end, HistoryRecord::default());
+        Ok(Judge { state, end, changed: end, record })
     }
 }
 

@@ -18,15 +18,21 @@ use dagger_payload::id::{
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet};
 use dagger_payload::name::{ImageName, Name};
-use dagger_payload::object::{Account, Effect, Grant, Host, Image, Placement, Vm, VmState};
+use dagger_payload::object::{
+    Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, Image, Placement, Vm, VmState,
+};
 use dagger_payload::state_tree::{Judgement, Subject};
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::{Volume, VolumeState};
 
+use super::estate::Estate;
 use super::rooms::Rooms;
 use super::silence::Silence;
 use super::tree::StateTree;
 use snapshot::Order;
+
+/// A public key, as the 32 bytes that name it.
+type KeyBytes = [u8; 32];
 
 /// Index of the first address that a guest may have: 0 is the network, 1 the host.
 const GUEST_ADDRESS_FIRST: u32 = 2;
@@ -43,6 +49,8 @@ struct Addresses {
     taken: BTreeSet<Ipv4Addr>,
     /// Where the search for the next address starts, so that one that was given back rests longest.
     cursor: u32,
+    /// What the state tree has of the cursor.
+    standing: Option<u32>,
 }
 
 impl Addresses {
@@ -65,21 +73,22 @@ pub(crate) struct State {
     pub(crate) hosts: BTreeMap<HostId, Host>,
     pub(crate) accounts: BTreeMap<AccountId, Account>,
     pub(crate) images: BTreeMap<ImageName, Image>,
-    pub(crate) vms: BTreeMap<VmId, Vm>,
+    /// Boxed, since a map moves its values about.
+    vms: BTreeMap<VmId, Box<Vm>>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
     pub(crate) past_usage: BTreeMap<(AccountId, HostId), PastUsage>,
     pub(crate) silence: Silence,
-    agent_keys: BTreeMap<PublicKey, HostId>,
-    account_keys: BTreeMap<PublicKey, AccountId>,
+    agent_keys: BTreeMap<KeyBytes, HostId>,
+    account_keys: BTreeMap<KeyBytes, AccountId>,
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
-    vm_names: BTreeMap<(AccountId, Name), VmId>,
-    vms_of: BTreeMap<AccountId, BTreeSet<VmId>>,
+    estates: BTreeMap<AccountId, Estate>,
     volume_names: BTreeMap<(AccountId, Name), VolumeId>,
     /// By the VM that may write to them.
     volumes_used_by: BTreeMap<VmId, BTreeSet<VolumeId>>,
     pub(crate) rooms: Rooms,
-    used_by: BTreeMap<(AccountId, OperatorId), Usage>,
     addresses: BTreeMap<HostId, Addresses>,
+    /// Hosts whose address cursor moved since the root was last asked for.
+    moved: BTreeSet<HostId>,
     deadlines: BTreeSet<(LedgerTime, VmId)>,
     remembered: BTreeMap<PayloadDigest, Judgement>,
     forgotten_at: BTreeSet<(LedgerTime, PayloadDigest)>,
@@ -108,13 +117,12 @@ impl State {
             agent_keys: BTreeMap::new(),
             account_keys: BTreeMap::new(),
             images_of: BTreeMap::new(),
-            vm_names: BTreeMap::new(),
-            vms_of: BTreeMap::new(),
+            estates: BTreeMap::new(),
             volume_names: BTreeMap::new(),
             volumes_used_by: BTreeMap::new(),
             rooms: Rooms::default(),
-            used_by: BTreeMap::new(),
             addresses: BTreeMap::new(),
+            moved: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             remembered: BTreeMap::new(),
             forgotten_at: BTreeSet::new(),
@@ -125,6 +133,14 @@ impl State {
 
     /// The root, after hashing what changed.
     pub(crate) fn root(&mut self) -> StateRoot {
+        for host in std::mem::take(&mut self.moved) {
+            let Some(addresses) = self.addresses.get_mut(&host) else { continue };
+            if addresses.standing != Some(addresses.cursor) {
+                addresses.standing = Some(addresses.cursor);
+                let key = [b"addresses/", host.as_bytes().as_slice()].concat();
+                self.tree.set(&key, &addresses.cursor.to_be_bytes());
+            }
+        }
         self.tree.root()
     }
 
@@ -136,21 +152,31 @@ impl State {
 
     /// The joined host whose agent signs with `key`.
     pub(crate) fn host_of_agent(&self, key: &PublicKey) -> Option<&Host> {
-        self.hosts.get(self.agent_keys.get(key)?)
+        self.hosts.get(self.agent_keys.get(key.as_bytes())?)
     }
 
     /// The account for which `key` signs, in whatever role.
     pub(crate) fn account_id(&self, key: &PublicKey) -> Option<AccountId> {
-        self.account_keys.get(key).copied()
+        self.account_keys.get(key.as_bytes()).copied()
+    }
+
+    pub(crate) fn vm(&self, id: &VmId) -> Option<&Vm> {
+        self.vms.get(id).map(|vm| &**vm)
     }
 
     pub(crate) fn vm_named(&self, account: AccountId, name: &Name) -> Option<VmId> {
-        self.vm_names.get(&(account, name.clone())).copied()
+        self.estates.get(&account)?.vms.get(name).copied()
     }
 
+    /// By name.
     pub(crate) fn vms_of(&self, account: &AccountId) -> impl Iterator<Item = &Vm> {
-        let ids = self.vms_of.get(account).into_iter().flatten();
-        ids.filter_map(|id| self.vms.get(id))
+        let ids = self.estates.get(account).into_iter().flat_map(|estate| estate.vms.values());
+        ids.filter_map(|id| self.vm(id))
+    }
+
+    /// What an account has; nothing if it never had anything.
+    pub(crate) fn estate(&self, account: &AccountId) -> Option<&Estate> {
+        self.estates.get(account)
     }
 
     pub(crate) fn volume_named(&self, account: AccountId, name: &Name) -> Option<VolumeId> {
@@ -173,7 +199,8 @@ impl State {
     }
 
     pub(crate) fn used_by(&self, account: &AccountId, operator: &OperatorId) -> Usage {
-        self.used_by.get(&(*account, *operator)).copied().unwrap_or_default()
+        let estate = self.estates.get(account);
+        estate.map_or_else(Usage::default, |estate| estate.used_by(operator))
     }
 
     /// The next address for a guest on `host`: never one in use, and one that was given back only
@@ -206,7 +233,8 @@ impl State {
     /// Remembers what became of a payload until it has expired by itself.
     pub(crate) fn remember(&mut self, digest: PayloadDigest, judgement: Judgement) {
         self.forgotten_at.insert((judgement.not_after, digest));
-        self.set_leaf(&Subject::Payload(digest), &judgement);
+        write(&judgement, &mut self.scratch);
+        self.tree.set(&Subject::Payload(digest).key(), &self.scratch);
         self.remembered.insert(digest, judgement);
     }
 
@@ -222,31 +250,40 @@ impl State {
         }
     }
 
-    /// Takes in the new version of an object and brings every index into step.
-    pub(crate) fn absorb(&mut self, effect: &Effect) {
+    /// Takes in an effect whose bytes are not at hand.
+    pub(crate) fn absorb_alone(&mut self, effect: &Effect) {
+        let mut bytes = std::mem::take(&mut self.scratch);
+        write(effect, &mut bytes);
+        self.absorb(effect, &bytes[EFFECT_HEAD_BYTES..]);
+        self.scratch = bytes;
+    }
+
+    /// Takes in the new version of an object, whose canonical bytes are `object`, and brings every
+    /// index into step.
+    pub(crate) fn absorb(&mut self, effect: &Effect, object: &[u8]) {
         match effect {
             Effect::Host(host) => {
-                self.set_leaf(&Subject::Host(host.id), &**host);
+                self.tree.set(&Subject::Host(host.id).key(), object);
                 let given = self.addresses.get(&host.id).map_or(0, Addresses::given);
                 let all = guest_addresses(&host.guest_subnet);
                 self.rooms.declare(host, all.saturating_sub(given));
                 if let Some(old) = self.hosts.insert(host.id, (**host).clone()) {
-                    self.agent_keys.remove(&old.agent_key);
+                    self.agent_keys.remove(old.agent_key.as_bytes());
                 }
-                self.agent_keys.insert(host.agent_key.clone(), host.id);
+                self.agent_keys.insert(*host.agent_key.as_bytes(), host.id);
             }
             Effect::Account(account) => {
-                self.set_leaf(&Subject::Account(account.id), &**account);
+                self.tree.set(&Subject::Account(account.id).key(), object);
                 let old = self.accounts.insert(account.id, (**account).clone());
                 for own in old.iter().flat_map(|old| &old.keys) {
-                    self.account_keys.remove(&own.key);
+                    self.account_keys.remove(own.key.as_bytes());
                 }
                 for own in &account.keys {
-                    self.account_keys.insert(own.key.clone(), account.id);
+                    self.account_keys.insert(*own.key.as_bytes(), account.id);
                 }
             }
             Effect::Image(image) => {
-                self.set_leaf(&Subject::Image(image.name.clone()), &**image);
+                self.tree.set(&Subject::Image(image.name.clone()).key(), object);
                 if let Some(old) = self.images.insert(image.name.clone(), (**image).clone())
                     && let Some(names) = self.images_of.get_mut(&old.digest)
                 {
@@ -254,16 +291,16 @@ impl State {
                 }
                 self.images_of.entry(image.digest).or_default().insert(image.name.clone());
             }
-            Effect::Vm(vm) => self.absorb_vm(vm),
-            Effect::Volume(volume) => self.absorb_volume(volume),
+            Effect::Vm(vm) => self.absorb_vm(vm, object),
+            Effect::Volume(volume) => self.absorb_volume(volume, object),
             Effect::Usage(past) => {
-                self.set_leaf(&Subject::Usage(past.account, past.host), &**past);
+                self.tree.set(&Subject::Usage(past.account, past.host).key(), object);
                 self.past_usage.insert((past.account, past.host), (**past).clone());
             }
         }
     }
 
-    fn absorb_vm(&mut self, vm: &Vm) {
+    fn absorb_vm(&mut self, vm: &Vm, object: &[u8]) {
         let old = self.vms.remove(&vm.id);
         if let Some(old) = &old {
             self.release(old);
@@ -272,18 +309,18 @@ impl State {
             self.tree.remove(&Subject::Vm(vm.id).key());
             return;
         }
-        self.set_leaf(&Subject::Vm(vm.id), vm);
+        self.tree.set(&Subject::Vm(vm.id).key(), object);
         self.take(vm);
         let place = |vm: &Vm| vm.placement.host().zip(vm.placement.address());
         if let Some((host, address)) = place(vm)
-            && old.as_ref().and_then(place) != Some((host, address))
+            && old.as_deref().and_then(place) != Some((host, address))
         {
             self.advance_cursor(host, address);
         }
-        self.vms.insert(vm.id, vm.clone());
+        self.vms.insert(vm.id, Box::new(vm.clone()));
     }
 
-    fn absorb_volume(&mut self, volume: &Volume) {
+    fn absorb_volume(&mut self, volume: &Volume, object: &[u8]) {
         if let Some(old) = self.volumes.remove(&volume.id) {
             self.volume_names.remove(&(old.account, old.name.clone()));
             for usage in self.usages(old.account, old.host) {
@@ -302,7 +339,7 @@ impl State {
             self.tree.remove(&Subject::Volume(volume.id).key());
             return;
         }
-        self.set_leaf(&Subject::Volume(volume.id), volume);
+        self.tree.set(&Subject::Volume(volume.id).key(), object);
         self.volume_names.insert((volume.account, volume.name.clone()), volume.id);
         for usage in self.usages(volume.account, volume.host) {
             usage.capacity = usage.capacity.plus(&volume.size());
@@ -318,15 +355,16 @@ impl State {
         let Some(subnet) = self.hosts.get(&host).map(|host| host.guest_subnet) else { return };
         let index = u32::from(address).saturating_sub(u32::from(subnet.network));
         let next = index.saturating_sub(GUEST_ADDRESS_FIRST).saturating_add(1);
-        let cursor = next % guest_addresses(&subnet).max(1);
+        self.set_cursor(host, next % guest_addresses(&subnet).max(1));
+    }
+
+    fn set_cursor(&mut self, host: HostId, cursor: u32) {
         self.addresses.entry(host).or_default().cursor = cursor;
-        let key = [b"addresses/", host.as_bytes().as_slice()].concat();
-        self.tree.set(&key, &cursor.to_be_bytes());
+        self.moved.insert(host);
     }
 
     fn take(&mut self, vm: &Vm) {
-        self.vm_names.insert((vm.account, vm.name.clone()), vm.id);
-        self.vms_of.entry(vm.account).or_default().insert(vm.id);
+        self.estates.entry(vm.account).or_default().vms.insert(vm.name.clone(), vm.id);
         if let Placement::Offered { deadline, .. } = vm.placement {
             self.deadlines.insert((deadline, vm.id));
         }
@@ -344,9 +382,8 @@ impl State {
     }
 
     fn release(&mut self, vm: &Vm) {
-        self.vm_names.remove(&(vm.account, vm.name.clone()));
-        if let Some(ids) = self.vms_of.get_mut(&vm.account) {
-            ids.remove(&vm.id);
+        if let Some(estate) = self.estates.get_mut(&vm.account) {
+            estate.vms.remove(&vm.name);
         }
         if let Placement::Offered { deadline, .. } = vm.placement {
             self.deadlines.remove(&(deadline, vm.id));
@@ -369,15 +406,16 @@ impl State {
     /// The two sums that what an account has on `host` counts in.
     fn usages(&mut self, account: AccountId, host: HostId) -> impl Iterator<Item = &mut Usage> {
         let operator = self.hosts.get(&host).map(|host| host.operator);
-        let by = operator.map(|operator| self.used_by.entry((account, operator)).or_default());
+        let by =
+            operator.map(|operator| self.estates.entry(account).or_default().used_by_mut(operator));
         by.into_iter().chain(self.rooms.get_mut(&host).map(|room| &mut room.used))
     }
+}
 
-    fn set_leaf<T: minicbor::Encode<()>>(&mut self, subject: &Subject, object: &T) {
-        self.scratch.clear();
-        minicbor::encode(object, &mut self.scratch).expect("writing to memory cannot fail");
-        self.tree.set(&subject.key(), &self.scratch);
-    }
+/// Writes the canonical bytes of `value` over what stands in `bytes`.
+fn write<T: minicbor::Encode<()>>(value: &T, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    minicbor::encode(value, bytes).expect("writing to memory cannot fail");
 }
 
 /// How many addresses of a subnet guests may have.

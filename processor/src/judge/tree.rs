@@ -2,110 +2,206 @@
 //! contents, whatever the order in which they came.
 //!
 //! Owns the canonical shape: a subtree with one leaf *is* that leaf, a subtree without any is
-//! empty. A change costs as many steps as the leaf is deep, about log2 of the number of leaves, and
-//! hashes nothing but the leaf; the branches above all changes are hashed once, when the root is
-//! asked for. Hashes are in `dagger_payload::state_tree`. Called by the state.
+//! empty. Changes are gathered and taken in together, sorted by place, when the root is asked for:
+//! so each branch above them is visited and hashed once, which costs about log2 of the number of
+//! leaves for each change. Nodes stand in two lists and name each other by number: a branch keeps
+//! the hashes of both its children, so that no sibling is looked at. Hashes are in
+//! `dagger_payload::state_tree`. Called by the state.
 
 use dagger_payload::id::StateRoot;
 use dagger_payload::state_tree::{EMPTY, Hash, key_hash, leaf, node, side};
 
-#[derive(Debug, Default)]
-enum Node {
+/// Changes that wait for the root to be asked for; more are taken in at once.
+const CHANGES_WAITING_MAX: usize = 1 << 16;
+
+/// A subtree: nothing, or the number of a leaf or a branch.
+#[derive(Debug, Default, Clone, Copy)]
+enum Link {
     #[default]
     Empty,
-    Leaf {
-        place: Hash,
-        hash: Hash,
-    },
-    Branch(Box<Branch>),
+    Leaf(u32),
+    Branch(u32),
 }
 
-#[derive(Debug)]
+/// A subtree and its hash.
+#[derive(Debug, Default, Clone, Copy)]
+struct Subtree {
+    link: Link,
+    hash: Hash,
+}
+
+#[derive(Debug, Clone, Copy)]
 struct Branch {
-    children: [Node; 2],
-    /// Of the present children; none after a change.
-    hash: Option<Hash>,
+    links: [Link; 2],
+    hashes: [Hash; 2],
+}
+
+/// What is to become of the leaf at a place.
+#[derive(Debug, Clone, Copy)]
+struct Change {
+    place: Hash,
+    /// The leaf's new hash; none when it goes.
+    leaf: Option<Hash>,
+}
+
+/// Things by number; numbers of those that went are given again.
+#[derive(Debug)]
+struct Numbered<T> {
+    things: Vec<T>,
+    free: Vec<u32>,
 }
 
 /// The tree.
 #[derive(Debug, Default)]
 pub(crate) struct StateTree {
-    root: Node,
+    root: Subtree,
+    branches: Numbered<Branch>,
+    /// Of the leaves.
+    places: Numbered<Hash>,
+    changes: Vec<Change>,
 }
 
 impl StateTree {
-    /// The root, after hashing what changed since it was last asked for.
+    /// The root, with every change up to now.
     pub(crate) fn root(&mut self) -> StateRoot {
-        StateRoot(self.root.hash())
+        self.settle();
+        StateRoot(self.root.hash)
     }
 
     /// Sets the value of `key`.
     pub(crate) fn set(&mut self, key: &[u8], value: &[u8]) {
         let place = key_hash(key);
-        let hash = leaf(&place, value);
-        self.root.insert(place, hash, 0);
+        let leaf = Some(leaf(&place, value));
+        self.change(Change { place, leaf });
     }
 
     /// Removes `key`, if it is there.
     pub(crate) fn remove(&mut self, key: &[u8]) {
-        self.root.remove(&key_hash(key), 0);
+        self.change(Change { place: key_hash(key), leaf: None });
+    }
+
+    fn change(&mut self, change: Change) {
+        self.changes.push(change);
+        if self.changes.len() >= CHANGES_WAITING_MAX {
+            self.settle();
+        }
+    }
+
+    /// Takes in the changes that wait.
+    fn settle(&mut self) {
+        let mut changes = std::mem::take(&mut self.changes);
+        // The newest of each place first: the sort keeps the order of equals.
+        changes.reverse();
+        changes.sort_by_key(|change| change.place);
+        changes.dedup_by_key(|change| change.place);
+        self.root = self.changed(self.root, &changes, 0);
+        changes.clear();
+        self.changes = changes;
+    }
+
+    /// `subtree` after `changes`, which are sorted, one for each place.
+    fn changed(&mut self, subtree: Subtree, changes: &[Change], depth: usize) -> Subtree {
+        if changes.is_empty() {
+            return subtree;
+        }
+        match subtree.link {
+            Link::Empty => self.grown(changes, depth),
+            Link::Leaf(number) => {
+                let place = self.places.things[index(number)];
+                match changes.binary_search_by(|change| change.place.cmp(&place)) {
+                    Ok(at) if changes.len() == 1 && changes[at].leaf.is_some() => {
+                        let hash = changes[at].leaf.unwrap_or(EMPTY);
+                        Subtree { link: subtree.link, hash }
+                    }
+                    Ok(_) => {
+                        self.places.free.push(number);
+                        self.grown(changes, depth)
+                    }
+                    Err(at) => {
+                        self.places.free.push(number);
+                        let mut changes = changes.to_vec();
+                        changes.insert(at, Change { place, leaf: Some(subtree.hash) });
+                        self.grown(&changes, depth)
+                    }
+                }
+            }
+            Link::Branch(number) => {
+                let mut branch = self.branches.things[index(number)];
+                let (left, right) = split(changes, depth);
+                for (at, changes) in [left, right].into_iter().enumerate() {
+                    let child = Subtree { link: branch.links[at], hash: branch.hashes[at] };
+                    let child = self.changed(child, changes, depth + 1);
+                    (branch.links[at], branch.hashes[at]) = (child.link, child.hash);
+                }
+                self.joined(Some(number), branch)
+            }
+        }
+    }
+
+    /// The subtree that `changes` make where nothing was.
+    fn grown(&mut self, changes: &[Change], depth: usize) -> Subtree {
+        match changes {
+            [] => Subtree::default(),
+            [Change { leaf: None, .. }] => Subtree::default(),
+            [Change { place, leaf: Some(hash) }] => {
+                Subtree { link: Link::Leaf(self.places.add(*place)), hash: *hash }
+            }
+            _ => {
+                let (left, right) = split(changes, depth);
+                let (left, right) = (self.grown(left, depth + 1), self.grown(right, depth + 1));
+                let (links, hashes) = ([left.link, right.link], [left.hash, right.hash]);
+                self.joined(None, Branch { links, hashes })
+            }
+        }
+    }
+
+    /// The subtree of a branch, which is none if less than two leaves are left in it.
+    fn joined(&mut self, number: Option<u32>, branch: Branch) -> Subtree {
+        let only = match branch.links {
+            [Link::Empty, Link::Empty | Link::Leaf(_)] => Some(1),
+            [Link::Leaf(_), Link::Empty] => Some(0),
+            _ => None,
+        };
+        if let Some(only) = only {
+            self.branches.free.extend(number);
+            return Subtree { link: branch.links[only], hash: branch.hashes[only] };
+        }
+        let hash = node(&branch.hashes[0], &branch.hashes[1]);
+        let number = match number {
+            Some(number) => {
+                self.branches.things[index(number)] = branch;
+                number
+            }
+            None => self.branches.add(branch),
+        };
+        Subtree { link: Link::Branch(number), hash }
     }
 }
 
-impl Node {
-    fn hash(&mut self) -> Hash {
-        match self {
-            Self::Empty => EMPTY,
-            Self::Leaf { hash, .. } => *hash,
-            Self::Branch(branch) => match branch.hash {
-                Some(hash) => hash,
-                None => branch.rehash(),
-            },
+impl<T> Numbered<T> {
+    fn add(&mut self, thing: T) -> u32 {
+        if let Some(number) = self.free.pop() {
+            self.things[index(number)] = thing;
+            return number;
         }
-    }
-
-    fn insert(&mut self, place: Hash, hash: Hash, depth: usize) {
-        match self {
-            Self::Branch(branch) => {
-                branch.hash = None;
-                branch.children[side(&place, depth)].insert(place, hash, depth + 1);
-            }
-            Self::Leaf { place: other, .. } if *other != place => {
-                let mut children = [Self::Empty, Self::Empty];
-                let at = side(other, depth);
-                children[at] = std::mem::take(self);
-                children[side(&place, depth)].insert(place, hash, depth + 1);
-                *self = Self::Branch(Box::new(Branch { children, hash: None }));
-            }
-            Self::Empty | Self::Leaf { .. } => *self = Self::Leaf { place, hash },
-        }
-    }
-
-    fn remove(&mut self, place: &Hash, depth: usize) {
-        match self {
-            Self::Leaf { place: own, .. } if own == place => *self = Self::Empty,
-            Self::Empty | Self::Leaf { .. } => {}
-            Self::Branch(branch) => {
-                branch.hash = None;
-                branch.children[side(place, depth)].remove(place, depth + 1);
-                let only = match &mut branch.children {
-                    [Self::Empty, only @ (Self::Leaf { .. } | Self::Empty)]
-                    | [only @ Self::Leaf { .. }, Self::Empty] => std::mem::take(only),
-                    _ => return,
-                };
-                *self = only;
-            }
-        }
+        self.things.push(thing);
+        u32::try_from(self.things.len() - 1).expect("memory ends before 2^32 nodes")
     }
 }
 
-impl Branch {
-    fn rehash(&mut self) -> Hash {
-        let [left, right] = &mut self.children;
-        let hash = node(&left.hash(), &right.hash());
-        self.hash = Some(hash);
-        hash
+impl<T> Default for Numbered<T> {
+    fn default() -> Self {
+        Self { things: Vec::new(), free: Vec::new() }
     }
+}
+
+fn index(number: u32) -> usize {
+    usize::try_from(number).expect("memory holds what has a number")
+}
+
+/// The changes on either side of the branch at `depth`.
+fn split(changes: &[Change], depth: usize) -> (&[Change], &[Change]) {
+    changes.split_at(changes.partition_point(|change| side(&change.place, depth) == 0))
 }
 
 #[cfg(test)]
@@ -118,6 +214,59 @@ mod tests {
             tree.set(&number.to_be_bytes(), b"value");
         }
         tree
+    }
+
+    /// The root as its definition says.
+    fn defined(leaves: &[(Hash, Hash)], depth: usize) -> Hash {
+        match leaves {
+            [] => EMPTY,
+            [(_, hash)] => *hash,
+            _ => {
+                let of = |wanted: usize| {
+                    let side = leaves.iter().filter(|(place, _)| side(place, depth) == wanted);
+                    defined(&side.copied().collect::<Vec<_>>(), depth + 1)
+                };
+                node(&of(0), &of(1))
+            }
+        }
+    }
+
+    #[test]
+    fn any_changes_taken_in_together_or_alone_lead_to_the_defined_root() {
+        let mut tree = StateTree::default();
+        let mut model = std::collections::BTreeMap::new();
+        let mut random: u32 = 1;
+        for step in 0..6000_u32 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let key = (random >> 16) % 300;
+            let place = key_hash(&key.to_be_bytes());
+            // Times of growing and times of shrinking.
+            if (random >> 8) % 5 < 1 + 3 * (step / 1000 % 2) {
+                tree.remove(&key.to_be_bytes());
+                model.remove(&place);
+            } else {
+                tree.set(&key.to_be_bytes(), &step.to_be_bytes());
+                model.insert(place, leaf(&place, &step.to_be_bytes()));
+            }
+            if (random >> 4).is_multiple_of(7) {
+                let leaves: Vec<_> = model.iter().map(|(place, leaf)| (*place, *leaf)).collect();
+                assert_eq!(tree.root().0, defined(&leaves, 0), "step {step}");
+            }
+        }
+    }
+
+    #[test]
+    fn numbers_of_what_went_are_given_again() {
+        let mut tree = tree_of(0..500);
+        tree.root();
+        let size = (tree.places.things.len(), tree.branches.things.len());
+        for _ in 0..3 {
+            (0..500_u16).for_each(|number| tree.remove(&number.to_be_bytes()));
+            tree.root();
+            (0..500_u16).for_each(|number| tree.set(&number.to_be_bytes(), b"value"));
+            tree.root();
+        }
+        assert_eq!((tree.places.things.len(), tree.branches.things.len()), size);
     }
 
     #[test]

@@ -215,7 +215,7 @@ pub(super) fn owned<'s>(
 ) -> Result<&'s Vm, Refusal> {
     // Who holds no grant any more may still stop and delete what is his.
     let account = acting(state, case)?.id;
-    let Some(vm) = state.vms.get(&body.vm) else {
+    let Some(vm) = state.vm(&body.vm) else {
         return refuse(RefusalCode::NotFound, format!("there is no VM {}", body.vm));
     };
     if vm.account != account {

@@ -189,13 +189,12 @@ impl State {
             agent_keys: _,
             account_keys: _,
             images_of: _,
-            vm_names: _,
-            vms_of: _,
+            estates: _,
             volume_names: _,
             volumes_used_by: _,
             rooms: _,
-            used_by: _,
             addresses,
+            moved: _,
             deadlines: _,
             remembered,
             forgotten_at: _,
@@ -215,7 +214,7 @@ impl State {
             .map(|(_, host)| Effect::Host(Box::new(host.clone())))
             .chain(accounts.map(|(_, account)| Effect::Account(Box::new(account.clone()))))
             .chain(images.map(|(_, image)| Effect::Image(Box::new(image.clone()))))
-            .chain(vms.map(|(_, vm)| Effect::Vm(Box::new(vm.clone()))))
+            .chain(vms.map(|(_, vm)| Effect::Vm(vm.clone())))
             .chain(volumes.map(|(_, volume)| Effect::Volume(Box::new(volume.clone()))))
             .chain(past_usage.map(|(_, past)| Effect::Usage(Box::new(past.clone()))));
         order
@@ -254,12 +253,8 @@ impl State {
                     (order.time, order.history, order.silence);
                 self.note_order();
             }
-            Entry::Object(effect) => self.absorb(&effect),
-            Entry::AddressCursor(host, cursor) => {
-                self.addresses.entry(host).or_default().cursor = cursor;
-                let key = [b"addresses/", host.as_bytes().as_slice()].concat();
-                self.tree.set(&key, &cursor.to_be_bytes());
-            }
+            Entry::Object(effect) => self.absorb_alone(&effect),
+            Entry::AddressCursor(host, cursor) => self.set_cursor(host, cursor),
             Entry::Remembered(digest, judgement) => self.remember(digest, judgement),
         }
     }
