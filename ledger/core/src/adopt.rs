@@ -5,6 +5,8 @@
 //! frontier is true: the ledger's `transfer` does, before it hands one in. Called when a host has
 //! begun from another one's snapshot because nobody has the events that it would have to replay.
 
+use std::collections::BTreeSet;
+
 use dagger_payload::codec;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::CommitEnd;
@@ -15,7 +17,7 @@ use crate::commit::Committer;
 use crate::graph::Graph;
 use crate::intake::Intake;
 use crate::interface::CommitRecord;
-use crate::{Core, Output, Record, Turn};
+use crate::{Core, HaltReason, Output, Record, Turn};
 
 /// A commit and what lies just before it.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -75,14 +77,18 @@ impl Frontier {
 }
 
 impl Core {
-    /// Forgets the graph and goes on from `frontier`, whose commit led to `end`. One that is not
-    /// ahead is left alone.
-    pub(crate) fn adopt(&mut self, turn: &mut Turn<'_>, frontier: Frontier, end: CommitEnd) {
+    /// Goes on from `frontier`, whose commit led to `end`, with those events of the graph that lie
+    /// above its floor: nobody sends them again. One that is not ahead is left alone.
+    pub(crate) fn adopt(
+        &mut self,
+        turn: &mut Turn<'_>,
+        frontier: Frontier,
+        end: CommitEnd,
+    ) -> Result<(), HaltReason> {
         let Some(last) = frontier.last().filter(|last| last.index > self.committer.index()) else {
-            return;
+            return Ok(());
         };
-        // Whatever of it was ordered meanwhile, the judge knows and refuses the second copy.
-        self.give_back_all(turn);
+        self.leave_behind(turn, &frontier, last);
         if let Some(handover) = frontier.handover.clone() {
             self.enter_epoch(turn, handover);
         }
@@ -90,9 +96,11 @@ impl Core {
         let committee = configuration.committee;
         let mut graph = Graph::new(committee);
         graph.restore(last.collection_round, last.floor);
-        graph.expect_fates(&frontier.commits);
-        for author in committee.authors() {
-            graph.raise_highest(author, self.graph.highest_of(author));
+        if !planted!(FrontierFatesForgotten) {
+            graph.expect_fates(&frontier.commits);
+        }
+        for event in self.graph.events() {
+            graph.insert(event.clone());
         }
         self.graph = graph;
         self.committer = Committer::new(
@@ -110,6 +118,23 @@ impl Core {
         self.judging.attestation.newest = end;
         self.gossip.tell_have_at(turn.now);
         self.recovery.ask_again_at(turn.now);
+        self.commit_what_is_decided(turn)
+    }
+
+    /// Payloads of own events that `last` leaves behind return to the pool. Whatever of them was
+    /// ordered before the frontier, the judge knows and refuses the second copy.
+    fn leave_behind(&mut self, turn: &mut Turn<'_>, frontier: &Frontier, last: &CommitRecord) {
+        let configuration = &self.configuration;
+        let epoch = frontier.handover.as_ref().map(|handover| handover.epoch);
+        if epoch.is_some_and(|epoch| epoch > configuration.epoch) {
+            return self.give_back_all(turn);
+        }
+        let (collection_round, floor) = (last.collection_round, last.floor);
+        let mut lost = self.graph.collect(collection_round, floor, configuration.me);
+        let ordered = frontier.commits.iter().flat_map(|commit| &commit.events);
+        let ordered: BTreeSet<_> = ordered.map(|event| event.digest).collect();
+        lost.retain(|event| !ordered.contains(&event.digest));
+        self.give_back(turn, &lost);
     }
 
     /// A later epoch than the present one has no trace of this host's events.

@@ -211,7 +211,7 @@ impl Core {
                 }
                 self.commit_what_is_decided(turn)?;
             }
-            Input::Adopted { frontier, end } => self.adopt(turn, *frontier, end),
+            Input::Adopted { frontier, end } => self.adopt(turn, *frontier, end)?,
             Input::WriteDurable(number) => self.durable = number.max(self.durable),
             Input::Tick => {}
         }

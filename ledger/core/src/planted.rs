@@ -56,10 +56,12 @@ pub enum Bug {
     CommitsPastTheEnd,
     /// A host that forgot takes the next epoch for a new beginning.
     DoubtEndsWithTheEpoch,
+    /// A host that begins from a snapshot forgets what was ordered just before it.
+    FrontierFatesForgotten,
 }
 
 /// All of them.
-pub const ALL: [Bug; 22] = [
+pub const ALL: [Bug; 23] = [
     Bug::SendBeforePersist,
     Bug::HandOnBeforePersist,
     Bug::QuorumMinusOne,
@@ -82,6 +84,7 @@ pub const ALL: [Bug; 22] = [
     Bug::HandoverQuorumMinusOne,
     Bug::CommitsPastTheEnd,
     Bug::DoubtEndsWithTheEpoch,
+    Bug::FrontierFatesForgotten,
 ];
 
 static PLANTED: AtomicU8 = AtomicU8::new(0);

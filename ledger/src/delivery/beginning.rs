@@ -13,11 +13,9 @@ use dagger_payload::snapshot::extend_history;
 
 use super::judging_session::places_in;
 use super::{Delivery, DeliveryError};
-use crate::driver::start::FIRST_EPOCH;
 use crate::limits::STORE_PAGE_RELEASES;
-use crate::store::pruning::{Pruned, pruned_change};
+use crate::store::StoreError;
 use crate::store::records::{self, Records};
-use crate::store::{StoreError, frontier, snapshots};
 use crate::transfer::{Fetched, Outcome};
 
 /// Lets store, core and readers go on from a snapshot that the processor has begun with.
@@ -39,19 +37,10 @@ pub(super) async fn settle(
         return Ok(Outcome::FalsePast);
     }
     note_places(delivery, end.index).await?;
-    let Some(last) = frontier.last() else {
+    if frontier.last().is_none() {
         return Ok(Outcome::FalseSnapshot);
-    };
-    let epoch = frontier.epoch(FIRST_EPOCH);
-    let pruned = Pruned { epoch, round: last.floor }.max(delivery.records.pruned()?);
-    let mut changes = delivery.records.frontier_changes(frontier)?;
-    changes.extend([
-        snapshots::head_change(&offer.head),
-        snapshots::evidence_change(offer.head.made_after, &offer.evidence),
-        records::judged_change(&end),
-        frontier::began_change(end.index),
-        pruned_change(&pruned),
-    ]);
+    }
+    let mut changes = delivery.records.beginning_changes(offer, frontier)?;
     changes.extend(opened.epoch_end.iter().map(records::epoch_end_change));
     delivery.writer.store(changes).await?;
     delivery.snapshots.add(offer.head.clone());

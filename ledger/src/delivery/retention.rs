@@ -56,8 +56,12 @@ pub(super) async fn prune(delivery: &Arc<Delivery>) -> Result<(), DeliveryError>
     Ok(())
 }
 
-/// Up to where bodies may go; none when that is no further than they are gone.
-fn may_go(records: &Records, hours: u64) -> Result<Option<Pruned>, StoreError> {
+/// Up to where bodies may go that are kept for so many hours; none when that is no further than
+/// they are gone.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn may_go(records: &Records, hours: u64) -> Result<Option<Pruned>, StoreError> {
     let heads = records.snapshots()?;
     if heads.len() < SNAPSHOTS_KEPT || records.newest_offer()?.is_none() {
         return Ok(None);

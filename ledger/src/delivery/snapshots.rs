@@ -137,15 +137,18 @@ async fn certify(delivery: Arc<Delivery>, head: SnapshotHead) {
 
 async fn keep(delivery: &Arc<Delivery>, head: SnapshotHead) -> Result<(), DeliveryError> {
     let (commit, bytes) = (head.made_after, head.bytes);
-    let mut changes = vec![snapshots::head_change(&head)];
     let (records, founders) = (delivery.records.clone(), delivery.genesis.committee());
     let sought = head.clone();
     let seeking = tokio::task::spawn_blocking(move || records.headers_naming(&sought, founders));
-    match seeking.await.expect("reading events does not panic")? {
-        Some(evidence) => changes.push(snapshots::evidence_change(commit, &evidence)),
-        None => tracing::info!(%commit, "this snapshot cannot be offered to other hosts"),
-    }
-    delivery.writer.store(changes).await?;
+    let Some(evidence) = seeking.await.expect("reading events does not panic")? else {
+        // In its place would go one that can be offered, and what lies before it is pruned.
+        tracing::info!(%commit, "a snapshot is not kept: it could not be offered to other hosts");
+        let removals = delivery.records.chunk_removals(commit)?;
+        delivery.writer.store(removals).await?;
+        return Ok(());
+    };
+    let evidence = snapshots::evidence_change(commit, &evidence);
+    delivery.writer.store(vec![snapshots::head_change(&head), evidence]).await?;
     let oldest = delivery.snapshots.add(head);
     tracing::info!(%commit, bytes, "a snapshot of the judged state is kept");
     loop {

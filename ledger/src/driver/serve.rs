@@ -155,8 +155,7 @@ struct Transfer {
 impl Transfer {
     fn run(self) -> Result<(), StoreError> {
         let lowest = self.above.values().min().copied().unwrap_or_default();
-        if self.records.pruned()?.covers(self.epoch, lowest.next()) {
-            // Nothing can be built on what comes after a gap.
+        if self.records.lacks_above(self.epoch, lowest)? {
             let bytes = server::part(&self.records, Part::Offer)?;
             let offer = PeerMessage::Part { part: Part::Offer, bytes };
             let _ = self.queue.push_stored_blocking(offer.to_bytes().into());

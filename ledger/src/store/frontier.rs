@@ -2,19 +2,23 @@
 //! on.
 //!
 //! Owns the mark at which the history that was judged here begins, and how a frontier is read and
-//! written. Never decides whether one is true. Called by `transfer`.
+//! written. Never decides whether one is true. Called by `transfer` and by delivery.
 
 use dagger_ledger_core::Frontier;
 use dagger_payload::handover::Handover;
 use dagger_payload::id::CommitIndex;
+use dagger_payload::snapshot::SnapshotOffer;
 
-use super::records::{OWN_LAST_KEY, Records, index_key, open_encoded, put_encoded};
+use super::pruning::{Pruned, pruned_change};
+use super::records::{OWN_LAST_KEY, Records, index_key, judged_change, open_encoded, put_encoded};
+use super::snapshots::{evidence_change, head_change};
 use super::{Change, Direction, StoreError, Table};
+use crate::driver::start::FIRST_EPOCH;
 
 const BEGAN_KEY: &[u8] = b"began";
 
 /// Keeps that nothing before this commit was judged here.
-pub fn began_change(commit: CommitIndex) -> Change {
+fn began_change(commit: CommitIndex) -> Change {
     put_encoded(Table::Meta, BEGAN_KEY.to_vec(), &commit)
 }
 
@@ -65,6 +69,9 @@ impl Records {
             match self.commit(CommitIndex(before))? {
                 Some(record) if record.leader.round < lowest => break,
                 Some(record) => frontier.commits.push(record),
+                // This history began from a snapshot, and what lies before its frontier is before
+                // this one, too: collection rounds rise.
+                None if commit >= self.began()? => break,
                 None => return Ok(None),
             }
             before -= 1;
@@ -73,12 +80,33 @@ impl Records {
         Ok(Some(frontier))
     }
 
-    /// What a host writes that goes on from `frontier`. A later epoch than the one that was known
-    /// begins without events.
+    /// The one write with which this host's own history begins with the snapshot of `offer`, whose
+    /// commit is the last one of `frontier`: after it a restart finds the same.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn frontier_changes(&self, frontier: &Frontier) -> Result<Vec<Change>, StoreError> {
+    pub fn beginning_changes(
+        &self,
+        offer: &SnapshotOffer,
+        frontier: &Frontier,
+    ) -> Result<Vec<Change>, StoreError> {
+        let (head, end) = (&offer.head, &offer.head.end);
+        let floor = frontier.last().map(|last| last.floor).unwrap_or_default();
+        let lacking = Pruned { epoch: frontier.epoch(FIRST_EPOCH), round: floor };
+        let mut changes = self.frontier_changes(frontier)?;
+        changes.extend([
+            head_change(head),
+            evidence_change(head.made_after, &offer.evidence),
+            judged_change(end),
+            began_change(end.index),
+            pruned_change(&lacking.max(self.pruned()?)),
+        ]);
+        Ok(changes)
+    }
+
+    /// What a host writes that goes on from `frontier`. A later epoch than the one that was known
+    /// begins without events.
+    fn frontier_changes(&self, frontier: &Frontier) -> Result<Vec<Change>, StoreError> {
         let commits = frontier.commits.iter();
         let mut changes: Vec<_> = commits
             .map(|commit| put_encoded(Table::Commits, index_key(commit.index), commit))

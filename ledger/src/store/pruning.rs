@@ -39,6 +39,15 @@ pub fn pruned_change(pruned: &Pruned) -> Change {
 }
 
 impl Records {
+    /// Whether events of `epoch` above what a peer has are gone: nothing can be built on what
+    /// comes after a gap.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn lacks_above(&self, epoch: Epoch, has: Round) -> Result<bool, StoreError> {
+        Ok(self.pruned()?.covers(epoch, has.next()))
+    }
+
     /// Up to where bodies are gone.
     ///
     /// # Errors
@@ -48,11 +57,12 @@ impl Records {
     }
 
     /// The changes that prune the oldest events up to the mark, as many as may share one write;
-    /// none when nothing is left to prune.
+    /// none when nothing is left to prune. The newest own event stays: the next one names it.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn body_removals(&self, pruned: Pruned) -> Result<Vec<Change>, StoreError> {
+        let own_last = self.own_last()?.map(|event| event.digest);
         let (mut changes, mut from, mut bytes) = (Vec::new(), Vec::new(), 0);
         loop {
             let page =
@@ -66,6 +76,9 @@ impl Records {
                 let event = open_event(&key, value)?;
                 if !pruned.covers(event.header.epoch, event.header.round) {
                     return Ok(changes);
+                }
+                if own_last == Some(event.digest) {
+                    continue;
                 }
                 changes.push(put_encoded(Table::Headers, key.clone(), &event.signed_header()));
                 changes.push(Change::Delete { table: Table::Events, key });

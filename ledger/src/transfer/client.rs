@@ -11,6 +11,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use dagger_ledger_core::Frontier;
 use dagger_payload::codec;
+use dagger_payload::event::SignedHeader;
 use dagger_payload::handover::Handover;
 use dagger_payload::id::{AuthorIndex, CommitIndex};
 use dagger_payload::key::PublicKey;
@@ -173,7 +174,11 @@ impl Client {
         let frontier = self.agreed_frontier(peer, &head).await?;
         let committee = frontier.committee(self.delivery.genesis.committee());
         let cluster = self.delivery.cluster;
-        if !offer.is_attested_by(&cluster, committee, |author| key_of(&self.delivery, author)) {
+        let read = |signed: &SignedHeader| {
+            let read = signed.verify(|author| key_of(&self.delivery, author));
+            read.ok().map(|(header, _)| header)
+        };
+        if !offer.is_attested_by(&cluster, committee, read) {
             return Err(TransferError::NotAttested);
         }
         self.fetch_chunks(peer, &head).await?;

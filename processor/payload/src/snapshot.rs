@@ -8,11 +8,9 @@ use std::collections::BTreeSet;
 
 use crate::codec;
 use crate::committee::Committee;
-use crate::event::{Attestation, CommitEnd};
+use crate::event::{Attestation, CommitEnd, Header, SignedHeader};
 use crate::hashing::Purpose;
-use crate::id::{
-    AuthorIndex, ClusterId, CommitIndex, HistoryHash, LedgerTime, PayloadDigest, Position,
-};
+use crate::id::{ClusterId, CommitIndex, HistoryHash, LedgerTime, PayloadDigest, Position};
 use crate::key::{Domain, PublicKey, Signature};
 use crate::object::{EFFECT_HEAD_BYTES, Effect};
 use crate::release::{CommitRelease, QuorumEvidence, SealedRelease, Verdict};
@@ -62,16 +60,17 @@ impl SnapshotHead {
 }
 
 impl SnapshotOffer {
-    /// Whether a quorum of `committee` attests the snapshot's state.
-    pub fn is_attested_by<'k>(
+    /// Whether a quorum of `committee` attests the snapshot's state. `read` gives a header whose
+    /// signature is its author's.
+    pub fn is_attested_by(
         &self,
         cluster: &ClusterId,
         committee: Committee,
-        key_of: impl Fn(AuthorIndex) -> Option<&'k PublicKey>,
+        read: impl Fn(&SignedHeader) -> Option<Header>,
     ) -> bool {
         let mut authors = BTreeSet::new();
         for signed in &self.evidence.headers {
-            let Ok((header, _)) = signed.verify(&key_of) else { return false };
+            let Some(header) = read(signed) else { return false };
             let fits = header.cluster == *cluster
                 && committee.contains(header.author)
                 && self.head.is_named_by(&header.attestation);
@@ -265,7 +264,10 @@ mod tests {
         let attested = |headers: Vec<SignedHeader>| {
             let offer = SnapshotOffer { head: head.clone(), evidence: QuorumEvidence { headers } };
             let committee = Committee::new(4).expect("in range");
-            offer.is_attested_by(&cluster, committee, |author| keys.get(usize::from(author.0)))
+            offer.is_attested_by(&cluster, committee, |signed| {
+                let read = signed.verify(|author| keys.get(usize::from(author.0)));
+                read.ok().map(|(header, _)| header)
+            })
         };
         let (by_newest, by_checkpoint) = (signed(0, end, None), signed(1, other, Some(made_after)));
         let good = [by_newest, by_checkpoint, signed(2, end, Some(other))];

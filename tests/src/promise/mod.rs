@@ -76,6 +76,9 @@ pub enum Observed<'a> {
         /// Why, and how.
         handover: &'a Handover,
     },
+    /// Store and judge go on from another host's snapshot. What of its payloads was ordered
+    /// meanwhile it cannot tell: these may be ordered again, and the judge refuses the second copy.
+    BeganFromSnapshot,
     /// It comes back after a crash, with this disk.
     Restarted {
         /// What survived.

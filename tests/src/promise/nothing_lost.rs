@@ -1,6 +1,6 @@
 //! Nothing lost: a payload reported *received* is durable there and is ordered, once for each
-//! submission; one reported *ordered* stays on that host for ever. A host that loses its disk may
-//! lose what only it had.
+//! submission (and once more where the host began from a snapshot in between); one reported
+//! *ordered* stays on that host for ever. A host that loses its disk may lose what only it had.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,6 +15,8 @@ pub(super) struct NothingLost {
     received: BTreeMap<(AuthorIndex, PayloadDigest), usize>,
     /// Durable, but their users were not told.
     unsaid: BTreeMap<(AuthorIndex, PayloadDigest), usize>,
+    /// How often a host began from another one's snapshot while they may have waited there.
+    begun: BTreeMap<(AuthorIndex, PayloadDigest), usize>,
     /// Received by hosts that forgot something afterwards.
     forgiven: BTreeSet<(AuthorIndex, PayloadDigest)>,
     ordered: BTreeMap<(AuthorIndex, PayloadDigest), usize>,
@@ -57,11 +59,17 @@ impl Promise for NothingLost {
                 let Some((index, prefix_hash)) = self.handed_on.get(&host) else {
                     return Ok(());
                 };
-                let kept = disk.commit(*index);
-                if kept.is_none_or(|commit| commit.prefix_hash != *prefix_hash) {
+                if !disk.holds(*index, *prefix_hash) {
                     return Err(format!(
                         "commit {index} was handed on but did not survive a crash"
                     ));
+                }
+            }
+            Observed::BeganFromSnapshot => {
+                for key in self.received.keys().chain(self.unsaid.keys()) {
+                    if key.0 == host {
+                        *self.begun.entry(*key).or_default() += 1;
+                    }
                 }
             }
             Observed::EventLeaves { .. }
@@ -79,7 +87,8 @@ impl Promise for NothingLost {
         for (key, received) in &self.received {
             let ordered = self.ordered.get(key).copied().unwrap_or(0);
             let unsaid = self.unsaid.get(key).copied().unwrap_or(0);
-            let expected = *received..=*received + unsaid;
+            let begun = self.begun.get(key).copied().unwrap_or(0);
+            let expected = *received..=*received + unsaid + begun;
             if !expected.contains(&ordered) && !self.forgiven.contains(key) {
                 let (host, digest) = key;
                 let detail =

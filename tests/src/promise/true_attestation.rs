@@ -111,6 +111,7 @@ impl Promise for TrueAttestation {
             | Observed::Sends { .. }
             | Observed::Ordered { .. }
             | Observed::EpochBegan { .. }
+            | Observed::BeganFromSnapshot
             | Observed::Restarted { .. }
             | Observed::Halted { .. }
             | Observed::SilenceBegins => {}

@@ -8,20 +8,28 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use dagger_ledger::delivery::retention::may_go;
 use dagger_ledger::driver::start::{overdue_testimony, restored_state};
 use dagger_ledger::store::memory::MemoryStore;
+use dagger_ledger::store::pruning::{Pruned, pruned_change};
 use dagger_ledger::store::records::{InstanceId, Recorder, Records, pool_change};
+use dagger_ledger::store::snapshots::{evidence_change, head_change};
 use dagger_ledger::store::witness::{SLOT_BYTES, Signed, Testimony, newest_of, to_slot};
 use dagger_ledger::store::{Change, Store};
+use dagger_ledger_core::Frontier;
 use dagger_ledger_core::interface::{CommitRecord, Fork, Record, RestoredState, WriteNumber};
 use dagger_payload::committee::Committee;
 use dagger_payload::event::Event;
 use dagger_payload::handover::Handover;
-use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, Round};
+use dagger_payload::id::{
+    AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, PrefixHash, Round,
+};
 use dagger_payload::payload::SignedPayload;
-use dagger_payload::release::{OrderedCommit, OrderedPayload};
+use dagger_payload::release::{OrderedCommit, OrderedPayload, QuorumEvidence};
+use dagger_payload::snapshot::{SnapshotHead, SnapshotOffer};
 
 use super::device::{Device, PowerCut};
+use super::judge::Judge;
 use super::random::Random;
 use super::transaction;
 
@@ -40,6 +48,10 @@ pub struct Image {
     pub forks: BTreeMap<(AuthorIndex, Round), Fork>,
     /// How each epoch after the first one began.
     pub handovers: BTreeMap<Epoch, Handover>,
+    /// Bodies up to here are gone or were never here.
+    pub pruned: Pruned,
+    /// The judge's states that are kept, by the commits after which they were made.
+    pub(crate) snapshots: BTreeMap<CommitIndex, Judge>,
 }
 
 impl Image {
@@ -57,6 +69,17 @@ impl Image {
         let commits = self.commits.range(began.next()..=last.max(began.next()));
         let last = commits.map(|(_, commit)| commit.collection_round).next_back();
         last.unwrap_or(Round(0))
+    }
+
+    /// Whether this commit is here as it was handed on; of one with pruned events the record.
+    pub fn holds(&self, index: CommitIndex, prefix_hash: PrefixHash) -> bool {
+        let Some(record) = self.commits.get(&index) else {
+            return false;
+        };
+        let began = |handover: &&Handover| handover.founding.end.index < index;
+        let epoch = self.handovers.values().rev().find(began).map_or(Epoch(0), |h| h.epoch);
+        let pruned = record.events.iter().any(|place| self.pruned.covers(epoch, place.round));
+        record.prefix_hash == prefix_hash && (pruned || self.commit(index).is_some())
     }
 
     fn apply(&mut self, record: Record) {
@@ -225,16 +248,105 @@ impl Disk {
         state
     }
 
+    /// The records of the real store.
+    pub(crate) fn records(&self) -> Records {
+        Records::new(self.store.clone())
+    }
+
+    /// Whether events of `epoch` above what a peer has are gone.
+    pub(crate) fn lacks_above(&self, epoch: Epoch, has: Round) -> bool {
+        self.records().lacks_above(epoch, has).expect("the store gives back what was written")
+    }
+
+    /// Keeps a snapshot, and of all no more than so many.
+    pub(crate) fn keep_snapshot(
+        &mut self,
+        head: &SnapshotHead,
+        evidence: &QuorumEvidence,
+        judge: Judge,
+        kept_max: usize,
+    ) {
+        let changes = [head_change(head), evidence_change(head.made_after, evidence)];
+        self.store.commit(&changes).expect("memory has room");
+        self.durable.snapshots.insert(head.made_after, judge);
+        self.forget_snapshots(kept_max);
+    }
+
+    fn forget_snapshots(&mut self, kept_max: usize) {
+        let kept = &mut self.durable.snapshots;
+        while kept.len() > kept_max {
+            kept.pop_first();
+        }
+        let Some(oldest) = kept.keys().next().copied() else { return };
+        let removals = self.records().snapshot_removals(oldest);
+        let removals = removals.expect("the store gives back what was written");
+        self.store.commit(&removals).expect("memory has room");
+    }
+
+    /// Moves the mark up to which bodies may go; true if it moved.
+    pub(crate) fn mark_pruned(&mut self) -> bool {
+        let may_go = may_go(&self.records(), 0).expect("the store gives back what was written");
+        let Some(pruned) = may_go.filter(|pruned| *pruned > self.durable.pruned) else {
+            return false;
+        };
+        self.store.commit(&[pruned_change(&pruned)]).expect("memory has room");
+        self.durable.pruned = pruned;
+        true
+    }
+
+    /// Lets the bodies go that are marked.
+    pub(crate) fn remove_pruned(&mut self) {
+        let (records, pruned) = (self.records(), self.durable.pruned);
+        loop {
+            let removals = records.body_removals(pruned);
+            let removals = removals.expect("the store gives back what was written");
+            if removals.is_empty() {
+                break;
+            }
+            self.store.commit(&removals).expect("memory has room");
+        }
+        self.forget_events(pruned);
+    }
+
+    fn forget_events(&mut self, pruned: Pruned) {
+        let own_last = self.durable.own_last(self.me).map(|event| event.digest);
+        let Image { events, places, .. } = &mut self.durable;
+        events.retain(|(epoch, round, _, digest), _| {
+            !pruned.covers(*epoch, *round) || own_last == Some(*digest)
+        });
+        places.retain(|digest, place| {
+            let (epoch, round, author) = *place;
+            events.contains_key(&(epoch, round, author, *digest))
+        });
+    }
+
+    /// Writes what a host writes that begins from another one's snapshot. Nothing may be pending.
+    pub(crate) fn begin_from(&mut self, offer: &SnapshotOffer, frontier: &Frontier, judge: &Judge) {
+        let changes = self.records().beginning_changes(offer, frontier);
+        let changes = changes.expect("the store gives back what was written");
+        self.store.commit(&changes).expect("memory has room");
+        let pruned = self.records().pruned().expect("the store gives back what was written");
+        let image = &mut self.durable;
+        image.pruned = pruned;
+        image.snapshots.insert(offer.head.made_after, judge.clone());
+        let commits = frontier.commits.iter().map(|commit| (commit.index, commit.clone()));
+        image.commits.extend(commits);
+        let newest = image.handovers.keys().next_back();
+        if let Some(handover) = frontier.handover.as_ref().filter(|new| Some(&new.epoch) > newest) {
+            image.handovers.insert(handover.epoch, handover.clone());
+        }
+    }
+
     /// Whether the byte store still holds what was durable, read the way a ledger reads it.
     pub(crate) fn is_sound(&self) -> bool {
         let records = Records::new(self.store.clone());
         let pool = records.pool().map(|pool| pool.len());
-        let same = |index: &CommitIndex| {
+        let same = |(index, record): (&CommitIndex, &CommitRecord)| {
             let stored = records.ordered_commit(*index).ok().flatten();
-            stored.is_some() && stored == self.durable.commit(*index)
+            stored == self.durable.commit(*index) && self.durable.holds(*index, record.prefix_hash)
         };
         pool.is_ok_and(|count| count == self.durable.pool.len())
-            && self.durable.commits.keys().all(same)
+            && self.durable.commits.iter().all(same)
     }
 
     /// Takes a write; it is not durable yet.

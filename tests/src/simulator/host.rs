@@ -17,6 +17,7 @@ use super::judge::Judge;
 use super::keys::SimulatedKey;
 use super::network::Connection;
 use super::schedule::SimulatedTime;
+use super::snapshots::Transfers;
 use super::world::HostHappening;
 
 /// Tells one life of a host, from start to crash, from the next.
@@ -52,6 +53,10 @@ pub(crate) struct Host {
     pub(crate) judge: Judge,
     /// Whether it is at work.
     pub(crate) judging: bool,
+    /// Counts the judge's beginnings in this life: what an earlier one did is void.
+    pub(crate) judge_turn: u64,
+    /// Snapshots of this and of other hosts.
+    pub(crate) transfers: Transfers,
     /// The wish to be woken that counts.
     pub(crate) wake_token: u64,
     /// The connections that it knows of.
@@ -92,6 +97,8 @@ impl Host {
             flushing: false,
             held: VecDeque::new(),
             judging: false,
+            judge_turn: 0,
+            transfers: Transfers::default(),
             wake_token: 0,
             paused: false,
             backlog: Vec::new(),
@@ -117,11 +124,12 @@ impl Host {
         LedgerTime(WALL_START_MS + now.milliseconds() + self.clock_ahead_ms)
     }
 
-    /// Starts the core from what the disk holds. The judge begins anew and judges the stored
-    /// commits again. Says whether the disk can be trusted.
+    /// Starts the core from what the disk holds. The judge begins with the newest snapshot or anew,
+    /// and judges the stored commits again. Says whether the disk can be trusted.
     pub(crate) fn start(&mut self, now: SimulatedTime) -> Memory {
         self.started_at = now;
-        self.judge = Judge::new(self.configuration.founding.end);
+        let snapshot = self.disk.durable.snapshots.values().next_back().cloned();
+        self.judge = snapshot.unwrap_or_else(|| Judge::new(self.configuration.founding.end));
         let restored = self.disk.open(self.configuration.committee);
         let mut configuration = self.configuration.clone();
         if let Some(handover) = self.disk.durable.handovers.values().next_back() {
@@ -143,6 +151,7 @@ impl Host {
         self.flushing = false;
         self.held.clear();
         self.judging = false;
+        self.transfers = Transfers::default();
         self.wake_token += 1;
         self.connections.fill(None);
         self.paused = false;

@@ -45,6 +45,7 @@ pub(crate) struct Judge {
     change: Option<Committee>,
     /// Number of the newest change: an older one that is ordered later does not count.
     newest_change: u64,
+    ledger_time: LedgerTime,
 }
 
 impl Judge {
@@ -57,6 +58,7 @@ impl Judge {
             epoch_end: None,
             change: None,
             newest_change: 0,
+            ledger_time: LedgerTime(0),
         }
     }
 
@@ -93,8 +95,14 @@ impl Judge {
             let change = self.change.take();
             self.epoch_end = change.map(|committee| EpochEnd { last, committee });
         }
+        self.ledger_time = commit.ledger_time;
+        self.judgement()
+    }
+
+    /// What it says of the last commit that it judged.
+    pub(crate) fn judgement(&self) -> Judgement {
         // A change that waits is work for the next epoch.
-        let now = self.change.map(|_| commit.ledger_time);
+        let now = self.change.map(|_| self.ledger_time);
         let next_deadline = now.or(self.deadlines.first().copied());
         Judgement { end: self.end, next_deadline, epoch_end: self.epoch_end }
     }

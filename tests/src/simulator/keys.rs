@@ -92,13 +92,16 @@ impl Keys {
         }
     }
 
-    /// What a driver tells its core of a header that may attest the end of an epoch.
-    pub(crate) fn read_closing(&self, signed: &SignedHeader) -> Option<Input> {
+    /// A header that its author signed.
+    pub(crate) fn read(&self, signed: &SignedHeader) -> Option<Header> {
         let header: Header = codec::decode(&signed.header).ok()?;
         let digest = EventDigest::of(&signed.header);
-        let counts = header.cluster == self.cluster
-            && self.signed(header.author, &digest, &signed.signature);
-        let (header, signed) = (Box::new(header), signed.clone());
-        counts.then_some(Input::ClosingShown { header, signed })
+        self.signed(header.author, &digest, &signed.signature).then_some(header)
+    }
+
+    /// What a driver tells its core of a header that may attest the end of an epoch.
+    pub(crate) fn read_closing(&self, signed: &SignedHeader) -> Option<Input> {
+        let header = self.read(signed).filter(|header| header.cluster == self.cluster)?;
+        Some(Input::ClosingShown { header: Box::new(header), signed: signed.clone() })
     }
 }

@@ -239,7 +239,8 @@ impl Liar {
         }
     }
 
-    fn told(&mut self, kind: LieKind) {
+    /// Counts a lie.
+    pub(crate) fn told(&mut self, kind: LieKind) {
         *self.lies.entry(kind).or_default() += 1;
     }
 

@@ -64,7 +64,11 @@ impl World {
             }
             HostHappening::Written(..)
             | HostHappening::Submitted(..)
-            | HostHappening::Judged(_)
+            | HostHappening::Judged(..)
+            | HostHappening::Fetch(_)
+            | HostHappening::Fetched(..)
+            | HostHappening::Adopted(..)
+            | HostHappening::AskForOffers(_)
             | HostHappening::Wake(..) => {}
         }
     }
@@ -92,6 +96,10 @@ impl World {
             None => liar.found(from, message),
         };
         self.send_lies(host, answers);
+        if let (PeerMessage::Have { .. }, true) = (message, attacking) {
+            let offer = self.offer_falsely(host);
+            self.send_lies(host, offer.into_iter().map(|offer| (from, offer)).collect());
+        }
     }
 
     pub(super) fn lie(&mut self, host: usize) {
@@ -106,6 +114,11 @@ impl World {
         let wall = self.hosts[host].wall(self.now());
         let lies = self.liars.get_mut(&host).map(|liar| liar.lie(wall));
         self.send_lies(host, lies.unwrap_or_default());
+    }
+
+    /// Whether hosts may suffer: see [`Self::is_founded`].
+    pub(super) fn bears_faults(&mut self) -> bool {
+        self.epochs[&Epoch(0)].faulty_max() == 0 || self.is_founded()
     }
 
     /// Whether every honest host has a memory of its own: until then a host that is slow to found
@@ -191,7 +204,7 @@ impl World {
         }
         let gap_us = self.random.within(self.settings.fault_gap_us);
         self.schedule.after_us(gap_us, Happening::Fault);
-        if self.epochs[&Epoch(0)].faulty_max() > 0 && !self.is_founded() {
+        if !self.bears_faults() {
             return;
         }
         let kind = self.random.choose(&self.settings.faults);
@@ -218,6 +231,9 @@ impl World {
             self.epoch_began(host, &handover)?;
         }
         self.hand_on_stored(host)?;
+        if !self.hosts[host].disk.durable.snapshots.is_empty() {
+            self.tell_beginning(host)?;
+        }
         for other in (0..self.hosts.len()).filter(|other| *other != host) {
             self.connect_later(host, other);
         }
@@ -313,14 +329,14 @@ impl World {
             return;
         }
         state.judging = true;
-        let life = state.incarnation;
+        let (life, turn) = (state.incarnation, state.judge_turn);
         let again = self.judged_before[host] >= next;
         let record = &state.disk.durable.commits[&next];
         let empty = record.first_position > record.last_position;
         let work_us =
             if again || empty { REJUDGE_US } else { self.random.within(self.settings.judge_us) };
         let begin = self.hosts[host].judge_slow_until.max(now);
-        let judged = Happening::Host(host, HostHappening::Judged(life));
+        let judged = Happening::Host(host, HostHappening::Judged(life, turn));
         self.schedule.at(begin.plus_us(work_us), judged);
     }
 
@@ -331,11 +347,13 @@ impl World {
         let Some(commit) = state.disk.durable.commit(next) else {
             return Ok(());
         };
+        let before = state.judge.end;
         let Judgement { end, next_deadline, epoch_end } = state.judge.judge(&commit);
         self.judged_before[host] = self.judged_before[host].max(next);
         self.log.note(self.now(), host, "judged", end.index.0);
         self.observe(host, &Observed::Judged { end: &end, epoch_end })?;
         self.feed(host, Input::Judged { end, next_deadline, epoch_end })?;
+        self.consider_snapshot(host, &before);
         self.judge(host);
         Ok(())
     }

@@ -21,6 +21,7 @@ mod network;
 pub(crate) mod random;
 mod schedule;
 mod settings;
+mod snapshots;
 mod storage;
 mod tally;
 mod traffic;
@@ -52,6 +53,11 @@ const SETTLE_US: u64 = 60_000_000;
 const NEW_EPOCH: &str = "NewEpoch";
 /// One began in which a host votes no more.
 const MEMBER_LEFT: &str = "MemberLeft";
+
+/// Bodies of events went.
+const PRUNED: &str = "Pruned";
+/// A host began from another one's snapshot.
+const ADOPTED: &str = "BegunFromSnapshot";
 
 /// Time of silence that is then watched, in microseconds: three times the pause between exchanges
 /// and more.
@@ -121,6 +127,8 @@ fn summary(world: &World) -> Summary {
         ("Reorder".to_owned(), network.reordered),
         (NEW_EPOCH.to_owned(), world.epochs_began()),
         (MEMBER_LEFT.to_owned(), world.members_left()),
+        (PRUNED.to_owned(), world.snapshots.pruned),
+        (ADOPTED.to_owned(), world.snapshots.adopted),
     ]);
     misdeeds.extend(world.lies().into_iter().map(|(kind, count)| (format!("{kind:?}"), count)));
     Summary {
@@ -146,6 +154,7 @@ pub fn possible_kinds(hosts: usize) -> Vec<String> {
     let lies = lies.map(|kind| format!("{kind:?}"));
     let lies = lies.filter(|_| hosts > 3);
     let left = [MEMBER_LEFT].into_iter().filter(|_| hosts > 2);
-    let epochs = [NEW_EPOCH].into_iter().chain(left).map(str::to_owned);
+    let adopted = [ADOPTED].into_iter().filter(|_| hosts > 1);
+    let epochs = [NEW_EPOCH, PRUNED].into_iter().chain(left).chain(adopted).map(str::to_owned);
     faults.chain(sectors).chain(network).chain(lies).chain(epochs).collect()
 }

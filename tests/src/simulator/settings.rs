@@ -70,6 +70,12 @@ pub(crate) struct Settings {
     pub(crate) liars: usize,
     /// Changes of members while faults last.
     pub(crate) changes: Vec<Change>,
+    /// After so many changes of the judged state a host makes a snapshot; none in most runs.
+    pub(crate) snapshot_every_changes: Option<u64>,
+    /// Which hosts prune what lies before their snapshots.
+    pub(crate) prunes: Vec<bool>,
+    /// How often a host loses its disk in the calm after the faults.
+    pub(crate) losses: u64,
 }
 
 /// A change of members: each ends an epoch.
@@ -93,7 +99,10 @@ impl Settings {
         let longest_us = if hosts == 1 { 450_000 } else { 700_000 };
         let fault_gap_us =
             random.choose(&[(10_000, 200_000), (50_000, 500_000), (100_000, longest_us)]);
-        Self {
+        // The other seeds replay as they did before hosts kept snapshots.
+        let has_snapshots = matches!(seed % 5, 0 | 2);
+        let retention = &mut Random::new(seed, "retention");
+        let drawn = Self {
             collection_depth_rounds: random.choose(&[8, 12, 20, 60]),
             links: Self::draw_links(random),
             write_us: random.choose(&[(50, 200), (500, 3_000), (2_000, 40_000)]),
@@ -111,6 +120,20 @@ impl Settings {
             checks_store: seed.is_multiple_of(10),
             liars,
             changes: Self::draw_changes(&mut Random::new(seed, "members"), hosts, liars),
+            snapshot_every_changes: has_snapshots.then(|| retention.choose(&[2, 5, 12])),
+            prunes: (0..hosts).map(|_| retention.happens(800)).collect(),
+            losses: if has_snapshots && hosts > 1 { retention.choose(&[1, 2, 4]) } else { 0 },
+        };
+        if has_snapshots { drawn.with_a_long_past(retention) } else { drawn }
+    }
+
+    /// Enough is ordered for the events of long ago to go.
+    fn with_a_long_past(self, random: &mut Random) -> Self {
+        Self {
+            collection_depth_rounds: random.choose(&[8, 12]),
+            payloads: random.within((150, 300)),
+            faults_us: random.within((10_000_000, 20_000_000)),
+            ..self
         }
     }
 

@@ -108,7 +108,7 @@ impl World {
         self.go_down(host, down_us);
     }
 
-    fn go_down(&mut self, host: usize, down_us: u64) {
+    pub(super) fn go_down(&mut self, host: usize, down_us: u64) {
         let now = self.now();
         self.log.note(now, host, "crash", 0);
         self.hosts[host].stop();
@@ -211,7 +211,7 @@ impl World {
                 });
                 status.phase == Phase::Member && status.judged >= *all && kept
             });
-            member && state.disk.durable.commits.contains_key(all)
+            member && state.disk.durable.commits.keys().next_back() >= Some(all)
         };
         let known: Vec<usize> = self
             .forgetful

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use dagger_ledger_core::Core;
 use dagger_ledger_core::interface::Input;
 use dagger_payload::event::Event;
-use dagger_payload::id::AuthorIndex;
-use dagger_payload::peer::PeerMessage;
+use dagger_payload::id::{AuthorIndex, Epoch, Round};
+use dagger_payload::peer::{Highest, Part, PeerMessage};
 
 use super::network::{Care, Connection};
 use super::schedule::SimulatedTime;
@@ -20,7 +20,13 @@ use crate::promise::Observed;
 impl World {
     pub(super) fn arrive(&mut self, host: usize, from: usize, message: &Arc<PeerMessage>) -> Step {
         let author = self.hosts[from].me;
+        self.log.note(self.now(), host, message.kind(), u64::from(author.0));
+        self.explain_status(host);
         let input = match message.as_ref() {
+            PeerMessage::AskPart { part: Part::Offer } => return self.offer_snapshot(host, from),
+            PeerMessage::Part { part: Part::Offer, bytes } => {
+                return self.hear_offer(host, from, bytes);
+            }
             PeerMessage::Event { bytes } => match self.parse(bytes) {
                 Some(event) => Input::EventReceived { from: author, event },
                 None => return Ok(()),
@@ -34,9 +40,6 @@ impl World {
                 None => return Ok(()),
             },
         };
-        let now = self.now();
-        self.log.note(now, host, message.kind(), u64::from(author.0));
-        self.explain_status(host);
         self.feed(host, input)
     }
 
@@ -62,6 +65,30 @@ impl World {
             self.parsed.insert(place, parsed.clone());
         }
         parsed
+    }
+
+    /// Sends what a host asks for that is further behind than memory reaches, or a snapshot.
+    pub(super) fn serve_stored(
+        &mut self,
+        host: usize,
+        to: AuthorIndex,
+        epoch: Epoch,
+        above: &[Highest],
+        below: Round,
+    ) -> Step {
+        let lowest = above.iter().map(|highest| highest.round).min().unwrap_or_default();
+        if self.hosts[host].disk.lacks_above(epoch, lowest) {
+            return self.offer_snapshot(host, usize::from(to.0));
+        }
+        let wanted = |event: &&Arc<Event>| {
+            let header = &event.header;
+            let has = |h: &Highest| h.author == header.author && h.round >= header.round;
+            header.epoch == epoch && header.round < below && !above.iter().any(has)
+        };
+        let events = self.hosts[host].disk.durable.events.values();
+        let events: Vec<_> = events.filter(wanted).cloned().collect();
+        self.serve(host, to, &events)?;
+        self.serve_certificate(host, to, epoch)
     }
 
     pub(super) fn serve(&mut self, host: usize, to: AuthorIndex, events: &[Arc<Event>]) -> Step {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dagger_ledger_core::Frontier;
 use dagger_ledger_core::interface::{CoreConfiguration, Input, Output, WriteNumber};
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event};
@@ -14,7 +15,7 @@ use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, LedgerTime, Position, StateRoot,
 };
 use dagger_payload::payload::SignedPayload;
-use dagger_payload::peer::{Highest, PeerMessage};
+use dagger_payload::peer::PeerMessage;
 use dagger_payload::release::initial_prefix;
 
 use super::device::PowerCut;
@@ -29,6 +30,7 @@ use super::network::{Connection, Network};
 use super::random::Random;
 use super::schedule::{Schedule, SimulatedTime};
 use super::settings::{Change, Settings};
+use super::snapshots::{Fetched, SnapshotCounts};
 use super::users::Users;
 use crate::promise::{Broken, End, HostAtEnd, Observed, Promises, Setting};
 
@@ -69,6 +71,8 @@ pub(crate) enum Happening {
     BeLate,
     /// The others have so many more payloads to order, while this host speaks to nobody.
     WorkWithout(usize, u32),
+    /// A host loses its store when much was ordered already.
+    Lose,
     /// A fault begins.
     Fault,
     /// A liar has its turn.
@@ -87,8 +91,16 @@ pub(crate) enum HostHappening {
     Written(Incarnation, WriteNumber),
     /// A submitted payload is to become durable.
     Submitted(Incarnation, SignedPayload),
-    /// The judge is done with the next commit.
-    Judged(Incarnation),
+    /// The judge is done with the next commit, if it has not begun elsewhere since.
+    Judged(Incarnation, u64),
+    /// Offers of snapshots have come.
+    Fetch(Incarnation),
+    /// All parts of one are here.
+    Fetched(Incarnation, Box<Fetched>),
+    /// The core hears that store and judge have begun from one.
+    Adopted(Incarnation, Box<Frontier>, CommitEnd),
+    /// Others are asked for theirs.
+    AskForOffers(Incarnation),
     /// It is time to wake.
     Wake(Incarnation, u64),
 }
@@ -112,6 +124,10 @@ pub(crate) struct World {
     pub(super) random: Random,
     /// Decides about crashes after a return.
     pub(super) returns: Random,
+    /// Decides about snapshots.
+    pub(super) transfer: Random,
+    /// What came of them.
+    pub(crate) snapshots: SnapshotCounts,
     pub(super) closed: BTreeMap<(usize, usize), u32>,
     pub(super) parsed: BTreeMap<usize, Option<Arc<Event>>>,
     pub(super) injecting: bool,
@@ -190,6 +206,8 @@ impl World {
             hosts,
             random: Random::new(seed, "world"),
             returns: Random::new(seed, "crashes after returns"),
+            transfer: Random::new(seed, "snapshots"),
+            snapshots: SnapshotCounts::default(),
             closed: BTreeMap::new(),
             parsed: BTreeMap::new(),
             injecting: true,
@@ -289,6 +307,7 @@ impl World {
             }
         }
         self.bring_all_back();
+        self.plan_losses();
     }
 
     /// Lets one payload be submitted at every host, or at one host only.
@@ -415,6 +434,10 @@ impl World {
                 self.work_without(late, payloads);
                 Ok(())
             }
+            Happening::Lose => {
+                self.lose();
+                Ok(())
+            }
             Happening::Fault => {
                 self.fault();
                 Ok(())
@@ -458,7 +481,21 @@ impl World {
             HostHappening::Submitted(life, payload) if life == incarnation => {
                 self.submitted(host, payload)?;
             }
-            HostHappening::Judged(life) if life == incarnation => self.judged(host)?,
+            HostHappening::Judged(life, turn) if life == incarnation => {
+                if self.hosts[host].judge_turn == turn {
+                    self.judged(host)?;
+                }
+            }
+            HostHappening::Fetch(life) if life == incarnation => self.fetch(host),
+            HostHappening::Fetched(life, fetched) if life == incarnation => {
+                self.settle(host, fetched)?;
+            }
+            HostHappening::Adopted(life, frontier, end) if life == incarnation => {
+                self.adopted(host, frontier, end)?;
+            }
+            HostHappening::AskForOffers(life) if life == incarnation => {
+                self.ask_for_offers(host)?;
+            }
             HostHappening::Wake(life, token) if life == incarnation => {
                 if self.hosts[host].wake_token == token {
                     self.feed(host, Input::Tick)?;
@@ -466,7 +503,11 @@ impl World {
             }
             HostHappening::Written(..)
             | HostHappening::Submitted(..)
-            | HostHappening::Judged(_)
+            | HostHappening::Judged(..)
+            | HostHappening::Fetch(_)
+            | HostHappening::Fetched(..)
+            | HostHappening::Adopted(..)
+            | HostHappening::AskForOffers(_)
             | HostHappening::Wake(..) => {}
         }
         Ok(())
@@ -523,16 +564,7 @@ impl World {
                     }
                 }
                 Output::ServeStored { to, epoch, above, below } => {
-                    let wanted = |event: &Arc<Event>| {
-                        let header = &event.header;
-                        let has =
-                            |h: &Highest| h.author == header.author && h.round >= header.round;
-                        header.epoch == epoch && header.round < below && !above.iter().any(has)
-                    };
-                    let events = self.hosts[host].disk.durable.events.values();
-                    let events: Vec<_> = events.filter(|e| wanted(e)).cloned().collect();
-                    self.serve(host, to, &events)?;
-                    self.serve_certificate(host, to, epoch)?;
+                    self.serve_stored(host, to, epoch, &above, below)?;
                 }
                 Output::ServeDigests { to, digests } => {
                     let image = &self.hosts[host].disk.durable;
@@ -547,7 +579,7 @@ impl World {
                     let observed =
                         Observed::Ordered { commit: &commit, disk: &self.hosts[host].disk.durable };
                     self.promises.observe(author, &observed)?;
-                    self.handed_on[host] = commit.index;
+                    self.handed_on[host] = self.handed_on[host].max(commit.index);
                     self.judge(host);
                 }
                 Output::EpochBegan { handover, .. } => self.epoch_began(host, &handover)?,

@@ -29,13 +29,15 @@ pub(crate) enum LieKind {
     LateFlood,
     /// A payload in an event that nobody may name, shown in silence.
     UnnamedPayload,
+    /// A snapshot with a false state, or with a false word on the rest.
+    FalseOffer,
     /// One host is shown two twins of a vote that all others see; in clusters of four.
     Split,
 }
 
 impl LieKind {
     /// All of them.
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Twin,
         Self::TwinAsAncestor,
         Self::WithheldParent,
@@ -48,6 +50,7 @@ impl LieKind {
         Self::Silence,
         Self::LateFlood,
         Self::UnnamedPayload,
+        Self::FalseOffer,
         Self::Split,
     ];
 }

@@ -1,0 +1,111 @@
+//! Records of a host that began from another one's snapshot, or that pruned.
+//!
+//! Pins: what such a host has it can give on at once, and pruning leaves what it needs to go on
+//! itself.
+
+use std::sync::Arc;
+
+use dagger_ledger::driver::start::FIRST_EPOCH;
+use dagger_ledger::store::Store;
+use dagger_ledger::store::memory::MemoryStore;
+use dagger_ledger::store::pruning::{Pruned, pruned_change};
+use dagger_ledger::store::records::{Recorder, Records};
+use dagger_ledger_core::interface::Record;
+use dagger_ledger_core::{CommitRecord, Frontier};
+use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, EventDigest, LedgerTime, MerkleRoot, Position, PrefixHash,
+    Round, StateRoot,
+};
+use dagger_payload::key::Signature;
+use dagger_payload::release::QuorumEvidence;
+use dagger_payload::snapshot::{SnapshotHead, SnapshotOffer};
+
+fn end(index: u64) -> CommitEnd {
+    CommitEnd {
+        index: CommitIndex(index),
+        position: Position(index),
+        prefix_hash: PrefixHash([1; 32]),
+        state_root: StateRoot([2; 32]),
+    }
+}
+
+/// A commit of its index' round, which collects what lies four rounds below.
+fn commit(index: u64) -> CommitRecord {
+    let digest = EventDigest::ZERO;
+    CommitRecord {
+        index: CommitIndex(index),
+        leader: Parent { author: AuthorIndex(0), round: Round(index), digest },
+        slot: 0,
+        events: Vec::new(),
+        forked: Vec::new(),
+        first_position: Position(index),
+        last_position: Position(index),
+        ledger_time: LedgerTime(index),
+        prefix_hash: PrefixHash([1; 32]),
+        collection_round: Round(index.saturating_sub(4)),
+        floor: Round(index.saturating_sub(8)),
+    }
+}
+
+#[test]
+fn who_began_from_a_snapshot_can_offer_it_to_the_next() {
+    let store = Arc::new(MemoryStore::default());
+    let records = Records::new(store.clone());
+    let frontier = Frontier { handover: None, commits: (16..=20).map(commit).collect() };
+    let head = SnapshotHead { end: end(20), chunks: 0, bytes: 0, made_after: CommitIndex(20) };
+    let offer = SnapshotOffer { head, evidence: QuorumEvidence { headers: Vec::new() } };
+    let changes = records.beginning_changes(&offer, &frontier).expect("reads");
+    store.commit(&changes).expect("commits");
+    assert_eq!(records.newest_offer().expect("reads"), Some(offer));
+    assert_eq!(records.frontier(CommitIndex(20)).expect("reads"), Some(frontier));
+    assert_eq!(records.frontier(CommitIndex(19)).expect("reads"), None, "parts of it are not here");
+    let (changes, _) = Recorder::new(AuthorIndex(0), &[]).changes_of(&[Record::Commit(commit(21))]);
+    store.commit(&changes).expect("commits");
+    let next = records.frontier(CommitIndex(21)).expect("reads").expect("whole");
+    assert_eq!(next.commits, (17..=21).map(commit).collect::<Vec<_>>());
+}
+
+fn event(author: u16, round: u64, parents: Vec<Parent>) -> Arc<Event> {
+    let header = Header {
+        version: EVENT_VERSION,
+        cluster: ClusterId([3; 32]),
+        epoch: FIRST_EPOCH,
+        round: Round(round),
+        author: AuthorIndex(author),
+        parents,
+        payload_root: MerkleRoot::ZERO,
+        payload_count: 0,
+        timestamp: LedgerTime(9),
+        attestation: Attestation { newest: end(1), checkpoint: None },
+    };
+    Arc::new(Event::make(header, Vec::new(), |_| Signature([1; 64])))
+}
+
+#[test]
+fn the_newest_own_event_is_not_pruned_until_there_is_a_newer_one() {
+    let (own, other) = (event(0, 1, vec![]), event(1, 1, vec![]));
+    let newer = event(0, 9, vec![own.as_parent()]);
+    let store = Arc::new(MemoryStore::default());
+    let records = Records::new(store.clone());
+    let mut recorder = Recorder::new(AuthorIndex(0), &[]);
+    let mut record = |event: &Arc<Event>| {
+        let (changes, _) = recorder.changes_of(&[Record::Event(event.clone())]);
+        store.commit(&changes).expect("commits");
+    };
+    record(&own);
+    record(&other);
+    let pruned = Pruned { epoch: FIRST_EPOCH, round: Round(5) };
+    store.commit(&[pruned_change(&pruned)]).expect("commits");
+    let prune = || {
+        store.commit(&records.body_removals(pruned).expect("reads")).expect("commits");
+        assert_eq!(records.body_removals(pruned).expect("reads"), [], "nothing is left to prune");
+    };
+    prune();
+    assert_eq!(records.own_last().expect("reads"), Some(own.clone()));
+    assert_eq!(records.event(&other.digest).expect("reads"), None);
+    record(&newer);
+    prune();
+    assert_eq!(records.own_last().expect("reads"), Some(newer));
+    assert_eq!(records.event(&own.digest).expect("reads"), None);
+}
