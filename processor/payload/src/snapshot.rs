@@ -206,7 +206,7 @@ impl HistoryRecord {
 mod tests {
     use super::*;
     use crate::event::{EVENT_VERSION, Event, Header, SignedHeader};
-    use crate::id::{Epoch, EventDigest, MerkleRoot, PrefixHash, Round, StateRoot};
+    use crate::id::{AuthorIndex, Epoch, EventDigest, MerkleRoot, PrefixHash, Round, StateRoot};
     use crate::key::SecretKey;
     use crate::payload::{SignatureKind, SignedPayload};
     use crate::refusal::{Refusal, RefusalCode};
