@@ -61,14 +61,14 @@ impl Cluster {
         let directory = tempfile::Builder::new().prefix("dg").tempdir().expect("a directory");
         let programs = programs().expect("built before");
         let cluster = Self { directory, programs, hosts };
-        let hypervisor = match machines {
-            Machines::Paper => "test",
-            Machines::Qemu => "qemu",
+        // What hosts offer is not left to how full this machine's disk is: disks are sparse.
+        let hypervisor: &[&str] = match machines {
+            Machines::Paper => &["test"],
+            Machines::Qemu => &["qemu", "--host-disk", "16GiB"],
         };
         let hosts = hosts.to_string();
-        let arguments =
-            ["cluster", "dev", "--detach", "--hosts", &hosts, "--hypervisor", hypervisor];
-        cluster.must(&arguments);
+        let arguments = ["cluster", "dev", "--detach", "--hosts", &hosts, "--hypervisor"];
+        cluster.must(&[&arguments, hypervisor].concat());
         cluster
     }
 

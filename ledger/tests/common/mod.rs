@@ -13,7 +13,7 @@ use std::time::Duration;
 use dagger_bus::Connection;
 use dagger_bus::ledger::{
     Answer, Call, Consumed, LedgerStatus, LinkStatus, Open, Opened, Purpose, Request, Response,
-    Standing, StreamItem,
+    Standing, StreamItem, Unavailable,
 };
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
@@ -234,11 +234,20 @@ impl Host {
         self.ask(Call::Submit { payload: payload(text) }).await
     }
 
-    /// Submits and expects a receipt.
+    /// Submits, again while no processor can be asked, and expects a receipt.
     pub async fn submitted(&self, text: &str) -> PayloadDigest {
-        match self.submit(text).await {
-            Answer::Receipt { digest, .. } => digest,
-            other => panic!("{other:?}\n{}", self.log()),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.submit(text).await {
+                Answer::Receipt { digest, .. } => return digest,
+                // A judge that begins a new life ends the conversations of the one before.
+                Answer::Unavailable { reason: Unavailable::NoProcessor {} }
+                    if Instant::now() < deadline =>
+                {
+                    sleep(Duration::from_millis(20)).await;
+                }
+                other => panic!("{other:?}\n{}", self.log()),
+            }
         }
     }
 
