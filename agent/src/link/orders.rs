@@ -38,8 +38,7 @@ impl Selection {
     /// What the machines' half must know of an attested release, in its order.
     fn orders(&mut self, release: &CommitRelease) -> Vec<Order> {
         let mut orders = Vec::new();
-        let effects = release.releases.iter().flat_map(|judged| &judged.effects);
-        for effect in effects.chain(&release.time_effects) {
+        for effect in release.effects() {
             match effect {
                 Effect::Vm(vm) if self.concerns(vm) => {
                     orders.push(Order::Vm(Box::new(AttestedVm {
@@ -61,7 +60,9 @@ impl Selection {
                 | Effect::Volume(_)
                 | Effect::Host(_)
                 | Effect::Account(_)
-                | Effect::Usage(_) => {}
+                | Effect::Usage(_)
+                | Effect::Seat(_)
+                | Effect::Epoch(_) => {}
             }
         }
         orders.push(Order::LedgerTime(release.ledger_time));

@@ -151,6 +151,13 @@ impl Model {
             }
             // Read from the log when it is asked for.
             Effect::Usage(_) => {}
+            // The rules place seats in their order.
+            Effect::Seat(seat) => {
+                let _ = self.roster.put(seat);
+            }
+            Effect::Epoch(members) => {
+                self.epochs.insert(members.epoch, **members);
+            }
         }
     }
 }

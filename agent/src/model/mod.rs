@@ -18,13 +18,14 @@ use std::sync::Arc;
 use dagger_api::{Attested, PayloadState, PayloadView, StreamEvent};
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
-    AccountId, CommitIndex, HostId, LedgerTime, PayloadDigest, VmId, VolumeId,
+    AccountId, CommitIndex, Epoch, HostId, LedgerTime, PayloadDigest, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{Account, Effect, Host, Image, Vm};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, Release, Verdict};
+use dagger_payload::roster::{EpochMembers, Roster};
 use dagger_payload::volume::Volume;
 
 pub use fold::VmStep;
@@ -57,6 +58,9 @@ pub struct Model {
     images: BTreeMap<ImageName, Image>,
     vms: BTreeMap<VmId, Vm>,
     volumes: BTreeMap<VolumeId, Volume>,
+    roster: Roster,
+    /// Every epoch that has begun, and the next one once it is decided.
+    epochs: BTreeMap<Epoch, EpochMembers>,
     steps: BTreeMap<VmId, Vec<VmStep>>,
     payloads: BTreeMap<PayloadDigest, Place>,
     refused: BTreeMap<&'static str, u64>,
@@ -68,6 +72,8 @@ impl Model {
         let host_names = genesis.hosts.iter().map(|host| (host.id(), host.name.clone()));
         Self {
             host_names: host_names.collect(),
+            roster: Roster::founding(&genesis),
+            epochs: BTreeMap::from([(Epoch(0), EpochMembers::founding(&genesis))]),
             genesis,
             log: Vec::new(),
             hosts: BTreeMap::new(),
@@ -200,7 +206,7 @@ fn owner(effect: &Effect) -> Option<AccountId> {
         Effect::Account(account) => Some(account.id),
         Effect::Volume(volume) => Some(volume.account),
         Effect::Usage(past) => Some(past.account),
-        Effect::Host(_) | Effect::Image(_) => None,
+        Effect::Host(_) | Effect::Image(_) | Effect::Seat(_) | Effect::Epoch(_) => None,
     }
 }
 
@@ -214,6 +220,8 @@ fn effect_event(commit: CommitIndex, effect: &Effect) -> StreamEvent {
         Effect::Image(image) => ("image", image.name.to_string()),
         Effect::Volume(volume) => ("volume", volume.id.to_string()),
         Effect::Usage(past) => ("usage", past.host.to_string()),
+        Effect::Seat(seat) => ("seat", seat.index.to_string()),
+        Effect::Epoch(members) => ("epoch", members.epoch.to_string()),
     };
     StreamEvent::Object { commit, kind: kind.to_owned(), id }
 }

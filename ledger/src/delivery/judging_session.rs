@@ -188,7 +188,7 @@ impl Session {
             while let Some(judged) = answer {
                 let (commit, then) = expected.recv().await.ok_or(BusError::Closed)?;
                 let (sealed, outlook) = match judged {
-                    Judged::Done { sealed, next_deadline, epoch_end } => {
+                    Judged::Done { sealed, next_deadline, epoch_end, roster: _ } => {
                         (*sealed, (next_deadline, epoch_end))
                     }
                     Judged::OutOfOrder { expected } => {

@@ -16,6 +16,7 @@ use dagger_payload::key::{PublicKey, Signature};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, Release, SealedRelease, Verdict, initial_prefix,
 };
+use dagger_payload::roster::Roster;
 use tokio::sync::watch;
 
 use super::judging_session::{Batch, Keeping, Session};
@@ -88,6 +89,7 @@ async fn release_all(
         next_deadline: None,
         epoch_end: None,
         anchor: None,
+        roster: Roster::founding(&delivery.genesis),
     };
     let mut session = Session::new(delivery.clone(), opened, through, Keeping::Places)?;
     session.begin().await?;

@@ -26,6 +26,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, Release, SealedRelease, Verdict, initial_prefix,
 };
+use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::{Anchor, SealedAnchor, SnapshotHead, extend_history};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
@@ -139,7 +140,8 @@ impl Life {
         let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
         let sealed = SealedRelease { release, seal };
         let epoch_end = self.epoch_end;
-        let judged = Judged::Done { sealed: Box::new(sealed), next_deadline: None, epoch_end };
+        let (sealed, next_deadline, roster) = (Box::new(sealed), None, None);
+        let judged = Judged::Done { sealed, next_deadline, epoch_end, roster };
         if epoch_end.is_some_and(|end| end.last == commit.index) {
             self.epoch_end = None;
         }
@@ -189,6 +191,7 @@ impl Life {
             next_deadline: None,
             epoch_end: self.epoch_end,
             anchor: self.anchor.clone(),
+            roster: Roster::try_from(Vec::new()).expect("nobody is in order"),
         }
     }
 

@@ -20,6 +20,7 @@ use dagger_payload::payload::SignedPayload;
 use dagger_payload::prediction::Prediction;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
+use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::{SealedAnchor, SnapshotHead};
 use minicbor::{Decode, Encode};
 
@@ -78,6 +79,9 @@ pub struct Opened {
     /// Where this life began; none at the founding.
     #[n(5)]
     pub anchor: Option<SealedAnchor>,
+    /// All seats, as they were judged.
+    #[n(6)]
+    pub roster: Roster,
 }
 
 /// A snapshot on its way into the judge.
@@ -239,6 +243,9 @@ pub enum Judged {
         /// Where the epoch ends: from the commit that decides it to the epoch's last one.
         #[n(2)]
         epoch_end: Option<EpochEnd>,
+        /// All seats, when the commit changed any.
+        #[n(3)]
+        roster: Option<Box<Roster>>,
     },
     /// Not the next commit.
     #[n(1)]

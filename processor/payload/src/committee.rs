@@ -7,18 +7,20 @@
 use minicbor::decode::{Decoder, Error as DecodeError};
 use minicbor::encode::{Encoder, Error as EncodeError, Write};
 
-use crate::id::{AuthorIndex, Epoch, Round};
-use crate::limits::MEMBERS_MAX;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// The hosts that vote in one epoch: 1 to [`MEMBERS_MAX`] author indexes. A host keeps its index
-/// from epoch to epoch; the index of a host that has left may be given to another one.
+use crate::id::{AuthorIndex, Epoch, Round};
+use crate::limits::{MEMBERS_MAX, SEATS_MAX};
+
+/// The hosts that vote in one epoch: 1 to [`MEMBERS_MAX`] of the [`SEATS_MAX`] seats. Nobody's seat
+/// is ever given to another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committee {
-    /// Bit i is set when author i votes.
-    voters: u128,
+    /// Bit i of word w is set when author 64 w + i votes.
+    voters: [u64; SEATS_MAX / 64],
 }
 
-const _: () = assert!(MEMBERS_MAX <= 128, "a committee is a set of bits");
+const _: () = assert!(SEATS_MAX.is_multiple_of(64), "a committee is a set of whole words");
 
 impl Committee {
     /// The first `members` author indexes, as at a founding; `None` outside 1 to [`MEMBERS_MAX`].
@@ -27,21 +29,21 @@ impl Committee {
         Self::of((0..first).map(AuthorIndex))
     }
 
-    /// These hosts; `None` when there is none, or one whose index is not below [`MEMBERS_MAX`].
+    /// These hosts; `None` when there is none or more than [`MEMBERS_MAX`], or one whose index is
+    /// not below [`SEATS_MAX`].
     pub fn of(authors: impl IntoIterator<Item = AuthorIndex>) -> Option<Self> {
-        let mut voters = 0;
+        let mut voters = [0; SEATS_MAX / 64];
         for author in authors {
-            if usize::from(author.0) >= MEMBERS_MAX {
-                return None;
-            }
-            voters |= 1 << author.0;
+            *voters.get_mut(usize::from(author.0 / 64))? |= 1 << (author.0 % 64);
         }
-        (voters != 0).then_some(Self { voters })
+        let committee = Self { voters };
+        (1..=MEMBERS_MAX).contains(&committee.members()).then_some(committee)
     }
 
     /// n: how many members vote.
     pub fn members(self) -> usize {
-        usize::try_from(self.voters.count_ones()).expect("at most 128")
+        let ones: u32 = self.voters.iter().map(|word| word.count_ones()).sum();
+        usize::try_from(ones).expect("at most 1024")
     }
 
     /// f: how many members may fail in any way.
@@ -71,14 +73,26 @@ impl Committee {
 
     /// All members in order.
     pub fn authors(self) -> impl Iterator<Item = AuthorIndex> {
-        (0..128).filter(move |index| self.voters >> index & 1 == 1).map(AuthorIndex)
+        let words = (0_u16..).zip(self.voters);
+        words.flat_map(|(at, word)| {
+            let set = (0..64).filter(move |bit| word >> bit & 1 == 1);
+            set.map(move |bit| AuthorIndex(64 * at + bit))
+        })
+    }
+
+    fn ascending(authors: Vec<AuthorIndex>) -> Option<Self> {
+        let ascending = authors.is_sorted_by(|one, next| one < next);
+        Self::of(authors).filter(|_| ascending)
     }
 
     /// Whether `author` is one of them.
     pub fn contains(self, author: AuthorIndex) -> bool {
-        author.0 < 128 && self.voters >> author.0 & 1 == 1
+        let word = self.voters.get(usize::from(author.0 / 64));
+        word.is_some_and(|word| word >> (author.0 % 64) & 1 == 1)
     }
 }
+
+const NOT_ASCENDING: &str = "not an ascending list of 1 to 128 members";
 
 /// As the list of its author indexes, ascending.
 impl<C> minicbor::Encode<C> for Committee {
@@ -94,9 +108,20 @@ impl<C> minicbor::Encode<C> for Committee {
 impl<'b, C> minicbor::Decode<'b, C> for Committee {
     fn decode(decoder: &mut Decoder<'b>, context: &mut C) -> Result<Self, DecodeError> {
         let authors: Vec<AuthorIndex> = minicbor::Decode::decode(decoder, context)?;
-        let ascending = authors.is_sorted_by(|one, next| one < next);
-        let committee = Self::of(authors).filter(|_| ascending);
-        committee.ok_or_else(|| DecodeError::message("not an ascending list of 1 to 128 members"))
+        Self::ascending(authors).ok_or_else(|| DecodeError::message(NOT_ASCENDING))
+    }
+}
+
+impl Serialize for Committee {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.authors())
+    }
+}
+
+impl<'de> Deserialize<'de> for Committee {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let authors = Vec::deserialize(deserializer)?;
+        Self::ascending(authors).ok_or_else(|| de::Error::custom(NOT_ASCENDING))
     }
 }
 
@@ -118,14 +143,15 @@ mod tests {
 
     #[test]
     fn a_committee_reads_back_and_a_false_list_does_not() {
-        let committee = Committee::of([7, 2, 127].map(AuthorIndex)).expect("in range");
+        let committee = Committee::of([7, 2, 127, 64, 1023].map(AuthorIndex)).expect("in range");
         let bytes = minicbor::to_vec(committee).expect("memory");
         assert_eq!(minicbor::decode::<Committee>(&bytes).ok(), Some(committee));
-        for false_list in [vec![], vec![2, 2], vec![3, 1], vec![128]] {
+        for false_list in [vec![], vec![2, 2], vec![3, 1], vec![1024]] {
             let authors: Vec<_> = false_list.into_iter().map(AuthorIndex).collect();
             let bytes = minicbor::to_vec(authors).expect("memory");
             assert!(minicbor::decode::<Committee>(&bytes).is_err());
         }
+        assert_eq!(Committee::of((0..129).map(AuthorIndex)), None);
     }
 
     #[test]

@@ -295,9 +295,20 @@ counter!(
     Generation, u64
 );
 counter!(
-    /// A member's index in the committee of an epoch.
+    /// The number of a seat, that is, of a ledger key; the same in every epoch. See
+    /// [`crate::roster`].
     AuthorIndex, u16
 );
+counter!(
+    /// Which rules payloads are judged by, from an epoch's first commit on; the first is 1.
+    ProtocolVersion, u32
+);
+
+impl ProtocolVersion {
+    /// The rules of every founding.
+    pub const FIRST: Self = Self(1);
+}
+
 counter!(
     /// Milliseconds since 1970-01-01T00:00:00Z, agreed by the cluster (a lower median), never a
     /// wall clock.

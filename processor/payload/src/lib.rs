@@ -24,6 +24,7 @@ pub mod peer;
 pub mod prediction;
 pub mod refusal;
 pub mod release;
+pub mod roster;
 pub mod session;
 pub mod snapshot;
 pub mod sshsig;

@@ -20,6 +20,8 @@ pub const EVENT_PAYLOADS_MAX: usize = 16 * 1024;
 pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 /// Members (hosts that vote) in one committee.
 pub const MEMBERS_MAX: usize = 128;
+/// Seats that a cluster gives in all its life: one for each host and for each new ledger key.
+pub const SEATS_MAX: usize = 1024;
 /// Digests that one `Want` may name.
 pub const WANT_DIGESTS_MAX: usize = 256;
 /// How far `not_after_ms` may lie ahead of ledger time, in milliseconds.

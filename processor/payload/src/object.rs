@@ -19,6 +19,7 @@ use crate::kind::{
     StopManner, VmImage,
 };
 use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine};
+use crate::roster::{EpochMembers, Seat};
 use crate::usage::{Meter, PastUsage};
 use crate::volume::{VmVolume, Volume};
 
@@ -553,6 +554,12 @@ pub enum Effect {
     /// A volume. When its state is `Deleted` this is its last version: the judge has forgotten it.
     #[n(5)]
     Volume(#[n(0)] Box<Volume>),
+    /// A seat.
+    #[n(6)]
+    Seat(#[n(0)] Box<Seat>),
+    /// The next epoch, once it is decided where the present one ends.
+    #[n(7)]
+    Epoch(#[n(0)] Box<EpochMembers>),
 }
 
 /// How many bytes stand in an encoded effect before its object: an array of two, the number of the

@@ -151,6 +151,12 @@ impl CommitRelease {
         self.releases.is_empty() && self.time_effects.is_empty()
     }
 
+    /// What the commit changed, in order.
+    pub fn effects(&self) -> impl Iterator<Item = &Effect> {
+        let judged = self.releases.iter().flat_map(|release| &release.effects);
+        judged.chain(&self.time_effects)
+    }
+
     /// What the processor seals: a digest over the release's bytes.
     pub fn seal_digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new_derive_key("dagger v1 release");

@@ -9,7 +9,9 @@
 //! long.
 
 use crate::hashing::Purpose;
-use crate::id::{AccountId, HostId, LedgerTime, PayloadDigest, Position, VmId, VolumeId};
+use crate::id::{
+    AccountId, AuthorIndex, Epoch, HostId, LedgerTime, PayloadDigest, Position, VmId, VolumeId,
+};
 use crate::name::ImageName;
 use crate::refusal::RefusalCode;
 
@@ -41,6 +43,10 @@ pub enum Subject {
     Usage(AccountId, HostId),
     /// A payload that was ordered and has not expired, as [`Judgement`].
     Payload(PayloadDigest),
+    /// A seat, as `roster::Seat`.
+    Seat(AuthorIndex),
+    /// An epoch that has begun or is to begin, as `roster::EpochMembers`.
+    Epoch(Epoch),
 }
 
 /// What became of an ordered payload; the state remembers it until the payload has expired.
@@ -61,7 +67,7 @@ pub struct Judgement {
 impl Subject {
     /// The key of its leaf.
     pub fn key(&self) -> Vec<u8> {
-        let of_two;
+        let (of_two, number);
         let (kind, id): (&[u8], &[u8]) = match self {
             Self::Host(id) => (b"host/", id.as_bytes()),
             Self::Account(id) => (b"account/", id.as_bytes()),
@@ -73,6 +79,14 @@ impl Subject {
                 (b"usage/", &of_two)
             }
             Self::Payload(digest) => (b"payload/", digest.as_bytes()),
+            Self::Seat(index) => {
+                number = u64::from(index.0).to_be_bytes();
+                (b"seat/", &number)
+            }
+            Self::Epoch(epoch) => {
+                number = epoch.0.to_be_bytes();
+                (b"epoch/", &number)
+            }
         };
         [kind, id].concat()
     }

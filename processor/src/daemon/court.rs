@@ -12,6 +12,7 @@ use dagger_bus::seal::SealKey;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{ClusterId, LedgerTime};
 use dagger_payload::key::{Domain, SecretKey};
+use dagger_payload::object::Effect;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
 use dagger_payload::snapshot::{SealedAnchor, SnapshotHead};
 use tokio::sync::watch;
@@ -97,6 +98,7 @@ impl Court {
             next_deadline: self.judge.next_deadline(),
             epoch_end: self.judge.epoch_end(),
             anchor: self.anchor.clone(),
+            roster: self.judge.roster().clone(),
         }
     }
 
@@ -142,10 +144,12 @@ impl Court {
             Err(broken) => return Err(broken),
         };
         let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
+        let seated = release.effects().any(|effect| matches!(effect, Effect::Seat(_)));
         let judged = Judged::Done {
             sealed: Box::new(SealedRelease { release, seal }),
             next_deadline: self.judge.next_deadline(),
             epoch_end: self.judge.epoch_end(),
+            roster: seated.then(|| Box::new(self.judge.roster().clone())),
         };
         if self.kept.len() == JUDGED_KEPT_MAX {
             self.kept.pop_front();

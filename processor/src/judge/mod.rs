@@ -34,6 +34,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, OrderedPayload, Release, Verdict, extend_prefix, initial_prefix,
 };
+use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::HistoryRecord;
 use dagger_payload::state_tree::Judgement;
 
@@ -110,6 +111,11 @@ impl Judge {
     /// Where the epoch ends. Members are those of the genesis: no payload changes them.
     pub fn epoch_end(&self) -> Option<EpochEnd> {
         None
+    }
+
+    /// All seats.
+    pub fn roster(&self) -> &Roster {
+        &self.state.roster
     }
 
     /// The earliest ledger time at which something will change by itself.

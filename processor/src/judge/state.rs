@@ -12,8 +12,8 @@ use std::net::Ipv4Addr;
 
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
-    AccountId, ClusterId, HistoryHash, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
-    StateRoot, VmId, VolumeId,
+    AccountId, ClusterId, Epoch, HistoryHash, HostId, ImageDigest, LedgerTime, OperatorId,
+    PayloadDigest, StateRoot, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet};
@@ -21,6 +21,7 @@ use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{
     Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, Image, Placement, Vm, VmState,
 };
+use dagger_payload::roster::{EpochMembers, Roster};
 use dagger_payload::state_tree::{Judgement, Subject};
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::{Volume, VolumeState};
@@ -77,6 +78,9 @@ pub(crate) struct State {
     vms: BTreeMap<VmId, Box<Vm>>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
     pub(crate) past_usage: BTreeMap<(AccountId, HostId), PastUsage>,
+    pub(crate) roster: Roster,
+    /// Every epoch that has begun, and the next one once it is decided.
+    pub(crate) epochs: BTreeMap<Epoch, EpochMembers>,
     pub(crate) silence: Silence,
     agent_keys: BTreeMap<KeyBytes, HostId>,
     account_keys: BTreeMap<KeyBytes, AccountId>,
@@ -101,7 +105,10 @@ impl State {
     pub(crate) fn found(genesis: Genesis, cluster: ClusterId) -> Self {
         let mut tree = StateTree::default();
         tree.set(b"cluster", cluster.as_bytes());
-        Self {
+        let (roster, first) = (Roster::founding(&genesis), EpochMembers::founding(&genesis));
+        let seats = roster.seats().iter().map(|seat| Effect::Seat(Box::new(seat.clone())));
+        let founding: Vec<_> = seats.chain([Effect::Epoch(Box::new(first))]).collect();
+        let mut state = Self {
             cluster,
             silence: Silence::new(genesis.hosts.iter().map(|host| host.id()).collect()),
             genesis,
@@ -114,6 +121,8 @@ impl State {
             vms: BTreeMap::new(),
             volumes: BTreeMap::new(),
             past_usage: BTreeMap::new(),
+            roster,
+            epochs: BTreeMap::new(),
             agent_keys: BTreeMap::new(),
             account_keys: BTreeMap::new(),
             images_of: BTreeMap::new(),
@@ -128,7 +137,11 @@ impl State {
             forgotten_at: BTreeSet::new(),
             tree,
             scratch: Vec::new(),
+        };
+        for effect in &founding {
+            state.absorb_alone(effect);
         }
+        state
     }
 
     /// The root, after hashing what changed.
@@ -296,6 +309,17 @@ impl State {
             Effect::Usage(past) => {
                 self.tree.set(&Subject::Usage(past.account, past.host).key(), object);
                 self.past_usage.insert((past.account, past.host), (**past).clone());
+            }
+            Effect::Seat(seat) => {
+                // The rules give seats in their order; a snapshot that does not leads to a root
+                // that nobody attests.
+                if self.roster.put(seat).is_ok() {
+                    self.tree.set(&Subject::Seat(seat.index).key(), object);
+                }
+            }
+            Effect::Epoch(members) => {
+                self.tree.set(&Subject::Epoch(members.epoch).key(), object);
+                self.epochs.insert(members.epoch, **members);
             }
         }
     }

@@ -14,6 +14,7 @@ use dagger_payload::kind::{Capacity, KeyRole};
 use dagger_payload::object::{Account, Cause, Effect, Host, Image, Vm, VmState};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, OrderedCommit};
+use dagger_payload::roster::{EpochMembers, Roster, Seat};
 use dagger_payload::snapshot::extend_history;
 use dagger_payload::state_tree::Judgement;
 use dagger_payload::usage::PastUsage;
@@ -46,6 +47,8 @@ pub(crate) struct Model {
     pub(crate) vms: Vec<Vm>,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) past_usage: Vec<PastUsage>,
+    pub(crate) seats: Vec<Seat>,
+    pub(crate) epochs: Vec<EpochMembers>,
     pub(crate) remembered: BTreeMap<PayloadDigest, Judgement>,
     /// For each host the index of the address after the one that was given last.
     pub(crate) cursors: BTreeMap<HostId, u32>,
@@ -87,6 +90,8 @@ impl Model {
     pub(crate) fn found(genesis: Genesis, cluster: ClusterId) -> Self {
         Self {
             cluster,
+            seats: Roster::founding(&genesis).into(),
+            epochs: vec![EpochMembers::founding(&genesis)],
             genesis,
             now: LedgerTime(0),
             hosts: Vec::new(),
@@ -248,6 +253,14 @@ impl Model {
                     self.volumes.push((**new).clone());
                 }
             }
+            Effect::Seat(new) => {
+                self.seats.retain(|old| old.index != new.index);
+                self.seats.push((**new).clone());
+            }
+            Effect::Epoch(new) => {
+                self.epochs.retain(|old| old.epoch != new.epoch);
+                self.epochs.push(**new);
+            }
             Effect::Usage(new) => {
                 self.past_usage.retain(|old| (old.account, old.host) != (new.account, new.host));
                 self.past_usage.push((**new).clone());
@@ -283,6 +296,12 @@ impl Model {
         self.images.iter().for_each(|one| add("image", one.name.as_str().as_bytes(), encode(one)));
         self.vms.iter().for_each(|vm| add("vm", vm.id.as_bytes(), encode(vm)));
         self.volumes.iter().for_each(|one| add("volume", one.id.as_bytes(), encode(one)));
+        for seat in &self.seats {
+            add("seat", &u64::from(seat.index.0).to_be_bytes(), encode(seat));
+        }
+        for members in &self.epochs {
+            add("epoch", &members.epoch.0.to_be_bytes(), encode(members));
+        }
         for past in &self.past_usage {
             let id = [past.account.as_bytes().as_slice(), past.host.as_bytes().as_slice()].concat();
             add("usage", &id, encode(past));

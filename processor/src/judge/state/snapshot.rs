@@ -10,7 +10,8 @@ use std::ops::Bound;
 
 use dagger_payload::codec::encode;
 use dagger_payload::id::{
-    AccountId, HistoryHash, HostId, LedgerTime, PayloadDigest, StateRoot, VmId, VolumeId,
+    AccountId, AuthorIndex, Epoch, HistoryHash, HostId, LedgerTime, PayloadDigest, StateRoot, VmId,
+    VolumeId,
 };
 use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use dagger_payload::name::ImageName;
@@ -57,6 +58,8 @@ pub(crate) enum Mark {
     Vm(VmId),
     Volume(VolumeId),
     Usage((AccountId, HostId)),
+    Seat(AuthorIndex),
+    Epoch(Epoch),
     AddressCursor(HostId),
     Remembered(PayloadDigest),
 }
@@ -71,6 +74,8 @@ impl Entry {
             Self::Object(Effect::Vm(vm)) => Mark::Vm(vm.id),
             Self::Object(Effect::Volume(volume)) => Mark::Volume(volume.id),
             Self::Object(Effect::Usage(past)) => Mark::Usage((past.account, past.host)),
+            Self::Object(Effect::Seat(seat)) => Mark::Seat(seat.index),
+            Self::Object(Effect::Epoch(members)) => Mark::Epoch(members.epoch),
             Self::AddressCursor(host, _) => Mark::AddressCursor(*host),
             Self::Remembered(digest, _) => Mark::Remembered(*digest),
         }
@@ -109,8 +114,10 @@ impl Mark {
             Self::Vm(_) => 5,
             Self::Volume(_) => 6,
             Self::Usage(_) => 7,
-            Self::AddressCursor(_) => 8,
-            Self::Remembered(_) => 9,
+            Self::Seat(_) => 8,
+            Self::Epoch(_) => 9,
+            Self::AddressCursor(_) => 10,
+            Self::Remembered(_) => 11,
         }
     }
 }
@@ -186,6 +193,8 @@ impl State {
             vms,
             volumes,
             past_usage,
+            roster,
+            epochs,
             agent_keys: _,
             account_keys: _,
             images_of: _,
@@ -208,15 +217,23 @@ impl State {
         let vms = rest(vms, left!(mark, Vm, 5));
         let volumes = rest(volumes, left!(mark, Volume, 6));
         let past_usage = rest(past_usage, left!(mark, Usage, 7));
-        let addresses = rest(addresses, left!(mark, AddressCursor, 8));
-        let remembered = rest(remembered, left!(mark, Remembered, 9));
+        let addresses = rest(addresses, left!(mark, AddressCursor, 10));
+        let remembered = rest(remembered, left!(mark, Remembered, 11));
+        let seats = roster.seats().iter().filter(move |seat| match left!(mark, Seat, 8) {
+            Rest::All => true,
+            Rest::After(last) => seat.index > *last,
+            Rest::Nothing => false,
+        });
+        let epochs = rest(epochs, left!(mark, Epoch, 9));
         let objects = hosts
             .map(|(_, host)| Effect::Host(Box::new(host.clone())))
             .chain(accounts.map(|(_, account)| Effect::Account(Box::new(account.clone()))))
             .chain(images.map(|(_, image)| Effect::Image(Box::new(image.clone()))))
             .chain(vms.map(|(_, vm)| Effect::Vm(vm.clone())))
             .chain(volumes.map(|(_, volume)| Effect::Volume(Box::new(volume.clone()))))
-            .chain(past_usage.map(|(_, past)| Effect::Usage(Box::new(past.clone()))));
+            .chain(past_usage.map(|(_, past)| Effect::Usage(Box::new(past.clone()))))
+            .chain(seats.map(|seat| Effect::Seat(Box::new(seat.clone()))))
+            .chain(epochs.map(|(_, members)| Effect::Epoch(Box::new(*members))));
         order
             .into_iter()
             .chain(objects.map(Entry::Object))
