@@ -100,6 +100,7 @@ fn furnish(bench: &mut Bench) -> anyhow::Result<()> {
     for index in 0..HOSTS {
         let join = HostJoin {
             ledger_key: key(100 + index),
+            address: None,
             agent_key: key(200 + index),
             name: format!("host{index}").parse()?,
             region: "region".parse()?,

@@ -237,6 +237,7 @@ fn refusal_status(code: RefusalCode) -> StatusCode {
         | RefusalCode::Conflict
         | RefusalCode::StateWrong
         | RefusalCode::Protected
+        | RefusalCode::Unbalanced
         | RefusalCode::AlreadyExists => StatusCode::CONFLICT,
         RefusalCode::TooMuchUnordered => StatusCode::TOO_MANY_REQUESTS,
         RefusalCode::PayloadMalformed

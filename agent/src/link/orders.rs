@@ -62,7 +62,9 @@ impl Selection {
                 | Effect::Account(_)
                 | Effect::Usage(_)
                 | Effect::Seat(_)
-                | Effect::Epoch(_) => {}
+                | Effect::Epoch(_)
+                | Effect::Operator(_)
+                | Effect::Proposal(_) => {}
             }
         }
         orders.push(Order::LedgerTime(release.ledger_time));

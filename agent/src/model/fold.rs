@@ -149,8 +149,8 @@ impl Model {
             Effect::Volume(volume) => {
                 self.volumes.insert(volume.id, (**volume).clone());
             }
-            // Read from the log when it is asked for.
-            Effect::Usage(_) => {}
+            // Read from the log when they are asked for.
+            Effect::Usage(_) | Effect::Operator(_) | Effect::Proposal(_) => {}
             // The rules place seats in their order.
             Effect::Seat(seat) => {
                 let _ = self.roster.put(seat);

@@ -81,6 +81,12 @@ pub(super) fn accepted(
         Body::HostJoin(host) => with_place(format!("host {} was declared anew", host.name)),
         Body::HostDrain(_) => with_place(format!("a host was drained by {who}")),
         Body::HostResume(_) => with_place(format!("a host was resumed by {who}")),
+        Body::HostLeave(_)
+        | Body::HostRotateLedgerKey(_)
+        | Body::OperatorPropose(_)
+        | Body::OperatorApprove(_)
+        | Body::OperatorWithdraw(_)
+        | Body::OperatorRotateKey(_) => with_place(format!("members were changed by {who}")),
         Body::AccountGrant(_) | Body::AccountRevoke(_) => {
             with_place(format!("the account's grant by {who} changed"))
         }

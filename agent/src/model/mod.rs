@@ -206,7 +206,12 @@ fn owner(effect: &Effect) -> Option<AccountId> {
         Effect::Account(account) => Some(account.id),
         Effect::Volume(volume) => Some(volume.account),
         Effect::Usage(past) => Some(past.account),
-        Effect::Host(_) | Effect::Image(_) | Effect::Seat(_) | Effect::Epoch(_) => None,
+        Effect::Host(_)
+        | Effect::Image(_)
+        | Effect::Seat(_)
+        | Effect::Epoch(_)
+        | Effect::Operator(_)
+        | Effect::Proposal(_) => None,
     }
 }
 
@@ -222,6 +227,8 @@ fn effect_event(commit: CommitIndex, effect: &Effect) -> StreamEvent {
         Effect::Usage(past) => ("usage", past.host.to_string()),
         Effect::Seat(seat) => ("seat", seat.index.to_string()),
         Effect::Epoch(members) => ("epoch", members.epoch.to_string()),
+        Effect::Operator(operator) => ("operator", operator.id.to_string()),
+        Effect::Proposal(proposal) => ("proposal", proposal.id.to_string()),
     };
     StreamEvent::Object { commit, kind: kind.to_owned(), id }
 }

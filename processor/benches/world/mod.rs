@@ -224,6 +224,7 @@ fn join(number: usize) -> Body {
     let second = u8::try_from(number / 256).expect("few hosts");
     Body::HostJoin(Box::new(HostJoin {
         ledger_key: key(2, number),
+        address: None,
         agent_key: key(4, number),
         name: format!("host{number}").parse().expect("a name"),
         region: "region".parse().expect("a name"),

@@ -14,7 +14,9 @@
 use bytes::Bytes;
 use dagger_payload::event::CommitEnd;
 use dagger_payload::handover::EpochEnd;
-use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest};
+use dagger_payload::id::{
+    AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest, ProtocolVersion,
+};
 use dagger_payload::key::PublicKey;
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::prediction::Prediction;
@@ -268,5 +270,13 @@ pub enum Judged {
         /// What it is of.
         #[n(0)]
         head: SnapshotHead,
+    },
+    /// The commit is the first one of an epoch whose rules this processor does not know. It judges
+    /// no further, and never guesses: judging waits until it is upgraded.
+    #[n(4)]
+    Upgrade {
+        /// The version of the rules that it needs.
+        #[n(0)]
+        needs: ProtocolVersion,
     },
 }

@@ -16,6 +16,7 @@ pub mod id;
 pub mod key;
 pub mod kind;
 pub mod limits;
+pub mod membership;
 pub mod merkle;
 pub mod name;
 pub mod object;

@@ -22,6 +22,12 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 pub const MEMBERS_MAX: usize = 128;
 /// Seats that a cluster gives in all its life: one for each host and for each new ledger key.
 pub const SEATS_MAX: usize = 1024;
+/// Operators that a cluster has in all its life.
+pub const OPERATORS_MAX: usize = 1024;
+/// Proposals of one operator that may wait for approvals or for an epoch.
+pub const PROPOSALS_PER_OPERATOR_MAX: usize = 8;
+/// How long a proposal waits for approvals, in ledger milliseconds: 30 days.
+pub const PROPOSAL_LIFE_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 /// Digests that one `Want` may name.
 pub const WANT_DIGESTS_MAX: usize = 256;
 /// How far `not_after_ms` may lie ahead of ledger time, in milliseconds.

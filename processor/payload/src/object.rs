@@ -18,6 +18,7 @@ use crate::kind::{
     Apart, Capacity, GuestSubnet, ImageFormat, KeyRole, Protection, ReportPhase, RestartPolicy,
     StopManner, VmImage,
 };
+use crate::membership::{Operator, Proposal};
 use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine};
 use crate::roster::{EpochMembers, Seat};
 use crate::usage::{Meter, PastUsage};
@@ -51,6 +52,9 @@ pub enum HostDuty {
     /// Its operator asked for no new VMs.
     #[n(1)]
     Draining,
+    /// It has left the cluster: this is its last version, kept since usage and history name it.
+    #[n(2)]
+    Left,
 }
 
 /// A host and what it offers.
@@ -560,6 +564,12 @@ pub enum Effect {
     /// The next epoch, once it is decided where the present one ends.
     #[n(7)]
     Epoch(#[n(0)] Box<EpochMembers>),
+    /// An operator.
+    #[n(8)]
+    Operator(#[n(0)] Box<Operator>),
+    /// A proposal. When it is pending no more this is its last version: the judge has forgotten it.
+    #[n(9)]
+    Proposal(#[n(0)] Box<Proposal>),
 }
 
 /// How many bytes stand in an encoded effect before its object: an array of two, the number of the

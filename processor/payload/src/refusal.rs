@@ -91,6 +91,9 @@ codes! {
         "Ask that operator for a new grant; the VM can still be stopped and deleted.";
     /// The VM is protected against deletion.
     Protected = 23, "protected", "Unprotect it first: daggerctl vm unprotect VM.";
+    /// One operator would hold more votes than may be false.
+    Unbalanced = 24, "unbalanced",
+        "Change other voters in the same proposal, so that no operator holds more than f votes.";
 }
 
 impl std::fmt::Display for RefusalCode {

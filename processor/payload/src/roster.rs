@@ -91,7 +91,7 @@ pub struct EpochMembers {
 }
 
 /// All seats, by number: without gap from 0, at most [`SEATS_MAX`], no key twice.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(into = "Vec<Seat>", try_from = "Vec<Seat>")]
 pub struct Roster {
     seats: Vec<Seat>,

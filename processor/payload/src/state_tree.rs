@@ -10,7 +10,8 @@
 
 use crate::hashing::Purpose;
 use crate::id::{
-    AccountId, AuthorIndex, Epoch, HostId, LedgerTime, PayloadDigest, Position, VmId, VolumeId,
+    AccountId, AuthorIndex, Epoch, HostId, LedgerTime, OperatorId, PayloadDigest, Position, VmId,
+    VolumeId,
 };
 use crate::name::ImageName;
 use crate::refusal::RefusalCode;
@@ -47,6 +48,10 @@ pub enum Subject {
     Seat(AuthorIndex),
     /// An epoch that has begun or is to begin, as `roster::EpochMembers`.
     Epoch(Epoch),
+    /// An operator, as `membership::Operator`.
+    Operator(OperatorId),
+    /// A pending proposal, as `membership::Proposal`.
+    Proposal(PayloadDigest),
 }
 
 /// What became of an ordered payload; the state remembers it until the payload has expired.
@@ -79,6 +84,8 @@ impl Subject {
                 (b"usage/", &of_two)
             }
             Self::Payload(digest) => (b"payload/", digest.as_bytes()),
+            Self::Operator(id) => (b"operator/", id.as_bytes()),
+            Self::Proposal(id) => (b"proposal/", id.as_bytes()),
             Self::Seat(index) => {
                 number = u64::from(index.0).to_be_bytes();
                 (b"seat/", &number)

@@ -2,13 +2,14 @@
 //!
 //! Owns the counting of faults per operator: a dishonest operator has all of his hosts. Never
 //! decides who votes: the genesis and the judge do. Called by `daggerctl genesis` before anybody
-//! signs, and by the agent for `daggerctl ledger status`.
+//! signs, by the judge before voters change, and by the agent for `daggerctl ledger status`.
 
 use std::collections::BTreeMap;
 
 use crate::committee::Committee;
 use crate::genesis::Genesis;
-use crate::name::Name;
+use crate::id::OperatorId;
+use crate::roster::Roster;
 
 /// From so many voting operators on, none may hold more than f votes. With fewer, each can outvote
 /// what a committee survives, and that is said instead.
@@ -16,20 +17,17 @@ pub const BALANCED_OPERATORS_MIN: usize = 4;
 
 /// The votes of each operator in one committee.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Votes<'a> {
+pub struct Votes {
     committee: Committee,
-    of: BTreeMap<&'a Name, usize>,
+    of: BTreeMap<OperatorId, usize>,
 }
 
 /// An operator with more votes than may be false.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "operator {operator} holds {votes} of {members} votes, and at most {faulty_max} may be false: \
-     from four operators on, none may hold more"
-)]
+#[error("{}", self.naming(self.operator))]
 pub struct Unbalanced {
     /// Who.
-    pub operator: Name,
+    pub operator: OperatorId,
     /// How many of the votes are his.
     pub votes: usize,
     /// n.
@@ -38,14 +36,36 @@ pub struct Unbalanced {
     pub faulty_max: usize,
 }
 
-impl<'a> Votes<'a> {
+impl Unbalanced {
+    /// The same in words that call the operator `name`.
+    pub fn naming(&self, name: impl std::fmt::Display) -> String {
+        let Self { votes, members, faulty_max, .. } = self;
+        format!(
+            "operator {name} holds {votes} of {members} votes, and at most {faulty_max} may be \
+             false: from four operators on, none may hold more"
+        )
+    }
+
+    /// The same in words for the founders.
+    pub fn at_founding(&self, genesis: &Genesis) -> String {
+        let own = genesis.operators.iter().find(|operator| operator.id() == self.operator);
+        own.map_or_else(|| self.to_string(), |own| self.naming(&own.name))
+    }
+}
+
+impl Votes {
     /// The votes at the founding.
-    pub fn at_founding(genesis: &'a Genesis) -> Self {
+    pub fn at_founding(genesis: &Genesis) -> Self {
+        Self::of(&Roster::founding(genesis), genesis.committee())
+    }
+
+    /// The votes of `committee`, whose members sit on seats of `roster`.
+    pub fn of(roster: &Roster, committee: Committee) -> Self {
         let mut of = BTreeMap::new();
-        for host in &genesis.hosts {
-            *of.entry(&host.operator).or_insert(0) += 1;
+        for seat in committee.authors().filter_map(|author| roster.seat(author)) {
+            *of.entry(seat.operator).or_insert(0) += 1;
         }
-        Self { committee: genesis.committee(), of }
+        Self { committee, of }
     }
 
     /// How many hosts may be dead or lie, whoever owns them: f.
@@ -77,8 +97,7 @@ impl<'a> Votes<'a> {
             Some((operator, votes))
                 if self.of.len() >= BALANCED_OPERATORS_MIN && *votes > faulty_max =>
             {
-                let operator = (*operator).clone();
-                Err(Unbalanced { operator, votes: *votes, members, faulty_max })
+                Err(Unbalanced { operator: *operator, votes: *votes, members, faulty_max })
             }
             _ => Ok(()),
         }
@@ -90,10 +109,8 @@ mod tests {
     use super::*;
 
     fn survived(votes: &[usize]) -> (usize, usize, Result<(), usize>) {
-        let names: Vec<Name> =
-            (1..=votes.len()).map(|i| format!("op{i}").parse().expect("a name")).collect();
         let committee = Committee::new(votes.iter().sum()).expect("in range");
-        let of = names.iter().zip(votes.iter().copied()).collect();
+        let of = (1..).map(|number| OperatorId([number; 16])).zip(votes.iter().copied()).collect();
         let votes = Votes { committee, of };
         let balance = votes.check_balance().map_err(|unbalanced| unbalanced.votes);
         (votes.hosts_survived(), votes.operators_survived(), balance)

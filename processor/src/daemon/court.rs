@@ -130,7 +130,8 @@ impl Court {
     /// Judges a commit, or repeats the answer to a recent one.
     ///
     /// # Errors
-    /// The commit contradicts what was judged: the ledger is broken.
+    /// The commit contradicts what was judged: the ledger is broken. Rules that this build does not
+    /// know are no such error.
     pub(super) fn judge(
         &mut self,
         commit: &OrderedCommit,
@@ -141,7 +142,13 @@ impl Court {
             Err(CommitError::OutOfOrder { expected }) => {
                 return Ok(self.repeated(commit).unwrap_or(Judged::OutOfOrder { expected }));
             }
-            Err(broken) => return Err(broken),
+            Err(CommitError::UpgradeNeeded { needs }) => {
+                tracing::warn!(commit = %commit.index, %needs, "rules that need an upgrade begin");
+                return Ok(Judged::Upgrade { needs });
+            }
+            Err(broken @ (CommitError::Discontinuous | CommitError::Mismatched)) => {
+                return Err(broken);
+            }
         };
         let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
         let seated = release.effects().any(|effect| matches!(effect, Effect::Seat(_)));
@@ -164,7 +171,10 @@ impl Court {
                 let end = &sealed.release.end;
                 end.index == commit.index && end.prefix_hash == commit.prefix_hash
             }
-            Judged::OutOfOrder { .. } | Judged::Chunk { .. } | Judged::Snapshot { .. } => false,
+            Judged::OutOfOrder { .. }
+            | Judged::Chunk { .. }
+            | Judged::Snapshot { .. }
+            | Judged::Upgrade { .. } => false,
         };
         self.kept.iter().find(same).cloned()
     }

@@ -14,6 +14,7 @@ use dagger_payload::limits::ACCOUNT_KEYS_MAX;
 use dagger_payload::object::{Account, AccountKey, Effect, Grant};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
+use super::members::is_of_member;
 use super::state::State;
 use super::{Case, Ruling, refuse};
 
@@ -133,13 +134,7 @@ pub(crate) fn rotate_key(state: &State, case: &Case<'_>, body: &AccountRotateKey
 fn require_free(state: &State, account: &Account, key: &PublicKey) -> Result<(), Refusal> {
     let founded = AccountId::of(key);
     let founded_another = founded != account.id && state.accounts.contains_key(&founded);
-    let is_ledger_key = state.genesis.author_of(key).is_some();
-    if founded_another
-        || is_ledger_key
-        || state.account_id(key).is_some()
-        || state.operator(key).is_some()
-        || state.host_of_agent(key).is_some()
-    {
+    if founded_another || state.account_id(key).is_some() || is_of_member(state, key) {
         return refuse(RefusalCode::Conflict, "this key has another use in the cluster");
     }
     Ok(())

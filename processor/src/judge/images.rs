@@ -46,14 +46,14 @@ pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> 
     Ok(vec![Effect::Image(Box::new(image))])
 }
 
-/// Under which key the signer publishes: an operator's own, or the first one of the account, whose
+/// Under which key the signer publishes: the first one of the operator, or of the account, whose
 /// grants come with it.
 fn publisher<'s>(
     state: &'s State,
-    case: &Case<'s>,
+    case: &Case<'_>,
 ) -> Result<(&'s PublicKey, Option<&'s [Grant]>), Refusal> {
-    if state.operator(case.signer).is_some() {
-        return Ok((case.signer, None));
+    if let Some(operator) = state.operator(case.signer).and_then(|id| state.operators.get(&id)) {
+        return Ok((&operator.first_key, None));
     }
     let account = acting(state, case)?;
     Ok((&account.key, Some(&account.grants)))

@@ -7,9 +7,11 @@
 //! prediction.
 
 mod accounts;
+mod epochs;
 mod estate;
 mod hosts;
 mod images;
+mod members;
 mod placement;
 mod reports;
 mod rooms;
@@ -23,7 +25,9 @@ mod volumes;
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::handover::EpochEnd;
-use dagger_payload::id::{AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest, Position};
+use dagger_payload::id::{
+    AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest, Position, ProtocolVersion,
+};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
 use dagger_payload::limits::NOT_AFTER_AHEAD_MS_MAX;
@@ -47,6 +51,8 @@ pub(crate) struct Case<'a> {
     pub(crate) signer: &'a PublicKey,
     pub(crate) cause: Cause,
     pub(crate) now: LedgerTime,
+    /// The last judged commit: the payload is in the one after it.
+    pub(crate) judged: CommitIndex,
 }
 
 /// What a rule decides: new versions of objects, or why not.
@@ -68,7 +74,16 @@ pub enum CommitError {
     /// Not one verified payload for each ordered one.
     #[error("the verified payloads are not those of the commit")]
     Mismatched,
+    /// The commit is to be judged by rules that this build does not know: it judges no further.
+    #[error("version {needs} of the rules counts from here on: this host needs an upgrade")]
+    UpgradeNeeded {
+        /// The version of the rules.
+        needs: ProtocolVersion,
+    },
 }
+
+/// The newest rules that this build knows.
+pub const PROTOCOL_MAX: ProtocolVersion = ProtocolVersion::FIRST;
 
 /// The judge of one cluster.
 #[derive(Debug)]
@@ -78,6 +93,8 @@ pub struct Judge {
     /// The last commit end that changed anything.
     changed: CommitEnd,
     record: HistoryRecord,
+    /// The newest rules that it knows.
+    protocol_max: ProtocolVersion,
 }
 
 impl Judge {
@@ -90,7 +107,13 @@ impl Judge {
             prefix_hash: initial_prefix(&cluster),
             state_root: state.root(),
         };
-        Self { state, end, changed: end, record: HistoryRecord::default() }
+        let record = HistoryRecord::default();
+        Self { state, end, changed: end, record, protocol_max: PROTOCOL_MAX }
+    }
+
+    /// The same judge, of a build that knows other rules: in a test, one that comes later.
+    pub fn knowing(self, protocol_max: ProtocolVersion) -> Self {
+        Self { protocol_max, ..self }
     }
 
     /// The last judged commit end.
@@ -108,9 +131,9 @@ impl Judge {
         self.state.time
     }
 
-    /// Where the epoch ends. Members are those of the genesis: no payload changes them.
+    /// Where the epoch ends: from the commit that decides it to the epoch's last one.
     pub fn epoch_end(&self) -> Option<EpochEnd> {
-        None
+        epochs::end(&self.state, self.end.index)
     }
 
     /// All seats.
@@ -120,6 +143,10 @@ impl Judge {
 
     /// The earliest ledger time at which something will change by itself.
     pub fn next_deadline(&self) -> Option<LedgerTime> {
+        // What has passed while the epoch ended is decided with the next one's first commit.
+        if epochs::is_deciding_due(&self.state, self.end.index) {
+            return Some(self.state.time);
+        }
         self.state.next_deadline()
     }
 
@@ -136,6 +163,10 @@ impl Judge {
         if commit.index != expected {
             return Err(CommitError::OutOfOrder { expected });
         }
+        let epoch = *self.state.epoch_at(commit.index);
+        if epoch.protocol > self.protocol_max {
+            return Err(CommitError::UpgradeNeeded { needs: epoch.protocol });
+        }
         if verified.len() != commit.payloads.len() {
             return Err(CommitError::Mismatched);
         }
@@ -148,7 +179,7 @@ impl Judge {
             return Err(CommitError::Discontinuous);
         }
         self.state.time = commit.ledger_time;
-        self.state.silence.observe(commit);
+        self.state.silence.observe(commit, &epoch);
         if !commit.payloads.is_empty() {
             self.state.forget_expired();
         }
@@ -158,7 +189,7 @@ impl Judge {
         for ((position, ordered), verified) in commit.placed().zip(verified) {
             releases.push(self.release(position, ordered, verified));
         }
-        let time_effects = self.lapse_offers();
+        let time_effects = self.pass(commit.index);
         let end = CommitEnd {
             index: commit.index,
             position: commit.last_position(),
@@ -240,12 +271,18 @@ impl Judge {
         }
         check_time(payload, now)?;
         let cause = Cause { digest: *digest, position };
-        let case = Case { signer: &payload.signer, cause, now };
+        let case = self.case(payload, cause, now);
         let state = &self.state;
         match &payload.body {
             Body::HostJoin(body) => hosts::join(state, &case, body),
             Body::HostDrain(body) => hosts::set_duty(state, &case, body, HostDuty::Draining),
             Body::HostResume(body) => hosts::set_duty(state, &case, body, HostDuty::Open),
+            Body::HostLeave(body) => hosts::leave(state, &case, body),
+            Body::HostRotateLedgerKey(body) => hosts::rotate_ledger_key(state, &case, body),
+            Body::OperatorPropose(body) => members::propose(state, &case, body),
+            Body::OperatorApprove(body) => members::approve(state, &case, body),
+            Body::OperatorWithdraw(body) => members::withdraw(state, &case, body),
+            Body::OperatorRotateKey(body) => members::rotate_key(state, &case, body),
             Body::AccountGrant(body) => accounts::grant(state, &case, body),
             Body::AccountRevoke(body) => accounts::revoke(state, &case, body),
             Body::AccountAddKey(body) => accounts::add_key(state, &case, body),
@@ -272,6 +309,24 @@ impl Judge {
         }
     }
 
+    fn case<'a>(&self, payload: &'a Payload, cause: Cause, now: LedgerTime) -> Case<'a> {
+        Case { signer: &payload.signer, cause, now, judged: self.end.index }
+    }
+
+    /// What follows from the order itself, after the payloads of `commit`.
+    fn pass(&mut self, commit: CommitIndex) -> Vec<Effect> {
+        let mut effects = self.absorbed(epochs::vacated(&self.state, commit));
+        effects.extend(self.lapse_offers());
+        effects.extend(self.absorbed(members::lapsed(&self.state, self.state.time)));
+        effects.extend(self.absorbed(epochs::decide(&self.state, commit)));
+        effects
+    }
+
+    fn absorbed(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+        effects.iter().for_each(|effect| self.state.absorb_alone(effect));
+        effects
+    }
+
     /// Offers that no host accepted in time go to the next host.
     fn lapse_offers(&mut self) -> Vec<Effect> {
         let now = self.state.time;
@@ -294,7 +349,7 @@ impl Judge {
     ) -> Vec<HostOutlook> {
         let Body::VmCreate(body) = &payload.body else { return Vec::new() };
         let cause = Cause { digest: *digest, position: self.end.position.next() };
-        let case = Case { signer: &payload.signer, cause, now };
+        let case = self.case(payload, cause, now);
         let newborn = vms::newborn(&self.state, &case, body);
         newborn.map_or_else(|_| Vec::new(), |vm| placement::outlook(&self.state, &vm, now))
     }

@@ -181,7 +181,7 @@ impl<'a> Search<'a> {
             state,
             vm,
             operators: state.rooms.among(&operators),
-            silent: state.silence.silent(now),
+            silent: state.silent(now),
             neighbours: Neighbours::of(state, vm),
         })
     }

@@ -90,6 +90,13 @@ impl Rooms {
         }
     }
 
+    /// A host that offers nothing any more.
+    pub(crate) fn remove(&mut self, host: &HostId) {
+        if let Ok(at) = self.find(host) {
+            self.rooms.remove(at);
+        }
+    }
+
     /// For each operator with hosts, by index, whether he is one of `operators`.
     pub(crate) fn among(&self, operators: &[OperatorId]) -> Among {
         Among(self.operators.iter().map(|operator| operators.contains(operator)).collect())

@@ -10,7 +10,7 @@ use dagger_payload::id::ClusterId;
 use dagger_payload::limits::SNAPSHOT_CHUNKS_MAX;
 use dagger_payload::snapshot::{Anchor, HistoryRecord, SnapshotHead};
 
-use super::Judge;
+use super::{Judge, PROTOCOL_MAX};
 use super::state::State;
 use super::state::snapshot::Mark;
 pub use super::state::snapshot::SnapshotError;
@@ -98,7 +98,7 @@ impl Restoring {
             return Err(SnapshotError::AnotherRoot { found });
         }
         let (end, record) = (head.end, HistoryRecord::default());
-        Ok(Judge { state, end, changed: end, record })
+        Ok(Judge { state, end, changed: end, record, protocol_max: PROTOCOL_MAX })
     }
 }
 

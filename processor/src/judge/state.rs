@@ -12,14 +12,15 @@ use std::net::Ipv4Addr;
 
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
-    AccountId, ClusterId, Epoch, HistoryHash, HostId, ImageDigest, LedgerTime, OperatorId,
+    AccountId, ClusterId, CommitIndex, Epoch, HistoryHash, HostId, ImageDigest, LedgerTime, OperatorId,
     PayloadDigest, StateRoot, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet};
+use dagger_payload::membership::{Operator, OperatorStanding, Proposal, ProposalStanding, founding};
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{
-    Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, Image, Placement, Vm, VmState,
+    Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, HostDuty, Image, Placement, Vm, VmState,
 };
 use dagger_payload::roster::{EpochMembers, Roster};
 use dagger_payload::state_tree::{Judgement, Subject};
@@ -65,7 +66,8 @@ impl Addresses {
 #[derive(Debug)]
 pub(crate) struct State {
     pub(crate) cluster: ClusterId,
-    pub(crate) genesis: Genesis,
+    /// Commits between a decision on members and the last commit of the epoch.
+    pub(crate) handover_distance_commits: u64,
     pub(crate) time: LedgerTime,
     /// Everything that was judged so far.
     pub(crate) history: HistoryHash,
@@ -78,10 +80,15 @@ pub(crate) struct State {
     vms: BTreeMap<VmId, Box<Vm>>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
     pub(crate) past_usage: BTreeMap<(AccountId, HostId), PastUsage>,
+    pub(crate) operators: BTreeMap<OperatorId, Operator>,
+    /// Those that are pending.
+    pub(crate) proposals: BTreeMap<PayloadDigest, Proposal>,
     pub(crate) roster: Roster,
     /// Every epoch that has begun, and the next one once it is decided.
     pub(crate) epochs: BTreeMap<Epoch, EpochMembers>,
     pub(crate) silence: Silence,
+    /// Of present operators.
+    operator_keys: BTreeMap<KeyBytes, OperatorId>,
     agent_keys: BTreeMap<KeyBytes, HostId>,
     account_keys: BTreeMap<KeyBytes, AccountId>,
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
@@ -105,13 +112,10 @@ impl State {
     pub(crate) fn found(genesis: Genesis, cluster: ClusterId) -> Self {
         let mut tree = StateTree::default();
         tree.set(b"cluster", cluster.as_bytes());
-        let (roster, first) = (Roster::founding(&genesis), EpochMembers::founding(&genesis));
-        let seats = roster.seats().iter().map(|seat| Effect::Seat(Box::new(seat.clone())));
-        let founding: Vec<_> = seats.chain([Effect::Epoch(Box::new(first))]).collect();
         let mut state = Self {
             cluster,
-            silence: Silence::new(genesis.hosts.iter().map(|host| host.id()).collect()),
-            genesis,
+            silence: Silence::new(&EpochMembers::founding(&genesis)),
+            handover_distance_commits: genesis.handover_distance_commits,
             time: LedgerTime(0),
             history: HistoryHash::ZERO,
             order: None,
@@ -121,8 +125,11 @@ impl State {
             vms: BTreeMap::new(),
             volumes: BTreeMap::new(),
             past_usage: BTreeMap::new(),
-            roster,
+            operators: BTreeMap::new(),
+            proposals: BTreeMap::new(),
+            roster: Roster::default(),
             epochs: BTreeMap::new(),
+            operator_keys: BTreeMap::new(),
             agent_keys: BTreeMap::new(),
             account_keys: BTreeMap::new(),
             images_of: BTreeMap::new(),
@@ -138,7 +145,7 @@ impl State {
             tree,
             scratch: Vec::new(),
         };
-        for effect in &founding {
+        for effect in &founding(&genesis) {
             state.absorb_alone(effect);
         }
         state
@@ -159,8 +166,37 @@ impl State {
 
     /// The operator who signs with `key`.
     pub(crate) fn operator(&self, key: &PublicKey) -> Option<OperatorId> {
-        let found = self.genesis.operators.iter().find(|operator| operator.key == *key);
-        found.map(|operator| operator.id())
+        self.operator_keys.get(key.as_bytes()).copied()
+    }
+
+    /// The present operator who publishes images under `first_key`.
+    pub(crate) fn publisher(&self, first_key: &PublicKey) -> Option<&Operator> {
+        let operator = self.operators.get(&OperatorId::of(first_key))?;
+        (operator.standing == OperatorStanding::Present).then_some(operator)
+    }
+
+    /// The newest epoch that is decided.
+    pub(crate) fn newest_epoch(&self) -> &EpochMembers {
+        self.epochs.values().next_back().expect("every state has the first epoch")
+    }
+
+    /// The epoch to which `commit`, which is not yet judged or was judged last, belongs.
+    pub(crate) fn epoch_at(&self, commit: CommitIndex) -> &EpochMembers {
+        let begun = self.epochs.values().rev().find(|members| {
+            members.begins_after < commit || members.epoch == Epoch(0)
+        });
+        begun.expect("every state has the first epoch")
+    }
+
+    /// A host that has joined and not left.
+    pub(crate) fn present_host(&self, id: &HostId) -> Option<&Host> {
+        self.hosts.get(id).filter(|host| host.duty != HostDuty::Left)
+    }
+
+    /// The hosts that have been behind for too long to be offered a VM.
+    pub(crate) fn silent(&self, now: LedgerTime) -> Vec<HostId> {
+        let seats = self.silence.silent(now).filter_map(|author| self.roster.seat(author));
+        seats.map(|seat| seat.host).collect()
     }
 
     /// The joined host whose agent signs with `key`.
@@ -235,8 +271,11 @@ impl State {
     }
 
     pub(crate) fn next_deadline(&self) -> Option<LedgerTime> {
+        let offer = self.deadlines.first().map(|(at, _)| *at);
+        let open = self.proposals.values().filter(|each| each.standing == ProposalStanding::Open);
+        let proposal = open.map(|each| each.expires).min();
         // Something happens only once ledger time has *passed* the deadline.
-        self.deadlines.first().map(|(at, _)| at.plus_ms(1))
+        offer.into_iter().chain(proposal).min().map(|at| at.plus_ms(1))
     }
 
     pub(crate) fn remembers(&self, digest: &PayloadDigest) -> bool {
@@ -275,16 +314,7 @@ impl State {
     /// index into step.
     pub(crate) fn absorb(&mut self, effect: &Effect, object: &[u8]) {
         match effect {
-            Effect::Host(host) => {
-                self.tree.set(&Subject::Host(host.id).key(), object);
-                let given = self.addresses.get(&host.id).map_or(0, Addresses::given);
-                let all = guest_addresses(&host.guest_subnet);
-                self.rooms.declare(host, all.saturating_sub(given));
-                if let Some(old) = self.hosts.insert(host.id, (**host).clone()) {
-                    self.agent_keys.remove(old.agent_key.as_bytes());
-                }
-                self.agent_keys.insert(*host.agent_key.as_bytes(), host.id);
-            }
+            Effect::Host(host) => self.absorb_host(host, object),
             Effect::Account(account) => {
                 self.tree.set(&Subject::Account(account.id).key(), object);
                 let old = self.accounts.insert(account.id, (**account).clone());
@@ -321,7 +351,46 @@ impl State {
                 self.tree.set(&Subject::Epoch(members.epoch).key(), object);
                 self.epochs.insert(members.epoch, **members);
             }
+            Effect::Operator(operator) => {
+                self.tree.set(&Subject::Operator(operator.id).key(), object);
+                if let Some(old) = self.operators.insert(operator.id, (**operator).clone())
+                    && self.operator_keys.get(old.key.as_bytes()) == Some(&operator.id)
+                {
+                    self.operator_keys.remove(old.key.as_bytes());
+                }
+                if operator.standing == OperatorStanding::Present {
+                    self.operator_keys.insert(*operator.key.as_bytes(), operator.id);
+                }
+            }
+            Effect::Proposal(proposal) => {
+                let key = Subject::Proposal(proposal.id).key();
+                if proposal.standing.is_pending() {
+                    self.tree.set(&key, object);
+                    self.proposals.insert(proposal.id, (**proposal).clone());
+                } else {
+                    self.tree.remove(&key);
+                    self.proposals.remove(&proposal.id);
+                }
+            }
         }
+    }
+
+    /// A host that has left is kept, and has neither room nor an agent.
+    fn absorb_host(&mut self, host: &Host, object: &[u8]) {
+        self.tree.set(&Subject::Host(host.id).key(), object);
+        if let Some(old) = self.hosts.insert(host.id, host.clone())
+            && self.agent_keys.get(old.agent_key.as_bytes()) == Some(&host.id)
+        {
+            self.agent_keys.remove(old.agent_key.as_bytes());
+        }
+        if host.duty == HostDuty::Left {
+            self.rooms.remove(&host.id);
+            return;
+        }
+        let given = self.addresses.get(&host.id).map_or(0, Addresses::given);
+        let all = guest_addresses(&host.guest_subnet);
+        self.rooms.declare(host, all.saturating_sub(given));
+        self.agent_keys.insert(*host.agent_key.as_bytes(), host.id);
     }
 
     fn absorb_vm(&mut self, vm: &Vm, object: &[u8]) {

@@ -35,9 +35,11 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
     }
     let usable = state.images_with(&body.image.digest).any(|image| {
         let granting = account.grants.iter().filter(|grant| is_live(grant, case.now));
-        let publisher = state.operator(&image.publisher);
+        let publisher = || state.publisher(&image.publisher);
         let trusted = image.publisher == account.key
-            || granting.into_iter().any(|grant| Some(grant.operator) == publisher);
+            || publisher().is_some_and(|publisher| {
+                granting.into_iter().any(|grant| grant.operator == publisher.id)
+            });
         trusted
             && image.status == ImageStatus::Offered
             && image.format == body.image.format

@@ -31,13 +31,13 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VolumeCreate) -> Rul
         let detail = format!("your volume {other} is called {}", body.name);
         return refuse(RefusalCode::NameTaken, detail);
     }
-    let Some(host) = state.hosts.get(&body.host) else {
+    let Some(host) = state.present_host(&body.host) else {
         return refuse(RefusalCode::NotFound, format!("no host {} is declared", body.host));
     };
     if host.duty == HostDuty::Draining {
         return refuse(RefusalCode::NoHostFits, format!("{} is draining", host.name));
     }
-    if state.silence.silent(case.now).contains(&host.id) {
+    if state.silent(case.now).contains(&host.id) {
         return refuse(RefusalCode::NoHostFits, format!("{} is silent", host.name));
     }
     let volume = Volume {

@@ -187,6 +187,7 @@ impl Court {
 fn join(index: u8) -> Body {
     Body::HostJoin(Box::new(HostJoin {
         ledger_key: ledger_key(index).public_key(),
+        address: None,
         agent_key: agent_key(index).public_key(),
         name: format!("host{index}").parse().expect("a name"),
         region: "region".parse().expect("a name"),

@@ -29,6 +29,7 @@ fn draw_join(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let label = [("disk".parse().expect("a name"), "nvme".parse().expect("a label"))].into();
     let body = HostJoin {
         ledger_key: scene.key(ledger),
+        address: None,
         agent_key: scene.key(agent),
         name: format!("host{called}").parse().expect("a name"),
         region: random.of(&["east", "east", "west"]).parse().expect("a name"),

@@ -61,6 +61,7 @@ fn join(
     let region = format!("region-{}", index + 1);
     Ok(Body::HostJoin(Box::new(HostJoin {
         ledger_key: read_public_key(&with_pub(&directory.key(&ledger_key(&host.name))))?,
+        address: None,
         agent_key: read_public_key(&with_pub(&directory.key(&agent_key(&host.name))))?,
         name: host.name.clone(),
         region: region.parse().map_err(|e| Failure::broken(format!("{region}: {e}")))?,

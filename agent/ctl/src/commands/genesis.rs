@@ -188,7 +188,7 @@ pub(crate) fn compose(
 fn check_balance(genesis: &Genesis) -> Result<(), Failure> {
     Votes::at_founding(genesis).check_balance().map_err(|error| {
         let advice = "List fewer hosts of this operator, or more of the others.";
-        Failure::refused("votes_unbalanced", error.to_string(), advice)
+        Failure::refused("votes_unbalanced", error.at_founding(genesis), advice)
     })
 }
 

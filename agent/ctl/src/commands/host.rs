@@ -171,6 +171,7 @@ pub(crate) async fn duty_body(name: &HostName, session: &Session) -> Result<Host
 pub(crate) fn join_body(arguments: &JoinArguments) -> Result<Body, Failure> {
     Ok(Body::HostJoin(Box::new(HostJoin {
         ledger_key: read_public_key(&arguments.ledger_key)?,
+        address: None,
         agent_key: read_public_key(&arguments.agent_key)?,
         name: arguments.name.clone(),
         region: arguments.region.clone(),
@@ -216,6 +217,7 @@ fn duty_word(duty: HostDuty) -> &'static str {
     match duty {
         HostDuty::Open => "open",
         HostDuty::Draining => "draining",
+        HostDuty::Left => "left",
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Owns their fields and ranges. Judged by `dagger-processor`'s rules of hosts.
 
+use std::net::SocketAddr;
+
 use serde::{Deserialize, Serialize};
 
 use super::capacity::Capacity;
@@ -66,13 +68,17 @@ pub(crate) mod ipv4 {
     }
 }
 
-/// `host.join`, signed by the host's operator: the host offers this from now on. Repeated to change
-/// the offer.
+/// `host.join`, signed by the host's operator: the host offers this from now on. With a ledger key
+/// that no member has, and an address, the host becomes a follower: it has links, verifies and runs
+/// VMs, and does not vote. Repeated to change the offer or the address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostJoin {
-    /// The member's key from the genesis document.
+    /// Signs its events and authenticates its links: a member's key, or that of a new follower.
     pub ledger_key: PublicKey,
+    /// Where its ledger listens, `address:port`; for a member as before where it is left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<SocketAddr>,
     /// The key that signs the host's reports.
     pub agent_key: PublicKey,
     /// What the host is called.
@@ -95,12 +101,24 @@ pub struct HostJoin {
 }
 
 /// `host.drain` and `host.resume`, signed by the host's operator: no VM is offered to the host, or
-/// again. VMs that it carries stay.
+/// again. VMs that it carries stay. `host.leave`, signed by him: a host that carries nothing and
+/// does not vote is a member no more.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct HostChange {
     /// Which host.
     pub host: HostId,
+}
+
+/// `host.rotate_ledger_key`, signed by the host's operator: its ledger signs with another key, a
+/// follower's at once, a voter's from the next epoch on. The host keeps its id.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HostRotateLedgerKey {
+    /// Which host.
+    pub host: HostId,
+    /// The key that comes; one that has no other use in the cluster.
+    pub new_ledger_key: PublicKey,
 }
 
 impl Checked for HostJoin {
@@ -112,3 +130,5 @@ impl Checked for HostJoin {
 }
 
 impl Checked for HostChange {}
+
+impl Checked for HostRotateLedgerKey {}

@@ -8,6 +8,7 @@ mod account;
 mod capacity;
 mod host;
 mod image;
+mod operator;
 mod report;
 mod vm;
 mod volume;
@@ -22,8 +23,9 @@ pub use account::{
 };
 pub use capacity::Capacity;
 pub(crate) use host::ipv4;
-pub use host::{GuestSubnet, HostChange, HostJoin};
+pub use host::{GuestSubnet, HostChange, HostJoin, HostRotateLedgerKey};
 pub use image::{ImageFormat, ImageRegister, ImageRetire};
+pub use operator::{OperatorPropose, OperatorRotateKey, ProposalChange};
 pub use report::{ReportPhase, ReportVm};
 pub use vm::{
     Apart, ApartBy, ApartStrength, Protection, RestartPolicy, StopManner, VmChange, VmCreate,
@@ -92,9 +94,15 @@ macro_rules! kinds {
 }
 
 kinds! {
+    OperatorPropose(Box<OperatorPropose>) = "operator.propose",
+    OperatorApprove(ProposalChange) = "operator.approve",
+    OperatorWithdraw(ProposalChange) = "operator.withdraw",
+    OperatorRotateKey(OperatorRotateKey) = "operator.rotate_key",
     HostJoin(Box<HostJoin>) = "host.join",
     HostDrain(HostChange) = "host.drain",
     HostResume(HostChange) = "host.resume",
+    HostLeave(HostChange) = "host.leave",
+    HostRotateLedgerKey(HostRotateLedgerKey) = "host.rotate_ledger_key",
     AccountGrant(AccountGrant) = "account.grant",
     AccountRevoke(AccountRevoke) = "account.revoke",
     AccountAddKey(AccountAddKey) = "account.add_key",

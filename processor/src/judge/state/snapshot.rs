@@ -10,8 +10,8 @@ use std::ops::Bound;
 
 use dagger_payload::codec::encode;
 use dagger_payload::id::{
-    AccountId, AuthorIndex, Epoch, HistoryHash, HostId, LedgerTime, PayloadDigest, StateRoot, VmId,
-    VolumeId,
+    AccountId, AuthorIndex, Epoch, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest,
+    StateRoot, VmId, VolumeId,
 };
 use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use dagger_payload::name::ImageName;
@@ -60,6 +60,8 @@ pub(crate) enum Mark {
     Usage((AccountId, HostId)),
     Seat(AuthorIndex),
     Epoch(Epoch),
+    Operator(OperatorId),
+    Proposal(PayloadDigest),
     AddressCursor(HostId),
     Remembered(PayloadDigest),
 }
@@ -76,6 +78,8 @@ impl Entry {
             Self::Object(Effect::Usage(past)) => Mark::Usage((past.account, past.host)),
             Self::Object(Effect::Seat(seat)) => Mark::Seat(seat.index),
             Self::Object(Effect::Epoch(members)) => Mark::Epoch(members.epoch),
+            Self::Object(Effect::Operator(operator)) => Mark::Operator(operator.id),
+            Self::Object(Effect::Proposal(proposal)) => Mark::Proposal(proposal.id),
             Self::AddressCursor(host, _) => Mark::AddressCursor(*host),
             Self::Remembered(digest, _) => Mark::Remembered(*digest),
         }
@@ -116,8 +120,10 @@ impl Mark {
             Self::Usage(_) => 7,
             Self::Seat(_) => 8,
             Self::Epoch(_) => 9,
-            Self::AddressCursor(_) => 10,
-            Self::Remembered(_) => 11,
+            Self::Operator(_) => 10,
+            Self::Proposal(_) => 11,
+            Self::AddressCursor(_) => 12,
+            Self::Remembered(_) => 13,
         }
     }
 }
@@ -182,7 +188,7 @@ impl State {
         // follows from entries.
         let Self {
             cluster: _,
-            genesis: _,
+            handover_distance_commits: _,
             time: _,
             history: _,
             order,
@@ -193,8 +199,11 @@ impl State {
             vms,
             volumes,
             past_usage,
+            operators,
+            proposals,
             roster,
             epochs,
+            operator_keys: _,
             agent_keys: _,
             account_keys: _,
             images_of: _,
@@ -217,14 +226,16 @@ impl State {
         let vms = rest(vms, left!(mark, Vm, 5));
         let volumes = rest(volumes, left!(mark, Volume, 6));
         let past_usage = rest(past_usage, left!(mark, Usage, 7));
-        let addresses = rest(addresses, left!(mark, AddressCursor, 10));
-        let remembered = rest(remembered, left!(mark, Remembered, 11));
+        let addresses = rest(addresses, left!(mark, AddressCursor, 12));
+        let remembered = rest(remembered, left!(mark, Remembered, 13));
         let seats = roster.seats().iter().filter(move |seat| match left!(mark, Seat, 8) {
             Rest::All => true,
             Rest::After(last) => seat.index > *last,
             Rest::Nothing => false,
         });
         let epochs = rest(epochs, left!(mark, Epoch, 9));
+        let operators = rest(operators, left!(mark, Operator, 10));
+        let proposals = rest(proposals, left!(mark, Proposal, 11));
         let objects = hosts
             .map(|(_, host)| Effect::Host(Box::new(host.clone())))
             .chain(accounts.map(|(_, account)| Effect::Account(Box::new(account.clone()))))
@@ -233,7 +244,9 @@ impl State {
             .chain(volumes.map(|(_, volume)| Effect::Volume(Box::new(volume.clone()))))
             .chain(past_usage.map(|(_, past)| Effect::Usage(Box::new(past.clone()))))
             .chain(seats.map(|seat| Effect::Seat(Box::new(seat.clone()))))
-            .chain(epochs.map(|(_, members)| Effect::Epoch(Box::new(*members))));
+            .chain(epochs.map(|(_, members)| Effect::Epoch(Box::new(*members))))
+            .chain(operators.map(|(_, operator)| Effect::Operator(Box::new(operator.clone()))))
+            .chain(proposals.map(|(_, proposal)| Effect::Proposal(Box::new(proposal.clone()))));
         order
             .into_iter()
             .chain(objects.map(Entry::Object))
