@@ -215,6 +215,7 @@ impl Daemon {
             status: status_seen,
             links: links_seen.clone(),
             released: watch::Sender::new(None),
+            upgrade_needed: watch::Sender::new(None),
             retention: configuration.retention.into(),
             stop: stop.clone(),
         });

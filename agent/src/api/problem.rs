@@ -80,6 +80,8 @@ own_codes! {
         "Tell the operator to make room; meanwhile use another host.";
     FOLLOWER = "follower", SERVICE_UNAVAILABLE, "This host has no vote now",
         "Send the same bytes to a member: daggerctl ledger status names them.";
+    UPGRADE_NEEDED = "upgrade_needed", SERVICE_UNAVAILABLE, "This host's software is too old",
+        "Upgrade dagger on this host; meanwhile use another one.";
     SLOW = "too_slow", REQUEST_TIMEOUT, "The request took too long",
         "Send the whole request at once; if it was, send it again in a moment.";
     IMAGE = "image_refused", UNPROCESSABLE_ENTITY, "The image file was refused",
@@ -291,6 +293,9 @@ pub(super) fn unavailable_text(reason: &Unavailable) -> String {
         Unavailable::Follower {} => {
             "this host has no vote in the present epoch: it follows what others order".to_owned()
         }
+        Unavailable::UpgradeNeeded { needs } => {
+            format!("version {needs} of the rules counts, which this host's processor does not know")
+        }
     }
 }
 
@@ -303,6 +308,7 @@ impl From<Unavailable> for ApiProblem {
             Unavailable::Overloaded {} => &OVERLOADED,
             Unavailable::StoreFull {} => &STORE_FULL,
             Unavailable::Follower {} => &FOLLOWER,
+            Unavailable::UpgradeNeeded { .. } => &UPGRADE_NEEDED,
         };
         let mut problem = Self::own(own, unavailable_text(&reason));
         if let Unavailable::NoQuorum { have, need, missing } = reason {

@@ -14,7 +14,7 @@ use dagger_bus::{BusError, Connection};
 use dagger_ledger_core::Input;
 use dagger_payload::event::{CHECKPOINT_COMMITS, CommitEnd};
 use dagger_payload::handover::EpochEnd;
-use dagger_payload::id::{CommitIndex, LedgerTime, PayloadDigest};
+use dagger_payload::id::{CommitIndex, LedgerTime, PayloadDigest, ProtocolVersion};
 use dagger_payload::key::PublicKey;
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{OrderedCommit, SealedRelease, Verdict};
@@ -103,6 +103,7 @@ impl Session {
     /// Works until the connection ends.
     pub(super) async fn run(mut self, connection: Connection) -> Result<(), DeliveryError> {
         let Connection { sender, receiver } = connection;
+        self.delivery.upgrade_needed.send_replace(None);
         self.begin().await?;
         let window = Semaphore::new(JUDGING_WINDOW);
         let (sent, expected) = mpsc::channel(JUDGING_WINDOW);
@@ -194,6 +195,10 @@ impl Session {
                     Judged::OutOfOrder { expected } => {
                         let asked = commit.index;
                         return Err(DeliveryError::OutOfStep { asked, expected });
+                    }
+                    Judged::Upgrade { needs } => {
+                        self.store(&mut batch).await?;
+                        return wait_for_upgrade(&self.delivery, needs, receiver).await;
                     }
                     Judged::Chunk { .. } | Judged::Snapshot { .. } => {
                         return Err(BusError::Malformed.into());
@@ -302,6 +307,22 @@ impl Session {
             self.delivery.places.moved(&moving);
         }
         Ok(())
+    }
+}
+
+/// Judging stands still until the processor is another one: then this connection ends.
+async fn wait_for_upgrade(
+    delivery: &Delivery,
+    needs: ProtocolVersion,
+    mut receiver: Receiver,
+) -> Result<(), DeliveryError> {
+    tracing::warn!(%needs, "the processor does not know the rules that count now: upgrade it");
+    delivery.upgrade_needed.send_replace(Some(needs));
+    loop {
+        // What was sent before its first answer has the same one.
+        let Judged::Upgrade { .. } = receiver.receive().await? else {
+            return Err(BusError::Malformed.into());
+        };
     }
 }
 

@@ -28,7 +28,7 @@ use dagger_bus::ledger::Unavailable;
 use dagger_ledger_core::{CoreStatus, Input, Phase};
 use dagger_payload::committee::Committee;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex};
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, ProtocolVersion};
 use dagger_payload::key::PublicKey;
 use dagger_payload::snapshot::SealedAnchor;
 use tokio::sync::{mpsc, watch};
@@ -94,6 +94,8 @@ pub struct Delivery {
     pub links: watch::Receiver<Option<Links>>,
     /// What is released; none while no processor has been seen.
     pub released: watch::Sender<Option<Released>>,
+    /// The version of the rules that the processor lacks: judging waits until it is upgraded.
+    pub upgrade_needed: watch::Sender<Option<ProtocolVersion>>,
     /// How long event bodies are kept.
     pub retention: Retention,
     /// For what is broken.
@@ -172,6 +174,9 @@ impl Delivery {
         }
         if !self.admissions.is_connected() {
             return Some(Unavailable::NoProcessor {});
+        }
+        if let Some(needs) = *self.upgrade_needed.borrow() {
+            return Some(Unavailable::UpgradeNeeded { needs });
         }
         let phase = self.status.borrow().as_ref().map(|status| status.phase);
         match phase {

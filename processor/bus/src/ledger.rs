@@ -8,7 +8,8 @@
 
 use bytes::Bytes;
 use dagger_payload::id::{
-    AuthorIndex, ClusterId, CommitIndex, Epoch, HostId, LedgerTime, PayloadDigest, Position, Round,
+    AuthorIndex, ClusterId, CommitIndex, Epoch, HostId, LedgerTime, PayloadDigest, Position,
+    ProtocolVersion, Round,
 };
 use dagger_payload::name::Name;
 use dagger_payload::payload::SignedPayload;
@@ -226,6 +227,14 @@ pub enum Unavailable {
     /// This host has no vote in the present epoch: it follows what others order.
     #[n(5)]
     Follower {},
+    /// Rules count that this host's processor does not know: what is ordered is not judged here
+    /// until it is upgraded.
+    #[n(6)]
+    UpgradeNeeded {
+        /// The version of the rules.
+        #[n(0)]
+        needs: ProtocolVersion,
+    },
 }
 
 /// A member as this ledger sees it.
