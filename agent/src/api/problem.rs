@@ -294,7 +294,9 @@ pub(super) fn unavailable_text(reason: &Unavailable) -> String {
             "this host has no vote in the present epoch: it follows what others order".to_owned()
         }
         Unavailable::UpgradeNeeded { needs } => {
-            format!("version {needs} of the rules counts, which this host's processor does not know")
+            format!(
+                "version {needs} of the rules counts, which this host's processor does not know"
+            )
         }
     }
 }

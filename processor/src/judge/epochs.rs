@@ -147,9 +147,11 @@ pub(crate) fn newest_seat<'r>(roster: &'r Roster, host: &HostId) -> Result<&'r S
 /// follow.
 pub(crate) fn votes(state: &State, host: &HostId, judged: CommitIndex) -> bool {
     let (present, newest) = (state.epoch_at(judged.next()), state.newest_epoch());
-    state.roster.present().filter(|seat| seat.host == *host).any(|seat| {
-        present.committee.contains(seat.index) || newest.committee.contains(seat.index)
-    })
+    state
+        .roster
+        .present()
+        .filter(|seat| seat.host == *host)
+        .any(|seat| present.committee.contains(seat.index) || newest.committee.contains(seat.index))
 }
 
 /// What has passed and waits, in the order in which it passed.
@@ -196,8 +198,7 @@ pub(crate) fn decide(state: &State, commit: CommitIndex) -> Vec<Effect> {
     let mut effects = Vec::new();
     for proposal in queue {
         let next = draft.with(state, &proposal.change);
-        let standing =
-            if next.is_ok() { ProposalStanding::Done } else { ProposalStanding::Failed };
+        let standing = if next.is_ok() { ProposalStanding::Done } else { ProposalStanding::Failed };
         effects.push(Effect::Proposal(Box::new(Proposal { standing, ..proposal.clone() })));
         let Ok(next) = next else { continue };
         draft = next;

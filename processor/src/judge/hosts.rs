@@ -64,12 +64,7 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
 }
 
 /// The seat of a member that declares itself, perhaps with another address.
-fn seated(
-    state: &State,
-    case: &Case<'_>,
-    body: &HostJoin,
-    seat: &Seat,
-) -> Result<Seat, Refusal> {
+fn seated(state: &State, case: &Case<'_>, body: &HostJoin, seat: &Seat) -> Result<Seat, Refusal> {
     if state.operator(case.signer) != Some(seat.operator) {
         let detail = format!("host {} belongs to another operator", seat.name);
         return refuse(RefusalCode::NotAuthorized, detail);
@@ -94,7 +89,10 @@ fn follower(state: &State, case: &Case<'_>, body: &HostJoin) -> Result<Seat, Ref
     };
     let operator = acting(state, case)?;
     if is_of_member(state, &body.ledger_key) || is_of_account(state, &body.ledger_key) {
-        return refuse(RefusalCode::Conflict, "ledger_key: this key has another use in the cluster");
+        return refuse(
+            RefusalCode::Conflict,
+            "ledger_key: this key has another use in the cluster",
+        );
     }
     if state.roster.present().any(|seat| seat.name == body.name) {
         return refuse(RefusalCode::NameTaken, format!("name: a host is called {}", body.name));
@@ -132,11 +130,7 @@ pub(crate) fn set_duty(
 }
 
 /// The host's object stays, since usage and history name it; its seat stays empty for ever.
-pub(crate) fn leave(
-    state: &State,
-    case: &Case<'_>,
-    body: &HostChange,
-) -> Ruling {
+pub(crate) fn leave(state: &State, case: &Case<'_>, body: &HostChange) -> Ruling {
     let seat = newest_seat(&state.roster, &body.host)?;
     require_own(state, case, &seat.operator)?;
     if epochs::votes(state, &body.host, case.judged) {
@@ -165,9 +159,8 @@ pub(crate) fn rotate_ledger_key(
         let detail = "new_ledger_key: this key has another use in the cluster";
         return refuse(RefusalCode::Conflict, detail);
     }
-    let is_of_host = |change: &Change| {
-        matches!(change, Change::LedgerKey { host, .. } if *host == body.host)
-    };
+    let is_of_host =
+        |change: &Change| matches!(change, Change::LedgerKey { host, .. } if *host == body.host);
     let is_waiting = state.proposals.values().any(|proposal| is_of_host(&proposal.change));
     let seats = state.roster.present().filter(|seat| seat.host == body.host);
     if is_waiting || seats.count() > 1 {

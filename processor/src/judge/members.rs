@@ -103,7 +103,8 @@ pub(crate) fn rotate_key(state: &State, case: &Case<'_>, body: &OperatorRotateKe
         return refuse(RefusalCode::Conflict, "new_key: this key has another use in the cluster");
     }
     let old = state.operators.get(&id);
-    let old = old.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such operator"))?;
+    let old =
+        old.ok_or_else(|| Refusal::new(RefusalCode::NotFound, "there is no such operator"))?;
     let (key, generation) = (body.new_key.clone(), old.generation.next());
     let operator = Operator { key, generation, cause: case.cause, ..old.clone() };
     Ok(vec![Effect::Operator(Box::new(operator))])
@@ -111,9 +112,10 @@ pub(crate) fn rotate_key(state: &State, case: &Case<'_>, body: &OperatorRotateKe
 
 /// Proposals for which too few have approved in time.
 pub(crate) fn lapsed(state: &State, now: LedgerTime) -> Vec<Effect> {
-    let late = state.proposals.values().filter(|proposal| {
-        proposal.standing == ProposalStanding::Open && proposal.expires < now
-    });
+    let late = state
+        .proposals
+        .values()
+        .filter(|proposal| proposal.standing == ProposalStanding::Open && proposal.expires < now);
     let standing = ProposalStanding::Lapsed;
     late.map(|proposal| effect(Proposal { standing, ..proposal.clone() })).collect()
 }

@@ -60,11 +60,9 @@ impl Silence {
 
     /// The voters that have been behind for too long to be offered a VM.
     pub(crate) fn silent(&self, now: LedgerTime) -> impl Iterator<Item = AuthorIndex> {
-        let too_long =
-            move |since: LedgerTime| now.0.saturating_sub(since.0) > HOST_SILENCE_MS_MAX;
+        let too_long = move |since: LedgerTime| now.0.saturating_sub(since.0) > HOST_SILENCE_MS_MAX;
         let silent = self.voters.iter();
-        let silent =
-            silent.filter(move |voter| voter.behind_since.is_some_and(too_long));
+        let silent = silent.filter(move |voter| voter.behind_since.is_some_and(too_long));
         silent.map(|voter| voter.author)
     }
 }

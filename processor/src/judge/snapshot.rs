@@ -10,10 +10,10 @@ use dagger_payload::id::ClusterId;
 use dagger_payload::limits::SNAPSHOT_CHUNKS_MAX;
 use dagger_payload::snapshot::{Anchor, HistoryRecord, SnapshotHead};
 
-use super::{Judge, PROTOCOL_MAX};
 use super::state::State;
 use super::state::snapshot::Mark;
 pub use super::state::snapshot::SnapshotError;
+use super::{Judge, PROTOCOL_MAX};
 
 /// A snapshot that is being made.
 #[derive(Debug)]

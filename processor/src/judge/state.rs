@@ -12,12 +12,14 @@ use std::net::Ipv4Addr;
 
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
-    AccountId, ClusterId, CommitIndex, Epoch, HistoryHash, HostId, ImageDigest, LedgerTime, OperatorId,
-    PayloadDigest, StateRoot, VmId, VolumeId,
+    AccountId, ClusterId, CommitIndex, Epoch, HistoryHash, HostId, ImageDigest, LedgerTime,
+    OperatorId, PayloadDigest, StateRoot, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet};
-use dagger_payload::membership::{Operator, OperatorStanding, Proposal, ProposalStanding, founding};
+use dagger_payload::membership::{
+    Operator, OperatorStanding, Proposal, ProposalStanding, founding,
+};
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{
     Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, HostDuty, Image, Placement, Vm, VmState,
@@ -182,9 +184,11 @@ impl State {
 
     /// The epoch to which `commit`, which is not yet judged or was judged last, belongs.
     pub(crate) fn epoch_at(&self, commit: CommitIndex) -> &EpochMembers {
-        let begun = self.epochs.values().rev().find(|members| {
-            members.begins_after < commit || members.epoch == Epoch(0)
-        });
+        let begun = self
+            .epochs
+            .values()
+            .rev()
+            .find(|members| members.begins_after < commit || members.epoch == Epoch(0));
         begun.expect("every state has the first epoch")
     }
 

@@ -2,6 +2,7 @@
 //! developer.
 
 mod keys;
+mod members;
 mod rules;
 mod snapshot;
 mod usage;
@@ -64,19 +65,24 @@ struct Court {
 
 impl Court {
     fn found() -> Self {
+        Self::of(3)
+    }
+
+    /// As many operators, with one host each.
+    fn of(members: u8) -> Self {
         let name = |text: String| text.parse().expect("a name");
         let genesis = Genesis {
             dagger: 1,
             nonce: "0".repeat(32),
             name: name("test".to_owned()),
             mode: GenesisMode::Judged,
-            operators: (0..3)
+            operators: (0..members)
                 .map(|index| GenesisOperator {
                     name: name(format!("op{index}")),
                     key: operator(index).public_key(),
                 })
                 .collect(),
-            hosts: (0..3)
+            hosts: (0..members)
                 .map(|index| GenesisHost {
                     name: name(format!("host{index}")),
                     operator: name(format!("op{index}")),
@@ -127,7 +133,11 @@ impl Court {
             index: end.index.next(),
             ledger_time: self.now,
             leader_round: Round(self.round),
-            authors: (0..3)
+            authors: self
+                .judge
+                .roster()
+                .present()
+                .map(|seat| seat.index.0)
                 .filter(|author| !self.silent.contains(author))
                 .map(|author| (AuthorIndex(author), Round(self.round)))
                 .collect(),

@@ -10,6 +10,7 @@ use dagger_payload::object::{Account, AccountKey, Effect, Grant};
 use dagger_payload::refusal::RefusalCode;
 
 use super::kinds::{Kind, of_kind};
+use super::members::is_member_key;
 use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling};
@@ -21,10 +22,6 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "account.remove_key", weight: 2, draw: draw_remove, judge: judge_remove },
     Kind { name: "account.rotate_key", weight: 2, draw: draw_rotate, judge: judge_rotate },
 ];
-
-fn operator_mostly(random: &mut Random) -> Person {
-    if random.happens(900) { Person::Operator(random.index(3)) } else { Person::any(random) }
-}
 
 fn draw_grant(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let ahead = random.of(&[1_000, 60_000, 10_000_000, 1_000_000_000]);
@@ -38,7 +35,7 @@ fn draw_grant(scene: &Scene, random: &mut Random) -> (Person, Body) {
         vms: random.of(&[0, 1, 3, 20]),
         until_ms: scene.model.now.0 + ahead,
     };
-    (operator_mostly(random), Body::AccountGrant(body))
+    (scene.operator_mostly(random), Body::AccountGrant(body))
 }
 
 fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
@@ -76,7 +73,7 @@ fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
 
 fn draw_revoke(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let account = AccountId::of(&scene.key(Person::Developer(random.index(5))));
-    (operator_mostly(random), Body::AccountRevoke(AccountRevoke { account }))
+    (scene.operator_mostly(random), Body::AccountRevoke(AccountRevoke { account }))
 }
 
 fn judge_revoke(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
@@ -131,10 +128,7 @@ fn require_unused(model: &Model, account: &Account, key: &PublicKey) -> Result<(
     let signs = model.accounts.iter().flat_map(|any| &any.keys).any(|any| any.key == *key);
     let others = model.accounts.iter().filter(|any| any.id != account.id);
     let founded_another = others.into_iter().any(|any| any.key == *key);
-    let is_host = model.hosts.iter().any(|host| host.agent_key == *key);
-    let is_member = model.genesis.hosts.iter().any(|host| host.ledger_key == *key);
-    let is_operator = model.operator(key).is_some();
-    let used = signs || founded_another || is_host || is_member || is_operator;
+    let used = signs || founded_another || is_member_key(model, key);
     if used { Err(RefusalCode::Conflict) } else { Ok(()) }
 }
 

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use dagger_payload::codec::{decode, encode};
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::ClusterId;
+use dagger_payload::id::{ClusterId, ProtocolVersion};
 use dagger_payload::release::OrderedCommit;
 use dagger_processor::judge::Judge;
 use dagger_processor::verify::{Verified, verify};
@@ -68,7 +68,7 @@ fn the_kept_history_leads_to_the_roots_that_it_led_to_when_it_was_grown() {
     let history: History = decode(&history).expect("a history");
     let cluster = ClusterId::of(&history.genesis);
     let genesis = Genesis::read(&history.genesis).expect("a genesis");
-    let mut judge = Judge::found(genesis, cluster);
+    let mut judge = Judge::found(genesis, cluster).knowing(ProtocolVersion(u32::MAX));
     let roots = std::fs::read_to_string(file("history.roots")).expect("its roots");
     assert_eq!(roots.lines().count(), history.commits.len());
     for (commit, root) in history.commits.iter().zip(roots.lines()) {

@@ -23,7 +23,7 @@ fn draw_name(random: &mut Random) -> ImageName {
 
 fn draw_publisher(scene: &Scene, random: &mut Random) -> Person {
     match random.below(10) {
-        0..5 => Person::Operator(random.index(3)),
+        0..5 => scene.operator_mostly(random),
         5..9 => scene.acting(random),
         _ => Person::any(random),
     }
@@ -74,10 +74,13 @@ fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     Ok(vec![Effect::Image(Box::new(image))])
 }
 
-/// An operator publishes under his key, an account under its first one.
+/// An operator and an account publish under their first key.
 fn publisher(model: &Model, asked: &Asked<'_>) -> Result<PublicKey, RefusalCode> {
     match model.operator(asked.signer) {
-        Some(_) => Ok(asked.signer.clone()),
+        Some(id) => {
+            let own = model.operators.iter().find(|own| own.id == id).expect("he signs");
+            Ok(own.first_key.clone())
+        }
         None => model.acting(asked.signer).map(|account| account.key.clone()),
     }
 }
@@ -92,7 +95,11 @@ fn draw_retire(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let account = scene.model.accounts.iter().find(|account| account.key == image.publisher);
     let who = match account {
         Some(account) => scene.acting_for(account, random),
-        None => scene.who(&image.publisher).expect("everybody's key is known"),
+        None => {
+            let mut operators = scene.model.operators.iter();
+            let own = operators.find(|own| own.first_key == image.publisher);
+            scene.who(&own.expect("a publisher").key).expect("everybody's key is known")
+        }
     };
     (who, Body::ImageRetire(ImageRetire { name: image.name.clone() }))
 }

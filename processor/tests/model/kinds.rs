@@ -6,7 +6,7 @@ use dagger_payload::kind::Body;
 use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling};
-use super::{accounts, hosts, images, reports, vms, volumes};
+use super::{accounts, hosts, images, members, reports, vms, volumes};
 
 /// One kind of payload.
 pub(crate) struct Kind {
@@ -21,8 +21,15 @@ pub(crate) struct Kind {
 
 /// All of them.
 pub(crate) fn all() -> impl Iterator<Item = &'static Kind> {
-    let subjects =
-        [accounts::KINDS, hosts::KINDS, images::KINDS, vms::KINDS, volumes::KINDS, reports::KINDS];
+    let subjects = [
+        accounts::KINDS,
+        hosts::KINDS,
+        images::KINDS,
+        members::KINDS,
+        vms::KINDS,
+        volumes::KINDS,
+        reports::KINDS,
+    ];
     subjects.into_iter().flatten()
 }
 

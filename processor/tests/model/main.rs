@@ -8,6 +8,7 @@ mod history;
 mod hosts;
 mod images;
 mod kinds;
+mod members;
 mod people;
 mod placement;
 mod random;
@@ -45,7 +46,7 @@ fn random_payloads_are_judged_as_a_slow_model_of_the_rules_judges_them() {
     while run.judged < payloads || (lack(&run).is_some() && run.judged < longest) {
         let _ = run.commit();
     }
-    println!("{} commits, verdicts: {:#?}", run.commits, run.verdicts);
+    println!("{} commits, {} epochs, verdicts: {:#?}", run.commits, run.epochs, run.verdicts);
     assert_eq!(lack(&run), None);
 }
 
@@ -63,7 +64,8 @@ fn lack(run: &Run) -> Option<String> {
             return Some(format!("no {} was refused", kind.name));
         }
     }
-    (run.lapsed == 0).then(|| "no offer lapsed".to_owned())
+    let lack = [(run.lapsed, "no offer lapsed"), (run.epochs / 3, "too few epochs")];
+    lack.iter().find(|(times, _)| *times == 0).map(|(_, lack)| (*lack).to_owned())
 }
 
 #[test]

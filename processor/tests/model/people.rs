@@ -6,6 +6,7 @@ use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator
 use dagger_payload::key::{PublicKey, SecretKey};
 use dagger_payload::kind::KeyRole;
 use dagger_payload::object::Account;
+use dagger_payload::roster::Seat;
 
 use super::random::Random;
 use super::state::Model;
@@ -13,17 +14,22 @@ use super::state::Model;
 /// Someone with a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Person {
-    /// Of the three operators.
+    /// Of five operators: three founders, and two who may come.
     Operator(usize),
-    /// The ledger of one of four hosts; host 3 belongs to operator 0, as host 0 does.
+    /// The ledger of one of four founding hosts; host 3 belongs to operator 0, as host 0 does.
     Ledger(usize),
-    /// The agent of a host.
+    /// An agent, of some host or other.
     Agent(usize),
     /// One of five; the last is never granted anything.
     Developer(usize),
     /// A key of nobody, at first.
     Spare(usize),
+    /// A key that comes: of a new host, or in the place of another one.
+    Fresh(usize),
 }
+
+/// How many fresh keys there are.
+const FRESH: usize = 300;
 
 impl Person {
     /// Anybody at all.
@@ -32,9 +38,9 @@ impl Person {
     }
 
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        let operators = (0..3).map(Self::Operator);
+        let operators = (0..5).map(Self::Operator);
         let ledgers = (0..4).map(Self::Ledger);
-        let agents = (0..4).map(Self::Agent);
+        let agents = (0..16).map(Self::Agent);
         let developers = (0..5).map(Self::Developer);
         let spares = (0..6).map(Self::Spare);
         operators.chain(ledgers).chain(agents).chain(developers).chain(spares)
@@ -47,9 +53,10 @@ impl Person {
             Self::Agent(number) => (3, number),
             Self::Developer(number) => (4, number),
             Self::Spare(number) => (5, number),
+            Self::Fresh(number) => (6, number),
         };
         let mut seed = [purpose; 32];
-        seed[0] = u8::try_from(number).expect("few");
+        [seed[0], seed[1]] = u16::try_from(number).expect("few").to_be_bytes();
         SecretKey::from_seed(&seed.into())
     }
 }
@@ -64,7 +71,7 @@ pub(crate) struct Scene {
 impl Scene {
     pub(crate) fn new(model: Model) -> Self {
         let secrets: BTreeMap<_, _> =
-            Person::all().map(|person| (person, person.secret())).collect();
+            Person::all().chain((0..FRESH).map(Person::Fresh)).map(with_secret).collect();
         let keys = secrets.iter().map(|(person, key)| (*person, key.public_key())).collect();
         Self { model, secrets, keys }
     }
@@ -93,9 +100,32 @@ impl Scene {
         self.who(keys[random.index(keys.len())]).expect("everybody's key is known")
     }
 
+    /// Somebody whose key may be new.
+    pub(crate) fn fresh(&self, random: &mut Random) -> Person {
+        Person::Fresh(random.index(FRESH))
+    }
+
+    /// Mostly a present operator.
+    pub(crate) fn operator_mostly(&self, random: &mut Random) -> Person {
+        let signing: Vec<_> = self.model.operators.iter().map(|own| &own.key).collect();
+        let operator = self.who(signing[random.index(signing.len())]);
+        operator.filter(|_| random.happens(930)).unwrap_or_else(|| Person::any(random))
+    }
+
+    /// Mostly the operator of the host on this seat.
+    pub(crate) fn owner_mostly(&self, seat: &Seat, random: &mut Random) -> Person {
+        let owner = self.model.operators.iter().find(|own| own.id == seat.operator);
+        let owner = owner.and_then(|owner| self.who(&owner.key));
+        owner.filter(|_| random.happens(900)).unwrap_or_else(|| Person::any(random))
+    }
+
     pub(crate) fn who(&self, key: &PublicKey) -> Option<Person> {
         self.keys.iter().find(|(_, other)| *other == key).map(|(person, _)| *person)
     }
+}
+
+fn with_secret(person: Person) -> (Person, SecretKey) {
+    (person, person.secret())
 }
 
 /// Three operators; one of them has two of the four hosts.

@@ -57,7 +57,7 @@ fn draw_report(scene: &Scene, random: &mut Random) -> (Person, Body) {
 
 fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, ReportVm);
-    let host = model.hosts.iter().find(|host| host.agent_key == *asked.signer);
+    let host = model.host_of_agent(asked.signer);
     let host = host.ok_or(RefusalCode::AccountUnknown)?.id;
     let mut vm = model.vm(body.vm).ok_or(RefusalCode::NotFound)?.clone();
     if vm.placement.host() != Some(host) || vm.generation != body.generation {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use dagger_payload::event::CommitEnd;
-use dagger_payload::id::{AuthorIndex, ClusterId, LedgerTime, Round};
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, LedgerTime, ProtocolVersion, Round};
 use dagger_payload::key::Signature;
 use dagger_payload::object::{Cause, Effect, Placement};
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
@@ -16,6 +16,7 @@ use dagger_processor::judge::Judge;
 use dagger_processor::verify::{Verified, verify};
 
 use super::kinds;
+use super::members::{decided, lapsed, vacated};
 use super::people::{Scene, genesis};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling};
@@ -46,6 +47,8 @@ pub(crate) struct Run {
     awake: Vec<AuthorIndex>,
     sent: Vec<(SignedPayload, Verified)>,
     pub(crate) commits: u64,
+    /// Epochs that were decided.
+    pub(crate) epochs: usize,
     pub(crate) judged: u64,
     pub(crate) lapsed: usize,
     /// How often each kind had each verdict.
@@ -62,10 +65,11 @@ impl Run {
             random: Random::new(seed),
             seed,
             signing,
-            judge: Judge::found(genesis, cluster),
+            judge: Judge::found(genesis, cluster).knowing(ProtocolVersion(u32::MAX)),
             scene: Scene::new(model),
             round: 0,
             awake: (0..4).map(AuthorIndex).collect(),
+            epochs: 0,
             sent: Vec::new(),
             commits: 0,
             judged: 0,
@@ -103,10 +107,17 @@ impl Run {
     fn pass_time(&mut self) {
         let step = self.random.of(&[0, 10, 500, 2_000, 11_000]);
         let step = if self.random.happens(5) { DAY_MS / 3 } else { step };
+        let step = if self.random.happens(2) { 31 * DAY_MS } else { step };
         self.scene.model.now = self.scene.model.now.plus_ms(step);
         self.round += self.random.of(&[1, 1, 5, 20]);
-        if self.random.happens(50) {
-            let awake = (0..4).map(AuthorIndex);
+        let model = &self.scene.model;
+        let begins = model.newest_epoch().begins_after == self.judge.end().index;
+        if begins && model.commit > CommitIndex(0) {
+            self.round = 1;
+        }
+        if begins || self.random.happens(50) {
+            let seats = u16::try_from(model.seats.len()).expect("few");
+            let awake = (0..seats).map(AuthorIndex);
             self.awake = awake.filter(|_| self.random.happens(850)).collect();
         }
     }
@@ -178,9 +189,14 @@ impl Run {
             assert_eq!(judged, ruling, "{context}: {verified:#?}");
             self.judged += 1;
         }
-        let lapsed = lapse(model);
-        assert_eq!(release.time_effects, lapsed, "{context}: what time changed");
-        self.lapsed += lapsed.len();
+        let mut by_itself = put_all(vacated(model, commit.index), model);
+        let offers = lapse(model);
+        self.lapsed += offers.len();
+        by_itself.extend(offers);
+        by_itself.extend(put_all(lapsed(model), model));
+        by_itself.extend(put_all(decided(model, commit.index), model));
+        assert_eq!(release.time_effects, by_itself, "{context}: what the order changed");
+        self.epochs = model.epochs.len() - 1;
         if !release.is_empty() {
             model.close(release);
         }
@@ -210,6 +226,11 @@ fn judge_payload(model: &mut Model, verified: &Verified, release: &Release) -> R
     model.remembered.insert(digest, Judgement { position, not_after, refused });
     ruling.iter().flatten().for_each(|effect| model.put(effect));
     ruling
+}
+
+fn put_all(effects: Vec<Effect>, model: &mut Model) -> Vec<Effect> {
+    effects.iter().for_each(|effect| model.put(effect));
+    effects
 }
 
 /// Offers whose deadline has passed go to the next host, by deadline and VM.

@@ -6,19 +6,22 @@ use std::collections::BTreeMap;
 use dagger_payload::codec::encode;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
-    AccountId, ClusterId, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest, Round,
-    StateRoot, VmId, VolumeId,
+    AccountId, AuthorIndex, ClusterId, CommitIndex, Epoch, HistoryHash, HostId, LedgerTime,
+    OperatorId, PayloadDigest, Round, StateRoot, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, KeyRole};
-use dagger_payload::object::{Account, Cause, Effect, Host, Image, Vm, VmState};
+use dagger_payload::membership::{Operator, Proposal, ProposalStanding, founding_operators};
+use dagger_payload::object::{Account, Cause, Effect, Host, HostDuty, Image, Vm, VmState};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, OrderedCommit};
-use dagger_payload::roster::{EpochMembers, Roster, Seat};
+use dagger_payload::roster::{EpochMembers, Roster, Seat, SeatStanding};
 use dagger_payload::snapshot::extend_history;
 use dagger_payload::state_tree::Judgement;
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::{Volume, VolumeState};
+
+use super::members::is_present;
 
 /// A payload in hand.
 pub(crate) struct Asked<'a> {
@@ -39,8 +42,12 @@ pub(crate) struct Activity {
 /// Everything.
 pub(crate) struct Model {
     pub(crate) cluster: ClusterId,
-    pub(crate) genesis: Genesis,
     pub(crate) now: LedgerTime,
+    /// The commit in hand.
+    pub(crate) commit: CommitIndex,
+    pub(crate) operators: Vec<Operator>,
+    /// Those that are pending.
+    pub(crate) proposals: Vec<Proposal>,
     pub(crate) hosts: Vec<Host>,
     pub(crate) accounts: Vec<Account>,
     pub(crate) images: Vec<Image>,
@@ -52,7 +59,8 @@ pub(crate) struct Model {
     pub(crate) remembered: BTreeMap<PayloadDigest, Judgement>,
     /// For each host the index of the address after the one that was given last.
     pub(crate) cursors: BTreeMap<HostId, u32>,
-    activity: BTreeMap<HostId, Activity>,
+    /// What the order shows of the voters of an epoch.
+    activity: (Epoch, BTreeMap<AuthorIndex, Activity>),
     /// Everything that was judged so far.
     history: HistoryHash,
     /// What the order showed when anything changed last.
@@ -73,17 +81,24 @@ struct Order {
 #[derive(minicbor::Encode)]
 struct Silence {
     #[n(0)]
-    members: Vec<Member>,
+    epoch: Epoch,
+    #[n(1)]
+    voters: Vec<Voter>,
 }
 
 #[derive(minicbor::Encode)]
-struct Member {
+struct Voter {
     #[n(0)]
-    host: HostId,
+    author: AuthorIndex,
     #[n(1)]
     newest: Round,
     #[n(2)]
     behind_since: Option<LedgerTime>,
+}
+
+/// A voter when an epoch begins.
+fn quiet(author: AuthorIndex) -> (AuthorIndex, Activity) {
+    (author, Activity::default())
 }
 
 impl Model {
@@ -92,7 +107,9 @@ impl Model {
             cluster,
             seats: Roster::founding(&genesis).into(),
             epochs: vec![EpochMembers::founding(&genesis)],
-            genesis,
+            operators: founding_operators(&genesis),
+            proposals: Vec::new(),
+            commit: CommitIndex(0),
             now: LedgerTime(0),
             hosts: Vec::new(),
             accounts: Vec::new(),
@@ -102,15 +119,46 @@ impl Model {
             past_usage: Vec::new(),
             remembered: BTreeMap::new(),
             cursors: BTreeMap::new(),
-            activity: BTreeMap::new(),
+            activity: (Epoch(0), genesis.committee().authors().map(quiet).collect()),
             history: HistoryHash::ZERO,
             order: None,
         }
     }
 
     pub(crate) fn operator(&self, key: &PublicKey) -> Option<OperatorId> {
-        let operators = &self.genesis.operators;
-        operators.iter().find(|operator| operator.key == *key).map(|operator| operator.id())
+        let mut present = self.operators.iter().filter(|operator| is_present(operator));
+        present.find(|operator| operator.key == *key).map(|operator| operator.id)
+    }
+
+    pub(crate) fn host_of_agent(&self, key: &PublicKey) -> Option<&Host> {
+        let mut present = self.hosts.iter().filter(|host| host.duty != HostDuty::Left);
+        present.find(|host| host.agent_key == *key)
+    }
+
+    pub(crate) fn present_seats(&self) -> impl Iterator<Item = &Seat> {
+        self.seats.iter().filter(|seat| seat.standing == SeatStanding::Present)
+    }
+
+    /// The seat that a present host got last.
+    pub(crate) fn newest_seat(&self, host: HostId) -> Option<&Seat> {
+        self.present_seats().filter(|seat| seat.host == host).max_by_key(|seat| seat.index)
+    }
+
+    pub(crate) fn newest_epoch(&self) -> &EpochMembers {
+        self.epochs.iter().max_by_key(|members| members.epoch).expect("the first one")
+    }
+
+    /// The epoch of the commit in hand.
+    fn epoch(&self) -> &EpochMembers {
+        let begun = self.epochs.iter().filter(|members| members.begins_after < self.commit);
+        begun.max_by_key(|members| members.epoch).expect("the first one")
+    }
+
+    /// Whether a host votes now or in the next epoch.
+    pub(crate) fn votes(&self, host: HostId) -> bool {
+        let committees = [self.epoch().committee, self.newest_epoch().committee];
+        let mut seats = self.present_seats().filter(|seat| seat.host == host);
+        seats.any(|seat| committees.iter().any(|committee| committee.contains(seat.index)))
     }
 
     pub(crate) fn host(&self, id: HostId) -> Option<&Host> {
@@ -198,19 +246,25 @@ impl Model {
     }
 
     pub(crate) fn is_silent(&self, host: HostId) -> bool {
-        let since = self.activity.get(&host).and_then(|activity| activity.behind_since);
-        since.is_some_and(|since| self.now.0 - since.0 > 10_000)
+        let is_late = |since: LedgerTime| self.now.0 - since.0 > 10_000;
+        let mut seats = self.seats.iter().filter(|seat| seat.host == host);
+        seats.any(|seat| {
+            let activity = self.activity.1.get(&seat.index);
+            activity.and_then(|activity| activity.behind_since).is_some_and(is_late)
+        })
     }
 
     /// Takes in who has ordered what.
     pub(crate) fn observe(&mut self, commit: &OrderedCommit) {
-        for (author, round) in &commit.authors {
-            let host = self.genesis.host(*author).expect("a member").id();
-            let activity = self.activity.entry(host).or_default();
-            activity.newest = activity.newest.max(*round);
+        self.commit = commit.index;
+        let members = *self.epoch();
+        if self.activity.0 != members.epoch {
+            self.activity = (members.epoch, members.committee.authors().map(quiet).collect());
         }
-        for host in &self.genesis.hosts {
-            let activity = self.activity.entry(host.id()).or_default();
+        for (author, activity) in &mut self.activity.1 {
+            let own = commit.authors.iter().filter(|(other, _)| other == author);
+            let newest = own.map(|(_, round)| *round).max().unwrap_or(activity.newest);
+            activity.newest = activity.newest.max(newest);
             let is_behind = commit.leader_round.0 > activity.newest.0 + 16;
             activity.behind_since = match (is_behind, activity.behind_since) {
                 (false, _) => None,
@@ -223,11 +277,12 @@ impl Model {
     /// Takes in that a release had content.
     pub(crate) fn close(&mut self, release: &CommitRelease) {
         self.history = extend_history(&self.history, release);
-        let members = self.genesis.hosts.iter().map(|host| {
-            let Activity { newest, behind_since } = self.activity[&host.id()];
-            Member { host: host.id(), newest, behind_since }
+        let (epoch, activity) = &self.activity;
+        let voters = activity.iter().map(|(author, activity)| {
+            let Activity { newest, behind_since } = *activity;
+            Voter { author: *author, newest, behind_since }
         });
-        let silence = Silence { members: members.collect() };
+        let silence = Silence { epoch: *epoch, voters: voters.collect() };
         let order = Order { time: self.now, history: self.history, silence };
         self.order = Some(encode(&order));
     }
@@ -260,6 +315,16 @@ impl Model {
             Effect::Epoch(new) => {
                 self.epochs.retain(|old| old.epoch != new.epoch);
                 self.epochs.push(**new);
+            }
+            Effect::Operator(new) => {
+                self.operators.retain(|old| old.id != new.id);
+                self.operators.push((**new).clone());
+            }
+            Effect::Proposal(new) => {
+                self.proposals.retain(|old| old.id != new.id);
+                if matches!(new.standing, ProposalStanding::Open | ProposalStanding::Passed) {
+                    self.proposals.push((**new).clone());
+                }
             }
             Effect::Usage(new) => {
                 self.past_usage.retain(|old| (old.account, old.host) != (new.account, new.host));
@@ -299,6 +364,8 @@ impl Model {
         for seat in &self.seats {
             add("seat", &u64::from(seat.index.0).to_be_bytes(), encode(seat));
         }
+        self.operators.iter().for_each(|one| add("operator", one.id.as_bytes(), encode(one)));
+        self.proposals.iter().for_each(|one| add("proposal", one.id.as_bytes(), encode(one)));
         for members in &self.epochs {
             add("epoch", &members.epoch.0.to_be_bytes(), encode(members));
         }

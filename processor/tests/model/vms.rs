@@ -11,6 +11,7 @@ use dagger_payload::refusal::RefusalCode;
 use dagger_payload::usage::Meter;
 
 use super::kinds::{Kind, of_kind};
+use super::members::is_present;
 use super::people::{Person, Scene};
 use super::placement::{place, require_room};
 use super::random::Random;
@@ -96,7 +97,8 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let live = account.grants.iter().filter(|grant| grant.until >= model.now);
     let granting: Vec<_> = live.map(|grant| grant.operator).collect();
     let is_usable = model.images.iter().any(|image| {
-        let by_operator = model.operator(&image.publisher);
+        let mut present = model.operators.iter().filter(|own| is_present(own));
+        let by_operator = present.find(|own| own.first_key == image.publisher).map(|own| own.id);
         let is_trusted = image.publisher == account.key
             || by_operator.is_some_and(|operator| granting.contains(&operator));
         let asked = (body.image.digest, body.image.format, body.image.virtual_size_bytes);

@@ -60,7 +60,8 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if model.volumes.iter().any(|one| one.account == account.id && one.name == body.name) {
         return Err(RefusalCode::NameTaken);
     }
-    let host = model.host(body.host).ok_or(RefusalCode::NotFound)?;
+    let host = model.host(body.host).filter(|host| host.duty != HostDuty::Left);
+    let host = host.ok_or(RefusalCode::NotFound)?;
     if host.duty == HostDuty::Draining || model.is_silent(host.id) {
         return Err(RefusalCode::NoHostFits);
     }
