@@ -100,7 +100,7 @@ pub struct Judge {
 impl Judge {
     /// The judge before the first commit.
     pub fn found(genesis: Genesis, cluster: ClusterId) -> Self {
-        let mut state = State::found(genesis, cluster);
+        let mut state = State::found(&genesis, cluster);
         let end = CommitEnd {
             index: CommitIndex(0),
             position: Position(0),

@@ -6,7 +6,7 @@
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::ClusterId;
+use dagger_payload::id::{ClusterId, Epoch};
 use dagger_payload::limits::SNAPSHOT_CHUNKS_MAX;
 use dagger_payload::snapshot::{Anchor, HistoryRecord, SnapshotHead};
 
@@ -62,7 +62,7 @@ pub struct Restoring {
 impl Restoring {
     /// From the snapshot of this head.
     pub fn begin(genesis: Genesis, cluster: ClusterId, head: SnapshotHead) -> Self {
-        let state = State::found(genesis, cluster);
+        let state = State::empty(&genesis, cluster);
         Self { state, head, mark: Mark::Start, chunks: 0, bytes: 0 }
     }
 
@@ -96,6 +96,10 @@ impl Restoring {
         let found = state.root();
         if found != head.end.state_root {
             return Err(SnapshotError::AnotherRoot { found });
+        }
+        // Every judged state has it; a head that nobody attests may be of anything.
+        if !state.epochs.contains_key(&Epoch(0)) {
+            return Err(SnapshotError::Malformed);
         }
         let (end, record) = (head.end, HistoryRecord::default());
         Ok(Judge { state, end, changed: end, record, protocol_max: PROTOCOL_MAX })

@@ -111,12 +111,21 @@ pub(crate) struct State {
 }
 
 impl State {
-    pub(crate) fn found(genesis: Genesis, cluster: ClusterId) -> Self {
+    pub(crate) fn found(genesis: &Genesis, cluster: ClusterId) -> Self {
+        let mut state = Self::empty(genesis, cluster);
+        for effect in &founding(genesis) {
+            state.absorb_alone(effect);
+        }
+        state
+    }
+
+    /// Without any object, not even those of the founding: what a snapshot is read into.
+    pub(crate) fn empty(genesis: &Genesis, cluster: ClusterId) -> Self {
         let mut tree = StateTree::default();
         tree.set(b"cluster", cluster.as_bytes());
-        let mut state = Self {
+        Self {
             cluster,
-            silence: Silence::new(&EpochMembers::founding(&genesis)),
+            silence: Silence::new(&EpochMembers::founding(genesis)),
             handover_distance_commits: genesis.handover_distance_commits,
             time: LedgerTime(0),
             history: HistoryHash::ZERO,
@@ -146,11 +155,7 @@ impl State {
             forgotten_at: BTreeSet::new(),
             tree,
             scratch: Vec::new(),
-        };
-        for effect in &founding(&genesis) {
-            state.absorb_alone(effect);
         }
-        state
     }
 
     /// The root, after hashing what changed.

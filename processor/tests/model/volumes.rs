@@ -278,7 +278,7 @@ fn judge_delete(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
 
 fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, ReportVolume);
-    let host = model.hosts.iter().find(|host| host.agent_key == *asked.signer);
+    let host = model.host_of_agent(asked.signer);
     let host = host.ok_or(RefusalCode::AccountUnknown)?.id;
     let mut volume = model.volume(body.volume).ok_or(RefusalCode::NotFound)?.clone();
     if (volume.host, volume.generation) != (host, body.generation) {

@@ -265,7 +265,12 @@ impl State {
     ) -> Result<(), SnapshotError> {
         let mut decoder = minicbor::Decoder::new(bytes);
         while decoder.position() < bytes.len() {
+            let from = decoder.position();
             let entry: Entry = decoder.decode().map_err(|_| SnapshotError::Malformed)?;
+            // A reader tolerates longer lists than it knows, which would swallow the next entry.
+            if encode(&entry) != bytes[from..decoder.position()] {
+                return Err(SnapshotError::Malformed);
+            }
             let at = entry.mark();
             if at <= *mark || (*mark == Mark::Start) != (at == Mark::Order) {
                 return Err(SnapshotError::Disordered);
