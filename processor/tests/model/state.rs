@@ -150,7 +150,9 @@ impl Model {
 
     /// The epoch of the commit in hand.
     fn epoch(&self) -> &EpochMembers {
-        let begun = self.epochs.iter().filter(|members| members.begins_after < self.commit);
+        let has_begun =
+            |one: &&EpochMembers| one.epoch == Epoch(0) || one.begins_after < self.commit;
+        let begun = self.epochs.iter().filter(has_begun);
         begun.max_by_key(|members| members.epoch).expect("the first one")
     }
 
