@@ -219,8 +219,7 @@ impl Daemon {
             retention: configuration.retention.into(),
             stop: stop.clone(),
         });
-        // Before the agent may ask: what was promised in an earlier life is known from the first
-        // answer on.
+        // Before the agent may ask: the first answer knows what an earlier life has promised.
         let (instance, testimony) = (memory.instance, memory.testimony);
         let founders = prepared.genesis.committee();
         let state = start::restored_state(&delivery.records, founders, instance, testimony)?;
