@@ -181,9 +181,8 @@ impl Daemon {
         let own_address = prepared.genesis.host(prepared.me).expect("found by its key").address;
         let address = configuration.listen.unwrap_or(own_address);
         let peers = peers_socket(&mut handed, address).await.map_err(doing("listen for peers"))?;
-        let agent_path = configuration.sockets.agent.as_deref();
-        let agent_socket =
-            agent_socket(&mut handed, agent_path).map_err(doing("listen for the agent"))?;
+        let agent_socket = agent_socket(&mut handed, configuration.sockets.agent.as_deref())
+            .map_err(doing("listen for the agent"))?;
 
         let (core, local) = mpsc::channel(CORE_INPUTS_MAX);
         let (status, status_seen) = watch::channel(None);
