@@ -7,11 +7,12 @@ use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode};
-use dagger_payload::id::ClusterId;
+use dagger_payload::genesis::{Genesis, GenesisMode};
+use dagger_payload::id::{ClusterId, HostId};
 use dagger_payload::key::SecretKey;
 use dagger_payload::limits::GENESIS_BYTES_MAX;
 use dagger_payload::name::Name;
+use dagger_payload::roster::{Roster, Seat};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
@@ -21,6 +22,8 @@ use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
 
 /// Bytes of the configuration and of the key file that are read at most.
 const FILE_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a roster file that are read at most: 1 KiB for each seat.
+const ROSTER_BYTES_MAX: usize = 1024 * dagger_payload::limits::SEATS_MAX;
 /// Where Cloud Hypervisor is looked for when no program is named.
 const CLOUD_HYPERVISOR: &str = "/usr/bin/cloud-hypervisor";
 /// Where its machines' files are when no run directory is named; the unit template knows the same
@@ -72,7 +75,10 @@ struct File {
     /// A tracing filter such as `info` or `info,dagger_agent=debug`.
     #[serde(default = "default_log")]
     log: String,
-    /// This host's name in the genesis.
+    /// All seats of the cluster (JSON, as `daggerctl ledger roster` writes it on a member): for a
+    /// host that joined after the founding. The same file as the ledger's.
+    roster: Option<PathBuf>,
+    /// This host's name.
     host: Name,
     /// The agent's OpenSSH private key file, or `credential:NAME` for
     /// `$CREDENTIALS_DIRECTORY/NAME`.
@@ -207,6 +213,15 @@ pub struct ApiConfiguration {
     pub hosts: BTreeSet<String>,
 }
 
+/// Which host this is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostIdentity {
+    /// Its id, for ever.
+    pub id: HostId,
+    /// What it is called.
+    pub name: Name,
+}
+
 /// The configuration with everything that it names read and checked.
 #[derive(Debug)]
 pub struct Configuration {
@@ -214,8 +229,8 @@ pub struct Configuration {
     pub genesis: Genesis,
     /// The cluster.
     pub cluster: ClusterId,
-    /// This host's entry in the genesis.
-    pub host: GenesisHost,
+    /// This host.
+    pub host: HostIdentity,
     /// Signs reports.
     pub key: SecretKey,
     /// A tracing filter.
@@ -247,7 +262,11 @@ impl Configuration {
         let absolute = |path: &Path| directory.join(path);
         let (genesis, cluster) =
             read_genesis(&absolute(&file.genesis), &absolute(&file.genesis_signatures))?;
-        let host = member(&genesis, &file.host)?;
+        let roster = match &file.roster {
+            Some(path) => read_roster(&absolute(path), &genesis)?,
+            None => Roster::founding(&genesis),
+        };
+        let host = member(&roster, &file.host)?;
         let key = read_key(&file.key, directory)?;
         if let Some(listen) = file.api.listen
             && !listen.ip().is_loopback()
@@ -259,7 +278,7 @@ impl Configuration {
         }
         let state_directory = absolute(&file.state_directory);
         let machines = MachineConfiguration {
-            host_id: host.id(),
+            host_id: host.id,
             state_directory: state_directory.clone(),
             backend: file.hypervisor.backend(file.network.kind)?,
             network_kind: file.network.kind,
@@ -314,12 +333,39 @@ fn read_genesis(
     }
 }
 
-fn member(genesis: &Genesis, name: &Name) -> Result<GenesisHost, ConfigurationError> {
-    let found = genesis.hosts.iter().find(|host| host.name == *name);
-    found.cloned().ok_or_else(|| {
-        let names: Vec<_> = genesis.hosts.iter().map(|host| host.name.as_str()).collect();
+/// The seats of another cluster are told apart by the founders, who come first.
+fn read_roster(path: &Path, genesis: &Genesis) -> Result<Roster, ConfigurationError> {
+    let text = read_text(path, ROSTER_BYTES_MAX)?;
+    let malformed =
+        |detail: String| ConfigurationError::Malformed { path: path.to_owned(), detail };
+    let roster: Roster =
+        serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
+    let founders = Roster::founding(genesis);
+    let same = |founder: &Seat| {
+        let seat = roster.seat(founder.index);
+        seat.is_some_and(|seat| {
+            (seat.host, &seat.ledger_key) == (founder.host, &founder.ledger_key)
+        })
+    };
+    match founders.seats().iter().find(|founder| !same(founder)) {
+        None => Ok(roster),
+        Some(founder) => Err(malformed(format!(
+            "seat {} is not that of {} in the genesis: these are another cluster's seats",
+            founder.index, founder.name
+        ))),
+    }
+}
+
+fn member(roster: &Roster, name: &Name) -> Result<HostIdentity, ConfigurationError> {
+    let named = |seat: &&Seat| seat.name == *name;
+    // A name that was given again is the present host's.
+    let found = roster.present().find(named).or_else(|| roster.seats().iter().rfind(named));
+    let found = found.map(|seat| HostIdentity { id: seat.host, name: seat.name.clone() });
+    found.ok_or_else(|| {
+        let names: Vec<_> = roster.present().map(|seat| seat.name.as_str()).collect();
         ConfigurationError::Inconsistent(format!(
-            "host: the genesis knows no {name}; it lists {}",
+            "host: neither the genesis nor a `roster` file knows {name}; they list {}. A host that \
+             joined after the founding needs `roster`, as `daggerctl ledger roster` writes it",
             names.join(", ")
         ))
     })

@@ -107,7 +107,7 @@ fn start(
     info!(host = %configuration.host.name, ?mark, "starting");
 
     let mut reader = Reader::new(cluster, (*genesis).clone(), mark);
-    let model = SharedModel::new(Model::new(Arc::clone(&genesis)), reader.progress());
+    let model = SharedModel::new(Model::new(&genesis), reader.progress());
     let (board, metrics) = (SightBoard::default(), Arc::new(Metrics::new()));
     let (order_sender, orders) = mpsc::channel(ORDERS_WAITING_MAX);
     let (report_sender, reports) = mpsc::channel(REPORTS_WAITING_MAX);
@@ -125,7 +125,7 @@ fn start(
         seal: seal.clone(),
         state: stream_sender,
     };
-    let host = configuration.host.id();
+    let host = configuration.host.id;
     let teller = OrderTeller::new(host, model.clone(), order_sender, mark_file, mark);
     let submitter = Submitter {
         cluster,
@@ -137,7 +137,7 @@ fn start(
     let (console_sender, console_requests) = mpsc::channel(CONSOLE_REQUESTS_WAITING_MAX);
     let api_parts = ApiParts {
         cluster,
-        genesis,
+        cluster_name: genesis.name.clone(),
         host: configuration.host,
         images,
         ledger,

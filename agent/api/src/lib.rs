@@ -6,19 +6,24 @@
 #![forbid(unsafe_code)]
 
 use dagger_payload::id::{
-    AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId,
-    PayloadDigest, Position, VmId, VolumeId,
+    AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, PayloadDigest,
+    Position, VmId, VolumeId,
 };
-use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, ReportPhase};
 use dagger_payload::name::{ImageName, Name};
-use dagger_payload::object::{Account, Host, Image, Vm, VmState};
+use dagger_payload::object::{Account, Image, Vm, VmState};
 use dagger_payload::prediction::HostOutlook;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::usage::Used;
 use dagger_payload::volume::{Volume, VolumeState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+mod members;
+
+pub use members::{
+    EpochView, HostLink, HostView, LedgerView, MemberView, OperatorView, ProposalView, Vote,
+};
 
 /// The header that carries a payload's signature on `POST /v1/payloads`: the base64 text of an
 /// OpenSSH signature (what stands between the first and the last line of a `.sig` file), on one
@@ -313,53 +318,6 @@ pub struct HistoryView {
     pub entries: Vec<HistoryEntry>,
 }
 
-/// `GET /v1/hosts` (a list).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct HostView {
-    /// Its id.
-    pub id: HostId,
-    /// Its name.
-    pub name: Name,
-    /// Its operator's name.
-    pub operator: Name,
-    /// The judged object; none before its operator declared it with `host.join`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub host: Option<Host>,
-    /// What its VMs take.
-    pub used: Capacity,
-    /// How many VMs it carries.
-    pub vms: u32,
-    /// How the answering host's ledger sees the link to it.
-    pub link: HostLink,
-}
-
-/// `GET /v1/operators` (a list).
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct OperatorView {
-    /// Its id.
-    pub id: OperatorId,
-    /// Its name.
-    pub name: Name,
-    /// Signs what it asks for, and its grants.
-    pub key: PublicKey,
-    /// Its hosts that vote.
-    pub hosts: Vec<Name>,
-}
-
-/// A link to a host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum HostLink {
-    /// The answering host itself.
-    Own,
-    /// Connected.
-    Connected,
-    /// Not connected.
-    Missing,
-    /// The ledger cannot be asked.
-    Unknown,
-}
-
 /// `GET /v1/accounts/{id}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct AccountView {
@@ -469,63 +427,6 @@ pub struct ImageImport {
     pub digest: ImageDigest,
 }
 
-/// `GET /v1/ledger`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct LedgerView {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// Newest commit.
-    pub committed: CommitIndex,
-    /// Newest judged commit.
-    pub judged: CommitIndex,
-    /// Newest commit that a quorum attests.
-    pub attested: CommitIndex,
-    /// Position of the newest ordered payload.
-    pub position: Position,
-    /// Ledger time of the newest commit.
-    pub ledger_time: LedgerTime,
-    /// Highest round of this host's events.
-    pub round: u64,
-    /// Members that must be reached for a change.
-    pub quorum: u16,
-    /// Members that are reached, this one included.
-    pub reached: u16,
-    /// Hosts that may crash or lie without harm, whoever owns them.
-    pub faults_survived: u16,
-    /// Operators that may be dishonest with all of their hosts, whichever they are.
-    pub dishonest_operators_survived: u16,
-    /// Payloads that wait here.
-    pub waiting: u64,
-    /// Bytes in the store.
-    pub store_bytes: u64,
-    /// Commit of the newest snapshot of the judged state, from which this host's processor begins
-    /// after a restart; 0 for none.
-    pub snapshot: CommitIndex,
-    /// The ledger keeps only the signed headers of events up to this round of `pruned_epoch`, and
-    /// of all epochs before it; 0 when it keeps all bodies.
-    pub pruned_round: u64,
-    /// See `pruned_round`.
-    pub pruned_epoch: u64,
-    /// Members.
-    pub members: Vec<MemberView>,
-    /// Why changes are not possible now, if so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unavailable: Option<String>,
-}
-
-/// A member of the committee.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct MemberView {
-    /// Its name.
-    pub name: Name,
-    /// Its host id.
-    pub host: HostId,
-    /// The link to it.
-    pub link: HostLink,
-    /// The highest round of its events here.
-    pub highest_round: u64,
-}
-
 /// `GET /v1/health`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct HealthView {
@@ -577,11 +478,11 @@ pub enum StreamEvent {
         /// Its state in one word.
         state: VmState,
     },
-    /// A host, account or image changed.
+    /// Another object changed.
     Object {
         /// The commit that changed it.
         commit: CommitIndex,
-        /// `host`, `account` or `image`.
+        /// `host`, `account`, `image`, `volume`, `operator`, `proposal`, `seat` or `epoch`.
         kind: String,
         /// Its id or name.
         id: String,

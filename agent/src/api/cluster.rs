@@ -9,10 +9,12 @@ use dagger_api::{
     ClusterView, HealthPart, HealthStatus, HealthView, HostLink, LedgerView, MemberView, Problem,
 };
 use dagger_bus::ledger::{LedgerStatus, LinkStatus, MemberStatus};
-use dagger_payload::votes::Votes;
+
+use dagger_payload::id::CommitIndex;
 
 use super::problem::{ApiProblem, unavailable_text};
 use super::{Api, Shared};
+use crate::model::Members;
 use crate::verify::reader::Trust;
 
 /// Media type of the metrics.
@@ -28,7 +30,7 @@ const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=
 pub(super) async fn cluster(State(api): State<Api>) -> Json<ClusterView> {
     Json(ClusterView {
         cluster: api.parts.cluster,
-        name: api.parts.genesis.name.clone(),
+        name: api.parts.cluster_name.clone(),
         host: api.me,
         host_name: api.parts.host.name.clone(),
         ledger_time: api.now(),
@@ -53,11 +55,21 @@ pub(super) async fn ledger(State(api): State<Api>) -> Result<Json<LedgerView>, A
 }
 
 fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
-    let is_reached = |member: &&MemberStatus| member.link != LinkStatus::Missing;
+    api.parts.model.read(|model| ledger_view_of(model.members(), status))
+}
+
+fn ledger_view_of(members: &Members, status: LedgerStatus) -> LedgerView {
+    let judged = status.judged;
+    let voters = members.epoch_after(judged).committee;
+    let is_reached = |member: &&MemberStatus| {
+        member.link != LinkStatus::Missing && voters.contains(member.author)
+    };
     let reached = status.members.iter().filter(is_reached).count();
-    let votes = Votes::at_founding(&api.parts.genesis);
+    let votes = members.votes(judged);
     let fits = |count: usize| u16::try_from(count).unwrap_or(u16::MAX);
     LedgerView {
+        epoch: members.epoch_view(members.epoch_after(judged)),
+        next_epoch: members.epoch_to_come(judged).map(|next| members.epoch_view(next)),
         cluster: status.cluster,
         committed: status.committed,
         judged: status.judged,
@@ -75,14 +87,19 @@ fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
         pruned_round: status.pruned_round.0,
         pruned_epoch: status.pruned_epoch.0,
         unavailable: status.unavailable.as_ref().map(unavailable_text),
-        members: status.members.into_iter().map(member_view).collect(),
+        members: {
+            let shown = status.members.into_iter();
+            shown.map(|member| member_view(member, members, judged)).collect()
+        },
     }
 }
 
-fn member_view(member: MemberStatus) -> MemberView {
+fn member_view(member: MemberStatus, members: &Members, judged: CommitIndex) -> MemberView {
     MemberView {
         name: member.name,
         host: member.host,
+        seat: member.author,
+        vote: members.vote(member.author, judged),
         link: link(member.link),
         highest_round: member.highest_round.0,
     }
@@ -139,9 +156,9 @@ async fn quorum_health(api: &Shared) -> Result<String, String> {
         None => {
             let view = ledger_view(api, status);
             Ok(format!(
-                "{} of {} members reached, {} needed",
+                "{} of {} voters reached, {} needed",
                 view.reached,
-                view.members.len(),
+                view.epoch.voters.len(),
                 view.quorum
             ))
         }
@@ -161,7 +178,8 @@ fn history_health(api: &Shared) -> Result<String, String> {
         Trust::CaughtUp => {}
     }
     if let Some((author, commit)) = progress.contradicting.first() {
-        let name = api.parts.genesis.host(*author).map(|host| host.name.to_string());
+        let name = api.parts.model.read(|model| model.members().seat_name(*author).cloned());
+        let name = name.map(|name| name.to_string());
         let name = name.unwrap_or_else(|| author.to_string());
         return Err(format!(
             "{name} attests another history at commit {commit}, a quorum attests this one: that \

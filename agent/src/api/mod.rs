@@ -31,8 +31,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use dagger_bus::ledger::{Answer, Call, LedgerStatus};
 use dagger_images::ImageStore;
-use dagger_payload::genesis::{Genesis, GenesisHost};
 use dagger_payload::id::{ClusterId, HostId, LedgerTime};
+use dagger_payload::name::Name;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -41,6 +41,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::clock;
+use crate::configuration::HostIdentity;
 use crate::handover::{ConsoleSender, SightBoard};
 use crate::limits::{
     API_IMPORTS_TOGETHER_MAX, API_REQUESTS_TOGETHER_MAX, API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX,
@@ -60,10 +61,10 @@ pub use server::serve;
 pub struct ApiParts {
     /// The cluster.
     pub cluster: ClusterId,
-    /// Its founding document.
-    pub genesis: Arc<Genesis>,
+    /// What the cluster is called.
+    pub cluster_name: Name,
     /// This host.
-    pub host: GenesisHost,
+    pub host: HostIdentity,
     /// This host's image files.
     pub images: Arc<ImageStore>,
     /// To the ledger.
@@ -158,6 +159,8 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(volumes::show))
         .routes(routes!(objects::hosts))
         .routes(routes!(objects::operators))
+        .routes(routes!(objects::proposals))
+        .routes(routes!(objects::roster))
         .routes(routes!(objects::accounts))
         .routes(routes!(objects::account))
         .routes(routes!(objects::usage))
@@ -176,7 +179,7 @@ fn documented() -> OpenApiRouter<Api> {
 /// `stop` ends event streams.
 pub fn router(parts: ApiParts, stop: CancellationToken) -> (Router, utoipa::openapi::OpenApi) {
     let shared: Api = Arc::new(Shared {
-        me: parts.host.id(),
+        me: parts.host.id,
         parts,
         openapi: OnceLock::new(),
         working: Semaphore::new(API_REQUESTS_TOGETHER_MAX),

@@ -5,10 +5,11 @@ use std::collections::BTreeMap;
 use axum::Json;
 use axum::extract::State;
 use dagger_api::{
-    AccountSummary, AccountView, HostLink, HostView, OperatorView, Problem, UsageView,
+    AccountSummary, AccountView, HostLink, HostView, OperatorView, Problem, ProposalView, UsageView,
 };
 use dagger_payload::id::{AccountId, CommitIndex, HostId};
 use dagger_payload::key::PublicKey;
+use dagger_payload::roster::{Roster, Seat};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
@@ -27,7 +28,9 @@ use super::request::{Path, Query};
 )]
 pub(super) async fn hosts(State(api): State<Api>) -> Json<Vec<HostView>> {
     // Without the ledger the hosts are still known, only the links are not.
-    let links: Option<BTreeMap<HostId, HostLink>> = api.ledger_status().await.ok().map(|status| {
+    let status = api.ledger_status().await.ok();
+    let judged = status.as_ref().map(|status| status.judged);
+    let links: Option<BTreeMap<HostId, HostLink>> = status.map(|status| {
         let members = status.members.iter();
         members.map(|member| (member.host, link(member.link))).collect()
     });
@@ -35,10 +38,13 @@ pub(super) async fn hosts(State(api): State<Api>) -> Json<Vec<HostView>> {
         let links = links.as_ref();
         links.and_then(|links| links.get(host)).copied().unwrap_or(HostLink::Unknown)
     };
-    Json(api.parts.model.read(|model| model.host_views(link_of)))
+    Json(api.parts.model.read(|model| {
+        let judged = judged.unwrap_or_default().max(model.judged());
+        model.host_views(judged, link_of)
+    }))
 }
 
-/// The operators, with their keys and hosts.
+/// The operators, with their keys and hosts; those that left come last.
 #[utoipa::path(
     get,
     path = "/v1/operators",
@@ -46,17 +52,33 @@ pub(super) async fn hosts(State(api): State<Api>) -> Json<Vec<HostView>> {
     responses((status = 200, body = Vec<OperatorView>))
 )]
 pub(super) async fn operators(State(api): State<Api>) -> Json<Vec<OperatorView>> {
-    let genesis = &api.parts.genesis;
-    let views = genesis.operators.iter().map(|operator| OperatorView {
-        id: operator.id(),
-        name: operator.name.clone(),
-        key: operator.key.clone(),
-        hosts: {
-            let own = genesis.hosts.iter().filter(|host| host.operator == operator.name);
-            own.map(|host| host.name.clone()).collect()
-        },
-    });
-    Json(views.collect())
+    let judged = api.ledger_status().await.map(|status| status.judged).unwrap_or_default();
+    Json(api.parts.model.read(|model| {
+        let judged = judged.max(model.judged());
+        model.members().operator_views(judged)
+    }))
+}
+
+/// What operators propose, who approves, and how it stands.
+#[utoipa::path(
+    get,
+    path = "/v1/proposals",
+    tag = "objects",
+    responses((status = 200, body = Vec<ProposalView>))
+)]
+pub(super) async fn proposals(State(api): State<Api>) -> Json<Vec<ProposalView>> {
+    Json(api.parts.model.read(|model| model.members().proposal_views()))
+}
+
+/// All seats ever given, by number: what the ledger of a new host needs to find its peers.
+#[utoipa::path(
+    get,
+    path = "/v1/roster",
+    tag = "objects",
+    responses((status = 200, body = Vec<Seat>))
+)]
+pub(super) async fn roster(State(api): State<Api>) -> Json<Roster> {
+    Json(api.parts.model.read(|model| model.members().roster().clone()))
 }
 
 /// Query of `GET /v1/accounts`.

@@ -97,7 +97,7 @@ impl Follower {
 
     /// The model is folded from nothing again.
     fn forget(&mut self) {
-        let fresh = Model::new(Arc::clone(&self.genesis));
+        let fresh = Model::new(&self.genesis);
         self.model.write(|model| *model = fresh);
     }
 

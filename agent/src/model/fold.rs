@@ -149,14 +149,10 @@ impl Model {
             Effect::Volume(volume) => {
                 self.volumes.insert(volume.id, (**volume).clone());
             }
-            // Read from the log when they are asked for.
-            Effect::Usage(_) | Effect::Operator(_) | Effect::Proposal(_) => {}
-            // The rules place seats in their order.
-            Effect::Seat(seat) => {
-                let _ = self.roster.put(seat);
-            }
-            Effect::Epoch(members) => {
-                self.epochs.insert(members.epoch, **members);
+            // Read from the log when it is asked for.
+            Effect::Usage(_) => {}
+            Effect::Seat(_) | Effect::Epoch(_) | Effect::Operator(_) | Effect::Proposal(_) => {
+                self.members.fold(effect);
             }
         }
     }

@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 
 use dagger_api::{HistoryEntry, HistoryPayload, HistoryView};
-use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{AuthorIndex, CommitIndex, HostId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Body, Protection, ReportPhase};
@@ -17,18 +16,17 @@ use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{CommitRelease, Release, Verdict};
 use dagger_payload::sshsig::{self, Namespace};
 
-use super::{Model, VmStep};
+use super::{Members, Model, VmStep};
 
 /// Names of the members who attest `commit`, given the highest commit that each attests.
-pub fn attested_by(
-    genesis: &Genesis,
+fn attested_by(
+    members: &Members,
     same: &BTreeMap<AuthorIndex, CommitIndex>,
     commit: CommitIndex,
 ) -> Vec<Name> {
     same.iter()
         .filter(|(_, highest)| **highest >= commit)
-        .filter_map(|(author, _)| genesis.host(*author))
-        .map(|host| host.name.clone())
+        .filter_map(|(author, _)| members.seat_name(*author).cloned())
         .collect()
 }
 
@@ -148,7 +146,7 @@ fn reported(host: &str, phase: ReportPhase, reason: Option<&str>) -> String {
 }
 
 fn host_name(model: &Model, host: &HostId) -> String {
-    match model.host_names.get(host) {
+    match model.host_name(host) {
         Some(name) => name.to_string(),
         None => format!("host {host}"),
     }
@@ -165,9 +163,8 @@ fn with_key(model: &Model, key: &PublicKey) -> String {
 
 /// Who a key is: `operator NAME`, `host NAME` or `account ID`.
 fn signer_name(model: &Model, key: &PublicKey) -> String {
-    let operators = &model.genesis.operators;
-    if let Some(operator) = operators.iter().find(|operator| operator.key == *key) {
-        return format!("operator {}", operator.name);
+    if let Some(operator) = model.members.operator_of_key(key) {
+        return format!("operator {operator}");
     }
     match model.hosts.values().find(|host| host.agent_key == *key) {
         Some(host) => format!("host {}", host.name),
@@ -206,20 +203,20 @@ impl Model {
             generation: step.generation,
             phase: step.phase,
             refusal,
-            attested_by: attested_by(&self.genesis, same, commit.end.index),
+            attested_by: attested_by(&self.members, same, commit.end.index),
         })
     }
 
     fn history_payload(&self, release: &Release) -> Option<HistoryPayload> {
         let payload = &release.ordered.payload;
         let document = payload.read().ok()?;
-        let carrier = self.genesis.host(release.ordered.author)?;
+        let carrier = self.members.seat_name(release.ordered.author)?;
         Some(HistoryPayload {
             digest: release.digest,
             kind: document.body.kind().to_owned(),
             signer: document.signer.to_openssh(),
             signer_name: signer_name(self, &document.signer),
-            carried_by: carrier.name.clone(),
+            carried_by: carrier.clone(),
             document: String::from_utf8(payload.bytes.to_vec()).ok()?,
             signature: sshsig::to_armor(&document.signer, Namespace::Payload, &payload.signature),
         })

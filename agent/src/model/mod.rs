@@ -7,6 +7,7 @@
 
 mod fold;
 mod history;
+mod members;
 mod shared;
 mod usage;
 mod views;
@@ -18,18 +19,17 @@ use std::sync::Arc;
 use dagger_api::{Attested, PayloadState, PayloadView, StreamEvent};
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
-    AccountId, CommitIndex, Epoch, HostId, LedgerTime, PayloadDigest, VmId, VolumeId,
+    AccountId, CommitIndex, HostId, LedgerTime, PayloadDigest, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
-use dagger_payload::name::{ImageName, Name};
+use dagger_payload::name::ImageName;
 use dagger_payload::object::{Account, Effect, Host, Image, Vm};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, Release, Verdict};
-use dagger_payload::roster::{EpochMembers, Roster};
 use dagger_payload::volume::Volume;
 
 pub use fold::VmStep;
-pub use history::attested_by;
+pub use members::Members;
 pub use shared::SharedModel;
 pub use views::{NameProblem, VmQuery};
 pub use volumes::VolumeQuery;
@@ -48,8 +48,7 @@ struct Place {
 /// What the releases so far have made.
 #[derive(Debug, Clone)]
 pub struct Model {
-    genesis: Arc<Genesis>,
-    host_names: BTreeMap<HostId, Name>,
+    members: Members,
     log: Vec<Arc<CommitRelease>>,
     hosts: BTreeMap<HostId, Host>,
     accounts: BTreeMap<AccountId, Account>,
@@ -58,9 +57,6 @@ pub struct Model {
     images: BTreeMap<ImageName, Image>,
     vms: BTreeMap<VmId, Vm>,
     volumes: BTreeMap<VolumeId, Volume>,
-    roster: Roster,
-    /// Every epoch that has begun, and the next one once it is decided.
-    epochs: BTreeMap<Epoch, EpochMembers>,
     steps: BTreeMap<VmId, Vec<VmStep>>,
     payloads: BTreeMap<PayloadDigest, Place>,
     refused: BTreeMap<&'static str, u64>,
@@ -68,13 +64,9 @@ pub struct Model {
 
 impl Model {
     /// Nothing but what the genesis says.
-    pub fn new(genesis: Arc<Genesis>) -> Self {
-        let host_names = genesis.hosts.iter().map(|host| (host.id(), host.name.clone()));
+    pub fn new(genesis: &Genesis) -> Self {
         Self {
-            host_names: host_names.collect(),
-            roster: Roster::founding(&genesis),
-            epochs: BTreeMap::from([(Epoch(0), EpochMembers::founding(&genesis))]),
-            genesis,
+            members: Members::founding(genesis),
             log: Vec::new(),
             hosts: BTreeMap::new(),
             accounts: BTreeMap::new(),
@@ -133,11 +125,6 @@ impl Model {
     /// A host as its operator declared it.
     pub fn host(&self, id: &HostId) -> Option<&Host> {
         self.hosts.get(id)
-    }
-
-    /// What a host is called.
-    pub fn host_name(&self, id: &HostId) -> Option<&Name> {
-        self.host_names.get(id)
     }
 
     /// All registered images.

@@ -62,7 +62,7 @@ impl Model {
         let mut hosts: BTreeMap<HostId, HostUsageView> = BTreeMap::new();
         let empty = |id: &HostId| HostUsageView {
             host: *id,
-            name: self.host_names.get(id).cloned(),
+            name: self.host_name(id).cloned(),
             vms: Vec::new(),
             volumes: Vec::new(),
             deleted_vms: 0,

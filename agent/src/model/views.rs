@@ -2,12 +2,14 @@
 //!
 //! Owns look-up by name and sums. Never decides. Called by the API.
 
+use std::collections::BTreeMap;
+
 use dagger_api::{AccountSummary, AccountView, HostLink, HostView, Sight, VmView};
-use dagger_payload::id::{AccountId, HostId, VmId};
+use dagger_payload::id::{AccountId, CommitIndex, HostId, VmId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Capacity;
-use dagger_payload::name::Name;
 use dagger_payload::object::{Account, Placement, Vm, VmState};
+use dagger_payload::roster::Seat;
 use dagger_payload::volume::Volume;
 
 use super::Model;
@@ -80,7 +82,7 @@ impl Model {
         VmView {
             state: vm.state(),
             reason: reason(vm, own, here.then_some(sights)),
-            host_name: host.and_then(|host| self.host_names.get(&host)).cloned(),
+            host_name: host.and_then(|host| self.host_name(&host)).cloned(),
             image_name: image.map(|image| image.name.clone()),
             sight,
             applied_generation: own.and_then(|own| own.applied_generation),
@@ -105,23 +107,37 @@ impl Model {
         self.vms.values().filter(|vm| vm.state() != VmState::Deleted)
     }
 
-    /// The members, with what VMs and volumes take; `link` says how the ledger sees each.
-    pub fn host_views(&self, link: impl Fn(&HostId) -> HostLink) -> Vec<HostView> {
-        let view = |name: &Name, operator: &Name, id: HostId| {
+    /// The hosts that are there, with what VMs and volumes take; `link` says how the ledger sees
+    /// each, and who votes is said for the commit after `judged`.
+    pub fn host_views(
+        &self,
+        judged: CommitIndex,
+        link: impl Fn(&HostId) -> HostLink,
+    ) -> Vec<HostView> {
+        let view = |seat: &Seat| {
+            let id = seat.host;
             let (used, vms) = sum(self.existing_vms().filter(|vm| vm.placement.host() == Some(id)));
             let used = used.plus(&self.volumes_take(|volume| volume.host == id));
-            HostView {
+            Some(HostView {
                 id,
-                name: name.clone(),
-                operator: operator.clone(),
+                name: seat.name.clone(),
+                operator: self.members.operator_name(&seat.operator)?.clone(),
+                seat: seat.index,
+                vote: self.members.vote(seat.index, judged),
                 host: self.hosts.get(&id).cloned(),
                 used,
                 vms,
                 link: link(&id),
-            }
+            })
         };
-        let members = self.genesis.hosts.iter();
-        members.map(|host| view(&host.name, &host.operator, host.id())).collect()
+        // A host that changes its key sits twice until the epoch ends: it is shown as it votes.
+        let mut shown = BTreeMap::new();
+        for seat in self.members.seats_shown(judged) {
+            shown.entry(seat.host).or_insert(seat);
+        }
+        let mut seats: Vec<_> = shown.into_values().collect();
+        seats.sort_by_key(|seat| seat.index);
+        seats.into_iter().filter_map(view).collect()
     }
 
     /// An account, with what its VMs and volumes take.

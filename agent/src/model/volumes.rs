@@ -57,7 +57,7 @@ impl Model {
         VolumeView {
             state: volume.state(),
             reason: reported.and_then(|report| report.reason.clone()),
-            host_name: self.host_names.get(&volume.host).cloned(),
+            host_name: self.host_name(&volume.host).cloned(),
             vm_name: user.map(|vm| vm.name.clone()),
             volume: volume.clone(),
         }

@@ -6,6 +6,7 @@
 //! [`crate::link::releases`].
 
 pub mod chain;
+mod epoch;
 pub mod mark;
 pub mod quorum;
 pub mod reader;

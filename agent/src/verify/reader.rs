@@ -107,7 +107,7 @@ impl Reader {
             chain: Chain::new(&cluster),
             history: HistoryHash::ZERO,
             sealed: CommitIndex(0),
-            attestations: Attestations::new(cluster, genesis.clone()),
+            attestations: Attestations::new(cluster, &genesis),
             cluster,
             genesis,
             reading: 1,
@@ -139,7 +139,7 @@ impl Reader {
         self.chain = Chain::new(&self.cluster);
         self.history = HistoryHash::ZERO;
         self.sealed = CommitIndex(0);
-        self.attestations = Attestations::new(self.cluster, self.genesis.clone());
+        self.attestations = Attestations::new(self.cluster, &self.genesis);
         self.reading += 1;
         self.shown = None;
     }
@@ -217,7 +217,7 @@ impl Reader {
         }
         self.history = extend_history(&self.history, &release);
         self.note_shown(release.end.index);
-        self.attestations.chain_grew(&self.chain);
+        self.attestations.chain_grew(&release, &self.chain);
         Ok(Taken::Release(Arc::new(release)))
     }
 
@@ -335,8 +335,8 @@ impl Reader {
         let others = self.attestations.contradicting();
         let named: Vec<_> = others
             .iter()
-            .map(|(author, commit)| match self.genesis.host(*author) {
-                Some(host) => format!("{} at commit {commit}", host.name),
+            .map(|(author, commit)| match self.attestations.roster().seat(*author) {
+                Some(seat) => format!("{} at commit {commit}", seat.name),
                 None => format!("member {author} at commit {commit}"),
             })
             .collect();

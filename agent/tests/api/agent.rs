@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dagger_agent::api::{self, ApiParts};
-use dagger_agent::configuration::ApiConfiguration;
+use dagger_agent::configuration::{ApiConfiguration, HostIdentity};
 use dagger_agent::daemon::Listeners;
 use dagger_agent::handover::{ConsoleRequest, HostReport, Order, SightBoard};
 use dagger_agent::link::orders::OrderTeller;
@@ -89,7 +89,7 @@ impl Agent {
         let mark_file = MarkFile::new(directory.path());
         let mark = mark_file.read().expect("a readable mark");
         let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), mark);
-        let model = Model::new(Arc::clone(&world.genesis));
+        let model = Model::new(&world.genesis);
         let model = SharedModel::new(model, reader.progress());
         let (seal_sender, seal) = watch::channel(Err("not connected yet".to_owned()));
         let (state, stream) = watch::channel(Err("not connected yet".to_owned()));
@@ -98,7 +98,8 @@ impl Agent {
         let (client, client_work) = LedgerClient::new(at("ledger"), world.cluster, stop.clone());
         let metrics = Arc::new(Metrics::new());
         let board = SightBoard::default();
-        let host = world.genesis.hosts[0].clone();
+        let member = &world.genesis.hosts[0];
+        let host = HostIdentity { id: member.id(), name: member.name.clone() };
 
         tokio::spawn(seal::keep(at("seal"), world.cluster, seal_sender, stop.clone()));
         tokio::spawn(client_work);
@@ -112,7 +113,7 @@ impl Agent {
             state,
         };
         tokio::spawn(follower.run(stop.clone()));
-        let teller = OrderTeller::new(host.id(), model.clone(), order_sender, mark_file, mark);
+        let teller = OrderTeller::new(host.id, model.clone(), order_sender, mark_file, mark);
         tokio::spawn(teller.run(stop.clone()));
         let submitter = submitter(&world, &client, &model, &metrics);
         tokio::spawn(submitter.run(report_receiver, stop.clone()));
@@ -120,7 +121,7 @@ impl Agent {
         let (console_sender, consoles) = mpsc::channel(4);
         let parts = ApiParts {
             cluster: world.cluster,
-            genesis: Arc::clone(&world.genesis),
+            cluster_name: world.genesis.name.clone(),
             host,
             images: Arc::new(ImageStore::open(&at("images")).expect("a fresh store")),
             ledger: client.clone(),

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 23] = [
+const PROMISED: [(&str, &str); 25] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -23,6 +23,8 @@ const PROMISED: [(&str, &str); 23] = [
     ("get", "/v1/openapi.json"),
     ("get", "/v1/operators"),
     ("get", "/v1/payloads/{digest}"),
+    ("get", "/v1/proposals"),
+    ("get", "/v1/roster"),
     ("get", "/v1/vms"),
     ("get", "/v1/vms/{vm}"),
     ("get", "/v1/vms/{vm}/console"),

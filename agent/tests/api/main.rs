@@ -7,6 +7,7 @@ mod bad_input;
 mod consoles;
 mod document;
 mod door;
+mod epochs;
 mod events;
 mod fakes;
 mod fsck;

@@ -236,8 +236,19 @@ pub(crate) fn evidence(cluster: ClusterId, authors: &[u16], end: CommitEnd) -> Q
     QuorumEvidence { headers: headers.collect() }
 }
 
-/// A header in the name of `author`, signed by `signer`.
+/// A header of the first epoch in the name of `author`, signed by `signer`.
 pub(crate) fn header_by(
+    cluster: ClusterId,
+    author: u16,
+    newest: CommitEnd,
+    signer: &SecretKey,
+) -> SignedHeader {
+    header_in(Epoch(0), cluster, author, newest, signer)
+}
+
+/// A header of `epoch` in the name of `author`, signed by `signer`.
+pub(crate) fn header_in(
+    epoch: Epoch,
     cluster: ClusterId,
     author: u16,
     newest: CommitEnd,
@@ -246,7 +257,7 @@ pub(crate) fn header_by(
     let header = Header {
         version: EVENT_VERSION,
         cluster,
-        epoch: Epoch(0),
+        epoch,
         round: Round(1),
         author: AuthorIndex(author),
         parents: Vec::new(),

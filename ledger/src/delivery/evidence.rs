@@ -12,10 +12,11 @@ use std::sync::{Arc, Mutex};
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event, SignedHeader};
 use dagger_payload::handover::Handover;
-use dagger_payload::id::{AuthorIndex, CommitIndex};
+use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch};
 use dagger_payload::release::QuorumEvidence;
 use tokio::sync::watch;
 
+use crate::driver::start::FIRST_EPOCH;
 use crate::limits::{ATTESTATIONS_WAITING_MAX, JUDGED_ENDS_IN_MEMORY};
 use crate::store::StoreError;
 use crate::store::records::Records;
@@ -37,6 +38,7 @@ struct Author {
 }
 
 struct State {
+    epoch: Epoch,
     /// Members of the present epoch.
     committee: Committee,
     authors: BTreeMap<AuthorIndex, Author>,
@@ -69,7 +71,9 @@ impl Evidence {
         let last = records.last_judged()?;
         let released = records.released()?.map_or(CommitIndex(0), |released| released.through);
         let through = last.map_or(CommitIndex(0), |end| end.index).max(released);
+        let handover = records.last_handover()?;
         let state = State {
+            epoch: handover.map_or(FIRST_EPOCH, |handover| handover.epoch),
             committee,
             authors: BTreeMap::new(),
             through,
@@ -85,7 +89,8 @@ impl Evidence {
         let mut state = self.state.lock().expect("no holder of this lock panics");
         let through = state.through;
         let author = event.header.author;
-        if !state.committee.contains(author) {
+        // Who votes in both epochs may still be late with an event of the one that is over.
+        if event.header.epoch != state.epoch || !state.committee.contains(author) {
             return;
         }
         let of_author = state.authors.entry(author).or_default();
@@ -114,8 +119,14 @@ impl Evidence {
             handover.founding.end.index,
             handover.headers.iter().take(before).cloned().collect(),
         );
+        state.epoch = handover.epoch;
         state.committee = handover.committee;
         state.authors.clear();
+    }
+
+    /// The present epoch; how it began is in the store.
+    pub fn epoch(&self) -> Epoch {
+        self.state.lock().expect("no holder of this lock panics").epoch
     }
 
     /// The judged history begins anew with a snapshot's commit.

@@ -1,5 +1,5 @@
 //! One release stream to the agent: releases with content in order of commits, then evidence as it
-//! advances.
+//! advances; where an epoch ends, the evidence with which the next one began.
 //!
 //! Owns the cursor, the window, and the end of the stream when the processor was replaced: what it
 //! sealed counts no more, and the agent fetches the new seal key before it comes again. Sends only
@@ -12,14 +12,18 @@ use dagger_bus::ledger::{Consumed, StreamItem};
 use dagger_bus::limits::RELEASE_WINDOW_MAX;
 use dagger_bus::{BusError, Connection};
 use dagger_payload::genesis::GenesisMode;
-use dagger_payload::id::CommitIndex;
+use dagger_payload::handover::Handover;
+use dagger_payload::id::{CommitIndex, Epoch};
+use dagger_payload::release::QuorumEvidence;
 use dagger_payload::snapshot::SealedAnchor;
 use tokio::sync::watch;
 
 use super::evidence::Attested;
 use super::recent::{self, Sent};
 use super::{Delivery, Released, opaque};
+use crate::driver::start::FIRST_EPOCH;
 use crate::limits::STORE_PAGE_RELEASES;
+use crate::store::StoreError;
 
 struct Stream {
     delivery: Arc<Delivery>,
@@ -31,6 +35,10 @@ struct Stream {
     window: usize,
     attested: CommitIndex,
     caught_up: CaughtUp,
+    /// How this epoch and those before it began has been sent, as far as this host knows it.
+    epoch: Epoch,
+    /// How the epoch after that one began, once it has been looked up.
+    boundary: Option<Handover>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -53,6 +61,9 @@ pub(super) async fn serve(
     let mut released = delivery.released.subscribe();
     let mut attested = delivery.evidence.attested();
     let window = usize::try_from(window.clamp(1, RELEASE_WINDOW_MAX)).expect("at most 256");
+    // Evidence is sent before what comes after it: an agent that has a release has that.
+    let begun = delivery.records.handover_before(after);
+    let begun = begun.map_err(|error| lost(delivery, error))?;
     let mut stream = Stream {
         delivery: delivery.clone(),
         sender,
@@ -61,6 +72,8 @@ pub(super) async fn serve(
         window,
         attested: CommitIndex(0),
         caught_up: CaughtUp::NotYet,
+        epoch: begun.map_or(FIRST_EPOCH, |handover| handover.epoch),
+        boundary: None,
     };
     let mut seal_key = None;
     loop {
@@ -74,6 +87,12 @@ pub(super) async fn serve(
         }
         stream.wait(&mut receiver, &mut released, &mut attested).await?;
     }
+}
+
+/// The store cannot be read: that ends more than this stream.
+fn lost(delivery: &Delivery, error: StoreError) -> BusError {
+    let _ = delivery.is_fatal(error.into());
+    BusError::Closed
 }
 
 impl Stream {
@@ -108,13 +127,11 @@ impl Stream {
             let through = if is_past { began } else { released.through };
             let page = match self.read(released, through, room).await {
                 Ok(page) => page,
-                Err(error) => {
-                    let _ = self.delivery.is_fatal(error.into());
-                    return Err(BusError::Closed);
-                }
+                Err(error) => return Err(lost(&self.delivery, error)),
             };
             let last = page.len() < room;
             for (commit, item) in page {
+                self.send_boundaries_before(commit).await?;
                 self.sender.feed(&*item).await?;
                 self.under_way.push_back(commit);
                 self.sent = commit;
@@ -130,6 +147,7 @@ impl Stream {
                 self.sender.feed(&StreamItem::Anchor { anchor }).await?;
             }
         }
+        self.send_boundaries_before(self.sent.next()).await?;
         let all_sent = self.sent >= released.through;
         if let Some(attested) = attested
             && attested.commit > self.attested
@@ -151,12 +169,36 @@ impl Stream {
         self.sender.flush().await
     }
 
+    /// Sends how those epochs began whose first commit comes at or before `commit`.
+    async fn send_boundaries_before(&mut self, commit: CommitIndex) -> Result<(), BusError> {
+        while self.epoch < self.delivery.evidence.epoch() {
+            let next = self.epoch.next();
+            if self.boundary.is_none() {
+                let records = self.delivery.records.clone();
+                let reading = tokio::task::spawn_blocking(move || records.handover(next));
+                let read = reading.await.expect("reading a handover does not panic");
+                self.boundary = read.map_err(|error| lost(&self.delivery, error))?;
+            }
+            let is_ahead = |handover: &Handover| handover.founding.end.index >= commit;
+            if self.boundary.as_ref().is_some_and(is_ahead) {
+                return Ok(());
+            }
+            if let Some(handover) = self.boundary.take() {
+                let evidence = QuorumEvidence { headers: handover.headers };
+                let commit = handover.founding.end.index;
+                self.sender.feed(&StreamItem::Attested { commit, evidence }).await?;
+            }
+            self.epoch = next;
+        }
+        Ok(())
+    }
+
     async fn read(
         &self,
         released: &Released,
         through: CommitIndex,
         count: usize,
-    ) -> Result<Vec<Sent>, crate::store::StoreError> {
+    ) -> Result<Vec<Sent>, StoreError> {
         let (newest, life) = (&self.delivery.recent, &released.seal_key);
         if let Some(page) = newest.get(life, self.sent, through, count) {
             return Ok(page);

@@ -340,7 +340,8 @@ pub enum StreamItem {
         sealed: Box<SealedRelease>,
     },
     /// A quorum has attested a commit end at or above `commit`; sent when that advances, after its
-    /// release.
+    /// release. Where an epoch ended, and before any later release, the headers by which a quorum
+    /// of its voters attests that end: a reader needs them to know the voters of the next one.
     #[n(1)]
     Attested {
         /// The highest commit that the evidence covers.

@@ -8,13 +8,15 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use dagger_api::{HostLink, HostView};
-use dagger_payload::kind::{Body, Capacity, GuestSubnet, HostChange, HostJoin};
+use dagger_api::{HostLink, HostView, LedgerView, Vote};
+use dagger_payload::kind::{
+    Body, Capacity, GuestSubnet, HostChange, HostJoin, HostRotateLedgerKey,
+};
 use dagger_payload::name::{LabelValue, Name};
 use dagger_payload::object::{Host, HostDuty};
 
 use super::vm::{find_host, labels};
-use super::{ChangeOptions, short};
+use super::{ChangeOptions, Wait, short};
 use crate::failure::Failure;
 use crate::output::table;
 use crate::progress::Progress;
@@ -27,7 +29,28 @@ Example (signed by the host's operator):
   daggerctl host join host1 --region eu-1 --cpus 32 --memory 128GiB --disk 2TiB \\
       --guest-subnet 10.77.1.0/24 --ledger-key ledger_key.pub --agent-key agent_key.pub --key operator_key
 
-Repeat it with other numbers to change the offer.";
+Repeat it with other numbers to change the offer.
+
+A host that is not of the genesis names the address at which the others reach its ledger:
+  daggerctl host join host5 --address 192.0.2.5:7400 --region eu-2 ... --key operator_key
+
+It follows at once: it verifies, and runs VMs. It votes when more than two thirds of the operators approve:
+  daggerctl operator propose add-voter host5 --key operator_key";
+
+const LEAVE_EXAMPLES: &str = "\
+Example (the host carries no VM and no volume, and does not vote):
+  daggerctl host drain host1 --key operator_key
+  daggerctl operator propose remove-voter host1 --key operator_key     # and the others' approval
+  daggerctl host leave host1 --key operator_key";
+
+const ROTATE_EXAMPLES: &str = "\
+Example:
+  ssh-keygen -t ed25519 -N '' -f new_ledger_key
+  daggerctl host rotate-ledger-key host1 new_ledger_key.pub --key operator_key --wait applied
+  daggerctl ledger roster > roster.json
+
+A host that votes signs with its old key until the next epoch begins. Then give its ledger the new key, and both its
+ledger and its agent the roster (`roster = \"roster.json\"`), and start them again: the host keeps its id and its VMs.";
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -54,6 +77,30 @@ pub(crate) enum HostCommand {
     /// Offer a drained host of yours VMs again (operators)
     #[command(after_help = "Example:\n  daggerctl host resume host1 --key operator_key")]
     Resume(DutyArguments),
+    /// Take a host of yours that carries nothing and does not vote out of the cluster (operators)
+    #[command(after_help = LEAVE_EXAMPLES)]
+    Leave(DutyArguments),
+    /// Let a host's ledger sign with another key (operators)
+    #[command(after_help = ROTATE_EXAMPLES)]
+    RotateLedgerKey {
+        /// Which host, which key.
+        #[command(flatten)]
+        rotate: RotateLedgerKeyArguments,
+        /// How far to wait; applied: until the old key counts no more
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+}
+
+/// What `host rotate-ledger-key` changes.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct RotateLedgerKeyArguments {
+    /// Which host.
+    #[command(flatten)]
+    pub(crate) host: HostName,
+    /// The public half of the key that comes
+    #[arg(value_name = "NEW.pub")]
+    pub(crate) new_ledger_key: PathBuf,
 }
 
 /// Arguments of `host drain|resume`.
@@ -78,8 +125,11 @@ pub(crate) struct HostName {
 /// What `host join` declares.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct JoinArguments {
-    /// Name of the host, as in the genesis document
+    /// Name of the host; a member's, or that of one that comes
     pub(crate) name: Name,
+    /// Where its ledger listens, ADDRESS:PORT: for a host that comes, or to change it
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) address: Option<std::net::SocketAddr>,
     /// Where it stands
     #[arg(long)]
     pub(crate) region: Name,
@@ -142,7 +192,7 @@ pub(crate) async fn run(command: HostCommand, session: &Session) -> Result<(), F
             session.output.show(&hosts, |hosts| list(hosts))
         }
         HostCommand::Fsck => super::fsck::run(session).await,
-        HostCommand::Join { join, options } => submit(join_body(&join)?, &options, session).await,
+        HostCommand::Join { join, options } => run_join(&join, &options, session).await,
         HostCommand::Drain(arguments) => {
             let body = Body::HostDrain(duty_body(&arguments.host, session).await?);
             submit(body, &arguments.options, session).await
@@ -150,6 +200,23 @@ pub(crate) async fn run(command: HostCommand, session: &Session) -> Result<(), F
         HostCommand::Resume(arguments) => {
             let body = Body::HostResume(duty_body(&arguments.host, session).await?);
             submit(body, &arguments.options, session).await
+        }
+        HostCommand::Leave(arguments) => {
+            let body = Body::HostLeave(duty_body(&arguments.host, session).await?);
+            submit(body, &arguments.options, session).await
+        }
+        HostCommand::RotateLedgerKey { rotate, options } => {
+            let body = rotate.body(session).await?;
+            submit(body, &options, session).await?;
+            if options.wait == Wait::Applied {
+                let host = rotate.host.host.clone();
+                let ends = |ledger: &LedgerView| {
+                    let seats = ledger.members.iter().filter(|member| member.name == host);
+                    seats.count() > 1 || ledger.next_epoch.is_some()
+                };
+                super::operator::wait_epoch(ends, &options, session).await?;
+            }
+            Ok(())
         }
     }
 }
@@ -162,7 +229,46 @@ async fn submit(body: Body, options: &ChangeOptions, session: &Session) -> Resul
     session.output.show(&view, super::payload::show)
 }
 
-/// The body of `host.drain` and `host.resume`.
+async fn run_join(
+    join: &JoinArguments,
+    options: &ChangeOptions,
+    session: &Session,
+) -> Result<(), Failure> {
+    let progress = Progress::new(session.output.format);
+    let signed = session.sign(None, join_body(join)?).await?;
+    let view = session.submit(&signed, options.until(), options.deadline(), &progress).await?;
+    drop(progress);
+    let follows = find_host(session, &join.name).await.is_ok_and(|host| host.vote == Vote::Follows);
+    session.output.show(&view, |view| {
+        let shown = super::payload::show(view);
+        if follows { format!("{shown}\n\n{}", next_steps(&join.name)) } else { shown }
+    })
+}
+
+/// What is left to do once a host that is not of the genesis was declared.
+pub(crate) fn next_steps(host: &Name) -> String {
+    format!(
+        "{host} follows: it verifies and runs VMs, and does not vote. What comes next:\n  \
+         1. daggerctl ledger roster > roster.json\n     \
+         and hand it to the new host with genesis.json and genesis.json.sig, from a member that you trust.\n  \
+         2. On the new host: roster = \"roster.json\" in ledger.toml and agent.toml, host = \"{host}\" in \
+         agent.toml; then systemctl enable --now dagger.target\n  \
+         3. To let it vote: daggerctl operator propose add-voter {host} --key OPERATOR_KEY; the others: daggerctl \
+         operator approve"
+    )
+}
+
+impl RotateLedgerKeyArguments {
+    /// The body of `host.rotate_ledger_key`.
+    pub(crate) async fn body(&self, session: &Session) -> Result<Body, Failure> {
+        Ok(Body::HostRotateLedgerKey(HostRotateLedgerKey {
+            host: find_host(session, &self.host.host).await?.id,
+            new_ledger_key: read_public_key(&self.new_ledger_key)?,
+        }))
+    }
+}
+
+/// The body of `host.drain`, `host.resume` and `host.leave`.
 pub(crate) async fn duty_body(name: &HostName, session: &Session) -> Result<HostChange, Failure> {
     Ok(HostChange { host: find_host(session, &name.host).await?.id })
 }
@@ -171,7 +277,7 @@ pub(crate) async fn duty_body(name: &HostName, session: &Session) -> Result<Host
 pub(crate) fn join_body(arguments: &JoinArguments) -> Result<Body, Failure> {
     Ok(Body::HostJoin(Box::new(HostJoin {
         ledger_key: read_public_key(&arguments.ledger_key)?,
-        address: None,
+        address: arguments.address,
         agent_key: read_public_key(&arguments.agent_key)?,
         name: arguments.name.clone(),
         region: arguments.region.clone(),
@@ -199,6 +305,7 @@ fn list(hosts: &[HostView]) -> String {
             view.name.to_string(),
             view.operator.to_string(),
             region.unwrap_or_else(|| "not declared".to_owned()),
+            vote_word(view.vote).to_owned(),
             link_word(view.link).to_owned(),
             view.host.as_ref().map_or("-", |host| duty_word(host.duty)).to_owned(),
             view.vms.to_string(),
@@ -208,8 +315,9 @@ fn list(hosts: &[HostView]) -> String {
             short(&view.id),
         ]
     });
-    let header =
-        ["NAME", "OPERATOR", "REGION", "LINK", "DUTY", "VMS", "CPUS", "MEMORY", "DISK", "ID"];
+    let header = [
+        "NAME", "OPERATOR", "REGION", "VOTE", "LINK", "DUTY", "VMS", "CPUS", "MEMORY", "DISK", "ID",
+    ];
     table(header, rows, "No hosts.")
 }
 
@@ -218,6 +326,16 @@ fn duty_word(duty: HostDuty) -> &'static str {
         HostDuty::Open => "open",
         HostDuty::Draining => "draining",
         HostDuty::Left => "left",
+    }
+}
+
+/// A vote as people read it.
+pub(crate) fn vote_word(vote: Vote) -> &'static str {
+    match vote {
+        Vote::Votes => "votes",
+        Vote::Ending => "votes until the next epoch",
+        Vote::Coming => "follows, votes from the next epoch on",
+        Vote::Follows => "follows",
     }
 }
 

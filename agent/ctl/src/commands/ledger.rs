@@ -3,10 +3,11 @@
 //! Owns how the ledger's state is shown. Never speaks with a ledger itself. Called by `main`.
 
 use clap::Subcommand;
-use dagger_api::LedgerView;
+use dagger_api::{EpochView, LedgerView};
 use dagger_payload::id::CommitIndex;
+use dagger_payload::roster::Roster;
 
-use super::host::link_word;
+use super::host::{link_word, vote_word};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::session::Session;
@@ -18,6 +19,11 @@ pub(crate) enum LedgerCommand {
     /// Show how far the order has come, and whether a quorum is there
     #[command(after_help = "Example:\n  daggerctl ledger status")]
     Status,
+    /// Write all seats of the cluster as JSON: what a new host's ledger and agent need (`roster = ...`)
+    #[command(
+        after_help = "Example (on a member, for a host that has just joined):\n  daggerctl ledger roster > roster.json"
+    )]
+    Roster,
 }
 
 /// Runs a command of the group.
@@ -26,6 +32,13 @@ pub(crate) async fn run(command: LedgerCommand, session: &Session) -> Result<(),
         LedgerCommand::Status => {
             let view: LedgerView = session.client.get("/v1/ledger").await?;
             session.output.show(&view, show)
+        }
+        LedgerCommand::Roster => {
+            let roster: Roster = session.client.get("/v1/roster").await?;
+            let text = serde_json::to_vec_pretty(&roster);
+            let mut text = text.map_err(|error| Failure::broken(format!("a roster: {error}")))?;
+            text.push(b'\n');
+            session.output.bytes(&text)
         }
     }
 }
@@ -43,9 +56,19 @@ pub(crate) fn survives(hosts: usize, operators: usize) -> String {
     format!("{}, or {}", count(hosts, "dead host"), count(operators, "dishonest operator"))
 }
 
+fn epoch_words(epoch: &EpochView) -> String {
+    let voters: Vec<_> = epoch.voters.iter().map(|voter| voter.as_str()).collect();
+    let (number, protocol) = (epoch.epoch, epoch.protocol);
+    let after = match epoch.begins_after {
+        CommitIndex(0) => "from the founding on".to_owned(),
+        commit => format!("from commit {} on", commit.next()),
+    };
+    format!("{number}, {after}: {} vote, by version {protocol} of the rules", voters.join(", "))
+}
+
 fn show(view: &LedgerView) -> String {
     let changes = match &view.unavailable {
-        None => format!("possible: {} members reached, {} needed", view.reached, view.quorum),
+        None => format!("possible: {} voters reached, {} needed", view.reached, view.quorum),
         Some(why) => format!("NOT possible: {why}"),
     };
     let survives = survives(view.faults_survived.into(), view.dishonest_operators_survived.into());
@@ -61,6 +84,8 @@ fn show(view: &LedgerView) -> String {
         ("cluster", view.cluster.to_string()),
         ("changes", changes),
         ("survives", survives),
+        ("epoch", epoch_words(&view.epoch)),
+        ("next epoch", view.next_epoch.as_ref().map(epoch_words).unwrap_or_default()),
         ("committed", view.committed.to_string()),
         ("judged", view.judged.to_string()),
         ("attested", view.attested.to_string()),
@@ -75,12 +100,14 @@ fn show(view: &LedgerView) -> String {
     let rows = view.members.iter().map(|member| {
         [
             member.name.to_string(),
+            vote_word(member.vote).to_owned(),
             link_word(member.link).to_owned(),
+            member.seat.to_string(),
             member.highest_round.to_string(),
             member.host.to_string(),
         ]
     });
-    let members = table(["MEMBER", "LINK", "ROUND", "ID"], rows, "No members.");
+    let members = table(["MEMBER", "VOTE", "LINK", "SEAT", "ROUND", "ID"], rows, "No members.");
     format!("{head}\n\n{members}")
 }
 

@@ -16,9 +16,10 @@ use dagger_payload::sshsig::{self, Namespace};
 use serde_json::json;
 
 use super::account::{GrantArguments, RevokeArguments, grant_body};
-use super::host::{HostName, JoinArguments, duty_body, join_body};
+use super::host::{HostName, JoinArguments, RotateLedgerKeyArguments, duty_body, join_body};
 use super::image::{RegisterArguments, RetireArguments, register_body};
 use super::keys::{AddArguments, RemoveArguments, RotateArguments};
+use super::operator::{NewOperatorKey, ProposalName, ProposeWhat};
 use super::vm::{
     ChangeWhat, CreateArguments, ResizeWhat, StopWhat, change_body, create_body, protect,
     resize_body, stop_body, unprotect,
@@ -179,6 +180,28 @@ pub(crate) enum MakeKind {
     /// As `daggerctl host resume`
     #[command(name = "host.resume")]
     HostResume(HostName),
+    /// As `daggerctl host leave`
+    #[command(name = "host.leave")]
+    HostLeave(HostName),
+    /// As `daggerctl host rotate-ledger-key`
+    #[command(name = "host.rotate_ledger_key")]
+    HostRotateLedgerKey(RotateLedgerKeyArguments),
+    /// As `daggerctl operator propose`
+    #[command(name = "operator.propose")]
+    OperatorPropose {
+        /// What is to change
+        #[command(subcommand)]
+        what: ProposeWhat,
+    },
+    /// As `daggerctl operator approve`
+    #[command(name = "operator.approve")]
+    OperatorApprove(ProposalName),
+    /// As `daggerctl operator withdraw`
+    #[command(name = "operator.withdraw")]
+    OperatorWithdraw(ProposalName),
+    /// As `daggerctl operator rotate-key`
+    #[command(name = "operator.rotate_key")]
+    OperatorRotateKey(NewOperatorKey),
     /// As `daggerctl host join`
     #[command(name = "host.join")]
     HostJoin(JoinArguments),
@@ -233,6 +256,16 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
         MakeKind::AccountRotateKey(arguments) => arguments.body()?,
         MakeKind::ImageRetire(arguments) => arguments.body(),
         MakeKind::HostDrain(host) => Body::HostDrain(duty_body(host, session).await?),
+        MakeKind::HostLeave(host) => Body::HostLeave(duty_body(host, session).await?),
+        MakeKind::HostRotateLedgerKey(arguments) => arguments.body(session).await?,
+        MakeKind::OperatorPropose { what } => what.body(session).await?,
+        MakeKind::OperatorApprove(proposal) => {
+            Body::OperatorApprove(proposal.change(session).await?)
+        }
+        MakeKind::OperatorWithdraw(proposal) => {
+            Body::OperatorWithdraw(proposal.change(session).await?)
+        }
+        MakeKind::OperatorRotateKey(arguments) => arguments.body()?,
         MakeKind::HostResume(host) => Body::HostResume(duty_body(host, session).await?),
         MakeKind::AccountGrant(arguments) => grant_body(arguments, session).await?,
         MakeKind::ImageRegister(arguments) => {
