@@ -211,6 +211,7 @@ impl Daemon {
             snapshots: Snapshots::restore(&memory.records)?,
             places: Places::restore(memory.records.clone(), prepared.genesis.mode)?,
             admissions,
+            proofs: Default::default(),
             core,
             status: status_seen,
             links: links_seen.clone(),

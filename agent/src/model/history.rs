@@ -158,7 +158,7 @@ fn with_key(model: &Model, key: &PublicKey) -> String {
 }
 
 /// Who a key is: `operator NAME`, `host NAME` or `account ID`.
-fn signer_name(model: &Model, key: &PublicKey) -> String {
+pub(super) fn signer_name(model: &Model, key: &PublicKey) -> String {
     let operators = &model.genesis.operators;
     if let Some(operator) = operators.iter().find(|operator| operator.key == *key) {
         return format!("operator {}", operator.name);

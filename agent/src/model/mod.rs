@@ -7,6 +7,7 @@
 
 mod fold;
 mod history;
+mod log;
 mod shared;
 mod usage;
 mod views;
@@ -30,6 +31,7 @@ use dagger_payload::volume::Volume;
 
 pub use fold::VmStep;
 pub use history::attested_by;
+pub use log::LogQuery;
 pub use shared::SharedModel;
 pub use views::{NameProblem, VmQuery};
 pub use volumes::VolumeQuery;

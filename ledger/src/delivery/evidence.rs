@@ -4,13 +4,15 @@
 //! chain, and the evidence that follows from a quorum of them. An attestation counts only if index,
 //! position, prefix hash and state root all match; those ahead of the own judge wait, within a
 //! bound. Signatures were verified when the events came in. Fed by driver and judging; read by the
-//! release streams.
+//! release streams and for proofs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use dagger_payload::attested::names_state;
+use dagger_payload::codec;
 use dagger_payload::committee::Committee;
-use dagger_payload::event::{CommitEnd, Event, SignedHeader};
+use dagger_payload::event::{CommitEnd, Event, Header, SignedHeader};
 use dagger_payload::handover::Handover;
 use dagger_payload::id::{AuthorIndex, CommitIndex};
 use dagger_payload::release::QuorumEvidence;
@@ -204,6 +206,26 @@ impl Evidence {
         }
         let evidence = QuorumEvidence { headers };
         self.attested.send_replace(Some(Arc::new(Attested { commit, evidence })));
+    }
+
+    /// Headers of a quorum of one epoch that name exactly the state at `end`, if there is one now.
+    pub fn naming(&self, end: &CommitEnd) -> Option<QuorumEvidence> {
+        let names = |signed: &&SignedHeader| {
+            let header: Result<Header, _> = codec::decode(&signed.header);
+            header.is_ok_and(|header| names_state(&header.attestation, end))
+        };
+        let state = self.state.lock().expect("no holder of this lock panics");
+        let quorum = state.committee.quorum();
+        let matched = state.authors.values().filter_map(|author| author.matched.as_ref());
+        let newest = matched.map(|(_, header)| header).filter(names);
+        let headers: Vec<_> = newest.take(quorum).cloned().collect();
+        if headers.len() == quorum {
+            return Some(QuorumEvidence { headers });
+        }
+        // When an epoch has just begun only the one before attests where it ended.
+        let attested = self.attested.borrow().clone()?;
+        let all = attested.evidence.headers.iter().all(|header| names(&header));
+        all.then(|| attested.evidence.clone())
     }
 
     /// The newest attested commit; changes wake whoever watches.

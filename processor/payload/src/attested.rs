@@ -1,0 +1,354 @@
+//! A commit end together with what shows a stranger that a quorum of its epoch attests it.
+//!
+//! Owns the walk from the genesis over handovers to an epoch, and the count of its members whose
+//! signed headers name a state. Never says what is in that state: [`crate::proof`] does. Put
+//! together by the ledger; checked by whoever has the genesis and nothing else.
+
+use std::collections::BTreeSet;
+
+use crate::committee::Committee;
+use crate::event::{Attestation, CommitEnd, EventError, Header, SignedHeader};
+use crate::genesis::Genesis;
+use crate::handover::Handover;
+use crate::id::{AuthorIndex, ClusterId, Epoch, LedgerTime};
+use crate::key::PublicKey;
+use crate::limits::{HANDOVERS_SHOWN_MAX, MEMBERS_MAX};
+use crate::proof::StateProof;
+
+/// A commit end and its witnesses.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct AttestedEnd {
+    /// The end.
+    #[n(0)]
+    pub end: CommitEnd,
+    /// Headers of different members of one epoch, at least a quorum, each of which names this
+    /// state.
+    #[n(1)]
+    pub headers: Vec<SignedHeader>,
+    /// How each epoch up to theirs began, from the second on; none in the first.
+    #[n(2)]
+    pub handovers: Vec<Handover>,
+}
+
+/// A proof against the root of a state that a quorum attests.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct AttestedProof {
+    /// What stands there.
+    #[n(0)]
+    pub state: StateProof,
+    /// Who attests the state.
+    #[n(1)]
+    pub attested: AttestedEnd,
+}
+
+/// Who attests an end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witnesses {
+    /// Members of this epoch.
+    pub epoch: Epoch,
+    /// Which, at least a quorum of them.
+    pub authors: BTreeSet<AuthorIndex>,
+    /// How many members the epoch has.
+    pub members: usize,
+    /// The earliest and the latest time that they wrote into their headers, each by its own clock.
+    pub signed_at: (LedgerTime, LedgerTime),
+}
+
+/// Why nobody has to believe a commit end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AttestationError {
+    /// More headers than members, or more handovers than anybody has to check.
+    #[error("there are more headers or handovers than any proof needs")]
+    TooLong,
+    /// A header is none, or is not signed by the member that it names.
+    #[error("header {at} does not count: {why}")]
+    Header {
+        /// Which, from 0.
+        at: usize,
+        /// Why.
+        why: EventError,
+    },
+    /// A header of another cluster.
+    #[error("header {at} is of another cluster than this genesis founds")]
+    AnotherCluster {
+        /// Which, from 0.
+        at: usize,
+    },
+    /// A header of another epoch than the first one.
+    #[error("header {at} is of another epoch than the first")]
+    AnotherEpoch {
+        /// Which, from 0.
+        at: usize,
+    },
+    /// A header whose attestation names neither this position, prefix and state root.
+    #[error("header {at} attests another state")]
+    AnotherState {
+        /// Which, from 0.
+        at: usize,
+    },
+    /// A header of no member of its epoch, or the second one of a member.
+    #[error("header {at} adds no member: its author has none in this epoch, or is counted already")]
+    NoFurtherMember {
+        /// Which, from 0.
+        at: usize,
+    },
+    /// Too few members.
+    #[error("{have} members attest it, and it takes {need} of {members}")]
+    TooFew {
+        /// How many.
+        have: usize,
+        /// A quorum.
+        need: usize,
+        /// Of so many.
+        members: usize,
+    },
+    /// No handover leads to the headers' epoch.
+    #[error("the headers are of epoch {epoch}, and the handovers shown lead to epoch {reached}")]
+    EpochNotReached {
+        /// The headers'.
+        epoch: Epoch,
+        /// The last one reached.
+        reached: Epoch,
+    },
+    /// A handover without the signatures of a quorum of the epoch before.
+    #[error("the handover to epoch {epoch} is not certified by the epoch before")]
+    Uncertified {
+        /// The epoch that it should begin.
+        epoch: Epoch,
+    },
+    /// A handover to other members, whose keys nothing shown binds to the genesis.
+    #[error("nothing shown proves who the members of epoch {epoch} are")]
+    MembersUnproven {
+        /// The epoch that it begins.
+        epoch: Epoch,
+    },
+}
+
+/// Whether a header with this attestation names the state at `end`: by its newest end or by its
+/// checkpoint. Commits that changed nothing may lie between the two, so the index may be another.
+pub fn names_state(attestation: &Attestation, end: &CommitEnd) -> bool {
+    let state = |end: &CommitEnd| (end.position, end.prefix_hash, end.state_root);
+    let named = [Some(attestation.newest), attestation.checkpoint];
+    named.iter().flatten().any(|named| state(named) == state(end))
+}
+
+impl AttestedEnd {
+    /// Who attests the end, if a quorum of an epoch does to which the genesis leads.
+    ///
+    /// # Errors
+    /// [`AttestationError`]: nobody has to believe it.
+    pub fn verify(
+        &self,
+        cluster: &ClusterId,
+        genesis: &Genesis,
+    ) -> Result<Witnesses, AttestationError> {
+        if self.headers.len() > MEMBERS_MAX || self.handovers.len() > HANDOVERS_SHOWN_MAX {
+            return Err(AttestationError::TooLong);
+        }
+        let epochs = walk(cluster, genesis, &self.handovers)?;
+        let key_of = |author| founder_key(genesis, author);
+        let mut headers = Vec::with_capacity(self.headers.len());
+        for (at, signed) in self.headers.iter().enumerate() {
+            let read = signed.verify(key_of);
+            let (header, _) = read.map_err(|why| AttestationError::Header { at, why })?;
+            headers.push(header);
+        }
+        let epoch = headers.first().map_or(Epoch(0), |header| header.epoch);
+        let Some((_, committee)) = epochs.iter().find(|(reached, _)| *reached == epoch) else {
+            let reached = epochs.last().map_or(Epoch(0), |(reached, _)| *reached);
+            return Err(AttestationError::EpochNotReached { epoch, reached });
+        };
+        let authors = self.count(cluster, &headers, *committee)?;
+        let times = || headers.iter().map(|header| header.timestamp);
+        Ok(Witnesses {
+            epoch,
+            authors,
+            members: committee.members(),
+            signed_at: (times().min().unwrap_or_default(), times().max().unwrap_or_default()),
+        })
+    }
+
+    /// The authors of the headers, all of which must count.
+    fn count(
+        &self,
+        cluster: &ClusterId,
+        headers: &[Header],
+        committee: Committee,
+    ) -> Result<BTreeSet<AuthorIndex>, AttestationError> {
+        let mut authors = BTreeSet::new();
+        for (at, header) in headers.iter().enumerate() {
+            if header.cluster != *cluster {
+                return Err(AttestationError::AnotherCluster { at });
+            }
+            if header.epoch != headers[0].epoch {
+                return Err(AttestationError::AnotherEpoch { at });
+            }
+            if !names_state(&header.attestation, &self.end) {
+                return Err(AttestationError::AnotherState { at });
+            }
+            if !committee.contains(header.author) || !authors.insert(header.author) {
+                return Err(AttestationError::NoFurtherMember { at });
+            }
+        }
+        let (have, need, members) = (authors.len(), committee.quorum(), committee.members());
+        if have >= need {
+            Ok(authors)
+        } else {
+            Err(AttestationError::TooFew { have, need, members })
+        }
+    }
+}
+
+fn founder_key(genesis: &Genesis, author: AuthorIndex) -> Option<&PublicKey> {
+    genesis.host(author).map(|host| &host.ledger_key)
+}
+
+/// Every epoch that the genesis and these handovers lead to, with its members.
+fn walk(
+    cluster: &ClusterId,
+    genesis: &Genesis,
+    handovers: &[Handover],
+) -> Result<Vec<(Epoch, Committee)>, AttestationError> {
+    let mut last = (Epoch(0), genesis.committee());
+    let mut epochs = vec![last];
+    for handover in handovers {
+        let (before, committee) = last;
+        let epoch = before.next();
+        let key_of = |author| founder_key(genesis, author);
+        if handover.epoch != epoch || !handover.is_certified_by(cluster, committee, key_of) {
+            return Err(AttestationError::Uncertified { epoch });
+        }
+        // What a quorum signed is the end of the epoch before, not who comes next: one member
+        // could write any others into a true handover. Until a handover shows that its end's state
+        // root names them, only those who were members before are.
+        if handover.committee != committee {
+            return Err(AttestationError::MembersUnproven { epoch });
+        }
+        last = (epoch, committee);
+        epochs.push(last);
+    }
+    Ok(epochs)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{EVENT_VERSION, Event};
+    use crate::genesis::{GenesisHost, GenesisMode, GenesisOperator};
+    use crate::handover::Founding;
+    use crate::id::{CommitIndex, EventDigest, MerkleRoot, Position, PrefixHash, Round, StateRoot};
+    use crate::key::{Domain, SecretKey, Signature};
+
+    fn key(byte: u8) -> SecretKey {
+        SecretKey::from_seed(&[byte; 32].into())
+    }
+
+    fn genesis() -> (Genesis, ClusterId) {
+        let name = |text: String| text.parse().expect("a name");
+        let host = |number: u8| GenesisHost {
+            name: name(format!("host{number}")),
+            operator: name("op".into()),
+            ledger_key: key(number).public_key(),
+            address: "127.0.0.1:7400".parse().expect("an address"),
+        };
+        let genesis = Genesis {
+            dagger: 1,
+            nonce: "0".repeat(32),
+            name: name("test".into()),
+            mode: GenesisMode::Judged,
+            operators: vec![GenesisOperator { name: name("op".into()), key: key(99).public_key() }],
+            hosts: (0..4).map(host).collect(),
+            collection_depth_rounds: 60,
+            handover_distance_commits: 10,
+        };
+        let cluster = ClusterId::of(&genesis.to_bytes());
+        (genesis, cluster)
+    }
+
+    fn end(index: u64, root: u8) -> CommitEnd {
+        CommitEnd {
+            index: CommitIndex(index),
+            position: Position(5),
+            prefix_hash: PrefixHash([1; 32]),
+            state_root: StateRoot([root; 32]),
+        }
+    }
+
+    fn header(author: u8, epoch: u64, attestation: Attestation) -> SignedHeader {
+        let header = Header {
+            version: EVENT_VERSION,
+            cluster: genesis().1,
+            epoch: Epoch(epoch),
+            round: Round(1),
+            author: AuthorIndex(author.into()),
+            parents: Vec::new(),
+            payload_root: MerkleRoot::ZERO,
+            payload_count: 0,
+            timestamp: LedgerTime(100 + u64::from(author)),
+            attestation,
+        };
+        let sign = |digest: &EventDigest| key(author).sign_in(Domain::Event, digest.as_bytes());
+        Event::make(header, Vec::new(), sign).signed_header()
+    }
+
+    fn newest(author: u8, epoch: u64, newest: CommitEnd) -> SignedHeader {
+        header(author, epoch, Attestation { newest, checkpoint: None })
+    }
+
+    fn verify(
+        headers: Vec<SignedHeader>,
+        handovers: Vec<Handover>,
+    ) -> Result<Witnesses, AttestationError> {
+        let (genesis, cluster) = genesis();
+        AttestedEnd { end: end(7, 2), headers, handovers }.verify(&cluster, &genesis)
+    }
+
+    #[test]
+    fn a_quorum_that_names_the_state_attests_it_and_every_header_must_count() {
+        let checkpoint = Some(end(100, 2));
+        let later = Attestation { newest: end(120, 9), checkpoint };
+        let good = [newest(0, 0, end(7, 2)), newest(1, 0, end(9, 2)), header(3, 0, later)];
+        let witnesses = verify(good.to_vec(), Vec::new()).expect("attested");
+        assert_eq!(witnesses.authors, [0, 1, 3].map(AuthorIndex).into());
+        assert_eq!((witnesses.epoch, witnesses.members), (Epoch(0), 4));
+        assert_eq!(witnesses.signed_at, (LedgerTime(100), LedgerTime(103)));
+
+        let with = |third: SignedHeader| {
+            verify([&good[..2], &[third]].concat(), Vec::new()).expect_err("refused")
+        };
+        let at = 2;
+        assert_eq!(with(newest(2, 0, end(7, 3))), AttestationError::AnotherState { at });
+        assert_eq!(with(good[0].clone()), AttestationError::NoFurtherMember { at });
+        assert_eq!(with(newest(2, 1, end(7, 2))), AttestationError::AnotherEpoch { at });
+        let why = EventError::UnknownAuthor;
+        assert_eq!(with(newest(4, 0, end(7, 2))), AttestationError::Header { at, why });
+        let mut forged = good[2].clone();
+        forged.signature = Signature([0; 64]);
+        let why = EventError::BadSignature;
+        assert_eq!(with(forged), AttestationError::Header { at, why });
+        let few = AttestationError::TooFew { have: 2, need: 3, members: 4 };
+        assert_eq!(verify(good[..2].to_vec(), Vec::new()), Err(few));
+        let none = AttestationError::TooFew { have: 0, need: 3, members: 4 };
+        assert_eq!(verify(Vec::new(), Vec::new()), Err(none));
+    }
+
+    #[test]
+    fn a_later_epoch_counts_only_when_certified_handovers_lead_there_and_prove_its_members() {
+        let headers = || (0..3).map(|author| newest(author, 1, end(7, 2))).collect::<Vec<_>>();
+        let handover = |committee: &[u16], certifiers: u8| Handover {
+            epoch: Epoch(1),
+            committee: Committee::of(committee.iter().copied().map(AuthorIndex)).expect("some"),
+            founding: Founding { end: end(3, 8), ledger_time: LedgerTime(9) },
+            headers: (0..certifiers).map(|author| newest(author, 0, end(3, 8))).collect(),
+        };
+        let unreached = AttestationError::EpochNotReached { epoch: Epoch(1), reached: Epoch(0) };
+        assert_eq!(verify(headers(), Vec::new()), Err(unreached));
+        let reached = verify(headers(), vec![handover(&[0, 1, 2, 3], 3)]);
+        assert_eq!(reached.map(|witnesses| witnesses.epoch), Ok(Epoch(1)));
+        let uncertified = AttestationError::Uncertified { epoch: Epoch(1) };
+        assert_eq!(verify(headers(), vec![handover(&[0, 1, 2, 3], 2)]), Err(uncertified));
+        // A true end with members of the teller's choice: he alone would be their quorum.
+        let alone = verify(headers()[..1].to_vec(), vec![handover(&[0], 3)]);
+        assert_eq!(alone, Err(AttestationError::MembersUnproven { epoch: Epoch(1) }));
+    }
+}
