@@ -9,7 +9,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
-use dagger_payload::attested::names_state;
+use dagger_payload::attested::named_after;
 use dagger_payload::codec;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event, Header, SignedHeader};
@@ -212,7 +212,7 @@ impl Evidence {
     pub fn naming(&self, end: &CommitEnd) -> Option<QuorumEvidence> {
         let names = |signed: &&SignedHeader| {
             let header: Result<Header, _> = codec::decode(&signed.header);
-            header.is_ok_and(|header| names_state(&header.attestation, end))
+            header.is_ok_and(|header| named_after(&header.attestation, end).is_some())
         };
         let state = self.state.lock().expect("no holder of this lock panics");
         let quorum = state.committee.quorum();

@@ -122,7 +122,7 @@ async fn attempt(
     let (records, shown) = (delivery.records.clone(), headers.clone());
     let reading = tokio::task::spawn_blocking(move || handovers(&records, &shown));
     let handovers = reading.await.expect("reading handovers does not panic")?;
-    Ok(Some(AttestedProof { state, attested: AttestedEnd { end, headers, handovers } }))
+    Ok(Some(AttestedProof { state, attested: AttestedEnd::of(end, headers, handovers) }))
 }
 
 /// How the epochs up to that of the headers began, as far as the store knows.

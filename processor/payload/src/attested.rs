@@ -6,11 +6,12 @@
 
 use std::collections::BTreeSet;
 
+use crate::codec;
 use crate::committee::Committee;
 use crate::event::{Attestation, CommitEnd, EventError, Header, SignedHeader};
 use crate::genesis::Genesis;
 use crate::handover::Handover;
-use crate::id::{AuthorIndex, ClusterId, Epoch, LedgerTime};
+use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, LedgerTime};
 use crate::key::PublicKey;
 use crate::limits::{HANDOVERS_SHOWN_MAX, MEMBERS_MAX};
 use crate::proof::StateProof;
@@ -50,6 +51,8 @@ pub struct Witnesses {
     pub authors: BTreeSet<AuthorIndex>,
     /// How many members the epoch has.
     pub members: usize,
+    /// How many of them it takes.
+    pub quorum: usize,
     /// The earliest and the latest time that they wrote into their headers, each by its own clock.
     pub signed_at: (LedgerTime, LedgerTime),
 }
@@ -85,6 +88,12 @@ pub enum AttestationError {
     AnotherState {
         /// Which, from 0.
         at: usize,
+    },
+    /// The headers name the state after another commit.
+    #[error("the headers name this state after commit {named}")]
+    AnotherCommit {
+        /// After which one first.
+        named: CommitIndex,
     },
     /// A header of no member of its epoch, or the second one of a member.
     #[error("header {at} adds no member: its author has none in this epoch, or is counted already")]
@@ -124,15 +133,24 @@ pub enum AttestationError {
     },
 }
 
-/// Whether a header with this attestation names the state at `end`: by its newest end or by its
-/// checkpoint. Commits that changed nothing may lie between the two, so the index may be another.
-pub fn names_state(attestation: &Attestation, end: &CommitEnd) -> bool {
+/// After which commit a header with this attestation names the state at `end`, by its newest end or
+/// by its checkpoint. Commits that changed nothing may lie between, so it may be another one.
+pub fn named_after(attestation: &Attestation, end: &CommitEnd) -> Option<CommitIndex> {
     let state = |end: &CommitEnd| (end.position, end.prefix_hash, end.state_root);
     let named = [Some(attestation.newest), attestation.checkpoint];
-    named.iter().flatten().any(|named| state(named) == state(end))
+    let same = named.iter().flatten().filter(|named| state(named) == state(end));
+    same.map(|named| named.index).min()
 }
 
 impl AttestedEnd {
+    /// The state at `end` and headers that name it; its commit is the first that any of them names.
+    pub fn of(end: CommitEnd, headers: Vec<SignedHeader>, handovers: Vec<Handover>) -> Self {
+        let read = headers.iter().filter_map(|signed| codec::decode::<Header>(&signed.header).ok());
+        let named = read.filter_map(|header| named_after(&header.attestation, &end)).min();
+        let end = CommitEnd { index: named.unwrap_or(end.index), ..end };
+        Self { end, headers, handovers }
+    }
+
     /// Who attests the end, if a quorum of an epoch does to which the genesis leads.
     ///
     /// # Errors
@@ -164,6 +182,7 @@ impl AttestedEnd {
             epoch,
             authors,
             members: committee.members(),
+            quorum: committee.quorum(),
             signed_at: (times().min().unwrap_or_default(), times().max().unwrap_or_default()),
         })
     }
@@ -176,6 +195,7 @@ impl AttestedEnd {
         committee: Committee,
     ) -> Result<BTreeSet<AuthorIndex>, AttestationError> {
         let mut authors = BTreeSet::new();
+        let mut first = None;
         for (at, header) in headers.iter().enumerate() {
             if header.cluster != *cluster {
                 return Err(AttestationError::AnotherCluster { at });
@@ -183,18 +203,22 @@ impl AttestedEnd {
             if header.epoch != headers[0].epoch {
                 return Err(AttestationError::AnotherEpoch { at });
             }
-            if !names_state(&header.attestation, &self.end) {
-                return Err(AttestationError::AnotherState { at });
-            }
+            let named = named_after(&header.attestation, &self.end);
+            let named = named.ok_or(AttestationError::AnotherState { at })?;
+            first = Some(first.map_or(named, |first: CommitIndex| first.min(named)));
             if !committee.contains(header.author) || !authors.insert(header.author) {
                 return Err(AttestationError::NoFurtherMember { at });
             }
         }
         let (have, need, members) = (authors.len(), committee.quorum(), committee.members());
-        if have >= need {
-            Ok(authors)
-        } else {
-            Err(AttestationError::TooFew { have, need, members })
+        if have < need {
+            return Err(AttestationError::TooFew { have, need, members });
+        }
+        match first {
+            Some(named) if named != self.end.index => {
+                Err(AttestationError::AnotherCommit { named })
+            }
+            Some(_) | None => Ok(authors),
         }
     }
 }
@@ -326,6 +350,11 @@ mod tests {
         forged.signature = Signature([0; 64]);
         let why = EventError::BadSignature;
         assert_eq!(with(forged), AttestationError::Header { at, why });
+        let (genesis, cluster) = genesis();
+        let moved = |index| AttestedEnd::of(end(index, 2), good.to_vec(), Vec::new());
+        assert!(moved(8).verify(&cluster, &genesis).is_ok());
+        let moved = AttestedEnd { end: end(8, 2), ..moved(8) }.verify(&cluster, &genesis);
+        assert_eq!(moved, Err(AttestationError::AnotherCommit { named: CommitIndex(7) }));
         let few = AttestationError::TooFew { have: 2, need: 3, members: 4 };
         assert_eq!(verify(good[..2].to_vec(), Vec::new()), Err(few));
         let none = AttestationError::TooFew { have: 0, need: 3, members: 4 };

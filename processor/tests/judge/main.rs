@@ -2,6 +2,7 @@
 //! developer.
 
 mod keys;
+mod proofs;
 mod rules;
 mod snapshot;
 mod usage;
