@@ -210,21 +210,25 @@ impl Evidence {
 
     /// Headers of a quorum of one epoch that name exactly the state at `end`, if there is one now.
     pub fn naming(&self, end: &CommitEnd) -> Option<QuorumEvidence> {
-        let names = |signed: &&SignedHeader| {
-            let header: Result<Header, _> = codec::decode(&signed.header);
-            header.is_ok_and(|header| named_after(&header.attestation, end).is_some())
+        let epoch_if_named = |signed: &SignedHeader| {
+            let header: Header = codec::decode(&signed.header).ok()?;
+            named_after(&header.attestation, end).map(|_| header.epoch)
         };
         let state = self.state.lock().expect("no holder of this lock panics");
         let quorum = state.committee.quorum();
         let matched = state.authors.values().filter_map(|author| author.matched.as_ref());
-        let newest = matched.map(|(_, header)| header).filter(names);
-        let headers: Vec<_> = newest.take(quorum).cloned().collect();
+        let naming = matched.filter_map(|(_, signed)| Some((epoch_if_named(signed)?, signed)));
+        let naming: Vec<_> = naming.collect();
+        // Events of the epoch before may still come in: they make no quorum with those of this one.
+        let newest = naming.iter().map(|(epoch, _)| *epoch).max();
+        let of_newest = naming.iter().filter(|(epoch, _)| Some(*epoch) == newest);
+        let headers: Vec<_> = of_newest.take(quorum).map(|(_, signed)| (*signed).clone()).collect();
         if headers.len() == quorum {
             return Some(QuorumEvidence { headers });
         }
         // When an epoch has just begun only the one before attests where it ended.
         let attested = self.attested.borrow().clone()?;
-        let all = attested.evidence.headers.iter().all(|header| names(&header));
+        let all = attested.evidence.headers.iter().all(|signed| epoch_if_named(signed).is_some());
         all.then(|| attested.evidence.clone())
     }
 
