@@ -3,9 +3,9 @@
 //! Owns the conversations with the processor (`judging`, `admission`, `beginning`) and with the
 //! agent (`agent`, `stream`, `requests`), the payloads of this host's users that are not ordered
 //! yet (`submissions`), where payloads were ordered (`places`), the newest releases (`recent`),
-//! snapshots of the judged state (`snapshots`), proofs against its root (`proofs`), how long event bodies are kept (`retention`), the
-//! evidence of a quorum (`evidence`), and what a cluster without a judge does instead (`opaque`).
-//! Never orders and never judges. Called by the daemon.
+//! snapshots of the judged state (`snapshots`), proofs against its root (`proofs`), how long event
+//! bodies are kept (`retention`), the evidence of a quorum (`evidence`), and what a cluster without
+//! a judge does instead (`opaque`). Never orders and never judges. Called by the daemon.
 
 pub mod admission;
 pub mod agent;

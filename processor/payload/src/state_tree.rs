@@ -33,7 +33,6 @@ pub const EMPTY: Hash = [0; 32];
     Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
 )]
 #[serde(tag = "kind", content = "id", rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum Subject {
     /// A host, as `object::Host`.
     #[n(0)]
@@ -136,3 +135,27 @@ pub fn node(left: &Hash, right: &Hash) -> Hash {
 pub fn side(place: &Hash, depth: usize) -> usize {
     usize::from(place[depth / 8] >> (7 - depth % 8) & 1)
 }
+
+/// Written by hand: the derive knows no variants of two ids.
+#[cfg(feature = "schema")]
+impl utoipa::PartialSchema for Subject {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, Type};
+        ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .property("kind", crate::name::string_schema("^[a-z_]+$", "what it is: `vm`, ..."))
+            .property(
+                "id",
+                ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
+                    .description(Some("its id or name; for `usage` a list of account and host")),
+            )
+            .required("kind")
+            .required("id")
+            .description(Some("What a proof is about"))
+            .into()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl utoipa::ToSchema for Subject {}

@@ -1,8 +1,8 @@
 //! The conversations: admissions and judgement with the ledger, the seal key for the agent.
 //!
 //! Owns who is answered when. Judgement is strictly in order on one connection; admissions and
-//! proofs may overtake each other. Never decides: the court does. Called by the daemon for each accepted
-//! connection.
+//! proofs may overtake each other. Never decides: the court does. Called by the daemon for each
+//! accepted connection.
 
 use std::cell::RefCell;
 use std::future::Future;
