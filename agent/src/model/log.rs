@@ -97,7 +97,7 @@ impl Model {
         let document = release.ordered.payload.read().ok().filter(|_| !is_noise);
         let signer = document.as_ref().map(|document| &document.signer);
         let is_seen = signer.is_none_or(|signer| sees(self.account_signed_by(signer)));
-        let carrier = self.genesis.host(release.ordered.author);
+        let carrier = self.roster.seat(release.ordered.author);
         is_seen.then(|| LogEntry {
             position: release.position,
             commit: commit.end.index,
@@ -106,7 +106,7 @@ impl Model {
             kind: document.as_ref().map(|document| document.body.kind().to_owned()),
             signer: signer.map(|signer| signer.to_openssh()),
             signer_name: signer.map(|signer| signer_name(self, signer)),
-            carried_by: carrier.map(|host| host.name.clone()),
+            carried_by: carrier.map(|seat| seat.name.clone()),
             refusal,
             attested: if commit.end.index <= attested { Attested::Yes } else { Attested::No },
         })

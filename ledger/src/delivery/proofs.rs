@@ -10,10 +10,9 @@ use std::sync::Arc;
 
 use dagger_bus::judging::ProofAt;
 use dagger_bus::ledger::{Answer, Unavailable};
-use dagger_payload::attested::{AttestedEnd, AttestedProof};
+use dagger_payload::attested::{AttestedEnd, AttestedProof, EpochBeginning};
 use dagger_payload::codec;
 use dagger_payload::event::{Header, SignedHeader};
-use dagger_payload::handover::Handover;
 use dagger_payload::id::Epoch;
 use dagger_payload::limits::HANDOVERS_SHOWN_MAX;
 use dagger_payload::proof::JudgedProof;
@@ -126,12 +125,17 @@ async fn attempt(
 }
 
 /// How the epochs up to that of the headers began, as far as the store knows.
-fn handovers(records: &Records, headers: &[SignedHeader]) -> Result<Vec<Handover>, StoreError> {
+fn handovers(
+    records: &Records,
+    headers: &[SignedHeader],
+) -> Result<Vec<EpochBeginning>, StoreError> {
     let epoch = |signed: &SignedHeader| codec::decode::<Header>(&signed.header).ok();
     let last = headers.first().and_then(epoch).map_or(Epoch(0), |header| header.epoch);
     let mut handovers = Vec::new();
     for epoch in (1..=last.0).take(HANDOVERS_SHOWN_MAX) {
-        handovers.extend(records.handover(Epoch(epoch))?);
+        let handover = records.handover(Epoch(epoch))?;
+        let begun = |handover| EpochBeginning { handover, members: None, seats: Vec::new() };
+        handovers.extend(handover.map(begun));
     }
     Ok(handovers)
 }

@@ -4,17 +4,19 @@
 //! signed headers name a state. Never says what is in that state: [`crate::proof`] does. Put
 //! together by the ledger; checked by whoever has the genesis and nothing else.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::codec;
 use crate::committee::Committee;
 use crate::event::{Attestation, CommitEnd, EventError, Header, SignedHeader};
 use crate::genesis::Genesis;
 use crate::handover::Handover;
-use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, LedgerTime};
+use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, LedgerTime, StateRoot};
 use crate::key::PublicKey;
 use crate::limits::{HANDOVERS_SHOWN_MAX, MEMBERS_MAX};
 use crate::proof::StateProof;
+use crate::roster::{EpochMembers, Seat};
+use crate::state_tree::Subject;
 
 /// A commit end and its witnesses.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -28,7 +30,22 @@ pub struct AttestedEnd {
     pub headers: Vec<SignedHeader>,
     /// How each epoch up to theirs began, from the second on; none in the first.
     #[n(2)]
-    pub handovers: Vec<Handover>,
+    pub handovers: Vec<EpochBeginning>,
+}
+
+/// How an epoch began, for somebody who knows the keys of the epoch before.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub struct EpochBeginning {
+    /// That the epoch before ended there.
+    #[n(0)]
+    pub handover: Handover,
+    /// Who votes now: the leaf of [`Subject::Epoch`] in the state where the epoch before ended.
+    /// Needed when other members vote than before.
+    #[n(1)]
+    pub members: Option<StateProof>,
+    /// The leaves of [`Subject::Seat`] there, of those who are members for the first time.
+    #[n(2)]
+    pub seats: Vec<(AuthorIndex, StateProof)>,
 }
 
 /// A proof against the root of a state that a quorum attests.
@@ -125,7 +142,7 @@ pub enum AttestationError {
         /// The epoch that it should begin.
         epoch: Epoch,
     },
-    /// A handover to other members, whose keys nothing shown binds to the genesis.
+    /// A handover to other members, whom or whose keys nothing shown binds to the genesis.
     #[error("nothing shown proves who the members of epoch {epoch} are")]
     MembersUnproven {
         /// The epoch that it begins.
@@ -144,7 +161,7 @@ pub fn named_after(attestation: &Attestation, end: &CommitEnd) -> Option<CommitI
 
 impl AttestedEnd {
     /// The state at `end` and headers that name it; its commit is the first that any of them names.
-    pub fn of(end: CommitEnd, headers: Vec<SignedHeader>, handovers: Vec<Handover>) -> Self {
+    pub fn of(end: CommitEnd, headers: Vec<SignedHeader>, handovers: Vec<EpochBeginning>) -> Self {
         let read = headers.iter().filter_map(|signed| codec::decode::<Header>(&signed.header).ok());
         let named = read.filter_map(|header| named_after(&header.attestation, &end)).min();
         let end = CommitEnd { index: named.unwrap_or(end.index), ..end };
@@ -163,17 +180,16 @@ impl AttestedEnd {
         if self.headers.len() > MEMBERS_MAX || self.handovers.len() > HANDOVERS_SHOWN_MAX {
             return Err(AttestationError::TooLong);
         }
-        let epochs = walk(cluster, genesis, &self.handovers)?;
-        let key_of = |author| founder_key(genesis, author);
+        let walk = Walk::along(cluster, genesis, &self.handovers)?;
         let mut headers = Vec::with_capacity(self.headers.len());
         for (at, signed) in self.headers.iter().enumerate() {
-            let read = signed.verify(key_of);
+            let read = signed.verify(|author| walk.keys.get(&author));
             let (header, _) = read.map_err(|why| AttestationError::Header { at, why })?;
             headers.push(header);
         }
         let epoch = headers.first().map_or(Epoch(0), |header| header.epoch);
-        let Some((_, committee)) = epochs.iter().find(|(reached, _)| *reached == epoch) else {
-            let reached = epochs.last().map_or(Epoch(0), |(reached, _)| *reached);
+        let Some(committee) = walk.committees.get(&epoch) else {
+            let reached = walk.reached.0;
             return Err(AttestationError::EpochNotReached { epoch, reached });
         };
         let authors = self.count(cluster, &headers, *committee)?;
@@ -223,35 +239,82 @@ impl AttestedEnd {
     }
 }
 
-fn founder_key(genesis: &Genesis, author: AuthorIndex) -> Option<&PublicKey> {
-    genesis.host(author).map(|host| &host.ledger_key)
+/// A walk from the genesis over handovers: what is known of members on the way.
+struct Walk {
+    /// The epoch where it stands, and who votes in it.
+    reached: (Epoch, Committee),
+    committees: BTreeMap<Epoch, Committee>,
+    /// A seat keeps its key for ever.
+    keys: BTreeMap<AuthorIndex, PublicKey>,
 }
 
-/// Every epoch that the genesis and these handovers lead to, with its members.
-fn walk(
-    cluster: &ClusterId,
-    genesis: &Genesis,
-    handovers: &[Handover],
-) -> Result<Vec<(Epoch, Committee)>, AttestationError> {
-    let mut last = (Epoch(0), genesis.committee());
-    let mut epochs = vec![last];
-    for handover in handovers {
-        let (before, committee) = last;
-        let epoch = before.next();
-        let key_of = |author| founder_key(genesis, author);
-        if handover.epoch != epoch || !handover.is_certified_by(cluster, committee, key_of) {
+impl Walk {
+    fn along(
+        cluster: &ClusterId,
+        genesis: &Genesis,
+        beginnings: &[EpochBeginning],
+    ) -> Result<Self, AttestationError> {
+        let founders = (0..).map(AuthorIndex).zip(&genesis.hosts);
+        let reached = (Epoch(0), genesis.committee());
+        let mut walk = Self {
+            reached,
+            committees: BTreeMap::from([reached]),
+            keys: founders.map(|(index, host)| (index, host.ledger_key.clone())).collect(),
+        };
+        for beginning in beginnings {
+            walk.step(cluster, beginning)?;
+        }
+        Ok(walk)
+    }
+
+    /// Into the next epoch.
+    fn step(
+        &mut self,
+        cluster: &ClusterId,
+        beginning: &EpochBeginning,
+    ) -> Result<(), AttestationError> {
+        let (before, voters) = self.reached;
+        let (epoch, handover) = (before.next(), &beginning.handover);
+        let is_certified = handover.is_certified_by(cluster, voters, |at| self.keys.get(&at));
+        if handover.epoch != epoch || !is_certified {
             return Err(AttestationError::Uncertified { epoch });
         }
         // What a quorum signed is the end of the epoch before, not who comes next: one member
-        // could write any others into a true handover. Until a handover shows that its end's state
-        // root names them, only those who were members before are.
-        if handover.committee != committee {
-            return Err(AttestationError::MembersUnproven { epoch });
+        // could write any others into a true handover. That end's state root names them.
+        let unproven = AttestationError::MembersUnproven { epoch };
+        if handover.committee != voters {
+            let root = &handover.founding.end.state_root;
+            let proven: Option<EpochMembers> = beginning
+                .members
+                .as_ref()
+                .and_then(|proof| read(proof, root, Subject::Epoch(epoch)));
+            let is_proven = proven.is_some_and(|members| {
+                (members.epoch, members.committee) == (epoch, handover.committee)
+            });
+            if !is_proven {
+                return Err(unproven);
+            }
+            for (index, proof) in &beginning.seats {
+                let seat: Option<Seat> = read(proof, root, Subject::Seat(*index));
+                let seat = seat.filter(|seat| seat.index == *index).ok_or(unproven)?;
+                self.keys.entry(*index).or_insert(seat.ledger_key);
+            }
         }
-        last = (epoch, committee);
-        epochs.push(last);
+        if !handover.committee.authors().all(|author| self.keys.contains_key(&author)) {
+            return Err(unproven);
+        }
+        self.reached = (epoch, handover.committee);
+        self.committees.insert(epoch, handover.committee);
+        Ok(())
     }
-    Ok(epochs)
+}
+
+/// What the proof shows under a subject, if it shows anything.
+fn read<T>(proof: &StateProof, root: &StateRoot, subject: Subject) -> Option<T>
+where
+    T: for<'b> minicbor::Decode<'b, ()> + minicbor::Encode<()>,
+{
+    codec::decode(proof.verify(root, &subject).ok()??).ok()
 }
 
 #[cfg(test)]
@@ -321,7 +384,7 @@ mod tests {
 
     fn verify(
         headers: Vec<SignedHeader>,
-        handovers: Vec<Handover>,
+        handovers: Vec<EpochBeginning>,
     ) -> Result<Witnesses, AttestationError> {
         let (genesis, cluster) = genesis();
         AttestedEnd { end: end(7, 2), headers, handovers }.verify(&cluster, &genesis)
@@ -361,23 +424,100 @@ mod tests {
         assert_eq!(verify(Vec::new(), Vec::new()), Err(none));
     }
 
+    fn beginning(
+        committee: &[u16],
+        certifiers: u8,
+        root: StateRoot,
+        members: Option<StateProof>,
+    ) -> EpochBeginning {
+        let end = CommitEnd { state_root: root, ..end(3, 8) };
+        let handover = Handover {
+            epoch: Epoch(1),
+            committee: Committee::of(committee.iter().copied().map(AuthorIndex)).expect("some"),
+            founding: Founding { end, ledger_time: LedgerTime(9) },
+            headers: (0..certifiers).map(|author| newest(author, 0, end)).collect(),
+        };
+        EpochBeginning { handover, members, seats: Vec::new() }
+    }
+
     #[test]
     fn a_later_epoch_counts_only_when_certified_handovers_lead_there_and_prove_its_members() {
         let headers = || (0..3).map(|author| newest(author, 1, end(7, 2))).collect::<Vec<_>>();
-        let handover = |committee: &[u16], certifiers: u8| Handover {
-            epoch: Epoch(1),
-            committee: Committee::of(committee.iter().copied().map(AuthorIndex)).expect("some"),
-            founding: Founding { end: end(3, 8), ledger_time: LedgerTime(9) },
-            headers: (0..certifiers).map(|author| newest(author, 0, end(3, 8))).collect(),
-        };
         let unreached = AttestationError::EpochNotReached { epoch: Epoch(1), reached: Epoch(0) };
         assert_eq!(verify(headers(), Vec::new()), Err(unreached));
-        let reached = verify(headers(), vec![handover(&[0, 1, 2, 3], 3)]);
+        let some_root = end(3, 8).state_root;
+        let same = |certifiers| vec![beginning(&[0, 1, 2, 3], certifiers, some_root, None)];
+        let reached = verify(headers(), same(3));
         assert_eq!(reached.map(|witnesses| witnesses.epoch), Ok(Epoch(1)));
         let uncertified = AttestationError::Uncertified { epoch: Epoch(1) };
-        assert_eq!(verify(headers(), vec![handover(&[0, 1, 2, 3], 2)]), Err(uncertified));
+        assert_eq!(verify(headers(), same(2)), Err(uncertified));
         // A true end with members of the teller's choice: he alone would be their quorum.
-        let alone = verify(headers()[..1].to_vec(), vec![handover(&[0], 3)]);
+        let alone = verify(headers()[..1].to_vec(), vec![beginning(&[0], 3, some_root, None)]);
         assert_eq!(alone, Err(AttestationError::MembersUnproven { epoch: Epoch(1) }));
+    }
+
+    /// A state with two leaves: who votes in epoch 1, and the seat of author 4; and the proofs.
+    fn two_leaves(committee: &[u16]) -> (StateRoot, StateProof, StateProof) {
+        use crate::proof::{Finding, Path};
+        use crate::state_tree::{key_hash, leaf, node, side};
+        let members = EpochMembers {
+            epoch: Epoch(1),
+            committee: Committee::of(committee.iter().copied().map(AuthorIndex)).expect("some"),
+            begins_after: CommitIndex(3),
+            protocol: ProtocolVersion::FIRST,
+        };
+        let seat = Seat {
+            index: AuthorIndex(4),
+            host: HostId::of(&key(4).public_key()),
+            name: "host4".parse().expect("a name"),
+            operator: OperatorId([1; 16]),
+            ledger_key: key(4).public_key(),
+            address: "192.0.2.1:7400".parse().expect("an address"),
+            standing: crate::roster::SeatStanding::Present,
+        };
+        let leaves = [
+            (key_hash(&Subject::Epoch(Epoch(1)).key()), codec::encode(&members)),
+            (key_hash(&Subject::Seat(AuthorIndex(4)).key()), codec::encode(&seat)),
+        ];
+        let hashes = leaves.each_ref().map(|(place, value)| leaf(place, value));
+        let common = (0..).take_while(|at| side(&leaves[0].0, *at) == side(&leaves[1].0, *at));
+        let depth = common.count();
+        let fold = |own: usize| {
+            let mut path = vec![crate::state_tree::EMPTY; depth];
+            path.push(hashes[1 - own]);
+            let hash = (0..=depth).zip(&path).rev().fold(hashes[own], |hash, (at, beside)| {
+                match side(&leaves[own].0, at) {
+                    0 => node(&hash, beside),
+                    _ => node(beside, &hash),
+                }
+            });
+            let finding = Finding::Value(leaves[own].1.clone().into());
+            (StateRoot(hash), StateProof { path: Path(path), finding })
+        };
+        let ((root, members), (same, seat)) = (fold(0), fold(1));
+        assert_eq!(root, same);
+        (root, members, seat)
+    }
+
+    #[test]
+    fn new_members_count_with_the_keys_that_the_state_gave_them_where_the_epoch_before_ended() {
+        let (root, members, seat) = two_leaves(&[1, 2, 3, 4]);
+        let unproven = Err(AttestationError::MembersUnproven { epoch: Epoch(1) });
+        let headers = [1, 3, 4].map(|author| newest(author, 1, end(7, 2))).to_vec();
+        let with = |seats: Vec<(AuthorIndex, StateProof)>| {
+            let begun = beginning(&[1, 2, 3, 4], 3, root, Some(members.clone()));
+            verify(headers.clone(), vec![EpochBeginning { seats, ..begun }])
+        };
+        let witnesses = with(vec![(AuthorIndex(4), seat.clone())]).expect("attested");
+        assert_eq!(witnesses.authors, [1, 3, 4].map(AuthorIndex).into());
+        assert_eq!(with(Vec::new()), unproven);
+        assert_eq!(with(vec![(AuthorIndex(5), seat.clone())]), unproven);
+        // Other members than the state names, or another state than the epoch before ended with.
+        let seats = || vec![(AuthorIndex(4), seat.clone())];
+        for (committee, root) in [(&[1, 2, 4][..], root), (&[1, 2, 3, 4][..], StateRoot([1; 32]))] {
+            let begun = beginning(committee, 3, root, Some(members.clone()));
+            let begun = EpochBeginning { seats: seats(), ..begun };
+            assert_eq!(verify(headers.clone(), vec![begun]), unproven);
+        }
     }
 }

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use crate::codec::{self, CodecError};
 use crate::object::{Account, Cause, Host, Image, Vm};
+use crate::roster::{EpochMembers, Seat};
 use crate::state_tree::{Judgement, Subject};
 use crate::usage::PastUsage;
 use crate::volume::Volume;
@@ -29,6 +30,10 @@ pub enum Proven {
     Usage(Box<PastUsage>),
     /// Of [`Subject::Payload`].
     Payload(Judgement),
+    /// Of [`Subject::Seat`].
+    Seat(Box<Seat>),
+    /// Of [`Subject::Epoch`].
+    Epoch(EpochMembers),
 }
 
 impl Proven {
@@ -45,6 +50,8 @@ impl Proven {
             Subject::Volume(_) => Self::Volume(codec::decode(value)?),
             Subject::Usage(..) => Self::Usage(codec::decode(value)?),
             Subject::Payload(_) => Self::Payload(codec::decode(value)?),
+            Subject::Seat(_) => Self::Seat(codec::decode(value)?),
+            Subject::Epoch(_) => Self::Epoch(codec::decode(value)?),
         })
     }
 
@@ -69,7 +76,7 @@ impl Proven {
                 let made = [("created", volume.created), ("changed", volume.changed)];
                 made.into_iter().chain(reported).collect()
             }
-            Self::Usage(_) => Vec::new(),
+            Self::Usage(_) | Self::Seat(_) | Self::Epoch(_) => Vec::new(),
             Self::Payload(judgement) => {
                 let Subject::Payload(digest) = subject else { return Vec::new() };
                 let cause = Cause { digest: *digest, position: judgement.position };

@@ -202,6 +202,8 @@ fn subject_text(subject: &Subject) -> String {
             format!("past use of account {account} on host {host}")
         }
         Subject::Payload(digest) => format!("payload {digest}"),
+        Subject::Seat(index) => format!("seat {index}"),
+        Subject::Epoch(epoch) => format!("epoch {epoch}"),
     }
 }
 
