@@ -323,7 +323,9 @@ mod tests {
     use crate::event::{EVENT_VERSION, Event};
     use crate::genesis::{GenesisHost, GenesisMode, GenesisOperator};
     use crate::handover::Founding;
-    use crate::id::{CommitIndex, EventDigest, MerkleRoot, Position, PrefixHash, Round, StateRoot};
+    use crate::id::{
+        EventDigest, HostId, MerkleRoot, OperatorId, Position, PrefixHash, ProtocolVersion, Round,
+    };
     use crate::key::{Domain, SecretKey, Signature};
 
     fn key(byte: u8) -> SecretKey {
@@ -485,12 +487,14 @@ mod tests {
         let fold = |own: usize| {
             let mut path = vec![crate::state_tree::EMPTY; depth];
             path.push(hashes[1 - own]);
-            let hash = (0..=depth).zip(&path).rev().fold(hashes[own], |hash, (at, beside)| {
-                match side(&leaves[own].0, at) {
+            let hash =
+                (0..depth + 1).zip(&path).rev().fold(hashes[own], |hash, (at, beside)| match side(
+                    &leaves[own].0,
+                    at,
+                ) {
                     0 => node(&hash, beside),
                     _ => node(beside, &hash),
-                }
-            });
+                });
             let finding = Finding::Value(leaves[own].1.clone().into());
             (StateRoot(hash), StateProof { path: Path(path), finding })
         };
