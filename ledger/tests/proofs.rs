@@ -4,10 +4,8 @@
 
 mod common;
 
-use std::time::{Duration, Instant};
-
 use common::{Cluster, Host, payload};
-use dagger_bus::ledger::{Answer, Call, Standing};
+use dagger_bus::ledger::{Answer, Call};
 use dagger_payload::attested::AttestedProof;
 use dagger_payload::id::{Epoch, Position, VmId};
 use dagger_payload::state_tree::Subject;
@@ -26,19 +24,9 @@ fn assert_a_stranger_believes_it(cluster: &Cluster, proof: &AttestedProof) {
     assert!(witnesses.authors.len() >= 3);
 }
 
-async fn position_of(host: &Host, text: &str) -> Position {
-    let digest = payload(text).digest();
-    let deadline = Instant::now() + common::PATIENCE;
-    loop {
-        let look = Call::Look { digest };
-        if let Answer::Standing { standing: Standing::Ordered { position, .. } } =
-            host.ask(look).await
-        {
-            return position;
-        }
-        assert!(Instant::now() < deadline, "{}", host.log());
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
+/// Waits until a quorum attests it here.
+async fn until_attested(host: &Host, text: &str) {
+    host.stream(0).await.until_attested(&[payload(text).digest()]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -47,8 +35,8 @@ async fn every_host_proves_the_newest_state_of_a_quiet_cluster_also_after_a_rest
     cluster.hosts[0].submitted("one").await;
     cluster.hosts[1].submitted("two").await;
     for host in &cluster.hosts {
-        position_of(host, "one").await;
-        position_of(host, "two").await;
+        until_attested(host, "one").await;
+        until_attested(host, "two").await;
         let proof = proof(host).await;
         assert_a_stranger_believes_it(&cluster, &proof);
         assert_eq!(proof.attested.end.position, Position(2));
@@ -98,14 +86,14 @@ async fn headers_of_a_later_epoch_come_with_the_handover_that_leads_there() {
         number += 1;
         let text = format!("later {number}");
         cluster.hosts[0].submitted(&text).await;
-        position_of(&cluster.hosts[0], &text).await;
+        until_attested(&cluster.hosts[0], &text).await;
         let status = cluster.hosts[0].status().await;
         if status.epoch > Epoch(0) {
             break;
         }
     }
     cluster.hosts[1].submitted("in the next epoch").await;
-    position_of(&cluster.hosts[1], "in the next epoch").await;
+    until_attested(&cluster.hosts[1], "in the next epoch").await;
     let proof = proof(&cluster.hosts[1]).await;
     assert_a_stranger_believes_it(&cluster, &proof);
     assert_eq!(proof.attested.handovers.len(), 1);

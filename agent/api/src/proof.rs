@@ -85,21 +85,35 @@ pub struct ProofDocument {
 pub struct Hex(pub Vec<u8>);
 
 /// A part that is none.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnreadableProof {
     /// Another version's.
-    #[error("it is a proof of version {0}; this program reads version 1")]
     Version(u64),
     /// The state's part.
-    #[error("its `state`: {0}")]
     State(CodecError),
     /// A signature of another length.
-    #[error("a signature in `headers` has not 64 bytes")]
     Signature,
     /// A handover.
-    #[error("one of its `handovers`: {0}")]
     Handover(CodecError),
 }
+
+impl fmt::Display for UnreadableProof {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Version(version) => {
+                write!(
+                    formatter,
+                    "it is a proof of version {version}; this program reads version 1"
+                )
+            }
+            Self::State(error) => write!(formatter, "its `state`: {error}"),
+            Self::Signature => formatter.write_str("a signature in `headers` has not 64 bytes"),
+            Self::Handover(error) => write!(formatter, "one of its `handovers`: {error}"),
+        }
+    }
+}
+
+impl std::error::Error for UnreadableProof {}
 
 impl ProofView {
     /// As it is written down.

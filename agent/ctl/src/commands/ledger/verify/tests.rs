@@ -171,6 +171,7 @@ fn whatever_is_changed_in_a_proof_it_shows_nothing_any_more() {
             '0'..='8' | 'a'..='e' => char::from_u32(u32::from(old) + 1).expect("ASCII"),
             '9' => 'a',
             'f' => '0',
+            'x' => 'y',
             _ => 'x',
         };
         let mut changed = text.clone();
