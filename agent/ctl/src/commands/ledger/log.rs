@@ -68,7 +68,7 @@ fn row(entry: &LogEntry) -> [String; 7] {
         entry.commit.to_string(),
         show_time(entry.ledger_time),
         or_dash(entry.kind.clone()),
-        or_dash(entry.signer_name.as_ref().map(shortened)),
+        or_dash(entry.signer_name.as_deref().map(shortened)),
         entry.refusal.as_ref().map_or_else(
             || "accepted".to_owned(),
             |refusal| format!("refused: {}", refusal.code.as_str()),
@@ -82,7 +82,7 @@ fn row(entry: &LogEntry) -> [String; 7] {
 }
 
 /// `account 0123456789ab`, `operator NAME`, `host NAME`.
-fn shortened(name: &String) -> String {
+fn shortened(name: &str) -> String {
     name.strip_prefix("account ")
-        .map_or_else(|| name.clone(), |id| format!("account {}", short(&id)))
+        .map_or_else(|| name.to_owned(), |id| format!("account {}", short(&id)))
 }
