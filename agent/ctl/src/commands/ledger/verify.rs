@@ -178,7 +178,10 @@ fn documents(proof: &ProofView, object: Option<&Proven>) -> Result<Vec<Signed>, 
         let read = Payload::read(bytes)
             .map_err(|refusal| False(format!("document {digest}: {refusal}")))?;
         let signed = sshsig::from_armor(signature, Namespace::Payload)?;
-        let is_signed = signed.signer == read.signer
+        // One spelling only: readers of the frame bear false lengths in it.
+        let armor = sshsig::to_armor(&signed.signer, Namespace::Payload, &signed.signature);
+        let is_signed = armor == *signature
+            && signed.signer == read.signer
             && sshsig::verifies(&read.signer, Namespace::Payload, bytes, &signed.signature);
         if !is_signed || read.cluster != proof.cluster {
             return Err(False(format!(
