@@ -60,6 +60,12 @@ pub const API_POLL_WAIT_DEFAULT: Duration = Duration::from_secs(30);
 pub const API_POLL_LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long answers that ask the ledger for its status wait for it.
 pub const API_STATUS_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Payloads of one part of the log, where the reader does not say how many.
+pub const LOG_ENTRIES_DEFAULT: usize = 100;
+/// Payloads of one part of the log.
+pub const LOG_ENTRIES_MAX: usize = 1000;
+/// Payloads that are looked at for one part, most of which its reader may not see.
+pub const LOG_LOOKED_AT_MAX: usize = 100_000;
 /// Event streams at the same time.
 pub const EVENT_STREAMS_MAX: usize = 128;
 /// Events that wait for one reader of the event stream.

@@ -187,13 +187,7 @@ impl Daemon {
         let (core, local) = mpsc::channel(CORE_INPUTS_MAX);
         let (status, status_seen) = watch::channel(None);
         let (links, links_seen) = watch::channel(None);
-        let (admissions, questions) = match prepared.genesis.mode {
-            GenesisMode::Judged => {
-                let (admissions, questions) = admission::door();
-                (admissions, Some(questions))
-            }
-            GenesisMode::Opaque => (Admissions::open(), None),
-        };
+        let (admissions, questions) = door(prepared.genesis.mode);
         let records = memory.records.clone();
         let handover = records.last_handover()?;
         let committee = handover.map_or(prepared.genesis.committee(), |last| last.committee);
@@ -210,6 +204,7 @@ impl Daemon {
             snapshots: Snapshots::restore(&memory.records)?,
             places: Places::restore(memory.records.clone(), prepared.genesis.mode)?,
             admissions,
+            proofs: Default::default(),
             core,
             status: status_seen,
             links: links_seen.clone(),
@@ -375,6 +370,17 @@ fn start_core(
     let doubt = Doubt::of(&prepared.configuration.state_directory);
     doubt.lay().map_err(doing("remove the mark of a start"))?;
     Ok(core)
+}
+
+/// The way to the processor's door, and what serves it where anything is judged.
+fn door(mode: GenesisMode) -> (Admissions, Option<admission::Questions>) {
+    match mode {
+        GenesisMode::Judged => {
+            let (admissions, questions) = admission::door();
+            (admissions, Some(questions))
+        }
+        GenesisMode::Opaque => (Admissions::open(), None),
+    }
 }
 
 /// Payloads of this host that the store knows and that no judged commit holds: those of the pool

@@ -96,6 +96,12 @@ pub const OFFERS_WAIT_MAX: Duration = Duration::from_secs(1);
 pub const TRANSFER_REST: Duration = Duration::from_secs(1);
 /// Parts that peers sent and that wait to be looked at; more are dropped and asked for again.
 pub const PARTS_WAITING_MAX: usize = 64;
+/// How long a proof waits for a quorum to attest its state.
+pub const PROOF_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Proofs that are sought at the same time; the processor holds as many for the next checkpoint.
+pub const PROOFS_SOUGHT_MAX: usize = dagger_bus::limits::PROOFS_WAITING_MAX / 2;
+/// Between two tries to find a state that a quorum attests, in a cluster that never rests.
+pub const PROOF_REST: Duration = Duration::from_millis(20);
 /// Events that are searched for headers that attest a snapshot.
 pub const EVIDENCE_EVENTS_MAX: usize = 8192;
 /// Bytes of events after which the headers that stay of them are written.

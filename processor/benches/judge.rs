@@ -2,15 +2,18 @@
 //!
 //! Every figure stands beside a bound that was measured in the same run, so that figures of
 //! different machines can be compared: hashing a payload's record once, which no judge can do
-//! without. Names after `--` choose parts: `vm_create`, `placement`, `state_root`.
+//! without. Names after `--` choose parts: `vm_create`, `placement`, `state_root`, `proof`.
 
 mod world;
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use dagger_payload::codec;
+use dagger_payload::id::VmId;
 use dagger_payload::merkle;
 use dagger_payload::release::Verdict;
+use dagger_payload::state_tree::Subject;
 use nix::sys::resource::{UsageWho, getrusage};
 use serde_json::{Value, json};
 use world::World;
@@ -24,8 +27,12 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let quick = arguments.iter().any(|argument| argument == "--test");
     let names: Vec<_> = arguments.iter().filter(|name| !name.starts_with('-')).collect();
-    let parts: [(&str, Part); 3] =
-        [("vm_create", vm_create), ("placement", placements), ("state_root", state_roots)];
+    let parts: [(&str, Part); 4] = [
+        ("vm_create", vm_create),
+        ("placement", placements),
+        ("state_root", state_roots),
+        ("proof", proofs),
+    ];
     let wanted =
         parts.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|n| n == name));
     let report: serde_json::Map<_, _> =
@@ -41,6 +48,11 @@ fn placements(quick: bool) -> Value {
 fn state_roots(quick: bool) -> Value {
     let vms: [usize; 3] = [1000, 10_000, 100_000];
     vms.iter().map(|vms| state_root(if quick { 100 } else { *vms })).collect()
+}
+
+fn proofs(quick: bool) -> Value {
+    let vms: [usize; 3] = [1000, 10_000, 100_000];
+    vms.iter().map(|vms| proof(if quick { 100 } else { *vms })).collect()
 }
 
 /// Processor time that this thread has used: others on the machine do not count.
@@ -129,6 +141,45 @@ fn state_root(vms: usize) -> Value {
         json!({ "changes": changes, "microseconds": micros(best) })
     });
     json!({ "vms": world.created(), "commits": row })
+}
+
+/// Making, encoding and checking proofs of VMs that are there, and of as many that are not.
+fn proof(vms: usize) -> Value {
+    const PROOFS: usize = 2000;
+    let mut world = World::furnished(100, 1000);
+    world.create_all(vms);
+    let known = world.vm_ids();
+    let there = (0..PROOFS).map(|at| Subject::Vm(known[at * 7919 % known.len()]));
+    let elsewhere = (0..PROOFS).map(|at| {
+        let mut id = [0xee; 16];
+        id[..8].copy_from_slice(&u64::try_from(at).expect("few").to_be_bytes());
+        Subject::Vm(VmId(id))
+    });
+    let parts = [("present", there.collect::<Vec<_>>()), ("absent", elsewhere.collect())];
+    let rows = parts.map(|(what, subjects)| {
+        let start = thread_time();
+        let made: Vec<_> = subjects.iter().map(|subject| world.judge.prove(subject)).collect();
+        let making = thread_time() - start;
+        let encoded: Vec<_> = made.iter().map(|proof| codec::encode(&proof.state)).collect();
+        let start = thread_time();
+        for (proof, subject) in made.iter().zip(&subjects) {
+            let shown = proof.state.verify(&proof.end.state_root, subject).expect("it holds");
+            assert_eq!(shown.is_some(), what == "present");
+        }
+        let checking = thread_time() - start;
+        let each = |spent: Duration| micros(spent / u32::try_from(PROOFS).expect("few"));
+        let bytes: usize = encoded.iter().map(Vec::len).sum();
+        let path: usize = made.iter().map(|proof| proof.state.path.0.len()).sum();
+        let row = json!({
+            "make_microseconds": each(making),
+            "verify_microseconds": each(checking),
+            "bytes": bytes / PROOFS,
+            "bytes_max": encoded.iter().map(Vec::len).max(),
+            "path_hashes": path as f64 / PROOFS as f64,
+        });
+        (what.to_owned(), row)
+    });
+    json!({ "vms": world.created(), "proofs": serde_json::Map::from_iter(rows) })
 }
 
 fn per_second(count: usize, spent: Duration) -> f64 {

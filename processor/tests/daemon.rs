@@ -7,18 +7,20 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dagger_bus::judging::{
-    Admission, AdmissionOutcome, Admit, Asked, Judge, Judged, Open, Opened, Purpose, Restore,
-    Restored, Then,
+    Admission, AdmissionOutcome, Admit, Asked, Judge, Judged, Open, Opened, ProofAt, Purpose,
+    Restore, Restored, Then,
 };
+use dagger_bus::limits::PROOFS_WAITING_MAX;
 use dagger_bus::seal::SealKey;
 use dagger_bus::{BusError, Connection};
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
-use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, LedgerTime, Round};
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, LedgerTime, Round, VmId};
 use dagger_payload::key::{Domain, SecretKey, Signature};
 use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{OrderedCommit, OrderedPayload, extend_prefix};
 use dagger_payload::sshsig::{self, Namespace};
+use dagger_payload::state_tree::Subject;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -233,6 +235,49 @@ async fn the_door_refuses_with_a_code_and_a_foreign_cluster_is_shown_out() {
     let opened: Opened = foreign.receiver.receive().await.expect("answered");
     assert_eq!(opened.cluster, daemon.cluster);
     assert!(matches!(foreign.receiver.receive::<Admission>().await, Err(BusError::Closed)));
+    daemon.stop();
+}
+
+#[tokio::test]
+async fn a_proof_comes_at_once_or_with_the_next_checkpoint_and_the_oldest_of_too_many_gives_way() {
+    let daemon = Daemon::start();
+    let (mut door, _) = daemon.open(Purpose::Admissions).await;
+    let (mut judgement, mut opened) = daemon.open(Purpose::Judgement).await;
+    let prove = |id, at| {
+        let subject = Subject::Vm(VmId([u8::try_from(id).expect("few"); 16]));
+        Admit { id, asked: Asked::Prove { subject, at }, now: LedgerTime(0) }
+    };
+    let proven = |admission: Admission| {
+        let AdmissionOutcome::Proven { proof } = admission.outcome else { panic!("{admission:?}") };
+        let subject = Subject::Vm(VmId([u8::try_from(admission.id).expect("few"); 16]));
+        assert_eq!(proof.state.verify(&proof.end.state_root, &subject), Ok(None));
+        proof.end
+    };
+    let waiting = u64::try_from(PROOFS_WAITING_MAX).expect("few");
+    for id in 0..=waiting {
+        door.sender.send(&prove(id, ProofAt::Checkpoint)).await.expect("sent");
+    }
+    // There is one too many, and asking for the present state waits for nobody.
+    let first: Admission = door.receiver.receive().await.expect("answered");
+    assert_eq!((first.id, first.outcome), (0, AdmissionOutcome::NotProven));
+    door.sender.send(&prove(200, ProofAt::Present)).await.expect("sent");
+    let present = door.receiver.receive().await.expect("answered");
+    assert_eq!(proven(present), opened.judged);
+
+    for index in 1..=100 {
+        let commit = if index == 1 { commit_with_payload(&opened) } else { next_commit(&opened) };
+        judgement.sender.send(&Judge { commit, then: Then::Nothing }).await.expect("sent");
+        let judged = judgement.receiver.receive().await.expect("answered");
+        let Judged::Done { sealed, .. } = judged else { panic!("{judged:?}") };
+        opened.judged = sealed.release.end;
+    }
+    for id in 1..=waiting {
+        let late: Admission = door.receiver.receive().await.expect("answered");
+        assert_eq!(late.id, id);
+        let end = proven(late);
+        // The last commit that changed anything, whose state is that of the checkpoint.
+        assert_eq!((end.index, end.state_root), (CommitIndex(1), opened.judged.state_root));
+    }
     daemon.stop();
 }
 

@@ -282,3 +282,99 @@ fn an_idle_cluster_costs_next_to_nothing_and_writes_nothing() {
     assert_eq!(bytes_after, bytes, "the stores grew");
     assert_eq!(settled(&cluster), seen);
 }
+
+/// `daggerctl ledger verify`, which asks nobody: no agent could be reached.
+fn verify(cluster: &Cluster, proof: &str, genesis: &str) -> std::process::Output {
+    let arguments = ["ledger", "verify", proof, "--genesis", genesis, "--api", "unix:/nowhere"];
+    let mut command = cluster.command_from(1, &arguments);
+    command.env_remove("DAGGER_KEY").env_remove("DAGGER_DIRECTORY");
+    command.output().expect("daggerctl starts")
+}
+
+/// What host `host` proves of `subject`, written to a file.
+fn prove(cluster: &Cluster, host: usize, subject: &[&str]) -> String {
+    let output = cluster.ctl_from(host, &[&["ledger", "proof"], subject].concat());
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let file = cluster.file(&format!("{}.proof.json", subject.concat().replace('/', "-")));
+    std::fs::write(&file, output.stdout).expect("written");
+    file
+}
+
+#[test]
+fn what_one_host_proves_a_stranger_checks_offline_with_the_genesis_that_another_gave_him() {
+    let cluster = furnished();
+    let created = cluster.create(1, "web", "running", &[]);
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    // Another operator's copy of the founding document.
+    let genesis = cluster.file("genesis-from-op2.json");
+    for (from, to) in [("genesis.json", &genesis), ("genesis.json.sig", &format!("{genesis}.sig"))]
+    {
+        std::fs::copy(cluster.file(from), to).expect("copied");
+    }
+    let vm = cluster.vm(1, "web");
+    let id = vm["vm"]["id"].as_str().expect("an id");
+    let digest = vm["vm"]["created"]["digest"].as_str().expect("a digest");
+    let account = vm["vm"]["account"].as_str().expect("an account");
+    for (host, subject, shown) in [
+        (3, &["vm", "web"][..], "\"name\": \"web\""),
+        (2, &["account"][..], account),
+        (4, &["host", "host1"][..], "\"name\": \"host1\""),
+        (1, &["image", "op1/small"][..], "image.register signed by ssh-ed25519"),
+        (2, &["payload", digest][..], "vm.create signed by ssh-ed25519"),
+    ] {
+        let checked = verify(&cluster, &prove(&cluster, host, subject), &genesis);
+        let said = String::from_utf8_lossy(&checked.stdout);
+        assert!(checked.status.success(), "{subject:?}: {checked:?}");
+        assert!(said.contains("PROVEN") && said.contains(shown), "{subject:?}: {said}");
+        assert!(said.contains("of 4 members of epoch 0; it takes 3"), "{said}");
+    }
+    // Nor is this program needed for it.
+    let root = std::path::PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
+    let by_another = Command::new("python3")
+        .arg(root.join("processor/payload/vectors/check_proof.py"))
+        .args([prove(&cluster, 2, &["vm", "web"]), genesis.clone(), format!("{genesis}.sig")])
+        .output()
+        .expect("python3 is there");
+    let said = String::from_utf8_lossy(&by_another.stdout);
+    assert!(said.contains(&format!("PROVEN: vm {id} is there")), "{by_another:?}");
+
+    // Whatever is changed in it, nobody has to believe any of it.
+    let file = prove(&cluster, 3, &["vm", "web"]);
+    let text = std::fs::read_to_string(&file).expect("a proof");
+    assert!(text.len() < 16 * 1024, "{} bytes", text.len());
+    let proof: Value = serde_json::from_str(&text).expect("JSON");
+    let flipped = |pointer: &str| {
+        let mut proof = proof.clone();
+        let part = proof.pointer_mut(pointer).expect("there");
+        let mut digits = part.as_str().expect("hex").to_owned().into_bytes();
+        let middle = digits.len() / 2;
+        digits[middle] = if digits[middle] == b'0' { b'1' } else { b'0' };
+        *part = String::from_utf8(digits).expect("hex").into();
+        proof
+    };
+    let parts = ["/state", "/headers/0/header", "/headers/2/signature", "/end/state_root"];
+    for pointer in parts {
+        std::fs::write(&file, flipped(pointer).to_string()).expect("written");
+        let checked = verify(&cluster, &file, &genesis);
+        let said = String::from_utf8_lossy(&checked.stderr);
+        assert_eq!(checked.status.code(), Some(1), "{pointer}: {checked:?}");
+        assert!(said.contains("NOT PROVEN") && checked.stdout.is_empty(), "{pointer}: {said}");
+    }
+
+    // A VM that is gone is proven to be gone, and its proof from before says when it was there.
+    cluster.must(&["vm", "delete", "web", "--wait", "applied"]);
+    cluster.until_state(4, id, "deleted");
+    let gone = verify(&cluster, &prove(&cluster, 4, &["vm", id]), &genesis);
+    let said = String::from_utf8_lossy(&gone.stdout);
+    assert!(said.contains(&format!("PROVEN: there is no VM {id}")), "{gone:?}");
+    std::fs::write(&file, text).expect("written");
+    assert!(verify(&cluster, &file, &genesis).status.success());
+
+    // Every position of the log is there, with a name for whoever signed it.
+    let log = cluster.must(&["--key", &cluster.file("keys/op1"), "ledger", "log", "--from", "1"]);
+    assert!(log.contains("vm.create") && log.contains("operator op1"), "{log}");
+    let log = cluster.must(&["ledger", "log", "--from", "1", "--limit", "5000", "--json"]);
+    let entries = log.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON"));
+    let logged: Vec<u64> = entries.map(|each| each["position"].as_u64().expect("one")).collect();
+    assert!(logged.len() > 10 && logged.iter().copied().eq(1..=logged.len() as u64), "{logged:?}");
+}

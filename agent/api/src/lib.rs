@@ -5,6 +5,9 @@
 //! Owns names and units of what is shown. Never opens a connection and never decides.
 #![forbid(unsafe_code)]
 
+pub mod log;
+pub mod proof;
+
 use dagger_payload::id::{
     AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, PayloadDigest,
     Position, VmId, VolumeId,

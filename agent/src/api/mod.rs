@@ -11,10 +11,12 @@ mod events;
 mod fsck;
 mod guard;
 mod images;
+mod log;
 mod objects;
 mod payloads;
 mod predictions;
 mod problem;
+mod proofs;
 mod reader;
 mod request;
 mod server;
@@ -114,7 +116,8 @@ impl Shared {
             | Answer::Standing { .. }
             | Answer::Refused { .. }
             | Answer::Evidence { .. }
-            | Answer::Prediction { .. } => Err(mixed_up()),
+            | Answer::Prediction { .. }
+            | Answer::Proof { .. } => Err(mixed_up()),
         }
     }
 }
@@ -136,6 +139,7 @@ stable `code` and the `advice` what to do next."
     tags(
         (name = "payloads", description = "Signed requests and what became of them"),
         (name = "objects", description = "What the ordered history has made"),
+        (name = "proofs", description = "The same, checkable offline with the genesis alone"),
         (name = "host", description = "How the answering host is")
     )
 )]
@@ -165,6 +169,14 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(objects::account))
         .routes(routes!(objects::usage))
         .routes(routes!(images::list, images::import))
+        .routes(routes!(log::log))
+        .routes(routes!(proofs::vm))
+        .routes(routes!(proofs::volume))
+        .routes(routes!(proofs::account))
+        .routes(routes!(proofs::usage))
+        .routes(routes!(proofs::host))
+        .routes(routes!(proofs::image))
+        .routes(routes!(proofs::payload))
         .layer(middleware::from_fn(bound_work));
     // These wait by their nature, and are bounded each in its own way.
     let waiting = OpenApiRouter::new()

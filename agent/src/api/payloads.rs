@@ -164,7 +164,8 @@ async fn ask_standing(api: &Shared, digest: PayloadDigest) -> Result<Standing, A
         | Answer::Status { .. }
         | Answer::Refused { .. }
         | Answer::Evidence { .. }
-        | Answer::Prediction { .. } => Err(mixed_up()),
+        | Answer::Prediction { .. }
+        | Answer::Proof { .. } => Err(mixed_up()),
     }
 }
 
@@ -191,7 +192,8 @@ async fn submit_to_ledger(
         Answer::Standing { .. }
         | Answer::Status { .. }
         | Answer::Evidence { .. }
-        | Answer::Prediction { .. } => Err(mixed_up()),
+        | Answer::Prediction { .. }
+        | Answer::Proof { .. } => Err(mixed_up()),
     }
 }
 

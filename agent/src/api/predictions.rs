@@ -65,6 +65,7 @@ pub(super) async fn predict(
         Answer::Receipt { .. }
         | Answer::Standing { .. }
         | Answer::Status { .. }
-        | Answer::Evidence { .. } => Err(mixed_up()),
+        | Answer::Evidence { .. }
+        | Answer::Proof { .. } => Err(mixed_up()),
     }
 }

@@ -82,6 +82,8 @@ own_codes! {
         "Send the same bytes to a member: daggerctl ledger status names them.";
     UPGRADE_NEEDED = "upgrade_needed", SERVICE_UNAVAILABLE, "This host's software is too old",
         "Upgrade dagger on this host; meanwhile use another one.";
+    NOT_ATTESTED = "not_attested", SERVICE_UNAVAILABLE, "No quorum attests a state to prove it in",
+        "Ask again in a moment; daggerctl ledger status says who is missing.";
     SLOW = "too_slow", REQUEST_TIMEOUT, "The request took too long",
         "Send the whole request at once; if it was, send it again in a moment.";
     IMAGE = "image_refused", UNPROCESSABLE_ENTITY, "The image file was refused",
@@ -168,6 +170,12 @@ impl ApiProblem {
     /// The image store did not work this time.
     pub fn image_store(detail: impl Into<String>) -> Self {
         Self::own(&IMAGE_STORE, detail)
+    }
+
+    /// No quorum attests any state of this host in time.
+    pub fn not_attested() -> Self {
+        let detail = "no state of this host was attested by a quorum while the request waited";
+        Self::own(&NOT_ATTESTED, detail)
     }
 
     /// Took too long.

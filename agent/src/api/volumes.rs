@@ -57,8 +57,12 @@ pub(super) async fn show(
         .parts
         .model
         .read(|model| model.find_volume(&query).map(|volume| model.volume_view(volume)));
-    view.map(Json).map_err(|problem| match problem {
+    view.map(Json).map_err(|error| problem(&query, error))
+}
+
+pub(super) fn problem(query: &VolumeQuery, problem: NameProblem) -> ApiProblem {
+    match problem {
         NameProblem::Unknown => ApiProblem::not_found(format!("there is no volume {}", query.text)),
         NameProblem::Ambiguous(accounts) => ApiProblem::ambiguous(&query.text, &accounts),
-    })
+    }
 }

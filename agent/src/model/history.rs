@@ -162,7 +162,7 @@ fn with_key(model: &Model, key: &PublicKey) -> String {
 }
 
 /// Who a key is: `operator NAME`, `host NAME` or `account ID`.
-fn signer_name(model: &Model, key: &PublicKey) -> String {
+pub(super) fn signer_name(model: &Model, key: &PublicKey) -> String {
     if let Some(operator) = model.members.operator_of_key(key) {
         return format!("operator {operator}");
     }

@@ -90,6 +90,11 @@ impl Members {
         self.host_names.get(id)
     }
 
+    /// The host that is called so.
+    pub fn host_named(&self, name: &Name) -> Option<HostId> {
+        self.host_names.iter().find(|(_, own)| *own == name).map(|(id, _)| *id)
+    }
+
     /// The present operator for whom `key` signs now.
     pub fn operator_signed_by(&self, key: &PublicKey) -> Option<&Operator> {
         let operator = self.operators.get(self.operator_keys.get(key)?)?;

@@ -7,6 +7,7 @@
 
 mod fold;
 mod history;
+mod log;
 mod members;
 mod shared;
 mod usage;
@@ -29,6 +30,7 @@ use dagger_payload::release::{CommitRelease, Release, Verdict};
 use dagger_payload::volume::Volume;
 
 pub use fold::VmStep;
+pub use log::LogQuery;
 pub use members::Members;
 pub use shared::SharedModel;
 pub use views::{NameProblem, VmQuery};

@@ -120,7 +120,8 @@ impl Submitter {
                 Answer::Standing { .. }
                 | Answer::Status { .. }
                 | Answer::Evidence { .. }
-                | Answer::Prediction { .. },
+                | Answer::Prediction { .. }
+                | Answer::Proof { .. },
             ) => {
                 warn!(%digest, "the ledger answered something else than was asked");
                 SubmitOutcome::Unavailable

@@ -9,6 +9,7 @@ use dagger_bus::ledger::{
     Response, Standing, StreamItem, Unavailable,
 };
 use dagger_bus::seal::SealKey;
+use dagger_payload::attested::AttestedProof;
 use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, PayloadDigest, Position, Round};
 use dagger_payload::key::PublicKey;
 use dagger_payload::payload::SignedPayload;
@@ -32,6 +33,7 @@ struct Script {
     world: Arc<World>,
     items: watch::Sender<Vec<StreamItem>>,
     on_submit: Arc<Mutex<OnSubmit>>,
+    proof: Arc<Mutex<Option<AttestedProof>>>,
     received: Arc<Mutex<Vec<PayloadDigest>>>,
     submitted: mpsc::UnboundedSender<SignedPayload>,
     cut: broadcast::Sender<()>,
@@ -51,6 +53,7 @@ impl FakeLedger {
             world: Arc::clone(world),
             items: watch::Sender::new(Vec::new()),
             on_submit: Arc::new(Mutex::new(OnSubmit::Receive)),
+            proof: Arc::default(),
             received: Arc::default(),
             submitted: submitted_sender,
             cut: broadcast::Sender::new(1),
@@ -82,6 +85,11 @@ impl FakeLedger {
 
     pub(crate) fn on_submit(&self, answer: OnSubmit) {
         *self.script.on_submit.lock().expect("no panic") = answer;
+    }
+
+    /// What it answers from now on, whatever is to be proven.
+    pub(crate) fn prove(&self, proof: AttestedProof) {
+        *self.script.proof.lock().expect("no panic") = Some(proof);
     }
 
     pub(crate) fn caught_up(&self, commit: u64) {
@@ -122,6 +130,10 @@ impl Script {
             Call::Look { digest } => Answer::Standing { standing: self.standing(&digest) },
             Call::Status {} => Answer::Status { status: Box::new(self.status()) },
             Call::Evidence { .. } => Answer::Evidence { evidence: None },
+            Call::Prove { .. } => {
+                let proof = self.proof.lock().expect("no panic").clone();
+                Answer::Proof { proof: proof.map(Box::new) }
+            }
             Call::Predict { .. } => {
                 let refusal = Some(Refusal::new(RefusalCode::NoHostFits, "it is a fake"));
                 let (effects, hosts) = (Vec::new(), Vec::new());

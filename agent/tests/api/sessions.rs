@@ -29,7 +29,8 @@ fn session(agent: &Agent, reader: &SecretKey, author: u16) -> [(&'static str, St
     [(SESSION_HEADER, text), (SESSION_SIGNATURE_HEADER, signature)]
 }
 
-async fn get(agent: &Agent, path: &str, reader: &SecretKey, author: u16) -> Answered {
+/// What the host of member `author` answers over TCP to a session of `reader`.
+pub(crate) async fn get(agent: &Agent, path: &str, reader: &SecretKey, author: u16) -> Answered {
     let mut request = agent.tcp.request("GET", path);
     for (name, value) in session(agent, reader, author) {
         request = request.header(name, value);
@@ -38,7 +39,7 @@ async fn get(agent: &Agent, path: &str, reader: &SecretKey, author: u16) -> Answ
 }
 
 /// An agent that knows a VM of each of two developers.
-async fn two_accounts() -> Agent {
+pub(crate) async fn two_accounts() -> Agent {
     let agent = Agent::start().await;
     let mut chronicle = Chronicle::new(&agent.world);
     create_vm(&agent.world, &mut chronicle, World::DEVELOPER, "web-1");
@@ -64,6 +65,9 @@ async fn what_belongs_to_accounts_is_shown_over_tcp_to_sessions_only() {
         "/v1/fsck",
         "/v1/volumes",
         "/v1/volumes/data",
+        "/v1/log",
+        "/v1/proofs/vm/web-1",
+        "/v1/proofs/volume/data",
     ];
     for path in paths {
         let answered = agent.tcp.get(path).await;

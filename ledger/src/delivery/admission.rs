@@ -1,4 +1,5 @@
-//! The processor's door: may this payload be packed, and what would come of that document?
+//! The processor's door: may this payload be packed, what would come of that document, and what
+//! stands in the judged state?
 //!
 //! Owns the connection for admissions, kept up with back-off, and matches answers to questions by
 //! their ids. Never decides and never repeats a question: who asked is told that the processor is
@@ -10,11 +11,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
-use dagger_bus::judging::{Admission, AdmissionOutcome, Admit, Asked, Purpose};
+use dagger_bus::judging::{Admission, AdmissionOutcome, Admit, Asked, ProofAt, Purpose};
 use dagger_bus::limits::ANSWER_WAIT_MAX;
 use dagger_bus::{BusError, Connection};
 use dagger_payload::id::LedgerTime;
 use dagger_payload::payload::SignedPayload;
+use dagger_payload::proof::JudgedProof;
+use dagger_payload::state_tree::Subject;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 
@@ -105,6 +108,27 @@ impl Admissions {
         now: LedgerTime,
     ) -> Result<AdmissionOutcome, NoAnswer> {
         self.put(Asked::Predict { document }, now).await
+    }
+
+    /// Asks what stands under a subject of the judged state; none when the processor cannot tell
+    /// now.
+    ///
+    /// # Errors
+    /// [`NoAnswer`].
+    pub async fn prove(
+        &self,
+        subject: Subject,
+        at: ProofAt,
+    ) -> Result<Option<JudgedProof>, NoAnswer> {
+        // Proofs do not depend on any clock.
+        match self.put(Asked::Prove { subject, at }, LedgerTime(0)).await? {
+            AdmissionOutcome::Proven { proof } => Ok(Some(*proof)),
+            AdmissionOutcome::NotProven
+            | AdmissionOutcome::Admitted { .. }
+            | AdmissionOutcome::Known { .. }
+            | AdmissionOutcome::Refused { .. }
+            | AdmissionOutcome::Predicted { .. } => Ok(None),
+        }
     }
 
     async fn put(&self, asked: Asked, now: LedgerTime) -> Result<AdmissionOutcome, NoAnswer> {

@@ -1,12 +1,12 @@
 //! The socket that the agent connects to.
 //!
 //! Owns accepting, the first message, and the bounds on connections and requests under way.
-//! Requests that came together are answered together, all others in any order; release streams run
-//! in `stream`. Called by the daemon.
+//! Requests that came together are answered together, all others (and proofs) in any order; release
+//! streams run in `stream`. Called by the daemon.
 
 use std::sync::Arc;
 
-use dagger_bus::ledger::{Open, Opened, Purpose, Request, Response};
+use dagger_bus::ledger::{Call, Open, Opened, Purpose, Request, Response};
 use dagger_bus::limits::{CONNECTIONS_MAX, OPEN_WAIT_MAX, REQUESTS_UNDER_WAY_MAX};
 use dagger_bus::{BusError, Connection};
 use dagger_payload::id::HostId;
@@ -90,13 +90,20 @@ async fn serve_requests(delivery: &Arc<Delivery>, connection: Connection) -> Res
                 together.push(request?);
                 permits.merge(permit);
             }
-            let (delivery, answered) = (delivery.clone(), answered.clone());
-            tokio::spawn(async move {
-                let responses = requests::answer_all(&delivery, together).await;
-                // The agent may have gone away meanwhile.
-                let _ = answered.send(responses).await;
-                drop(permits);
-            });
+            // Proofs wait until others attest something: nobody else waits with them.
+            let waits = |request: &mut Request| matches!(request.call, Call::Prove { .. });
+            let alone: Vec<Request> = together.extract_if(.., waits).collect();
+            let groups = alone.into_iter().map(|request| vec![request]).chain([together]);
+            for group in groups.filter(|group| !group.is_empty()) {
+                let permit = permits.split(group.len());
+                let (delivery, answered) = (delivery.clone(), answered.clone());
+                tokio::spawn(async move {
+                    let responses = requests::answer_all(&delivery, group).await;
+                    // The agent may have gone away meanwhile.
+                    let _ = answered.send(responses).await;
+                    drop(permit);
+                });
+            }
         }
     };
     tokio::select! {

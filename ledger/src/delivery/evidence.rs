@@ -4,13 +4,15 @@
 //! chain, and the evidence that follows from a quorum of them. An attestation counts only if index,
 //! position, prefix hash and state root all match; those ahead of the own judge wait, within a
 //! bound. Signatures were verified when the events came in. Fed by driver and judging; read by the
-//! release streams.
+//! release streams and for proofs.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
+use dagger_payload::attested::named_after;
+use dagger_payload::codec;
 use dagger_payload::committee::Committee;
-use dagger_payload::event::{CommitEnd, Event, SignedHeader};
+use dagger_payload::event::{CommitEnd, Event, Header, SignedHeader};
 use dagger_payload::handover::Handover;
 use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch};
 use dagger_payload::release::QuorumEvidence;
@@ -215,6 +217,30 @@ impl Evidence {
         }
         let evidence = QuorumEvidence { headers };
         self.attested.send_replace(Some(Arc::new(Attested { commit, evidence })));
+    }
+
+    /// Headers of a quorum of one epoch that name exactly the state at `end`, if there is one now.
+    pub fn naming(&self, end: &CommitEnd) -> Option<QuorumEvidence> {
+        let epoch_if_named = |signed: &SignedHeader| {
+            let header: Header = codec::decode(&signed.header).ok()?;
+            named_after(&header.attestation, end).map(|_| header.epoch)
+        };
+        let state = self.state.lock().expect("no holder of this lock panics");
+        let quorum = state.committee.quorum();
+        let matched = state.authors.values().filter_map(|author| author.matched.as_ref());
+        let naming = matched.filter_map(|(_, signed)| Some((epoch_if_named(signed)?, signed)));
+        let naming: Vec<_> = naming.collect();
+        // Events of the epoch before may still come in: they make no quorum with those of this one.
+        let newest = naming.iter().map(|(epoch, _)| *epoch).max();
+        let of_newest = naming.iter().filter(|(epoch, _)| Some(*epoch) == newest);
+        let headers: Vec<_> = of_newest.take(quorum).map(|(_, signed)| (*signed).clone()).collect();
+        if headers.len() == quorum {
+            return Some(QuorumEvidence { headers });
+        }
+        // When an epoch has just begun only the one before attests where it ended.
+        let attested = self.attested.borrow().clone()?;
+        let all = attested.evidence.headers.iter().all(|signed| epoch_if_named(signed).is_some());
+        all.then(|| attested.evidence.clone())
     }
 
     /// The newest attested commit; changes wake whoever watches.

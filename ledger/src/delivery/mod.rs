@@ -3,9 +3,9 @@
 //! Owns the conversations with the processor (`judging`, `admission`, `beginning`) and with the
 //! agent (`agent`, `stream`, `requests`), the payloads of this host's users that are not ordered
 //! yet (`submissions`), where payloads were ordered (`places`), the newest releases (`recent`),
-//! snapshots of the judged state (`snapshots`), how long event bodies are kept (`retention`), the
-//! evidence of a quorum (`evidence`), and what a cluster without a judge does instead (`opaque`).
-//! Never orders and never judges. Called by the daemon.
+//! snapshots of the judged state (`snapshots`), proofs against its root (`proofs`), how long event
+//! bodies are kept (`retention`), the evidence of a quorum (`evidence`), and what a cluster without
+//! a judge does instead (`opaque`). Never orders and never judges. Called by the daemon.
 
 pub mod admission;
 pub mod agent;
@@ -15,6 +15,7 @@ pub mod judging;
 mod judging_session;
 pub mod opaque;
 pub mod places;
+pub mod proofs;
 pub mod recent;
 mod requests;
 pub mod retention;
@@ -86,6 +87,8 @@ pub struct Delivery {
     pub snapshots: Snapshots,
     /// The processor's door.
     pub admissions: Admissions,
+    /// How many proofs are sought at the same time.
+    pub proofs: proofs::Sought,
     /// The core's inputs.
     pub core: mpsc::Sender<Input>,
     /// The core's status; none before it runs.

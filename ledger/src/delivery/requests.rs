@@ -1,4 +1,4 @@
-//! The agent's requests: submit, look, status, evidence, predict.
+//! The agent's requests: submit, look, status, evidence, predict, prove.
 //!
 //! Owns the order of checks at the door: what is known is answered at once, then whether the
 //! cluster can take a change at all, then the processor's admission, then room, and only then is
@@ -22,7 +22,7 @@ use futures_util::future::join_all;
 
 use super::admission::NoAnswer;
 use super::submissions::{NoRoom, Reserved};
-use super::{Delivery, DeliveryError};
+use super::{Delivery, DeliveryError, proofs};
 use crate::driver::start::FIRST_EPOCH;
 use crate::store::records;
 
@@ -42,6 +42,8 @@ pub(super) async fn answer_all(delivery: &Arc<Delivery>, requests: Vec<Request>)
             Call::Status {} => status(delivery),
             Call::Evidence { commit } => Ok(evidence(delivery, commit)),
             Call::Predict { document } => predict(delivery, document).await,
+            // Comes alone, since it waits for others.
+            Call::Prove { subject } => proofs::prove(delivery, &subject).await,
         };
         answers
             .push(Response { id, answer: answered.unwrap_or_else(|error| fatal(delivery, error)) });
@@ -164,7 +166,11 @@ async fn submit_all(
             Err(NoAnswer::TooMany) => {
                 answers.push(submission.answer(unavailable(Unavailable::Overloaded {})));
             }
-            Ok(AdmissionOutcome::Predicted { .. })
+            Ok(
+                AdmissionOutcome::Predicted { .. }
+                | AdmissionOutcome::Proven { .. }
+                | AdmissionOutcome::NotProven,
+            )
             | Err(NoAnswer::NoProcessor | NoAnswer::NotJudged) => {
                 answers.push(submission.answer(unavailable(Unavailable::NoProcessor {})));
             }

@@ -3,25 +3,26 @@
 //! the digests of all that.
 
 use std::collections::{BTreeSet, VecDeque};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use dagger_bus::judging::{
-    Admission, AdmissionOutcome, Admit, Asked, Judge, Judged, Open, Opened, Purpose, Restore,
-    Restored, Then,
+    Admission, AdmissionOutcome, Admit, Asked, Judge, Judged, Open, Opened, ProofAt, Purpose,
+    Restore, Restored, Then,
 };
 use dagger_bus::limits::JUDGED_KEPT_MAX;
 use dagger_bus::{BusError, Connection};
 use dagger_payload::codec;
 use dagger_payload::committee::Committee;
-use dagger_payload::event::CommitEnd;
+use dagger_payload::event::{CHECKPOINT_COMMITS, CommitEnd};
 use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, HistoryHash, LedgerTime, PayloadDigest, Position,
     StateRoot,
 };
 use dagger_payload::key::{Domain, SecretKey};
+use dagger_payload::proof::{Finding, JudgedProof, Path, StateProof};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, Release, SealedRelease, Verdict, initial_prefix,
@@ -46,6 +47,8 @@ struct Life {
     seen: BTreeSet<PayloadDigest>,
     kept: VecDeque<(CommitIndex, Judged)>,
     epoch_end: Option<EpochEnd>,
+    /// The state at the last checkpoint.
+    checkpoint: Option<CommitEnd>,
     /// Makes another state of the same history.
     salt: u8,
     /// Whether snapshots are read.
@@ -94,6 +97,7 @@ impl Life {
             seen: BTreeSet::new(),
             kept: VecDeque::new(),
             epoch_end: None,
+            checkpoint: None,
             salt: 0,
             reads: Reads::Snapshots,
         }
@@ -137,6 +141,9 @@ impl Life {
             (self.changed, self.ledger_time) = (commit.index, commit.ledger_time);
         }
         self.history = extend_history(&self.history, &release);
+        if commit.index.0.is_multiple_of(CHECKPOINT_COMMITS) {
+            self.checkpoint = Some(self.changed_end());
+        }
         let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
         let sealed = SealedRelease { release, seal };
         let epoch_end = self.epoch_end;
@@ -206,8 +213,28 @@ impl Life {
         }
     }
 
+    /// The last commit end that changed anything.
+    fn changed_end(&self) -> CommitEnd {
+        CommitEnd { index: self.changed, ..self.end }
+    }
+
+    /// It has no tree: whatever is asked is not there.
+    fn prove(&self, at: ProofAt) -> AdmissionOutcome {
+        let end = match at {
+            ProofAt::Present => Some(self.changed_end()),
+            ProofAt::Checkpoint => self.checkpoint,
+        };
+        let state = StateProof { path: Path(Vec::new()), finding: Finding::Nothing };
+        let proof = end.map(|end| Box::new(JudgedProof { end, state }));
+        proof.map_or(AdmissionOutcome::NotProven, |proof| AdmissionOutcome::Proven { proof })
+    }
+
     fn admit(&self, admit: &Admit) -> AdmissionOutcome {
-        let Asked::Pack { payload } = &admit.asked else { panic!("it predicts nothing") };
+        let payload = match &admit.asked {
+            Asked::Pack { payload } => payload,
+            Asked::Prove { at, .. } => return self.prove(*at),
+            Asked::Predict { .. } => panic!("it predicts nothing"),
+        };
         let digest = payload.digest();
         if self.seen.contains(&digest) {
             AdmissionOutcome::Known { digest }
@@ -222,7 +249,7 @@ impl Life {
 }
 
 impl TestJudge {
-    pub fn start(cluster: ClusterId, path: &Path, first_life: u8) -> Self {
+    pub fn start(cluster: ClusterId, path: &std::path::Path, first_life: u8) -> Self {
         let court = Arc::new(Court {
             cluster,
             life: Mutex::new(Life::begin(&cluster, first_life)),

@@ -99,6 +99,11 @@ impl World {
         self.vms.len()
     }
 
+    /// The VMs that there are.
+    pub(crate) fn vm_ids(&self) -> Vec<VmId> {
+        self.vms.iter().map(|(vm, _)| *vm).collect()
+    }
+
     /// Creates so many VMs.
     pub(crate) fn create_all(&mut self, count: usize) {
         let mut left = count;

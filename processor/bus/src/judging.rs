@@ -20,10 +20,12 @@ use dagger_payload::id::{
 use dagger_payload::key::PublicKey;
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::prediction::Prediction;
+use dagger_payload::proof::JudgedProof;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
 use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::{SealedAnchor, SnapshotHead};
+use dagger_payload::state_tree::Subject;
 use minicbor::{Decode, Encode};
 
 /// First message of the ledger.
@@ -158,6 +160,30 @@ pub enum Asked {
         #[cbor(with = "dagger_payload::codec::shared_bytes")]
         document: Bytes,
     },
+    /// What stands under this subject of the judged state?
+    #[n(2)]
+    Prove {
+        /// Which.
+        #[n(0)]
+        subject: Subject,
+        /// In which state.
+        #[n(1)]
+        at: ProofAt,
+    },
+}
+
+/// In which state something is to be proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum ProofAt {
+    /// In the present one.
+    #[n(0)]
+    Present,
+    /// In that of the next checkpoint, which all members will attest, also while commits follow
+    /// each other faster than anybody attests each of them. The answer waits for it; when too many
+    /// wait, the one that has waited longest is [`AdmissionOutcome::NotProven`].
+    #[n(1)]
+    Checkpoint,
 }
 
 /// Answer to [`Admit`].
@@ -171,7 +197,7 @@ pub struct Admission {
     pub outcome: AdmissionOutcome,
 }
 
-/// Whether a payload may be packed, or what would come of a document.
+/// Whether a payload may be packed, what would come of a document, or what stands in the state.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub enum AdmissionOutcome {
     /// Yes.
@@ -205,6 +231,16 @@ pub enum AdmissionOutcome {
         #[n(0)]
         prediction: Box<Prediction>,
     },
+    /// What stands there.
+    #[n(4)]
+    Proven {
+        /// Against the root of its commit end.
+        #[n(0)]
+        proof: Box<JudgedProof>,
+    },
+    /// Not now: a new life began, or too many wait.
+    #[n(5)]
+    NotProven,
 }
 
 /// Judge the next commit.

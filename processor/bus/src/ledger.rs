@@ -7,6 +7,7 @@
 //! under way.
 
 use bytes::Bytes;
+use dagger_payload::attested::AttestedProof;
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, HostId, LedgerTime, PayloadDigest, Position,
     ProtocolVersion, Round,
@@ -17,6 +18,7 @@ use dagger_payload::prediction::Prediction;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{CommitRelease, QuorumEvidence, SealedRelease};
 use dagger_payload::snapshot::SealedAnchor;
+use dagger_payload::state_tree::Subject;
 use minicbor::{Decode, Encode};
 
 /// First message of the agent.
@@ -105,6 +107,13 @@ pub enum Call {
         #[cbor(with = "dagger_payload::codec::shared_bytes")]
         document: Bytes,
     },
+    /// What stands under this subject of the judged state, for somebody who has only the genesis?
+    #[n(5)]
+    Prove {
+        /// Which.
+        #[n(0)]
+        subject: Subject,
+    },
 }
 
 /// A response.
@@ -172,6 +181,13 @@ pub enum Answer {
         /// Binds nobody.
         #[n(0)]
         prediction: Box<Prediction>,
+    },
+    /// What stands there, in a state that a quorum attests; none while no quorum attests one.
+    #[n(7)]
+    Proof {
+        /// The proof.
+        #[n(0)]
+        proof: Option<Box<AttestedProof>>,
     },
 }
 

@@ -6,6 +6,7 @@
 //! `daggerctl` and by offline verifiers.
 #![forbid(unsafe_code)]
 
+pub mod attested;
 pub mod codec;
 pub mod committee;
 pub mod event;
@@ -23,6 +24,8 @@ pub mod object;
 pub mod payload;
 pub mod peer;
 pub mod prediction;
+pub mod proof;
+pub mod proven;
 pub mod refusal;
 pub mod release;
 pub mod roster;

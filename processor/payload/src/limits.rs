@@ -86,6 +86,8 @@ pub const HOST_BEHIND_ROUNDS_MAX: u64 = 16;
 pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 * 1024;
 /// Chunks of one snapshot: four gibibytes, some ten million objects.
 pub const SNAPSHOT_CHUNKS_MAX: u32 = 16 * 1024;
+/// Handovers that a proof may show: each costs its reader a quorum of signatures.
+pub const HANDOVERS_SHOWN_MAX: usize = 1024;
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX + 256 <= EVENT_BODY_BYTES_MAX);

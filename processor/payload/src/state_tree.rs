@@ -2,11 +2,13 @@
 //!
 //! Owns the hashes of leaves and nodes (domains apart, so that no node passes for a leaf), the keys
 //! under which objects stand, and what stands there for a payload. The tree itself is the judge's.
-//! Called by the judge.
+//! Called by the judge, and by whoever checks a proof.
 //!
 //! The tree is a binary trie over the hashes of keys, first bit first: a subtree with one leaf is
 //! that leaf, a subtree without any is [`EMPTY`]. So a path is about log2 of the number of leaves
-//! long.
+//! long; what it proves is in [`crate::proof`].
+
+use serde::{Deserialize, Serialize};
 
 use crate::hashing::Purpose;
 use crate::id::{
@@ -27,35 +29,49 @@ pub type Hash = [u8; 32];
 /// Hash of a subtree without leaves.
 pub const EMPTY: Hash = [0; 32];
 
-/// What a leaf of the state is about.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a leaf of the state is about. JSON: `{"kind": "vm", "id": "..."}`.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[serde(tag = "kind", content = "id", rename_all = "snake_case")]
 pub enum Subject {
     /// A host, as `object::Host`.
-    Host(HostId),
+    #[n(0)]
+    Host(#[n(0)] HostId),
     /// An account, as `object::Account`.
-    Account(AccountId),
+    #[n(1)]
+    Account(#[n(0)] AccountId),
     /// An image, as `object::Image`.
-    Image(ImageName),
+    #[n(2)]
+    Image(#[n(0)] ImageName),
     /// A VM, as `object::Vm`.
-    Vm(VmId),
+    #[n(3)]
+    Vm(#[n(0)] VmId),
     /// A volume, as `volume::Volume`.
-    Volume(VolumeId),
+    #[n(4)]
+    Volume(#[n(0)] VolumeId),
     /// What an account's deleted VMs have used on a host, as `usage::PastUsage`.
-    Usage(AccountId, HostId),
+    #[n(5)]
+    Usage(#[n(0)] AccountId, #[n(1)] HostId),
     /// A payload that was ordered and has not expired, as [`Judgement`].
-    Payload(PayloadDigest),
+    #[n(6)]
+    Payload(#[n(0)] PayloadDigest),
     /// A seat, as `roster::Seat`.
-    Seat(AuthorIndex),
+    #[n(7)]
+    Seat(#[n(0)] AuthorIndex),
     /// An epoch that has begun or is to begin, as `roster::EpochMembers`.
-    Epoch(Epoch),
+    #[n(8)]
+    Epoch(#[n(0)] Epoch),
     /// An operator, as `membership::Operator`.
-    Operator(OperatorId),
+    #[n(9)]
+    Operator(#[n(0)] OperatorId),
     /// A pending proposal, as `membership::Proposal`.
-    Proposal(PayloadDigest),
+    #[n(10)]
+    Proposal(#[n(0)] PayloadDigest),
 }
 
 /// What became of an ordered payload; the state remembers it until the payload has expired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, minicbor::Encode, minicbor::Decode)]
 #[cbor(map)]
 pub struct Judgement {
     /// Its place for ever.
@@ -104,9 +120,19 @@ pub fn key_hash(key: &[u8]) -> Hash {
     KEY.hash(key)
 }
 
+/// Hash of what stands at a leaf.
+pub fn value_hash(value: &[u8]) -> Hash {
+    VALUE.hash(value)
+}
+
 /// Hash of the leaf at `place` with `value`.
 pub fn leaf(place: &Hash, value: &[u8]) -> Hash {
-    *LEAF.hasher().update(place).update(&VALUE.hash(value)).finalize().as_bytes()
+    leaf_of(place, &value_hash(value))
+}
+
+/// The same, where only the hash of the value is known.
+pub fn leaf_of(place: &Hash, value_hash: &Hash) -> Hash {
+    *LEAF.hasher().update(place).update(value_hash).finalize().as_bytes()
 }
 
 /// Hash of a branch.
@@ -118,3 +144,27 @@ pub fn node(left: &Hash, right: &Hash) -> Hash {
 pub fn side(place: &Hash, depth: usize) -> usize {
     usize::from(place[depth / 8] >> (7 - depth % 8) & 1)
 }
+
+/// Written by hand: the derive knows no variants of two ids.
+#[cfg(feature = "schema")]
+impl utoipa::PartialSchema for Subject {
+    fn schema() -> utoipa::openapi::RefOr<utoipa::openapi::schema::Schema> {
+        use utoipa::openapi::schema::{ObjectBuilder, Type};
+        ObjectBuilder::new()
+            .schema_type(Type::Object)
+            .property("kind", crate::name::string_schema("^[a-z_]+$", "what it is: `vm`, ..."))
+            .property(
+                "id",
+                ObjectBuilder::new()
+                    .schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
+                    .description(Some("its id or name; for `usage` a list of account and host")),
+            )
+            .required("kind")
+            .required("id")
+            .description(Some("What a proof is about"))
+            .into()
+    }
+}
+
+#[cfg(feature = "schema")]
+impl utoipa::ToSchema for Subject {}

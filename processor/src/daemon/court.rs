@@ -6,18 +6,21 @@
 use std::collections::VecDeque;
 
 use anyhow::Context;
-use dagger_bus::judging::{AdmissionOutcome, Judged, Opened};
+use dagger_bus::judging::{AdmissionOutcome, Judged, Opened, ProofAt};
 use dagger_bus::limits::JUDGED_KEPT_MAX;
 use dagger_bus::seal::SealKey;
+use dagger_payload::event::CHECKPOINT_COMMITS;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{ClusterId, LedgerTime};
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::object::Effect;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
 use dagger_payload::snapshot::{SealedAnchor, SnapshotHead};
+use dagger_payload::state_tree::Subject;
 use tokio::sync::watch;
 use zeroize::Zeroizing;
 
+use super::proofs::{Proving, WaitingProofs};
 use crate::judge::snapshot::{Restoring, Snapshot};
 use crate::judge::{CommitError, Judge};
 use crate::verify::Verified;
@@ -31,6 +34,8 @@ pub(super) struct Court {
     anchor: Option<SealedAnchor>,
     /// The newest answers, for a ledger that died before it stored them.
     kept: VecDeque<Judged>,
+    /// Proofs that are to be made at the next checkpoint.
+    waiting: WaitingProofs,
     /// Number of this life: conversations of an earlier one end.
     life: watch::Sender<u64>,
 }
@@ -44,6 +49,7 @@ impl Court {
             seal: draw_key()?,
             anchor: None,
             kept: VecDeque::new(),
+            waiting: WaitingProofs::default(),
             life: watch::Sender::new(0),
         })
     }
@@ -74,6 +80,7 @@ impl Court {
         self.seal = draw_key()?;
         self.judge = judge;
         self.kept.clear();
+        self.waiting = WaitingProofs::default();
         self.life.send_modify(|life| *life += 1);
         Ok(())
     }
@@ -127,6 +134,17 @@ impl Court {
         AdmissionOutcome::Predicted { prediction }
     }
 
+    /// What stands under a subject: at once, or at the next checkpoint.
+    pub(super) fn prove(&mut self, subject: Subject, at: ProofAt) -> Proving {
+        match at {
+            ProofAt::Present => {
+                let proof = Box::new(self.judge.prove(&subject));
+                Proving::Done(AdmissionOutcome::Proven { proof })
+            }
+            ProofAt::Checkpoint => Proving::Waits(self.waiting.add(subject)),
+        }
+    }
+
     /// Judges a commit, or repeats the answer to a recent one.
     ///
     /// # Errors
@@ -150,6 +168,9 @@ impl Court {
                 return Err(broken);
             }
         };
+        if release.end.index.0.is_multiple_of(CHECKPOINT_COMMITS) {
+            self.waiting.answer(&mut self.judge);
+        }
         let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
         let seated = release.effects().any(|effect| matches!(effect, Effect::Seat(_)));
         let judged = Judged::Done {

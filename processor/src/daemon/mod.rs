@@ -6,6 +6,7 @@
 mod court;
 mod notify;
 mod pool;
+mod proofs;
 mod serve;
 
 use std::cell::RefCell;

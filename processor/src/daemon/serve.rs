@@ -1,8 +1,8 @@
 //! The conversations: admissions and judgement with the ledger, the seal key for the agent.
 //!
-//! Owns who is answered when. Judgement is strictly in order on one connection; admissions may
-//! overtake each other. Never decides: the court does. Called by the daemon for each accepted
-//! connection.
+//! Owns who is answered when. Judgement is strictly in order on one connection; admissions and
+//! proofs may overtake each other. Never decides: the court does. Called by the daemon for each
+//! accepted connection.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -11,16 +11,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dagger_bus::judging::{
-    Admission, Admit, Asked, Judge, Judged, Open, Purpose, Restore, Restored, Then,
+    Admission, AdmissionOutcome, Admit, Asked, Judge, Judged, Open, Purpose, Restore, Restored,
+    Then,
 };
-use dagger_bus::limits::{CONNECTIONS_MAX, OPEN_WAIT_MAX};
+use dagger_bus::limits::{CONNECTIONS_MAX, OPEN_WAIT_MAX, PROOFS_WAITING_MAX};
 use dagger_bus::{BusError, Connection};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::time::timeout;
 
 use super::court::Court;
 use super::pool::Pool;
+use super::proofs::Proving;
 use crate::judge::snapshot::SnapshotError;
 
 type SharedCourt = Rc<RefCell<Court>>;
@@ -124,8 +126,16 @@ async fn talk_to_ledger(
 }
 
 async fn admit(mut connection: Connection, court: &SharedCourt, pool: &Pool) -> Result<(), Ended> {
+    let (late, mut arriving) = mpsc::channel(PROOFS_WAITING_MAX);
     loop {
-        let Admit { id, asked, now } = connection.receiver.receive().await?;
+        let received = tokio::select! {
+            received = connection.receiver.receive() => received,
+            Some(admission) = arriving.recv() => {
+                connection.sender.send::<Admission>(&admission).await?;
+                continue;
+            }
+        };
+        let Admit { id, asked, now } = received?;
         let outcome = match asked {
             Asked::Pack { payload } => {
                 let verified = pool.verify(vec![payload]).await;
@@ -133,6 +143,19 @@ async fn admit(mut connection: Connection, court: &SharedCourt, pool: &Pool) -> 
                 court.borrow().admit(verified, now)
             }
             Asked::Predict { document } => court.borrow().predict(&document, now),
+            Asked::Prove { subject, at } => match court.borrow_mut().prove(subject, at) {
+                Proving::Done(outcome) => outcome,
+                Proving::Waits(answered) => {
+                    // The court bounds how many of these there are at a time.
+                    let late = late.clone();
+                    tokio::task::spawn_local(async move {
+                        let outcome = answered.await.unwrap_or(AdmissionOutcome::NotProven);
+                        // The conversation may be over.
+                        let _ = late.send(Admission { id, outcome }).await;
+                    });
+                    continue;
+                }
+            },
         };
         connection.sender.send(&Admission { id, outcome }).await?;
     }

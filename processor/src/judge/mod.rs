@@ -34,13 +34,14 @@ use dagger_payload::limits::NOT_AFTER_AHEAD_MS_MAX;
 use dagger_payload::object::{Cause, Effect, HostDuty};
 use dagger_payload::payload::Payload;
 use dagger_payload::prediction::HostOutlook;
+use dagger_payload::proof::JudgedProof;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, OrderedPayload, Release, Verdict, extend_prefix, initial_prefix,
 };
 use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::HistoryRecord;
-use dagger_payload::state_tree::Judgement;
+use dagger_payload::state_tree::{Judgement, Subject};
 
 use crate::verify::Verified;
 use state::State;
@@ -352,6 +353,11 @@ impl Judge {
         let case = self.case(payload, cause, now);
         let newborn = vms::newborn(&self.state, &case, body);
         newborn.map_or_else(|_| Vec::new(), |vm| placement::outlook(&self.state, &vm, now))
+    }
+
+    /// What stands under `subject` after the last commit that changed anything.
+    pub fn prove(&mut self, subject: &Subject) -> JudgedProof {
+        JudgedProof { end: self.changed, state: self.state.prove(subject) }
     }
 
     pub(crate) fn remembers(&self, digest: &PayloadDigest) -> bool {

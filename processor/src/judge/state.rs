@@ -5,6 +5,7 @@
 //! decides whether a change is allowed: the rules beside this file do. `snapshot` writes it down as
 //! a whole and reads it again. Called by the judge alone.
 
+mod proofs;
 pub(crate) mod snapshot;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,10 +6,12 @@
 //! so each branch above them is visited and hashed once, which costs about log2 of the number of
 //! leaves for each change. Nodes stand in two lists and name each other by number: a branch keeps
 //! the hashes of both its children, so that no sibling is looked at. Hashes are in
-//! `dagger_payload::state_tree`. Called by the state.
+//! `dagger_payload::state_tree`, and what a proof says in `dagger_payload::proof`. Called by the
+//! state.
 
 use dagger_payload::id::StateRoot;
-use dagger_payload::state_tree::{EMPTY, Hash, key_hash, leaf, node, side};
+use dagger_payload::proof::{Finding, Path, StateProof};
+use dagger_payload::state_tree::{Hash, key_hash, leaf_of, node, side, value_hash};
 
 /// Changes that wait for the root to be asked for; more are taken in at once.
 const CHANGES_WAITING_MAX: usize = 1 << 16;
@@ -36,12 +38,19 @@ struct Branch {
     hashes: [Hash; 2],
 }
 
+/// What is kept of a leaf: enough to show that it stands where another one is looked for.
+#[derive(Debug, Clone, Copy)]
+struct Leaf {
+    place: Hash,
+    value_hash: Hash,
+}
+
 /// What is to become of the leaf at a place.
 #[derive(Debug, Clone, Copy)]
 struct Change {
     place: Hash,
-    /// The leaf's new hash; none when it goes.
-    leaf: Option<Hash>,
+    /// The hashes of the leaf's new value and of itself; none when it goes.
+    leaf: Option<(Hash, Hash)>,
 }
 
 /// Things by number; numbers of those that went are given again.
@@ -56,8 +65,7 @@ struct Numbered<T> {
 pub(crate) struct StateTree {
     root: Subtree,
     branches: Numbered<Branch>,
-    /// Of the leaves.
-    places: Numbered<Hash>,
+    leaves: Numbered<Leaf>,
     changes: Vec<Change>,
 }
 
@@ -70,14 +78,40 @@ impl StateTree {
 
     /// Sets the value of `key`.
     pub(crate) fn set(&mut self, key: &[u8], value: &[u8]) {
-        let place = key_hash(key);
-        let leaf = Some(leaf(&place, value));
+        let (place, value_hash) = (key_hash(key), value_hash(value));
+        let leaf = Some((value_hash, leaf_of(&place, &value_hash)));
         self.change(Change { place, leaf });
     }
 
     /// Removes `key`, if it is there.
     pub(crate) fn remove(&mut self, key: &[u8]) {
         self.change(Change { place: key_hash(key), leaf: None });
+    }
+
+    /// What stands under `key`, for whoever knows the root; `value` gives the bytes that were last
+    /// set there.
+    pub(crate) fn prove(&mut self, key: &[u8], value: impl FnOnce() -> Vec<u8>) -> StateProof {
+        self.settle();
+        let place = key_hash(key);
+        let (mut path, mut link) = (Vec::new(), self.root.link);
+        while let Link::Branch(number) = link {
+            let branch = &self.branches.things[index(number)];
+            let turn = side(&place, path.len());
+            path.push(branch.hashes[1 - turn]);
+            link = branch.links[turn];
+        }
+        let finding = match link {
+            Link::Leaf(number) => {
+                let leaf = self.leaves.things[index(number)];
+                if leaf.place == place {
+                    Finding::Value(value().into())
+                } else {
+                    Finding::Another { place: leaf.place, value_hash: leaf.value_hash }
+                }
+            }
+            Link::Empty | Link::Branch(_) => Finding::Nothing,
+        };
+        StateProof { path: Path(path), finding }
     }
 
     fn change(&mut self, change: Change) {
@@ -107,20 +141,21 @@ impl StateTree {
         match subtree.link {
             Link::Empty => self.grown(changes, depth),
             Link::Leaf(number) => {
-                let place = self.places.things[index(number)];
-                match changes.binary_search_by(|change| change.place.cmp(&place)) {
-                    Ok(at) if changes.len() == 1 && changes[at].leaf.is_some() => {
-                        let hash = changes[at].leaf.unwrap_or(EMPTY);
-                        Subtree { link: subtree.link, hash }
+                let Leaf { place, value_hash } = self.leaves.things[index(number)];
+                match (changes.binary_search_by(|change| change.place.cmp(&place)), changes) {
+                    (Ok(_), [Change { leaf: Some((value_hash, hash)), .. }]) => {
+                        self.leaves.things[index(number)].value_hash = *value_hash;
+                        Subtree { link: subtree.link, hash: *hash }
                     }
-                    Ok(_) => {
-                        self.places.free.push(number);
+                    (Ok(_), _) => {
+                        self.leaves.free.push(number);
                         self.grown(changes, depth)
                     }
-                    Err(at) => {
-                        self.places.free.push(number);
+                    (Err(at), _) => {
+                        self.leaves.free.push(number);
                         let mut changes = changes.to_vec();
-                        changes.insert(at, Change { place, leaf: Some(subtree.hash) });
+                        changes
+                            .insert(at, Change { place, leaf: Some((value_hash, subtree.hash)) });
                         self.grown(&changes, depth)
                     }
                 }
@@ -143,8 +178,9 @@ impl StateTree {
         match changes {
             [] => Subtree::default(),
             [Change { leaf: None, .. }] => Subtree::default(),
-            [Change { place, leaf: Some(hash) }] => {
-                Subtree { link: Link::Leaf(self.places.add(*place)), hash: *hash }
+            [Change { place, leaf: Some((value_hash, hash)) }] => {
+                let leaf = Leaf { place: *place, value_hash: *value_hash };
+                Subtree { link: Link::Leaf(self.leaves.add(leaf)), hash: *hash }
             }
             _ => {
                 let (left, right) = split(changes, depth);
@@ -206,6 +242,9 @@ fn split(changes: &[Change], depth: usize) -> (&[Change], &[Change]) {
 
 #[cfg(test)]
 mod tests {
+    use dagger_payload::codec;
+    use dagger_payload::state_tree::{EMPTY, leaf};
+
     use super::*;
 
     fn tree_of(numbers: impl IntoIterator<Item = u16>) -> StateTree {
@@ -256,17 +295,64 @@ mod tests {
     }
 
     #[test]
+    fn after_any_changes_every_key_is_proven_to_have_its_value_or_none() {
+        let mut tree = StateTree::default();
+        let mut model: std::collections::BTreeMap<u32, Vec<u8>> = Default::default();
+        let mut random: u32 = 7;
+        for step in 0..4000_u32 {
+            random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let key = (random >> 16) % 300;
+            if (random >> 8) % 5 < 1 + 3 * (step / 1000 % 2) {
+                tree.remove(&key.to_be_bytes());
+                model.remove(&key);
+            } else {
+                tree.set(&key.to_be_bytes(), &step.to_be_bytes());
+                model.insert(key, step.to_be_bytes().to_vec());
+            }
+            if !step.is_multiple_of(97) {
+                continue;
+            }
+            let root = tree.root();
+            for sought in 0..330_u32 {
+                let (key, there) = (sought.to_be_bytes(), model.get(&sought));
+                let proof = tree.prove(&key, || there.cloned().expect("the tree has it"));
+                let proof: StateProof = codec::decode(&codec::encode(&proof)).expect("reads");
+                let shown = proof.verify_key(&root, &key).expect("proven");
+                assert_eq!(shown.map(|value| value.to_vec()).as_ref(), there, "step {step}");
+                // It shows nothing of another state.
+                assert!(proof.verify_key(&StateRoot([9; 32]), &key).is_err());
+            }
+        }
+    }
+
+    #[test]
+    fn a_proof_grows_by_one_hash_when_the_tree_doubles() {
+        for (leaves, depth_max) in [(1_000_u32, 24), (32_000, 34)] {
+            let mut tree = StateTree::default();
+            (0..leaves).for_each(|number| tree.set(&number.to_be_bytes(), b"value"));
+            let lengths = (0..leaves)
+                .step_by(7)
+                .map(|number| tree.prove(&number.to_be_bytes(), || b"value".to_vec()).path.0.len());
+            let lengths: Vec<usize> = lengths.collect();
+            let mean = lengths.iter().sum::<usize>() / lengths.len();
+            let wanted = usize::try_from(leaves.ilog2()).expect("small");
+            assert!((wanted..=wanted + 2).contains(&mean), "{mean} for {leaves}");
+            assert!(lengths.iter().all(|length| *length <= depth_max), "{lengths:?}");
+        }
+    }
+
+    #[test]
     fn numbers_of_what_went_are_given_again() {
         let mut tree = tree_of(0..500);
         tree.root();
-        let size = (tree.places.things.len(), tree.branches.things.len());
+        let size = (tree.leaves.things.len(), tree.branches.things.len());
         for _ in 0..3 {
             (0..500_u16).for_each(|number| tree.remove(&number.to_be_bytes()));
             tree.root();
             (0..500_u16).for_each(|number| tree.set(&number.to_be_bytes(), b"value"));
             tree.root();
         }
-        assert_eq!((tree.places.things.len(), tree.branches.things.len()), size);
+        assert_eq!((tree.leaves.things.len(), tree.branches.things.len()), size);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 mod keys;
 mod members;
+mod proofs;
 mod rules;
 mod snapshot;
 mod usage;

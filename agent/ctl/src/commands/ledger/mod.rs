@@ -1,6 +1,11 @@
-//! `daggerctl ledger`: what the ledger has ordered, and whether it can order more.
+//! `daggerctl ledger`: what the ledger has ordered, whether it can order more, and proofs for those
+//! who believe nobody.
 //!
 //! Owns how the ledger's state is shown. Never speaks with a ledger itself. Called by `main`.
+
+mod log;
+mod proof;
+mod verify;
 
 use clap::Subcommand;
 use dagger_api::{EpochView, LedgerView};
@@ -24,6 +29,15 @@ pub(crate) enum LedgerCommand {
         after_help = "Example (on a member, for a host that has just joined):\n  daggerctl ledger roster > roster.json"
     )]
     Roster,
+    /// List what was ordered, with signer and verdict of each payload, also of refused ones
+    #[command(after_help = log::EXAMPLES)]
+    Log(log::LogArguments),
+    /// Print a proof of what an object is, for somebody who has only the cluster's genesis
+    #[command(subcommand, after_help = proof::EXAMPLES)]
+    Proof(proof::ProofCommand),
+    /// Check a proof: offline, without any host or daemon
+    #[command(after_help = verify::EXAMPLES)]
+    Verify(verify::VerifyArguments),
 }
 
 /// Runs a command of the group.
@@ -40,6 +54,9 @@ pub(crate) async fn run(command: LedgerCommand, session: &Session) -> Result<(),
             text.push(b'\n');
             session.output.bytes(&text)
         }
+        LedgerCommand::Log(arguments) => log::run(&arguments, session).await,
+        LedgerCommand::Proof(command) => proof::run(command, session).await,
+        LedgerCommand::Verify(arguments) => verify::run(&arguments, session),
     }
 }
 

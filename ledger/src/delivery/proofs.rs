@@ -1,0 +1,141 @@
+//! Proofs for strangers: what stands in the judged state, and a quorum's headers that name exactly
+//! that state.
+//!
+//! Owns the meeting of the two. In a quiet cluster every member attests the present end, and the
+//! first try succeeds. In a busy one members attest ends apart from each other, except at
+//! checkpoints: so a proof is sought in both. Never holds up judging or other requests, and gives
+//! up after a bound. Called by `agent`.
+
+use std::sync::Arc;
+
+use dagger_bus::judging::ProofAt;
+use dagger_bus::ledger::{Answer, Unavailable};
+use dagger_payload::attested::{AttestedEnd, AttestedProof, EpochBeginning};
+use dagger_payload::codec;
+use dagger_payload::event::{Header, SignedHeader};
+use dagger_payload::id::Epoch;
+use dagger_payload::limits::HANDOVERS_SHOWN_MAX;
+use dagger_payload::proof::JudgedProof;
+use dagger_payload::release::QuorumEvidence;
+use dagger_payload::state_tree::Subject;
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+
+use super::admission::NoAnswer;
+use super::{Delivery, DeliveryError};
+use crate::limits::{PROOF_REST, PROOF_WAIT_MAX, PROOFS_SOUGHT_MAX};
+use crate::store::StoreError;
+use crate::store::records::Records;
+
+/// Places for proofs that are sought at the same time.
+pub struct Sought(Semaphore);
+
+impl Default for Sought {
+    fn default() -> Self {
+        Self(Semaphore::new(PROOFS_SOUGHT_MAX))
+    }
+}
+
+/// Why the search ended without one.
+enum NoProof {
+    NoAnswer(NoAnswer),
+    Broken(DeliveryError),
+}
+
+impl From<NoAnswer> for NoProof {
+    fn from(none: NoAnswer) -> Self {
+        Self::NoAnswer(none)
+    }
+}
+
+impl From<StoreError> for NoProof {
+    fn from(error: StoreError) -> Self {
+        Self::Broken(error.into())
+    }
+}
+
+/// Answers with a proof, or with none when no quorum attests a state of its in time.
+///
+/// # Errors
+/// The store cannot be read.
+pub(super) async fn prove(
+    delivery: &Arc<Delivery>,
+    subject: &Subject,
+) -> Result<Answer, DeliveryError> {
+    let unavailable = |reason| Ok(Answer::Unavailable { reason });
+    let Ok(_place) = delivery.proofs.0.try_acquire() else {
+        return unavailable(Unavailable::Overloaded {});
+    };
+    match timeout(PROOF_WAIT_MAX, seek(delivery, subject)).await {
+        Ok(Ok(proof)) => Ok(Answer::Proof { proof: Some(Box::new(proof)) }),
+        Ok(Err(NoProof::NoAnswer(NoAnswer::TooMany))) => unavailable(Unavailable::Overloaded {}),
+        Ok(Err(NoProof::NoAnswer(NoAnswer::NoProcessor | NoAnswer::NotJudged))) => {
+            unavailable(Unavailable::NoProcessor {})
+        }
+        Ok(Err(NoProof::Broken(error))) => Err(error),
+        Err(_) => Ok(Answer::Proof { proof: None }),
+    }
+}
+
+async fn seek(delivery: &Arc<Delivery>, subject: &Subject) -> Result<AttestedProof, NoProof> {
+    if let Some(found) = attempt(delivery, subject, ProofAt::Present).await? {
+        return Ok(found);
+    }
+    let again = |at| async move {
+        loop {
+            sleep(PROOF_REST).await;
+            if let Some(found) = attempt(delivery, subject, at).await? {
+                return Ok::<_, NoProof>(found);
+            }
+        }
+    };
+    tokio::select! {
+        found = again(ProofAt::Present) => found,
+        found = again(ProofAt::Checkpoint) => found,
+    }
+}
+
+/// Has a proof made and waits until a quorum attests its state; none when a quorum attests only
+/// later ones.
+async fn attempt(
+    delivery: &Arc<Delivery>,
+    subject: &Subject,
+    at: ProofAt,
+) -> Result<Option<AttestedProof>, NoProof> {
+    let mut attested = delivery.evidence.attested();
+    let Some(JudgedProof { end, state }) = delivery.admissions.prove(subject.clone(), at).await?
+    else {
+        return Ok(None);
+    };
+    let QuorumEvidence { headers } = loop {
+        let newest = attested.borrow_and_update().as_ref().map(|newest| newest.commit);
+        if let Some(evidence) = delivery.evidence.naming(&end) {
+            break evidence;
+        }
+        // Who attests a later state never attests this one again. An error: the daemon stops.
+        let gone_on = newest.is_some_and(|newest| newest >= end.index);
+        if gone_on || attested.changed().await.is_err() {
+            return Ok(None);
+        }
+    };
+    let (records, shown) = (delivery.records.clone(), headers.clone());
+    let reading = tokio::task::spawn_blocking(move || handovers(&records, &shown));
+    let handovers = reading.await.expect("reading handovers does not panic")?;
+    Ok(Some(AttestedProof { state, attested: AttestedEnd::of(end, headers, handovers) }))
+}
+
+/// How the epochs up to that of the headers began, as far as the store knows.
+fn handovers(
+    records: &Records,
+    headers: &[SignedHeader],
+) -> Result<Vec<EpochBeginning>, StoreError> {
+    let epoch = |signed: &SignedHeader| codec::decode::<Header>(&signed.header).ok();
+    let last = headers.first().and_then(epoch).map_or(Epoch(0), |header| header.epoch);
+    let mut handovers = Vec::new();
+    for epoch in (1..=last.0).take(HANDOVERS_SHOWN_MAX) {
+        let handover = records.handover(Epoch(epoch))?;
+        let begun = |handover| EpochBeginning { handover, members: None, seats: Vec::new() };
+        handovers.extend(handover.map(begun));
+    }
+    Ok(handovers)
+}

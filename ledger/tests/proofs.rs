@@ -1,0 +1,103 @@
+//! Proofs, as far as the ledger makes them: four real ledgers bring a state and headers of a quorum
+//! that name exactly it together. Only the judge is a test's, and says of everything that it is not
+//! there; what is checked here is what a stranger checks besides.
+
+mod common;
+
+use common::{Cluster, Host, payload};
+use dagger_bus::ledger::{Answer, Call};
+use dagger_payload::attested::AttestedProof;
+use dagger_payload::id::{Epoch, Position, VmId};
+use dagger_payload::state_tree::Subject;
+
+async fn proof(host: &Host) -> AttestedProof {
+    let subject = Subject::Vm(VmId([1; 16]));
+    match host.ask(Call::Prove { subject }).await {
+        Answer::Proof { proof: Some(proof) } => *proof,
+        other => panic!("{other:?}\n{}", host.log()),
+    }
+}
+
+fn assert_a_stranger_believes_it(cluster: &Cluster, proof: &AttestedProof) {
+    let witnesses = proof.attested.verify(&cluster.id, &cluster.genesis);
+    let witnesses = witnesses.unwrap_or_else(|error| panic!("{error}: {proof:?}"));
+    assert!(witnesses.authors.len() >= 3);
+}
+
+/// Waits until a quorum attests it here.
+async fn until_attested(host: &Host, text: &str) {
+    host.stream(0).await.until_attested(&[payload(text).digest()]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_host_proves_the_newest_state_of_a_quiet_cluster_also_after_a_restart() {
+    let mut cluster = Cluster::start(4).await;
+    cluster.hosts[0].submitted("one").await;
+    cluster.hosts[1].submitted("two").await;
+    for host in &cluster.hosts {
+        until_attested(host, "one").await;
+        until_attested(host, "two").await;
+        let proof = proof(host).await;
+        assert_a_stranger_believes_it(&cluster, &proof);
+        assert_eq!(proof.attested.end.position, Position(2));
+    }
+    // Nothing new is ordered: what it has on disk is enough, also while there is no quorum.
+    cluster.hosts[2].kill();
+    cluster.hosts[3].kill();
+    cluster.hosts[1].kill();
+    cluster.hosts[1].start();
+    let proof = proof(&cluster.hosts[1]).await;
+    assert_a_stranger_believes_it(&cluster, &proof);
+    assert_eq!(proof.attested.end.position, Position(2));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_cluster_that_never_rests_is_proven_to_be_in_states_that_follow_each_other() {
+    let cluster = Cluster::start(4).await;
+    cluster.hosts[0].submitted("first").await;
+    let submitting = async {
+        for number in 0.. {
+            cluster.hosts[number % 4].submitted(&format!("busy {number}")).await;
+        }
+    };
+    let proving = async {
+        let mut last = Position(0);
+        for number in 0..12 {
+            let proof = proof(&cluster.hosts[number % 4]).await;
+            assert_a_stranger_believes_it(&cluster, &proof);
+            last = last.max(proof.attested.end.position);
+        }
+        last
+    };
+    let last = tokio::select! {
+        last = proving => last,
+        () = submitting => unreachable!("it goes on for ever"),
+    };
+    assert!(last > Position(1), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn headers_of_a_later_epoch_come_with_the_handover_that_leads_there() {
+    let cluster = Cluster::start(4).await;
+    // The same members: their keys are those of the genesis.
+    cluster.hosts[0].submitted("members 0 1 2 3").await;
+    let mut number = 0;
+    loop {
+        number += 1;
+        let text = format!("later {number}");
+        cluster.hosts[0].submitted(&text).await;
+        until_attested(&cluster.hosts[0], &text).await;
+        let status = cluster.hosts[0].status().await;
+        if status.epoch > Epoch(0) {
+            break;
+        }
+    }
+    cluster.hosts[1].submitted("in the next epoch").await;
+    until_attested(&cluster.hosts[1], "in the next epoch").await;
+    let proof = proof(&cluster.hosts[1]).await;
+    assert_a_stranger_believes_it(&cluster, &proof);
+    assert_eq!(proof.attested.handovers.len(), 1);
+    let mut without = proof.attested;
+    without.handovers.clear();
+    assert!(without.verify(&cluster.id, &cluster.genesis).is_err());
+}
