@@ -226,6 +226,12 @@ pub enum HaltReason {
         /// Which round.
         round: Round,
     },
+    /// This host is the only member, and its memory is not the one of its last life.
+    #[error(
+        "this host is the only member, and its store and its witness do not both know what it \
+         signed last: it might sign an old round again, and there is nobody to ask"
+    )]
+    NobodyToAsk,
     /// The judge's answer differs from one that it gave before.
     #[error("commit {index} was judged twice with different results: this host's judge is broken")]
     JudgedDifferently {

@@ -58,7 +58,7 @@ pub(crate) enum FaultKind {
 }
 
 /// Kinds that a host without peers can suffer, too.
-const ALONE: [FaultKind; 16] = [
+const EVERYWHERE: [FaultKind; 16] = [
     FaultKind::Crash,
     FaultKind::CrashAt(PersistPoint::Data),
     FaultKind::CrashAt(PersistPoint::DataSynced),
@@ -77,7 +77,8 @@ const ALONE: [FaultKind; 16] = [
     FaultKind::SlowJudge,
 ];
 
-/// Kinds that need peers: of a lost memory only peers know better.
+/// Kinds that need peers, but for those that a host without them survives by stopping: a store that
+/// does not fit its witness.
 const AMONG_PEERS: [FaultKind; 9] = [
     FaultKind::WipedStore,
     FaultKind::BackupWithoutWitness,
@@ -100,8 +101,10 @@ impl FaultKind {
 
     /// Those of them that begin at a drawn time.
     pub(crate) fn drawn(hosts: usize) -> impl Iterator<Item = Self> {
-        let among_peers = AMONG_PEERS.into_iter().filter(move |_| hosts > 1);
-        ALONE.into_iter().chain(among_peers)
+        let alone = [Self::WipedStore, Self::BackupWithoutWitness];
+        let among_peers =
+            AMONG_PEERS.into_iter().filter(move |kind| hosts > 1 || alone.contains(kind));
+        EVERYWHERE.into_iter().chain(among_peers)
     }
 }
 
