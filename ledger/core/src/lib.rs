@@ -32,6 +32,7 @@ mod pace;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 mod recovery;
+mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -222,7 +223,7 @@ impl Core {
     fn advance(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
         self.hand_over(turn);
         self.ask_recovery(turn)?;
-        self.ask_missing(turn);
+        self.ask_missing(turn)?;
         self.tell_have(turn);
         self.catch_up(turn);
         self.make_events(turn)
@@ -255,6 +256,8 @@ impl Core {
     /// Payloads of own events that no order can reach any more return to the pool.
     fn give_back(&mut self, turn: &mut Turn<'_>, lost: &[Arc<Event>]) {
         let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
+        #[cfg(feature = "planted-bugs")]
+        let returned = self.pace.first_returns(returned);
         if !returned.is_empty() && !planted!(PayloadsNotGivenBack) {
             self.pace.give_back(&returned);
             if !planted!(ReturnNotPersisted) {
@@ -298,7 +301,7 @@ impl Core {
         if end.index > attested.newest.index {
             let same = (end.position, end.state_root)
                 == (attested.newest.position, attested.newest.state_root);
-            if !same || planted!(NewestOfEqualsAttested) {
+            if !same || planted!(NewestOfEqualsAttested) || planted!(CloseOnAnyCommit) {
                 attested.newest = end;
             }
             if end.index.0.is_multiple_of(CHECKPOINT_COMMITS) {

@@ -1,9 +1,11 @@
 //! Maxima and waits of the core. Called by its own modules only.
 
-use dagger_payload::limits::ACCEPTANCE_MS_MAX;
+use dagger_payload::limits::{ACCEPTANCE_MS_MAX, EVENT_BODY_BYTES_MAX};
 
 /// Events of one peer that wait for missing parents.
 pub(crate) const SUSPENDED_PER_PEER_MAX: usize = 4096;
+/// Their bytes: a few of the largest, and all of the usual ones.
+pub(crate) const SUSPENDED_BYTES_PER_PEER_MAX: usize = 32 * EVENT_BODY_BYTES_MAX;
 /// How long a leader or a certificate is waited for at first, in milliseconds.
 pub(crate) const WAIT_MS_MIN: u64 = 50;
 /// To how much that wait grows while nothing commits, in milliseconds.
@@ -62,6 +64,14 @@ pub(crate) const OWN_SHOWN_MAX: usize = 256;
 /// Second events of one author that are kept until somebody names them; others are asked for when
 /// they are named.
 pub(crate) const TWINS_PER_AUTHOR_MAX: usize = 64;
+/// Their bytes.
+pub(crate) const TWINS_BYTES_PER_AUTHOR_MAX: usize = 4 * EVENT_BODY_BYTES_MAX;
+/// Second events of others that one peer may make this host take in at once: more than an honest
+/// member ever names before it has seen both twins, a branch of one liar as long as the graph that
+/// is kept at the usual collection depth.
+pub(crate) const TWINS_AT_ONCE_MAX: u64 = 256;
+/// After so many milliseconds it may bring in one more.
+pub(crate) const TWIN_EVERY_MS: u64 = 50;
 /// Fork evidence kept per author.
 pub(crate) const EVIDENCE_PER_AUTHOR_MAX: usize = 4;
 
