@@ -201,11 +201,30 @@ pub fn trust_store(prepared: &Prepared) -> Result<Signed, StartError> {
     Ok(testimony.signed)
 }
 
+/// What the core continues from, unless this host is alone and does not know what it signed.
+fn restored(
+    prepared: &Prepared,
+    delivery: &Delivery,
+    (instance, testimony): (InstanceId, Option<Testimony>),
+) -> Result<RestoredState, StartError> {
+    let founders = prepared.genesis.committee();
+    let state = start::restored_state(&delivery.records, founders, instance, testimony)?;
+    let handover = delivery.records.last_handover()?;
+    let committee = handover.map_or(founders, |last| last.committee);
+    if start::is_alone_in_doubt(committee, prepared.me, state.memory) {
+        let configuration = &prepared.configuration;
+        let directory = configuration.state_directory.clone();
+        return Err(StartError::NobodyToAsk { directory, witness: configuration.witness.clone() });
+    }
+    Ok(state)
+}
+
 /// A started daemon.
 pub struct Daemon {
     stopping: CancellationToken,
     links: watch::Receiver<Option<Links>>,
     stop: StopHandle,
+    core: mpsc::Sender<Input>,
     reasons: StopReceiver,
     writer_thread: JoinHandle<()>,
     core_thread: mpsc::Receiver<JoinHandle<()>>,
@@ -275,16 +294,7 @@ impl Daemon {
         });
         // Before the agent may ask: what was promised in an earlier life is known from the first
         // answer on.
-        let (instance, testimony) = (memory.instance, memory.testimony);
-        let founders = prepared.genesis.committee();
-        let state = start::restored_state(&delivery.records, founders, instance, testimony)?;
-        if start::is_alone_in_doubt(committee, prepared.me, state.memory) {
-            let directory = configuration.state_directory.clone();
-            return Err(StartError::NobodyToAsk {
-                directory,
-                witness: configuration.witness.clone(),
-            });
-        }
+        let state = restored(&prepared, &delivery, (memory.instance, memory.testimony))?;
         delivery.submissions.restore(&unordered(&delivery, &state)?);
         let stopping = CancellationToken::new();
         let later = Later {
@@ -303,6 +313,7 @@ impl Daemon {
             stopping,
             links: links_seen,
             stop,
+            core: delivery.core.clone(),
             reasons,
             writer_thread: memory.writer_thread,
             core_thread,
@@ -454,11 +465,19 @@ fn unordered(delivery: &Delivery, state: &RestoredState) -> Result<Vec<SignedPay
     Ok(unordered)
 }
 
-async fn wait_for_signals(stop: StopHandle) -> io::Result<()> {
+async fn wait_for_signals(stop: StopHandle, core: mpsc::Sender<Input>) -> io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hangup.recv() => {
+                tracing::info!("the operator confirms the clock (SIGHUP)");
+                // A core that takes no more inputs has no clock to confirm.
+                let _ = core.send(Input::ClockConfirmed).await;
+            }
+        }
     }
     stop.stop(Stop::Asked);
     Ok(())
@@ -481,9 +500,9 @@ fn notify(state: sd_notify::NotifyState<'_>) {
 pub fn run(runtime: Runtime, prepared: Prepared) -> Exit {
     let ended = runtime.block_on(async {
         let daemon = Daemon::start(prepared, HandedSockets::from_environment()).await?;
-        let stop = daemon.stop_handle();
+        let (stop, core) = (daemon.stop_handle(), daemon.core.clone());
         tokio::spawn(async move {
-            if let Err(error) = wait_for_signals(stop.clone()).await {
+            if let Err(error) = wait_for_signals(stop.clone(), core).await {
                 stop.stop(Stop::Internal(Box::new(error)));
             }
         });

@@ -157,3 +157,15 @@ async fn a_receipt_survives_kill_9_even_when_nothing_could_be_ordered_any_more()
     let mut stream = cluster.hosts[2].stream(0).await;
     stream.until_attested(&[payload("received").digest()]).await;
 }
+
+#[tokio::test]
+async fn a_hangup_is_the_operators_word_for_the_clock_and_ends_nothing() {
+    let mut cluster = Cluster::start(1).await;
+    let host = &mut cluster.hosts[0];
+    let pid = host.process.as_ref().expect("runs").id().try_into().expect("a pid");
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).expect("signals");
+    host.until_logged("the operator confirms the clock").await;
+    host.until_linked().await;
+    assert_eq!(host.stop().code(), Some(0), "{}", host.log());
+}

@@ -340,6 +340,9 @@ impl Core {
             self.keep_evidence(turn, first, event);
         }
         self.recovery.signed(event.header.author);
+        let Turn { now, wall, .. } = *turn;
+        let own = (self.configuration.me, self.configuration.committee);
+        self.clock.heard(event, own, (now, wall));
         self.graph.insert(event.clone());
         let returned = self.is_me(event.header.author) && !self.is_me(from);
         let record = if returned { Record::OwnEventReturned } else { Record::Event };

@@ -15,6 +15,14 @@ pub(crate) const WAIT_DOUBLING_ROUNDS: u64 = 6;
 /// Waits that an author may let expire before he is waited for no more, until an event of his
 /// arrives.
 pub(crate) const STRIKES_MAX: u8 = 3;
+/// How far the wall clock may jump, or be away from those of peers, before it is in doubt, in
+/// milliseconds.
+pub(crate) const CLOCK_DIFFERENCE_MS_MAX: u64 = 3_600_000;
+/// For how long after an own event was made an event that names it shows its author's clock, in
+/// milliseconds.
+pub(crate) const CLOCK_FRESH_MS: u64 = 60_000;
+/// Own events that are remembered for that.
+pub(crate) const CLOCK_OWN_EVENTS_MAX: usize = 64;
 /// First delay of an idle host before it fills up to a round that it sees, in milliseconds.
 pub(crate) const FILL_MS_MIN: u64 = 10;
 /// Longest such delay, in milliseconds.
@@ -76,5 +84,6 @@ pub(crate) const TWIN_EVERY_MS: u64 = 50;
 pub(crate) const EVIDENCE_PER_AUTHOR_MAX: usize = 4;
 
 const _: () = assert!(WAIT_MS_MIN <= WAIT_MS_MAX && FILL_MS_MIN <= FILL_MS_MAX);
+const _: () = assert!(2 * CLOCK_FRESH_MS <= CLOCK_DIFFERENCE_MS_MAX);
 // A request that is judged at an old ledger time has that much less of its time to be accepted.
 const _: () = assert!(4 * STALE_PARENTS_MS_MAX <= ACCEPTANCE_MS_MAX);

@@ -218,6 +218,9 @@ impl Core {
         if !votes || !self.recovery.is_over() || self.pace.own_written > self.durable {
             return None;
         }
+        if self.clock.doubt().is_some() && !planted!(ClockNotDoubted) {
+            return None;
+        }
         let Some(round) = self.next_round() else {
             self.pace.ready = None;
             return None;
@@ -438,6 +441,7 @@ impl Core {
             attestation: self.judging.attestation,
         };
         let event = Arc::new(Event::make(header, payloads, |digest| self.signer.sign(digest)));
+        self.clock.made(&event, turn.now);
         self.pace.attested = event.header.attestation.newest;
         self.pace.last_made = turn.now;
         self.pace.own_last = Some(event.clone());

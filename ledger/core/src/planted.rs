@@ -70,6 +70,8 @@ pub enum Bug {
     TwinsTakenUnnamed,
     /// Whether a parent stands where an event says is asked also where nobody needs it.
     OldParentsChecked,
+    /// A clock in doubt goes on into events.
+    ClockNotDoubted,
 }
 
 /// All that the simulator finds. The others take a coincidence or a liar that no run has; each has

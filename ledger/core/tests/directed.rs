@@ -8,6 +8,7 @@
 
 mod network;
 
+use dagger_ledger_core::ClockDoubt;
 #[cfg(feature = "planted-bugs")]
 use dagger_ledger_core::planted::{Bug, plant};
 use dagger_payload::event::Parent;
@@ -48,6 +49,8 @@ directed! {
     a_liar_who_attests_less_sets_nobodys_pace, AnswerAttestsLess;
     a_twin_is_taken_in_only_when_another_author_names_it, TwinsTakenUnnamed;
     a_false_place_below_the_floor_divides_nobody, OldParentsChecked;
+    a_host_whose_clock_jumped_is_silent_until_its_operator_confirms_it, ClockNotDoubted;
+    a_host_whose_clock_is_not_that_of_its_peers_is_silent_and_stops_nobody, ClockNotDoubted;
 }
 
 /// The highest round at which the first three members all are.
@@ -239,5 +242,68 @@ mod cases {
         for host in 0..LIAR {
             assert!(net.has_ordered(host, "the truth"), "host {host} is left alone");
         }
+    }
+
+    const TWO_HOURS_MS: u64 = 2 * 3_600_000;
+
+    pub(super) fn a_host_whose_clock_jumped_is_silent_until_its_operator_confirms_it() {
+        for members in [1, 4] {
+            let mut net = Net::new(members);
+            net.run(1_000);
+            net.submit(0, "before");
+            net.run(2_000);
+            net.ahead_ms.insert(0, TWO_HOURS_MS);
+            let round = net.hosts[0].core.status().round;
+            net.submit(0, "after");
+            if members > 1 {
+                net.submit(1, "meanwhile");
+            }
+            net.run(5_000);
+            let status = net.hosts[0].core.status();
+            assert!(matches!(status.clock_doubt, Some(ClockDoubt::Jumped { .. })));
+            assert_eq!(status.round, round, "{members} members");
+            assert_eq!(net.has_ordered(members - 1, "meanwhile"), members > 1);
+            net.ahead_ms.clear();
+            net.run(1_000);
+            assert!(net.hosts[0].core.status().clock_doubt.is_some(), "it came back by itself");
+            net.confirm_clock(0);
+            net.run(5_000);
+            assert!((0..members).all(|host| net.has_ordered(host, "after")));
+        }
+    }
+
+    pub(super) fn a_host_whose_clock_is_not_that_of_its_peers_is_silent_and_stops_nobody() {
+        for members in [3, 4, 7] {
+            let last = members - 1;
+            let mut net = Net::new(members);
+            // From its start on: nothing jumps.
+            net.kill(last);
+            net.ahead_ms.insert(last, TWO_HOURS_MS);
+            net.restart(last);
+            net.run(1_000);
+            net.submit(0, "one");
+            net.run(3_000);
+            let status = net.hosts[last].core.status();
+            assert!(status.clock_doubt.is_some_and(is_ahead), "{:?}", status.clock_doubt);
+            let round = status.round;
+            net.submit(1, "two");
+            net.run(5_000);
+            assert_eq!(net.hosts[last].core.status().round, round);
+            for host in 0..last {
+                let doubt = net.hosts[host].core.status().clock_doubt;
+                assert_eq!(doubt, None, "host {host} of {members}");
+                assert_eq!(net.has_ordered(host, "two"), members > 3);
+            }
+            // Its operator may insist; then nobody asks again.
+            net.confirm_clock(last);
+            net.submit(last, "three");
+            net.run(5_000);
+            assert!((0..members).all(|host| net.has_ordered(host, "three")));
+            assert_eq!(net.hosts[last].core.status().clock_doubt, None);
+        }
+    }
+
+    fn is_ahead(doubt: ClockDoubt) -> bool {
+        matches!(doubt, ClockDoubt::Differs { ahead_ms } if ahead_ms > 0)
     }
 }

@@ -216,6 +216,15 @@ impl Host {
         }
     }
 
+    /// Waits until its log holds `words`.
+    pub async fn until_logged(&self, words: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(words) {
+            assert!(Instant::now() < deadline, "it never says `{words}`:\n{}", self.log());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     async fn connect(&self, purpose: Purpose) -> Option<Connection> {
         let mut connection = Connection::connect(&self.directory.join("ledger.sock")).await.ok()?;
         let cluster = self.cluster;

@@ -39,6 +39,8 @@ pub(crate) enum FaultKind {
     SlowHost,
     /// A host's wall clock jumps.
     ClockJump,
+    /// A host's wall clock jumps by more than an hour, until its operator sets it right.
+    ClockLeap,
     /// The hosts fall into two groups.
     Partition,
     /// One group does not hear the other, but is heard.
@@ -96,7 +98,7 @@ impl FaultKind {
     /// too late.
     pub(crate) fn possible(hosts: usize) -> impl Iterator<Item = Self> {
         let late = [Self::LateEvents].into_iter().filter(move |_| hosts > 3);
-        Self::drawn(hosts).chain(late)
+        Self::drawn(hosts).chain(late).chain([Self::ClockLeap])
     }
 
     /// Those of them that begin at a drawn time.
@@ -158,7 +160,8 @@ pub(super) fn inject(world: &mut World, kind: FaultKind) {
         FaultKind::FailedSync => world.plan_crash(host, PlannedCrash::Sync),
         FaultKind::CrashBeforeReceipt => world.plan_crash(host, PlannedCrash::BeforeReceipt),
         FaultKind::CrashAfterReceipt => world.plan_crash(host, PlannedCrash::AfterReceipt),
-        FaultKind::LateEvents => {} // comes by the run's settings, not by drawing
+        // These come by the run's settings, not by drawing.
+        FaultKind::LateEvents | FaultKind::ClockLeap => {}
         FaultKind::DiskFull => world.fill_disk(host, long_us),
         FaultKind::WipedStore => {
             let lost = random.happens(WITNESS_LOST_PERMILLE);

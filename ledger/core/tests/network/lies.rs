@@ -36,6 +36,11 @@ impl Net {
         Event::read(event.bytes).map(Arc::new).expect("in form")
     }
 
+    /// Its operator confirms the clock of `host`.
+    pub fn confirm_clock(&mut self, host: usize) {
+        self.input(host, Input::ClockConfirmed);
+    }
+
     /// `from` shows an event to `to`.
     pub fn tell(&mut self, from: usize, to: usize, event: &Lie) {
         let input = Input::EventReceived { from: author(from), event: event.clone() };

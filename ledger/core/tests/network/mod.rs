@@ -101,6 +101,8 @@ pub struct Net {
     pub muted: Option<usize>,
     /// How long each host's judge takes, in milliseconds; those that are not named take none.
     pub judge_ms: BTreeMap<usize, u64>,
+    /// How far hosts' clocks are ahead, in milliseconds.
+    pub ahead_ms: BTreeMap<usize, u64>,
     judging: BTreeMap<(usize, CommitIndex), OrderedCommit>,
 }
 
@@ -175,6 +177,7 @@ impl Net {
             withholding: None,
             muted: None,
             judge_ms: BTreeMap::new(),
+            ahead_ms: BTreeMap::new(),
             judging: BTreeMap::new(),
         };
         net.connect_all();
@@ -198,7 +201,8 @@ impl Net {
 
     fn input(&mut self, host: usize, input: Input) {
         let mut outputs = Vec::new();
-        let wall = LedgerTime(START_MS + self.now);
+        let ahead_ms = self.ahead_ms.get(&host).copied().unwrap_or(0);
+        let wall = LedgerTime(START_MS + self.now + ahead_ms);
         self.hosts[host].core.handle(Moment(self.now), wall, input, &mut outputs);
         for output in outputs {
             self.output(host, output);
@@ -288,7 +292,7 @@ impl Net {
         let wall_ms = START_MS + self.now;
         let host = &mut self.hosts[at];
         if !commit.payloads.is_empty() {
-            host.judged_behind_ms = wall_ms - commit.ledger_time.0;
+            host.judged_behind_ms = wall_ms.saturating_sub(commit.ledger_time.0);
         }
         for ordered in &commit.payloads {
             let digest = ordered.payload.digest();
