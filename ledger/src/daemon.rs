@@ -6,14 +6,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dagger_bus::handed::HandedSockets;
 use dagger_bus::listener;
-use dagger_ledger_core::{CoreStatus, Input, RestoredState};
+use dagger_ledger_core::{CoreStatus, HaltReason, Input, RestoredState};
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::GenesisMode;
 use dagger_payload::payload::SignedPayload;
@@ -41,7 +41,7 @@ use crate::link::{LinkConfiguration, Links, Member};
 use crate::mend::{self, Doubt};
 use crate::store::lmdb::LmdbStore;
 use crate::store::records::{self, Instance, InstanceId, Records};
-use crate::store::witness::{Testimony, Witness};
+use crate::store::witness::{Signed, Testimony, Witness};
 use crate::store::writer::{self, WriterHandle};
 use crate::store::{Store, StoreError};
 use crate::transfer::Fetched;
@@ -59,6 +59,25 @@ pub enum StartError {
          correct genesis and key"
     )]
     ForeignStore,
+    /// Broken: this host is alone and might sign an old round again.
+    #[error(
+        "{reason}: put back the state directory `{directory}` and the witness `{witness}` as they \
+         were when it stopped last, or both from one copy of a stopped ledger that nothing was \
+         submitted to since; if the store is the newest and only the witness is lost, say so with \
+         `dagger-ledger --trust-store`; else found a new cluster", reason = HaltReason::NobodyToAsk
+    )]
+    NobodyToAsk {
+        /// Where.
+        directory: PathBuf,
+        /// Where.
+        witness: PathBuf,
+    },
+    /// An operator's word where it is not wanted.
+    #[error(
+        "there is nothing to trust: the store of a host without peers counts, as long as it knows \
+         of something signed and the witness of nothing later; among peers the start asks them"
+    )]
+    NothingToTrust,
     /// A file, socket or thread.
     #[error("cannot {doing}")]
     Io {
@@ -71,12 +90,15 @@ pub enum StartError {
 }
 
 impl StartError {
-    fn exit(&self) -> Exit {
+    /// The exit code.
+    pub fn exit(&self) -> Exit {
         match self {
             Self::Store(StoreError::OpenAlready(_) | StoreError::Full(_))
             | Self::ForeignStore
+            | Self::NothingToTrust
             | Self::Io { .. } => Exit::Configuration,
             Self::Store(StoreError::Damaged { .. } | StoreError::Failed { .. }) => Exit::Damaged,
+            Self::NobodyToAsk { .. } => Exit::Broken,
         }
     }
 }
@@ -137,7 +159,8 @@ fn open_memory(prepared: &Prepared, stop: &StopHandle) -> Result<Memory, StartEr
     };
     let (mut witness, mut testimony) =
         Witness::open(&configuration.witness).map_err(doing("open the witness file"))?;
-    if let Some(overdue) = start::overdue_testimony(&records, instance, testimony)? {
+    let founders = prepared.genesis.committee();
+    if let Some(overdue) = start::overdue_testimony(&records, founders, instance, testimony)? {
         witness.write(&overdue).map_err(doing("write the witness file"))?;
         testimony = Some(overdue);
     }
@@ -146,11 +169,62 @@ fn open_memory(prepared: &Prepared, stop: &StopHandle) -> Result<Memory, StartEr
     Ok(Memory { records, instance, testimony, writer, writer_thread })
 }
 
+/// Writes the witness of a host without peers anew, because its operator says that the store of
+/// this stopped ledger is the newest; gives what it says then.
+///
+/// # Errors
+/// [`StartError`].
+pub fn trust_store(prepared: &Prepared) -> Result<Signed, StartError> {
+    let configuration = &prepared.configuration;
+    let directory = mend::store_directory(&configuration.state_directory);
+    let store = Arc::new(LmdbStore::open(&directory, configuration.map_gib << 30)?);
+    let records = Records::new(store);
+    let trusted = match records.instance()? {
+        Some(known) if (known.cluster, known.author) == (prepared.cluster, prepared.me) => {
+            start::trusted_testimony(&records, known.id)?
+        }
+        Some(_) => return Err(StartError::ForeignStore),
+        None => None,
+    };
+    let (mut witness, seen) =
+        Witness::open(&configuration.witness).map_err(doing("open the witness file"))?;
+    let alone = prepared.genesis.hosts.len() == 1;
+    let trusted = trusted.filter(|trusted| {
+        let later = seen.filter(|seen| seen.instance == trusted.instance);
+        alone && later.is_none_or(|seen| seen.signed <= trusted.signed)
+    });
+    let testimony = trusted.ok_or(StartError::NothingToTrust)?;
+    // Both slots: what another store said is void.
+    for _ in 0..2 {
+        witness.write(&testimony).map_err(doing("write the witness file"))?;
+    }
+    Ok(testimony.signed)
+}
+
+/// What the core continues from, unless this host is alone and does not know what it signed.
+fn restored(
+    prepared: &Prepared,
+    delivery: &Delivery,
+    (instance, testimony): (InstanceId, Option<Testimony>),
+) -> Result<RestoredState, StartError> {
+    let founders = prepared.genesis.committee();
+    let state = start::restored_state(&delivery.records, founders, instance, testimony)?;
+    let handover = delivery.records.last_handover()?;
+    let committee = handover.map_or(founders, |last| last.committee);
+    if start::is_alone_in_doubt(committee, prepared.me, state.memory) {
+        let configuration = &prepared.configuration;
+        let directory = configuration.state_directory.clone();
+        return Err(StartError::NobodyToAsk { directory, witness: configuration.witness.clone() });
+    }
+    Ok(state)
+}
+
 /// A started daemon.
 pub struct Daemon {
     stopping: CancellationToken,
     links: watch::Receiver<Option<Links>>,
     stop: StopHandle,
+    core: mpsc::Sender<Input>,
     reasons: StopReceiver,
     writer_thread: JoinHandle<()>,
     core_thread: mpsc::Receiver<JoinHandle<()>>,
@@ -214,9 +288,7 @@ impl Daemon {
             stop: stop.clone(),
         });
         // Before the agent may ask: the first answer knows what an earlier life has promised.
-        let (instance, testimony) = (memory.instance, memory.testimony);
-        let founders = prepared.genesis.committee();
-        let state = start::restored_state(&delivery.records, founders, instance, testimony)?;
+        let state = restored(&prepared, &delivery, (memory.instance, memory.testimony))?;
         delivery.submissions.restore(&unordered(&delivery, &state)?);
         let stopping = CancellationToken::new();
         let later = Later {
@@ -235,6 +307,7 @@ impl Daemon {
             stopping,
             links: links_seen,
             stop,
+            core: delivery.core.clone(),
             reasons,
             writer_thread: memory.writer_thread,
             core_thread,
@@ -397,11 +470,19 @@ fn unordered(delivery: &Delivery, state: &RestoredState) -> Result<Vec<SignedPay
     Ok(unordered)
 }
 
-async fn wait_for_signals(stop: StopHandle) -> io::Result<()> {
+async fn wait_for_signals(stop: StopHandle, core: mpsc::Sender<Input>) -> io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::select! {
-        _ = term.recv() => {}
-        _ = int.recv() => {}
+    let mut hangup = signal(SignalKind::hangup())?;
+    loop {
+        tokio::select! {
+            _ = term.recv() => break,
+            _ = int.recv() => break,
+            _ = hangup.recv() => {
+                tracing::info!("the operator confirms the clock (SIGHUP)");
+                // A core that takes no more inputs has no clock to confirm.
+                let _ = core.send(Input::ClockConfirmed).await;
+            }
+        }
     }
     stop.stop(Stop::Asked);
     Ok(())
@@ -424,9 +505,9 @@ fn notify(state: sd_notify::NotifyState<'_>) {
 pub fn run(runtime: Runtime, prepared: Prepared) -> Exit {
     let ended = runtime.block_on(async {
         let daemon = Daemon::start(prepared, HandedSockets::from_environment()).await?;
-        let stop = daemon.stop_handle();
+        let (stop, core) = (daemon.stop_handle(), daemon.core.clone());
         tokio::spawn(async move {
-            if let Err(error) = wait_for_signals(stop.clone()).await {
+            if let Err(error) = wait_for_signals(stop.clone(), core).await {
                 stop.stop(Stop::Internal(Box::new(error)));
             }
         });

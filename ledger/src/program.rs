@@ -26,6 +26,10 @@ use crate::store::scan::{self, Depth};
 /// state broken (do not restart: read the last message), 66 store damaged (start again: it is put
 /// aside and recovered from the other hosts), 70 internal defect.
 ///
+/// Signals: TERM and INT stop; HUP says that the operator has looked at this host's clock and that it
+/// is right. A ledger whose clock jumped by more than an hour, or is that far from its peers', makes no
+/// events until then.
+///
 /// Disk space: the configuration's `[retention] event_bodies_hours` says how long the bodies of
 /// events are kept (for ever when it is not set); headers, commits and releases always stay.
 #[derive(Debug, Parser)]
@@ -40,6 +44,11 @@ struct Arguments {
     /// Only read the store of a stopped ledger, check its records, and exit: 0 whole, 66 damaged.
     #[arg(long, value_name = "DEPTH", conflicts_with = "check")]
     scan: Option<Depth>,
+    /// Only state that the store of this stopped ledger, whose cluster has no other host, is the
+    /// newest that ever was, so that its lost witness is written anew, and exit. Never do so with
+    /// an old copy: the host would sign old rounds again.
+    #[arg(long, conflicts_with_all = ["check", "scan"])]
+    trust_store: bool,
 }
 
 fn prepare(arguments: &Arguments) -> Result<(Prepared, EnvFilter), String> {
@@ -99,6 +108,19 @@ fn scan(prepared: &Prepared, depth: Depth) -> Exit {
     }
 }
 
+fn trust_store(prepared: &Prepared) -> Exit {
+    match crate::daemon::trust_store(prepared) {
+        Ok(signed) => {
+            println!("ok: the witness says epoch {}, round {}", signed.epoch, signed.round);
+            Exit::Ok
+        }
+        Err(error) => {
+            eprintln!("dagger-ledger: {}", in_words(&error));
+            error.exit()
+        }
+    }
+}
+
 /// Damage makes the next start look closely; an end before the store was read has said so already.
 fn after_end(doubt: &Doubt, exit: Exit) {
     let noted = match exit {
@@ -130,6 +152,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     }
     if let Some(depth) = arguments.scan {
         return scan(&prepared, depth).into();
+    }
+    if arguments.trust_store {
+        return trust_store(&prepared).into();
     }
     start_logging(filter);
     stop_at_panics();

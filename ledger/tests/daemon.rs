@@ -4,13 +4,11 @@ mod common;
 
 use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
-use std::time::Duration;
 
-use common::{Cluster, Host, PATIENCE, key, payload};
+use common::{Cluster, Host, key, payload};
 use dagger_bus::ledger::{Answer, Call, Standing, Unavailable};
 use dagger_ledger::store::lmdb::LmdbStore;
 use dagger_ledger::store::{Change, Store, Table};
-use tokio::time::{Instant, sleep};
 
 fn check(host: &Host) -> Output {
     host.command().arg("--check").output().expect("runs")
@@ -27,19 +25,6 @@ fn edit(host: &Host, from: &str, to: &str) {
     let text = std::fs::read_to_string(&path).expect("reads");
     assert!(text.contains(from));
     std::fs::write(&path, text.replacen(from, to, 1)).expect("writes");
-}
-
-async fn exit_code(host: &mut Host) -> Option<i32> {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(status) = host.process.as_mut().expect("was started").try_wait().expect("waits")
-        {
-            host.process = None;
-            return status.code();
-        }
-        assert!(Instant::now() < deadline, "it runs on:\n{}", host.log());
-        sleep(Duration::from_millis(10)).await;
-    }
 }
 
 #[tokio::test]
@@ -125,7 +110,7 @@ async fn a_host_that_is_alone_keeps_its_damaged_store_and_says_what_can_be_done(
         store.commit(&[Change::Put { table, key, value }]).expect("commits");
     }
     host.start();
-    assert_eq!(exit_code(host).await, Some(65), "{}", host.log());
+    assert_eq!(host.exit_code().await, Some(65), "{}", host.log());
     assert!(host.log().contains("the store is damaged: record"), "{}", host.log());
     assert!(host.log().contains("one host only"), "{}", host.log());
     assert!(host.log().contains("restore the state directory"), "{}", host.log());
@@ -148,7 +133,7 @@ async fn a_judge_that_judges_history_differently_ends_the_daemon() {
         stream.until_attested(&[digest]).await;
     }
     host.judge.restart_with_other_rules().await;
-    assert_eq!(exit_code(host).await, Some(65), "{}", host.log());
+    assert_eq!(host.exit_code().await, Some(65), "{}", host.log());
     assert!(host.log().contains("judged before with another result"), "{}", host.log());
 }
 
@@ -171,4 +156,16 @@ async fn a_receipt_survives_kill_9_even_when_nothing_could_be_ordered_any_more()
     }
     let mut stream = cluster.hosts[2].stream(0).await;
     stream.until_attested(&[payload("received").digest()]).await;
+}
+
+#[tokio::test]
+async fn a_hangup_is_the_operators_word_for_the_clock_and_ends_nothing() {
+    let mut cluster = Cluster::start(1).await;
+    let host = &mut cluster.hosts[0];
+    let pid = host.process.as_ref().expect("runs").id().try_into().expect("a pid");
+    let pid = nix::unistd::Pid::from_raw(pid);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGHUP).expect("signals");
+    host.until_logged("the operator confirms the clock").await;
+    host.until_linked().await;
+    assert_eq!(host.stop().code(), Some(0), "{}", host.log());
 }

@@ -148,3 +148,49 @@ async fn a_store_restored_from_a_copy_asks_its_peers_before_it_signs() {
     .await;
     assert!(log.contains("memory=Doubtful"), "{log}");
 }
+
+/// The last host of a cluster of one has another store, or no witness, and must not start.
+async fn refuses_alone(host: &mut Host) {
+    host.start();
+    assert_eq!(host.exit_code().await, Some(65), "{}", host.log());
+    let log = host.log();
+    assert!(log.contains("this host is the only member, and its store and its witness"), "{log}");
+    assert!(log.contains("put back the state directory"), "{log}");
+}
+
+#[tokio::test]
+async fn a_host_without_peers_never_signs_on_with_a_store_that_its_witness_does_not_know() {
+    // Nobody but its operator can say what it signed; a new one founds its cluster.
+    let mut cluster = Cluster::start(1).await;
+    let mut digests = Vec::new();
+    let host = &mut cluster.hosts[0];
+    order(host, "first", 10, &mut digests).await;
+    assert_eq!(host.stop().code(), Some(0), "{}", host.log());
+    let (store, aside) = (store_of(host), host.directory.join("aside"));
+    copy(&store, &host.directory.join("copy"));
+    host.start();
+    order(host, "second", 10, &mut digests).await;
+    assert_eq!(host.stop().code(), Some(0), "{}", host.log());
+
+    fs::rename(&store, &aside).expect("moves");
+    refuses_alone(host).await;
+    fs::remove_dir_all(&store).expect("removes");
+    copy(&host.directory.join("copy"), &store);
+    refuses_alone(host).await;
+    let trust = |host: &Host| host.command().arg("--trust-store").output().expect("runs");
+    assert_eq!(trust(host).status.code(), Some(64), "the witness knows better");
+    fs::remove_dir_all(&store).expect("removes");
+    fs::rename(&aside, &store).expect("moves");
+    host.start();
+    order(host, "third", 10, &mut digests).await;
+    assert_eq!(host.stop().code(), Some(0), "{}", host.log());
+
+    fs::remove_dir_all(host.directory.join("witness")).expect("removes");
+    refuses_alone(host).await;
+    let trusted = trust(host);
+    assert_eq!(trusted.status.code(), Some(0), "{}", String::from_utf8_lossy(&trusted.stderr));
+    host.start();
+    order(host, "fourth", 10, &mut digests).await;
+    assert_eq!(host.stop().code(), Some(0), "{}", host.log());
+    nobody_signed_a_round_twice(&cluster);
+}

@@ -5,7 +5,7 @@
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use dagger_api::{PROBLEM_MEDIA_TYPE, Problem, QuorumProblem};
-use dagger_bus::ledger::Unavailable;
+use dagger_bus::ledger::{ClockReference, Unavailable};
 use dagger_payload::id::AccountId;
 use dagger_payload::name::Name;
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -84,6 +84,8 @@ own_codes! {
         "Upgrade dagger on this host; meanwhile use another one.";
     NOT_ATTESTED = "not_attested", SERVICE_UNAVAILABLE, "No quorum attests a state to prove it in",
         "Ask again in a moment; daggerctl ledger status says who is missing.";
+    CLOCK = "clock_in_doubt", SERVICE_UNAVAILABLE, "This host's clock is in doubt",
+        "Send the same bytes to another host; tell the operator of this one.";
     SLOW = "too_slow", REQUEST_TIMEOUT, "The request took too long",
         "Send the whole request at once; if it was, send it again in a moment.";
     IMAGE = "image_refused", UNPROCESSABLE_ENTITY, "The image file was refused",
@@ -298,6 +300,9 @@ pub(super) fn unavailable_text(reason: &Unavailable) -> String {
         Unavailable::StoreFull {} => {
             "the disk or the store of this host's ledger is full".to_owned()
         }
+        Unavailable::ClockInDoubt { ahead_ms, compared_with } => {
+            clock_text(*ahead_ms, *compared_with)
+        }
         Unavailable::Follower {} => {
             "this host has no vote in the present epoch: it follows what others order".to_owned()
         }
@@ -307,6 +312,20 @@ pub(super) fn unavailable_text(reason: &Unavailable) -> String {
             )
         }
     }
+}
+
+fn clock_text(ahead_ms: i64, compared_with: ClockReference) -> String {
+    let minutes = ahead_ms.unsigned_abs() / 60_000;
+    let seen = match (compared_with, ahead_ms > 0) {
+        (ClockReference::OwnMonotonic, true) => format!("jumped forward by {minutes} minutes"),
+        (ClockReference::OwnMonotonic, false) => format!("jumped back by {minutes} minutes"),
+        (ClockReference::Peers, true) => format!("is {minutes} minutes ahead of its peers'"),
+        (ClockReference::Peers, false) => format!("is {minutes} minutes behind its peers'"),
+    };
+    format!(
+        "this host's clock {seen}: its ledger makes no events until its operator sets the clock \
+         right and confirms it (systemctl kill -s HUP dagger-ledger)"
+    )
 }
 
 impl From<Unavailable> for ApiProblem {
@@ -319,6 +338,7 @@ impl From<Unavailable> for ApiProblem {
             Unavailable::StoreFull {} => &STORE_FULL,
             Unavailable::Follower {} => &FOLLOWER,
             Unavailable::UpgradeNeeded { .. } => &UPGRADE_NEEDED,
+            Unavailable::ClockInDoubt { .. } => &CLOCK,
         };
         let mut problem = Self::own(own, unavailable_text(&reason));
         if let Unavailable::NoQuorum { have, need, missing } = reason {

@@ -3,7 +3,7 @@
 //! Owns direct and indirect decisions, linearisation, the collection round and ledger time; all are
 //! functions of the graph alone. Never looks at time or arrival order. Called after every accepted
 //! event. Source: the Mysticeti family of uncertified DAGs (Babel et al., 2023), with three leader
-//! slots a round; the argument stands in `../../decisions.md`.
+//! slots a round; the argument stands in `../decisions.md`.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Taking events in: what is accepted, what waits for its parents, and what proves that its author
 //! lies.
 //!
-//! Owns suspended events and twins that nobody has named yet. Never checks signatures. Called for
+//! Owns suspended events: those that wait for their parents. Never checks signatures. Called for
 //! every received and every own event.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +14,10 @@ use dagger_payload::peer::PeerMessage;
 
 use crate::gossip::following;
 use crate::limits::{
-    EVIDENCE_PER_AUTHOR_MAX, SUSPENDED_PER_PEER_MAX, TWINS_PER_AUTHOR_MAX, WANT_AGAIN_MS,
+    EVIDENCE_PER_AUTHOR_MAX, SUSPENDED_BYTES_PER_PEER_MAX, SUSPENDED_PER_PEER_MAX, WANT_AGAIN_MS,
     WANT_TURNS_MAX,
 };
+use crate::twins::Twins;
 use crate::{Core, Fork, HaltReason, Moment, Output, Record, Turn};
 
 #[derive(Debug)]
@@ -34,7 +35,29 @@ struct Missing {
     ask_at: Moment,
     /// How often it was asked for.
     asked: u32,
+    /// Where its children say that it stands.
     round: Round,
+    author: AuthorIndex,
+}
+
+/// What suspended events of one peer take.
+#[derive(Debug, Default, Clone, Copy)]
+struct Taken {
+    count: usize,
+    bytes: usize,
+}
+
+/// What to do about a missing event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wish {
+    /// Ask for it.
+    Ask,
+    /// It is here and waits for its own parents.
+    Here,
+    /// It is a twin that is here, and may be taken in once somebody pays for it.
+    Take,
+    /// It is a twin that only its own author's events name.
+    None,
 }
 
 /// Events that are not in the graph yet.
@@ -42,10 +65,9 @@ struct Missing {
 pub(crate) struct Intake {
     committee: Committee,
     suspended: BTreeMap<EventDigest, Suspended>,
-    suspended_of: BTreeMap<AuthorIndex, usize>,
+    suspended_of: BTreeMap<AuthorIndex, Taken>,
     missing: BTreeMap<EventDigest, Missing>,
-    /// Second events of an author and round: accepted only when another author's event names them.
-    twins: BTreeMap<EventDigest, Arc<Event>>,
+    twins: Twins,
     evidence: BTreeMap<AuthorIndex, usize>,
     /// Suspended events whose last missing parents have sunk below the graph's floor: nobody needs
     /// those any more.
@@ -63,7 +85,7 @@ impl Intake {
             suspended: BTreeMap::new(),
             suspended_of: BTreeMap::new(),
             missing: BTreeMap::new(),
-            twins: BTreeMap::new(),
+            twins: Twins::default(),
             evidence: BTreeMap::new(),
             freed: Vec::new(),
             ask_at: None,
@@ -78,7 +100,7 @@ impl Intake {
 
     /// Forgets what nobody needs any more; what waited only for such events waits no more.
     pub(crate) fn collect(&mut self, floor: Round) {
-        self.twins.retain(|_, event| event.header.round > floor);
+        self.twins.collect(floor);
         let old = self.suspended.iter().filter(|(_, s)| s.event.header.round <= floor);
         for digest in old.map(|(digest, _)| *digest).collect::<Vec<_>>() {
             self.release(&digest);
@@ -129,19 +151,46 @@ impl Intake {
         self.ask_at.filter(|_| !self.missing.is_empty())
     }
 
-    fn keep_twin(&mut self, event: Arc<Event>) {
-        let author = event.header.author;
-        let kept = self.twins.values().filter(|twin| twin.header.author == author).count();
-        if kept < TWINS_PER_AUTHOR_MAX {
-            self.twins.insert(event.digest, event);
+    /// Who sent an event of another author than `author` that waits for this one, if there is one:
+    /// directly, or through events of `author`.
+    fn named_by(&self, digest: &EventDigest, author: AuthorIndex) -> Option<AuthorIndex> {
+        let (mut next, mut seen) = (vec![*digest], BTreeSet::new());
+        while let Some(parent) = next.pop() {
+            let children = self.missing.get(&parent).into_iter().flat_map(|it| &it.children);
+            for child in children.filter(|child| seen.insert(**child)) {
+                match self.suspended.get(child) {
+                    Some(waiting) if waiting.event.header.author != author => {
+                        return Some(waiting.from);
+                    }
+                    Some(_) => next.push(*child),
+                    None => {}
+                }
+            }
         }
+        None
+    }
+
+    /// Twins that were kept and that `digest`, which was just suspended, or what it waits for,
+    /// names now.
+    fn twins_named_below(&mut self, digest: &EventDigest) -> Vec<(AuthorIndex, Arc<Event>)> {
+        let (mut next, mut seen, mut named) = (vec![*digest], BTreeSet::new(), Vec::new());
+        while let Some(child) = next.pop() {
+            let missing = self.suspended.get(&child).into_iter().flat_map(|it| &it.missing);
+            next.extend(missing.filter(|parent| seen.insert(**parent)));
+            let author = self.twins.get(&child).map(|twin| twin.header.author);
+            if author.is_some_and(|author| self.named_by(&child, author).is_some()) {
+                named.extend(self.twins.take(&child));
+            }
+        }
+        named
     }
 
     /// Takes a suspended event out, with its wishes.
     fn release(&mut self, digest: &EventDigest) -> Option<Suspended> {
         let suspended = self.suspended.remove(digest)?;
-        if let Some(count) = self.suspended_of.get_mut(&suspended.from) {
-            *count = count.saturating_sub(1);
+        if let Some(taken) = self.suspended_of.get_mut(&suspended.from) {
+            taken.count = taken.count.saturating_sub(1);
+            taken.bytes = taken.bytes.saturating_sub(suspended.event.bytes.len());
         }
         for parent in &suspended.missing {
             if let Some(missing) = self.missing.get_mut(parent) {
@@ -155,11 +204,12 @@ impl Intake {
     }
 
     fn suspend(&mut self, from: AuthorIndex, event: Arc<Event>, missing: Vec<Parent>, now: Moment) {
-        let count = self.suspended_of.entry(from).or_default();
-        if *count >= SUSPENDED_PER_PEER_MAX {
-            return; // it comes again when the peer is asked what it has
+        let taken = self.suspended_of.entry(from).or_default();
+        let bytes = taken.bytes.saturating_add(event.bytes.len());
+        if taken.count >= SUSPENDED_PER_PEER_MAX || bytes > SUSPENDED_BYTES_PER_PEER_MAX {
+            return; // it comes again when somebody names it, or tells what he has
         }
-        *count += 1;
+        *taken = Taken { count: taken.count + 1, bytes };
         self.ask_at = Some(now);
         for parent in &missing {
             let wish = self.missing.entry(parent.digest).or_insert_with(|| Missing {
@@ -168,6 +218,7 @@ impl Intake {
                 ask_at: now,
                 asked: 0,
                 round: parent.round,
+                author: parent.author,
             });
             wish.children.insert(event.digest);
         }
@@ -196,7 +247,7 @@ impl Core {
         }
         let known = self.graph.contains(&event.digest)
             || self.intake.suspended.contains_key(&event.digest)
-            || self.intake.twins.contains_key(&event.digest);
+            || self.intake.twins.contains(&event.digest);
         let old = event.header.round <= self.graph.floor();
         if self.is_far_ahead_of_the_judge(event.header.round) {
             self.intake.left_out = Some(event.header.round);
@@ -212,16 +263,33 @@ impl Core {
             return Ok(());
         }
         self.pace.heard_from(event.header.author);
-        let wanted = self.intake.missing.contains_key(&event.digest);
-        let twin = self.graph.at(event.header.round, event.header.author).first().copied();
-        if let Some(first) = twin {
+        if let Some(first) = self.twin_of(&event) {
             self.keep_evidence(turn, first, &event);
-            if !wanted {
-                self.intake.keep_twin(event);
+            if self.intake.named_by(&event.digest, event.header.author).is_none() {
+                self.intake.twins.keep(from, event);
                 return Ok(());
             }
         }
         self.admit(turn, from, event)
+    }
+
+    /// Another accepted event of the same author and round.
+    fn twin_of(&self, event: &Event) -> Option<EventDigest> {
+        let mut there = self.graph.at(event.header.round, event.header.author).iter();
+        there.find(|digest| **digest != event.digest).copied()
+    }
+
+    /// Whether an event may be accepted now: a twin only as an ancestor of another author's event,
+    /// and if who brought that one, or the twin, has not brought too many.
+    fn may_take(&mut self, turn: &Turn<'_>, from: AuthorIndex, event: &Event) -> bool {
+        if self.is_me(from) || self.twin_of(event).is_none() || planted!(TwinsTakenUnnamed) {
+            return true;
+        }
+        let namer = self.intake.named_by(&event.digest, event.header.author);
+        namer.is_some_and(|namer| {
+            let twins = &mut self.intake.twins;
+            twins.spend(namer, turn.now) || (namer != from && twins.spend(from, turn.now))
+        })
     }
 
     /// Accepts an event, and then whatever waited for it; or suspends it.
@@ -237,14 +305,18 @@ impl Core {
                 continue;
             }
             let missing = self.missing_parents(&event);
-            let mut held_back = Vec::new();
-            for parent in &missing {
-                // A twin that somebody names is wanted now.
-                held_back.extend(self.intake.twins.remove(&parent.digest));
-            }
             if !missing.is_empty() {
+                let digest = event.digest;
                 self.intake.suspend(from, event, missing, turn.now);
-                ready.extend(held_back.into_iter().map(|twin| (from, twin)));
+                // A twin that another author names is wanted now.
+                ready.extend(self.intake.twins_named_below(&digest));
+                continue;
+            }
+            if !self.may_take(turn, from, &event) {
+                if let Some(first) = self.twin_of(&event) {
+                    self.keep_evidence(turn, first, &event);
+                }
+                self.intake.twins.keep(from, event);
                 continue;
             }
             self.accept(turn, from, &event)?;
@@ -264,10 +336,13 @@ impl Core {
         from: AuthorIndex,
         event: &Arc<Event>,
     ) -> Result<(), HaltReason> {
-        if let Some(first) = self.graph.at(event.header.round, event.header.author).first() {
-            self.keep_evidence(turn, *first, event);
+        if let Some(first) = self.twin_of(event) {
+            self.keep_evidence(turn, first, event);
         }
         self.recovery.signed(event.header.author);
+        let Turn { now, wall, .. } = *turn;
+        let own = (self.configuration.me, self.configuration.committee);
+        self.clock.heard(event, own, (now, wall));
         self.graph.insert(event.clone());
         let returned = self.is_me(event.header.author) && !self.is_me(from);
         let record = if returned { Record::OwnEventReturned } else { Record::Event };
@@ -275,9 +350,14 @@ impl Core {
         self.commit_what_is_decided(turn)
     }
 
-    /// A parent must be the event that its author and round say.
+    /// A parent must be the event that its author and round say. One that claims to stand at or
+    /// below the floor is not looked at: who has that floor cannot know it, and whether an event
+    /// can be accepted must not depend on what came first.
     fn parents_are_true(&self, event: &Event) -> bool {
-        event.header.parents.iter().all(|parent| {
+        let floor = self.graph.floor();
+        let floor = if planted!(OldParentsChecked) { Round(0) } else { floor };
+        let mut parents = event.header.parents.iter().filter(|parent| parent.round > floor);
+        parents.all(|parent| {
             self.graph.get(&parent.digest).is_none_or(|known| known.as_parent() == *parent)
         })
     }
@@ -306,32 +386,48 @@ impl Core {
         }
     }
 
+    fn wish(&self, digest: &EventDigest, missing: &Missing) -> Wish {
+        if self.intake.suspended.contains_key(digest) {
+            return Wish::Here;
+        }
+        let there = self.graph.at(missing.round, missing.author);
+        let twin = there.iter().any(|first| first != digest);
+        let named = !twin || self.intake.named_by(digest, missing.author).is_some();
+        match (named || planted!(TwinsTakenUnnamed), self.intake.twins.contains(digest)) {
+            (true, true) => Wish::Take,
+            (true, false) => Wish::Ask,
+            (false, _) => Wish::None,
+        }
+    }
+
     /// Asks for missing parents: first the peer who sent the child, then one connected peer after
     /// the other.
-    pub(crate) fn ask_missing(&mut self, turn: &mut Turn<'_>) {
+    pub(crate) fn ask_missing(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
         if self.intake.ask_at().is_none_or(|at| at > turn.now) {
-            return;
+            return Ok(());
         }
+        let due = self.intake.missing.iter().filter(|(_, missing)| missing.ask_at <= turn.now);
+        let due = due.map(|(digest, missing)| (*digest, self.wish(digest, missing)));
+        let due: Vec<_> = due.collect();
         let peers = u32::from(self.gossip.connected_count()).max(1);
         let mut wants: BTreeMap<AuthorIndex, Vec<EventDigest>> = BTreeMap::new();
-        let mut hopeless = Vec::new();
-        let mut next = turn.now.plus_ms(WANT_AGAIN_MS);
-        for (digest, missing) in &mut self.intake.missing {
-            if missing.ask_at > turn.now {
-                next = next.min(missing.ask_at);
-                continue;
-            }
+        let (mut hopeless, mut taken) = (Vec::new(), Vec::new());
+        for (digest, wish) in due {
+            let Some(missing) = self.intake.missing.get_mut(&digest) else { continue };
             let turns = missing.asked / peers;
             missing.ask_at = turn.now.plus_ms(WANT_AGAIN_MS << turns.min(WANT_TURNS_MAX));
-            if self.intake.suspended.contains_key(digest) {
-                continue; // it is here and waits for its own parents
-            }
-            if turns >= WANT_TURNS_MAX {
-                hopeless.push(*digest);
-            } else if let Some(peer) = self.gossip.connected_from(missing.ask) {
-                wants.entry(peer).or_default().push(*digest);
-                missing.ask = following(peer);
-                missing.asked += 1;
+            match wish {
+                Wish::Here => {}
+                Wish::Take => taken.extend(self.intake.twins.take(&digest)),
+                Wish::Ask | Wish::None if turns >= WANT_TURNS_MAX => hopeless.push(digest),
+                Wish::None => missing.asked += 1,
+                Wish::Ask => {
+                    if let Some(peer) = self.gossip.connected_from(missing.ask) {
+                        wants.entry(peer).or_default().push(digest);
+                        missing.ask = following(peer);
+                        missing.asked += 1;
+                    }
+                }
             }
         }
         for digest in hopeless {
@@ -339,12 +435,16 @@ impl Core {
                 self.recovery.cannot_stand(&event.digest);
             }
         }
-        self.intake.ask_at = Some(next);
+        for (from, twin) in taken {
+            self.admit(turn, from, twin)?;
+        }
+        self.intake.ask_at = self.intake.missing.values().map(|missing| missing.ask_at).min();
         for (to, digests) in wants {
             for digests in digests.chunks(dagger_payload::limits::WANT_DIGESTS_MAX) {
                 let message = PeerMessage::Want { digests: digests.to_vec() };
                 turn.outputs.push(Output::Send { to, message, after: self.written });
             }
         }
+        Ok(())
     }
 }

@@ -20,6 +20,7 @@ use dagger_payload::peer::{Highest, PeerMessage};
 use dagger_payload::release::OrderedCommit;
 
 use crate::adopt::Frontier;
+use crate::clock::ClockDoubt;
 
 /// A point on the driver's monotonic clock, in milliseconds since any start; never goes back.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -120,6 +121,8 @@ pub enum Input {
     },
     /// Every write up to and with this one is durable.
     WriteDurable(WriteNumber),
+    /// The operator of this host says that its clock is right as it is now.
+    ClockConfirmed,
     /// The time asked for with [`Output::WakeAt`] has come (or any other time: it does no harm).
     Tick,
 }
@@ -226,6 +229,12 @@ pub enum HaltReason {
         /// Which round.
         round: Round,
     },
+    /// This host is the only member, and its memory is not the one of its last life.
+    #[error(
+        "this host is the only member, and its store and its witness do not both know what it \
+         signed last: it might sign an old round again, and there is nobody to ask"
+    )]
+    NobodyToAsk,
     /// The judge's answer differs from one that it gave before.
     #[error("commit {index} was judged twice with different results: this host's judge is broken")]
     JudgedDifferently {
@@ -419,6 +428,8 @@ pub struct CoreStatus {
     pub forkers: Vec<AuthorIndex>,
     /// Peers that were asked for history and brought nothing, and how often.
     pub fruitless: Vec<(AuthorIndex, u64)>,
+    /// Why this host makes no events until its operator confirms its clock, if so.
+    pub clock_doubt: Option<ClockDoubt>,
 }
 
 /// Whether the core may sign.

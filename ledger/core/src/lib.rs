@@ -5,7 +5,7 @@
 //! told. Never reads a clock, opens a socket or file, starts a thread or draws a random number:
 //! time comes in with each call, everything else goes out as an [`Output`]. Called by the ledger's
 //! driver and by the simulator. The argument for safety and liveness stands in
-//! `ledger/decisions.md`.
+//! `../decisions.md`.
 #![forbid(unsafe_code)]
 
 /// Whether a bug is planted here: never, but under the simulator's feature.
@@ -21,6 +21,7 @@ macro_rules! planted {
 
 mod adopt;
 mod catchup;
+mod clock;
 mod commit;
 mod epoch;
 mod gossip;
@@ -32,6 +33,7 @@ mod pace;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
 mod recovery;
+mod twins;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -43,12 +45,14 @@ use dagger_payload::peer::Highest;
 use dagger_payload::release::{OrderedCommit, OrderedPayload};
 
 pub use adopt::Frontier;
+pub use clock::ClockDoubt;
 pub use interface::{
     CommitRecord, CoreConfiguration, CoreStatus, EventSigner, Fork, HaltReason, Input, Memory,
     Moment, Output, Phase, Record, RestoredState, WriteNumber,
 };
 
 use catchup::CatchUp;
+use clock::Clock;
 use commit::Committer;
 use gossip::Gossip;
 use graph::Graph;
@@ -65,6 +69,7 @@ pub struct Core {
     intake: Intake,
     gossip: Gossip,
     catch_up: CatchUp,
+    clock: Clock,
     pace: Pace,
     recovery: Recovery,
     judging: Judging,
@@ -146,6 +151,7 @@ impl Core {
             intake: Intake::new(committee),
             gossip: Gossip::default(),
             catch_up: CatchUp::default(),
+            clock: Clock::default(),
             epoch_end: None,
             closing: BTreeMap::new(),
             judging: Judging { index: founding.index, attestation, next_deadline: None, unjudged },
@@ -161,7 +167,8 @@ impl Core {
 
     /// Takes one input and appends what is to be done. `now` is the driver's monotonic clock,
     /// `wall` the host's clock, which goes into this host's timestamps and decides when a deadline
-    /// is worth a round, nothing else.
+    /// is worth a round, and is itself looked at: a clock in doubt ends this host's events until
+    /// [`Input::ClockConfirmed`].
     pub fn handle(
         &mut self,
         now: Moment,
@@ -172,6 +179,7 @@ impl Core {
         if self.halted.is_some() {
             return;
         }
+        self.clock.read(now, wall);
         let turn = &mut Turn { now, wall, records: Vec::new(), outputs: Vec::new(), sink: outputs };
         let result = self.take(turn, input).and_then(|()| self.advance(turn));
         self.give_out(turn);
@@ -213,6 +221,7 @@ impl Core {
             }
             Input::Adopted { frontier, end } => self.adopt(turn, *frontier, end)?,
             Input::WriteDurable(number) => self.durable = number.max(self.durable),
+            Input::ClockConfirmed => self.clock.confirm(),
             Input::Tick => {}
         }
         Ok(())
@@ -222,7 +231,7 @@ impl Core {
     fn advance(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
         self.hand_over(turn);
         self.ask_recovery(turn)?;
-        self.ask_missing(turn);
+        self.ask_missing(turn)?;
         self.tell_have(turn);
         self.catch_up(turn);
         self.make_events(turn)
@@ -255,6 +264,8 @@ impl Core {
     /// Payloads of own events that no order can reach any more return to the pool.
     fn give_back(&mut self, turn: &mut Turn<'_>, lost: &[Arc<Event>]) {
         let returned: Vec<_> = lost.iter().flat_map(|e| e.payloads.iter().cloned()).collect();
+        #[cfg(feature = "planted-bugs")]
+        let returned = self.pace.first_returns(returned);
         if !returned.is_empty() && !planted!(PayloadsNotGivenBack) {
             self.pace.give_back(&returned);
             if !planted!(ReturnNotPersisted) {
@@ -298,7 +309,9 @@ impl Core {
         if end.index > attested.newest.index {
             let same = (end.position, end.state_root)
                 == (attested.newest.position, attested.newest.state_root);
-            if !same || planted!(NewestOfEqualsAttested) {
+            let (newest_of_equals, any) =
+                (planted!(NewestOfEqualsAttested), planted!(CloseOnAnyCommit));
+            if !same || newest_of_equals || any {
                 attested.newest = end;
             }
             if end.index.0.is_multiple_of(CHECKPOINT_COMMITS) {
@@ -353,6 +366,7 @@ impl Core {
             highest: self.highest(),
             forkers: self.graph.forkers().collect(),
             fruitless: self.catch_up.failures().collect(),
+            clock_doubt: self.clock.doubt(),
         }
     }
 

@@ -1,9 +1,11 @@
 //! Maxima and waits of the core. Called by its own modules only.
 
-use dagger_payload::limits::ACCEPTANCE_MS_MAX;
+use dagger_payload::limits::{ACCEPTANCE_MS_MAX, EVENT_BODY_BYTES_MAX};
 
 /// Events of one peer that wait for missing parents.
 pub(crate) const SUSPENDED_PER_PEER_MAX: usize = 4096;
+/// Their bytes: a few of the largest, and all of the usual ones.
+pub(crate) const SUSPENDED_BYTES_PER_PEER_MAX: usize = 32 * EVENT_BODY_BYTES_MAX;
 /// How long a leader or a certificate is waited for at first, in milliseconds.
 pub(crate) const WAIT_MS_MIN: u64 = 50;
 /// To how much that wait grows while nothing commits, in milliseconds.
@@ -13,6 +15,14 @@ pub(crate) const WAIT_DOUBLING_ROUNDS: u64 = 6;
 /// Waits that an author may let expire before he is waited for no more, until an event of his
 /// arrives.
 pub(crate) const STRIKES_MAX: u8 = 3;
+/// How far the wall clock may jump, or be away from those of peers, before it is in doubt, in
+/// milliseconds.
+pub(crate) const CLOCK_DIFFERENCE_MS_MAX: u64 = 3_600_000;
+/// For how long after an own event was made an event that names it shows its author's clock, in
+/// milliseconds.
+pub(crate) const CLOCK_FRESH_MS: u64 = 60_000;
+/// Own events that are remembered for that.
+pub(crate) const CLOCK_OWN_EVENTS_MAX: usize = 64;
 /// First delay of an idle host before it fills up to a round that it sees, in milliseconds.
 pub(crate) const FILL_MS_MIN: u64 = 10;
 /// Longest such delay, in milliseconds.
@@ -62,9 +72,18 @@ pub(crate) const OWN_SHOWN_MAX: usize = 256;
 /// Second events of one author that are kept until somebody names them; others are asked for when
 /// they are named.
 pub(crate) const TWINS_PER_AUTHOR_MAX: usize = 64;
+/// Their bytes.
+pub(crate) const TWINS_BYTES_PER_AUTHOR_MAX: usize = 4 * EVENT_BODY_BYTES_MAX;
+/// Second events of others that one peer may make this host take in at once: more than an honest
+/// member ever names before it has seen both twins, a branch of one liar as long as the graph that
+/// is kept at the usual collection depth.
+pub(crate) const TWINS_AT_ONCE_MAX: u64 = 256;
+/// After so many milliseconds it may bring in one more.
+pub(crate) const TWIN_EVERY_MS: u64 = 50;
 /// Fork evidence kept per author.
 pub(crate) const EVIDENCE_PER_AUTHOR_MAX: usize = 4;
 
 const _: () = assert!(WAIT_MS_MIN <= WAIT_MS_MAX && FILL_MS_MIN <= FILL_MS_MAX);
+const _: () = assert!(2 * CLOCK_FRESH_MS <= CLOCK_DIFFERENCE_MS_MAX);
 // A request that is judged at an old ledger time has that much less of its time to be accepted.
 const _: () = assert!(4 * STALE_PARENTS_MS_MAX <= ACCEPTANCE_MS_MAX);

@@ -49,6 +49,8 @@ pub(crate) struct Pace {
     committed_at: Round,
     freshening_rounds: u32,
     wake_at: Option<Moment>,
+    #[cfg(feature = "planted-bugs")]
+    returned: std::collections::BTreeSet<dagger_payload::id::PayloadDigest>,
 }
 
 /// Why an event is made.
@@ -85,7 +87,17 @@ impl Pace {
             committed_at: Round(0),
             freshening_rounds: 0,
             wake_at: None,
+            #[cfg(feature = "planted-bugs")]
+            returned: std::collections::BTreeSet::new(),
         }
+    }
+
+    /// Those that never returned before, if others are forgotten.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn first_returns(&mut self, returned: Vec<SignedPayload>) -> Vec<SignedPayload> {
+        let once = planted!(ReturnedOnceOnly);
+        let first = |payload: &SignedPayload| !once || self.returned.insert(payload.digest());
+        returned.into_iter().filter(first).collect()
     }
 
     /// A new epoch begins with a chain of its own; what waits here goes on in it.
@@ -206,6 +218,9 @@ impl Core {
         if !votes || !self.recovery.is_over() || self.pace.own_written > self.durable {
             return None;
         }
+        if self.clock.doubt().is_some() && !planted!(ClockNotDoubted) {
+            return None;
+        }
         let Some(round) = self.next_round() else {
             self.pace.ready = None;
             return None;
@@ -262,8 +277,10 @@ impl Core {
         }
         let newest = self.judging.attestation.newest;
         let attested = self.pace.attested;
-        let changed =
-            (newest.position, newest.state_root) != (attested.position, attested.state_root);
+        let changed = (newest.position, newest.state_root)
+            != (attested.position, attested.state_root)
+            || (planted!(CloseOnAnyCommit) && newest != attested)
+            || (planted!(CloseOnOrdered) && self.committer.position() != attested.position);
         let ends = self.epoch_end.is_some_and(|end| end.last == newest.index);
         if changed || (ends && newest != attested) || self.pace.own_last.is_none() {
             return Some(Purpose::Close);
@@ -274,12 +291,24 @@ impl Core {
             return None;
         }
         let since = *self.pace.fill_since.get_or_insert(turn.now);
-        let due = since.plus_ms(self.pace.fill_ms());
+        let fill_ms = self.pace.fill_ms();
+        #[cfg(feature = "planted-bugs")]
+        let fill_ms = if self.answers_at_once(worth) { 0 } else { fill_ms };
+        let due = since.plus_ms(fill_ms);
         if due > turn.now {
             self.pace.wake(due);
             return None;
         }
         Some(Purpose::Fill)
+    }
+
+    /// Whether an event of this round attests less than this host does, if that matters.
+    #[cfg(feature = "planted-bugs")]
+    fn answers_at_once(&self, round: Round) -> bool {
+        let own = self.pace.attested.position;
+        let mut events = self.graph.in_round(round);
+        planted!(AnswerAttestsLess)
+            && events.any(|(_, event)| event.header.attestation.newest.position < own)
     }
 
     fn is_passed(&self, round: Round) -> bool {
@@ -412,6 +441,7 @@ impl Core {
             attestation: self.judging.attestation,
         };
         let event = Arc::new(Event::make(header, payloads, |digest| self.signer.sign(digest)));
+        self.clock.made(&event, turn.now);
         self.pace.attested = event.header.attestation.newest;
         self.pace.last_made = turn.now;
         self.pace.own_last = Some(event.clone());

@@ -81,8 +81,8 @@ enum State {
 }
 
 impl State {
-    /// Who is alone has nobody to ask; with a doubtful memory only its operator can help (a new
-    /// epoch). Who has no vote and remembers everything has never signed.
+    /// Who is alone has nobody to ask; with a doubtful memory only its operator can help. Who has
+    /// no vote and remembers everything has never signed.
     fn at_start(committee: Committee, me: AuthorIndex, memory: Memory) -> Self {
         let nobody_else = committee.members() == 1 || !committee.contains(me);
         if nobody_else && memory == Memory::Agrees { Self::Over } else { Self::Asking }
@@ -240,6 +240,9 @@ impl Recovery {
     fn floor(&self, own_round: Round, own_highest: Round, quorum_round: Round) -> Option<Round> {
         let own_shown = self.answers.values().filter(|a| a.highest_of_asker <= own_highest);
         let others = self.committee.members() - 1;
+        if others == 0 {
+            return None; // nobody's silence says that nothing was signed
+        }
         if self.committee.faulty_max() == 0 {
             // Nobody may be assumed to lie, and everybody is asked: the highest shown is the
             // highest signed. Without all of them nothing could be ordered anyway.
@@ -275,6 +278,9 @@ impl Core {
                 self.ask_peers(turn);
             }
             return Ok(());
+        }
+        if self.configuration.committee.members() == 1 {
+            return Err(HaltReason::NobodyToAsk);
         }
         if self.recovery.ask_at <= turn.now {
             self.admit_what_was_shown(turn)?;
@@ -369,5 +375,16 @@ mod tests {
         };
         assert_eq!(floor(Beginning::Founding), Some(Round(0)));
         assert_eq!(floor(Beginning::Handover), Some(Round(RECOVERY_MARGIN_ROUNDS)));
+    }
+
+    #[test]
+    fn a_lone_host_that_forgot_may_sign_nothing() {
+        let committee = Committee::new(1).expect("one may vote");
+        for beginning in [Beginning::Founding, Beginning::Handover] {
+            let vote = (committee, beginning);
+            let recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful);
+            assert!(!recovery.is_over());
+            assert_eq!(recovery.floor(Round(7), Round(7), Round(7)), None);
+        }
     }
 }

@@ -106,3 +106,36 @@ fn a_payload_after_a_minute_of_silence_is_judged_at_a_fresh_ledger_time() {
         }
     }
 }
+
+/// How long a payload takes to be ordered at the first host, in milliseconds.
+fn ordered_after_ms(net: &mut Net, host: usize, text: &str) -> u64 {
+    net.submit(host, text);
+    let mut waited_ms = 0;
+    while !net.has_ordered(0, text) {
+        net.run(1);
+        waited_ms += 1;
+        assert!(waited_ms < 10_000, "{text} is not ordered");
+    }
+    waited_ms
+}
+
+#[test]
+fn a_member_that_hangs_costs_the_others_a_few_waits_and_then_nothing() {
+    // It stays connected, but nobody hears it, as a process that was stopped.
+    let mut net = Net::new(4);
+    net.run(1_000);
+    let mut latencies_ms = |name: &str, muted: Option<usize>| -> Vec<u64> {
+        net.muted = muted;
+        let order =
+            |number: usize| ordered_after_ms(&mut net, number % 3, &format!("{name} {number}"));
+        (0..30).map(order).collect()
+    };
+    let usual = latencies_ms("usual", None);
+    let hung = latencies_ms("hung", Some(3));
+    let usual_ms = usual.iter().sum::<u64>() / 30;
+    println!("usual {usual:?}\nhung {hung:?}");
+    let lost_ms: u64 = hung.iter().map(|ms| ms.saturating_sub(usual_ms)).sum();
+    assert!(lost_ms < 500, "{lost_ms} ms lost: {hung:?}");
+    let after = &hung[10..];
+    assert!(after.iter().all(|ms| *ms < 2 * usual_ms), "usually {usual_ms} ms: {after:?}");
+}

@@ -25,8 +25,8 @@ pub mod submissions;
 
 use std::sync::Arc;
 
-use dagger_bus::ledger::Unavailable;
-use dagger_ledger_core::{CoreStatus, Input, Phase};
+use dagger_bus::ledger::{ClockReference, Unavailable};
+use dagger_ledger_core::{ClockDoubt, CoreStatus, Input, Phase};
 use dagger_payload::committee::Committee;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, ProtocolVersion};
@@ -180,6 +180,14 @@ impl Delivery {
         }
         if let Some(needs) = *self.upgrade_needed.borrow() {
             return Some(Unavailable::UpgradeNeeded { needs });
+        }
+        let doubt = self.status.borrow().as_ref().and_then(|status| status.clock_doubt);
+        if let Some(doubt) = doubt {
+            let (ahead_ms, compared_with) = match doubt {
+                ClockDoubt::Jumped { by_ms } => (by_ms, ClockReference::OwnMonotonic),
+                ClockDoubt::Differs { ahead_ms } => (ahead_ms, ClockReference::Peers),
+            };
+            return Some(Unavailable::ClockInDoubt { ahead_ms, compared_with });
         }
         let phase = self.status.borrow().as_ref().map(|status| status.phase);
         match phase {

@@ -14,7 +14,9 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use dagger_ledger_core::{Core, CoreStatus, Input, Moment, Output, Record, WriteNumber};
+use dagger_ledger_core::{
+    ClockDoubt, Core, CoreStatus, Input, Moment, Output, Record, WriteNumber,
+};
 use dagger_payload::event::Event;
 use dagger_payload::handover::Handover;
 use dagger_payload::id::{AuthorIndex, LedgerTime};
@@ -297,6 +299,20 @@ impl Driver {
 
     fn publish(&self) {
         let status = Some(self.core.status());
+        let doubt = status.as_ref().and_then(|status| status.clock_doubt);
+        let known = self.status.borrow().as_ref().and_then(|status| status.clock_doubt);
+        match doubt.filter(|_| doubt != known) {
+            Some(ClockDoubt::Jumped { by_ms }) => tracing::error!(
+                by_ms,
+                "the clock jumped: no events are made until the operator confirms it (SIGHUP)"
+            ),
+            Some(ClockDoubt::Differs { ahead_ms }) => tracing::error!(
+                ahead_ms,
+                "the clock is not that of the peers: no events are made until the operator \
+                 confirms it (SIGHUP)"
+            ),
+            None => {}
+        }
         self.status.send_if_modified(|shown| {
             let changed = *shown != status;
             *shown = status;

@@ -60,6 +60,9 @@ pub fn memory(
         // A cluster of one has nobody to ask: without a trace of an earlier life this is its
         // founding.
         (None, None) if members == 1 => Memory::Agrees,
+        (None, Some(seen)) if members == 1 && seen == founding_testimony(instance) => {
+            Memory::Agrees
+        }
         _ => Memory::Doubtful,
     }
 }
@@ -75,22 +78,47 @@ fn signed(records: &Records) -> Result<Option<Signed>, StoreError> {
     })
 }
 
+/// What the witness of a host without peers says before it has signed anything.
+fn founding_testimony(instance: InstanceId) -> Testimony {
+    Testimony { instance, signed: Signed { epoch: FIRST_EPOCH, round: Round(0) } }
+}
+
 /// What the witness must show before anything leaves in this life: power went after the store's
 /// last write and before the witness'. What the store holds is shown to peers from now on, and a
-/// copy from before it must not pass for the truth.
+/// copy from before it must not pass for the truth. A host without peers, who could not ask
+/// anybody about a first event without a testimony, names its store before it makes one.
 ///
 /// # Errors
 /// [`StoreError`].
 pub fn overdue_testimony(
     records: &Records,
+    founders: Committee,
     instance: InstanceId,
     testimony: Option<Testimony>,
 ) -> Result<Option<Testimony>, StoreError> {
     let behind = |seen: &Testimony, signed| seen.instance == instance && signed > seen.signed;
     Ok(match (signed(records)?, testimony) {
         (Some(signed), Some(seen)) if behind(&seen, signed) => Some(Testimony { instance, signed }),
+        (None, None) if founders.members() == 1 => Some(founding_testimony(instance)),
         _ => None,
     })
+}
+
+/// What the witness shall say because its operator knows that the store is the newest; none when
+/// the store does not know of anything signed.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn trusted_testimony(
+    records: &Records,
+    instance: InstanceId,
+) -> Result<Option<Testimony>, StoreError> {
+    Ok(signed(records)?.map(|signed| Testimony { instance, signed }))
+}
+
+/// Whether `me` is the only member and does not know what it signed: then it may not start.
+pub fn is_alone_in_doubt(committee: Committee, me: AuthorIndex, memory: Memory) -> bool {
+    committee.members() == 1 && committee.contains(me) && memory == Memory::Doubtful
 }
 
 /// Reads what the core continues from.

@@ -202,6 +202,29 @@ impl Host {
         process.wait().expect("ends")
     }
 
+    /// Waits until it ends by itself.
+    pub async fn exit_code(&mut self) -> Option<i32> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let process = self.process.as_mut().expect("was started");
+            if let Some(status) = process.try_wait().expect("waits") {
+                self.process = None;
+                return status.code();
+            }
+            assert!(Instant::now() < deadline, "it runs on:\n{}", self.log());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until its log holds `words`.
+    pub async fn until_logged(&self, words: &str) {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.log().contains(words) {
+            assert!(Instant::now() < deadline, "it never says `{words}`:\n{}", self.log());
+            sleep(Duration::from_millis(10)).await;
+        }
+    }
+
     async fn connect(&self, purpose: Purpose) -> Option<Connection> {
         let mut connection = Connection::connect(&self.directory.join("ledger.sock")).await.ok()?;
         let cluster = self.cluster;

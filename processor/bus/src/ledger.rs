@@ -251,6 +251,28 @@ pub enum Unavailable {
         #[n(0)]
         needs: ProtocolVersion,
     },
+    /// This host's clock jumped, or is far from those of its peers: it makes no events until its
+    /// operator confirms the clock.
+    #[n(7)]
+    ClockInDoubt {
+        /// How far it is ahead of what it was compared with, in milliseconds.
+        #[n(0)]
+        ahead_ms: i64,
+        /// With what.
+        #[n(1)]
+        compared_with: ClockReference,
+    },
+}
+
+/// What a host's wall clock is compared with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub enum ClockReference {
+    /// Its own monotonic clock: the wall clock jumped.
+    #[n(0)]
+    OwnMonotonic,
+    /// The newest events of more than half of its peers.
+    #[n(1)]
+    Peers,
 }
 
 /// A member as this ledger sees it.

@@ -198,6 +198,15 @@ pub(crate) enum WitnessFate {
     Follows,
 }
 
+/// What stands in a store's place for a while.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replacement {
+    /// Nothing.
+    Empty,
+    /// What the last copy holds.
+    OldCopy,
+}
+
 /// A host's store.
 pub(crate) struct Disk {
     /// What is durable, decoded once.
@@ -210,6 +219,8 @@ pub(crate) struct Disk {
     witness: Device,
     next_slot: u64,
     backup: Option<Backup>,
+    /// The true content while another one is in its place.
+    aside: Option<Backup>,
     /// Others' events that became durable and were not told yet.
     news: Vec<Arc<Event>>,
 }
@@ -227,6 +238,7 @@ impl Disk {
             witness: Device::default(),
             next_slot: 0,
             backup: None,
+            aside: None,
             news: Vec::new(),
         }
     }
@@ -237,7 +249,7 @@ impl Disk {
         let (testimony, next_slot) = newest_of(&slots);
         self.next_slot = next_slot;
         let records = Records::new(self.store.clone());
-        let overdue = overdue_testimony(&records, self.instance, testimony);
+        let overdue = overdue_testimony(&records, founders, self.instance, testimony);
         if let Some(overdue) = overdue.expect("the store gives back what was written") {
             self.testify(overdue.signed);
             self.witness.sync();
@@ -437,14 +449,44 @@ impl Disk {
         }
     }
 
-    /// Makes a copy of everything.
-    pub(crate) fn back_up(&mut self) {
-        self.backup = Some(Backup {
+    fn copy(&self) -> Backup {
+        Backup {
             image: self.durable.clone(),
             store: Arc::new(self.store.crash()),
             instance: self.instance,
             witness: self.witness.clone(),
-        });
+        }
+    }
+
+    /// Makes a copy of everything.
+    pub(crate) fn back_up(&mut self) {
+        self.backup = Some(self.copy());
+    }
+
+    /// Puts an empty store or the last copy in place of what there is, which stays aside with its
+    /// witness; false if there is no copy.
+    pub(crate) fn replace(&mut self, by: Replacement, random: &mut Random) -> bool {
+        let aside = self.copy();
+        let replaced = match by {
+            Replacement::Empty => {
+                self.wipe(WitnessFate::Stays, random);
+                true
+            }
+            Replacement::OldCopy => self.restore_backup(WitnessFate::Stays),
+        };
+        self.aside = replaced.then_some(aside);
+        replaced
+    }
+
+    /// Whether the true content stands aside.
+    pub(crate) fn is_replaced(&self) -> bool {
+        self.aside.is_some()
+    }
+
+    /// Puts the true content back.
+    pub(crate) fn put_back(&mut self) {
+        self.backup = self.aside.take();
+        self.restore_backup(WitnessFate::Follows);
     }
 
     /// Puts the last copy in place of what there is; false if there is none.

@@ -39,6 +39,8 @@ pub(crate) enum FaultKind {
     SlowHost,
     /// A host's wall clock jumps.
     ClockJump,
+    /// A host's wall clock jumps by more than an hour, until its operator sets it right.
+    ClockLeap,
     /// The hosts fall into two groups.
     Partition,
     /// One group does not hear the other, but is heard.
@@ -58,7 +60,7 @@ pub(crate) enum FaultKind {
 }
 
 /// Kinds that a host without peers can suffer, too.
-const ALONE: [FaultKind; 16] = [
+const EVERYWHERE: [FaultKind; 16] = [
     FaultKind::Crash,
     FaultKind::CrashAt(PersistPoint::Data),
     FaultKind::CrashAt(PersistPoint::DataSynced),
@@ -77,7 +79,8 @@ const ALONE: [FaultKind; 16] = [
     FaultKind::SlowJudge,
 ];
 
-/// Kinds that need peers: of a lost memory only peers know better.
+/// Kinds that need peers, but for those that a host without them survives by stopping: a store that
+/// does not fit its witness.
 const AMONG_PEERS: [FaultKind; 9] = [
     FaultKind::WipedStore,
     FaultKind::BackupWithoutWitness,
@@ -95,13 +98,15 @@ impl FaultKind {
     /// too late.
     pub(crate) fn possible(hosts: usize) -> impl Iterator<Item = Self> {
         let late = [Self::LateEvents].into_iter().filter(move |_| hosts > 3);
-        Self::drawn(hosts).chain(late)
+        Self::drawn(hosts).chain(late).chain([Self::ClockLeap])
     }
 
     /// Those of them that begin at a drawn time.
     pub(crate) fn drawn(hosts: usize) -> impl Iterator<Item = Self> {
-        let among_peers = AMONG_PEERS.into_iter().filter(move |_| hosts > 1);
-        ALONE.into_iter().chain(among_peers)
+        let alone = [Self::WipedStore, Self::BackupWithoutWitness];
+        let among_peers =
+            AMONG_PEERS.into_iter().filter(move |kind| hosts > 1 || alone.contains(kind));
+        EVERYWHERE.into_iter().chain(among_peers)
     }
 }
 
@@ -155,7 +160,8 @@ pub(super) fn inject(world: &mut World, kind: FaultKind) {
         FaultKind::FailedSync => world.plan_crash(host, PlannedCrash::Sync),
         FaultKind::CrashBeforeReceipt => world.plan_crash(host, PlannedCrash::BeforeReceipt),
         FaultKind::CrashAfterReceipt => world.plan_crash(host, PlannedCrash::AfterReceipt),
-        FaultKind::LateEvents => {} // comes by the run's settings, not by drawing
+        // These come by the run's settings, not by drawing.
+        FaultKind::LateEvents | FaultKind::ClockLeap => {}
         FaultKind::DiskFull => world.fill_disk(host, long_us),
         FaultKind::WipedStore => {
             let lost = random.happens(WITNESS_LOST_PERMILLE);

@@ -41,6 +41,8 @@ pub(crate) struct Host {
     started_at: SimulatedTime,
     /// How far its wall clock is ahead, in milliseconds.
     pub(crate) clock_ahead_ms: u64,
+    /// How far it leapt on top of that.
+    pub(crate) clock_leapt_ms: u64,
     /// Its store.
     pub(crate) disk: Disk,
     /// Up to where writes are known to be durable.
@@ -91,6 +93,7 @@ impl Host {
             incarnation: Incarnation::default(),
             started_at: SimulatedTime::default(),
             clock_ahead_ms,
+            clock_leapt_ms: 0,
             disk: Disk::new(configuration.me),
             configuration,
             durable: WriteNumber::default(),
@@ -121,7 +124,8 @@ impl Host {
 
     /// Its wall clock.
     pub(crate) fn wall(&self, now: SimulatedTime) -> LedgerTime {
-        LedgerTime(WALL_START_MS + now.milliseconds() + self.clock_ahead_ms)
+        let ahead_ms = self.clock_ahead_ms + self.clock_leapt_ms;
+        LedgerTime(WALL_START_MS + now.milliseconds() + ahead_ms)
     }
 
     /// Starts the core from what the disk holds. The judge begins with the newest snapshot or anew,

@@ -503,8 +503,11 @@ impl Liar {
                 self.told(LieKind::FalseParent);
                 if self.random.happens(500) {
                     parent.digest = EventDigest(self.random_bytes());
-                } else {
+                } else if parent.round < below {
                     parent.round = below;
+                } else {
+                    // As if of long ago: who has forgotten that round cannot look.
+                    parent.round = Round(1);
                 }
             }
             parents.push(parent);

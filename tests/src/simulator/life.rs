@@ -221,6 +221,9 @@ impl World {
         }
         let now = self.now();
         self.log.note(now, host, "start", 0);
+        if self.hosts[host].disk.is_replaced() {
+            return self.start_alone_in_doubt();
+        }
         let author = self.hosts[host].me;
         let memory = self.hosts[host].start(now);
         let restarted = Observed::Restarted { disk: &self.hosts[host].disk.durable, memory };

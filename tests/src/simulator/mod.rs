@@ -5,6 +5,7 @@
 //! or thread. Called by the `sim` program and by tests. Method: FoundationDB's simulation and
 //! TigerBeetle's VOPR.
 
+mod clocks;
 mod device;
 pub mod disk;
 mod faults;

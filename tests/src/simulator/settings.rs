@@ -62,6 +62,8 @@ pub(crate) struct Settings {
     pub(crate) faults: Vec<FaultKind>,
     /// How often a host speaks to nobody while the others go on.
     pub(crate) late_events: u64,
+    /// How often a clock leaps by more than an hour.
+    pub(crate) clock_leaps: u64,
     /// Chance to lose power once payloads of an event that came too late wait again.
     pub(crate) crash_after_return_permille: u64,
     /// Whether every store is read through at the end.
@@ -116,6 +118,7 @@ impl Settings {
             fault_gap_us,
             faults,
             late_events: Random::new(seed, "late events").choose(&[0, 0, 1, 3]),
+            clock_leaps: Random::new(seed, "clock leaps").choose(&[0, 0, 1, 3]),
             crash_after_return_permille: Random::new(seed, "returns").choose(&[0, 300, 700]),
             checks_store: seed.is_multiple_of(10),
             liars,

@@ -5,15 +5,17 @@
 //! decides when a fault comes: `faults` does. Called by the world and by faults.
 
 use dagger_ledger_core::Core;
-use dagger_ledger_core::interface::{Input, Phase, WriteNumber};
+use dagger_ledger_core::interface::{HaltReason, Input, Memory, Output, Phase, WriteNumber};
 use dagger_payload::id::CommitIndex;
 use dagger_payload::payload::SignedPayload;
 
-use super::disk::{PersistPoint, WitnessFate};
+use super::disk::{PersistPoint, Replacement, WitnessFate};
 use super::faults::{FaultKind, PlannedCrash};
 use super::world::{Happening, HostHappening, SLOW_WRITE_US, Step, World};
-use crate::promise::Observed;
+use crate::promise::{Broken, Observed};
 
+/// The host of a cluster that has only one.
+const ALONE: usize = 0;
 /// How long a host is down after a planned crash, from and to, in microseconds.
 const DOWN_US: (u64, u64) = (10_000, 800_000);
 
@@ -146,6 +148,10 @@ impl World {
         if !self.may_forget(host) {
             return;
         }
+        if self.hosts.len() == 1 {
+            self.replace_alone(Replacement::Empty, down_us);
+            return;
+        }
         self.hit(FaultKind::WipedStore);
         self.hosts[host].disk.wipe(fate, &mut self.random);
         self.forget(host, down_us, CommitIndex(0));
@@ -159,6 +165,11 @@ impl World {
 
     pub(super) fn restore_backup(&mut self, host: usize, fate: WitnessFate) -> Step {
         if !self.injecting || !self.may_forget(host) {
+            return Ok(());
+        }
+        if self.hosts.len() == 1 {
+            let down_us = self.random.within(DOWN_US);
+            self.replace_alone(Replacement::OldCopy, down_us);
             return Ok(());
         }
         let disk = &mut self.hosts[host].disk;
@@ -180,6 +191,40 @@ impl World {
             self.forgetful.insert(host, CommitIndex(u64::MAX));
             self.promises.may_fall(self.hosts[host].me);
         }
+        Ok(())
+    }
+
+    /// The store of a host without peers is replaced; its witness stays.
+    fn replace_alone(&mut self, by: Replacement, down_us: u64) {
+        if self.hosts[ALONE].disk.replace(by, &mut self.random) {
+            self.go_down(ALONE, down_us);
+        }
+    }
+
+    /// A host without peers starts with another store than its own. It must stop at once and leave
+    /// nothing behind; then its operator puts the true store back.
+    ///
+    /// # Errors
+    /// It goes on.
+    pub(super) fn start_alone_in_doubt(&mut self) -> Step {
+        let now = self.now();
+        let memory = self.hosts[ALONE].start(now);
+        let outputs = self.hosts[ALONE].handle(now, Input::Tick);
+        let halts = matches!(outputs[..], [Output::Halted(HaltReason::NobodyToAsk)]);
+        if memory == Memory::Doubtful && !halts {
+            let (promise, host) = ("no_self_equivocation", self.hosts[ALONE].me);
+            let detail = "goes on alone with a store that is not its own".to_owned();
+            return Err(Broken { promise, host, detail });
+        }
+        if memory == Memory::Doubtful {
+            // A copy of what nothing was signed after is as good as the store itself.
+            let wiped = self.hosts[ALONE].disk.durable.commits.is_empty();
+            let copy = FaultKind::BackupWithoutWitness;
+            self.hit(if wiped { FaultKind::WipedStore } else { copy });
+        }
+        self.hosts[ALONE].disk.put_back();
+        let down_us = self.random.within(DOWN_US);
+        self.go_down(ALONE, down_us);
         Ok(())
     }
 

@@ -18,6 +18,7 @@ use dagger_payload::payload::SignedPayload;
 use dagger_payload::peer::PeerMessage;
 use dagger_payload::release::initial_prefix;
 
+use super::clocks::ClockChange;
 use super::device::PowerCut;
 use super::disk::WitnessFate;
 use super::faults::FaultKind;
@@ -71,6 +72,8 @@ pub(crate) enum Happening {
     BeLate,
     /// The others have so many more payloads to order, while this host speaks to nobody.
     WorkWithout(usize, u32),
+    /// A host's clock leaps, or is set right.
+    Clock(usize, ClockChange),
     /// A host loses its store when much was ordered already.
     Lose,
     /// A fault begins.
@@ -124,6 +127,8 @@ pub(crate) struct World {
     pub(super) random: Random,
     /// Decides about crashes after a return.
     pub(super) returns: Random,
+    /// Decides about clocks that leap.
+    pub(super) clocks: Random,
     /// Decides about snapshots.
     pub(super) transfer: Random,
     /// What came of them.
@@ -206,6 +211,7 @@ impl World {
             hosts,
             random: Random::new(seed, "world"),
             returns: Random::new(seed, "crashes after returns"),
+            clocks: Random::new(seed, "clocks"),
             transfer: Random::new(seed, "snapshots"),
             snapshots: SnapshotCounts::default(),
             closed: BTreeMap::new(),
@@ -284,6 +290,7 @@ impl World {
             self.schedule.after_us(at_us, Happening::BeLate);
         }
         self.help_splits();
+        self.plan_leaps();
     }
 
     /// Ends all faults: links open, hosts go on or start.
@@ -307,6 +314,7 @@ impl World {
             }
         }
         self.bring_all_back();
+        self.look_at_clocks();
         self.plan_losses();
     }
 
@@ -434,6 +442,7 @@ impl World {
                 self.work_without(late, payloads);
                 Ok(())
             }
+            Happening::Clock(host, change) => self.change_clock(host, change),
             Happening::Lose => {
                 self.lose();
                 Ok(())

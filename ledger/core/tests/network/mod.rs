@@ -4,6 +4,8 @@
 //! Owns what a driver does, in its smallest form. Never decides by chance. Called by the scenarios.
 #![allow(dead_code, unreachable_pub)]
 
+mod lies;
+
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -57,6 +59,9 @@ pub struct Adopted {
     ordered: Vec<PayloadDigest>,
 }
 
+/// What a liar says.
+pub type Lie = Arc<Event>;
+
 pub struct Host {
     pub core: Core,
     pub store: Store,
@@ -77,6 +82,7 @@ pub struct Host {
 enum Due {
     Deliver { to: usize, from: usize, frame: Vec<u8> },
     Durable { host: usize, number: u64 },
+    Judge { host: usize, index: CommitIndex },
 }
 
 pub struct Net {
@@ -91,6 +97,13 @@ pub struct Net {
     pub served: Vec<u64>,
     /// Sends nothing from its store.
     pub withholding: Option<usize>,
+    /// Nobody hears it.
+    pub muted: Option<usize>,
+    /// How long each host's judge takes, in milliseconds; those that are not named take none.
+    pub judge_ms: BTreeMap<usize, u64>,
+    /// How far hosts' clocks are ahead, in milliseconds.
+    pub ahead_ms: BTreeMap<usize, u64>,
+    judging: BTreeMap<(usize, CommitIndex), OrderedCommit>,
 }
 
 fn founding() -> Founding {
@@ -162,6 +175,10 @@ impl Net {
             frames: Rc::new(RefCell::new(0)),
             served: vec![0; members + followers],
             withholding: None,
+            muted: None,
+            judge_ms: BTreeMap::new(),
+            ahead_ms: BTreeMap::new(),
+            judging: BTreeMap::new(),
         };
         net.connect_all();
         net
@@ -184,7 +201,8 @@ impl Net {
 
     fn input(&mut self, host: usize, input: Input) {
         let mut outputs = Vec::new();
-        let wall = LedgerTime(START_MS + self.now);
+        let ahead_ms = self.ahead_ms.get(&host).copied().unwrap_or(0);
+        let wall = LedgerTime(START_MS + self.now + ahead_ms);
         self.hosts[host].core.handle(Moment(self.now), wall, input, &mut outputs);
         for output in outputs {
             self.output(host, output);
@@ -214,7 +232,7 @@ impl Net {
                     self.send(at, to, &message);
                 }
             }
-            Output::Committed { commit, .. } => self.judge(at, &commit),
+            Output::Committed { commit, .. } => self.take_to_judge(at, commit),
             Output::EpochBegan { handover, .. } => {
                 assert_eq!(self.hosts[at].store.handovers.last(), Some(&handover));
             }
@@ -253,7 +271,19 @@ impl Net {
 
     fn send(&mut self, from: usize, to: usize, message: &PeerMessage) {
         *self.frames.borrow_mut() += 1;
+        if self.muted == Some(from) {
+            return;
+        }
         self.schedule(1, Due::Deliver { to, from, frame: message.to_bytes() });
+    }
+
+    fn take_to_judge(&mut self, at: usize, commit: OrderedCommit) {
+        if let Some(after_ms) = self.judge_ms.get(&at).copied() {
+            self.schedule(after_ms, Due::Judge { host: at, index: commit.index });
+            self.judging.insert((at, commit.index), commit);
+        } else {
+            self.judge(at, &commit);
+        }
     }
 
     /// A judge whose root is a digest of everything ordered; the payload `members 0 2 5` changes
@@ -262,7 +292,7 @@ impl Net {
         let wall_ms = START_MS + self.now;
         let host = &mut self.hosts[at];
         if !commit.payloads.is_empty() {
-            host.judged_behind_ms = wall_ms - commit.ledger_time.0;
+            host.judged_behind_ms = wall_ms.saturating_sub(commit.ledger_time.0);
         }
         for ordered in &commit.payloads {
             let digest = ordered.payload.digest();
@@ -316,6 +346,12 @@ impl Net {
                 }
                 let message = PeerMessage::read(&frame).expect("own frame");
                 self.deliver(to, author(from), message);
+            }
+            Due::Judge { host, index } => {
+                let commit = self.judging.remove(&(host, index));
+                if let Some(commit) = commit.filter(|_| self.hosts[host].alive) {
+                    self.judge(host, &commit);
+                }
             }
             Due::Durable { host, number } => {
                 let number = WriteNumber(number);
