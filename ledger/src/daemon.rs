@@ -76,7 +76,9 @@ impl StartError {
             Self::Store(StoreError::OpenAlready(_) | StoreError::Full(_))
             | Self::ForeignStore
             | Self::Io { .. } => Exit::Configuration,
-            Self::Store(StoreError::Damaged { .. } | StoreError::Failed { .. }) => Exit::Damaged,
+            Self::Store(
+                StoreError::Damaged { .. } | StoreError::Lost { .. } | StoreError::Failed { .. },
+            ) => Exit::Damaged,
         }
     }
 }

@@ -141,9 +141,20 @@ pub fn before_start(
     let directory = store_directory(state_directory);
     let file = directory.join("data.mdb");
     if let Ok(metadata) = std::fs::metadata(&file) {
-        let depth = depth_for(metadata.len(), doubt.reason().as_deref());
+        let length = metadata.len();
+        let (depth, why) = depth_for(length, doubt.reason());
+        if let Some(why) = &why {
+            tracing::warn!(why, "the store is doubted: all of it is read");
+        }
         match scan_apart(scanner, depth)? {
-            Verdict::Whole => tracing::debug!(depth = depth.name(), "the store was scanned"),
+            Verdict::Whole => match why {
+                Some(why) => tracing::warn!(
+                    why,
+                    "the store is whole: every record that was written can be read and is what was \
+                     written; this host goes on with it"
+                ),
+                None => tracing::info!(depth = depth.name(), "the store was scanned and is whole"),
+            },
             Verdict::InUse => return Ok(()),
             Verdict::Damaged(found) if hosts == 1 => {
                 return Err(MendError::NobodyToRecoverFrom { found, directory });
@@ -162,14 +173,14 @@ pub fn before_start(
     doubt.raise("the last start ended before the store was read").map_err(doing("mark the start"))
 }
 
-/// A page is a power of two of at least 512 bytes; a file that ends within one was cut.
-fn depth_for(length: u64, doubt: Option<&str>) -> Depth {
-    if let Some(reason) = doubt {
-        tracing::warn!(reason, "the store is doubted: all of it is read");
-        return Depth::All;
-    }
-    let cut = !length.is_multiple_of(512);
-    if cut || length <= SCAN_WHOLE_BYTES_MAX { Depth::All } else { Depth::Newest }
+/// How much is read, and why all of it, if there is a reason to doubt it. A page is a power of two
+/// of at least 512 bytes; a file that ends within one was cut.
+fn depth_for(length: u64, doubt: Option<String>) -> (Depth, Option<String>) {
+    let over = length % 512;
+    let cut = format!("its file ends {over} bytes into a page: its end was cut off");
+    let why = doubt.or((over != 0).then_some(cut));
+    let whole = why.is_some() || length <= SCAN_WHOLE_BYTES_MAX;
+    (if whole { Depth::All } else { Depth::Newest }, why)
 }
 
 fn scan_apart(mut scanner: Command, depth: Depth) -> Result<Verdict, MendError> {

@@ -92,7 +92,9 @@ fn scan(prepared: &Prepared, depth: Depth) -> Exit {
         Err(error) => {
             eprintln!("{}", in_words(&error));
             match error {
-                StoreError::Damaged { .. } | StoreError::Failed { .. } => Exit::Damaged,
+                StoreError::Damaged { .. }
+                | StoreError::Lost { .. }
+                | StoreError::Failed { .. } => Exit::Damaged,
                 StoreError::OpenAlready(_) | StoreError::Full(_) => Exit::Configuration,
             }
         }

@@ -5,6 +5,8 @@
 //! Owns names and units of what is shown. Never opens a connection and never decides.
 #![forbid(unsafe_code)]
 
+mod ledger;
+
 use dagger_payload::id::{
     AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId,
     PayloadDigest, Position, VmId, VolumeId,
@@ -19,6 +21,8 @@ use dagger_payload::usage::Used;
 use dagger_payload::volume::{Volume, VolumeState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+pub use ledger::{ForkView, LedgerView, MemberView};
 
 /// The header that carries a payload's signature on `POST /v1/payloads`: the base64 text of an
 /// OpenSSH signature (what stands between the first and the last line of a `.sig` file), on one
@@ -467,63 +471,6 @@ pub struct ImageImport {
     pub path: String,
     /// Digest that it must have.
     pub digest: ImageDigest,
-}
-
-/// `GET /v1/ledger`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct LedgerView {
-    /// The cluster.
-    pub cluster: ClusterId,
-    /// Newest commit.
-    pub committed: CommitIndex,
-    /// Newest judged commit.
-    pub judged: CommitIndex,
-    /// Newest commit that a quorum attests.
-    pub attested: CommitIndex,
-    /// Position of the newest ordered payload.
-    pub position: Position,
-    /// Ledger time of the newest commit.
-    pub ledger_time: LedgerTime,
-    /// Highest round of this host's events.
-    pub round: u64,
-    /// Members that must be reached for a change.
-    pub quorum: u16,
-    /// Members that are reached, this one included.
-    pub reached: u16,
-    /// Hosts that may crash or lie without harm, whoever owns them.
-    pub faults_survived: u16,
-    /// Operators that may be dishonest with all of their hosts, whichever they are.
-    pub dishonest_operators_survived: u16,
-    /// Payloads that wait here.
-    pub waiting: u64,
-    /// Bytes in the store.
-    pub store_bytes: u64,
-    /// Commit of the newest snapshot of the judged state, from which this host's processor begins
-    /// after a restart; 0 for none.
-    pub snapshot: CommitIndex,
-    /// The ledger keeps only the signed headers of events up to this round of `pruned_epoch`, and
-    /// of all epochs before it; 0 when it keeps all bodies.
-    pub pruned_round: u64,
-    /// See `pruned_round`.
-    pub pruned_epoch: u64,
-    /// Members.
-    pub members: Vec<MemberView>,
-    /// Why changes are not possible now, if so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub unavailable: Option<String>,
-}
-
-/// A member of the committee.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct MemberView {
-    /// Its name.
-    pub name: Name,
-    /// Its host id.
-    pub host: HostId,
-    /// The link to it.
-    pub link: HostLink,
-    /// The highest round of its events here.
-    pub highest_round: u64,
 }
 
 /// `GET /v1/health`.

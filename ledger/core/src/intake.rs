@@ -14,8 +14,8 @@ use dagger_payload::peer::PeerMessage;
 
 use crate::gossip::following;
 use crate::limits::{
-    EVIDENCE_PER_AUTHOR_MAX, SUSPENDED_PER_PEER_MAX, TWINS_PER_AUTHOR_MAX, WANT_AGAIN_MS,
-    WANT_TURNS_MAX,
+    EVIDENCE_PER_AUTHOR_MAX, SUSPENDED_BYTES_PER_PEER_MAX, SUSPENDED_PER_PEER_MAX,
+    TWINS_PER_AUTHOR_MAX, WANT_AGAIN_MS, WANT_TURNS_MAX,
 };
 use crate::{Core, Fork, HaltReason, Moment, Output, Record, Turn};
 
@@ -24,6 +24,13 @@ struct Suspended {
     event: Arc<Event>,
     from: AuthorIndex,
     missing: BTreeSet<EventDigest>,
+}
+
+/// How much of one peer is suspended.
+#[derive(Debug, Default)]
+struct Held {
+    events: usize,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -42,7 +49,7 @@ struct Missing {
 pub(crate) struct Intake {
     committee: Committee,
     suspended: BTreeMap<EventDigest, Suspended>,
-    suspended_of: BTreeMap<AuthorIndex, usize>,
+    suspended_of: BTreeMap<AuthorIndex, Held>,
     missing: BTreeMap<EventDigest, Missing>,
     /// Second events of an author and round: accepted only when another author's event names them.
     twins: BTreeMap<EventDigest, Arc<Event>>,
@@ -140,8 +147,9 @@ impl Intake {
     /// Takes a suspended event out, with its wishes.
     fn release(&mut self, digest: &EventDigest) -> Option<Suspended> {
         let suspended = self.suspended.remove(digest)?;
-        if let Some(count) = self.suspended_of.get_mut(&suspended.from) {
-            *count = count.saturating_sub(1);
+        if let Some(held) = self.suspended_of.get_mut(&suspended.from) {
+            held.events = held.events.saturating_sub(1);
+            held.bytes = held.bytes.saturating_sub(suspended.event.bytes.len());
         }
         for parent in &suspended.missing {
             if let Some(missing) = self.missing.get_mut(parent) {
@@ -155,11 +163,13 @@ impl Intake {
     }
 
     fn suspend(&mut self, from: AuthorIndex, event: Arc<Event>, missing: Vec<Parent>, now: Moment) {
-        let count = self.suspended_of.entry(from).or_default();
-        if *count >= SUSPENDED_PER_PEER_MAX {
+        let held = self.suspended_of.entry(from).or_default();
+        let bytes = held.bytes.saturating_add(event.bytes.len());
+        if held.events >= SUSPENDED_PER_PEER_MAX || bytes > SUSPENDED_BYTES_PER_PEER_MAX {
             return; // it comes again when the peer is asked what it has
         }
-        *count += 1;
+        held.events += 1;
+        held.bytes = bytes;
         self.ask_at = Some(now);
         for parent in &missing {
             let wish = self.missing.entry(parent.digest).or_insert_with(|| Missing {

@@ -4,6 +4,8 @@ use dagger_payload::limits::ACCEPTANCE_MS_MAX;
 
 /// Events of one peer that wait for missing parents.
 pub(crate) const SUSPENDED_PER_PEER_MAX: usize = 4096;
+/// Bytes of these events: an event may be large, and a liar's may wait for parents that nobody has.
+pub(crate) const SUSPENDED_BYTES_PER_PEER_MAX: usize = 32 * 1024 * 1024;
 /// How long a leader or a certificate is waited for at first, in milliseconds.
 pub(crate) const WAIT_MS_MIN: u64 = 50;
 /// To how much that wait grows while nothing commits, in milliseconds.

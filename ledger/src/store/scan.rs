@@ -33,14 +33,20 @@ impl Depth {
 /// Reads the store in `directory` and says how many records were read.
 ///
 /// # Errors
-/// `Damaged` or `Failed`: the store cannot be trusted. `OpenAlready`: nothing was read.
+/// `Damaged`, `Lost` or `Failed`: the store cannot be trusted. `OpenAlready`: nothing was read.
 pub fn scan(directory: &Path, map_bytes: usize, depth: Depth) -> Result<u64, StoreError> {
     let store = LmdbStore::open(directory, map_bytes)?;
     let mut count = 0;
     for table in Table::ALL {
         count += match depth {
             Depth::Newest => scan_newest(&store, table)?,
-            Depth::All => scan_all(&store, table)?,
+            Depth::All => {
+                let (found, written) = (scan_all(&store, table)?, store.count(table)?);
+                if found != written {
+                    return Err(StoreError::Lost { table: table.name(), written, found });
+                }
+                found
+            }
         };
     }
     store.read_free_pages()?;

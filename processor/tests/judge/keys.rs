@@ -34,7 +34,7 @@ fn each_role_may_do_what_it_says_and_no_more() {
     let vm = court.vm(&operates, on("web", 1));
     assert_eq!(vm.account, AccountId::of(&developer().public_key()));
     court.vm(&developer(), Body::VmStop(change(&vm).into()));
-    for body in [on("other", 1), Body::VmStart(change(&vm)), image("dev/own")] {
+    for body in [on("other", 1), Body::VmStart(change(&vm)), own_image()] {
         assert_eq!(court.submit(&reads, body), Err(RefusalCode::NotAuthorized));
     }
     for key in [&operates, &reads] {
@@ -51,7 +51,7 @@ fn each_role_may_do_what_it_says_and_no_more() {
 #[test]
 fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
     let mut court = Court::furnished();
-    court.accept(&developer(), image("dev/own"));
+    court.accept(&developer(), own_image());
     let vm = court.vm(&developer(), on("web", 1));
     // Signed before, on its way while the key changes.
     let late = court.sign(&developer(), Body::VmDelete(change(&vm)));
