@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use dagger_bus::ledger::{LinkStatus, MemberStatus};
 use dagger_ledger::link::frames;
 use dagger_ledger::link::tls::Identity;
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
@@ -47,12 +48,14 @@ const ME: AuthorIndex = AuthorIndex(0);
 
 /// Three real ledgers; the first member is the test.
 async fn three() -> Cluster {
-    let mut cluster = Cluster::found(4);
-    for host in &mut cluster.hosts[1..] {
-        host.start();
-    }
+    // A new member asks all others before it signs: so the first one is there at first.
+    let mut cluster = Cluster::start(4).await;
+    let first = cluster.hosts[0].submitted("the founding").await;
+    cluster.hosts[0].stream(0).await.until_attested(&[first]).await;
+    assert_eq!(cluster.hosts[0].stop().code(), Some(0));
     for host in &cluster.hosts[1..] {
-        host.until(|status| status.unavailable.is_none()).await;
+        let gone = |each: &MemberStatus| each.link == LinkStatus::Missing;
+        host.until(|status| status.unavailable.is_none() && gone(&status.members[0])).await;
     }
     cluster
 }

@@ -63,7 +63,8 @@ fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
     assert_eq!(refusal.code, RefusalCode::NotAuthorized);
     // Everything of the account is the new key's: VMs, images, grants.
     court.vm(&new, Body::VmStop(change(&vm).into()));
-    court.accept(&new, Body::ImageRetire(ImageRetire { name: "dev/own".parse().expect("a name") }));
+    let Body::ImageRegister(own) = own_image() else { panic!("an image") };
+    court.accept(&new, Body::ImageRetire(ImageRetire { name: own.name }));
     court.vm(&new, on("other", 1));
     let granted = |key: &SecretKey| {
         let Body::AccountGrant(body) = grant(9, 9) else { panic!("a grant") };

@@ -106,8 +106,8 @@ impl Field {
 /// `program`.
 ///
 /// # Errors
-/// A ledger ends by itself, something acknowledged is lost, the ledgers differ, or fewer faults took
-/// effect than were asked for.
+/// A ledger ends by itself, something acknowledged is lost, the ledgers differ, or fewer faults
+/// took effect than were asked for.
 pub async fn storm(storm: &Storm, program: &Path, directory: &Path) -> anyhow::Result<Survived> {
     let needs_network = storm.kinds.iter().any(|kind| !Kind::OF_PROCESSES.contains(kind));
     let network = needs_network.then(|| Namespaces::make(storm.hosts)).transpose()?;

@@ -22,13 +22,13 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// The others notice only after a while that a host hangs; how they do in it is not what is asked.
 const FIRST_SECOND: Duration = Duration::from_secs(1);
 
-/// One paused host may make the slowest of a hundred payloads elsewhere so many times as slow, beyond
-/// what the same run shows to be noise.
+/// One paused host may make the slowest of a hundred payloads elsewhere so many times as slow,
+/// beyond what the same run shows to be noise.
 const PAUSED_TIMES_MAX: f64 = 2.0;
 /// One killed host may silence the others for so long, in milliseconds.
 const KILLED_SILENCE_MS_MAX: f64 = 500.0;
-/// From the start of the second of two dead hosts, its process, its store and its links included, the
-/// cluster goes on within this, in milliseconds.
+/// From the start of the second of two dead hosts, its process, its store and its links included,
+/// the cluster goes on within this, in milliseconds.
 const SECOND_BACK_MS_MAX: f64 = 3_000.0;
 /// Into so many parts the time is cut in which nobody is hurt; how far their figures lie apart is
 /// noise.
