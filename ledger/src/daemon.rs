@@ -77,7 +77,10 @@ impl StartError {
             | Self::ForeignStore
             | Self::Io { .. } => Exit::Configuration,
             Self::Store(
-                StoreError::Damaged { .. } | StoreError::Lost { .. } | StoreError::Failed { .. },
+                StoreError::Damaged { .. }
+                | StoreError::Lost { .. }
+                | StoreError::Page { .. }
+                | StoreError::Failed { .. },
             ) => Exit::Damaged,
         }
     }

@@ -61,7 +61,10 @@ fn is_damage(error: &(dyn Error + 'static)) -> bool {
     while let Some(error) = cause {
         let store = error.downcast_ref::<StoreError>();
         if let Some(
-            StoreError::Damaged { .. } | StoreError::Lost { .. } | StoreError::Failed { .. },
+            StoreError::Damaged { .. }
+            | StoreError::Lost { .. }
+            | StoreError::Page { .. }
+            | StoreError::Failed { .. },
         ) = store
         {
             return true;

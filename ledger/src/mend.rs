@@ -72,6 +72,10 @@ fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> MendError {
     move |cause| MendError::Io { doing, cause }
 }
 
+/// Why a store is doubted whose ledger ended because of it. If all of it can be read all the same,
+/// only writing meets the damage: it would end every start to come.
+pub const FOUND_WHILE_IT_RAN: &str = "damage was found while the ledger ran";
+
 /// The file beside the store that says: read all of it before it is used. It is there from the
 /// beginning of a start until the store was read, and from the finding of damage on.
 #[derive(Debug, Clone)]
@@ -146,7 +150,14 @@ pub fn before_start(
         if let Some(why) = &why {
             tracing::warn!(why, "the store is doubted: all of it is read");
         }
-        match scan_apart(scanner, depth)? {
+        let verdict = match scan_apart(scanner, depth)? {
+            Verdict::Whole if hosts > 1 && why.as_deref() == Some(FOUND_WHILE_IT_RAN) => {
+                let found = format!("{FOUND_WHILE_IT_RAN}, though all of it can be read");
+                Verdict::Damaged(found)
+            }
+            verdict => verdict,
+        };
+        match verdict {
             Verdict::Whole => match why {
                 Some(why) => tracing::warn!(
                     why,
@@ -302,6 +313,17 @@ mod tests {
             assert_eq!(error.exit(), Exit::Internal);
             assert_eq!(names(state.path()), ["store"], "{script}");
         }
+    }
+
+    #[test]
+    fn damage_that_only_a_writer_meets_does_not_end_every_start_to_come() {
+        let state = state_with_store();
+        Doubt::of(state.path()).raise(FOUND_WHILE_IT_RAN).expect("is raised");
+        before_start(state.path(), 1, scanner("exit 0")).expect("nobody to recover from");
+        assert_eq!(names(state.path()), ["store", "store.doubt"]);
+        Doubt::of(state.path()).raise(FOUND_WHILE_IT_RAN).expect("is raised");
+        before_start(state.path(), 4, scanner("exit 0")).expect("puts aside");
+        assert_eq!(names(state.path()), ["store.damaged-1", "store.doubt"]);
     }
 
     #[test]

@@ -94,6 +94,7 @@ fn scan(prepared: &Prepared, depth: Depth) -> Exit {
             match error {
                 StoreError::Damaged { .. }
                 | StoreError::Lost { .. }
+                | StoreError::Page { .. }
                 | StoreError::Failed { .. } => Exit::Damaged,
                 StoreError::OpenAlready(_) | StoreError::Full(_) => Exit::Configuration,
             }
@@ -105,7 +106,7 @@ fn scan(prepared: &Prepared, depth: Depth) -> Exit {
 fn after_end(doubt: &Doubt, exit: Exit) {
     let noted = match exit {
         Exit::Ok => doubt.lay(),
-        Exit::Damaged => doubt.raise("damage was found while the ledger ran"),
+        Exit::Damaged => doubt.raise(mend::FOUND_WHILE_IT_RAN),
         Exit::Configuration | Exit::Broken | Exit::Internal => Ok(()),
     };
     if let Err(error) = noted {
