@@ -57,14 +57,15 @@ test: ## everything that decides whether a change may land
 	DAGGER_CACHE="$(CACHE)" $(CARGO) nextest run --locked --workspace
 	$(CARGO) nextest run --locked -p dagger-tests --features planted-bugs --test planted
 
-soak: build ## the long simulations (SEEDS=1000 for each size), storms of real processes, the hunt for all planted bugs, and a million payloads against the model
+soak: build ## the long simulations (SEEDS=1000 for each size), hostile bytes for every decoder, storms of real processes, the hunt for all planted bugs, and a million payloads against the model
 	@scripts/prerequisites.sh test
 	for hosts in 4 7 10; do \
 	  $(CARGO) run --locked -p dagger-tests --bin sim -- --first-seed $(DAGGER_FIRST_SEED) \
 	    --seeds $(SEEDS) --hosts $$hosts; \
 	done
+	$(CARGO) run --locked -p dagger-tests --bin fuzz -- --seconds 60 --first-seed $(DAGGER_FIRST_SEED)
 	$(CARGO) run --locked -p dagger-tests --bin endure -- storm --seconds 120 --faults 125
-	$(CARGO) run --locked -p dagger-tests --bin endure -- storm --hosts 1 --kinds kill --seconds 60 --faults 100
+	$(CARGO) run --locked -p dagger-tests --bin endure -- storm --hosts 1 --kinds kill --seconds 60 --faults 60
 	$(CARGO) run --locked -p dagger-tests --bin endure -- outages
 	$(CARGO) run --locked -p dagger-tests --features planted-bugs --bin sim -- --planted all
 	DAGGER_MODEL_PAYLOADS=1000000 $(CARGO) test --locked -p dagger-processor --test model -- --nocapture

@@ -1,10 +1,12 @@
 //! What Prometheus may scrape (OpenMetrics text).
 //!
-//! Owns names and labels. Counters are counted where things happen; gauges are read from model and
-//! sights at each scrape. Called by API and reports.
+//! Owns names and labels. Counters are counted where things happen; gauges are read from model,
+//! sights and the ledger's status at each scrape. Called by API and reports.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::AtomicI64;
 
+use dagger_bus::ledger::ForkStatus;
 use dagger_payload::object::VmState;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -47,6 +49,7 @@ pub struct Metrics {
     hypervisor_up: Number,
     hold: Number,
     contradicting: Number,
+    forked: Number,
 }
 
 impl Default for Metrics {
@@ -70,6 +73,7 @@ impl Metrics {
             hypervisor_up: Number::default(),
             hold: Number::default(),
             contradicting: Number::default(),
+            forked: Number::default(),
         };
         metrics.register();
         metrics
@@ -115,6 +119,11 @@ impl Metrics {
             "Members who attest another history",
             self.contradicting.clone(),
         );
+        registry.register(
+            "members_forked",
+            "Members who signed two events for one round",
+            self.forked.clone(),
+        );
     }
 
     /// A payload was given to the ledger.
@@ -127,6 +136,12 @@ impl Metrics {
     pub fn count_problem(&self, code: &str) {
         let label = CodeLabel { code: code.to_owned() };
         self.problems.get_or_create(&label).inc();
+    }
+
+    /// The ledger named these forks.
+    pub fn note_forks(&self, forks: &[ForkStatus]) {
+        let authors: BTreeSet<_> = forks.iter().map(|fork| fork.author).collect();
+        self.forked.set(i64::try_from(authors.len()).unwrap_or(i64::MAX));
     }
 
     /// The metrics as text, with gauges as they are now.

@@ -97,7 +97,12 @@ impl StartError {
             | Self::ForeignStore
             | Self::NothingToTrust
             | Self::Io { .. } => Exit::Configuration,
-            Self::Store(StoreError::Damaged { .. } | StoreError::Failed { .. }) => Exit::Damaged,
+            Self::Store(
+                StoreError::Damaged { .. }
+                | StoreError::Lost { .. }
+                | StoreError::Page { .. }
+                | StoreError::Failed { .. },
+            ) => Exit::Damaged,
             Self::NobodyToAsk { .. } => Exit::Broken,
         }
     }

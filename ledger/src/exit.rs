@@ -60,7 +60,13 @@ fn is_damage(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
         let store = error.downcast_ref::<StoreError>();
-        if let Some(StoreError::Damaged { .. } | StoreError::Failed { .. }) = store {
+        if let Some(
+            StoreError::Damaged { .. }
+            | StoreError::Lost { .. }
+            | StoreError::Page { .. }
+            | StoreError::Failed { .. },
+        ) = store
+        {
             return true;
         }
         cause = error.source();

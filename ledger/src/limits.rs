@@ -108,6 +108,8 @@ pub const EVIDENCE_EVENTS_MAX: usize = 8192;
 pub const PRUNE_READ_BYTES: usize = 4 * 1024 * 1024;
 /// Requests of one connection that are answered together.
 pub const REQUESTS_TOGETHER_MAX: usize = 256;
+/// Forks that the status names.
+pub const FORKS_SHOWN_MAX: usize = 512;
 /// Admissions under way at the processor.
 pub const ADMISSIONS_MAX: usize = 1024;
 /// Attestations of one author that wait for this host's own judge.

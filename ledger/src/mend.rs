@@ -72,6 +72,10 @@ fn doing(doing: &'static str) -> impl FnOnce(io::Error) -> MendError {
     move |cause| MendError::Io { doing, cause }
 }
 
+/// Why a store is doubted whose ledger ended because of it. If all of it can be read all the same,
+/// only writing meets the damage: it would end every start to come.
+pub const FOUND_WHILE_IT_RAN: &str = "damage was found while the ledger ran";
+
 /// The file beside the store that says: read all of it before it is used. It is there from the
 /// beginning of a start until the store was read, and from the finding of damage on.
 #[derive(Debug, Clone)]
@@ -141,9 +145,27 @@ pub fn before_start(
     let directory = store_directory(state_directory);
     let file = directory.join("data.mdb");
     if let Ok(metadata) = std::fs::metadata(&file) {
-        let depth = depth_for(metadata.len(), doubt.reason().as_deref());
-        match scan_apart(scanner, depth)? {
-            Verdict::Whole => tracing::debug!(depth = depth.name(), "the store was scanned"),
+        let length = metadata.len();
+        let (depth, why) = depth_for(length, doubt.reason());
+        if let Some(why) = &why {
+            tracing::warn!(why, "the store is doubted: all of it is read");
+        }
+        let verdict = match scan_apart(scanner, depth)? {
+            Verdict::Whole if hosts > 1 && why.as_deref() == Some(FOUND_WHILE_IT_RAN) => {
+                let found = format!("{FOUND_WHILE_IT_RAN}, though all of it can be read");
+                Verdict::Damaged(found)
+            }
+            verdict => verdict,
+        };
+        match verdict {
+            Verdict::Whole => match why {
+                Some(why) => tracing::warn!(
+                    why,
+                    "the store is whole: every record that was written can be read and is what was \
+                     written; this host goes on with it"
+                ),
+                None => tracing::info!(depth = depth.name(), "the store was scanned and is whole"),
+            },
             Verdict::InUse => return Ok(()),
             Verdict::Damaged(found) if hosts == 1 => {
                 return Err(MendError::NobodyToRecoverFrom { found, directory });
@@ -162,14 +184,14 @@ pub fn before_start(
     doubt.raise("the last start ended before the store was read").map_err(doing("mark the start"))
 }
 
-/// A page is a power of two of at least 512 bytes; a file that ends within one was cut.
-fn depth_for(length: u64, doubt: Option<&str>) -> Depth {
-    if let Some(reason) = doubt {
-        tracing::warn!(reason, "the store is doubted: all of it is read");
-        return Depth::All;
-    }
-    let cut = !length.is_multiple_of(512);
-    if cut || length <= SCAN_WHOLE_BYTES_MAX { Depth::All } else { Depth::Newest }
+/// How much is read, and why all of it, if there is a reason to doubt it. A page is a power of two
+/// of at least 512 bytes; a file that ends within one was cut.
+fn depth_for(length: u64, doubt: Option<String>) -> (Depth, Option<String>) {
+    let over = length % 512;
+    let cut = format!("its file ends {over} bytes into a page: its end was cut off");
+    let why = doubt.or((over != 0).then_some(cut));
+    let whole = why.is_some() || length <= SCAN_WHOLE_BYTES_MAX;
+    (if whole { Depth::All } else { Depth::Newest }, why)
 }
 
 fn scan_apart(mut scanner: Command, depth: Depth) -> Result<Verdict, MendError> {
@@ -291,6 +313,17 @@ mod tests {
             assert_eq!(error.exit(), Exit::Internal);
             assert_eq!(names(state.path()), ["store"], "{script}");
         }
+    }
+
+    #[test]
+    fn damage_that_only_a_writer_meets_does_not_end_every_start_to_come() {
+        let state = state_with_store();
+        Doubt::of(state.path()).raise(FOUND_WHILE_IT_RAN).expect("is raised");
+        before_start(state.path(), 1, scanner("exit 0")).expect("nobody to recover from");
+        assert_eq!(names(state.path()), ["store", "store.doubt"]);
+        Doubt::of(state.path()).raise(FOUND_WHILE_IT_RAN).expect("is raised");
+        before_start(state.path(), 4, scanner("exit 0")).expect("puts aside");
+        assert_eq!(names(state.path()), ["store.damaged-1", "store.doubt"]);
     }
 
     #[test]

@@ -101,7 +101,10 @@ fn scan(prepared: &Prepared, depth: Depth) -> Exit {
         Err(error) => {
             eprintln!("{}", in_words(&error));
             match error {
-                StoreError::Damaged { .. } | StoreError::Failed { .. } => Exit::Damaged,
+                StoreError::Damaged { .. }
+                | StoreError::Lost { .. }
+                | StoreError::Page { .. }
+                | StoreError::Failed { .. } => Exit::Damaged,
                 StoreError::OpenAlready(_) | StoreError::Full(_) => Exit::Configuration,
             }
         }
@@ -125,7 +128,7 @@ fn trust_store(prepared: &Prepared) -> Exit {
 fn after_end(doubt: &Doubt, exit: Exit) {
     let noted = match exit {
         Exit::Ok => doubt.lay(),
-        Exit::Damaged => doubt.raise("damage was found while the ledger ran"),
+        Exit::Damaged => doubt.raise(mend::FOUND_WHILE_IT_RAN),
         Exit::Configuration | Exit::Broken | Exit::Internal => Ok(()),
     };
     if let Err(error) = noted {

@@ -8,6 +8,7 @@ use common::{Cluster, Host, payload};
 use dagger_bus::ledger::{Answer, Call, LedgerStatus, LinkStatus, Standing, Unavailable};
 use dagger_payload::genesis::GenesisMode;
 use dagger_payload::id::PayloadDigest;
+use dagger_payload::payload::SignedPayload;
 use dagger_payload::refusal::RefusalCode;
 
 async fn attested_everywhere(cluster: &Cluster, digests: &[PayloadDigest]) {
@@ -309,4 +310,42 @@ async fn kill_9_of_one_host_after_another_under_load_loses_and_doubles_nothing()
     let count = places.len();
     places.dedup();
     assert_eq!((places.len(), count), (receipts.len(), receipts.len()));
+}
+
+/// Something large that the key of number `signer` claims to have signed.
+fn large(signer: u8, number: u32) -> SignedPayload {
+    let key = common::key(signer).public_key();
+    let mut text = format!("{{\"signer\":\"{key}\",\"number\":{number}}}");
+    text.extend(std::iter::repeat_n(' ', 60 * 1024 - text.len()));
+    common::payload(&text)
+}
+
+/// The test's judge knows no accounts: so these keys stand for operators' and hosts'.
+#[tokio::test]
+async fn a_key_that_submits_too_much_at_once_is_refused_and_takes_no_room_of_others() {
+    let cluster = Cluster::start(4).await;
+    let host = &cluster.hosts[1];
+    // Four times what may wait: more than is ordered in between.
+    let mut payloads: Vec<_> = (0..280).map(|number| large(60, number)).collect();
+    payloads.push(large(61, 0));
+    let answers = host.submit_together(&payloads).await;
+    let (honest, flood) = answers.split_last().expect("some");
+    assert!(matches!(honest, Answer::Receipt { .. }), "{honest:?}");
+    let mut refused = 0;
+    let mut kept = Vec::new();
+    for answer in flood {
+        match answer {
+            Answer::Receipt { digest, .. } => kept.push(*digest),
+            Answer::Refused { refusal } => {
+                assert_eq!(refusal.code, RefusalCode::TooMuchUnordered);
+                refused += 1;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert!(refused > 0 && kept.len() >= 60, "{refused} refused, {} kept", kept.len());
+    host.stream(0).await.until_attested(&kept).await;
+    // What waited is ordered: there is room again.
+    let again = host.submit_together(&[large(60, 1000)]).await;
+    assert!(matches!(again[..], [Answer::Receipt { .. }]), "{again:?}");
 }

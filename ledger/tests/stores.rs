@@ -3,13 +3,14 @@
 //! Pins: commits are whole and survive a reopening, pages are in order both ways, a full store
 //! writes nothing and still reads, and a changed byte is found at the next read.
 
+use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use dagger_ledger::store::lmdb::LmdbStore;
 use dagger_ledger::store::memory::{Fault, MemoryStore};
 use dagger_ledger::store::records::{self, OrderedAt, Records};
-use dagger_ledger::store::{Change, Direction, Store, StoreError, Table};
+use dagger_ledger::store::{Change, Direction, Store, StoreError, Table, pages};
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{CommitIndex, PayloadDigest, Position, PrefixHash, StateRoot};
 
@@ -200,4 +201,58 @@ fn only_one_file_imports_the_store_crate() {
     let mut importing = Vec::new();
     walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut importing);
     assert_eq!(importing, ["lmdb.rs"]);
+}
+
+/// Fills a store with small and large records, deletes some, and gives its file.
+fn written_store(directory: &Path) -> std::path::PathBuf {
+    let store = LmdbStore::open(directory, 1 << 30).expect("opens");
+    for round in 0..40_u32 {
+        let mut changes = Vec::new();
+        for number in 0..60_u32 {
+            let key = (round * 60 + number).to_be_bytes();
+            let large = if number % 20 == 0 { 9_000 } else { 40 + number as usize };
+            changes.push(put(Table::Events, &key, &vec![7; large]));
+            changes.push(put(Table::Commits, &key, &[1; 30]));
+        }
+        store.commit(&changes).expect("writes");
+        let old = (round * 37).to_be_bytes().to_vec();
+        store.commit(&[Change::Delete { table: Table::Events, key: old }]).expect("deletes");
+    }
+    directory.join("data.mdb")
+}
+
+#[test]
+fn a_whole_file_passes_and_a_flip_in_the_header_of_a_used_page_does_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = written_store(directory.path());
+    pages::check(&path).expect("it is whole");
+    let whole = std::fs::read(&path).expect("reads");
+    let field = |page: usize, at: usize| {
+        u16::from_ne_bytes([whole[page * 4096 + at], whole[page * 4096 + at + 1]])
+    };
+    let other = directory.path().join("flipped");
+    let file = std::fs::File::create(&other).expect("makes");
+    file.write_all_at(&whole, 0).expect("writes");
+    let (mut found, mut unused) = (0, 0);
+    for page in 2..whole.len() / 4096 {
+        if ![1, 2].contains(&field(page, 10)) {
+            continue;
+        }
+        // Number, flags, and the ends of the free room; what lies between is padding.
+        for within in (0..8).chain(10..16) {
+            let at = page * 4096 + within;
+            file.write_all_at(&[whole[at] ^ 0x04], at as u64).expect("writes");
+            match pages::check(&other) {
+                Err(StoreError::Page { .. }) => found += 1,
+                // A page of an older state, which nothing leads to.
+                Ok(()) => unused += 1,
+                Err(error) => panic!("{error}"),
+            }
+            file.write_all_at(&whole[at..=at], at as u64).expect("writes");
+        }
+    }
+    pages::check(&other).expect("it is whole again");
+    assert!(found > 500, "{found} flips were found, {unused} were in pages that nothing leads to");
+    // Of one page all flips are found, or none.
+    assert_eq!((found % 14, unused % 14), (0, 0), "{found} found, {unused} not");
 }

@@ -16,7 +16,8 @@ use dagger_bus::{BusError, Connection};
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, LedgerTime, Round, VmId};
 use dagger_payload::key::{Domain, SecretKey, Signature};
-use dagger_payload::payload::{SignatureKind, SignedPayload};
+use dagger_payload::kind::Body;
+use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{OrderedCommit, OrderedPayload, extend_prefix};
 use dagger_payload::sshsig::{self, Namespace};
@@ -212,6 +213,77 @@ async fn a_snapshot_that_was_asked_for_begins_a_later_life_and_a_false_one_does_
     }
     let ended = judgement.receiver.receive::<Judged>().await;
     assert!(matches!(ended, Err(BusError::Closed)), "the old life is over");
+    daemon.stop();
+}
+
+/// What the key of number `signer` signs.
+fn signed(cluster: ClusterId, signer: u8, kind: &str, body: serde_json::Value) -> SignedPayload {
+    let body = Body::read(kind, &body.to_string()).expect("a good body");
+    let (signer, not_after) = (key(signer), LedgerTime(1_700_000_060_000));
+    let payload = Payload { cluster, signer: signer.public_key(), not_after, body };
+    SignedPayload::sign(&signer, &payload)
+}
+
+/// A stranger's key costs nothing. The flood goes over a connection of its own and is larger than
+/// what is answered while the honest request waits.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_a_strangers_requests_keeps_no_request_of_an_account_out() {
+    const FLOOD: u64 = 30_000;
+    const HONEST_WAIT_MAX: Duration = Duration::from_secs(10);
+    let daemon = Daemon::start();
+    let (mut judgement, opened) = daemon.open(Purpose::Judgement).await;
+    let grant = serde_json::json!({
+        "key": key(5).public_key(), "vms": 1, "until_ms": 1_800_000_000_000_u64,
+        "capacity": {"cpus": 1, "memory_mib": 512, "disk_gib": 5},
+    });
+    let mut commit = next_commit(&opened);
+    let payload = signed(daemon.cluster, 1, "account.grant", grant);
+    let before = opened.judged.prefix_hash;
+    commit.prefix_hash = extend_prefix(&before, commit.ledger_time, [&payload]);
+    commit.payloads = vec![OrderedPayload { author: AuthorIndex(0), payload }];
+    let now = commit.ledger_time;
+    judgement.sender.send(&Judge { commit, then: Then::Nothing }).await.expect("sent");
+    let judged: Judged = judgement.receiver.receive().await.expect("answered");
+    assert!(matches!(judged, Judged::Done { .. }), "{judged:?}");
+
+    let add = |number: u8| serde_json::json!({"key": key(number).public_key(), "role": "read"});
+    let stranger = signed(daemon.cluster, 9, "account.add_key", add(8));
+    let (flood, _) = daemon.open(Purpose::Admissions).await;
+    let Connection { mut sender, mut receiver } = flood;
+    let flooding = tokio::spawn(async move {
+        for id in 0..FLOOD {
+            let asked = Asked::Pack { payload: stranger.clone() };
+            sender.feed(&Admit { id, asked, now }).await.expect("queued");
+        }
+        sender.flush().await.expect("sent");
+    });
+    let answered = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = answered.clone();
+    let draining = tokio::spawn(async move {
+        for _ in 0..FLOOD {
+            let Admission { outcome, .. } = receiver.receive().await.expect("answered");
+            let AdmissionOutcome::Refused { refusal } = outcome else { panic!("{outcome:?}") };
+            assert_eq!(refusal.code, RefusalCode::AccountUnknown);
+            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    });
+    while answered.load(std::sync::atomic::Ordering::Relaxed) < 100 {
+        tokio::task::yield_now().await;
+    }
+    let (mut honest, _) = daemon.open(Purpose::Admissions).await;
+    let payload = signed(daemon.cluster, 5, "account.add_key", add(6));
+    let admit = Admit { id: 1, asked: Asked::Pack { payload }, now };
+    let begin = Instant::now();
+    honest.sender.send(&admit).await.expect("sent");
+    let answer = honest.receiver.receive::<Admission>();
+    let answer = tokio::time::timeout(HONEST_WAIT_MAX, answer).await.expect("in time");
+    let Admission { outcome, .. } = answer.expect("answered");
+    assert!(matches!(outcome, AdmissionOutcome::Admitted { .. }), "{outcome:?}");
+    let of_flood = answered.load(std::sync::atomic::Ordering::Relaxed);
+    assert!(of_flood < FLOOD, "the flood was over before the honest request was answered");
+    println!("answered after {:?}, {of_flood} of {FLOOD} of the flood", begin.elapsed());
+    flooding.await.expect("sent");
+    draining.await.expect("answered");
     daemon.stop();
 }
 

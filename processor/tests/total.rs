@@ -5,9 +5,9 @@ use std::path::PathBuf;
 
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
-use dagger_payload::id::{AuthorIndex, ClusterId, Generation, LedgerTime, Round, VmId};
+use dagger_payload::id::{AuthorIndex, ClusterId, LedgerTime, Round};
 use dagger_payload::key::{SecretKey, Signature};
-use dagger_payload::kind::{AccountGrant, Body, Capacity, VmChange};
+use dagger_payload::kind::{AccountGrant, Body, Capacity};
 use dagger_payload::limits::{JSON_INTEGER_MAX, PAYLOAD_BYTES_MAX, REASON_BYTES_MAX};
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::refusal::RefusalCode;
@@ -308,23 +308,74 @@ fn word() -> impl Strategy<Value = String> {
     prop_oneof![prop::sample::select(words.to_vec()).prop_map(str::to_owned), "[a-z_.]{0,12}"]
 }
 
+/// Every kind that there is, and one that is none.
 fn kind() -> impl Strategy<Value = &'static str> {
-    prop::sample::select(vec![
-        "host.join",
-        "host.drain",
-        "host.resume",
-        "account.grant",
-        "account.revoke",
-        "image.register",
-        "image.retire",
-        "vm.create",
-        "vm.start",
-        "vm.stop",
-        "vm.protect",
-        "vm.delete",
-        "report.vm",
-        "vm.none",
-    ])
+    prop::sample::select([Body::KINDS, &["vm.none"]].concat())
+}
+
+/// The published body of `kind`: valid, with every field that the kind has.
+fn template(kind: &str) -> Value {
+    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("payload/vectors/bodies.json");
+    let file = std::fs::read_to_string(path).expect("the vector file");
+    let file: Value = serde_json::from_str(&file).expect("JSON");
+    let body = &file["bodies"][kind];
+    assert!(body.is_object(), "{kind}: there is no body to change");
+    body.clone()
+}
+
+/// Random text in place of every id, digest and name, and random numbers in place of numbers.
+fn with_other_ids(value: &mut Value, ids: &[u8; 32], number: u64) {
+    match value {
+        Value::String(text) if text.len() >= 32 && text.bytes().all(|c| c.is_ascii_hexdigit()) => {
+            let hex: String = ids.iter().map(|byte| format!("{byte:02x}")).collect();
+            *text = hex[..text.len().min(64)].to_owned();
+        }
+        Value::Number(_) => *value = number.into(),
+        Value::Array(items) => items.iter_mut().for_each(|each| with_other_ids(each, ids, number)),
+        Value::Object(members) => {
+            members.values_mut().for_each(|each| with_other_ids(each, ids, number));
+        }
+        Value::Null | Value::Bool(_) | Value::String(_) => {}
+    }
+}
+
+/// `numbers` with the texts of `ids`.
+fn with_ids_of(numbers: &Value, ids: &Value) -> Value {
+    match (numbers, ids) {
+        (Value::Object(numbers), Value::Object(ids)) => {
+            let pairs = numbers.iter().zip(ids.values());
+            Value::Object(pairs.map(|((key, n), i)| (key.clone(), with_ids_of(n, i))).collect())
+        }
+        (Value::Number(_), _) => numbers.clone(),
+        _ => ids.clone(),
+    }
+}
+
+/// What `key` signs when it asks for `body`.
+fn signed_by(key: &SecretKey, kind: &str, body: &Value, not_after: u64) -> SignedPayload {
+    let mut document: Value = serde_json::from_slice(&grant().to_bytes()).expect("JSON");
+    document["signer"] = key.public_key().to_string().into();
+    document["kind"] = kind.into();
+    document["not_after_ms"] = not_after.into();
+    document["body"] = body.clone();
+    let bytes = document.to_string().into_bytes();
+    let signature = sshsig::sign(key, Namespace::Payload, &bytes);
+    SignedPayload { signature_kind: SignatureKind::SshEd25519, signature, bytes: bytes.into() }
+}
+
+#[test]
+fn there_is_a_body_of_every_kind_and_each_is_understood() {
+    for kind in Body::KINDS {
+        let signed = signed_by(&operator(), kind, &template(kind), NOW.0 + 1);
+        assert!(signed.read().is_ok(), "{kind}: {:?}", signed.read());
+        let understood = !matches!(
+            outcome(&signed),
+            Err(RefusalCode::PayloadMalformed
+                | RefusalCode::KindUnknown
+                | RefusalCode::LimitExceeded)
+        );
+        assert!(understood, "{kind}: {:?}", outcome(&signed));
+    }
 }
 
 proptest! {
@@ -358,20 +409,37 @@ proptest! {
     }
 
     #[test]
-    fn changes_and_reports_of_what_nobody_made_are_refused(
-        id in any::<[u8; 16]>(),
-        generation in 0..=JSON_INTEGER_MAX,
-        not_after in 0..=JSON_INTEGER_MAX,
+    fn every_kind_about_things_that_nobody_made_is_answered(
+        kind in prop::sample::select(Body::KINDS),
+        ids in any::<[u8; 32]>(),
+        number in prop_oneof![0..100_u64, 0..=JSON_INTEGER_MAX],
+        keeps_numbers in any::<bool>(),
+        not_after in prop_oneof![Just(NOW.0 + 1), 0..=JSON_INTEGER_MAX],
         signer in prop::sample::select(vec![10_u8, 20, 30, 1]),
     ) {
-        let (vm, generation) = (VmId(id), Generation(generation));
-        let key = key(signer);
-        let change = VmChange { vm, expected_generation: Some(generation) };
-        for body in [Body::VmStart(change.clone()), Body::VmDelete(change)] {
-            let (cluster, signer) = (cluster(), key.public_key());
-            let payload =
-                Payload { cluster, signer, not_after: LedgerTime(not_after), body };
-            prop_assert!(outcome(&SignedPayload::sign(&key, &payload)).is_err());
+        let mut body = template(kind);
+        let kept = body.clone();
+        with_other_ids(&mut body, &ids, number);
+        if keeps_numbers {
+            body = with_ids_of(&kept, &body);
         }
+        let verdict = outcome(&signed_by(&key(signer), kind, &body, not_after));
+        // Of what is about something, only the founding acts of an operator find their something.
+        let founds = matches!(kind, "host.join" | "account.grant" | "image.register");
+        prop_assert!(verdict.is_err() || (founds && signer == 10), "{kind}: {verdict:?}");
+    }
+
+    #[test]
+    fn every_kind_with_one_random_field_is_answered(
+        kind in prop::sample::select(Body::KINDS),
+        which in any::<prop::sample::Index>(),
+        value in json(),
+        signer in prop::sample::select(vec![10_u8, 20, 30, 1]),
+    ) {
+        let mut body = template(kind);
+        let members = body.as_object_mut().expect("bodies are objects");
+        let at = which.index(members.len());
+        *members.values_mut().nth(at).expect("a member") = value;
+        let _answered = outcome(&signed_by(&key(signer), kind, &body, NOW.0 + 1));
     }
 }

@@ -1,6 +1,6 @@
 //! Tests of the whole: a simulator of the ledger under faults, the promises that every run is held
-//! to, a load generator, endurance runs of real processes, the house rules, and machines with
-//! systemd to install into.
+//! to, hostile bytes for every decoder, a load generator, endurance runs of real processes, the
+//! house rules, and machines with systemd to install into.
 //!
 //! Owns what no single package can test alone. Never ships. Called by `make test` and by the
 //! programs beside it.
@@ -8,6 +8,7 @@
 pub mod built;
 pub mod cluster;
 pub mod endure;
+pub mod fuzz;
 pub mod hammer;
 pub mod ledgers;
 pub mod nspawn;

@@ -22,11 +22,11 @@ use dagger_payload::volume::{Volume, VolumeState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod ledger;
 mod members;
 
-pub use members::{
-    EpochView, HostLink, HostView, LedgerView, MemberView, OperatorView, ProposalView, Vote,
-};
+pub use ledger::{ForkView, LedgerView, MemberView};
+pub use members::{EpochView, HostLink, HostView, OperatorView, ProposalView, Vote};
 
 /// The header that carries a payload's signature on `POST /v1/payloads`: the base64 text of an
 /// OpenSSH signature (what stands between the first and the last line of a `.sig` file), on one

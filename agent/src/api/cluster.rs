@@ -6,10 +6,10 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use dagger_api::{
-    ClusterView, HealthPart, HealthStatus, HealthView, HostLink, LedgerView, MemberView, Problem,
+    ClusterView, ForkView, HealthPart, HealthStatus, HealthView, HostLink, LedgerView, MemberView,
+    Problem,
 };
-use dagger_bus::ledger::{LedgerStatus, LinkStatus, MemberStatus};
-
+use dagger_bus::ledger::{ForkStatus, LedgerStatus, LinkStatus, MemberStatus};
 use dagger_payload::id::CommitIndex;
 
 use super::problem::{ApiProblem, unavailable_text};
@@ -91,6 +91,17 @@ fn ledger_view_of(members: &Members, status: LedgerStatus) -> LedgerView {
             let shown = status.members.into_iter();
             shown.map(|member| member_view(member, members, judged)).collect()
         },
+        forks: status.forks.into_iter().map(fork_view).collect(),
+    }
+}
+
+fn fork_view(fork: ForkStatus) -> ForkView {
+    let events = fork.evidence.map(|evidence| vec![evidence.first, evidence.second]);
+    ForkView {
+        name: fork.name,
+        host: fork.host,
+        round: fork.evidence.map(|evidence| evidence.round.0),
+        events: events.unwrap_or_default(),
     }
 }
 
@@ -209,6 +220,10 @@ fn hypervisor_health(api: &Shared) -> Result<String, String> {
     responses((status = 200, body = String, content_type = "application/openmetrics-text"))
 )]
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
+    // What a ledger that does not answer said last stays.
+    if let Ok(status) = api.ledger_status().await {
+        api.parts.metrics.note_forks(&status.forks);
+    }
     let text = api.parts.metrics.scrape(&api.parts.model, &api.parts.board);
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }

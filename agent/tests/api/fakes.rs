@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex};
 
 use dagger_bus::Connection;
 use dagger_bus::ledger::{
-    Answer, Call, Consumed, LedgerStatus, LinkStatus, MemberStatus, Open, Opened, Purpose, Request,
-    Response, Standing, StreamItem, Unavailable,
+    Answer, Call, Consumed, ForkEvidence, ForkStatus, LedgerStatus, LinkStatus, MemberStatus, Open,
+    Opened, Purpose, Request, Response, Standing, StreamItem, Unavailable,
 };
 use dagger_bus::seal::SealKey;
 use dagger_payload::attested::AttestedProof;
-use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, PayloadDigest, Position, Round};
+use dagger_payload::id::{
+    AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, Position, Round,
+};
 use dagger_payload::key::PublicKey;
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::prediction::Prediction;
@@ -192,11 +194,20 @@ impl Script {
             snapshot: CommitIndex(0),
             pruned_round: Round(0),
             pruned_epoch: Epoch(0),
+            forks: vec![self.fork()],
             unavailable: match on_submit {
                 OnSubmit::Unavailable(reason) => Some(reason),
                 OnSubmit::Receive | OnSubmit::Refuse(_) => None,
             },
         }
+    }
+
+    /// The second host signed twice.
+    fn fork(&self) -> ForkStatus {
+        let host = &self.world.genesis.hosts[1];
+        let (first, second) = (EventDigest([1; 32]), EventDigest([2; 32]));
+        let evidence = Some(ForkEvidence { round: Round(3), first, second });
+        ForkStatus { author: AuthorIndex(1), name: host.name.clone(), host: host.id(), evidence }
     }
 
     async fn serve_releases(&self, connection: Connection, after: CommitIndex) -> Option<()> {

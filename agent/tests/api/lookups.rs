@@ -208,3 +208,17 @@ async fn the_cluster_and_the_ledger_say_what_a_client_needs() {
     assert_eq!(operators[1].key, agent.world.genesis.operators[1].key);
     assert_eq!(ledger.members[1].link, HostLink::Connected);
 }
+
+/// The fake ledger says that host2 signed two events for round 3.
+#[tokio::test]
+async fn who_signed_two_events_for_one_round_is_named_with_both_and_counted() {
+    let agent = Agent::start().await;
+    let ledger: LedgerView = agent.tcp.get_json("/v1/ledger").await;
+    let [fork] = &ledger.forks[..] else { panic!("{:?}", ledger.forks) };
+    assert_eq!((fork.name.clone(), fork.host), (name("host2"), agent.world.host_id(1)));
+    assert_eq!((fork.round, fork.events.len()), (Some(3), 2));
+    assert_ne!(fork.events[0], fork.events[1]);
+    let metrics = agent.unix.get("/metrics").await;
+    let metrics = String::from_utf8(metrics.body.to_vec()).expect("text");
+    assert!(metrics.contains("dagger_agent_members_forked 1\n"), "{metrics}");
+}

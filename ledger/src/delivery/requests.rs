@@ -10,18 +10,24 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_bus::ledger::{
-    Answer, Call, LedgerStatus, LinkStatus, MemberStatus, Request, Response, Standing, Unavailable,
+    Answer, Call, ForkEvidence, ForkStatus, LedgerStatus, LinkStatus, MemberStatus, Request,
+    Response, Standing, Unavailable,
 };
 use dagger_ledger_core::Input;
-use dagger_payload::id::{AccountId, AuthorIndex, CommitIndex, LedgerTime, PayloadDigest, Round};
-use dagger_payload::limits::{PAYLOAD_BYTES_MAX, UNORDERED_BYTES_PER_ACCOUNT_MAX};
+use dagger_payload::event::SignedHeader;
+use dagger_payload::id::{
+    AccountId, AuthorIndex, CommitIndex, EventDigest, LedgerTime, PayloadDigest, Round,
+};
+use dagger_payload::limits::{
+    PAYLOAD_BYTES_MAX, UNORDERED_BYTES_PER_ACCOUNT_MAX, UNORDERED_BYTES_PER_SIGNER_MAX,
+};
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use futures_util::future::join_all;
 
 use super::admission::NoAnswer;
-use super::submissions::{NoRoom, Reserved};
+use super::submissions::{NoRoom, Owner, Reserved};
 use super::{Delivery, DeliveryError, proofs};
 use crate::driver::start::FIRST_EPOCH;
 use crate::store::records;
@@ -112,6 +118,11 @@ impl Submission {
         Response { id: self.id, answer }
     }
 
+    fn too_much(&self, whose: &str, bytes_max: usize) -> Response {
+        let detail = format!("{bytes_max} bytes of this {whose} wait to be ordered here already");
+        self.answer(refused(RefusalCode::TooMuchUnordered, detail))
+    }
+
     fn receipt(&self, standing: Standing) -> Response {
         self.answer(Answer::Receipt { digest: self.digest, standing })
     }
@@ -189,12 +200,13 @@ async fn keep_all(
     let mut kept = Vec::with_capacity(admitted.len());
     for (submission, account) in admitted {
         let bytes = submission.payload.bytes.len();
-        match delivery.submissions.reserve(submission.digest, account, bytes) {
+        let owner = Owner::of(&submission.payload, account);
+        match delivery.submissions.reserve(submission.digest, owner, bytes) {
             Err(NoRoom::OfAccount) => {
-                let detail =
-                    format!("over {UNORDERED_BYTES_PER_ACCOUNT_MAX} bytes wait to be ordered here");
-                let answer = refused(RefusalCode::TooMuchUnordered, detail);
-                answers.push(submission.answer(answer));
+                answers.push(submission.too_much("account", UNORDERED_BYTES_PER_ACCOUNT_MAX));
+            }
+            Err(NoRoom::OfSigner) => {
+                answers.push(submission.too_much("key", UNORDERED_BYTES_PER_SIGNER_MAX));
             }
             Err(NoRoom::InAll) => {
                 answers.push(submission.answer(unavailable(Unavailable::Overloaded {})));
@@ -257,6 +269,24 @@ fn evidence(delivery: &Delivery, commit: CommitIndex) -> Answer {
     Answer::Evidence { evidence: evidence.map(|attested| attested.evidence.clone()) }
 }
 
+/// Whoever is known to have signed two events for one round: by the headers that are kept, and by
+/// what the core has seen since it started.
+fn forks(delivery: &Delivery, seen: &[AuthorIndex]) -> Result<Vec<ForkStatus>, DeliveryError> {
+    let kept = delivery.records.forks()?;
+    let unproven = seen.iter().filter(|author| kept.iter().all(|fork| fork.author != **author));
+    let unproven = unproven.map(|author| (*author, None));
+    let proven = kept.iter().map(|fork| {
+        let digest = |signed: &SignedHeader| EventDigest::of(&signed.header);
+        let (first, second) = (digest(&fork.first), digest(&fork.second));
+        (fork.author, Some(ForkEvidence { round: fork.round, first, second }))
+    });
+    let named = proven.chain(unproven).filter_map(|(author, evidence)| {
+        let host = delivery.genesis.host(author)?;
+        Some(ForkStatus { author, name: host.name.clone(), host: host.id(), evidence })
+    });
+    Ok(named.collect())
+}
+
 fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
     let core = delivery.status.borrow().clone();
     let links = delivery.links.borrow().clone();
@@ -283,7 +313,9 @@ fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
     let quorum = u16::try_from(delivery.committee().quorum()).expect("at most 128");
     let released = delivery.released.borrow().clone();
     let pruned = delivery.records.pruned()?;
+    let seen = core.as_ref().map(|core| core.forkers.as_slice()).unwrap_or_default();
     let status = LedgerStatus {
+        forks: forks(delivery, seen)?,
         cluster: delivery.cluster,
         author: delivery.me,
         epoch: core.as_ref().map_or(FIRST_EPOCH, |core| core.epoch),

@@ -1,26 +1,80 @@
 //! Payloads of this host's users between their receipt and their place in the order.
 //!
-//! Owns the bounds on unordered bytes, per account and in all, and the answer to a repeated
-//! submission. What is listed here is durable in the store's pool or in an own event. Never asks
-//! the processor (`requests` does). Filled by requests and at start, emptied by judging.
+//! Owns the bounds on unordered bytes, per account, per signer and in all, and the answer to a
+//! repeated submission. What is listed here is durable in the store's pool or in an own event. Of a
+//! payload it reads nothing but who signs. Never asks the processor (`requests` does). Filled by
+//! requests and at start, emptied by judging.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
 
 use dagger_payload::id::{AccountId, PayloadDigest};
-use dagger_payload::limits::{UNORDERED_BYTES_MAX, UNORDERED_BYTES_PER_ACCOUNT_MAX};
+use dagger_payload::limits::{
+    UNORDERED_BYTES_MAX, UNORDERED_BYTES_PER_ACCOUNT_MAX, UNORDERED_BYTES_PER_SIGNER_MAX,
+};
 use dagger_payload::payload::SignedPayload;
 
-struct Waiting {
+/// A key, by its bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Signer([u8; 32]);
+
+/// Whom a payload is counted for: its key, and its account once the processor has named that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Owner {
     account: Option<AccountId>,
+    signer: Option<Signer>,
+}
+
+impl Owner {
+    /// Of `payload`, which the processor counts to `account`.
+    pub fn of(payload: &SignedPayload, account: Option<AccountId>) -> Self {
+        Self { account, signer: payload.claimed_signer().map(Signer) }
+    }
+}
+
+struct Waiting {
+    owner: Owner,
     bytes: usize,
+}
+
+/// Sums by somebody; nobody stands in it for nothing.
+struct Sums<K>(BTreeMap<K, usize>);
+
+impl<K: Ord> Default for Sums<K> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<K: Ord> Sums<K> {
+    fn of(&self, key: Option<&K>) -> usize {
+        key.and_then(|key| self.0.get(key)).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, key: Option<K>, bytes: usize) {
+        if let Some(key) = key {
+            *self.0.entry(key).or_insert(0) += bytes;
+        }
+    }
+
+    fn remove(&mut self, key: Option<K>, bytes: usize) {
+        if let Some(key) = key
+            && let Some(sum) = self.0.get_mut(&key)
+        {
+            *sum -= bytes;
+            if *sum == 0 {
+                self.0.remove(&key);
+            }
+        }
+    }
 }
 
 #[derive(Default)]
 struct State {
     waiting: HashMap<PayloadDigest, Waiting>,
     bytes: usize,
-    accounts: BTreeMap<AccountId, usize>,
+    accounts: Sums<AccountId>,
+    signers: Sums<Signer>,
 }
 
 /// The unordered payloads of this host.
@@ -34,6 +88,8 @@ pub struct Submissions {
 pub enum NoRoom {
     /// Too much of this account waits.
     OfAccount,
+    /// Too much of this key waits.
+    OfSigner,
     /// Too much waits in all.
     InAll,
 }
@@ -52,11 +108,12 @@ impl Submissions {
         self.state.lock().expect("no holder of this lock panics")
     }
 
-    /// Lists what the store already had; these do not count against an account, which only the
+    /// Lists what the store already had. It counts against its signers; their accounts only the
     /// processor knows.
     pub fn restore<'p>(&self, payloads: impl IntoIterator<Item = &'p SignedPayload>) {
         for payload in payloads {
-            self.state().add(payload.digest(), None, payload.bytes.len());
+            let owner = Owner::of(payload, None);
+            self.state().add(payload.digest(), owner, payload.bytes.len());
         }
     }
 
@@ -77,21 +134,25 @@ impl Submissions {
     pub fn reserve(
         &self,
         digest: PayloadDigest,
-        account: Option<AccountId>,
+        owner: Owner,
         bytes: usize,
     ) -> Result<Reserved, NoRoom> {
         let mut state = self.state();
         if state.waiting.contains_key(&digest) {
             return Ok(Reserved::Known);
         }
-        let of_account = account.and_then(|account| state.accounts.get(&account));
-        if of_account.copied().unwrap_or(0) + bytes > UNORDERED_BYTES_PER_ACCOUNT_MAX {
+        let of_account = state.accounts.of(owner.account.as_ref());
+        if of_account + bytes > UNORDERED_BYTES_PER_ACCOUNT_MAX {
             return Err(NoRoom::OfAccount);
+        }
+        let of_signer = state.signers.of(owner.signer.as_ref());
+        if of_signer + bytes > UNORDERED_BYTES_PER_SIGNER_MAX {
+            return Err(NoRoom::OfSigner);
         }
         if state.bytes + bytes > UNORDERED_BYTES_MAX {
             return Err(NoRoom::InAll);
         }
-        state.add(digest, account, bytes);
+        state.add(digest, owner, bytes);
         Ok(Reserved::New)
     }
 
@@ -110,27 +171,86 @@ impl Submissions {
 }
 
 impl State {
-    fn add(&mut self, digest: PayloadDigest, account: Option<AccountId>, bytes: usize) {
-        if self.waiting.insert(digest, Waiting { account, bytes }).is_none() {
+    fn add(&mut self, digest: PayloadDigest, owner: Owner, bytes: usize) {
+        if self.waiting.insert(digest, Waiting { owner, bytes }).is_none() {
             self.bytes += bytes;
-            if let Some(account) = account {
-                *self.accounts.entry(account).or_insert(0) += bytes;
-            }
+            self.accounts.add(owner.account, bytes);
+            self.signers.add(owner.signer, bytes);
         }
     }
 
     fn remove(&mut self, digest: &PayloadDigest) {
-        let Some(waiting) = self.waiting.remove(digest) else {
+        let Some(Waiting { owner, bytes }) = self.waiting.remove(digest) else {
             return;
         };
-        self.bytes -= waiting.bytes;
-        if let Some(account) = waiting.account
-            && let Some(bytes) = self.accounts.get_mut(&account)
-        {
-            *bytes -= waiting.bytes;
-            if *bytes == 0 {
-                self.accounts.remove(&account);
-            }
+        self.bytes -= bytes;
+        self.accounts.remove(owner.account, bytes);
+        self.signers.remove(owner.signer, bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dagger_payload::key::{SecretKey, Signature};
+    use dagger_payload::payload::SignatureKind;
+
+    const LARGE: usize = 60 * 1024;
+    const FIT: usize = UNORDERED_BYTES_PER_SIGNER_MAX / LARGE;
+
+    /// Something large that the key of number `signer` claims to sign.
+    fn payload(signer: u8, number: usize) -> SignedPayload {
+        let key = SecretKey::from_seed(&[signer; 32].into()).public_key();
+        let mut text = format!("{{\"signer\":\"{key} c{number}\",\"number\":{number}}}");
+        text.extend(std::iter::repeat_n(' ', LARGE - text.len()));
+        let (signature_kind, signature) = (SignatureKind::SshEd25519, Signature([0; 64]));
+        SignedPayload { signature_kind, signature, bytes: text.into() }
+    }
+
+    fn reserve(
+        submissions: &Submissions,
+        payload: &SignedPayload,
+        account: Option<AccountId>,
+    ) -> Result<Reserved, NoRoom> {
+        let owner = Owner::of(payload, account);
+        submissions.reserve(payload.digest(), owner, payload.bytes.len())
+    }
+
+    #[test]
+    fn a_signer_without_an_account_has_a_bound_of_his_own_and_takes_no_room_of_others() {
+        let submissions = Submissions::default();
+        for number in 0..FIT {
+            assert_eq!(reserve(&submissions, &payload(1, number), None), Ok(Reserved::New));
         }
+        // Another comment behind the same key makes no other signer.
+        assert_eq!(reserve(&submissions, &payload(1, FIT), None), Err(NoRoom::OfSigner));
+        assert_eq!(reserve(&submissions, &payload(1, 0), None), Ok(Reserved::Known));
+        assert_eq!(reserve(&submissions, &payload(2, 0), None), Ok(Reserved::New));
+        submissions.ordered([payload(1, 0).digest()]);
+        assert_eq!(reserve(&submissions, &payload(1, FIT), None), Ok(Reserved::New));
+    }
+
+    #[test]
+    fn all_keys_of_an_account_share_its_bound() {
+        let submissions = Submissions::default();
+        let account = Some(AccountId([7; 16]));
+        for number in 0..FIT {
+            let signer = u8::try_from(number % 4).expect("four") + 1;
+            assert_eq!(reserve(&submissions, &payload(signer, number), account), Ok(Reserved::New));
+        }
+        assert_eq!(reserve(&submissions, &payload(9, 0), account), Err(NoRoom::OfAccount));
+        let other = Some(AccountId([8; 16]));
+        assert_eq!(reserve(&submissions, &payload(9, 0), other), Ok(Reserved::New));
+    }
+
+    #[test]
+    fn what_waits_since_before_a_restart_counts_too() {
+        let submissions = Submissions::default();
+        let restored: Vec<_> = (0..FIT).map(|number| payload(1, number)).collect();
+        submissions.restore(&restored);
+        assert_eq!(reserve(&submissions, &payload(1, FIT), None), Err(NoRoom::OfSigner));
+        let account = Some(AccountId([7; 16]));
+        assert_eq!(reserve(&submissions, &payload(1, FIT), account), Err(NoRoom::OfSigner));
+        assert_eq!(reserve(&submissions, &payload(2, FIT), account), Ok(Reserved::New));
     }
 }

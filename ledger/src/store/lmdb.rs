@@ -116,6 +116,18 @@ impl LmdbStore {
         self.environment.freelist().map_err(|cause| failed("read its free pages", cause))
     }
 
+    /// How many records of `table` were written and not deleted, as LMDB counts them beside the
+    /// tree that leads to them.
+    ///
+    /// # Errors
+    /// `Failed`.
+    pub fn count(&self, table: Table) -> Result<u64, StoreError> {
+        let reading = |cause| failed("count its records", cause);
+        let transaction = self.environment.begin_ro_txn().map_err(reading)?;
+        let stat = transaction.stat(self.database(table)).map_err(reading)?;
+        Ok(u64::try_from(stat.entries()).expect("a count fits into 64 bits"))
+    }
+
     fn database(&self, table: Table) -> Database {
         let at = Table::ALL.iter().position(|each| *each == table);
         self.databases[at.expect("every table is listed")]

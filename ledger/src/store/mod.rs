@@ -2,13 +2,15 @@
 //!
 //! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
 //! simulations and tests), the typed records with their checksums (`records`, `snapshots`,
-//! `frontier`, `pruning`), the
-//! thread that commits groups of changes (`writer`), the search for damage (`scan`) and the witness
+//! `frontier`, `forks`, `pruning`), the
+//! thread that commits groups of changes (`writer`), the search for damage (`scan`, `pages`) and the witness
 //! file beside the store (`witness`). Never interprets an event. Called by driver and delivery.
 
+pub mod forks;
 pub mod frontier;
 pub mod lmdb;
 pub mod memory;
+pub mod pages;
 pub mod pruning;
 pub mod records;
 pub mod scan;
@@ -152,6 +154,27 @@ pub enum StoreError {
         table: &'static str,
         /// The key in hex.
         key: String,
+    },
+    /// Broken: a page of the store's file is not what was written.
+    #[error("the store is damaged: page {page} of its file: {what}")]
+    Page {
+        /// Its number.
+        page: u64,
+        /// How that shows.
+        what: &'static str,
+    },
+    /// Broken: the tree of a table no longer leads to all of its records.
+    #[error(
+        "the store is damaged: of {written} records of table {table} {found} can be found; a page \
+         that leads to them is not what was written"
+    )]
+    Lost {
+        /// The table's name.
+        table: &'static str,
+        /// How many were written.
+        written: u64,
+        /// How many are found.
+        found: u64,
     },
     /// Broken: the disk or the store's files failed; what is on disk is uncertain.
     #[error("the store failed while it tried to {doing}; check the disk and its file system")]

@@ -7,8 +7,8 @@
 use std::path::Path;
 
 use super::lmdb::LmdbStore;
-use super::records;
 use super::{Direction, Store, StoreError, Table};
+use super::{pages, records};
 use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RECORDS};
 
 /// How much is read.
@@ -16,7 +16,7 @@ use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RECORDS};
 pub enum Depth {
     /// The newest records of each table.
     Newest,
-    /// Every record.
+    /// Every record, and every page that leads to one.
     All,
 }
 
@@ -33,14 +33,23 @@ impl Depth {
 /// Reads the store in `directory` and says how many records were read.
 ///
 /// # Errors
-/// `Damaged` or `Failed`: the store cannot be trusted. `OpenAlready`: nothing was read.
+/// `Damaged`, `Page`, `Lost` or `Failed`: the store cannot be trusted. `OpenAlready`: nothing was read.
 pub fn scan(directory: &Path, map_bytes: usize, depth: Depth) -> Result<u64, StoreError> {
+    if depth == Depth::All {
+        pages::check(&directory.join("data.mdb"))?;
+    }
     let store = LmdbStore::open(directory, map_bytes)?;
     let mut count = 0;
     for table in Table::ALL {
         count += match depth {
             Depth::Newest => scan_newest(&store, table)?,
-            Depth::All => scan_all(&store, table)?,
+            Depth::All => {
+                let (found, written) = (scan_all(&store, table)?, store.count(table)?);
+                if found != written {
+                    return Err(StoreError::Lost { table: table.name(), written, found });
+                }
+                found
+            }
         };
     }
     store.read_free_pages()?;

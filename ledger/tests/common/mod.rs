@@ -257,6 +257,30 @@ impl Host {
         self.ask(Call::Submit { payload: payload(text) }).await
     }
 
+    /// Submits all of these in one go on one connection, and gives the answers in the same order.
+    pub async fn submit_together(&self, payloads: &[SignedPayload]) -> Vec<Answer> {
+        let connection = self.connect(Purpose::Requests {}).await.expect("a ledger that serves");
+        let Connection { mut sender, mut receiver } = connection;
+        let sending = async {
+            for (id, payload) in (0..).zip(payloads) {
+                let call = Call::Submit { payload: payload.clone() };
+                sender.feed(&Request { id, call }).await.expect("queued");
+            }
+            sender.flush().await.expect("sent");
+        };
+        let receiving = async {
+            let mut answers: Vec<Option<Answer>> = vec![None; payloads.len()];
+            while answers.iter().any(Option::is_none) {
+                let receiving = receiver.receive::<Response>();
+                let response = timeout(PATIENCE, receiving).await.expect("in time");
+                let Response { id, answer } = response.expect("an answer");
+                answers[usize::try_from(id).expect("small")] = Some(answer);
+            }
+            answers.into_iter().flatten().collect()
+        };
+        tokio::join!(sending, receiving).1
+    }
+
     /// Submits, again while no processor can be asked, and expects a receipt.
     pub async fn submitted(&self, text: &str) -> PayloadDigest {
         let deadline = Instant::now() + PATIENCE;

@@ -218,6 +218,24 @@ impl Cluster {
     }
 }
 
+/// What this process, which is the tested ledger's links and the hostile peer, may take at most.
+const MEMORY_BYTES_MAX: u64 = 128 * 1024 * 1024;
+
+/// The most memory that this process had so far.
+fn memory_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("stands there");
+    let kibibytes: u64 = line.trim().trim_end_matches(" kB").trim().parse().expect("a number");
+    kibibytes * 1024
+}
+
+/// Whoever attacked is gone: at most `files` are open, and memory stayed within its bound.
+fn nothing_is_left_behind(files: usize) {
+    assert!(open_files() <= files, "{} files are open, {files} are allowed", open_files());
+    let memory = memory_bytes();
+    assert!(memory < MEMORY_BYTES_MAX, "{} MiB", memory >> 20);
+}
+
 fn open_files() -> usize {
     std::fs::read_dir("/proc/self/fd").expect("Linux").count()
 }
@@ -239,18 +257,21 @@ async fn changed_frames_end_their_link_and_no_other_and_leave_nothing_behind() {
         cluster.the_honest_one_is_heard(at).await;
         assert!(cluster.tested.is_connected(AuthorIndex(2)), "{kind}");
     }
-    assert!(open_files() <= files + 1, "{} files are open, before {files}", open_files());
+    nothing_is_left_behind(files + 1);
 }
 
 #[tokio::test]
 async fn a_frame_that_never_ends_costs_its_sender_the_link() {
     let mut cluster = Cluster::start().await;
+    let files = open_files();
     let mut stream = cluster.hostile().await;
     stream.write_u32(64).await.expect("sends");
     stream.write_all(&[1; 10]).await.expect("sends");
     stream.flush().await.expect("sends");
     cluster.hostile_is_gone().await;
     cluster.the_honest_one_is_heard(1).await;
+    drop(stream);
+    nothing_is_left_behind(files + 1);
 }
 
 #[tokio::test]
@@ -259,6 +280,7 @@ async fn a_flood_of_silent_connections_is_bounded_and_keeps_no_member_out() {
     /// As the ledger's limit for one address.
     const KEPT: usize = 16;
     let mut cluster = Cluster::start().await;
+    let files = open_files();
     let elsewhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
     let mut flood = Vec::new();
     for _ in 0..FLOOD {
@@ -282,7 +304,7 @@ async fn a_flood_of_silent_connections_is_bounded_and_keeps_no_member_out() {
         }
         cluster.the_honest_one_is_heard(u64::try_from(closed).expect("small")).await;
     }
-    let _member = cluster.hostile().await;
+    let member = cluster.hostile().await;
     // The last ones are waited for no longer than a handshake may take.
     for mut stream in flood {
         let mut rest = Vec::new();
@@ -290,4 +312,7 @@ async fn a_flood_of_silent_connections_is_bounded_and_keeps_no_member_out() {
         assert!(ended.is_ok(), "a silent connection was kept");
     }
     cluster.the_honest_one_is_heard(0).await;
+    drop(member);
+    cluster.hostile_is_gone().await;
+    nothing_is_left_behind(files + 1);
 }

@@ -5,6 +5,9 @@
 //! link and nothing else, and a newer link takes the place of an older one without the driver
 //! hearing of two.
 
+#[path = "../common/mod.rs"]
+mod common;
+mod floods;
 mod hostile;
 mod peers;
 

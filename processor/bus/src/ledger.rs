@@ -9,8 +9,8 @@
 use bytes::Bytes;
 use dagger_payload::attested::AttestedProof;
 use dagger_payload::id::{
-    AuthorIndex, ClusterId, CommitIndex, Epoch, HostId, LedgerTime, PayloadDigest, Position,
-    ProtocolVersion, Round,
+    AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, HostId, LedgerTime, PayloadDigest,
+    Position, ProtocolVersion, Round,
 };
 use dagger_payload::name::Name;
 use dagger_payload::payload::SignedPayload;
@@ -365,6 +365,40 @@ pub struct LedgerStatus {
     /// See [`Self::pruned_round`].
     #[n(16)]
     pub pruned_epoch: Epoch,
+    /// Members who signed two events for one round, by author and round.
+    #[n(17)]
+    pub forks: Vec<ForkStatus>,
+}
+
+/// A member who lies: whoever signs two events for one round may show each to others.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ForkStatus {
+    /// Its index.
+    #[n(0)]
+    pub author: AuthorIndex,
+    /// Its name.
+    #[n(1)]
+    pub name: Name,
+    /// Its host id.
+    #[n(2)]
+    pub host: HostId,
+    /// For which round, as far as the two headers are kept here.
+    #[n(3)]
+    pub evidence: Option<ForkEvidence>,
+}
+
+/// Two events of one author for one round, whose signed headers are kept as proof.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct ForkEvidence {
+    /// The round.
+    #[n(0)]
+    pub round: Round,
+    /// One event.
+    #[n(1)]
+    pub first: EventDigest,
+    /// The other.
+    #[n(2)]
+    pub second: EventDigest,
 }
 
 /// What a release stream carries, in order of commits.

@@ -90,6 +90,13 @@ impl PublicKey {
     }
 }
 
+/// The 32 bytes of the ed25519 key in an OpenSSH line, whether or not they are a key that counts:
+/// enough to tell signers apart, and cheap.
+pub fn bytes_in(text: &str) -> Option<[u8; 32]> {
+    let key = ssh_key::PublicKey::from_openssh(text).ok()?;
+    key.key_data().ed25519().map(|key| key.0)
+}
+
 impl FromStr for PublicKey {
     type Err = KeyError;
     fn from_str(text: &str) -> Result<Self, KeyError> {

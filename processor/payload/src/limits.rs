@@ -34,6 +34,9 @@ pub const WANT_DIGESTS_MAX: usize = 256;
 pub const NOT_AFTER_AHEAD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// Bytes of one account's payloads that may wait unordered on one host.
 pub const UNORDERED_BYTES_PER_ACCOUNT_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of one key's payloads that may wait unordered on one host, whoever holds it: an operator,
+/// a host's agent, or somebody of an account.
+pub const UNORDERED_BYTES_PER_SIGNER_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of all payloads that may wait unordered on one host.
 pub const UNORDERED_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// SSH keys that a VM may be created with.
@@ -91,4 +94,5 @@ pub const HANDOVERS_SHOWN_MAX: usize = 1024;
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX + 256 <= EVENT_BODY_BYTES_MAX);
+const _: () = assert!(UNORDERED_BYTES_PER_SIGNER_MAX <= UNORDERED_BYTES_MAX / 16);
 const _: () = assert!(MEMBERS_MAX * 64 <= EVENT_HEADER_BYTES_MAX);

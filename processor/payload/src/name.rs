@@ -113,6 +113,13 @@ text_newtype!(
     }),
     "an image is called publisher/name, both of a-z, 0-9 and '-'; the second may have dots"
 );
+impl ImageName {
+    /// The part before the slash.
+    pub fn publisher(&self) -> &str {
+        self.0.split_once('/').map_or("", |(publisher, _)| publisher)
+    }
+}
+
 text_newtype!(
     /// Value of a label: printable ASCII, at most 128 bytes.
     LabelValue,

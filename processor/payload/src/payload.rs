@@ -71,6 +71,17 @@ impl SignedPayload {
         Payload::read(&self.bytes)
     }
 
+    /// The bytes of the key that the document names, read before anything is checked; none when it
+    /// names none. For counting what a signer has under way, never for deciding what he may do.
+    pub fn claimed_signer(&self) -> Option<[u8; 32]> {
+        #[derive(Deserialize)]
+        struct Claim<'a> {
+            signer: &'a str,
+        }
+        let claim: Claim = serde_json::from_slice(&self.bytes).ok()?;
+        crate::key::bytes_in(claim.signer)
+    }
+
     /// Whether the signature verifies under the key that the document names.
     pub fn is_signed_by(&self, signer: &PublicKey) -> bool {
         sshsig::verifies(signer, Namespace::Payload, &self.bytes, &self.signature)
@@ -181,6 +192,9 @@ mod tests {
         signed.signature.0[0] ^= 1;
         assert_eq!(signed.digest(), digest);
         assert!(!signed.is_signed_by(&key.public_key()));
+        assert_eq!(signed.claimed_signer(), Some(*key.public_key().as_bytes()));
+        let opaque = SignedPayload { bytes: Bytes::from_static(b"opaque"), ..signed.clone() };
+        assert_eq!(opaque.claimed_signer(), None);
         let record = signed.to_record();
         assert_eq!(crate::codec::decode(&record), Ok(signed));
     }

@@ -78,7 +78,7 @@ codes! {
     Conflict = 16, "conflict", "Look at the object again and repeat the request if it still applies.";
     /// The object is not in a state in which this is possible.
     StateWrong = 17, "state_wrong", "Wait for, or undo, what the detail names.";
-    /// Too many bytes of this account wait to be ordered.
+    /// Too many bytes of this account, or of this key, wait to be ordered.
     TooMuchUnordered = 18, "too_much_unordered", "Wait until earlier requests are ordered.";
     /// A number is outside what any object may have.
     LimitExceeded = 19, "limit_exceeded", "Stay within the limit that the detail names.";

@@ -82,7 +82,7 @@ impl OrderedCommit {
     /// Position of the last payload up to and with this commit.
     pub fn last_position(&self) -> Position {
         let count = u64::try_from(self.payloads.len()).expect("a count fits into 64 bits");
-        Position(self.first_position.0 - 1 + count)
+        Position(self.first_position.0.saturating_sub(1).saturating_add(count))
     }
 }
 

@@ -1,6 +1,7 @@
 //! The published vectors: documents and events that every implementation reads alike.
 //! `vectors/check.py` reads the same files in another language; it is run here too.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -11,6 +12,7 @@ use dagger_payload::id::{
     PrefixHash, Round, StateRoot,
 };
 use dagger_payload::key::{Domain, SecretKey, Signature};
+use dagger_payload::kind::Body;
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use serde_json::{Value, json};
 
@@ -42,6 +44,18 @@ fn every_published_document_is_accepted_or_refused_as_it_says() {
         };
         let refused = Payload::read(&document).err().map(|refusal| refusal.code.as_str());
         assert_eq!(refused, vector["refused"].as_str(), "{}", vector["name"]);
+    }
+}
+
+#[test]
+fn there_is_a_published_body_of_every_kind() {
+    let vectors = read("bodies.json");
+    let bodies = vectors["bodies"].as_object().expect("bodies by kind");
+    let kinds: BTreeSet<&str> = bodies.keys().map(String::as_str).collect();
+    assert_eq!(kinds, Body::KINDS.iter().copied().collect());
+    for (kind, body) in bodies {
+        let read = Body::read(kind, &body.to_string()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(read.to_json(), *body, "{kind}: every field is there, and read");
     }
 }
 

@@ -1,7 +1,7 @@
 //! `image.register`, `image.retire`: a name for an image file.
 //!
-//! Owns that a name belongs to who registered it first. Never looks at a file: hosts verify digests
-//! before use.
+//! Owns which names a publisher may give, and that a name belongs to who registered it first. Never
+//! looks at a file: hosts verify digests before use.
 
 use dagger_payload::id::Generation;
 use dagger_payload::key::PublicKey;
@@ -14,9 +14,14 @@ use super::state::{State, is_live};
 use super::{Case, Ruling, refuse};
 
 pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> Ruling {
-    let (publisher, grants) = publisher(state, case)?;
+    let publisher = publisher(state, case)?;
+    let Publisher { key: publisher, called, grants } = publisher;
     if grants.is_some_and(|grants| !grants.iter().any(|grant| is_live(grant, case.now))) {
         return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
+    }
+    if body.name.publisher() != called {
+        let detail = format!("the signer's images are called {called}/NAME");
+        return refuse(RefusalCode::NotAuthorized, detail);
     }
     let old = state.images.get(&body.name);
     if old.is_some_and(|old| old.publisher != *publisher) {
@@ -46,17 +51,25 @@ pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> 
     Ok(vec![Effect::Image(Box::new(image))])
 }
 
-/// Under which key the signer publishes: the first one of the operator, or of the account, whose
-/// grants come with it.
-fn publisher<'s>(
-    state: &'s State,
-    case: &Case<'_>,
-) -> Result<(&'s PublicKey, Option<&'s [Grant]>), Refusal> {
+/// Under which key and name the signer publishes.
+struct Publisher<'s> {
+    /// The first one of the operator, or of the account.
+    key: &'s PublicKey,
+    /// An operator's name; an account's id, which nobody can choose: so no account
+    /// takes a name that is, or will be, an operator's.
+    called: String,
+    /// Those of the account.
+    grants: Option<&'s [Grant]>,
+}
+
+fn publisher<'s>(state: &'s State, case: &Case<'s>) -> Result<Publisher<'s>, Refusal> {
     if let Some(operator) = state.operator(case.signer).and_then(|id| state.operators.get(&id)) {
-        return Ok((&operator.first_key, None));
+        let (key, called) = (&operator.first_key, operator.name.to_string());
+        return Ok(Publisher { key, called, grants: None });
     }
     let account = acting(state, case)?;
-    Ok((&account.key, Some(&account.grants)))
+    let (key, called) = (&account.key, account.id.to_string());
+    Ok(Publisher { key, called, grants: Some(&account.grants) })
 }
 
 /// The name stays taken, so that nobody can put another file under it; registering again offers it
@@ -65,7 +78,7 @@ pub(crate) fn retire(state: &State, case: &Case<'_>, body: &ImageRetire) -> Ruli
     let Some(image) = state.images.get(&body.name) else {
         return refuse(RefusalCode::NotFound, format!("no image is called {}", body.name));
     };
-    if image.publisher != *publisher(state, case)?.0 {
+    if image.publisher != *publisher(state, case)?.key {
         let detail = format!("{} belongs to another publisher", body.name);
         return refuse(RefusalCode::NotAuthorized, detail);
     }

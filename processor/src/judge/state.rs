@@ -270,7 +270,7 @@ impl State {
         let default = Addresses::default();
         let addresses = self.addresses.get(&host.id).unwrap_or(&default);
         (0..hosts_max)
-            .map(|step| GUEST_ADDRESS_FIRST + (addresses.cursor + step) % hosts_max)
+            .map(|step| GUEST_ADDRESS_FIRST + (addresses.cursor % hosts_max + step) % hosts_max)
             .filter_map(|index| subnet.address(index))
             .find(|address| !addresses.taken.contains(address))
     }
@@ -523,8 +523,7 @@ fn write<T: minicbor::Encode<()>>(value: &T, bytes: &mut Vec<u8>) {
 
 /// How many addresses of a subnet guests may have.
 fn guest_addresses(subnet: &GuestSubnet) -> u32 {
-    let size = 1_u32.checked_shl(32 - u32::from(subnet.prefix_length)).unwrap_or(0);
-    size.saturating_sub(GUEST_ADDRESS_FIRST + 1)
+    subnet.size().unwrap_or(0).saturating_sub(GUEST_ADDRESS_FIRST + 1)
 }
 
 /// Whether a grant may be used now.

@@ -34,7 +34,7 @@ fn each_role_may_do_what_it_says_and_no_more() {
     let vm = court.vm(&operates, on("web", 1));
     assert_eq!(vm.account, AccountId::of(&developer().public_key()));
     court.vm(&developer(), Body::VmStop(change(&vm).into()));
-    for body in [on("other", 1), Body::VmStart(change(&vm)), image("dev/own")] {
+    for body in [on("other", 1), Body::VmStart(change(&vm)), own_image()] {
         assert_eq!(court.submit(&reads, body), Err(RefusalCode::NotAuthorized));
     }
     for key in [&operates, &reads] {
@@ -51,7 +51,7 @@ fn each_role_may_do_what_it_says_and_no_more() {
 #[test]
 fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
     let mut court = Court::furnished();
-    court.accept(&developer(), image("dev/own"));
+    court.accept(&developer(), own_image());
     let vm = court.vm(&developer(), on("web", 1));
     // Signed before, on its way while the key changes.
     let late = court.sign(&developer(), Body::VmDelete(change(&vm)));
@@ -63,7 +63,8 @@ fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
     assert_eq!(refusal.code, RefusalCode::NotAuthorized);
     // Everything of the account is the new key's: VMs, images, grants.
     court.vm(&new, Body::VmStop(change(&vm).into()));
-    court.accept(&new, Body::ImageRetire(ImageRetire { name: "dev/own".parse().expect("a name") }));
+    let Body::ImageRegister(own) = own_image() else { panic!("an image") };
+    court.accept(&new, Body::ImageRetire(ImageRetire { name: own.name }));
     court.vm(&new, on("other", 1));
     let granted = |key: &SecretKey| {
         let Body::AccountGrant(body) = grant(9, 9) else { panic!("a grant") };

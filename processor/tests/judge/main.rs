@@ -12,7 +12,7 @@ mod volumes;
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::{
-    AuthorIndex, ClusterId, Generation, HostId, ImageDigest, LedgerTime, Round, VmId,
+    AccountId, AuthorIndex, ClusterId, Generation, HostId, ImageDigest, LedgerTime, Round, VmId,
 };
 use dagger_payload::key::SecretKey;
 use dagger_payload::kind::{
@@ -230,6 +230,11 @@ fn image(name: &str) -> Body {
     })
 }
 
+/// As the developer's account may call it.
+fn own_image() -> Body {
+    image(&format!("{}/own", AccountId::of(&developer().public_key())))
+}
+
 fn create(name: &str, cpus: u32) -> Body {
     Body::VmCreate(Box::new(create_body(name, cpus)))
 }
@@ -302,7 +307,7 @@ fn only_who_may_gets_what_he_asks() {
         (&stranger, grant(1, 1), RefusalCode::NotAuthorized),
         (&operator(1), join(0), RefusalCode::NotAuthorized),
         (&stranger, image("x/y"), RefusalCode::AccountUnknown),
-        (&operator(1), image("op0/small"), RefusalCode::NameTaken),
+        (&operator(1), image("op0/small"), RefusalCode::NotAuthorized),
         (&operator(0), image("op0/small"), RefusalCode::AlreadyExists),
         (
             &developer(),

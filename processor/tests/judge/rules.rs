@@ -125,6 +125,21 @@ fn an_offer_that_lapses_after_the_revocation_goes_to_no_host_of_that_operator() 
 }
 
 #[test]
+fn nobody_gives_an_image_a_name_under_which_somebody_else_publishes() {
+    let mut court = Court::furnished();
+    let account = AccountId::of(&developer().public_key());
+    let other = AccountId::of(&key(2).public_key());
+    for name in ["op0/debian", "op1/debian", "dev/debian", "op9/debian", &format!("{other}/own")] {
+        assert_eq!(court.submit(&developer(), image(name)), Err(RefusalCode::NotAuthorized));
+    }
+    for name in ["op0/debian", "dev/debian", &format!("{account}/own")] {
+        assert_eq!(court.submit(&operator(1), image(name)), Err(RefusalCode::NotAuthorized));
+    }
+    court.accept(&operator(1), image("op1/debian"));
+    court.accept(&developer(), own_image());
+}
+
+#[test]
 fn a_retired_image_boots_nothing_new_and_its_name_stays_taken() {
     let mut court = Court::furnished();
     let retire = Body::ImageRetire(ImageRetire { name: "op0/small".parse().expect("a name") });
@@ -133,7 +148,7 @@ fn a_retired_image_boots_nothing_new_and_its_name_stays_taken() {
     court.accept(&operator(0), retire.clone());
     assert_eq!(court.accept(&operator(0), retire), vec![]);
     assert_eq!(court.submit(&developer(), create("web", 1)), Err(RefusalCode::ImageUnknown));
-    assert_eq!(court.submit(&operator(1), image("op0/small")), Err(RefusalCode::NameTaken));
+    assert_eq!(court.submit(&operator(1), image("op0/small")), Err(RefusalCode::NotAuthorized));
     court.accept(&operator(0), image("op0/small"));
     court.vm(&developer(), create("web", 1));
 }

@@ -17,8 +17,14 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "image.retire", weight: 2, draw: draw_retire, judge: judge_retire },
 ];
 
-fn draw_name(random: &mut Random) -> ImageName {
-    random.of(&["op/one", "op/two", "dev/one", "dev/two"]).parse().expect("an image name")
+/// A name that `who` may give, mostly; else one of somebody else.
+fn draw_name(scene: &Scene, who: Person, random: &mut Random) -> ImageName {
+    let called = called(&scene.model, &scene.key(who));
+    let publisher = match called {
+        Ok(called) if !random.happens(150) => called,
+        _ => random.of(&["op0", "op1", "dev"]).to_owned(),
+    };
+    format!("{publisher}/{}", random.of(&["one", "two"])).parse().expect("an image name")
 }
 
 fn draw_publisher(scene: &Scene, random: &mut Random) -> Person {
@@ -30,15 +36,16 @@ fn draw_publisher(scene: &Scene, random: &mut Random) -> Person {
 }
 
 fn draw_register(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let who = draw_publisher(scene, random);
     let body = ImageRegister {
-        name: draw_name(random),
+        name: draw_name(scene, who, random),
         digest: ImageDigest([u8::try_from(random.below(3)).expect("few"); 32]),
         format: random.of(&[ImageFormat::Qcow2, ImageFormat::Qcow2, ImageFormat::Raw]),
         size_bytes: 1 << 20,
         virtual_size_bytes: random.of(&[1 << 26, 1 << 26, 1 << 27]),
         sources: Vec::new(),
     };
-    (draw_publisher(scene, random), Body::ImageRegister(body))
+    (who, Body::ImageRegister(body))
 }
 
 fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
@@ -49,6 +56,9 @@ fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         && !model.is_granted(account)
     {
         return Err(RefusalCode::AccountUnknown);
+    }
+    if !body.name.as_str().starts_with(&format!("{}/", called(model, asked.signer)?)) {
+        return Err(RefusalCode::NotAuthorized);
     }
     let old = model.images.iter().find(|image| image.name == body.name);
     if old.is_some_and(|old| old.publisher != publisher) {
@@ -74,6 +84,17 @@ fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     Ok(vec![Effect::Image(Box::new(image))])
 }
 
+/// An operator publishes under his name, an account under its id.
+fn called(model: &Model, signer: &PublicKey) -> Result<String, RefusalCode> {
+    match model.operator(signer) {
+        Some(id) => {
+            let own = model.operators.iter().find(|own| own.id == id).expect("he signs");
+            Ok(own.name.to_string())
+        }
+        None => model.acting(signer).map(|account| account.id.to_string()),
+    }
+}
+
 /// An operator and an account publish under their first key.
 fn publisher(model: &Model, asked: &Asked<'_>) -> Result<PublicKey, RefusalCode> {
     match model.operator(asked.signer) {
@@ -88,8 +109,9 @@ fn publisher(model: &Model, asked: &Asked<'_>) -> Result<PublicKey, RefusalCode>
 fn draw_retire(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let images = &scene.model.images;
     if images.is_empty() || random.happens(300) {
-        let body = ImageRetire { name: draw_name(random) };
-        return (draw_publisher(scene, random), Body::ImageRetire(body));
+        let who = draw_publisher(scene, random);
+        let body = ImageRetire { name: draw_name(scene, who, random) };
+        return (who, Body::ImageRetire(body));
     }
     let image = &images[random.index(images.len())];
     let account = scene.model.accounts.iter().find(|account| account.key == image.publisher);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Parser, Subcommand};
 use dagger_tests::endure::{self, Storm, outages, schedule::Kind};
 use serde::Serialize;
@@ -30,7 +30,8 @@ enum Run {
     ///
     /// Cuts need root: each host then gets a network namespace, joined to the others by a switch.
     /// Fails when something that was acknowledged is lost, when two ledgers differ in a byte of
-    /// their history, or when a host has signed two events for one round.
+    /// their history, when a host has signed two events for one round, or when fewer faults took
+    /// effect than were asked for.
     ///
     /// Try: endure storm --kinds kill,pause --seconds 20 --faults 20
     Storm {
@@ -54,6 +55,11 @@ enum Run {
         seed: Option<u64>,
     },
     /// Measure what users of the others notice when one of four hosts hangs, dies, or comes back.
+    ///
+    /// Fails when one paused host makes the slowest of a hundred payloads at the others more than
+    /// twice as slow (its first second, and the noise of the same run, left out), when one killed
+    /// host silences them for more than 500 ms, or when they do not go on within 3 s after the
+    /// second of two dead hosts was started.
     Outages {
         /// Payloads a second at all hosts together.
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(4..=100_000))]
@@ -102,7 +108,10 @@ fn run(options: Options) -> anyhow::Result<()> {
             let measuring = outages::measure(per_second, span, &program, directory.path());
             let measured = runtime.block_on(measuring)?;
             println!("{measured}");
-            write(&measured, json)
+            write(&measured, json)?;
+            let missed = measured.missed();
+            ensure!(missed.is_empty(), "{}", missed.join("; "));
+            Ok(())
         }
     }
 }

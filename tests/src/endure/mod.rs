@@ -106,7 +106,8 @@ impl Field {
 /// `program`.
 ///
 /// # Errors
-/// A ledger ends by itself, something acknowledged is lost, or the ledgers differ.
+/// A ledger ends by itself, something acknowledged is lost, the ledgers differ, or fewer faults
+/// took effect than were asked for.
 pub async fn storm(storm: &Storm, program: &Path, directory: &Path) -> anyhow::Result<Survived> {
     let needs_network = storm.kinds.iter().any(|kind| !Kind::OF_PROCESSES.contains(kind));
     let network = needs_network.then(|| Namespaces::make(storm.hosts)).transpose()?;
@@ -121,12 +122,16 @@ pub async fn storm(storm: &Storm, program: &Path, directory: &Path) -> anyhow::R
     let (acts, drawn) =
         schedule::draw(storm.seed, storm.hosts, &storm.kinds, storm.faults, storm.span);
     let begin = Instant::now();
+    let mut took_effect: u32 = 0;
     for (at, act) in acts {
         sleep_until((begin + at).into()).await;
         ledgers.check_alive()?;
         clients.check().await?;
         field.act(act)?;
+        took_effect += u32::from(matches!(act, Act::Begin(_)));
     }
+    let asked = storm.faults;
+    ensure!(took_effect >= asked, "{took_effect} of {asked} faults took effect");
     clients.stop_submitting();
     let ended = Instant::now();
     until_all_delivered(&ledgers, &mut clients).await?;

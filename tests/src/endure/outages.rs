@@ -1,7 +1,7 @@
 //! What users of the other hosts notice when one host hangs, dies, or is the second to be away.
 //!
-//! Owns the three measurements. Each is taken beside the same cluster unhurt, so that the machine's
-//! own speed falls out. Called by the program `endure`.
+//! Owns the three measurements and what they may be at most. Each is taken beside the same cluster
+//! unhurt, so that the machine's own speed falls out. Called by the program `endure`.
 
 use std::fmt;
 use std::path::Path;
@@ -22,6 +22,18 @@ const WARM_UP: Duration = Duration::from_secs(2);
 /// The others notice only after a while that a host hangs; how they do in it is not what is asked.
 const FIRST_SECOND: Duration = Duration::from_secs(1);
 
+/// One paused host may make the slowest of a hundred payloads elsewhere so many times as slow,
+/// beyond what the same run shows to be noise.
+const PAUSED_TIMES_MAX: f64 = 2.0;
+/// One killed host may silence the others for so long, in milliseconds.
+const KILLED_SILENCE_MS_MAX: f64 = 500.0;
+/// From the start of the second of two dead hosts, its process, its store and its links included,
+/// the cluster goes on within this, in milliseconds.
+const SECOND_BACK_MS_MAX: f64 = 3_000.0;
+/// Into so many parts the time is cut in which nobody is hurt; how far their figures lie apart is
+/// noise.
+const PARTS: u32 = 4;
+
 /// What was measured; times in milliseconds, of payloads that were submitted at hosts which were
 /// not hurt.
 #[derive(Debug, Clone, Serialize)]
@@ -30,6 +42,9 @@ pub struct Outages {
     pub per_second: u32,
     /// The slowest of a hundred, with nobody hurt.
     pub unhurt_p99_ms: f64,
+    /// How far this figure moves by itself: the greatest less the smallest of the four quarters of
+    /// the time in which nobody is hurt.
+    pub noise_ms: f64,
     /// The same while one host stands still, from its first second on.
     pub paused_p99_ms: f64,
     /// The longest time without a delivery with nobody hurt.
@@ -80,6 +95,7 @@ pub async fn measure(
     Ok(Outages {
         per_second,
         unhurt_p99_ms: p99(&clients, 0..3, unhurt, paused),
+        noise_ms: noise(&clients, unhurt, paused),
         paused_p99_ms: p99(&clients, 0..3, paused + FIRST_SECOND, resumed),
         unhurt_silence_ms: silence(&clients, unhurt, paused),
         killed_silence_ms: silence(&clients, killed, second),
@@ -108,6 +124,36 @@ fn p99(clients: &Clients, hosts: std::ops::Range<u8>, from: Instant, until: Inst
     ages.get(at).map_or(f64::INFINITY, |age| milliseconds(*age))
 }
 
+/// How far the figure of unhurt hosts moves from one part of the time to the next.
+fn noise(clients: &Clients, from: Instant, until: Instant) -> f64 {
+    let part = (until - from) / PARTS;
+    let parts = (0..PARTS).map(|number| {
+        let begin = from + part * number;
+        p99(clients, 0..3, begin, begin + part)
+    });
+    let (least, most) = parts
+        .fold((f64::INFINITY, 0.0_f64), |(least, most), each| (least.min(each), most.max(each)));
+    most - least
+}
+
+impl Outages {
+    /// What is worse than it may be, in words; nothing when all is well.
+    pub fn missed(&self) -> Vec<String> {
+        let paused_max = self.unhurt_p99_ms * PAUSED_TIMES_MAX + self.noise_ms;
+        let judged = [
+            ("one paused, p99", self.paused_p99_ms, paused_max),
+            ("one killed, silence", self.killed_silence_ms, KILLED_SILENCE_MS_MAX),
+            ("second of two dead, back", self.second_back_ms, SECOND_BACK_MS_MAX),
+        ];
+        let missed = judged.into_iter().filter(|(_, measured, most)| measured > most);
+        missed
+            .map(|(what, measured, most)| {
+                format!("{what}: {measured:.1} ms, at most {most:.1} ms are allowed")
+            })
+            .collect()
+    }
+}
+
 /// The longest time in which host1 delivered nothing.
 fn silence(clients: &Clients, from: Instant, until: Instant) -> f64 {
     let told = clients.told(0);
@@ -131,6 +177,7 @@ impl fmt::Display for Outages {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(out, "load                       {} payloads/s", self.per_second)?;
         writeln!(out, "nobody hurt, p99           {:.1} ms", self.unhurt_p99_ms)?;
+        writeln!(out, "its noise                  {:.1} ms", self.noise_ms)?;
         writeln!(
             out,
             "one paused, p99            {:.1} ms ({:.2} times that)",
@@ -140,5 +187,31 @@ impl fmt::Display for Outages {
         writeln!(out, "nobody hurt, silence       {:.0} ms", self.unhurt_silence_ms)?;
         writeln!(out, "one killed, silence        {:.0} ms", self.killed_silence_ms)?;
         write!(out, "second of two dead is back {:.0} ms after its start", self.second_back_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_threshold_is_missed_by_itself_and_noise_is_allowed_for() {
+        let well = Outages {
+            per_second: 1000,
+            unhurt_p99_ms: 20.0,
+            noise_ms: 5.0,
+            paused_p99_ms: 45.0,
+            unhurt_silence_ms: 30.0,
+            killed_silence_ms: 500.0,
+            second_back_ms: 3000.0,
+        };
+        assert!(well.missed().is_empty(), "{:?}", well.missed());
+        let slow = Outages { paused_p99_ms: 45.1, ..well.clone() };
+        let silent = Outages { killed_silence_ms: 500.1, ..well.clone() };
+        let late = Outages { second_back_ms: f64::INFINITY, ..well };
+        for (outages, what) in [(slow, "paused"), (silent, "killed"), (late, "second")] {
+            let missed = outages.missed();
+            assert!(missed.len() == 1 && missed[0].contains(what), "{missed:?}");
+        }
     }
 }

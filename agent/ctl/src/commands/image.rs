@@ -28,6 +28,9 @@ Examples:
   daggerctl image register debian-12.qcow2 --name acme/debian-12 --source https://images.example/debian-12.qcow2
   daggerctl image register disk.img --format raw --name acme/disk
 
+An operator publishes under his own name, as `daggerctl operator ls` shows it; an account under its id, as `daggerctl
+account show` shows it. No other name is accepted.
+
 The request names the file's BLAKE3 digest; hosts boot nothing else under that name. Hosts on this machine (those in --api
 with a unix: address) take the file at once, others fetch it from the sources.";
 
@@ -168,19 +171,10 @@ async fn run_register(
     }
 }
 
-/// Finds a registered image by its full name, or by its last part among the images of the key's
-/// account and of the operators who granted it.
+/// Finds a registered image by its full name, or by its last part, among the images of the key's
+/// account and of the operators who granted it: no other boots.
 pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Failure> {
     let images: Vec<ImageView> = session.client.get("/v1/images").await?;
-    let images = images.into_iter().map(|view| view.image);
-    let images = images.filter(|image| image.status == ImageStatus::Offered);
-    if name.contains('/') {
-        let mut images = images;
-        return images.find(|image| image.name.as_str() == name).ok_or_else(|| {
-            let what = format!("no image that may be booted is called {name}");
-            Failure::refused("image_unknown", what, "See `daggerctl image ls`.")
-        });
-    }
     let key = session.signing_key()?;
     let account = session.account().await?;
     let path = format!("/v1/accounts/{account}");
@@ -200,13 +194,15 @@ pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Fail
         image.publisher == account.key
             || account.grants.iter().any(|grant| grant.operator == publisher)
     };
-    let found = images.filter(|image| last_part(image) == name && trusted(image));
-    choose(name, found.collect())
+    let images = images.into_iter().map(|view| view.image);
+    let offered = images.filter(|image| image.status == ImageStatus::Offered && trusted(image));
+    choose(name, offered.filter(|image| is_called(image, name)).collect())
 }
 
-fn last_part(image: &Image) -> &str {
-    let name = image.name.as_str();
-    name.split_once('/').map_or(name, |(_, last)| last)
+/// Whether `name` is all of the image's name, or its last part.
+fn is_called(image: &Image, name: &str) -> bool {
+    let full = image.name.as_str();
+    full == name || full.split_once('/').is_some_and(|(_, last)| last == name)
 }
 
 fn choose(name: &str, mut found: Vec<Image>) -> Result<Image, Failure> {
@@ -215,7 +211,7 @@ fn choose(name: &str, mut found: Vec<Image>) -> Result<Image, Failure> {
         0 => Err(Failure::refused(
             "image_unknown",
             format!("no image called {name} is yours or of an operator who granted you"),
-            "See `daggerctl image ls`, and name it in full: publisher/name.",
+            "See `daggerctl image ls`, or ask the operator who publishes it for a grant.",
         )),
         _ => {
             let names: Vec<_> = found.iter().map(|image| image.name.to_string()).collect();

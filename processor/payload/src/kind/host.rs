@@ -35,9 +35,16 @@ impl GuestSubnet {
     /// Address number `index` of the network (1 is the host's own); `None` outside it or for the
     /// broadcast address.
     pub fn address(&self, index: u32) -> Option<std::net::Ipv4Addr> {
-        let size = 1_u32.checked_shl(32 - u32::from(self.prefix_length))?;
+        let size = self.size()?;
+        let address = u32::from(self.network).checked_add(index)?;
         let usable = index > 0 && index < size.checked_sub(1)?;
-        usable.then(|| std::net::Ipv4Addr::from(u32::from(self.network) + index))
+        usable.then(|| std::net::Ipv4Addr::from(address))
+    }
+
+    /// How many addresses it has, network and broadcast among them; `None` when no prefix is that
+    /// long or that short. Total over what a decoder lets through, which checks no range.
+    pub fn size(&self) -> Option<u32> {
+        1_u32.checked_shl(32_u32.checked_sub(self.prefix_length.into())?)
     }
 
     fn is_valid(&self) -> bool {

@@ -13,6 +13,7 @@ use dagger_payload::id::CommitIndex;
 use dagger_payload::roster::Roster;
 
 use super::host::{link_word, vote_word};
+use super::short;
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::session::Session;
@@ -125,7 +126,16 @@ fn show(view: &LedgerView) -> String {
         ]
     });
     let members = table(["MEMBER", "VOTE", "LINK", "SEAT", "ROUND", "ID"], rows, "No members.");
-    format!("{head}\n\n{members}")
+    if view.forks.is_empty() {
+        return format!("{head}\n\n{members}");
+    }
+    let rows = view.forks.iter().map(|fork| {
+        let round = fork.round.map_or("unknown".to_owned(), |round| round.to_string());
+        let events: Vec<_> = fork.events.iter().map(short).collect();
+        [fork.name.to_string(), round, events.join(" and "), fork.host.to_string()]
+    });
+    let forks = table(["TWO EVENTS BY", "ROUND", "EVENTS", "ID"], rows, "None.");
+    format!("{head}\n\n{members}\n\n{forks}")
 }
 
 #[cfg(test)]
