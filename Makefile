@@ -22,7 +22,7 @@ DAGGER_FIRST_SEED := $(if $(filter soak,$(MAKECMDGOALS))$(if $(TREE),,clock),$(s
 endif
 export DAGGER_FIRST_SEED
 
-.PHONY: help demo build guest-image debian-tree verify fix test soak bench release install
+.PHONY: help demo build guest-image debian-image debian-tree verify fix test soak bench release install
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -37,6 +37,9 @@ build: ## build everything with the one profile of tests and demo
 
 guest-image: ## make the small guest image from Debian packages (kept in .cache)
 	@images/recipes/small/build.sh --cache "$(CACHE)"
+
+debian-image: ## make the full Debian 12 cloud image with cloud-init (kept in .cache; needs root or sudo)
+	@images/recipes/debian-12/build.sh --cache "$(CACHE)"
 
 debian-tree: ## make the Debian tree in which the systemd units are tested (kept in .cache)
 	@scripts/debian-tree.sh "$(CACHE)"
@@ -57,8 +60,9 @@ test: ## everything that decides whether a change may land
 	DAGGER_CACHE="$(CACHE)" $(CARGO) nextest run --locked --workspace
 	$(CARGO) nextest run --locked -p dagger-tests --features planted-bugs --test planted
 
-soak: build ## the long simulations (SEEDS=1000 for each size), hostile bytes for every decoder, storms of real processes, the hunt for all planted bugs, and a million payloads against the model
+soak: build debian-image ## the long simulations (SEEDS=1000 for each size), hostile bytes for every decoder, storms of real processes, a Debian guest, the hunt for all planted bugs, and a million payloads against the model
 	@scripts/prerequisites.sh test
+	DAGGER_CACHE="$(CACHE)" $(CARGO) nextest run --locked -p dagger-tests --test debian_guest --run-ignored all
 	for hosts in 4 7 10; do \
 	  $(CARGO) run --locked -p dagger-tests --bin sim -- --first-seed $(DAGGER_FIRST_SEED) \
 	    --seeds $(SEEDS) --hosts $$hosts; \

@@ -3,10 +3,11 @@
 //! Owns the file's shape and its checks. Never opens a socket. Called once at start.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use dagger_images::limits::NAMESERVERS_MAX;
 use dagger_payload::genesis::{Genesis, GenesisMode};
 use dagger_payload::id::{ClusterId, HostId};
 use dagger_payload::key::SecretKey;
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 use crate::controller::LocalPolicy;
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisorConfiguration, Supervision};
 use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
+use crate::name_servers;
 
 /// Bytes of the configuration and of the key file that are read at most.
 const FILE_BYTES_MAX: usize = 64 * 1024;
@@ -196,6 +198,21 @@ struct Network {
     /// `nat` or `none`.
     #[serde(default)]
     kind: NetworkKind,
+    /// Who resolves names for guests; those that this host asks, unless named. An empty list gives
+    /// guests none.
+    nameservers: Option<Vec<Ipv4Addr>>,
+}
+
+impl Network {
+    fn nameservers(&self) -> Result<Vec<Ipv4Addr>, ConfigurationError> {
+        match &self.nameservers {
+            Some(named) if named.len() > NAMESERVERS_MAX => Err(ConfigurationError::Inconsistent(
+                format!("network.nameservers: at most {NAMESERVERS_MAX} are given to a guest"),
+            )),
+            Some(named) => Ok(named.clone()),
+            None => Ok(name_servers::of_this_host()),
+        }
+    }
 }
 
 fn default_log() -> String {
@@ -282,6 +299,7 @@ impl Configuration {
             state_directory: state_directory.clone(),
             backend: file.hypervisor.backend(file.network.kind)?,
             network_kind: file.network.kind,
+            nameservers: file.network.nameservers()?,
             policy: file.policy,
         };
         Ok(Self {

@@ -16,6 +16,7 @@ pub mod link;
 pub mod machines;
 pub mod metrics;
 pub mod model;
+pub mod name_servers;
 pub mod observation;
 pub mod submit;
 pub mod verify;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::DirBuilder;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,6 +53,8 @@ pub struct MachineConfiguration {
     pub backend: Backend,
     /// How guests are connected.
     pub network_kind: NetworkKind,
+    /// Who resolves names for guests.
+    pub nameservers: Vec<Ipv4Addr>,
     /// What the operator lets this host take, beyond what the ledger says.
     pub policy: LocalPolicy,
 }
@@ -174,6 +177,7 @@ pub async fn run(
         tickets: tickets.clone(),
         names: HostNames::of(*host_id),
         network: configuration.network_kind,
+        nameservers: configuration.nameservers.clone(),
         consoles: consoles.clone(),
     };
     let stop = stop.child_token();

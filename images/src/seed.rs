@@ -2,9 +2,9 @@
 //! system.
 //!
 //! Owns the documents and the volume's bytes, which are the same for the same contents, on every
-//! run. Every document is JSON, a subset of YAML, so nothing that a user chose can break out of its
-//! place. Knows no secrets. Called by [`crate::disks`]; read by cloud-init and by the guest of
-//! `recipes/small`.
+//! run. Every document but one is JSON, a subset of YAML, so nothing that a user chose can break
+//! out of its place; the one is a script that quotes key lines and nothing else. Knows no secrets.
+//! Called by [`crate::disks`]; read by cloud-init and by the guest of `recipes/small`.
 //!
 //! Sources: <https://cloudinit.readthedocs.io/en/latest/reference/datasources/nocloud.html>, and
 //! for the network
@@ -30,6 +30,9 @@ const VOLUME_ID: u32 = 0xda66_e201;
 const SECTOR_BYTES: u16 = 512;
 /// The user, besides the image's own, who may log in on every guest.
 const USER: &str = "dagger";
+/// Makes that user: cloud-init runs it early, from vendor-data, which leaves user-data to its owner.
+/// No key line can end the text in which they stand: each begins with its type.
+const USER_SCRIPT: &str = include_str!("guest_user.sh");
 
 /// A network card's address: six lower-case hex pairs with colons.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,7 +98,7 @@ pub struct Seed {
     pub ssh_keys: Vec<SshKeyLine>,
     /// Its network.
     pub network: Network,
-    /// Its owner's public user-data; without it, one that lets `dagger` in with the same keys.
+    /// Its owner's public user-data, carried as it is; `dagger` is let in with the same keys besides.
     pub user_data: Option<String>,
 }
 
@@ -111,8 +114,14 @@ impl Seed {
             "local-hostname": self.hostname.as_str(),
             "public-keys": self.key_texts(),
         });
-        let user_data = self.user_data.clone().unwrap_or_else(|| self.own_user_data());
-        let mut documents = vec![("meta-data", pretty(&meta_data)), ("user-data", user_data)];
+        let user_data = self.user_data.clone().unwrap_or_else(|| {
+            format!("#cloud-config\n{}", pretty(&json!({ "ssh_pwauth": false })))
+        });
+        let mut documents = vec![
+            ("meta-data", pretty(&meta_data)),
+            ("user-data", user_data),
+            ("vendor-data", self.user_script()),
+        ];
         if let Some(network) = self.network_configuration() {
             documents.push(("network-config", pretty(&network)));
         }
@@ -146,18 +155,9 @@ impl Seed {
         self.ssh_keys.iter().map(SshKeyLine::as_str).collect()
     }
 
-    fn own_user_data(&self) -> String {
-        let configuration = json!({
-            "ssh_pwauth": false,
-            "users": ["default", {
-                "name": USER,
-                "lock_passwd": true,
-                "shell": "/bin/bash",
-                "sudo": "ALL=(ALL) NOPASSWD:ALL",
-                "ssh_authorized_keys": self.key_texts(),
-            }],
-        });
-        format!("#cloud-config\n{}", pretty(&configuration))
+    fn user_script(&self) -> String {
+        let keys = self.key_texts().join("\n");
+        USER_SCRIPT.replace("@USER@", USER).replace("@KEYS@", &keys)
     }
 
     fn network_configuration(&self) -> Option<Value> {

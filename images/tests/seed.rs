@@ -55,7 +55,7 @@ fn mtools_and_blkid_read_the_volume() {
         String::from_utf8(output.stdout).unwrap()
     };
     let text = path.to_str().unwrap();
-    for name in ["meta-data", "user-data", "network-config"] {
+    for name in ["meta-data", "user-data", "vendor-data", "network-config"] {
         let there = run("mtype", &["-i", text, &format!("::{name}")]);
         assert_eq!(there, document(&seed("a"), name));
     }
@@ -69,9 +69,40 @@ fn what_a_user_chose_stays_in_its_place() {
     let seed = seed(comment);
     let key = format!("{KEY} {comment}");
     assert_eq!(json_document(&seed, "meta-data")["public-keys"], serde_json::json!([key]));
-    let user_data = json_document(&seed, "user-data");
-    assert_eq!(user_data["users"][1]["ssh_authorized_keys"], serde_json::json!([key]));
-    assert!(user_data.get("runcmd").is_none());
+    assert_eq!(json_document(&seed, "user-data"), serde_json::json!({ "ssh_pwauth": false }));
+}
+
+/// Runs what cloud-init would run, with programs of ours in place of those that change the machine:
+/// gives what the script wrote.
+fn user_script_makes(seed: &Seed, directory: &Path) -> String {
+    let home = directory.join("home");
+    let script = document(seed, "vendor-data")
+        .replace("/var/lib/cloud/instance", directory.to_str().unwrap())
+        .replace("/etc/sudoers.d", directory.join("none").to_str().unwrap())
+        .replace("$(eval echo \"~$user\")", home.to_str().unwrap());
+    assert!(script.starts_with("#cloud-boothook\n#!/bin/sh\n"));
+    let path = directory.join("script");
+    fs::write(&path, script).unwrap();
+    let said = Command::new("sh")
+        .args(["-c", "id() { :; }; chown() { :; }; . \"$0\""])
+        .arg(&path)
+        .output()
+        .unwrap();
+    assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
+    fs::read_to_string(home.join(".ssh/authorized_keys")).unwrap()
+}
+
+#[test]
+fn the_user_of_every_guest_is_made_once_whatever_keys_and_user_data_say() {
+    let comment = "$(touch broken) `touch broken` END_OF_KEYS ' \" \\";
+    let owners = Some("#cloud-config\nusers: []\n".to_owned());
+    let seed = Seed { user_data: owners, ..seed(comment) };
+    let directory = TempDir::new().unwrap();
+    assert_eq!(user_script_makes(&seed, directory.path()), format!("{KEY} {comment}\n"));
+    let own = directory.path().join("home/.ssh/authorized_keys");
+    fs::write(&own, "what the owner changed later\n").unwrap();
+    let kept = user_script_makes(&seed, directory.path());
+    assert_eq!(kept, "what the owner changed later\n");
 }
 
 #[test]
@@ -137,8 +168,6 @@ fn the_guests_reader_finds_every_value_in_what_we_write() {
     let lines = paths(&document(&seed, "meta-data")).unwrap();
     assert!(lines.contains(&format!("public-keys/0\t{KEY} {comment}\n")), "{lines}");
     assert!(lines.contains("local-hostname\tweb-1\n"));
-    let lines = paths(&document(&seed, "user-data")).unwrap();
-    assert!(lines.contains(&format!("users/1/ssh_authorized_keys/0\t{KEY} {comment}\n")));
     let lines = paths(&document(&seed, "network-config")).unwrap();
     for line in [
         "ethernets/eth0/match/macaddress\t52:54:00:ab:cd:01",

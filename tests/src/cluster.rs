@@ -176,9 +176,14 @@ impl Cluster {
 
     /// Registers an image file as `op1/small`.
     pub fn register(&self, image: &Path) {
+        self.register_as(image, "op1/small");
+    }
+
+    /// Registers an image file under a name of the first operator.
+    pub fn register_as(&self, image: &Path, name: &str) {
         let image = image.to_str().expect("plain names");
         let key = self.file("keys/op1");
-        self.must(&["image", "register", image, "--name", "op1/small", "--key", &key]);
+        self.must(&["image", "register", image, "--name", name, "--key", &key]);
     }
 
     /// Registers an empty disk: enough for machines on paper.
@@ -273,12 +278,17 @@ impl Cluster {
         }
     }
 
-    /// Names and states of the cluster's domains, as `virsh list` shows them.
-    pub fn domains(&self) -> Vec<(String, String)> {
+    /// Runs `virsh` with the cluster's own libvirt.
+    pub fn virsh(&self, arguments: &[&str]) -> Output {
         let socket = self.path().join("run/libvirt/libvirt-sock");
         let uri = format!("qemu:///system?socket={}", socket.display());
-        let output = Command::new("virsh").args(["-c", &uri, "list", "--all"]).output();
-        let text = succeed(&output.expect("virsh is there"), &["virsh", "list"]);
+        let output = Command::new("virsh").args(["-c", &uri]).args(arguments).output();
+        output.expect("virsh is there")
+    }
+
+    /// Names and states of the cluster's domains, as `virsh list` shows them.
+    pub fn domains(&self) -> Vec<(String, String)> {
+        let text = succeed(&self.virsh(&["list", "--all"]), &["virsh", "list"]);
         text.lines()
             .skip(2)
             .filter_map(|line| {

@@ -2,20 +2,10 @@
 //! cluster: starting one is the dear part.
 
 use std::io::{Read, Write};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use dagger_tests::built::image;
 use dagger_tests::cluster::{Cluster, Machines, Role};
-
-fn guest_image() -> PathBuf {
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("..");
-    let cache = std::env::var_os("DAGGER_CACHE").map_or(root.join(".cache"), PathBuf::from);
-    let recipe = root.join("images/recipes/small/build.sh");
-    let output = Command::new(recipe).arg("--cache").arg(cache).output().expect("the recipe runs");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).expect("text");
-    text.lines().last().expect("a path").into()
-}
 
 /// `virsh list` shows exactly the VMs that `daggerctl vm ls` shows as running.
 fn assert_virsh_agrees(cluster: &Cluster) {
@@ -131,7 +121,7 @@ fn assert_a_volume_keeps_what_guests_write(cluster: &Cluster) {
     cluster.must(&attach);
     let (_, said) = cluster.refused(&["volume", "delete", "data"]);
     assert!(said.contains("detach it first"), "{said}");
-    let inside = |script: &str| cluster.must(&["ssh", "web-1", "--", script]);
+    let inside = |script: &str| cluster.must(&["ssh", "--user", "root", "web-1", "--", script]);
     // Written by the guest while it runs.
     cluster.until("the guest sees the disk", || {
         let seen = cluster.ctl(&["ssh", "web-1", "--", "test -b /dev/vdc"]);
@@ -148,7 +138,7 @@ fn assert_a_volume_keeps_what_guests_write(cluster: &Cluster) {
     cluster.must(&["vm", "stop", "web-1", "--force", "--wait", "applied"]);
     cluster.must(&["vm", "start", "web-1", "--wait", "applied"]);
     let kept = cluster.until("the guest answers", || {
-        let output = cluster.ctl(&["ssh", "web-1", "--", "head -n 1 /dev/vdc"]);
+        let output = cluster.ctl(&["ssh", "--user", "root", "web-1", "--", "head -n 1 /dev/vdc"]);
         output.status.success().then(|| String::from_utf8_lossy(&output.stdout).into_owned())
     });
     assert_eq!(kept.trim(), "precious");
@@ -166,7 +156,7 @@ fn assert_a_volume_keeps_what_guests_write(cluster: &Cluster) {
 fn real_machines_survive_the_faults_of_everything_around_them() {
     let cluster = Cluster::start(4, Machines::Qemu);
     cluster.grant(8);
-    let image = guest_image();
+    let image = image("small");
     cluster.register(&image);
 
     // A dry run orders nothing, and its exit says what an order's would.

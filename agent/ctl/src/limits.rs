@@ -29,6 +29,9 @@ pub(crate) const SUBMIT_RETRY_MAX: Duration = Duration::from_secs(10);
 pub(crate) const PAUSE_MAX: Duration = Duration::from_secs(1);
 /// One attempt to read a guest's SSH banner.
 pub(crate) const BANNER_MAX: Duration = Duration::from_secs(3);
+/// How long a guest whose SSH server answers may take to show its host key: cloud-init does so at
+/// the very end of its work, where the processor is emulated half a minute later.
+pub(crate) const HOST_KEY_WAIT_MAX: Duration = Duration::from_secs(90);
 /// Bytes of a key, signature or user-data file.
 pub(crate) const SMALL_FILE_BYTES_MAX: u64 = 1024 * 1024;
 /// Hosts of one development cluster.

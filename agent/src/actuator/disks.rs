@@ -32,6 +32,8 @@ pub struct SeedContents {
     pub gateway: Ipv4Addr,
     /// Prefix length of both.
     pub prefix_length: u8,
+    /// Who resolves names for it.
+    pub nameservers: Vec<Ipv4Addr>,
 }
 
 /// Why an image, disk or seed is not as it should be. Each message begins with a stable code.

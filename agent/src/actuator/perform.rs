@@ -4,6 +4,7 @@
 //! Never decides what is next, keeps no state. Called by the workers, and by tests that crash in
 //! the middle.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -39,6 +40,8 @@ pub struct Performer {
     pub names: HostNames,
     /// Whether guests are connected.
     pub network: NetworkKind,
+    /// Who resolves names for guests.
+    pub nameservers: Vec<Ipv4Addr>,
     /// Where hypervisors write what guests say.
     pub consoles: PathBuf,
 }
@@ -114,6 +117,7 @@ impl Performer {
             address: vm.placement.address()?,
             gateway: subnet.address(1)?,
             prefix_length: subnet.prefix_length,
+            nameservers: self.nameservers.clone(),
         })
     }
 

@@ -144,7 +144,7 @@ impl Disks for StoredDisks {
                 address: seed.address,
                 prefix_length: seed.prefix_length,
                 gateway: seed.gateway,
-                nameservers: Vec::new(),
+                nameservers: seed.nameservers.clone(),
             },
             user_data: seed.public_user_data.clone(),
         };

@@ -179,7 +179,8 @@ impl Controller {
             Input::VolumeFinished(finished) => self.finish_volume(now, finished, &mut outputs),
             Input::GuestHostKey(vm, key) => {
                 if let Some(entry) = self.entries.get_mut(&vm) {
-                    entry.guest_host_key = Some(key);
+                    // The first one stays: a key that changes is for people to look at.
+                    entry.guest_host_key.get_or_insert(key);
                 }
                 self.advance(now, vm, &mut outputs);
             }

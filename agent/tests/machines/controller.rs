@@ -209,6 +209,9 @@ fn a_vm_is_made_step_by_step_and_reported_once_it_runs() {
     let key = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIBd0cmFuc3BhcmVudGx5IG5vdCBhIHJlYWwga2V5";
     let outputs = desk.take(Input::GuestHostKey(VM, key.parse().unwrap()));
     assert_eq!(reports(&outputs)[0].guest_host_key.as_ref().unwrap().as_str(), key);
+    let another = key.replace("AAAAIBd0", "AAAAIAd0").parse().unwrap();
+    let outputs = desk.take(Input::GuestHostKey(VM, another));
+    assert_eq!(outputs, [], "a key that was reported gave way to another");
 }
 
 #[test]

@@ -227,6 +227,7 @@ impl<'a> Agent<'a> {
             tickets: tickets.clone(),
             names: HostNames::of(HERE),
             network: NetworkKind::Nat,
+            nameservers: Vec::new(),
             consoles: "/consoles".into(),
         };
         let mut inputs = VecDeque::from([Input::Order(Order::Host(Box::new(host())))]);

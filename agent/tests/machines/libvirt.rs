@@ -64,6 +64,7 @@ impl Half {
             state_directory: state_directory.to_owned(),
             backend: Backend::Libvirt { uri: URI.to_owned(), accelerator: Accelerator::Auto },
             network_kind: NetworkKind::None,
+            nameservers: Vec::new(),
             policy: LocalPolicy::default(),
         };
         let work = run(
@@ -290,6 +291,7 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
             accelerator: Accelerator::Tcg,
         },
         network_kind: NetworkKind::Nat,
+        nameservers: vec![[10, 0, 0, 53].into()],
         policy: LocalPolicy::default(),
     };
     let work =

@@ -64,6 +64,7 @@ impl Half {
             state_directory: directory.join("state"),
             backend: Backend::CloudHypervisor(configuration(directory)),
             network_kind: NetworkKind::None,
+            nameservers: Vec::new(),
             policy: LocalPolicy::default(),
         };
         let board = SightBoard::default();

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
 use crate::failure::Failure;
-use crate::limits::BANNER_MAX;
+use crate::limits::{BANNER_MAX, HOST_KEY_WAIT_MAX};
 use crate::progress::Progress;
 use crate::session::{Pause, Session};
 
@@ -71,7 +71,9 @@ pub(crate) async fn follow(
             Ok(view) => {
                 shown.tell(&view, progress);
                 if reached(&view, goal)? {
-                    return finish(view, (goal, story), deadline, progress).await.map(Some);
+                    return finish(session, view, (goal, story), deadline, progress)
+                        .await
+                        .map(Some);
                 }
                 let state = view.state;
                 if last.replace(view).is_none_or(|before| before.state != state) {
@@ -148,6 +150,7 @@ fn is_applied(view: &VmView) -> bool {
 }
 
 async fn finish(
+    session: &Session,
     view: VmView,
     (goal, story): (Goal, Story),
     deadline: Instant,
@@ -167,6 +170,7 @@ async fn finish(
             Failure::broken(format!("VM {} runs but has no address", view.vm.name))
         })?;
         wait_for_ssh(address, deadline, progress).await?;
+        return Ok(wait_for_host_key(session, view, deadline, progress).await);
     }
     Ok(view)
 }
@@ -190,6 +194,31 @@ async fn wait_for_ssh(
             Err(_) => return Err(no_ssh(address, "no answer")),
         }
     }
+}
+
+/// Waits a while until the VM's host has reported the guest's SSH host key, so that the first log-in
+/// is checked. Not every guest shows one.
+async fn wait_for_host_key(
+    session: &Session,
+    mut view: VmView,
+    deadline: Instant,
+    progress: &Progress,
+) -> VmView {
+    let deadline = deadline.min(Instant::now() + HOST_KEY_WAIT_MAX);
+    let path = format!("/v1/vms/{}", view.vm.id);
+    let mut pause = Pause::new();
+    while view.vm.guest_host_key.is_none() && Instant::now() < deadline {
+        progress.working("waiting for the report of its SSH host key");
+        pause.wait().await;
+        if let Ok(now) = session.client.get::<VmView>(&path).await {
+            view = now;
+        }
+    }
+    match &view.vm.guest_host_key {
+        Some(_) => progress.done("its host key is in its host's signed report"),
+        None => progress.done("no host key is reported: the first log-in cannot be checked"),
+    }
+    view
 }
 
 fn no_ssh(address: Ipv4Addr, why: &str) -> Failure {

@@ -16,6 +16,9 @@ use super::flavour::{Flavour, Virtualization};
 use crate::hypervisor::names::{HostNames, TAGS_NAMESPACE, uuid};
 use crate::hypervisor::{GivenVolume, GuestNetwork, MachineSpecification, Tags};
 
+/// The name by which the QEMU guest agent finds its line.
+const GUEST_AGENT: &str = "org.qemu.guest_agent.0";
+
 #[derive(Serialize)]
 #[serde(rename = "domain")]
 struct Domain<'a> {
@@ -114,6 +117,8 @@ struct Devices<'a> {
     interface: Option<Interface>,
     serial: CharacterDevice<'a>,
     console: CharacterDevice<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    channel: Option<Channel>,
     rng: RandomSource,
     memballoon: Model,
 }
@@ -236,6 +241,22 @@ struct CharacterTarget {
     port: u8,
 }
 
+/// A line between guest and host; libvirt puts its socket where it keeps its own.
+#[derive(Serialize)]
+struct Channel {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    target: ChannelTarget,
+}
+
+#[derive(Serialize)]
+struct ChannelTarget {
+    #[serde(rename = "@type")]
+    kind: &'static str,
+    #[serde(rename = "@name")]
+    name: &'static str,
+}
+
 #[derive(Serialize)]
 struct RandomSource {
     #[serde(rename = "@model")]
@@ -297,6 +318,13 @@ pub(super) fn domain(
         }
         (Flavour::Qemu { .. }, Console::TerminalOnly) | (Flavour::Test, _) => None,
     };
+    let channel = match flavour {
+        Flavour::Qemu { .. } => Some(Channel {
+            kind: "unix",
+            target: ChannelTarget { kind: "virtio", name: GUEST_AGENT },
+        }),
+        Flavour::Test => None,
+    };
     let definition = Domain {
         kind,
         name: names.domain(machine.tags.vm),
@@ -319,7 +347,7 @@ pub(super) fn domain(
         on_poweroff: "destroy",
         on_reboot: "restart",
         on_crash: "destroy",
-        devices: devices(machine, names, log),
+        devices: Devices { channel, ..devices(machine, names, log) },
     };
     quick_xml::se::to_string(&definition)
 }
@@ -355,6 +383,7 @@ fn devices<'a>(
             log: None,
             target: CharacterTarget { kind: Some("serial"), port: 0 },
         },
+        channel: None,
         rng: RandomSource {
             model: "virtio",
             backend: RandomBackend { model: "random", path: "/dev/urandom" },

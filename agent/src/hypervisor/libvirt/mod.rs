@@ -301,11 +301,17 @@ impl Hypervisor for Libvirt {
     }
 
     fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {
-        let (connection, _) = self.connection()?;
+        let (connection, flavour) = self.connection()?;
         match self.ours(&connection, proof.vm())? {
-            Some(domain) if domain.is_active().map_err(failed)? => {
-                domain.shutdown().map_err(failed)
+            Some(domain) if domain.is_active().map_err(failed)? => match flavour {
+                // The button and nothing else: left to choose, libvirt asks the guest's agent, and
+                // waits a minute for one that does not do as it says.
+                Flavour::Qemu { .. } => {
+                    domain.shutdown_flags(sys::VIR_DOMAIN_SHUTDOWN_ACPI_POWER_BTN)
+                }
+                Flavour::Test => domain.shutdown(),
             }
+            .map_err(failed),
             Some(_) | None => Ok(()),
         }
     }
