@@ -30,8 +30,8 @@ const VOLUME_ID: u32 = 0xda66_e201;
 const SECTOR_BYTES: u16 = 512;
 /// The user, besides the image's own, who may log in on every guest.
 const USER: &str = "dagger";
-/// Makes that user: cloud-init runs it early, from vendor-data, which leaves user-data to its owner.
-/// No key line can end the text in which they stand: each begins with its type.
+/// Makes that user: cloud-init runs it early, from vendor-data, which leaves user-data to its
+/// owner. No key line can end the text in which they stand: each begins with its type.
 const USER_SCRIPT: &str = include_str!("guest_user.sh");
 
 /// A network card's address: six lower-case hex pairs with colons.
@@ -98,7 +98,8 @@ pub struct Seed {
     pub ssh_keys: Vec<SshKeyLine>,
     /// Its network.
     pub network: Network,
-    /// Its owner's public user-data, carried as it is; `dagger` is let in with the same keys besides.
+    /// Its owner's public user-data, carried as it is; `dagger` is let in with the same keys
+    /// besides.
     pub user_data: Option<String>,
 }
 

@@ -26,9 +26,9 @@ use crate::store::scan::{self, Depth};
 /// state broken (do not restart: read the last message), 66 store damaged (start again: it is put
 /// aside and recovered from the other hosts), 70 internal defect.
 ///
-/// Signals: TERM and INT stop; HUP says that the operator has looked at this host's clock and that it
-/// is right. A ledger whose clock jumped by more than an hour, or is that far from its peers', makes no
-/// events until then.
+/// Signals: TERM and INT stop; HUP says that the operator has looked at this host's clock and that
+/// it is right. A ledger whose clock jumped by more than an hour, or is that far from its peers',
+/// makes no events until then.
 ///
 /// Disk space: the configuration's `[retention] event_bodies_hours` says how long the bodies of
 /// events are kept (for ever when it is not set); headers, commits and releases always stay.

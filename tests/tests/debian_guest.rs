@@ -1,5 +1,5 @@
-//! A full Debian 12 cloud image, made by the recipe, as a guest of a real host under QEMU: that what
-//! dagger promises of guests holds where cloud-init, systemd and OpenSSH do the guest's part.
+//! A full Debian 12 cloud image, made by the recipe, as a guest of a real host under QEMU: that
+//! what dagger promises of guests holds where cloud-init, systemd and OpenSSH do the guest's part.
 //!
 //! Slow where the processor is emulated: minutes. `make soak` runs it; its image is made by
 //! `make debian-image`.

@@ -22,8 +22,8 @@ pub(super) const RECONNECT_WAIT_FIRST: Duration = Duration::from_millis(100);
 pub(super) const RECONNECT_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How often a console is read for the guest's host key.
 pub(super) const CONSOLE_READ_EVERY: Duration = Duration::from_millis(500);
-/// How often in all, for one start of one guest: ten minutes, since a large guest whose processor is
-/// emulated takes minutes to start.
+/// How often in all, for one start of one guest: ten minutes, since a large guest whose processor
+/// is emulated takes minutes to start.
 pub(super) const CONSOLE_READS_MAX: u32 = 1200;
 /// The last bytes of a console that are searched.
 pub(super) const CONSOLE_BYTES_MAX: u64 = 64 * 1024;

@@ -1,7 +1,7 @@
 //! What the members attest, epoch by epoch, and how one epoch's quorum vouches for the next one's.
 //!
-//! Owns the count of Q, and which epochs count. Seats and epochs come from the own chain's releases;
-//! signatures are checked under the seats' keys. Called by [`super::reader`].
+//! Owns the count of Q, and which epochs count. Seats and epochs come from the own chain's
+//! releases; signatures are checked under the seats' keys. Called by [`super::reader`].
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -206,8 +206,8 @@ impl Attestations {
         self.attested
     }
 
-    /// For each member the highest commit up to which he attests the own history, in whichever epoch
-    /// he did.
+    /// For each member the highest commit up to which he attests the own history, in whichever
+    /// epoch he did.
     pub fn same(&self) -> BTreeMap<AuthorIndex, CommitIndex> {
         let mut all = self.settled.clone();
         for (votes, end) in self.counted() {

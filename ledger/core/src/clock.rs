@@ -1,8 +1,8 @@
 //! Whether this host's clock may go into its events.
 //!
 //! Owns the comparison of the wall clock with the monotonic clock, and with what peers' newest
-//! events say. Never corrects a clock, and never decides order: a doubt makes this host silent until
-//! its operator confirms the clock. Called with every input, and for every accepted event.
+//! events say. Never corrects a clock, and never decides order: a doubt makes this host silent
+//! until its operator confirms the clock. Called with every input, and for every accepted event.
 
 use std::collections::{BTreeMap, VecDeque};
 

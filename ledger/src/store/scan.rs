@@ -33,7 +33,8 @@ impl Depth {
 /// Reads the store in `directory` and says how many records were read.
 ///
 /// # Errors
-/// `Damaged`, `Page`, `Lost` or `Failed`: the store cannot be trusted. `OpenAlready`: nothing was read.
+/// `Damaged`, `Page`, `Lost` or `Failed`: the store cannot be trusted. `OpenAlready`: nothing was
+/// read.
 pub fn scan(directory: &Path, map_bytes: usize, depth: Depth) -> Result<u64, StoreError> {
     if depth == Depth::All {
         pages::check(&directory.join("data.mdb"))?;

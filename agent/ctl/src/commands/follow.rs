@@ -196,8 +196,8 @@ async fn wait_for_ssh(
     }
 }
 
-/// Waits a while until the VM's host has reported the guest's SSH host key, so that the first log-in
-/// is checked. Not every guest shows one.
+/// Waits a while until the VM's host has reported the guest's SSH host key, so that the first
+/// log-in is checked. Not every guest shows one.
 async fn wait_for_host_key(
     session: &Session,
     mut view: VmView,

@@ -25,7 +25,7 @@ pub(crate) enum LedgerCommand {
     /// Show how far the order has come, and whether a quorum is there
     #[command(after_help = "Example:\n  daggerctl ledger status")]
     Status,
-    /// Write all seats of the cluster as JSON: what a new host's ledger and agent need (`roster = ...`)
+    /// Write all seats of the cluster as JSON: what a new host's ledger and agent need as `roster`
     #[command(
         after_help = "Example (on a member, for a host that has just joined):\n  daggerctl ledger roster > roster.json"
     )]
