@@ -3,7 +3,8 @@
 //! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
 //! simulations and tests), the typed records with their checksums (`records`, `snapshots`,
 //! `frontier`, `forks`, `pruning`), the thread that commits groups of changes (`writer`), the
-//! search for damage (`scan`, `pages`) and the witness file beside the store (`witness`). Never interprets an event. Called by driver and delivery.
+//! search for damage (`scan`, `pages`) and the witness file beside the store (`witness`).
+//! Never interprets an event. Called by driver and delivery.
 
 pub mod forks;
 pub mod frontier;
