@@ -425,7 +425,11 @@ proptest! {
         }
         let verdict = outcome(&signed_by(&key(signer), kind, &body, not_after));
         // Of what is about something, only the founding acts of an operator find their something.
-        let founds = matches!(kind, "host.join" | "account.grant" | "image.register");
+        let founds = matches!(
+            kind,
+            "host.join" | "account.grant" | "image.register" | "operator.propose"
+                | "operator.rotate_key"
+        );
         prop_assert!(verdict.is_err() || (founds && signer == 10), "{kind}: {verdict:?}");
     }
 

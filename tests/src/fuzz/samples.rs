@@ -55,6 +55,8 @@ pub struct World {
     pub frontier: Frontier,
     /// Where the judge's life began.
     pub anchor: SealedAnchor,
+    /// All seats.
+    pub roster: Roster,
     /// What a dry run says.
     pub predicted: AdmissionOutcome,
 }
@@ -219,6 +221,27 @@ impl Life {
             }),
         );
         self.live(&developer(), "vm.stop", &json!({"vm": gone}));
+        self.members();
+    }
+
+    /// A follower comes, an operator, and a proposal on which not all agree yet.
+    fn members(&mut self) {
+        self.live(
+            &operator(),
+            "host.join",
+            &json!({
+                "ledger_key": key(40).public_key(), "agent_key": key(41).public_key(),
+                "address": "192.0.2.7:7400", "name": "host9", "region": "north",
+                "capacity": {"cpus": 8, "memory_mib": 8192, "disk_gib": 100},
+                "guest_subnet": {"network": "10.77.2.0", "prefix_length": 29},
+            }),
+        );
+        let follower = HostId::of(&key(40).public_key());
+        let add = |name: &str, number: u8| json!({"add_operator": {"name": name, "key": key(number).public_key()}});
+        let voters = json!({"voters": {"add": [follower]}});
+        for change in [add("second", 11), add("third", 12), voters] {
+            self.live(&operator(), "operator.propose", &json!({"change": change}));
+        }
     }
 }
 
@@ -286,6 +309,7 @@ impl World {
             documents,
             snapshot,
             anchor: SealedAnchor { anchor, seal },
+            roster: life.judge.roster().clone(),
             predicted,
             lived: life.lived,
             commits: life.commits,
@@ -324,11 +348,6 @@ impl World {
         EpochEnd { last: CommitIndex(99), committee: Committee::new(4).expect("in range") }
     }
 
-    /// All seats.
-    pub fn roster(&self) -> Roster {
-        Roster::founding(&self.genesis)
-    }
-
     /// How a processor greets.
     pub fn opened(&self) -> Opened {
         Opened {
@@ -338,7 +357,7 @@ impl World {
             next_deadline: Some(NOW),
             epoch_end: Some(self.epoch_end()),
             anchor: Some(self.anchor.clone()),
-            roster: self.roster(),
+            roster: self.roster.clone(),
         }
     }
 

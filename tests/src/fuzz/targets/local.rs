@@ -8,7 +8,7 @@ use dagger_bus::ledger::{
     Unavailable,
 };
 use dagger_bus::seal::SealKey;
-use dagger_payload::id::{CommitIndex, HostId, Position};
+use dagger_payload::id::{CommitIndex, HostId, Position, ProtocolVersion};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::super::mutate::Form;
@@ -107,7 +107,8 @@ fn to_processor(world: &World) -> Vec<Vec<u8>> {
     let asked = [Asked::Pack { payload: world.lived[0].clone() }, Asked::Predict { document }];
     let (next_deadline, epoch_end) = (Some(NOW), Some(world.epoch_end()));
     let judged = world.releases.iter().map(|sealed| {
-        let (sealed, roster) = (sealed.clone().into(), Some(world.roster().into()));
+        let sealed = sealed.clone().into();
+        let roster = Some(world.roster.clone().into());
         numbered(7, &Judged::Done { sealed, next_deadline, epoch_end, roster })
     });
     let mut samples: Vec<_> = judged.collect();
@@ -125,6 +126,7 @@ fn to_processor(world: &World) -> Vec<Vec<u8>> {
     });
     samples.extend(orders);
     samples.push(numbered(7, &Judged::OutOfOrder { expected: CommitIndex(3) }));
+    samples.push(numbered(7, &Judged::Upgrade { needs: ProtocolVersion(2) }));
     samples.push(numbered(7, &Judged::Chunk { bytes }));
     samples.push(numbered(7, &Judged::Snapshot { head: head.clone() }));
     samples
