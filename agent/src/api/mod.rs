@@ -117,7 +117,8 @@ impl Shared {
             | Answer::Refused { .. }
             | Answer::Evidence { .. }
             | Answer::Prediction { .. }
-            | Answer::Proof { .. } => Err(mixed_up()),
+            | Answer::Proof { .. }
+            | Answer::Roster { .. } => Err(mixed_up()),
         }
     }
 }

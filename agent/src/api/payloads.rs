@@ -165,7 +165,8 @@ async fn ask_standing(api: &Shared, digest: PayloadDigest) -> Result<Standing, A
         | Answer::Refused { .. }
         | Answer::Evidence { .. }
         | Answer::Prediction { .. }
-        | Answer::Proof { .. } => Err(mixed_up()),
+        | Answer::Proof { .. }
+        | Answer::Roster { .. } => Err(mixed_up()),
     }
 }
 
@@ -193,7 +194,8 @@ async fn submit_to_ledger(
         | Answer::Status { .. }
         | Answer::Evidence { .. }
         | Answer::Prediction { .. }
-        | Answer::Proof { .. } => Err(mixed_up()),
+        | Answer::Proof { .. }
+        | Answer::Roster { .. } => Err(mixed_up()),
     }
 }
 

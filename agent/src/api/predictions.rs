@@ -66,6 +66,7 @@ pub(super) async fn predict(
         | Answer::Standing { .. }
         | Answer::Status { .. }
         | Answer::Evidence { .. }
-        | Answer::Proof { .. } => Err(mixed_up()),
+        | Answer::Proof { .. }
+        | Answer::Roster { .. } => Err(mixed_up()),
     }
 }

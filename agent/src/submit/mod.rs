@@ -121,7 +121,8 @@ impl Submitter {
                 | Answer::Status { .. }
                 | Answer::Evidence { .. }
                 | Answer::Prediction { .. }
-                | Answer::Proof { .. },
+                | Answer::Proof { .. }
+                | Answer::Roster { .. },
             ) => {
                 warn!(%digest, "the ledger answered something else than was asked");
                 SubmitOutcome::Unavailable
