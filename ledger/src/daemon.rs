@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::configuration::Prepared;
 use crate::delivery::admission::{self, Admissions, Questions};
 use crate::delivery::evidence::Evidence;
-use crate::delivery::forwarding::{self, Forwarding, Origin};
+use crate::delivery::forwarding::{self, Forwarding};
 use crate::delivery::handing::{self, Hands};
 use crate::delivery::places::Places;
 use crate::delivery::recent::RecentReleases;
@@ -237,11 +237,10 @@ pub fn trust_store(prepared: &Prepared) -> Result<Signed, StartError> {
 fn restored(
     prepared: &Prepared,
     delivery: &Delivery,
-    memory: &Memory,
+    (instance, testimony): (InstanceId, Option<Testimony>),
 ) -> Result<(RestoredState, Vec<Change>), StartError> {
-    let (instance, founders) = (memory.instance, prepared.genesis.committee());
-    let records = &delivery.records;
-    let mut state = start::restored_state(records, founders, instance, memory.testimony)?;
+    let (records, founders) = (&delivery.records, prepared.genesis.committee());
+    let mut state = start::restored_state(records, founders, instance, testimony)?;
     if !founders.contains(prepared.me) && records.last_handover()?.is_none() {
         // Only founders know that nobody has signed anything before.
         state.memory = Trust::Doubtful;
@@ -329,7 +328,7 @@ impl Daemon {
             stop: stop.clone(),
         });
         // Before the agent may ask: the first answer knows what an earlier life has promised.
-        let (state, changes) = restored(&prepared, &delivery, &memory)?;
+        let (state, changes) = restored(&prepared, &delivery, (memory.instance, memory.testimony))?;
         if !changes.is_empty() {
             let stored = delivery.writer.store(changes).await;
             stored.map_err(|gone| doing("write the store")(io::Error::other(gone)))?;

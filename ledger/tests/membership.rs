@@ -103,14 +103,14 @@ async fn change_members(cluster: &mut Cluster, digests: &mut Vec<PayloadDigest>)
     let address = free_addresses(1)[0];
     digests.push(cluster.hosts[0].submitted(&format!("seat 4 50 {address}")).await);
     cluster.hosts[0].until(has_seat(4)).await;
-    cluster.add(4, 50, 0).await;
+    cluster.add(4, 50, 0);
     cluster.hosts[4].start();
     cluster.hosts[4].until(has_seat(4)).await;
     let status = cluster.hosts[4].until(|status| status.unavailable.is_none()).await;
     assert_eq!(status.author, AuthorIndex(4));
     assert!(!status.committee.contains(AuthorIndex(4)));
     digests.push(ordered(&cluster.hosts[4], "from a follower").await);
-    assert_eq!(cluster.hosts[4].roster().await, cluster.hosts[0].roster().await);
+    assert_eq!(cluster.hosts[4].judge.roster(), cluster.hosts[0].judge.roster());
 
     digests.push(cluster.hosts[1].submitted("members 0 1 2 3 4").await);
     for host in &cluster.hosts {
@@ -180,7 +180,7 @@ async fn a_host_with_another_key_is_another_member_and_keeps_its_history() {
     let path = last.directory.join("ledger.toml");
     let text = std::fs::read_to_string(&path).expect("reads");
     std::fs::write(&path, format!("roster = \"roster.json\"\n{text}")).expect("writes");
-    last.write_roster(&cluster.hosts[0].roster().await);
+    last.write_roster(&cluster.hosts[0].judge.roster());
     cluster.later.insert(4, 60);
     cluster.hosts[3].start();
     let status = cluster.hosts[3].until(in_epoch(1)).await;
@@ -211,8 +211,8 @@ async fn a_false_roster_ends_the_daemon_in_plain_words() {
         cluster.hosts[0].submitted(&text).await;
     }
     cluster.hosts[0].until(has_seat(5)).await;
-    cluster.add(5, 51, 0).await;
-    let roster = cluster.hosts[0].roster().await;
+    cluster.add(5, 51, 0);
+    let roster = cluster.hosts[0].judge.roster();
     let new = &mut cluster.hosts[4];
     let check = |host: &Host| host.command().arg("--check").output().expect("runs");
     let good = check(new);

@@ -117,8 +117,7 @@ impl Shared {
             | Answer::Refused { .. }
             | Answer::Evidence { .. }
             | Answer::Prediction { .. }
-            | Answer::Proof { .. }
-            | Answer::Roster { .. } => Err(mixed_up()),
+            | Answer::Proof { .. } => Err(mixed_up()),
         }
     }
 }

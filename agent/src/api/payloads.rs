@@ -165,8 +165,7 @@ async fn ask_standing(api: &Shared, digest: PayloadDigest) -> Result<Standing, A
         | Answer::Refused { .. }
         | Answer::Evidence { .. }
         | Answer::Prediction { .. }
-        | Answer::Proof { .. }
-        | Answer::Roster { .. } => Err(mixed_up()),
+        | Answer::Proof { .. } => Err(mixed_up()),
     }
 }
 
@@ -194,8 +193,7 @@ async fn submit_to_ledger(
         | Answer::Status { .. }
         | Answer::Evidence { .. }
         | Answer::Prediction { .. }
-        | Answer::Proof { .. }
-        | Answer::Roster { .. } => Err(mixed_up()),
+        | Answer::Proof { .. } => Err(mixed_up()),
     }
 }
 

@@ -66,7 +66,6 @@ pub(super) async fn predict(
         | Answer::Standing { .. }
         | Answer::Status { .. }
         | Answer::Evidence { .. }
-        | Answer::Proof { .. }
-        | Answer::Roster { .. } => Err(mixed_up()),
+        | Answer::Proof { .. } => Err(mixed_up()),
     }
 }

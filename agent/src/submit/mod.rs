@@ -121,8 +121,7 @@ impl Submitter {
                 | Answer::Status { .. }
                 | Answer::Evidence { .. }
                 | Answer::Prediction { .. }
-                | Answer::Proof { .. }
-                | Answer::Roster { .. },
+                | Answer::Proof { .. },
             ) => {
                 warn!(%digest, "the ledger answered something else than was asked");
                 SubmitOutcome::Unavailable

@@ -118,7 +118,7 @@ fn receipt(answer: Answer) -> Receipt {
         | Answer::Unavailable { .. }
         | Answer::Evidence { .. }
         | Answer::Prediction { .. }
-        | Answer::Roster { .. } => Receipt::NotNow {},
+        | Answer::Proof { .. } => Receipt::NotNow {},
     }
 }
 

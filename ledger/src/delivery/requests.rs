@@ -23,7 +23,7 @@ use dagger_payload::limits::{
 };
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::refusal::{Refusal, RefusalCode};
-use dagger_payload::roster::{Roster, SeatStanding};
+use dagger_payload::roster::SeatStanding;
 use futures_util::future::join_all;
 
 use super::admission::NoAnswer;
@@ -51,9 +51,6 @@ pub(super) async fn answer_all(delivery: &Arc<Delivery>, requests: Vec<Request>)
             Call::Predict { document } => predict(delivery, document).await,
             // Comes alone, since it waits for others.
             Call::Prove { subject } => proofs::prove(delivery, &subject).await,
-            Call::Roster {} => {
-                Ok(Answer::Roster { roster: Box::new(Roster::clone(&delivery.seats.now())) })
-            }
         };
         answers
             .push(Response { id, answer: answered.unwrap_or_else(|error| fatal(delivery, error)) });

@@ -382,6 +382,11 @@ impl TestJudge {
         self.court.life.lock().expect("no panics").reads = Reads::None;
     }
 
+    /// All seats, as it has judged them.
+    pub fn roster(&self) -> Roster {
+        self.court.life.lock().expect("no panics").roster.clone()
+    }
+
     /// Number of the present life.
     pub fn life(&self) -> u8 {
         *self.court.lives.borrow()

@@ -141,8 +141,8 @@ impl Cluster {
 
     /// A host from outside the genesis, whose seat a member knows already; its judge runs, its
     /// ledger does not yet.
-    pub async fn add(&mut self, seat: u16, seed: u8, member: usize) {
-        let roster = self.hosts[member].roster().await;
+    pub fn add(&mut self, seat: u16, seed: u8, member: usize) {
+        let roster = self.hosts[member].judge.roster();
         assert!(roster.seat(AuthorIndex(seat)).is_some(), "{roster:?}");
         let (directory, id, genesis) = (self.directory.path(), self.id, &self.genesis);
         let index = u8::try_from(self.hosts.len()).expect("few");
@@ -345,14 +345,6 @@ impl Door {
             }
         };
         timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("no answer\n{}", self.log()))
-    }
-
-    /// All seats, as it knows them.
-    pub async fn roster(&self) -> Roster {
-        match self.ask(Call::Roster {}).await {
-            Answer::Roster { roster } => *roster,
-            other => panic!("{other:?}"),
-        }
     }
 
     /// To be spoken to by somebody else at the same time.

@@ -19,7 +19,6 @@ use dagger_payload::payload::SignedPayload;
 use dagger_payload::prediction::Prediction;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{CommitRelease, QuorumEvidence, SealedRelease};
-use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::SealedAnchor;
 use dagger_payload::state_tree::Subject;
 use minicbor::{Decode, Encode};
@@ -117,9 +116,6 @@ pub enum Call {
         #[n(0)]
         subject: Subject,
     },
-    /// All seats, as this ledger knows them: what a new host needs to find its peers.
-    #[n(6)]
-    Roster {},
 }
 
 /// A response.
@@ -194,13 +190,6 @@ pub enum Answer {
         /// The proof.
         #[n(0)]
         proof: Option<Box<AttestedProof>>,
-    },
-    /// All seats.
-    #[n(8)]
-    Roster {
-        /// By number.
-        #[n(0)]
-        roster: Box<Roster>,
     },
 }
 
