@@ -13,8 +13,11 @@ use dagger_payload::genesis::{Genesis, GenesisError};
 use dagger_payload::id::{AuthorIndex, ClusterId};
 use dagger_payload::key::{KeyError, SecretKey};
 use dagger_payload::name::Name;
+use dagger_payload::roster::{Roster, Seat};
 use serde::Deserialize;
 use zeroize::Zeroizing;
+
+use crate::limits::ROSTER_BYTES_MAX;
 
 /// Text before the name of a systemd credential, in place of a path.
 const CREDENTIAL: &str = "credential:";
@@ -27,6 +30,10 @@ pub struct Configuration {
     pub genesis: PathBuf,
     /// Its signatures.
     pub genesis_signatures: PathBuf,
+    /// All seats of the cluster (JSON, as `daggerctl ledger roster` writes it on a member): for a
+    /// host that joined after the founding, or has another ledger key since. It says which seat is
+    /// this host's and where its peers are until its own judge has come that far.
+    pub roster: Option<PathBuf>,
     /// What is logged: a filter of tracing, such as `info`.
     #[serde(default = "default_log")]
     pub log: String,
@@ -38,13 +45,13 @@ pub struct Configuration {
     /// The witness file; outside the state directory, so that both are not lost or restored
     /// together.
     pub witness: PathBuf,
-    /// Where to listen for peers when no socket named `peers` was handed over; else the genesis'
-    /// own address.
+    /// Where to listen for peers when no socket named `peers` was handed over; else the address of
+    /// the own seat.
     pub listen: Option<SocketAddr>,
     /// Size of the store's sparse map, in GiB: the most that it can ever hold.
     #[serde(default = "default_map_gib")]
     pub map_gib: usize,
-    /// Other addresses of peers than the genesis names, by host name.
+    /// Other addresses of peers than their seats name, by host name.
     #[serde(default)]
     pub peers: BTreeMap<Name, SocketAddr>,
     /// How long is kept what only a replay needs.
@@ -135,11 +142,23 @@ pub enum ConfigurationError {
     /// A credential is asked for, but systemd gave none.
     #[error("`{0}` is set, but $CREDENTIALS_DIRECTORY is not: use LoadCredential= or a path")]
     NoCredentials(String),
+    /// The roster file is refused.
+    #[error("the roster {path} is refused: {why}")]
+    Roster {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The key is no member's.
-    #[error("no host of the genesis has the ledger key {0}; is it another host's key?")]
+    #[error(
+        "no host of the genesis has the ledger key {0}, and no seat of a `roster` file: is it \
+         another host's key? A host that joined later, or has a new key, needs `roster`, as \
+         `daggerctl ledger roster` writes it on a member once the change is ordered"
+    )]
     NotMember(String),
-    /// A peer is named that the genesis does not know.
-    #[error("[peers] names {0}, which is no host of the genesis")]
+    /// A peer is named that nobody knows.
+    #[error("[peers] names {0}, which is no host of the genesis or the roster")]
     UnknownPeer(Name),
     /// The witness lies inside the state directory.
     #[error("the witness {0} lies inside the state directory; put it elsewhere")]
@@ -157,10 +176,24 @@ pub struct Prepared {
     pub genesis: Arc<Genesis>,
     /// The cluster.
     pub cluster: ClusterId,
-    /// This member.
+    /// This member's seat.
     pub me: AuthorIndex,
     /// The ledger key.
     pub key: Arc<SecretKey>,
+    /// What the roster file says.
+    pub told: Option<Roster>,
+}
+
+impl Prepared {
+    /// The seats that are known without a store.
+    pub fn roster(&self) -> Roster {
+        self.told.clone().unwrap_or_else(|| Roster::founding(&self.genesis))
+    }
+
+    /// The own seat.
+    pub fn seat(&self) -> Seat {
+        self.roster().seat(self.me).expect("found by its key").clone()
+    }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
@@ -187,7 +220,7 @@ impl Configuration {
             &mut configuration.witness,
             &mut sockets.processor,
         ];
-        for path in paths.into_iter().chain(&mut sockets.agent) {
+        for path in paths.into_iter().chain(&mut sockets.agent).chain(&mut configuration.roster) {
             *path = directory.join(&*path);
         }
         if !configuration.key.starts_with(CREDENTIAL) {
@@ -207,10 +240,12 @@ impl Configuration {
         let (genesis, cluster) = Genesis::read_signed(&bytes, &signatures)?;
         let key = self.read_key()?;
         let public = key.public_key();
-        let me = genesis
+        let told = self.read_roster(&genesis)?;
+        let roster = told.clone().unwrap_or_else(|| Roster::founding(&genesis));
+        let me = roster
             .author_of(&public)
             .ok_or_else(|| ConfigurationError::NotMember(public.fingerprint()))?;
-        let known = |name: &Name| genesis.hosts.iter().any(|host| host.name == *name);
+        let known = |name: &Name| roster.seats().iter().any(|seat| seat.name == *name);
         if let Some(stranger) = self.peers.keys().find(|name| !known(name)) {
             return Err(ConfigurationError::UnknownPeer(stranger.clone()));
         }
@@ -226,7 +261,30 @@ impl Configuration {
             cluster,
             me,
             key: Arc::new(key),
+            told,
         })
+    }
+
+    fn read_roster(&self, genesis: &Genesis) -> Result<Option<Roster>, ConfigurationError> {
+        let Some(path) = &self.roster else {
+            return Ok(None);
+        };
+        let refused = |why| ConfigurationError::Roster { path: path.clone(), why };
+        let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+        if size > ROSTER_BYTES_MAX {
+            return Err(refused(format!("it has over {ROSTER_BYTES_MAX} bytes")));
+        }
+        let roster = Roster::from_document(&read(path)?).map_err(refused)?;
+        let founding = Roster::founding(genesis);
+        let lacks = founding.seats().len() > roster.seats().len();
+        match (lacks, founding.contradiction(&roster)) {
+            (false, None) => Ok(Some(roster)),
+            (true, _) => Err(refused("it lacks hosts of the genesis".to_owned())),
+            (false, Some(seat)) => {
+                let seat = seat.0;
+                Err(refused(format!("seat {seat} is not that of the genesis: another cluster's?")))
+            }
+        }
     }
 
     fn read_key(&self) -> Result<SecretKey, ConfigurationError> {

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use dagger_bus::handed::HandedSockets;
 use dagger_bus::listener;
-use dagger_ledger_core::{CoreStatus, HaltReason, Input, RestoredState};
+use dagger_ledger_core::{CoreStatus, HaltReason, Input, Memory as Trust, RestoredState};
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::GenesisMode;
-use dagger_payload::payload::SignedPayload;
+use dagger_payload::roster::Roster;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
@@ -26,24 +26,27 @@ use tokio_util::sync::CancellationToken;
 use crate::configuration::Prepared;
 use crate::delivery::admission::{self, Admissions, Questions};
 use crate::delivery::evidence::Evidence;
+use crate::delivery::forwarding::{self, Forwarding};
+use crate::delivery::handing::{self, Hands};
 use crate::delivery::places::Places;
 use crate::delivery::recent::RecentReleases;
 use crate::delivery::snapshots::Snapshots;
 use crate::delivery::submissions::Submissions;
-use crate::delivery::{Delivery, agent, judging, opaque, retention};
+use crate::delivery::{Delivery, agent, judging, opaque, pool, retention};
 use crate::driver::Sources;
 use crate::driver::commits::Commits;
 use crate::driver::start::{self, Parts};
 use crate::exit::{self, Exit, Stop, StopHandle, StopReceiver, in_words};
-use crate::limits::{CORE_INPUTS_MAX, PARTS_WAITING_MAX, STOP_WAIT_MAX};
+use crate::limits::{CORE_INPUTS_MAX, PARTS_WAITING_MAX, RECEIPTS_WAITING_MAX, STOP_WAIT_MAX};
 use crate::link::inspect::KnownEvents;
-use crate::link::{LinkConfiguration, Links, Member};
+use crate::link::{LinkConfiguration, Links};
 use crate::mend::{self, Doubt};
+use crate::seats::{Contradiction, Seats};
 use crate::store::lmdb::LmdbStore;
 use crate::store::records::{self, Instance, InstanceId, Records};
 use crate::store::witness::{Signed, Testimony, Witness};
 use crate::store::writer::{self, WriterHandle};
-use crate::store::{Store, StoreError};
+use crate::store::{Change, Store, StoreError};
 use crate::transfer::Fetched;
 use crate::transfer::client::Client;
 
@@ -78,6 +81,9 @@ pub enum StartError {
          of something signed and the witness of nothing later; among peers the start asks them"
     )]
     NothingToTrust,
+    /// A seat has two keys.
+    #[error(transparent)]
+    Seats(#[from] Contradiction),
     /// A file, socket or thread.
     #[error("cannot {doing}")]
     Io {
@@ -96,7 +102,9 @@ impl StartError {
             Self::Store(StoreError::OpenAlready(_) | StoreError::Full(_))
             | Self::ForeignStore
             | Self::NothingToTrust
+            | Self::Seats(Contradiction::Told(_))
             | Self::Io { .. } => Exit::Configuration,
+            Self::Seats(Contradiction::Judged(_)) => Exit::Broken,
             Self::Store(
                 StoreError::Damaged { .. }
                 | StoreError::Lost { .. }
@@ -137,6 +145,7 @@ fn agent_socket(handed: &mut HandedSockets, path: Option<&Path>) -> io::Result<U
 /// Store, witness and writer.
 struct Memory {
     records: Records,
+    seats: Arc<Seats>,
     instance: InstanceId,
     testimony: Option<Testimony>,
     writer: WriterHandle,
@@ -148,15 +157,30 @@ fn open_memory(prepared: &Prepared, stop: &StopHandle) -> Result<Memory, StartEr
     let directory = mend::store_directory(&configuration.state_directory);
     let store: Arc<dyn Store> = Arc::new(LmdbStore::open(&directory, configuration.map_gib << 30)?);
     let records = Records::new(store.clone());
+    let handover = records.last_handover()?;
+    let voters = handover.map_or(prepared.genesis.committee(), |last| last.committee);
+    let seats = Arc::new(Seats::new(
+        Roster::founding(&prepared.genesis),
+        prepared.told.clone(),
+        records.roster()?,
+        configuration.peers.clone(),
+        voters,
+    )?);
+    let founders = prepared.genesis.committee();
+    let (cluster, author) = (prepared.cluster, prepared.me);
     let instance = match records.instance()? {
-        Some(known) if (known.cluster, known.author) == (prepared.cluster, prepared.me) => known.id,
+        Some(known) if (known.cluster, known.author) == (cluster, author) => known.id,
+        // The same host with another key: its history is this store's, its own events are not.
+        Some(known) if known.cluster == cluster && seats.same_host(known.author, author) => {
+            store.commit(&start::new_seat_changes(&records, founders, &known, author)?)?;
+            known.id
+        }
         Some(_) => return Err(StartError::ForeignStore),
         None => {
             let mut random = [0; 16];
             getrandom::fill(&mut random)
                 .map_err(|error| doing("draw random bytes")(io::Error::other(error)))?;
             let id = InstanceId(random.into());
-            let (cluster, author) = (prepared.cluster, prepared.me);
             let instance = Instance { id, cluster, author };
             store.commit(&[records::instance_change(&instance)])?;
             id
@@ -164,14 +188,16 @@ fn open_memory(prepared: &Prepared, stop: &StopHandle) -> Result<Memory, StartEr
     };
     let (mut witness, mut testimony) =
         Witness::open(&configuration.witness).map_err(doing("open the witness file"))?;
-    let founders = prepared.genesis.committee();
-    if let Some(overdue) = start::overdue_testimony(&records, founders, instance, testimony)? {
+    // Only founders know that nobody has signed anything before.
+    let knows = testimony.is_some() || founders.contains(author);
+    let overdue = start::overdue_testimony(&records, founders, instance, testimony)?;
+    if let Some(overdue) = overdue.filter(|_| knows) {
         witness.write(&overdue).map_err(doing("write the witness file"))?;
         testimony = Some(overdue);
     }
     let (writer, writer_thread) =
         writer::start(store, witness, instance, stop.clone()).map_err(doing("start the writer"))?;
-    Ok(Memory { records, instance, testimony, writer, writer_thread })
+    Ok(Memory { records, seats, instance, testimony, writer, writer_thread })
 }
 
 /// Writes the witness of a host without peers anew, because its operator says that the store of
@@ -193,7 +219,7 @@ pub fn trust_store(prepared: &Prepared) -> Result<Signed, StartError> {
     };
     let (mut witness, seen) =
         Witness::open(&configuration.witness).map_err(doing("open the witness file"))?;
-    let alone = prepared.genesis.hosts.len() == 1;
+    let alone = records.roster()?.unwrap_or(prepared.roster()).present().count() == 1;
     let trusted = trusted.filter(|trusted| {
         let later = seen.filter(|seen| seen.instance == trusted.instance);
         alone && later.is_none_or(|seen| seen.signed <= trusted.signed)
@@ -206,22 +232,27 @@ pub fn trust_store(prepared: &Prepared) -> Result<Signed, StartError> {
     Ok(testimony.signed)
 }
 
-/// What the core continues from, unless this host is alone and does not know what it signed.
+/// What the core continues from, unless this host is alone and does not know what it signed; and
+/// what is to be written before anything else.
 fn restored(
     prepared: &Prepared,
     delivery: &Delivery,
     (instance, testimony): (InstanceId, Option<Testimony>),
-) -> Result<RestoredState, StartError> {
-    let founders = prepared.genesis.committee();
-    let state = start::restored_state(&delivery.records, founders, instance, testimony)?;
-    let handover = delivery.records.last_handover()?;
-    let committee = handover.map_or(founders, |last| last.committee);
+) -> Result<(RestoredState, Vec<Change>), StartError> {
+    let (records, founders) = (&delivery.records, prepared.genesis.committee());
+    let mut state = start::restored_state(records, founders, instance, testimony)?;
+    if !founders.contains(prepared.me) && records.last_handover()?.is_none() {
+        // Only founders know that nobody has signed anything before.
+        state.memory = Trust::Doubtful;
+    }
+    let committee = delivery.committee();
     if start::is_alone_in_doubt(committee, prepared.me, state.memory) {
         let configuration = &prepared.configuration;
         let directory = configuration.state_directory.clone();
         return Err(StartError::NobodyToAsk { directory, witness: configuration.witness.clone() });
     }
-    Ok(state)
+    let changes = pool::settle(delivery, &mut state)?;
+    Ok((state, changes))
 }
 
 /// A started daemon.
@@ -242,6 +273,8 @@ struct Later {
     state: RestoredState,
     peers: TcpListener,
     local: mpsc::Receiver<Input>,
+    hands: Hands,
+    receipts: mpsc::Sender<forwarding::Heard>,
     status: watch::Sender<Option<CoreStatus>>,
     links: watch::Sender<Option<Links>>,
     stopping: CancellationToken,
@@ -257,7 +290,9 @@ impl Daemon {
         let prepared = Arc::new(prepared);
         let memory = open_memory(&prepared, &stop)?;
         let configuration = &prepared.configuration;
-        let own_address = prepared.genesis.host(prepared.me).expect("found by its key").address;
+        let seats = memory.seats.clone();
+        let own_address = seats.now().seat(prepared.me).map(|seat| seat.address);
+        let own_address = own_address.unwrap_or(prepared.seat().address);
         let address = configuration.listen.unwrap_or(own_address);
         let peers = peers_socket(&mut handed, address).await.map_err(doing("listen for peers"))?;
         let agent_socket = agent_socket(&mut handed, configuration.sockets.agent.as_deref())
@@ -268,17 +303,17 @@ impl Daemon {
         let (links, links_seen) = watch::channel(None);
         let (admissions, questions) = door(prepared.genesis.mode);
         let records = memory.records.clone();
-        let handover = records.last_handover()?;
-        let committee = handover.map_or(prepared.genesis.committee(), |last| last.committee);
         let delivery = Arc::new(Delivery {
             cluster: prepared.cluster,
             genesis: prepared.genesis.clone(),
             me: prepared.me,
+            evidence: Arc::new(Evidence::new(records.clone(), seats.voters())?),
+            seats,
             commits: Arc::new(Commits::new(records.clone())?),
-            evidence: Arc::new(Evidence::new(records.clone(), committee)?),
             records,
             writer: memory.writer,
             submissions: Submissions::default(),
+            forwarding: Forwarding::default(),
             recent: RecentReleases::default(),
             snapshots: Snapshots::restore(&memory.records)?,
             places: Places::restore(memory.records.clone(), prepared.genesis.mode)?,
@@ -293,8 +328,15 @@ impl Daemon {
             stop: stop.clone(),
         });
         // Before the agent may ask: the first answer knows what an earlier life has promised.
-        let state = restored(&prepared, &delivery, (memory.instance, memory.testimony))?;
-        delivery.submissions.restore(&unordered(&delivery, &state)?);
+        let (state, changes) = restored(&prepared, &delivery, (memory.instance, memory.testimony))?;
+        if !changes.is_empty() {
+            let stored = delivery.writer.store(changes).await;
+            stored.map_err(|gone| doing("write the store")(io::Error::other(gone)))?;
+        }
+        let (hands, handed) = handing::hands();
+        let (receipts, heard) = mpsc::channel(RECEIPTS_WAITING_MAX);
+        tokio::spawn(handing::run(delivery.clone(), handed));
+        tokio::spawn(forwarding::run(delivery.clone(), heard));
         let stopping = CancellationToken::new();
         let later = Later {
             prepared: prepared.clone(),
@@ -302,6 +344,8 @@ impl Daemon {
             state,
             peers,
             local,
+            hands,
+            receipts,
             status,
             links,
             stopping: stopping.clone(),
@@ -394,28 +438,20 @@ fn start_core(
     fetched: Option<mpsc::Sender<Fetched>>,
     runtime: Handle,
 ) -> Result<JoinHandle<()>, StartError> {
-    let Later { prepared, delivery, state, peers, local, status, links, stopping } = later;
-    let genesis = &prepared.genesis;
+    let Later { prepared, delivery, state, peers, local, hands, receipts, status, links, stopping } =
+        later;
     let records = delivery.records.clone();
     let own = (prepared.cluster, prepared.me);
-    let configuration = start::configuration(&records, genesis, own, founding)?;
+    let configuration = start::configuration(&records, &prepared.genesis, own, founding)?;
     tracing::info!(
-        host = %genesis.hosts[usize::from(prepared.me.0)].name,
+        host = delivery.seats.name(prepared.me),
         epoch = configuration.epoch.0,
         commits = state.commits.last().map_or(0, |commit| commit.index.0),
         memory = ?state.memory,
         "the store is read"
     );
-    let members = genesis.hosts.iter().map(|host| Member {
-        name: host.name.clone(),
-        key: host.ledger_key.clone(),
-        address: prepared.configuration.peers.get(&host.name).copied().unwrap_or(host.address),
-    });
-    let link_configuration = LinkConfiguration {
-        cluster: prepared.cluster,
-        me: prepared.me,
-        members: members.collect(),
-    };
+    let (cluster, me) = own;
+    let link_configuration = LinkConfiguration { cluster, me, members: Vec::new() };
     let known = Arc::new(KnownEvents::default());
     let (events, link_events) = mpsc::channel(CORE_INPUTS_MAX);
     let inside = runtime.enter();
@@ -427,6 +463,7 @@ fn start_core(
         tokio::spawn(Client { delivery, links, heard, fetched }.run());
     }
     drop(inside);
+    delivery.seats.follow(started.clone());
     links.send_replace(Some(started.clone()));
     let sources =
         Sources { links: link_events, local, durable: delivery.writer.durable(), stopping };
@@ -441,6 +478,9 @@ fn start_core(
         commits: delivery.commits.clone(),
         evidence: delivery.evidence.clone(),
         parts,
+        hands,
+        receipts,
+        seats: delivery.seats.clone(),
         status,
         stop: delivery.stop.clone(),
     };
@@ -459,20 +499,6 @@ fn door(mode: GenesisMode) -> (Admissions, Option<admission::Questions>) {
         }
         GenesisMode::Opaque => (Admissions::open(), None),
     }
-}
-
-/// Payloads of this host that the store knows and that no judged commit holds: those of the pool
-/// and of own events.
-fn unordered(delivery: &Delivery, state: &RestoredState) -> Result<Vec<SignedPayload>, StoreError> {
-    let own = state.events.iter().filter(|event| event.header.author == delivery.me);
-    let packed = own.flat_map(|event| &event.payloads);
-    let mut unordered = Vec::new();
-    for payload in state.pool.iter().chain(packed) {
-        if delivery.places.find(&payload.digest())?.is_none() {
-            unordered.push(payload.clone());
-        }
-    }
-    Ok(unordered)
 }
 
 async fn wait_for_signals(stop: StopHandle, core: mpsc::Sender<Input>) -> io::Result<()> {

@@ -22,5 +22,6 @@ pub mod limits;
 pub mod link;
 pub mod mend;
 pub mod program;
+pub mod seats;
 pub mod store;
 pub mod transfer;

@@ -88,6 +88,9 @@ pub const SNAPSHOTS_KEPT: usize = 2;
 pub const PART_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
 /// Bytes of one page of past releases: what the releases of one commit may take.
 pub const PAST_PAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Bytes of one handover with what shows its voters: a quorum of headers of 128, and as many ways
+/// through the state.
+pub const HANDOVER_BYTES_MAX: u64 = 4 * 1024 * 1024;
 /// How long a peer may take to send one part.
 pub const PART_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long offers of other peers are waited for after the first.
@@ -140,5 +143,29 @@ pub const STORE_PAGE_EVENTS: usize = 32;
 pub const UNMARKED_COMMITS_MAX: u64 = 16;
 /// Releases that are read from the store in one go for one stream.
 pub const STORE_PAGE_RELEASES: usize = 32;
+/// Bytes of a roster file: all seats that a cluster ever gives, with the longest names.
+pub const ROSTER_BYTES_MAX: u64 = 1024 * 1024;
+/// Payloads of a host without a vote that are on their way to members at a time.
+pub const FORWARDS_MAX: usize = 512;
+/// Payloads that one member was handed and has not answered for.
+pub const FORWARDS_UNANSWERED_PER_MEMBER_MAX: usize = 64;
+/// How long a member may take to answer for a payload before another is asked.
+pub const FORWARD_ANSWER_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long a payload may stay unordered after a member took it, before another is asked.
+pub const FORWARD_ORDERED_WAIT_MAX: Duration = Duration::from_secs(20);
+/// Before the next member is asked when one cannot take a payload now.
+pub const FORWARD_REST: Duration = Duration::from_millis(500);
+/// How often a host without a vote looks through its pool.
+pub const FORWARD_LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Receipts of members that wait to be read.
+pub const RECEIPTS_WAITING_MAX: usize = 1024;
+/// Payloads that peers handed over and that wait for the door, of all peers.
+pub const HANDED_WAITING_MAX: usize = 1024;
+/// The same, of one peer; more are dropped, and their sender asks another member.
+pub const HANDED_WAITING_PER_PEER_MAX: usize = FORWARDS_UNANSWERED_PER_MEMBER_MAX;
+/// Payloads of one peer that were taken here and are not ordered.
+pub const HANDED_UNORDERED_PER_PEER_MAX: usize = 4096;
+/// Bytes of them.
+pub const HANDED_UNORDERED_BYTES_PER_PEER_MAX: usize = 16 * 1024 * 1024;
 /// How long each part of an orderly stop may take.
 pub const STOP_WAIT_MAX: Duration = Duration::from_secs(2);

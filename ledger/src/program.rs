@@ -147,9 +147,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         }
     };
     if arguments.check {
-        let (genesis, host) = (&prepared.genesis, usize::from(prepared.me.0));
-        let (name, host) = (&genesis.name, &genesis.hosts[host].name);
-        let count = genesis.hosts.len();
+        let (name, host) = (&prepared.genesis.name, prepared.seat().name);
+        let count = prepared.roster().present().count();
         println!("ok: host {host} of cluster {name} ({}), {count} hosts", prepared.cluster);
         return Exit::Ok.into();
     }
@@ -162,7 +161,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     start_logging(filter);
     stop_at_panics();
     let state_directory = prepared.configuration.state_directory.clone();
-    let hosts = prepared.genesis.hosts.len();
+    let hosts = prepared.roster().present().count();
     let checked =
         scanner().and_then(|scanner| mend::before_start(&state_directory, hosts, scanner));
     if let Err(error) = checked {

@@ -195,6 +195,8 @@ impl Script {
             pruned_round: Round(0),
             pruned_epoch: Epoch(0),
             forks: vec![self.fork()],
+            committee: self.world.genesis.committee(),
+            epoch_end: None,
             unavailable: match on_submit {
                 OnSubmit::Unavailable(reason) => Some(reason),
                 OnSubmit::Receive | OnSubmit::Refuse(_) => None,

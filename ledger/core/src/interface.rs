@@ -144,7 +144,9 @@ impl Input {
             | PeerMessage::Event { .. }
             | PeerMessage::Closing { .. }
             | PeerMessage::AskPart { .. }
-            | PeerMessage::Part { .. } => None,
+            | PeerMessage::Part { .. }
+            | PeerMessage::Submit { .. }
+            | PeerMessage::Taken { .. } => None,
         }
     }
 }

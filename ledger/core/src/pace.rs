@@ -189,11 +189,13 @@ impl Core {
     pub(crate) fn next_wake(&self, now: Moment, wall: LedgerTime) -> Moment {
         let deadline = self.judging.next_deadline.filter(|deadline| *deadline > wall);
         let deadline = deadline.map(|deadline| now.plus_ms(deadline.0 - wall.0));
+        let votes = self.configuration.committee.contains(self.configuration.me);
+        let recovery = self.recovery.wake_at(self.pace.own_chain()).filter(|_| votes);
         let wakes = [
             self.pace.wake_at,
             deadline,
             self.gossip.have_at(),
-            self.recovery.wake_at(self.pace.own_chain()),
+            recovery,
             self.intake.ask_at(),
             self.catch_up.wake_at(),
         ];

@@ -47,7 +47,7 @@ pub async fn serve(delivery: Arc<Delivery>, listener: UnixListener) {
 async fn converse(delivery: &Arc<Delivery>, mut connection: Connection) -> Result<(), BusError> {
     let opening = connection.receiver.receive::<Open>();
     let open = timeout(OPEN_WAIT_MAX, opening).await.map_err(|_| BusError::TimedOut)??;
-    let host = delivery.genesis.host(delivery.me).map_or(HostId::ZERO, |host| host.id());
+    let host = delivery.seats.now().seat(delivery.me).map_or(HostId::ZERO, |seat| seat.host);
     let cluster = delivery.cluster;
     connection.sender.send(&Opened { cluster, host }).await?;
     if open.cluster != cluster {

@@ -16,6 +16,7 @@ use super::{Delivery, DeliveryError};
 use crate::limits::STORE_PAGE_RELEASES;
 use crate::store::StoreError;
 use crate::store::records::{self, Records};
+use crate::store::seats::roster_change;
 use crate::transfer::{Fetched, Outcome};
 
 /// Lets store, core and readers go on from a snapshot that the processor has begun with.
@@ -42,6 +43,8 @@ pub(super) async fn settle(
     }
     let mut changes = delivery.records.beginning_changes(offer, frontier)?;
     changes.extend(opened.epoch_end.iter().map(records::epoch_end_change));
+    changes.push(roster_change(&opened.roster));
+    delivery.seats.take(opened.roster.clone())?;
     delivery.writer.store(changes).await?;
     delivery.snapshots.add(offer.head.clone());
     delivery.commits.begin_after(end.index);
@@ -77,7 +80,7 @@ async fn note_places(delivery: &Delivery, through: CommitIndex) -> Result<(), De
         after = last.release.end.index;
         let placed: Vec<_> = page.iter().flat_map(places_in).collect();
         delivery.places.note(&placed);
-        delivery.submissions.ordered(placed.into_iter().map(|(digest, _)| digest));
+        delivery.are_ordered(placed.into_iter().map(|(digest, _)| digest));
         while let Some(mut moving) = delivery.places.too_many() {
             delivery.writer.store(moving.take_changes()).await?;
             delivery.places.moved(&moving);

@@ -13,11 +13,12 @@ use dagger_bus::judging::{Judge, Judged, Opened, Then};
 use dagger_bus::{BusError, Connection};
 use dagger_ledger_core::Input;
 use dagger_payload::event::{CHECKPOINT_COMMITS, CommitEnd};
-use dagger_payload::handover::EpochEnd;
+use dagger_payload::handover::{EpochEnd, NextMembers};
 use dagger_payload::id::{CommitIndex, LedgerTime, PayloadDigest, ProtocolVersion};
 use dagger_payload::key::PublicKey;
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{OrderedCommit, SealedRelease, Verdict};
+use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::SealedAnchor;
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc};
@@ -25,7 +26,8 @@ use tokio::sync::{Semaphore, mpsc};
 use super::{Delivery, DeliveryError, Released, snapshots};
 use crate::limits::{JUDGING_WINDOW, UNMARKED_COMMITS_MAX};
 use crate::store::records::{self, OrderedAt};
-use crate::store::{Change, StoreError};
+use crate::store::seats::{pool_removal, roster_change};
+use crate::store::{Change, StoreError, chain};
 
 /// Commits that were sent and not yet answered.
 type Expected = mpsc::Receiver<(Arc<OrderedCommit>, Then)>;
@@ -50,8 +52,17 @@ pub(super) struct Session {
     keeping: Keeping,
 }
 
-/// What an answer says besides its release: the next deadline, and where the epoch ends.
-pub(super) type Outlook = (Option<LedgerTime>, Option<EpochEnd>);
+/// What an answer says besides its release.
+#[derive(Default)]
+pub(super) struct Outlook {
+    pub(super) next_deadline: Option<LedgerTime>,
+    /// Where the epoch ends.
+    pub(super) epoch_end: Option<EpochEnd>,
+    /// All seats, if one has changed.
+    pub(super) roster: Option<Box<Roster>>,
+    /// Who votes next, after the last commit of an epoch.
+    pub(super) next_members: Option<Box<NextMembers>>,
+}
 
 /// What of a release is stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +97,12 @@ impl Session {
         if opened.judged.index == through && opened.judged != last {
             let message = format!("it says another state after commit {through} than before");
             return Err(DeliveryError::Judge(message));
+        }
+        // A life that is behind what was judged before says what seats were then.
+        if opened.judged.index >= recorded {
+            delivery.seats.take(opened.roster)?;
+        } else {
+            delivery.seats.check(&opened.roster)?;
         }
         Ok(Self {
             delivery,
@@ -189,8 +206,8 @@ impl Session {
             while let Some(judged) = answer {
                 let (commit, then) = expected.recv().await.ok_or(BusError::Closed)?;
                 let (sealed, outlook) = match judged {
-                    Judged::Done { sealed, next_deadline, epoch_end, roster: _ } => {
-                        (*sealed, (next_deadline, epoch_end))
+                    Judged::Done { sealed, next_deadline, epoch_end, roster, next_members } => {
+                        (*sealed, Outlook { next_deadline, epoch_end, roster, next_members })
                     }
                     Judged::OutOfOrder { expected } => {
                         let asked = commit.index;
@@ -224,9 +241,10 @@ impl Session {
         &mut self,
         commit: &OrderedCommit,
         sealed: SealedRelease,
-        (next_deadline, epoch_end): Outlook,
+        outlook: Outlook,
         batch: &mut Batch,
     ) -> Result<(), DeliveryError> {
+        let Outlook { next_deadline, epoch_end, roster, next_members } = outlook;
         let end = sealed.release.end;
         let ordered = (commit.index, commit.last_position(), commit.prefix_hash);
         if (end.index, end.position, end.prefix_hash) != ordered {
@@ -250,6 +268,12 @@ impl Session {
             // The last end of an epoch is attested by itself, also where it equals the one before.
             batch.changes.push(records::judged_change(&end));
         }
+        if let Some(roster) = roster {
+            self.take_seats(&end, *roster, batch)?;
+        }
+        if let Some(members) = next_members {
+            batch.changes.push(chain::members_change(*members));
+        }
         if let Some(last) = epoch_end.filter(|_| epoch_end != self.epoch_end) {
             batch.changes.push(records::epoch_end_change(&last));
             self.epoch_end = epoch_end;
@@ -261,6 +285,22 @@ impl Session {
         self.delivery.evidence.judged(&end);
         self.tell_core(end, next_deadline, epoch_end).await;
         Ok(())
+    }
+
+    /// Takes in the seats after a commit. Links follow them before the core hears of the commit, so
+    /// that it never knows a member whom they do not.
+    fn take_seats(
+        &self,
+        end: &CommitEnd,
+        roster: Roster,
+        batch: &mut Batch,
+    ) -> Result<(), DeliveryError> {
+        let seats = &self.delivery.seats;
+        if end.index <= self.recorded {
+            return Ok(seats.check(&roster)?);
+        }
+        batch.changes.push(roster_change(&roster));
+        Ok(seats.take(roster)?)
     }
 
     /// Keeps a release with content, and where its payloads were ordered first.
@@ -276,7 +316,7 @@ impl Session {
     pub(super) fn show(&self, batch: &mut Batch) {
         // A place is known before its submission is forgotten: somebody may ask in between.
         self.delivery.places.note(&batch.placed);
-        self.delivery.submissions.ordered(batch.placed.drain(..).map(|(digest, _)| digest));
+        self.delivery.are_ordered(batch.placed.drain(..).map(|(digest, _)| digest));
         batch.releases.drain(..).for_each(|sealed| self.delivery.recent.push(sealed));
         self.publish();
     }
@@ -299,6 +339,9 @@ impl Session {
         }
         let seal_key = self.seal_key.clone();
         changes.push(records::released_change(&records::Released { seal_key, through }));
+        let forwarding = &self.delivery.forwarding;
+        let placed = batch.placed.iter().map(|(digest, _)| digest);
+        changes.extend(placed.filter(|digest| forwarding.contains(digest)).map(pool_removal));
         self.delivery.writer.store(changes).await?;
         self.marked = through;
         self.show(batch);

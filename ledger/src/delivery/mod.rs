@@ -4,17 +4,21 @@
 //! agent (`agent`, `stream`, `requests`), the payloads of this host's users that are not ordered
 //! yet (`submissions`), where payloads were ordered (`places`), the newest releases (`recent`),
 //! snapshots of the judged state (`snapshots`), proofs against its root (`proofs`), how long event
-//! bodies are kept (`retention`), the evidence of a quorum (`evidence`), and what a cluster without
-//! a judge does instead (`opaque`). Never orders and never judges. Called by the daemon.
+//! bodies are kept (`retention`), the evidence of a quorum (`evidence`), what hosts without a vote
+//! hand to those that have one (`forwarding`, `handing`, and `pool` at a start), and what a cluster without a judge does
+//! instead (`opaque`). Never orders and never judges. Called by the daemon.
 
 pub mod admission;
 pub mod agent;
 mod beginning;
 pub mod evidence;
+pub mod forwarding;
+pub mod handing;
 pub mod judging;
 mod judging_session;
 pub mod opaque;
 pub mod places;
+pub mod pool;
 pub mod proofs;
 pub mod recent;
 mod requests;
@@ -29,8 +33,9 @@ use dagger_bus::ledger::{ClockReference, Unavailable};
 use dagger_ledger_core::{ClockDoubt, CoreStatus, Input, Phase};
 use dagger_payload::committee::Committee;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, ProtocolVersion};
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, PayloadDigest, ProtocolVersion};
 use dagger_payload::key::PublicKey;
+use dagger_payload::roster::SeatStanding;
 use dagger_payload::snapshot::SealedAnchor;
 use tokio::sync::{mpsc, watch};
 
@@ -38,11 +43,13 @@ use crate::configuration::Retention;
 use crate::driver::commits::Commits;
 use crate::exit::{Stop, StopHandle};
 use crate::link::Links;
+use crate::seats::{Contradiction, Seats};
 use crate::store::StoreError;
 use crate::store::records::Records;
 use crate::store::writer::{WriterGone, WriterHandle};
 use admission::Admissions;
 use evidence::Evidence;
+use forwarding::Forwarding;
 use places::Places;
 use recent::RecentReleases;
 use snapshots::Snapshots;
@@ -67,8 +74,10 @@ pub struct Delivery {
     pub cluster: ClusterId,
     /// Its founders.
     pub genesis: Arc<Genesis>,
-    /// This member.
+    /// This member's seat.
     pub me: AuthorIndex,
+    /// All seats.
+    pub seats: Arc<Seats>,
     /// For reading.
     pub records: Records,
     /// For writing.
@@ -79,6 +88,8 @@ pub struct Delivery {
     pub evidence: Arc<Evidence>,
     /// Own payloads that are not ordered yet.
     pub submissions: Submissions,
+    /// Those of them that members with a vote are to have ordered.
+    pub forwarding: Forwarding,
     /// Where payloads were ordered.
     pub places: Places,
     /// What streams send next.
@@ -135,6 +146,9 @@ pub enum DeliveryError {
     /// The processor contradicts itself or what was ordered.
     #[error("the processor is broken: {0}")]
     Judge(String),
+    /// A seat has two keys.
+    #[error(transparent)]
+    Seats(#[from] Contradiction),
 }
 
 impl Released {
@@ -148,23 +162,39 @@ impl Delivery {
     /// Names of the members that are not reached, and how many are, this one included.
     pub(crate) fn reach(&self) -> (usize, Vec<dagger_payload::name::Name>) {
         let links = self.links.borrow();
-        let committee = self.committee();
-        let hosts = (0..).map(AuthorIndex).zip(&self.genesis.hosts);
-        let missing: Vec<_> = hosts
-            .filter(|(author, _)| committee.contains(*author))
-            .filter(|(author, _)| {
+        let (committee, roster) = (self.committee(), self.seats.now());
+        let missing: Vec<_> = committee
+            .authors()
+            .filter(|author| {
                 let linked = links.as_ref().is_some_and(|links| links.is_connected(*author));
                 *author != self.me && !linked
             })
-            .map(|(_, host)| host.name.clone())
+            .filter_map(|author| roster.seat(author).map(|seat| seat.name.clone()))
             .collect();
         (committee.members() - missing.len(), missing)
+    }
+
+    /// Whether this host votes in the present epoch.
+    pub(crate) fn votes(&self) -> bool {
+        self.committee().contains(self.me)
     }
 
     /// Who votes in the present epoch.
     pub(crate) fn committee(&self) -> Committee {
         let status = self.status.borrow();
-        status.as_ref().map_or(self.genesis.committee(), |status| status.committee)
+        status.as_ref().map_or_else(|| self.seats.voters(), |status| status.committee)
+    }
+
+    /// Whether this host is still a member.
+    fn has_place(&self) -> bool {
+        let roster = self.seats.now();
+        roster.seat(self.me).is_some_and(|seat| seat.standing == SeatStanding::Present)
+    }
+
+    /// Payloads were ordered and judged: nobody needs to have them ordered any more.
+    pub(crate) fn are_ordered(&self, digests: impl IntoIterator<Item = PayloadDigest>) {
+        let ordered = digests.into_iter().inspect(|digest| self.forwarding.remove(digest));
+        self.submissions.ordered(ordered);
     }
 
     /// Why no change can be taken now, if so.
@@ -191,8 +221,9 @@ impl Delivery {
         }
         let phase = self.status.borrow().as_ref().map(|status| status.phase);
         match phase {
-            Some(Phase::Member) => {}
-            Some(Phase::Follower) => return Some(Unavailable::Follower {}),
+            Some(Phase::Follower) if !self.has_place() => return Some(Unavailable::Follower {}),
+            // Who has no vote hands what it takes to who has.
+            Some(Phase::Member | Phase::Follower) => {}
             Some(Phase::Recovering | Phase::Halted) | None => {
                 return Some(Unavailable::Recovering {});
             }
@@ -207,9 +238,9 @@ impl Delivery {
     pub(crate) fn is_fatal(&self, error: DeliveryError) -> Result<DeliveryError, ()> {
         match error {
             DeliveryError::Store(error) => self.stop.stop(Stop::Broken(Box::new(error))),
-            error @ (DeliveryError::Judge(_) | DeliveryError::NoBeginning) => {
-                self.stop.stop(Stop::Broken(Box::new(error)))
-            }
+            error @ (DeliveryError::Judge(_)
+            | DeliveryError::Seats(_)
+            | DeliveryError::NoBeginning) => self.stop.stop(Stop::Broken(Box::new(error))),
             error @ DeliveryError::Writer(_) => self.stop.stop(Stop::Internal(Box::new(error))),
             error @ (DeliveryError::Bus(_) | DeliveryError::OutOfStep { .. }) => return Ok(error),
         }

@@ -19,7 +19,7 @@ use dagger_payload::release::{
 use dagger_payload::roster::Roster;
 use tokio::sync::watch;
 
-use super::judging_session::{Batch, Keeping, Session};
+use super::judging_session::{Batch, Keeping, Outlook, Session};
 use super::{Delivery, DeliveryError};
 use crate::limits::OPAQUE_COMMITS_PER_WRITE_MAX;
 use crate::store::StoreError;
@@ -41,7 +41,7 @@ fn founding_end(cluster: &ClusterId) -> CommitEnd {
 
 /// In place of a processor's life: this host's own key, which is the same after every start.
 fn life(delivery: &Delivery) -> PublicKey {
-    delivery.genesis.host(delivery.me).expect("found by its key").ledger_key.clone()
+    delivery.seats.key(delivery.me).expect("found by its key")
 }
 
 fn release_of(commit: &OrderedCommit) -> SealedRelease {
@@ -102,7 +102,7 @@ async fn release_all(
         let durable = durable.map_err(|_| dagger_bus::BusError::Closed)?;
         for _ in 0..OPAQUE_COMMITS_PER_WRITE_MAX {
             let commit = delivery.commits.get(next).await?.ok_or_else(|| missing(next))?;
-            session.take(&commit, release_of(&commit), (None, None), &mut batch).await?;
+            session.take(&commit, release_of(&commit), Outlook::default(), &mut batch).await?;
             next = next.next();
             if next > durable {
                 break;

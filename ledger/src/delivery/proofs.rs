@@ -133,9 +133,7 @@ fn handovers(
     let last = headers.first().and_then(epoch).map_or(Epoch(0), |header| header.epoch);
     let mut handovers = Vec::new();
     for epoch in (1..=last.0).take(HANDOVERS_SHOWN_MAX) {
-        let handover = records.handover(Epoch(epoch))?;
-        let begun = |handover| EpochBeginning { handover, members: None, seats: Vec::new() };
-        handovers.extend(handover.map(begun));
+        handovers.extend(records.beginning_of(Epoch(epoch))?);
     }
     Ok(handovers)
 }

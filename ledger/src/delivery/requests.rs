@@ -23,10 +23,11 @@ use dagger_payload::limits::{
 };
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::refusal::{Refusal, RefusalCode};
-
+use dagger_payload::roster::SeatStanding;
 use futures_util::future::join_all;
 
 use super::admission::NoAnswer;
+use super::forwarding::Origin;
 use super::submissions::{NoRoom, Owner, Reserved};
 use super::{Delivery, DeliveryError, proofs};
 use crate::driver::start::FIRST_EPOCH;
@@ -191,6 +192,28 @@ async fn submit_all(
     Ok(answers)
 }
 
+/// Takes in what hosts without a vote hand over, as if this host's own users had submitted it; one
+/// answer for each.
+pub(super) async fn submit_handed(
+    delivery: &Arc<Delivery>,
+    payloads: Vec<SignedPayload>,
+) -> Vec<Answer> {
+    let mut answers = vec![unavailable(Unavailable::Overloaded {}); payloads.len()];
+    let submitted = (0..).zip(payloads).map(|(id, payload)| {
+        let digest = payload.digest();
+        Submission { id, digest, payload }
+    });
+    match submit_all(delivery, submitted.collect()).await {
+        Ok(responses) => {
+            for Response { id, answer } in responses {
+                answers[usize::try_from(id).expect("as given")] = answer;
+            }
+        }
+        Err(error) => drop(fatal(delivery, error)),
+    }
+    answers
+}
+
 /// Makes admitted payloads durable, in one write, and hands them to the core.
 async fn keep_all(
     delivery: &Arc<Delivery>,
@@ -230,7 +253,9 @@ async fn keep_all(
             continue;
         }
         answers.push(submission.receipt(Standing::Received {}));
-        if reserved == Reserved::New {
+        if reserved == Reserved::New && !delivery.votes() {
+            delivery.forwarding.add(submission.payload, Origin::Door);
+        } else if reserved == Reserved::New {
             // The core is gone only when the daemon stops; the pool is read again at the next
             // start.
             let _ = delivery.core.send(Input::Submitted(submission.payload)).await;
@@ -290,15 +315,20 @@ fn forks(delivery: &Delivery, seen: &[AuthorIndex]) -> Result<Vec<ForkStatus>, D
 fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
     let core = delivery.status.borrow().clone();
     let links = delivery.links.borrow().clone();
-    let hosts = (0..).map(AuthorIndex).zip(&delivery.genesis.hosts);
-    let members = hosts.map(|(author, host)| {
+    let (roster, committee) = (delivery.seats.now(), delivery.committee());
+    let seats = roster
+        .seats()
+        .iter()
+        .filter(|seat| seat.standing == SeatStanding::Present || committee.contains(seat.index));
+    let members = seats.map(|seat| {
+        let author = seat.index;
         let connected = links.as_ref().is_some_and(|links| links.is_connected(author));
         let highest = core.iter().flat_map(|core| &core.highest);
         let highest = highest.filter(|highest| highest.author == author).map(|entry| entry.round);
         MemberStatus {
             author,
-            name: host.name.clone(),
-            host: host.id(),
+            name: seat.name.clone(),
+            host: seat.host,
             link: match (author == delivery.me, connected) {
                 (true, _) => LinkStatus::Own,
                 (false, true) => LinkStatus::Connected,
@@ -310,7 +340,7 @@ fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
     let members = members.collect();
     let attested = delivery.evidence.attested();
     let attested = attested.borrow().as_ref().map_or(CommitIndex(0), |newest| newest.commit);
-    let quorum = u16::try_from(delivery.committee().quorum()).expect("at most 128");
+    let quorum = u16::try_from(committee.quorum()).expect("at most 128");
     let released = delivery.released.borrow().clone();
     let pruned = delivery.records.pruned()?;
     let seen = core.as_ref().map(|core| core.forkers.as_slice()).unwrap_or_default();
@@ -332,6 +362,8 @@ fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
         unavailable: delivery.unavailable(),
         pruned_round: pruned.round,
         pruned_epoch: pruned.epoch,
+        committee,
+        epoch_end: delivery.records.epoch_end()?,
         snapshot: delivery.snapshots.newest().map_or(CommitIndex(0), |head| head.end.index),
     };
     Ok(Answer::Status { status: Box::new(status) })

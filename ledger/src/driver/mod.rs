@@ -27,10 +27,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::delivery::evidence::Evidence;
+use crate::delivery::forwarding::Heard as Receipt;
+use crate::delivery::handing::Hands;
 use crate::exit::{Stop, StopHandle};
 use crate::limits::{CORE_INPUTS_PER_TURN_MAX, HELD_BYTES_MAX, HELD_WAIT_MAX};
 use crate::link::inspect::KnownEvents;
 use crate::link::{LinkEvent, Links};
+use crate::seats::Seats;
 use crate::store::Change;
 use crate::store::records::Recorder;
 use crate::store::witness::Signed;
@@ -74,6 +77,9 @@ pub struct Driver {
     commits: Arc<Commits>,
     evidence: Arc<Evidence>,
     parts: mpsc::Sender<Heard>,
+    hands: Hands,
+    receipts: mpsc::Sender<Receipt>,
+    seats: Arc<Seats>,
     status: watch::Sender<Option<CoreStatus>>,
     stop: StopHandle,
     started: Instant,
@@ -157,7 +163,7 @@ impl Driver {
         }
     }
 
-    /// What a link says to the core. What concerns snapshots alone goes by it.
+    /// What a link says to the core. What concerns snapshots or submissions alone goes by it.
     fn input_of(&mut self, event: LinkEvent) -> Option<Input> {
         match event {
             LinkEvent::Message(from, PeerMessage::AskPart { part }) => {
@@ -167,6 +173,15 @@ impl Driver {
             LinkEvent::Message(from, PeerMessage::Part { part, bytes }) => {
                 // When too many wait, one that was asked for is asked for again.
                 let _ = self.parts.try_send(Heard { from, part, bytes });
+                None
+            }
+            LinkEvent::Message(from, PeerMessage::Submit { payload }) => {
+                self.hands.take(from, payload);
+                None
+            }
+            LinkEvent::Message(from, PeerMessage::Taken { digest, receipt }) => {
+                // When too many wait, the payload is handed to another member.
+                let _ = self.receipts.try_send(Receipt { from, digest, receipt });
                 None
             }
             event => input_of(event),
@@ -292,6 +307,7 @@ impl Driver {
                         "a new epoch begins"
                     );
                     self.evidence.epoch_began(&handover);
+                    self.seats.epoch_began(handover.committee);
                 }
             }
         }

@@ -25,13 +25,16 @@ use super::commits::Commits;
 use super::serve::Servers;
 use super::{Driver, Sources};
 use crate::delivery::evidence::Evidence;
+use crate::delivery::forwarding::Heard as Receipt;
+use crate::delivery::handing::Hands;
 use crate::exit::StopHandle;
 use crate::link::Links;
 use crate::link::inspect::KnownEvents;
-use crate::store::StoreError;
-use crate::store::records::{EventKey, InstanceId, Recorder, Records};
+use crate::seats::Seats;
+use crate::store::records::{EventKey, Instance, InstanceId, Recorder, Records};
 use crate::store::witness::{Signed, Testimony};
 use crate::store::writer::WriterHandle;
+use crate::store::{Change, StoreError, seats};
 use crate::transfer::Heard;
 
 /// The epoch in which a cluster is founded.
@@ -119,6 +122,23 @@ pub fn trusted_testimony(
 /// Whether `me` is the only member and does not know what it signed: then it may not start.
 pub fn is_alone_in_doubt(committee: Committee, me: AuthorIndex, memory: Memory) -> bool {
     committee.members() == 1 && committee.contains(me) && memory == Memory::Doubtful
+}
+
+/// What is written when the host of a store goes on with another seat. Payloads of events that it
+/// made on the seat before, which nobody may ever order, return to the pool.
+///
+/// # Errors
+/// [`StoreError`].
+pub fn new_seat_changes(
+    records: &Records,
+    founders: Committee,
+    before: &Instance,
+    author: AuthorIndex,
+) -> Result<Vec<Change>, StoreError> {
+    let state = restored_state(records, founders, before.id, None)?;
+    let own = state.events.iter().filter(|event| event.header.author == before.author);
+    let packed: Vec<_> = own.flat_map(|event| &event.payloads).cloned().collect();
+    Ok(seats::new_seat_changes(&Instance { author, ..before.clone() }, &packed))
 }
 
 /// Reads what the core continues from.
@@ -225,6 +245,12 @@ pub struct Parts {
     pub evidence: Arc<Evidence>,
     /// Parts of snapshots from peers.
     pub parts: mpsc::Sender<Heard>,
+    /// Payloads that peers hand over.
+    pub hands: Hands,
+    /// What peers say of payloads that were handed to them.
+    pub receipts: mpsc::Sender<Receipt>,
+    /// Shared with delivery.
+    pub seats: Arc<Seats>,
     /// Read by delivery.
     pub status: watch::Sender<Option<CoreStatus>>,
     /// For what is broken.
@@ -251,6 +277,9 @@ pub fn start(
         commits,
         evidence,
         parts,
+        hands,
+        receipts,
+        seats,
         status,
         stop,
     } = parts;
@@ -278,6 +307,9 @@ pub fn start(
                 commits,
                 evidence,
                 parts,
+                hands,
+                receipts,
+                seats,
                 status,
                 stop,
                 started,

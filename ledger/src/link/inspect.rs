@@ -7,7 +7,7 @@
 //! does). Called by the link's sessions.
 
 use std::collections::{HashSet, VecDeque};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, RwLock};
 
 use dagger_payload::event::{Event, EventError, Header, SignedHeader};
 use dagger_payload::id::{AuthorIndex, ClusterId, EventDigest};
@@ -72,12 +72,33 @@ pub enum Refused {
     Event(#[from] EventError),
 }
 
+/// Keys by author, of everybody who ever had a seat. They may be replaced at any time.
+#[derive(Debug, Default)]
+pub struct Keys(RwLock<Arc<[PublicKey]>>);
+
+impl Keys {
+    /// From now on these.
+    pub fn replace(&self, keys: Vec<PublicKey>) {
+        *self.0.write().expect("no holder of this lock panics") = keys.into();
+    }
+
+    fn now(&self) -> Arc<[PublicKey]> {
+        self.0.read().expect("no holder of this lock panics").clone()
+    }
+}
+
+impl FromIterator<PublicKey> for Keys {
+    fn from_iter<I: IntoIterator<Item = PublicKey>>(keys: I) -> Self {
+        Self(RwLock::new(keys.into_iter().collect()))
+    }
+}
+
 /// Checks frames against one cluster's members.
 pub struct Inspector {
     /// The cluster.
     pub cluster: ClusterId,
     /// The members' keys, by author.
-    pub keys: Vec<PublicKey>,
+    pub keys: Keys,
     /// What needs no second check.
     pub known: Arc<KnownEvents>,
 }
@@ -89,7 +110,8 @@ impl Inspector {
     /// [`Refused`]: an honest peer never sends such a frame.
     pub fn inspect(&self, frame: &[u8]) -> Result<Inbound, Refused> {
         let message = PeerMessage::read(frame)?;
-        let key_of = |author: AuthorIndex| self.keys.get(usize::from(author.0));
+        let keys = self.keys.now();
+        let key_of = |author: AuthorIndex| keys.get(usize::from(author.0));
         let bytes = match message {
             PeerMessage::Event { bytes } => bytes,
             PeerMessage::Closing { header: signed } => {

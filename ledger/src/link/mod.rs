@@ -1,12 +1,13 @@
 //! Links to the other members' ledgers: TLS 1.3 with raw keys over TCP, one live link per pair.
 //!
 //! Owns who dials (the member with the lower index), back-off, caps on strangers, the bounded
-//! queues, and the checks of what comes in. Sends nothing of its own but `Hello`: an idle link is
+//! queues, and the checks of what comes in. Who is linked to changes while links are up. Sends nothing of its own but `Hello`: an idle link is
 //! silent (the kernel's keep-alive notices a dead host). Never interprets a message. Called by the
 //! driver.
 
 pub mod frames;
 pub mod inspect;
+mod peers;
 pub mod queue;
 mod refusals;
 mod session;
@@ -19,19 +20,23 @@ use std::time::{Duration, Instant};
 
 use backon::BackoffBuilder;
 use bytes::Bytes;
+use dagger_payload::committee::Committee;
 use dagger_payload::event::{Event, Header, SignedHeader};
 use dagger_payload::id::{AuthorIndex, ClusterId};
 use dagger_payload::key::{PublicKey, SecretKey};
 use dagger_payload::name::Name;
 use dagger_payload::peer::PeerMessage;
+use dagger_payload::roster::{Roster, Seat, SeatStanding};
 use tokio::net::TcpListener;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::runtime::Handle;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{
     HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, LINK_SETTLED, REDIAL_WAIT_MAX, REDIAL_WAIT_MIN,
 };
-use inspect::{Inspector, KnownEvents};
+use inspect::{Inspector, Keys, KnownEvents};
+use peers::{Finding, Peer, Peers};
 use queue::PeerQueue;
 use refusals::{Refusals, TOO_MANY_HANDSHAKES};
 use session::LinkError;
@@ -69,65 +74,28 @@ pub struct LinkConfiguration {
     pub cluster: ClusterId,
     /// This member.
     pub me: AuthorIndex,
-    /// All members, by author.
+    /// Members of the first moment, by author; [`Links::update`] names others.
     pub members: Vec<Member>,
-}
-
-struct Live {
-    queue: PeerQueue,
-    given_up: CancellationToken,
-}
-
-#[derive(Default)]
-struct Place {
-    /// Held for a link's whole life, so that the driver never hears of two.
-    turn: Arc<tokio::sync::Mutex<()>>,
-    live: Mutex<Option<Live>>,
 }
 
 /// What all tasks of the links share.
 struct Shared {
-    members: Vec<Member>,
+    me: AuthorIndex,
     identity: Identity,
     server: Arc<rustls::ServerConfig>,
     inspector: Inspector,
-    places: Vec<Place>,
+    peers: Peers,
     events: mpsc::Sender<LinkEvent>,
     refusals: Refusals,
     stopping: CancellationToken,
-}
-
-/// Kept by a link while it is the live one.
-struct PlaceGuard<'a> {
-    place: &'a Place,
-    _turn: OwnedMutexGuard<()>,
-}
-
-impl PlaceGuard<'_> {
-    /// The link is over; the turn is free when the guard is dropped.
-    fn leave(&self) {
-        *self.place.live.lock().expect("no holder of this lock panics") = None;
-    }
+    /// Where the links' tasks run, whoever changes who is linked to.
+    runtime: Handle,
 }
 
 impl Shared {
-    fn name(&self, peer: AuthorIndex) -> &Name {
-        &self.members[usize::from(peer.0)].name
-    }
-
-    async fn take_place(
-        &self,
-        peer: AuthorIndex,
-        queue: PeerQueue,
-        given_up: CancellationToken,
-    ) -> PlaceGuard<'_> {
-        let place = &self.places[usize::from(peer.0)];
-        if let Some(older) = &*place.live.lock().expect("no holder of this lock panics") {
-            older.given_up.cancel();
-        }
-        let turn = place.turn.clone().lock_owned().await;
-        *place.live.lock().expect("no holder of this lock panics") = Some(Live { queue, given_up });
-        PlaceGuard { place, _turn: turn }
+    fn name(&self, peer: AuthorIndex) -> String {
+        let known = self.peers.get(peer);
+        known.map_or_else(|| format!("host {}", peer.0), |known| known.member.name.to_string())
     }
 
     async fn tell(&self, event: LinkEvent) -> Result<(), LinkError> {
@@ -151,56 +119,76 @@ impl Links {
         events: mpsc::Sender<LinkEvent>,
     ) -> Self {
         let LinkConfiguration { cluster, me, members } = configuration;
-        let keys: Vec<PublicKey> = members.iter().map(|member| member.key.clone()).collect();
-        let by_author = (0..).map(AuthorIndex).zip(keys.iter().cloned()).collect();
-        let identity = Identity::new(key, by_author);
-        let server = identity.server(|author| author < me);
-        let inspector = Inspector { cluster, keys, known };
-        let places = members.iter().map(|_| Place::default()).collect();
+        let identity = Identity::new(key, Vec::new());
+        let server = identity.server(me);
+        let keys = Keys::default();
         let shared = Arc::new(Shared {
-            members,
+            me,
             identity,
             server,
-            inspector,
-            places,
+            inspector: Inspector { cluster, keys, known },
+            peers: Peers::default(),
             events,
             refusals: Refusals::default(),
             stopping: CancellationToken::new(),
+            runtime: Handle::current(),
         });
-        tokio::spawn(listen(shared.clone(), listener));
-        for (author, member) in (0..).map(AuthorIndex).zip(&shared.members) {
-            if author > me {
-                tokio::spawn(keep_dialling(shared.clone(), author, member.address));
-            }
+        let links = Self { shared };
+        let keys = members.iter().map(|member| member.key.clone()).collect();
+        links.link_to(keys, (0..).map(AuthorIndex).zip(members).collect());
+        tokio::spawn(listen(links.shared.clone(), listener));
+        links
+    }
+
+    /// From now on these are the seats, and `voters` vote. Links are kept to present members, and
+    /// to who votes still although it is on its way out; all others lose theirs and are let in no
+    /// more. Who has left itself links to nobody. Events of every seat are known by its key, whether
+    /// or not anybody sits there.
+    pub fn update(&self, roster: &Roster, voters: Committee) {
+        let keys = roster.seats().iter().map(|seat| seat.ledger_key.clone()).collect();
+        let counts =
+            |seat: &Seat| seat.standing == SeatStanding::Present || voters.contains(seat.index);
+        let is_out = roster.seat(self.shared.me).is_some_and(|own| !counts(own));
+        let linked = roster.seats().iter().filter(|seat| !is_out && counts(seat));
+        let members = linked.map(|seat| {
+            let (name, key, address) = (seat.name.clone(), seat.ledger_key.clone(), seat.address);
+            (seat.index, Member { name, key, address })
+        });
+        self.link_to(keys, members.collect());
+    }
+
+    fn link_to(&self, keys: Vec<PublicKey>, mut wanted: BTreeMap<AuthorIndex, Member>) {
+        let shared = &self.shared;
+        shared.inspector.keys.replace(keys);
+        wanted.remove(&shared.me);
+        let members = wanted.iter().map(|(author, member)| (*author, member.key.clone()));
+        shared.identity.set_members(members.collect());
+        // The member with the lower index dials.
+        let finding = |author| if author > shared.me { Finding::Dials } else { Finding::Accepts };
+        for peer in shared.peers.replace(wanted, finding, &shared.stopping) {
+            shared.runtime.spawn(keep_dialling(shared.clone(), peer));
         }
-        Self { shared }
     }
 
     /// Puts a frame into a peer's queue. A peer that is not connected misses it; a link whose queue
     /// is full is dropped.
     pub fn send(&self, peer: AuthorIndex, frame: Bytes) {
-        let Some(place) = self.shared.places.get(usize::from(peer.0)) else {
-            return;
-        };
-        if let Some(live) = &*place.live.lock().expect("no holder of this lock panics")
-            && let Err(overflow) = live.queue.push(frame)
-        {
-            tracing::warn!(peer = %self.shared.name(peer), %overflow, "link dropped");
-            live.given_up.cancel();
+        if let Some(peer) = self.shared.peers.get(peer) {
+            send_to(&peer, frame);
         }
     }
 
     /// Puts a frame into every connected peer's queue.
     pub fn broadcast(&self, frame: &Bytes) {
-        for peer in (0..).map(AuthorIndex).take(self.shared.places.len()) {
-            self.send(peer, frame.clone());
+        for peer in self.shared.peers.all() {
+            send_to(&peer, frame.clone());
         }
     }
 
     /// The queue to a connected peer, for frames from the store that wait for room.
     pub fn queue(&self, peer: AuthorIndex) -> Option<PeerQueue> {
-        let place = self.shared.places.get(usize::from(peer.0))?;
-        let live = place.live.lock().expect("no holder of this lock panics");
+        let peer = self.shared.peers.get(peer)?;
+        let live = peer.place.live.lock().expect("no holder of this lock panics");
         live.as_ref().map(|live| live.queue.clone())
     }
 
@@ -212,6 +200,15 @@ impl Links {
     /// Ends all links and stops to listen and to dial.
     pub fn stop(&self) {
         self.shared.stopping.cancel();
+    }
+}
+
+fn send_to(peer: &Peer, frame: Bytes) {
+    if let Some(live) = &*peer.place.live.lock().expect("no holder of this lock panics")
+        && let Err(overflow) = live.queue.push(frame)
+    {
+        tracing::warn!(peer = %peer.member.name, %overflow, "link dropped");
+        live.given_up.cancel();
     }
 }
 
@@ -229,9 +226,9 @@ impl Stranger {
         address: IpAddr,
         strangers: &Arc<Mutex<BTreeMap<IpAddr, usize>>>,
         places: &Arc<Semaphore>,
-        members: &[Member],
+        peers: &Peers,
     ) -> Option<Self> {
-        let is_a_members = members.iter().any(|member| member.address.ip() == address);
+        let is_a_members = peers.has_address(address);
         let permit = match is_a_members {
             true => None,
             false => Some(places.clone().try_acquire_owned().ok()?),
@@ -277,7 +274,7 @@ async fn listen(shared: Arc<Shared>, listener: TcpListener) {
                 continue;
             }
         };
-        let admitted = Stranger::admit(address.ip(), &strangers, &places, &shared.members);
+        let admitted = Stranger::admit(address.ip(), &strangers, &places, &shared.peers);
         let Some(stranger) = admitted else {
             let refused = shared.refusals.count(TOO_MANY_HANDSHAKES);
             // A flood of connections must not become one of lines.
@@ -319,27 +316,29 @@ fn waits() -> impl Iterator<Item = Duration> {
         .map(|wait| wait.min(REDIAL_WAIT_MAX))
 }
 
-async fn keep_dialling(shared: Arc<Shared>, peer: AuthorIndex, address: SocketAddr) {
+/// Dials a peer again and again, for as long as it is reached so.
+async fn keep_dialling(shared: Arc<Shared>, peer: Arc<Peer>) {
+    let address = peer.member.address;
     let mut backoff = waits();
     let mut told = false;
-    loop {
+    while !peer.leaving.is_cancelled() {
         let started = Instant::now();
-        let ended = tokio::select! {
-            () = shared.stopping.cancelled() => return,
-            ended = session::dial(&shared, peer, address) => ended,
-        };
+        let ended = session::dial(&shared, &peer).await;
+        if peer.leaving.is_cancelled() {
+            return;
+        }
         if started.elapsed() >= LINK_SETTLED {
             (backoff, told) = (waits(), false);
         }
         if let Err(error) = ended
             && !std::mem::replace(&mut told, true)
         {
-            let peer = shared.name(peer);
+            let peer = &peer.member.name;
             tracing::info!(%peer, %address, %error, "no link now; it is tried again and again");
         }
         let wait = backoff.next().unwrap_or(REDIAL_WAIT_MAX);
         tokio::select! {
-            () = shared.stopping.cancelled() => return,
+            () = peer.leaving.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
         }
     }

@@ -5,7 +5,6 @@
 //! does) or what a message means. Called by the links' dialling and accepting tasks.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::frames::{self, FrameReader, FrameWriter};
 use super::inspect::{Inbound, Refused};
+use super::peers::Peer;
 use super::queue::{Outgoing, queue};
 use super::{LinkEvent, Shared};
 use crate::limits::{
@@ -94,21 +94,21 @@ fn handshake_error(error: io::Error) -> LinkError {
 ///
 /// # Errors
 /// Always: why it ended.
-pub(super) async fn dial(
-    shared: &Arc<Shared>,
-    peer: AuthorIndex,
-    address: SocketAddr,
-) -> Result<(), LinkError> {
+pub(super) async fn dial(shared: &Arc<Shared>, peer: &Arc<Peer>) -> Result<(), LinkError> {
+    let address = peer.member.address;
     let opening = async {
         let stream = TcpStream::connect(address).await?;
         prepare(&stream)?;
-        let connector = TlsConnector::from(shared.identity.client(peer));
+        let connector = TlsConnector::from(shared.identity.client(peer.author));
         // No name takes part: the address only fills the place.
         let connecting = connector.connect(ServerName::from(address.ip()), stream);
         let stream = connecting.await.map_err(handshake_error)?;
         greet(shared, stream).await
     };
-    let opened = timeout(HANDSHAKE_WAIT_MAX, opening).await;
+    let opened = tokio::select! {
+        () = peer.leaving.cancelled() => return Err(LinkError::GivenUp),
+        opened = timeout(HANDSHAKE_WAIT_MAX, opening) => opened,
+    };
     let (reader, writer) = opened.map_err(|_| LinkError::HandshakeTimedOut)??;
     serve(shared, peer, reader, writer).await
 }
@@ -116,7 +116,7 @@ pub(super) async fn dial(
 /// Takes a connection's handshake; the caller frees its place among the handshakes and then calls
 /// [`Accepted::serve`].
 pub(super) struct Accepted {
-    peer: AuthorIndex,
+    peer: Arc<Peer>,
     reader: FrameReader<tokio::io::ReadHalf<tokio_rustls::server::TlsStream<TcpStream>>>,
     writer: FrameWriter<WriteHalf<tokio_rustls::server::TlsStream<TcpStream>>>,
 }
@@ -131,7 +131,8 @@ pub(super) async fn accept(shared: &Arc<Shared>, stream: TcpStream) -> Result<Ac
         let accepting = TlsAcceptor::from(shared.server.clone()).accept(stream);
         let stream = accepting.await.map_err(handshake_error)?;
         let presented = stream.get_ref().1.peer_certificates();
-        let peer = shared.identity.author_of(presented).ok_or(LinkError::UnknownKey)?;
+        let author = shared.identity.author_of(presented).ok_or(LinkError::UnknownKey)?;
+        let peer = shared.peers.expect(author)?;
         let (reader, writer) = greet(shared, stream).await?;
         Ok(Accepted { peer, reader, writer })
     };
@@ -145,7 +146,7 @@ impl Accepted {
     /// # Errors
     /// Always: why it ended.
     pub(super) async fn serve(self, shared: &Arc<Shared>) -> Result<(), LinkError> {
-        serve(shared, self.peer, self.reader, self.writer).await
+        serve(shared, &self.peer, self.reader, self.writer).await
     }
 }
 
@@ -169,7 +170,7 @@ where
 
 async fn serve<S>(
     shared: &Arc<Shared>,
-    peer: AuthorIndex,
+    peer: &Arc<Peer>,
     mut reader: FrameReader<tokio::io::ReadHalf<S>>,
     writer: FrameWriter<WriteHalf<S>>,
 ) -> Result<(), LinkError>
@@ -177,23 +178,24 @@ where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (filling, emptying) = queue();
-    let given_up = shared.stopping.child_token();
+    let author = peer.author;
+    let given_up = peer.leaving.child_token();
     // The newest link counts: only one side of a pair dials, and it dials only when its own link
     // has ended.
-    let place = shared.take_place(peer, filling, given_up.clone()).await;
-    tracing::info!(peer = %shared.name(peer), "linked");
+    let place = peer.take_place(filling, given_up.clone()).await;
+    tracing::info!(peer = %shared.name(author), "linked");
     let sending = tokio::spawn(send_all(writer, emptying, given_up.clone()));
     let received = tokio::select! {
         () = given_up.cancelled() => Err(LinkError::GivenUp),
         received = async {
-            shared.tell(LinkEvent::Connected(peer)).await?;
-            receive_all(shared, peer, &mut reader).await
+            shared.tell(LinkEvent::Connected(author)).await?;
+            receive_all(shared, author, &mut reader).await
         } => received,
     };
     given_up.cancel();
     let sent = sending.await.unwrap_or(Err(LinkError::GivenUp));
     place.leave();
-    let told = shared.tell(LinkEvent::Closed(peer)).await;
+    let told = shared.tell(LinkEvent::Closed(author)).await;
     // When sending failed, that is the cause; receiving was then only given up.
     match (sent, received) {
         (Err(error @ (LinkError::Io(_) | LinkError::SendTimedOut)), _) => Err(error),

@@ -1,10 +1,10 @@
 //! TLS 1.3 with raw ed25519 public keys on both sides (RFC 7250): a link's identity is its member's
 //! ledger key.
 //!
-//! Owns the two TLS configurations and the verifiers that accept exactly the members' keys. No
-//! certificate, authority, name or clock takes part. Called by the link's sessions.
+//! Owns the two TLS configurations and the verifiers that accept exactly the keys of those who are
+//! members at the moment of a handshake. No certificate, authority, name or clock takes part. Called by the link's sessions.
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use dagger_payload::id::AuthorIndex;
 use dagger_payload::key::{PublicKey, SecretKey};
@@ -36,19 +36,47 @@ fn spki(key: &PublicKey) -> Vec<u8> {
     [&SPKI_PREFIX[..], key.as_bytes()].concat()
 }
 
+/// Members and their keys, as of now.
+#[derive(Debug, Default, Clone)]
+struct Known(Arc<RwLock<Vec<(AuthorIndex, Vec<u8>)>>>);
+
+impl Known {
+    fn find(&self, accepts: impl Fn(AuthorIndex, &[u8]) -> bool) -> Option<AuthorIndex> {
+        let members = self.0.read().expect("no holder of this lock panics");
+        let found = members.iter().find(|(author, spki)| accepts(*author, spki))?;
+        Some(found.0)
+    }
+}
+
+/// Whose keys may be at the other end.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    /// That of the member that was dialled.
+    One(AuthorIndex),
+    /// Those of members with lower indexes.
+    Below(AuthorIndex),
+}
+
 /// The keys that may be at the other end.
 #[derive(Debug)]
 struct Members {
-    spki: Vec<(AuthorIndex, Vec<u8>)>,
+    known: Known,
+    whose: Whose,
     provider: Arc<CryptoProvider>,
 }
 
 impl Members {
     fn check(&self, presented: &CertificateDer<'_>) -> Result<(), Error> {
-        if self.spki.iter().any(|(_, spki)| spki == presented.as_ref()) {
-            Ok(())
-        } else {
-            Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+        let accepts = |author| match self.whose {
+            Whose::One(member) => author == member,
+            Whose::Below(limit) => author < limit,
+        };
+        let found = self.known.find(|author, spki| accepts(author) && spki == presented.as_ref());
+        match found {
+            Some(_) => Ok(()),
+            None => {
+                Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure))
+            }
         }
     }
 
@@ -152,7 +180,7 @@ impl ClientCertVerifier for Members {
 pub struct Identity {
     key: Arc<CertifiedKey>,
     provider: Arc<CryptoProvider>,
-    members: Vec<(AuthorIndex, PublicKey)>,
+    known: Known,
 }
 
 impl Identity {
@@ -164,15 +192,21 @@ impl Identity {
         let signing = aws_lc_rs::sign::any_eddsa_type(&PrivatePkcs8KeyDer::from(&pkcs8[..]))
             .expect("32 bytes are an ed25519 seed");
         let presented = CertificateDer::from(spki(&key.public_key()));
-        Self { key: Arc::new(CertifiedKey::new(vec![presented], signing)), provider, members }
+        let key = Arc::new(CertifiedKey::new(vec![presented], signing));
+        let identity = Self { key, provider, known: Known::default() };
+        identity.set_members(members);
+        identity
     }
 
-    fn accepting(&self, accept: impl Fn(AuthorIndex) -> bool) -> Arc<Members> {
-        let members = self.members.iter().filter(|(author, _)| accept(*author));
-        Arc::new(Members {
-            spki: members.map(|(author, key)| (*author, spki(key))).collect(),
-            provider: self.provider.clone(),
-        })
+    /// From now on these members' keys pass, and no others; links that are up are not touched.
+    pub fn set_members(&self, members: Vec<(AuthorIndex, PublicKey)>) {
+        let members = members.into_iter().map(|(author, key)| (author, spki(&key)));
+        *self.known.0.write().expect("no holder of this lock panics") = members.collect();
+    }
+
+    fn accepting(&self, whose: Whose) -> Arc<Members> {
+        let (known, provider) = (self.known.clone(), self.provider.clone());
+        Arc::new(Members { known, whose, provider })
     }
 
     /// For dialling `peer`: no other key passes.
@@ -181,7 +215,7 @@ impl Identity {
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("the provider speaks TLS 1.3")
             .dangerous()
-            .with_custom_certificate_verifier(self.accepting(|author| author == peer))
+            .with_custom_certificate_verifier(self.accepting(Whose::One(peer)))
             .with_client_cert_resolver(Arc::new(AlwaysResolvesClientRawPublicKeys::new(
                 self.key.clone(),
             )));
@@ -190,12 +224,12 @@ impl Identity {
         Arc::new(configuration)
     }
 
-    /// For accepting those members whom `may_dial` allows.
-    pub fn server(&self, may_dial: impl Fn(AuthorIndex) -> bool) -> Arc<ServerConfig> {
+    /// For accepting members whose index is below `me`, as of the moment of each handshake.
+    pub fn server(&self, me: AuthorIndex) -> Arc<ServerConfig> {
         let mut configuration = ServerConfig::builder_with_provider(self.provider.clone())
             .with_protocol_versions(&[&rustls::version::TLS13])
             .expect("the provider speaks TLS 1.3")
-            .with_client_cert_verifier(self.accepting(may_dial))
+            .with_client_cert_verifier(self.accepting(Whose::Below(me)))
             .with_cert_resolver(Arc::new(AlwaysResolvesServerRawPublicKeys::new(self.key.clone())));
         configuration.session_storage = Arc::new(NoServerSessionStorage {});
         configuration.send_tls13_tickets = 0;
@@ -205,7 +239,6 @@ impl Identity {
     /// The member whose key the other end has proven to hold.
     pub fn author_of(&self, presented: Option<&[CertificateDer<'_>]>) -> Option<AuthorIndex> {
         let presented = presented?.first()?.as_ref();
-        let member = self.members.iter().find(|(_, key)| spki(key) == presented)?;
-        Some(member.0)
+        self.known.find(|_, spki| spki == presented)
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
 //! simulations and tests), the typed records with their checksums (`records`, `snapshots`,
-//! `frontier`, `forks`, `pruning`), the thread that commits groups of changes (`writer`), the
-//! search for damage (`scan`, `pages`) and the witness file beside the store (`witness`).
-//! Never interprets an event. Called by driver and delivery.
+//! `frontier`, `forks`, `chain`, `pruning`, `seats`), the thread that commits groups of changes
+//! (`writer`), the search for damage (`scan`, `pages`) and the witness file beside the store
+//! (`witness`). Never interprets an event. Called by driver and delivery.
 
+pub mod chain;
 pub mod forks;
 pub mod frontier;
 pub mod lmdb;
@@ -14,6 +15,7 @@ pub mod pages;
 pub mod pruning;
 pub mod records;
 pub mod scan;
+pub mod seats;
 pub mod snapshots;
 pub mod witness;
 pub mod writer;
@@ -47,11 +49,13 @@ pub enum Table {
     Handovers,
     /// Snapshots of the judged state, by (commit, chunk).
     Snapshots,
+    /// What shows who votes in an epoch, by epoch.
+    Chain,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Events,
         Self::Headers,
@@ -65,6 +69,7 @@ impl Table {
         Self::Highest,
         Self::Handovers,
         Self::Snapshots,
+        Self::Chain,
     ];
 
     /// The table's name on disk.
@@ -83,6 +88,7 @@ impl Table {
             Self::Highest => "highest",
             Self::Handovers => "handovers",
             Self::Snapshots => "snapshots",
+            Self::Chain => "chain",
         }
     }
 }

@@ -10,24 +10,26 @@ use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
 use dagger_ledger_core::Frontier;
+use dagger_payload::attested::{AttestationError, EpochBeginning, Walk};
 use dagger_payload::codec;
 use dagger_payload::event::SignedHeader;
 use dagger_payload::handover::Handover;
-use dagger_payload::id::{AuthorIndex, CommitIndex};
-use dagger_payload::key::PublicKey;
+use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch};
 use dagger_payload::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_MAX};
 use dagger_payload::peer::{Part, PeerMessage};
 use dagger_payload::snapshot::{PastReleases, SnapshotHead, SnapshotOffer};
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 
-use super::{Fetched, Heard, Outcome, PastPiece};
+use super::{Fetched, Heard, Outcome, Piece};
 use crate::delivery::{Delivery, DeliveryError};
+use crate::driver::start::FIRST_EPOCH;
 use crate::limits::{
-    OFFERS_WAIT_MAX, PART_WAIT_MAX, PAST_PAGE_BYTES_MAX, SNAPSHOT_WRITE_BYTES, TRANSFER_REST,
+    HANDOVER_BYTES_MAX, OFFERS_WAIT_MAX, PART_WAIT_MAX, PAST_PAGE_BYTES_MAX, SNAPSHOT_WRITE_BYTES,
+    TRANSFER_REST,
 };
 use crate::link::Links;
-use crate::store::{StoreError, records, snapshots};
+use crate::store::{StoreError, chain, records, snapshots};
 
 /// Why a transfer ended early.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,12 @@ enum TransferError {
     /// The headers do not show it.
     #[error("no quorum attests its state")]
     NotAttested,
+    /// Its epoch does not follow from the genesis.
+    #[error("its epoch does not follow from the genesis: {0}")]
+    FalseChain(#[from] AttestationError),
+    /// Its commit is of another epoch than was shown.
+    #[error("its epoch began otherwise than the handovers show")]
+    OtherEpoch,
     /// Too few members name the same frontier now.
     #[error("too few members say the same of its commit")]
     NotAgreed,
@@ -121,8 +129,7 @@ impl Client {
     }
 
     fn name(&self, peer: AuthorIndex) -> String {
-        let host = self.delivery.genesis.host(peer);
-        host.map_or_else(|| format!("host {}", peer.0), |host| host.name.to_string())
+        self.delivery.seats.name(peer)
     }
 
     fn ask_for_offers(&self) {
@@ -171,16 +178,20 @@ impl Client {
         let name = self.name(peer);
         let (commit, bytes) = (head.end.index, head.bytes);
         tracing::info!(%name, %commit, bytes, "a peer's snapshot is fetched");
-        let frontier = self.agreed_frontier(peer, &head).await?;
-        let committee = frontier.committee(self.delivery.genesis.committee());
-        let cluster = self.delivery.cluster;
+        let frontier = self.frontier_of(peer, &head).await?;
+        let walked = self.walk(peer, frontier.epoch(FIRST_EPOCH)).await?;
+        if !same_beginning(frontier.handover.as_ref(), walked.began.as_ref()) {
+            return Err(TransferError::OtherEpoch);
+        }
+        let Walked { of_commit, newest, .. } = walked;
         let read = |signed: &SignedHeader| {
-            let read = signed.verify(|author| key_of(&self.delivery, author));
+            let read = signed.verify(|author| of_commit.key(author));
             read.ok().map(|(header, _)| header)
         };
-        if !offer.is_attested_by(&cluster, committee, read) {
+        if !offer.is_attested_by(&self.delivery.cluster, of_commit.committee(), read) {
             return Err(TransferError::NotAttested);
         }
+        self.agree_on(&frontier, peer, &head, &newest).await?;
         self.fetch_chunks(peer, &head).await?;
         self.fetch_past(peer, head.end.index).await?;
         let (outcome, mut came) = mpsc::channel(1);
@@ -218,22 +229,74 @@ impl Client {
         if bytes.is_empty() { Err(TransferError::Gone) } else { Ok(bytes) }
     }
 
-    /// The frontier as more members than may lie say it, the offering peer among them.
-    async fn agreed_frontier(
+    /// Walks from the genesis on: up to `epoch`, with how it began, and as far as it goes. What is
+    /// here already is not asked for.
+    async fn walk(&mut self, peer: AuthorIndex, epoch: Epoch) -> Result<Walked, TransferError> {
+        let cluster = self.delivery.cluster;
+        let mut newest = Walk::founding(&self.delivery.genesis);
+        let mut walked = Walked { of_commit: newest.clone(), began: None, newest: newest.clone() };
+        loop {
+            let next = newest.epoch().next();
+            let here = self.delivery.records.beginning_of(next)?;
+            let here = here.filter(|here| newest.step(&cluster, here).is_ok());
+            let beginning = match here {
+                Some(here) => here,
+                None => match self.beginning_of(peer, next).await {
+                    Ok(beginning) => {
+                        newest.step(&cluster, &beginning)?;
+                        let change = chain::fetched_change(beginning.clone());
+                        self.delivery.writer.store(vec![change]).await?;
+                        beginning
+                    }
+                    // Nobody has the next one yet.
+                    Err(TransferError::Gone) if next > epoch => {
+                        walked.newest = newest;
+                        return Ok(walked);
+                    }
+                    Err(error) => return Err(error),
+                },
+            };
+            if next == epoch {
+                walked.of_commit = newest.clone();
+                walked.began = Some(beginning.handover);
+            }
+        }
+    }
+
+    async fn beginning_of(
         &mut self,
         peer: AuthorIndex,
+        epoch: Epoch,
+    ) -> Result<EpochBeginning, TransferError> {
+        let part = |offset| Part::Handover { epoch, offset };
+        let bytes = self.pieces(peer, part, HANDOVER_BYTES_MAX).await?;
+        codec::decode(&bytes).map_err(|_| TransferError::Malformed)
+    }
+
+    /// Finds that more of those who vote in the newest epoch name this frontier than may lie, the
+    /// offering peer among them.
+    async fn agree_on(
+        &mut self,
+        frontier: &Frontier,
+        peer: AuthorIndex,
         head: &SnapshotHead,
-    ) -> Result<Frontier, TransferError> {
-        let frontier = self.frontier_of(peer, head).await?;
+        newest: &Walk,
+    ) -> Result<(), TransferError> {
         let agreed = frontier.agreed_bytes();
-        let committee = self.delivery.committee();
-        let mut says_so = usize::from(committee.contains(peer));
+        let committee = newest.committee();
+        // Under this number a peer of the chain's key is linked to, or none.
+        let seats = self.delivery.seats.now();
+        let is_voter = |author| {
+            committee.contains(author)
+                && seats.key(author).is_some_and(|own| newest.key(author) == Some(own))
+        };
+        let mut says_so = usize::from(is_voter(peer));
         let me = self.delivery.me;
         for other in committee.authors().filter(|other| *other != peer && *other != me) {
             if says_so > committee.faulty_max() {
                 break;
             }
-            if !self.links.is_connected(other) {
+            if !is_voter(other) || !self.links.is_connected(other) {
                 continue;
             }
             match self.frontier_of(other, head).await {
@@ -243,7 +306,7 @@ impl Client {
                 Err(_) => {}
             }
         }
-        if says_so > committee.faulty_max() { Ok(frontier) } else { Err(TransferError::NotAgreed) }
+        if says_so > committee.faulty_max() { Ok(()) } else { Err(TransferError::NotAgreed) }
     }
 
     async fn frontier_of(
@@ -257,20 +320,7 @@ impl Client {
             (last.index, last.last_position, last.prefix_hash)
                 == (head.end.index, head.end.position, head.end.prefix_hash)
         });
-        let founded = frontier.handover.as_ref().is_none_or(|handover| self.is_signed(handover));
-        if fits && founded { Ok(frontier) } else { Err(TransferError::Malformed) }
-    }
-
-    /// Whether all headers of the certificate are members' and name its end. Whose quorum they
-    /// are, those say who agree on the frontier.
-    fn is_signed(&self, handover: &Handover) -> bool {
-        handover.headers.iter().all(|signed| {
-            let read = signed.verify(|author| key_of(&self.delivery, author));
-            read.is_ok_and(|(header, _)| {
-                header.cluster == self.delivery.cluster
-                    && header.attestation.newest == handover.founding.end
-            })
-        })
+        if fits { Ok(frontier) } else { Err(TransferError::Malformed) }
     }
 
     /// Fetches the chunks that are not here yet; what has come stays, however it ends.
@@ -353,18 +403,30 @@ impl Client {
         after: CommitIndex,
         through: CommitIndex,
     ) -> Result<Vec<dagger_payload::release::SealedRelease>, TransferError> {
-        let mut page = BytesMut::new();
+        let part = |offset| Part::Past { after, through, offset };
+        let page = self.pieces(peer, part, PAST_PAGE_BYTES_MAX).await?;
+        let read = codec::decode::<PastReleases>(&page);
+        Ok(read.map_err(|_| TransferError::Malformed)?.0)
+    }
+
+    /// What may be larger than one answer.
+    async fn pieces(
+        &mut self,
+        peer: AuthorIndex,
+        part: impl Fn(u64) -> Part,
+        bytes_max: u64,
+    ) -> Result<BytesMut, TransferError> {
+        let mut whole = BytesMut::new();
         loop {
-            let offset = u64::try_from(page.len()).expect("a length fits into 64 bits");
-            let bytes = self.ask(peer, Part::Past { after, through, offset }).await?;
-            let piece: PastPiece = codec::decode(&bytes).map_err(|_| TransferError::Malformed)?;
-            if piece.bytes.is_empty() || piece.total > PAST_PAGE_BYTES_MAX {
+            let offset = u64::try_from(whole.len()).expect("a length fits into 64 bits");
+            let bytes = self.ask(peer, part(offset)).await?;
+            let piece: Piece = codec::decode(&bytes).map_err(|_| TransferError::Malformed)?;
+            if piece.bytes.is_empty() || piece.total > bytes_max {
                 return Err(TransferError::Malformed);
             }
-            page.extend_from_slice(&piece.bytes);
-            if u64::try_from(page.len()).expect("fits") >= piece.total {
-                let read = codec::decode::<PastReleases>(&page);
-                return Ok(read.map_err(|_| TransferError::Malformed)?.0);
+            whole.extend_from_slice(&piece.bytes);
+            if u64::try_from(whole.len()).expect("fits") >= piece.total {
+                return Ok(whole);
             }
         }
     }
@@ -384,8 +446,20 @@ impl Client {
     }
 }
 
-fn key_of(delivery: &Delivery, author: AuthorIndex) -> Option<&PublicKey> {
-    delivery.genesis.host(author).map(|host| &host.ledger_key)
+/// What handovers from the genesis on have shown.
+struct Walked {
+    /// In the epoch of a snapshot's commit.
+    of_commit: Walk,
+    /// How that epoch began; none for the first.
+    began: Option<Handover>,
+    /// In the newest epoch that the peer knows.
+    newest: Walk,
+}
+
+/// Whether both say the same of how an epoch began; which headers they show is their own business.
+fn same_beginning(one: Option<&Handover>, other: Option<&Handover>) -> bool {
+    let said = |handover: &Handover| (handover.epoch, handover.committee, handover.founding);
+    one.map(said) == other.map(said)
 }
 
 fn read_offer(heard: &Heard) -> Option<SnapshotOffer> {

@@ -3,9 +3,11 @@
 //!
 //! A host that asks for events whose bodies are pruned is sent an offer instead. It then asks for
 //! parts, one at a time: the frontier of the snapshot's commit (`dagger_ledger_core::Frontier`),
-//! the snapshot's chunks, and the releases before it. Nothing of that is believed because a peer
-//! sends it: a quorum's headers attest the state, the processor finds that the chunks lead to it
-//! and that the releases are its history, and more members than may lie name the same frontier.
+//! the handovers from the genesis to its epoch, the snapshot's chunks, and the releases before it.
+//! Nothing of that is believed because a peer sends it: each handover is certified by the voters of
+//! the epoch before and shows the next ones, a quorum of those attests the state, the processor
+//! finds that the chunks lead to it and that the releases are its history, and more members than
+//! may lie name the same frontier.
 //!
 //! Owns both ends: `server` answers from the store, `client` asks, checks and stores. Never reads a
 //! chunk. Called by the driver, which passes parts on, and by the daemon; what has been fetched
@@ -33,10 +35,10 @@ pub struct Heard {
     pub bytes: Bytes,
 }
 
-/// A piece of a page of past releases.
+/// A piece of a page of past releases, or of a handover.
 #[derive(Debug, Encode, Decode)]
-pub struct PastPiece {
-    /// Bytes of the whole page.
+pub struct Piece {
+    /// Bytes of the whole.
     #[n(0)]
     pub total: u64,
     /// Those from the offset that was asked for.

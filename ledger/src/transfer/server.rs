@@ -9,7 +9,7 @@ use dagger_payload::id::CommitIndex;
 use dagger_payload::peer::Part;
 use dagger_payload::snapshot::PastReleases;
 
-use super::PastPiece;
+use super::Piece;
 use crate::limits::{PART_BYTES_MAX, STORE_PAGE_RELEASES};
 use crate::store::StoreError;
 use crate::store::records::Records;
@@ -26,6 +26,10 @@ pub fn part(records: &Records, part: Part) -> Result<Bytes, StoreError> {
         }
         Part::Chunk { made_after, number } => records.snapshot_chunk_here(made_after, number)?,
         Part::Past { after, through, offset } => Some(past(records, (after, through), offset)?),
+        Part::Handover { epoch, offset } => {
+            let beginning = records.beginning_of(epoch)?;
+            beginning.map(|beginning| piece(&codec::encode(&beginning).into(), offset))
+        }
     }
     .unwrap_or_default();
     Ok(if bytes.len() > PART_BYTES_MAX { Bytes::new() } else { bytes })
@@ -46,9 +50,13 @@ fn past(
         }
         releases.push(release);
     }
-    let page = Bytes::from(codec::encode(&PastReleases(releases)));
-    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(page.len());
-    let end = start.saturating_add(PART_BYTES_MAX / 2).min(page.len());
-    let total = u64::try_from(page.len()).expect("a length fits into 64 bits");
-    Ok(codec::encode(&PastPiece { total, bytes: page.slice(start..end) }).into())
+    Ok(piece(&codec::encode(&PastReleases(releases)).into(), offset))
+}
+
+/// What of `whole` follows `offset`, as far as one answer carries it.
+fn piece(whole: &Bytes, offset: u64) -> Bytes {
+    let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
+    let end = start.saturating_add(PART_BYTES_MAX / 2).min(whole.len());
+    let total = u64::try_from(whole.len()).expect("a length fits into 64 bits");
+    codec::encode(&Piece { total, bytes: whole.slice(start..end) }).into()
 }

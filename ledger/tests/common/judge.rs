@@ -1,9 +1,9 @@
 //! A judge for tests of the ledger alone: it speaks the processor's conversation, seals what it
 //! releases, and judges by one deterministic rule: everything is accepted once. Its snapshots are
-//! the digests of all that.
+//! the digests of all that. Some payloads also say who has a seat and who votes.
 
-use std::collections::{BTreeSet, VecDeque};
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -16,22 +16,26 @@ use dagger_bus::{BusError, Connection};
 use dagger_payload::codec;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CHECKPOINT_COMMITS, CommitEnd};
-use dagger_payload::handover::EpochEnd;
+use dagger_payload::genesis::Genesis;
+use dagger_payload::handover::{EpochEnd, NextMembers};
 use dagger_payload::id::{
-    AuthorIndex, ClusterId, CommitIndex, HistoryHash, LedgerTime, PayloadDigest, Position,
-    StateRoot,
+    AuthorIndex, ClusterId, CommitIndex, Epoch, HistoryHash, HostId, LedgerTime, PayloadDigest,
+    Position, ProtocolVersion,
 };
 use dagger_payload::key::{Domain, SecretKey};
-use dagger_payload::proof::{Finding, JudgedProof, Path, StateProof};
+use dagger_payload::proof::JudgedProof;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, Release, SealedRelease, Verdict, initial_prefix,
 };
-use dagger_payload::roster::Roster;
+use dagger_payload::roster::{EpochMembers, Roster, Seat, SeatStanding};
 use dagger_payload::snapshot::{Anchor, SealedAnchor, SnapshotHead, extend_history};
+use dagger_payload::state_tree::Subject;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+
+use super::tree::{self, Leaves};
 
 /// As the genesis of the tests says.
 pub const HANDOVER_DISTANCE_COMMITS: u64 = 10;
@@ -45,10 +49,14 @@ struct Life {
     history: HistoryHash,
     anchor: Option<SealedAnchor>,
     seen: BTreeSet<PayloadDigest>,
+    /// The same for every order, so that a snapshot needs none.
+    seen_hash: [u8; 32],
+    roster: Roster,
+    epochs: BTreeMap<Epoch, EpochMembers>,
     kept: VecDeque<(CommitIndex, Judged)>,
     epoch_end: Option<EpochEnd>,
     /// The state at the last checkpoint.
-    checkpoint: Option<CommitEnd>,
+    checkpoint: Option<(CommitEnd, Leaves)>,
     /// Makes another state of the same history.
     salt: u8,
     /// Whether snapshots are read.
@@ -63,6 +71,7 @@ enum Reads {
 
 struct Court {
     cluster: ClusterId,
+    genesis: Genesis,
     life: Mutex<Life>,
     lives: watch::Sender<u8>,
 }
@@ -73,21 +82,35 @@ pub struct TestJudge {
     serving: JoinHandle<()>,
 }
 
-fn root_after(before: StateRoot, digest: &PayloadDigest) -> StateRoot {
-    // The same for every order, so that a snapshot needs none.
+fn hash_after(before: [u8; 32], digest: &PayloadDigest) -> [u8; 32] {
     let hash = *blake3::hash(digest.as_bytes()).as_bytes();
-    StateRoot(std::array::from_fn(|at| before.0[at] ^ hash[at]))
+    std::array::from_fn(|at| before[at] ^ hash[at])
+}
+
+/// A seat of the tests: key `seed` at `address`.
+pub fn seat(index: u16, seed: u8, address: &str, host: HostId) -> Seat {
+    let founder = super::key(1).public_key();
+    Seat {
+        index: AuthorIndex(index),
+        host,
+        name: format!("host{}", index + 1).parse().expect("a name"),
+        operator: dagger_payload::id::OperatorId::of(&founder),
+        ledger_key: super::key(seed).public_key(),
+        address: address.parse().expect("an address"),
+        standing: SeatStanding::Present,
+    }
 }
 
 impl Life {
-    fn begin(cluster: &ClusterId, number: u8) -> Self {
+    fn begin(cluster: &ClusterId, genesis: &Genesis, number: u8) -> Self {
+        let first = EpochMembers::founding(genesis);
         let end = CommitEnd {
             index: CommitIndex(0),
             position: Position(0),
             prefix_hash: initial_prefix(cluster),
-            state_root: StateRoot([0x11; 32]),
+            state_root: dagger_payload::id::StateRoot::ZERO,
         };
-        Self {
+        let mut life = Self {
             seal: SecretKey::from_seed(&[number; 32].into()),
             end,
             changed: CommitIndex(0),
@@ -95,12 +118,36 @@ impl Life {
             history: HistoryHash::ZERO,
             anchor: None,
             seen: BTreeSet::new(),
+            seen_hash: [0x11; 32],
+            roster: Roster::founding(genesis),
+            epochs: BTreeMap::from([(first.epoch, first)]),
             kept: VecDeque::new(),
             epoch_end: None,
             checkpoint: None,
             salt: 0,
             reads: Reads::Snapshots,
-        }
+        };
+        life.end.state_root = tree::root(&life.leaves());
+        life
+    }
+
+    fn leaves(&self) -> Leaves {
+        let seats = self.roster.seats().iter();
+        let seats = seats.map(|seat| (Subject::Seat(seat.index).key(), codec::encode(seat)));
+        let epochs = self.epochs.values();
+        let epochs = epochs.map(|each| (Subject::Epoch(each.epoch).key(), codec::encode(each)));
+        let seen = (b"seen".to_vec(), self.seen_hash.to_vec());
+        seats.chain(epochs).chain([seen]).collect()
+    }
+
+    /// Who votes in the next epoch, after the last commit of this one.
+    fn next_members(&self) -> Option<Box<NextMembers>> {
+        let last = self.epoch_end.filter(|end| end.last == self.end.index)?;
+        let (epoch, leaves) = (*self.epochs.last_key_value()?.0, self.leaves());
+        let prove = |subject: Subject| tree::prove(&leaves, &subject.key());
+        let seats = last.committee.authors().map(|author| (author, prove(Subject::Seat(author))));
+        let (members, seats) = (prove(Subject::Epoch(epoch)), seats.collect());
+        Some(Box::new(NextMembers { epoch, members, seats }))
     }
 
     fn judge(&mut self, commit: OrderedCommit) -> Judged {
@@ -110,12 +157,14 @@ impl Life {
             return kept.map_or(Judged::OutOfOrder { expected }, |(_, judged)| judged.clone());
         }
         let mut releases = Vec::new();
+        let before = self.roster.clone();
         for (position, ordered) in (commit.first_position.0..).zip(&commit.payloads) {
             let digest = ordered.payload.digest();
             let verdict = if self.seen.insert(digest) {
-                self.end.state_root = root_after(self.end.state_root, &digest);
-                self.end.state_root.0[0] ^= self.salt;
+                self.seen_hash = hash_after(self.seen_hash, &digest);
+                self.seen_hash[0] ^= self.salt;
                 self.change_members(&ordered.payload.bytes, commit.index);
+                self.change_seats(&ordered.payload.bytes);
                 Verdict::Accepted
             } else {
                 Verdict::Refused(Refusal::new(RefusalCode::Duplicate, "seen"))
@@ -127,6 +176,9 @@ impl Life {
                 verdict,
                 effects: vec![],
             });
+        }
+        if !releases.is_empty() {
+            self.end.state_root = tree::root(&self.leaves());
         }
         self.end.index = commit.index;
         self.end.position = commit.last_position();
@@ -142,13 +194,15 @@ impl Life {
         }
         self.history = extend_history(&self.history, &release);
         if commit.index.0.is_multiple_of(CHECKPOINT_COMMITS) {
-            self.checkpoint = Some(self.changed_end());
+            self.checkpoint = Some((self.changed_end(), self.leaves()));
         }
         let seal = self.seal.sign_in(Domain::Seal, &release.seal_digest());
         let sealed = SealedRelease { release, seal };
         let epoch_end = self.epoch_end;
-        let (sealed, next_deadline, roster) = (Box::new(sealed), None, None);
-        let judged = Judged::Done { sealed, next_deadline, epoch_end, roster };
+        let roster = (self.roster != before).then(|| Box::new(self.roster.clone()));
+        let next_members = self.next_members();
+        let (sealed, next_deadline) = (Box::new(sealed), None);
+        let judged = Judged::Done { sealed, next_deadline, epoch_end, roster, next_members };
         if epoch_end.is_some_and(|end| end.last == commit.index) {
             self.epoch_end = None;
         }
@@ -162,24 +216,26 @@ impl Life {
     /// What begins with history, time and epoch's end, and goes on with what was seen.
     fn chunks(&self) -> Vec<Vec<u8>> {
         let seen: Vec<_> = self.seen.iter().collect();
-        let first = codec::encode(&(self.history, self.ledger_time, self.epoch_end));
+        let epochs: Vec<_> = self.epochs.values().copied().collect();
+        let (time, end) = (self.ledger_time, self.epoch_end);
+        let first = codec::encode(&(self.history, time, end, self.roster.clone(), epochs));
         let rest = seen.chunks(10).map(|ten| ten.iter().flat_map(|each| each.0).collect());
         [first].into_iter().chain(rest).collect()
     }
 
     /// The life that begins with a snapshot.
-    fn restored(number: u8, head: &SnapshotHead, chunks: &[Bytes]) -> Result<Self, String> {
-        let mut life = Self::begin(&ClusterId([0; 32]), number);
+    fn restored(mut life: Self, head: &SnapshotHead, chunks: &[Bytes]) -> Result<Self, String> {
         let (first, rest) = chunks.split_first().ok_or("no chunk")?;
-        (life.history, life.ledger_time, life.epoch_end) =
+        let epochs: Vec<EpochMembers>;
+        (life.history, life.ledger_time, life.epoch_end, life.roster, epochs) =
             codec::decode(first).map_err(|error| error.to_string())?;
-        let mut root = life.end.state_root;
+        life.epochs = epochs.into_iter().map(|each| (each.epoch, each)).collect();
         for digest in rest.iter().flat_map(|chunk| chunk.chunks(32)) {
             let digest = PayloadDigest(digest.try_into().map_err(|_| "cut")?);
-            root = root_after(root, &digest);
+            life.seen_hash = hash_after(life.seen_hash, &digest);
             life.seen.insert(digest);
         }
-        if root != head.end.state_root {
+        if tree::root(&life.leaves()) != head.end.state_root {
             return Err("another root".to_owned());
         }
         (life.end, life.changed) = (head.end, head.end.index);
@@ -198,7 +254,7 @@ impl Life {
             next_deadline: None,
             epoch_end: self.epoch_end,
             anchor: self.anchor.clone(),
-            roster: Roster::try_from(Vec::new()).expect("nobody is in order"),
+            roster: self.roster.clone(),
         }
     }
 
@@ -208,8 +264,50 @@ impl Life {
         if let Some(members) = text.strip_prefix("members ") {
             let members = members.split(' ').map(|index| index.parse().expect("an index"));
             let committee = Committee::of(members.map(AuthorIndex)).expect("in range");
+            if self.epoch_end.is_some() {
+                return;
+            }
             let last = CommitIndex(decided.0 + HANDOVER_DISTANCE_COMMITS);
-            self.epoch_end.get_or_insert(EpochEnd { last, committee });
+            self.epoch_end = Some(EpochEnd { last, committee });
+            let epoch = self.epochs.last_key_value().expect("the first one").0.next();
+            let (begins_after, protocol) = (last, ProtocolVersion::FIRST);
+            self.epochs.insert(epoch, EpochMembers { epoch, committee, begins_after, protocol });
+        }
+    }
+
+    /// `seat 4 SEED ADDRESS` gives the next seat to a new host, `rotate 5 SEED FROM` to the host of
+    /// another seat, which it leaves; `leave 3` empties one; `move 2 ADDRESS` says where its host
+    /// listens now.
+    fn change_seats(&mut self, payload: &[u8]) {
+        let text = String::from_utf8_lossy(payload);
+        let words: Vec<&str> = text.split(' ').collect();
+        let number = |word: &str| word.parse::<u16>().expect("a number");
+        let seed = |word: &str| word.parse::<u8>().expect("a seed");
+        let seat_at = |index: &str| {
+            let seat = self.roster.seat(AuthorIndex(number(index)));
+            seat.expect("a seat").clone()
+        };
+        let new = match words.as_slice() {
+            ["seat", index, key, address] => {
+                let host = HostId::of(&super::key(seed(key)).public_key());
+                vec![seat(number(index), seed(key), address, host)]
+            }
+            ["rotate", index, key, from] => {
+                let before = seat_at(from);
+                let ledger_key = super::key(seed(key)).public_key();
+                let index = AuthorIndex(number(index));
+                let left = Seat { standing: SeatStanding::Left, ..before.clone() };
+                vec![left, Seat { index, ledger_key, ..before }]
+            }
+            ["leave", index] => vec![Seat { standing: SeatStanding::Left, ..seat_at(index) }],
+            ["move", index, address] => {
+                let address = address.parse().expect("an address");
+                vec![Seat { address, ..seat_at(index) }]
+            }
+            _ => Vec::new(),
+        };
+        for seat in new {
+            self.roster.put(&seat).expect("in order");
         }
     }
 
@@ -218,21 +316,21 @@ impl Life {
         CommitEnd { index: self.changed, ..self.end }
     }
 
-    /// It has no tree: whatever is asked is not there.
-    fn prove(&self, at: ProofAt) -> AdmissionOutcome {
-        let end = match at {
-            ProofAt::Present => Some(self.changed_end()),
-            ProofAt::Checkpoint => self.checkpoint,
+    fn prove(&self, subject: &Subject, at: ProofAt) -> AdmissionOutcome {
+        let state = match at {
+            ProofAt::Present => Some((self.changed_end(), self.leaves())),
+            ProofAt::Checkpoint => self.checkpoint.clone(),
         };
-        let state = StateProof { path: Path(Vec::new()), finding: Finding::Nothing };
-        let proof = end.map(|end| Box::new(JudgedProof { end, state }));
+        let proof = state.map(|(end, leaves)| {
+            Box::new(JudgedProof { end, state: tree::prove(&leaves, &subject.key()) })
+        });
         proof.map_or(AdmissionOutcome::NotProven, |proof| AdmissionOutcome::Proven { proof })
     }
 
     fn admit(&self, admit: &Admit) -> AdmissionOutcome {
         let payload = match &admit.asked {
             Asked::Pack { payload } => payload,
-            Asked::Prove { at, .. } => return self.prove(*at),
+            Asked::Prove { subject, at } => return self.prove(subject, *at),
             Asked::Predict { .. } => panic!("it predicts nothing"),
         };
         let digest = payload.digest();
@@ -249,10 +347,11 @@ impl Life {
 }
 
 impl TestJudge {
-    pub fn start(cluster: ClusterId, path: &std::path::Path, first_life: u8) -> Self {
+    pub fn start(cluster: ClusterId, genesis: &Genesis, path: &Path, first_life: u8) -> Self {
         let court = Arc::new(Court {
             cluster,
-            life: Mutex::new(Life::begin(&cluster, first_life)),
+            genesis: genesis.clone(),
+            life: Mutex::new(Life::begin(&cluster, genesis, first_life)),
             lives: watch::Sender::new(first_life),
         });
         let listener = dagger_bus::listener::bind(path).expect("binds");
@@ -267,7 +366,8 @@ impl TestJudge {
         let _ = (&mut self.serving).await;
         let next = *self.court.lives.borrow() + 100;
         self.court.lives.send_replace(next);
-        *self = Self::start(self.court.cluster, &self.path.clone(), next);
+        let (cluster, genesis) = (self.court.cluster, self.court.genesis.clone());
+        *self = Self::start(cluster, &genesis, &self.path.clone(), next);
     }
 
     /// Another judge takes its place, which refuses what this one accepted.
@@ -280,6 +380,11 @@ impl TestJudge {
     pub async fn restart_that_refuses_snapshots(&mut self) {
         self.restart().await;
         self.court.life.lock().expect("no panics").reads = Reads::None;
+    }
+
+    /// All seats, as it has judged them.
+    pub fn roster(&self) -> Roster {
+        self.court.life.lock().expect("no panics").roster.clone()
     }
 
     /// Number of the present life.
@@ -335,7 +440,8 @@ async fn restore(court: &Court, connection: &mut Connection) -> Result<(), BusEr
     }
     let next = *court.lives.borrow() + 1;
     let reads = court.life.lock().expect("no panics").reads;
-    match Life::restored(next, &head, &chunks) {
+    let life = Life::begin(&court.cluster, &court.genesis, next);
+    match Life::restored(life, &head, &chunks) {
         Ok(life) if reads == Reads::Snapshots => {
             let opened = Box::new(life.opened(court.cluster));
             *court.life.lock().expect("no panics") = life;
@@ -358,7 +464,7 @@ async fn converse(
     let open: Open = connection.receiver.receive().await?;
     if open.purpose == Purpose::JudgementAnew {
         let next = *court.lives.borrow() + 1;
-        *court.life.lock().expect("no panics") = Life::begin(&court.cluster, next);
+        *court.life.lock().expect("no panics") = Life::begin(&court.cluster, &court.genesis, next);
         court.lives.send_replace(next);
     }
     lives.mark_unchanged();

@@ -3,8 +3,10 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod judge;
+pub mod tree;
 
 use std::net::{SocketAddr, TcpListener};
+use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -17,10 +19,11 @@ use dagger_bus::ledger::{
 };
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
-use dagger_payload::id::{ClusterId, CommitIndex, PayloadDigest, Position};
-use dagger_payload::key::{SecretKey, Signature};
+use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, PayloadDigest, Position};
+use dagger_payload::key::{PublicKey, SecretKey, Signature};
 use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::release::QuorumEvidence;
+use dagger_payload::roster::Roster;
 use dagger_payload::sshsig::{self, Namespace};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
@@ -46,16 +49,40 @@ pub struct Cluster {
     pub genesis: Genesis,
     pub id: ClusterId,
     pub hosts: Vec<Host>,
+    /// Seeds of the keys of later seats, by number.
+    pub later: std::collections::BTreeMap<u16, u8>,
+}
+
+/// Where a host belongs.
+struct Founded<'a> {
+    directory: &'a Path,
+    id: ClusterId,
+    genesis: &'a Genesis,
+    index: u8,
 }
 
 pub struct Host {
-    pub directory: PathBuf,
     pub judge: TestJudge,
     pub process: Option<Child>,
+    door: Door,
+}
+
+/// Where a host's ledger is spoken to, whether it runs or not.
+#[derive(Clone)]
+pub struct Door {
+    pub directory: PathBuf,
     cluster: ClusterId,
 }
 
-fn free_addresses(count: usize) -> Vec<SocketAddr> {
+impl Deref for Host {
+    type Target = Door;
+
+    fn deref(&self) -> &Door {
+        &self.door
+    }
+}
+
+pub fn free_addresses(count: usize) -> Vec<SocketAddr> {
     // All are held until the last one is chosen, so that no two are equal.
     let listeners: Vec<_> =
         (0..count).map(|_| TcpListener::bind("127.0.0.1:0").expect("binds")).collect();
@@ -106,8 +133,30 @@ impl Cluster {
         std::fs::write(directory.path().join("genesis.json"), &bytes).expect("writes");
         std::fs::write(directory.path().join("genesis.json.sig"), armor).expect("writes");
         let id = ClusterId::of(&bytes);
-        let hosts = (0..count).map(|index| Host::prepare(directory.path(), id, index)).collect();
-        Self { directory, genesis, id, hosts }
+        let founder = |index| Founded { directory: directory.path(), id, genesis: &genesis, index };
+        let hosts =
+            (0..count).map(|index| Host::prepare(&founder(index), index + 10, "")).collect();
+        Self { directory, genesis, id, hosts, later: std::collections::BTreeMap::new() }
+    }
+
+    /// A host from outside the genesis, whose seat a member knows already; its judge runs, its
+    /// ledger does not yet.
+    pub fn add(&mut self, seat: u16, seed: u8, member: usize) {
+        let roster = self.hosts[member].judge.roster();
+        assert!(roster.seat(AuthorIndex(seat)).is_some(), "{roster:?}");
+        let (directory, id, genesis) = (self.directory.path(), self.id, &self.genesis);
+        let index = u8::try_from(self.hosts.len()).expect("few");
+        let founded = Founded { directory, id, genesis, index };
+        let host = Host::prepare(&founded, seed, "roster = \"roster.json\"");
+        host.write_roster(&roster);
+        self.hosts.push(host);
+        self.later.insert(seat, seed);
+    }
+
+    /// The key of a seat.
+    pub fn key_of(&self, author: AuthorIndex) -> Option<PublicKey> {
+        let founder = self.genesis.host(author).map(|host| host.ledger_key.clone());
+        founder.or_else(|| self.later.get(&author.0).map(|seed| key(*seed).public_key()))
     }
 
     /// Founds a cluster and starts all of its ledgers.
@@ -127,12 +176,33 @@ impl Cluster {
         }
     }
 
+    /// Waits until all of these are attested on all hosts that run, in the same order.
+    pub async fn attested_everywhere(&self, digests: &[PayloadDigest]) {
+        let mut all = Vec::new();
+        for host in self.hosts.iter().filter(|host| host.process.is_some()) {
+            let mut stream = host.stream(0).await;
+            stream.until_attested(digests).await;
+            let evidence = stream.seen.evidence.clone().expect("is attested");
+            self.check_evidence(&evidence, &stream.seen.ends);
+            all.push(stream.seen);
+        }
+        let shortest = all.iter().map(|seen| seen.ordered.len()).min().expect("some host runs");
+        let (first, others) = all.split_first().expect("some host runs");
+        for other in others {
+            assert_eq!(first.ordered[..shortest], other.ordered[..shortest]);
+        }
+        let positions = first.ordered.iter().map(|(position, _)| position.0);
+        assert!(positions.eq(1..=u64::try_from(first.ordered.len()).expect("few")), "no gap");
+    }
+
     /// Checks that the evidence shows a quorum of members attesting `end`'s chain.
     pub fn check_evidence(&self, evidence: &QuorumEvidence, ends: &[CommitEnd]) {
+        let seats = (0..32).map(AuthorIndex);
+        let keys: std::collections::BTreeMap<_, _> =
+            seats.filter_map(|author| Some((author, self.key_of(author)?))).collect();
         let mut authors = std::collections::BTreeSet::new();
         for header in &evidence.headers {
-            let key_of = |author| self.genesis.host(author).map(|host| &host.ledger_key);
-            let (header, _) = header.verify(key_of).expect("a member's signature");
+            let (header, _) = header.verify(|author| keys.get(&author)).expect("a member's word");
             let attested = header.attestation.newest;
             let own = ends.iter().rfind(|end| end.index <= attested.index).expect("known");
             assert_eq!(attested.prefix_hash, own.prefix_hash);
@@ -144,10 +214,10 @@ impl Cluster {
 }
 
 impl Host {
-    fn prepare(cluster_directory: &Path, cluster: ClusterId, index: u8) -> Self {
-        let directory = cluster_directory.join(format!("h{index}"));
+    fn prepare(founded: &Founded<'_>, seed: u8, more: &str) -> Self {
+        let index = founded.index;
+        let directory = founded.directory.join(format!("h{index}"));
         std::fs::create_dir(&directory).expect("makes");
-        write_private(&directory.join("key"), &key(index + 10).to_openssh("test"));
         let configuration = r#"
             genesis = "../genesis.json"
             genesis_signatures = "../genesis.json.sig"
@@ -160,9 +230,24 @@ impl Host {
             agent = "ledger.sock"
             processor = "processor.sock"
         "#;
+        let configuration = format!("{more}\n{configuration}");
         std::fs::write(directory.join("ledger.toml"), configuration).expect("writes");
-        let judge = TestJudge::start(cluster, &directory.join("processor.sock"), index + 1);
-        Self { directory, judge, process: None, cluster }
+        let (cluster, socket) = (founded.id, directory.join("processor.sock"));
+        let judge = TestJudge::start(cluster, founded.genesis, &socket, index + 1);
+        let host = Self { judge, process: None, door: Door { directory, cluster } };
+        host.write_key(seed);
+        host
+    }
+
+    /// From the next start on it has this ledger key.
+    pub fn write_key(&self, seed: u8) {
+        write_private(&self.directory.join("key"), &key(seed).to_openssh("test"));
+    }
+
+    /// The list of seats that it is told, if its configuration names it.
+    pub fn write_roster(&self, roster: &Roster) {
+        let document = serde_json::to_vec(roster).expect("plain values");
+        std::fs::write(self.directory.join("roster.json"), document).expect("writes");
     }
 
     pub fn command(&self) -> Command {
@@ -179,19 +264,18 @@ impl Host {
         self.process = Some(process);
     }
 
-    pub fn log_path(&self) -> PathBuf {
-        self.directory.join("ledger.log")
-    }
-
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_path()).unwrap_or_default()
-    }
-
     /// kill -9
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("runs");
         process.kill().expect("can be killed");
         process.wait().expect("ends");
+    }
+
+    /// Sends its ledger a signal.
+    pub fn signal(&self, signal: nix::sys::signal::Signal) {
+        let process = self.process.as_ref().expect("runs");
+        let pid = nix::unistd::Pid::from_raw(process.id().try_into().expect("a pid"));
+        nix::sys::signal::kill(pid, signal).expect("signals");
     }
 
     /// SIGTERM, and the exit status.
@@ -200,6 +284,16 @@ impl Host {
         let pid = nix::unistd::Pid::from_raw(process.id().try_into().expect("a pid"));
         nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signals");
         process.wait().expect("ends")
+    }
+}
+
+impl Door {
+    pub fn log_path(&self) -> PathBuf {
+        self.directory.join("ledger.log")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     /// Waits until it ends by itself.
@@ -251,6 +345,11 @@ impl Host {
             }
         };
         timeout(PATIENCE, asking).await.unwrap_or_else(|_| panic!("no answer\n{}", self.log()))
+    }
+
+    /// To be spoken to by somebody else at the same time.
+    pub fn door(&self) -> Self {
+        self.clone()
     }
 
     pub async fn submit(&self, text: &str) -> Answer {

@@ -10,6 +10,7 @@ mod common;
 mod floods;
 mod hostile;
 mod peers;
+mod roster;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -97,6 +98,10 @@ async fn is_closed(stream: &mut TlsStream<TcpStream>) -> bool {
 }
 
 fn event(signer: u8, timestamp: u64) -> Event {
+    event_of(AuthorIndex(0), signer, timestamp)
+}
+
+fn event_of(author: AuthorIndex, signer: u8, timestamp: u64) -> Event {
     let end = CommitEnd {
         index: CommitIndex(0),
         position: Position(0),
@@ -108,7 +113,7 @@ fn event(signer: u8, timestamp: u64) -> Event {
         cluster: CLUSTER,
         epoch: Epoch(0),
         round: Round(1),
-        author: AuthorIndex(0),
+        author,
         parents: vec![],
         payload_root: MerkleRoot::ZERO,
         payload_count: 0,

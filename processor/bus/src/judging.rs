@@ -13,7 +13,7 @@
 
 use bytes::Bytes;
 use dagger_payload::event::CommitEnd;
-use dagger_payload::handover::EpochEnd;
+use dagger_payload::handover::{EpochEnd, NextMembers};
 use dagger_payload::id::{
     AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest, ProtocolVersion,
 };
@@ -284,6 +284,10 @@ pub enum Judged {
         /// All seats, when the commit changed any.
         #[n(3)]
         roster: Option<Box<Roster>>,
+        /// After the last commit of an epoch: who votes in the next one, shown against the state
+        /// root of this commit. What begins elsewhere in that epoch is checked with it.
+        #[n(4)]
+        next_members: Option<Box<NextMembers>>,
     },
     /// Not the next commit.
     #[n(1)]

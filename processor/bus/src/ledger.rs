@@ -8,6 +8,8 @@
 
 use bytes::Bytes;
 use dagger_payload::attested::AttestedProof;
+use dagger_payload::committee::Committee;
+use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, HostId, LedgerTime, PayloadDigest,
     Position, ProtocolVersion, Round,
@@ -240,7 +242,8 @@ pub enum Unavailable {
     /// The disk is full or the store's map is.
     #[n(4)]
     StoreFull {},
-    /// This host has no vote in the present epoch: it follows what others order.
+    /// This host has left: it has no vote, and members take nothing from it. (What a host without a
+    /// vote takes in while it is a member, it hands to one that has.)
     #[n(5)]
     Follower {},
     /// Rules count that this host's processor does not know: what is ordered is not judged here
@@ -340,7 +343,7 @@ pub struct LedgerStatus {
     /// Ledger time of the newest commit.
     #[n(8)]
     pub ledger_time: LedgerTime,
-    /// All members.
+    /// All members that are present, with and without a vote.
     #[n(9)]
     pub members: Vec<MemberStatus>,
     /// How many must be reached for a change.
@@ -368,6 +371,12 @@ pub struct LedgerStatus {
     /// Members who signed two events for one round, by author and round.
     #[n(17)]
     pub forks: Vec<ForkStatus>,
+    /// Who votes in the present epoch; the other members follow.
+    #[n(18)]
+    pub committee: Committee,
+    /// Where the epoch ends and who votes in the next one, once that is decided.
+    #[n(19)]
+    pub epoch_end: Option<EpochEnd>,
 }
 
 /// A member who lies: whoever signs two events for one round may show each to others.

@@ -239,8 +239,10 @@ impl AttestedEnd {
     }
 }
 
-/// A walk from the genesis over handovers: what is known of members on the way.
-struct Walk {
+/// A walk from the genesis over handovers: what is known of members on the way. Everything in it
+/// was shown, nothing was believed.
+#[derive(Debug, Clone)]
+pub struct Walk {
     /// The epoch where it stands, and who votes in it.
     reached: (Epoch, Committee),
     committees: BTreeMap<Epoch, Committee>,
@@ -249,18 +251,38 @@ struct Walk {
 }
 
 impl Walk {
+    /// Before the first step: all founders vote.
+    pub fn founding(genesis: &Genesis) -> Self {
+        let founders = (0..).map(AuthorIndex).zip(&genesis.hosts);
+        let reached = (Epoch(0), genesis.committee());
+        Self {
+            reached,
+            committees: BTreeMap::from([reached]),
+            keys: founders.map(|(index, host)| (index, host.ledger_key.clone())).collect(),
+        }
+    }
+
+    /// The epoch where it stands.
+    pub fn epoch(&self) -> Epoch {
+        self.reached.0
+    }
+
+    /// Who votes in it.
+    pub fn committee(&self) -> Committee {
+        self.reached.1
+    }
+
+    /// The key of one who votes in it, or voted before.
+    pub fn key(&self, author: AuthorIndex) -> Option<&PublicKey> {
+        self.keys.get(&author)
+    }
+
     fn along(
         cluster: &ClusterId,
         genesis: &Genesis,
         beginnings: &[EpochBeginning],
     ) -> Result<Self, AttestationError> {
-        let founders = (0..).map(AuthorIndex).zip(&genesis.hosts);
-        let reached = (Epoch(0), genesis.committee());
-        let mut walk = Self {
-            reached,
-            committees: BTreeMap::from([reached]),
-            keys: founders.map(|(index, host)| (index, host.ledger_key.clone())).collect(),
-        };
+        let mut walk = Self::founding(genesis);
         for beginning in beginnings {
             walk.step(cluster, beginning)?;
         }
@@ -268,7 +290,11 @@ impl Walk {
     }
 
     /// Into the next epoch.
-    fn step(
+    ///
+    /// # Errors
+    /// [`AttestationError`]; nothing has changed then but that keys of seats may be known which were
+    /// shown.
+    pub fn step(
         &mut self,
         cluster: &ClusterId,
         beginning: &EpochBeginning,

@@ -9,6 +9,7 @@ use crate::committee::Committee;
 use crate::event::{CommitEnd, SignedHeader};
 use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, LedgerTime};
 use crate::key::PublicKey;
+use crate::proof::StateProof;
 
 /// Where an epoch ends, and who votes in the next one. Decided by the judge, from the order alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
@@ -40,6 +41,22 @@ pub struct Handover {
     /// Headers of that epoch whose attestation names exactly that end, of a quorum of its authors.
     #[n(3)]
     pub headers: Vec<SignedHeader>,
+}
+
+/// Who votes in the next epoch and with which keys, shown against the state root of the last commit
+/// end of the one before. Made by the judge, which alone has the state.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(map)]
+pub struct NextMembers {
+    /// The next epoch.
+    #[n(0)]
+    pub epoch: Epoch,
+    /// What stands under it: a [`crate::roster::EpochMembers`].
+    #[n(1)]
+    pub members: StateProof,
+    /// The [`crate::roster::Seat`] of each voter.
+    #[n(2)]
+    pub seats: Vec<(AuthorIndex, StateProof)>,
 }
 
 /// What an epoch continues.

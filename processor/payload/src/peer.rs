@@ -8,8 +8,12 @@ use bytes::Bytes;
 
 use crate::codec;
 use crate::event::{Event, SignedHeader};
-use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, Round};
-use crate::limits::{EVENT_HEADER_BYTES_MAX, FRAME_BYTES_MAX, MEMBERS_MAX, WANT_DIGESTS_MAX};
+use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, PayloadDigest, Round};
+use crate::limits::{
+    EVENT_HEADER_BYTES_MAX, FRAME_BYTES_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, WANT_DIGESTS_MAX,
+};
+use crate::payload::SignedPayload;
+use crate::refusal::Refusal;
 
 /// Version of the messages.
 pub const PEER_VERSION: u8 = 1;
@@ -117,6 +121,42 @@ pub enum PeerMessage {
         #[n(0)]
         header: SignedHeader,
     },
+    /// From a host without a vote: a payload of its users, for the receiver to have it ordered. The
+    /// sender keeps it until it is.
+    #[n(9)]
+    Submit {
+        /// Which.
+        #[n(0)]
+        payload: SignedPayload,
+    },
+    /// What the receiver of a [`Self::Submit`] makes of it.
+    #[n(10)]
+    Taken {
+        /// Of which payload.
+        #[n(0)]
+        digest: PayloadDigest,
+        /// What.
+        #[n(1)]
+        receipt: Receipt,
+    },
+}
+
+/// What a host with a vote says to a payload that another one hands it.
+#[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+pub enum Receipt {
+    /// It is durable there, or was ordered before.
+    #[n(0)]
+    Taken {},
+    /// It was refused at the door.
+    #[n(1)]
+    Refused {
+        /// Why.
+        #[n(0)]
+        refusal: Refusal,
+    },
+    /// Not now: too much waits, or something is missing there.
+    #[n(2)]
+    NotNow {},
 }
 
 /// A part of what a host needs that begins from another one's snapshot.
@@ -155,6 +195,16 @@ pub enum Part {
         #[n(2)]
         offset: u64,
     },
+    /// A piece of a [`crate::attested::EpochBeginning`]: how this epoch began, and who votes in it.
+    #[n(4)]
+    Handover {
+        /// The epoch that it began.
+        #[n(0)]
+        epoch: Epoch,
+        /// Bytes of it that are known already.
+        #[n(1)]
+        offset: u64,
+    },
 }
 
 /// Why a frame was refused; the link is closed.
@@ -191,6 +241,8 @@ impl PeerMessage {
             Self::AskPart { .. } => "ask part",
             Self::Part { .. } => "part",
             Self::Closing { .. } => "closing",
+            Self::Submit { .. } => "submit",
+            Self::Taken { .. } => "taken",
         }
     }
 
@@ -207,12 +259,14 @@ impl PeerMessage {
             Self::Have { highest, .. } => highest.len() <= MEMBERS_MAX,
             Self::Want { digests } => digests.len() <= WANT_DIGESTS_MAX,
             Self::Closing { header } => header.header.len() <= EVENT_HEADER_BYTES_MAX,
+            Self::Submit { payload } => payload.bytes.len() <= PAYLOAD_BYTES_MAX,
             Self::Hello { .. }
             | Self::Event { .. }
             | Self::AskRecovery { .. }
             | Self::AnswerRecovery { .. }
             | Self::AskPart { .. }
-            | Self::Part { .. } => true,
+            | Self::Part { .. }
+            | Self::Taken { .. } => true,
         };
         if fits { Ok(message) } else { Err(FrameError::TooLarge) }
     }
@@ -222,6 +276,14 @@ impl PeerMessage {
 mod tests {
     use super::*;
     use crate::key::Signature;
+    use crate::payload::SignatureKind;
+    use crate::refusal::RefusalCode;
+
+    fn submit(bytes: usize) -> PeerMessage {
+        let (signature_kind, signature) = (SignatureKind::SshEd25519, Signature([3; 64]));
+        let bytes = vec![b'x'; bytes].into();
+        PeerMessage::Submit { payload: SignedPayload { signature_kind, signature, bytes } }
+    }
 
     #[test]
     fn messages_read_back_and_lists_over_their_limit_are_refused() {
@@ -256,10 +318,21 @@ mod tests {
                     signature: Signature([7; 64]),
                 },
             },
+            submit(PAYLOAD_BYTES_MAX),
+            PeerMessage::Taken { digest: PayloadDigest([2; 32]), receipt: Receipt::Taken {} },
+            PeerMessage::Taken {
+                digest: PayloadDigest([2; 32]),
+                receipt: Receipt::Refused {
+                    refusal: Refusal::new(RefusalCode::NotAuthorized, "no"),
+                },
+            },
+            PeerMessage::AskPart { part: Part::Handover { epoch: Epoch(3), offset: 9 } },
         ] {
             assert_eq!(PeerMessage::read(&message.to_bytes()), Ok(message));
         }
         let many = PeerMessage::Want { digests: vec![EventDigest([1; 32]); WANT_DIGESTS_MAX + 1] };
         assert_eq!(PeerMessage::read(&many.to_bytes()), Err(FrameError::TooLarge));
+        let large = submit(PAYLOAD_BYTES_MAX + 1);
+        assert_eq!(PeerMessage::read(&large.to_bytes()), Err(FrameError::TooLarge));
     }
 }

@@ -18,6 +18,7 @@ use crate::id::{AuthorIndex, CommitIndex, Epoch, HostId, OperatorId, ProtocolVer
 use crate::key::PublicKey;
 use crate::limits::SEATS_MAX;
 use crate::name::Name;
+use crate::strict_json;
 
 /// Whether anybody sits there.
 #[derive(
@@ -119,6 +120,23 @@ impl Roster {
             standing: SeatStanding::Present,
         });
         Self { seats: seats.collect() }
+    }
+
+    /// Reads the JSON list of all seats, as an operator hands it from host to host.
+    ///
+    /// # Errors
+    /// What is wrong with it, in words.
+    pub fn from_document(bytes: &[u8]) -> Result<Self, String> {
+        let text = strict_json::check(bytes).map_err(|error| error.to_string())?;
+        serde_json::from_str(text).map_err(|error| error.to_string())
+    }
+
+    /// The first seat that both have with another key or host: then one of the two lies.
+    pub fn contradiction(&self, other: &Self) -> Option<AuthorIndex> {
+        let both = self.seats.iter().zip(&other.seats);
+        let mut differing = both
+            .filter(|(one, other)| (&one.ledger_key, one.host) != (&other.ledger_key, other.host));
+        differing.next().map(|(seat, _)| seat.index)
     }
 
     /// Takes in the new version of a seat, or the next seat.
@@ -288,6 +306,11 @@ mod tests {
         assert_eq!(roster.present().count(), 2);
         assert_eq!(roster.author_of(&gone.ledger_key), Some(AuthorIndex(1)));
         assert_eq!(roster.seat_of(&gone.host), None);
+
+        let founders = Roster::try_from(vec![seat(0, 1), seat(1, 2)]).expect("in order");
+        assert_eq!(roster.contradiction(&founders), None);
+        let others = Roster::try_from(vec![seat(0, 1), seat(1, 9)]).expect("in order");
+        assert_eq!(others.contradiction(&roster), Some(AuthorIndex(1)));
     }
 
     #[test]
@@ -296,6 +319,9 @@ mod tests {
         let roster = Roster::try_from(seats.clone()).expect("in order");
         let read: Roster = codec::decode(&codec::encode(&roster)).expect("canonical");
         assert_eq!(read, roster);
+        let document = serde_json::to_vec_pretty(&roster).expect("names and numbers");
+        assert_eq!(Roster::from_document(&document), Ok(roster.clone()));
+        assert!(Roster::from_document(&document[1..]).is_err());
         let turned: Vec<_> = seats.into_iter().rev().collect();
         assert!(codec::decode::<Roster>(&codec::encode(&turned)).is_err());
         assert!(Roster::try_from(turned).is_err());

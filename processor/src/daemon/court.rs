@@ -178,6 +178,7 @@ impl Court {
             next_deadline: self.judge.next_deadline(),
             epoch_end: self.judge.epoch_end(),
             roster: seated.then(|| Box::new(self.judge.roster().clone())),
+            next_members: self.judge.next_members().map(Box::new),
         };
         if self.kept.len() == JUDGED_KEPT_MAX {
             self.kept.pop_front();

@@ -24,7 +24,7 @@ mod volumes;
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::handover::EpochEnd;
+use dagger_payload::handover::{EpochEnd, NextMembers};
 use dagger_payload::id::{
     AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest, Position, ProtocolVersion,
 };
@@ -358,6 +358,18 @@ impl Judge {
     /// What stands under `subject` after the last commit that changed anything.
     pub fn prove(&mut self, subject: &Subject) -> JudgedProof {
         JudgedProof { end: self.changed, state: self.state.prove(subject) }
+    }
+
+    /// Who votes in the next epoch, with the way to them from the root; after the last commit of
+    /// this one, and only then.
+    pub fn next_members(&mut self) -> Option<NextMembers> {
+        let last = self.epoch_end().filter(|end| end.last == self.end.index)?;
+        let epoch = self.state.newest_epoch().epoch;
+        let members = self.state.prove(&Subject::Epoch(epoch));
+        let seats = last.committee.authors();
+        let seats =
+            seats.map(|author| (author, self.state.prove(&Subject::Seat(author)))).collect();
+        Some(NextMembers { epoch, members, seats })
     }
 
     pub(crate) fn remembers(&self, digest: &PayloadDigest) -> bool {

@@ -235,7 +235,9 @@ impl Liar {
             | PeerMessage::AnswerRecovery { .. }
             | PeerMessage::AskPart { .. }
             | PeerMessage::Part { .. }
-            | PeerMessage::Closing { .. } => Vec::new(),
+            | PeerMessage::Closing { .. }
+            | PeerMessage::Submit { .. }
+            | PeerMessage::Taken { .. } => Vec::new(),
         }
     }
 

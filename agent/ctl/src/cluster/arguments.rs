@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
+use dagger_payload::name::Name;
 
 use super::daemons::Role;
 use crate::limits::DEVELOPMENT_HOSTS_MAX;
@@ -18,6 +19,34 @@ Examples:
 
 Each host is three processes of its own (processor, ledger, agent) with its own keys, sockets, store and operator. Started
 again on the same directory, the cluster is the same cluster: keys, history and VMs' disks are kept.";
+
+const ADD_HOST_EXAMPLES: &str = "\
+Examples:
+  daggerctl cluster add-host --name host5                  # goes as far as the others have agreed; says what they sign
+  daggerctl cluster add-host --name host5 --admit --vote   # signs for all operators, whose keys lie side by side here
+  daggerctl cluster add-host --name host6 --operator op5   # one more host of an operator who takes part
+
+Repeated, it goes on where it stopped. `cluster stop` ends the host with the others.";
+
+/// Arguments of `cluster add-host`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct AddHostArguments {
+    /// What the host is called, for example host5
+    #[arg(long)]
+    pub(crate) name: Name,
+    /// Whose it is [default: a new operator, op and the number of the host]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) operator: Option<Name>,
+    /// Which cluster.
+    #[command(flatten)]
+    pub(crate) directory: DirectoryArguments,
+    /// Let the other operators admit the host's operator, signed with their keys
+    #[arg(long)]
+    pub(crate) admit: bool,
+    /// Let the operators make the host vote, signed with their keys, and wait until it does
+    #[arg(long)]
+    pub(crate) vote: bool,
+}
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -52,6 +81,9 @@ pub(crate) enum ClusterCommand {
         #[command(flatten)]
         directory: DirectoryArguments,
     },
+    /// Add a host to a cluster that runs in the background: keys, configuration, daemons
+    #[command(after_help = ADD_HOST_EXAMPLES)]
+    AddHost(AddHostArguments),
     /// Run libvirtd in a mount namespace of its own (used by `cluster dev`)
     #[command(hide = true)]
     LibvirtNamespace(NamespaceArguments),
@@ -62,7 +94,11 @@ impl ClusterCommand {
     pub(crate) fn libvirt_namespace(&self) -> Option<&NamespaceArguments> {
         match self {
             Self::LibvirtNamespace(arguments) => Some(arguments),
-            Self::Dev(_) | Self::Status(_) | Self::Stop { .. } | Self::StartDaemon { .. } => None,
+            Self::Dev(_)
+            | Self::Status(_)
+            | Self::Stop { .. }
+            | Self::AddHost(_)
+            | Self::StartDaemon { .. } => None,
         }
     }
 }

@@ -8,7 +8,9 @@ use std::path::Path;
 use super::arguments::Hypervisor;
 use super::daemons::Role;
 use super::identity::{DEVELOPER_KEY, agent_key, ledger_key};
-use super::record::{Accelerator, Directory, HostRecord, Libvirt, Record, make_private};
+use super::record::{
+    Accelerator, Directory, HostRecord, Libvirt, Membership, Record, make_private,
+};
 use crate::commands::genesis;
 use crate::failure::Failure;
 
@@ -20,19 +22,34 @@ pub(crate) fn write(directory: &Directory, record: &Record, log: &str) -> Result
         make_private(&directory.join(name))?;
     }
     for host in &record.hosts {
-        make_private(&directory.join(format!("hosts/{}", host.name)))?;
-        for name in ["ledger", "witness", "agent"] {
-            make_private(&directory.join(format!("hosts/{}/{name}", host.name)))?;
-        }
-        make_private(&run_directory.join(host.name.as_str()))?;
-        let put = |role, table: toml::Table| {
-            let text = table.to_string();
-            write_file(&directory.configuration(role, &host.name), &text)
-        };
-        put(Role::Processor, processor(directory, record, host, log))?;
-        put(Role::Ledger, ledger(directory, record, host, log))?;
-        put(Role::Agent, agent(directory, record, host, log))?;
+        write_host(directory, record, host, log)?;
     }
+    write_environment(directory, record)
+}
+
+/// Writes the files of one host.
+pub(crate) fn write_host(
+    directory: &Directory,
+    record: &Record,
+    host: &HostRecord,
+    log: &str,
+) -> Result<(), Failure> {
+    make_private(&directory.join(format!("hosts/{}", host.name)))?;
+    for name in ["ledger", "witness", "agent"] {
+        make_private(&directory.join(format!("hosts/{}/{name}", host.name)))?;
+    }
+    make_private(&directory.run_directory(record).join(host.name.as_str()))?;
+    let put = |role, table: toml::Table| {
+        let text = table.to_string();
+        write_file(&directory.configuration(role, &host.name), &text)
+    };
+    put(Role::Processor, processor(directory, record, host, log))?;
+    put(Role::Ledger, ledger(directory, record, host, log))?;
+    put(Role::Agent, agent(directory, record, host, log))
+}
+
+/// Writes what people source.
+pub(crate) fn write_environment(directory: &Directory, record: &Record) -> Result<(), Failure> {
     write_file(&directory.environment(), &environment(directory, record))
 }
 
@@ -52,6 +69,13 @@ fn common(directory: &Directory, log: &str) -> toml::Table {
         ("genesis_signatures".to_owned(), text(&genesis::signatures_path(&genesis))),
         ("log".to_owned(), log.into()),
     ])
+}
+
+/// A host that joined later finds its seat and its peers in a file.
+fn insert_roster(table: &mut toml::Table, directory: &Directory, host: &HostRecord) {
+    if host.membership == Membership::Joined {
+        table.insert("roster".into(), text(&directory.roster(&host.name)));
+    }
 }
 
 fn sockets(
@@ -77,6 +101,7 @@ fn processor(directory: &Directory, record: &Record, host: &HostRecord, log: &st
 fn ledger(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -> toml::Table {
     let mut table = common(directory, log);
     let below = |name: &str| directory.join(format!("hosts/{}/{name}", host.name));
+    insert_roster(&mut table, directory, host);
     table.insert("key".into(), text(&directory.key(&ledger_key(&host.name))));
     table.insert("state_directory".into(), text(&below("ledger")));
     table.insert("witness".into(), text(&below("witness").join("last-round")));
@@ -90,6 +115,7 @@ fn ledger(directory: &Directory, record: &Record, host: &HostRecord, log: &str) 
 
 fn agent(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -> toml::Table {
     let mut table = common(directory, log);
+    insert_roster(&mut table, directory, host);
     table.insert("host".into(), host.name.to_string().into());
     table.insert("key".into(), text(&directory.key(&agent_key(&host.name))));
     let state = directory.join(format!("hosts/{}/agent", host.name));
@@ -148,11 +174,14 @@ fn environment(directory: &Directory, record: &Record) -> String {
         .iter()
         .map(|host| format!("unix:{}", directory.api_socket(record, &host.name).display()))
         .collect();
-    let operators: Vec<_> = record
+    let mut operators: Vec<_> = record
         .hosts
         .iter()
         .map(|host| directory.key(host.operator.as_str()).display().to_string())
         .collect();
+    // An operator may have several hosts.
+    let mut seen = std::collections::BTreeSet::new();
+    operators.retain(|key| seen.insert(key.clone()));
     let mut lines = vec![
         format!("# Source this to use the development cluster in {}.", directory.root().display()),
         format!("export DAGGER_DIRECTORY={}", directory.root().display()),

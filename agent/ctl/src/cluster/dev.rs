@@ -161,7 +161,7 @@ async fn choose_hypervisor(
 }
 
 /// A session that speaks with the cluster's own agents.
-fn own_session(directory: &Directory, record: &Record, session: &Session) -> Session {
+pub(crate) fn own_session(directory: &Directory, record: &Record, session: &Session) -> Session {
     let socket =
         |host: &super::record::HostRecord| Endpoint::Unix(directory.api_socket(record, &host.name));
     Session {
@@ -215,8 +215,8 @@ async fn wait_connected(directory: &Directory, record: &Record) -> Result<(), Fa
         loop {
             let seen = match client.get::<LedgerView>("/v1/ledger").await {
                 Ok(view) => match view.unavailable {
-                    None if usize::from(view.reached) == record.hosts.len() => break,
-                    None => format!("it reaches {} of {}", view.reached, record.hosts.len()),
+                    None if usize::from(view.reached) == view.epoch.voters.len() => break,
+                    None => format!("it reaches {} of {}", view.reached, view.epoch.voters.len()),
                     Some(why) => why,
                 },
                 Err(failure) => failure.to_text(),

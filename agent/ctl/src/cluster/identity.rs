@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::arguments::Hypervisor;
 use super::network;
-use super::record::{Directory, HostRecord, Record, make_private};
+use super::record::{Directory, HostRecord, Membership, Record, make_private};
 use crate::commands::genesis;
 use crate::failure::Failure;
 use crate::signer::{SigningKey, read_public_key, with_pub};
@@ -55,6 +55,7 @@ pub(crate) fn found(
             ledger_port: ports[2 * place],
             api_port: ports[2 * place + 1],
             guest_network: networks[place],
+            membership: Membership::Founder,
         });
     }
     make_key(&directory.key(DEVELOPER_KEY), "developer")?;
@@ -88,8 +89,15 @@ pub(crate) fn found(
     Ok(record)
 }
 
-fn parse_name(text: &str) -> Result<Name, Failure> {
+/// Reads a name that this program made up.
+pub(crate) fn parse_name(text: &str) -> Result<Name, Failure> {
     text.parse().map_err(|error| Failure::broken(format!("{text}: {error}")))
+}
+
+/// Makes what a host that joins needs: its own keys, and its operator's unless he has one.
+pub(crate) fn make_host_keys(directory: &Directory, host: &HostRecord) -> Result<(), Failure> {
+    let names = [host.operator.to_string(), ledger_key(&host.name), agent_key(&host.name)];
+    names.iter().try_for_each(|name| make_key(&directory.key(name), name).map(drop))
 }
 
 /// Makes an OpenSSH key pair, unless it exists.

@@ -4,6 +4,7 @@
 //! Owns one directory per cluster and the processes that run from it. Never restarts what it was
 //! not asked to. Called by `main`.
 
+mod add_host;
 pub(crate) mod arguments;
 mod cloud_hypervisor;
 mod configuration;
@@ -38,6 +39,7 @@ pub(crate) async fn run(command: ClusterCommand, session: &Session) -> Result<()
             let keep = if purge { stop::Keep::Nothing } else { stop::Keep::Directory };
             stop::run(&Directory::of(&directory)?, keep, session).await
         }
+        ClusterCommand::AddHost(arguments) => add_host::run(&arguments, session).await,
         ClusterCommand::StartDaemon { role, host, directory } => {
             start_daemon(role, &host, &Directory::of(&directory)?, session).await
         }

@@ -3,6 +3,7 @@
 //! Owns dividing the machine among its hosts. Never changes an offer that was made before. Called
 //! by `cluster::dev`.
 
+use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use dagger_api::HostView;
@@ -11,7 +12,7 @@ use dagger_payload::name::{Labels, Name};
 
 use super::arguments::{DevArguments, Hypervisor};
 use super::identity::{agent_key, ledger_key};
-use super::record::{Directory, HostRecord, Record};
+use super::record::{Directory, HostRecord, Membership, Record};
 use crate::failure::Failure;
 use crate::limits::CLUSTER_START_MAX;
 use crate::output::Format;
@@ -34,13 +35,19 @@ pub(crate) async fn declare(
     session: &Session,
 ) -> Result<usize, Failure> {
     let views: Vec<HostView> = session.client.get("/v1/hosts").await?;
-    let declared = |name: &Name| views.iter().any(|view| view.name == *name && view.host.is_some());
-    let capacity = capacity(arguments, directory, record)?;
+    // A host that has left, or that has yet to join, declares nothing here.
+    let awaited = |name: &Name| views.iter().any(|view| view.name == *name && view.host.is_none());
+    let wishes = Wishes {
+        cpus: arguments.host_cpus,
+        memory_mib: arguments.host_memory,
+        disk_gib: arguments.host_disk,
+    };
+    let capacity = capacity(wishes, directory, record)?;
     let deadline = Instant::now() + CLUSTER_START_MAX;
     let silent = Progress::new(Format::Json);
     let mut count = 0;
     for (index, host) in record.hosts.iter().enumerate() {
-        if declared(&host.name) {
+        if !awaited(&host.name) {
             continue;
         }
         let body = join(directory, index, host, capacity)?;
@@ -52,7 +59,9 @@ pub(crate) async fn declare(
     Ok(count)
 }
 
-fn join(
+/// What a host of a development cluster declares: its address too when the genesis does not know
+/// it.
+pub(crate) fn join(
     directory: &Directory,
     index: usize,
     host: &HostRecord,
@@ -61,7 +70,10 @@ fn join(
     let region = format!("region-{}", index + 1);
     Ok(Body::HostJoin(Box::new(HostJoin {
         ledger_key: read_public_key(&with_pub(&directory.key(&ledger_key(&host.name))))?,
-        address: None,
+        address: match host.membership {
+            Membership::Founder => None,
+            Membership::Joined => Some((Ipv4Addr::LOCALHOST, host.ledger_port).into()),
+        },
         agent_key: read_public_key(&with_pub(&directory.key(&agent_key(&host.name))))?,
         name: host.name.clone(),
         region: region.parse().map_err(|e| Failure::broken(format!("{region}: {e}")))?,
@@ -73,9 +85,17 @@ fn join(
     })))
 }
 
+/// What was asked of a host to offer.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wishes {
+    cpus: Option<u32>,
+    memory_mib: Option<u64>,
+    disk_gib: Option<u64>,
+}
+
 /// What each host offers: as asked, else half of what is free on this machine, divided.
-fn capacity(
-    arguments: &DevArguments,
+pub(crate) fn capacity(
+    wishes: Wishes,
     directory: &Directory,
     record: &Record,
 ) -> Result<Capacity, Failure> {
@@ -84,9 +104,9 @@ fn capacity(
         Hypervisor::Qemu | Hypervisor::Cloud => share(directory, record.hosts.len() as u64)?,
     };
     Ok(Capacity {
-        cpus: arguments.host_cpus.unwrap_or(machine.cpus),
-        memory_mib: arguments.host_memory.unwrap_or(machine.memory_mib),
-        disk_gib: arguments.host_disk.unwrap_or(machine.disk_gib),
+        cpus: wishes.cpus.unwrap_or(machine.cpus),
+        memory_mib: wishes.memory_mib.unwrap_or(machine.memory_mib),
+        disk_gib: wishes.disk_gib.unwrap_or(machine.disk_gib),
     })
 }
 

@@ -58,6 +58,20 @@ pub(crate) struct HostRecord {
     pub(crate) api_port: u16,
     /// Network address of its guests, a /24.
     pub(crate) guest_network: std::net::Ipv4Addr,
+    /// Since when it is there.
+    #[serde(default)]
+    pub(crate) membership: Membership,
+}
+
+/// Since when a host is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Membership {
+    /// The genesis names it.
+    #[default]
+    Founder,
+    /// It joined later: its daemons need a roster file.
+    Joined,
 }
 
 /// The file.
@@ -79,7 +93,7 @@ pub(crate) struct Record {
     /// Cloud Hypervisor's files, where that runs the VMs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cloud_hypervisor: Option<super::cloud_hypervisor::Programs>,
-    /// The hosts, in the order of the genesis.
+    /// The hosts: first those of the genesis, in its order.
     pub(crate) hosts: Vec<HostRecord>,
 }
 
@@ -151,6 +165,11 @@ impl Directory {
     /// Configuration file of a daemon.
     pub(crate) fn configuration(&self, role: Role, host: &Name) -> PathBuf {
         self.join(format!("hosts/{host}/{}.toml", role.as_str()))
+    }
+
+    /// The roster file of a host that joined.
+    pub(crate) fn roster(&self, host: &Name) -> PathBuf {
+        self.join(format!("hosts/{host}/roster.json"))
     }
 
     /// Log of a process, by its name.

@@ -1,0 +1,150 @@
+//! Whom this ledger links to now.
+//!
+//! Owns the list of peers, which changes while links are up: who is new is dialled or let in at
+//! once, who moved is dialled anew, who is no longer in it loses its link. A peer's place outlives
+//! its entry, so that the driver never hears of two links at a time. Never decides who is in it.
+//! Called by the links' registry and sessions.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, RwLock};
+
+use dagger_payload::id::AuthorIndex;
+use tokio::sync::OwnedMutexGuard;
+use tokio_util::sync::CancellationToken;
+
+use super::Member;
+use super::queue::PeerQueue;
+use super::session::LinkError;
+
+/// A link that is up.
+pub(super) struct Live {
+    pub(super) queue: PeerQueue,
+    pub(super) given_up: CancellationToken,
+}
+
+/// Where the one link to a peer is.
+#[derive(Default)]
+pub(super) struct Place {
+    /// Held for a link's whole life, so that the driver never hears of two.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    pub(super) live: Mutex<Option<Live>>,
+}
+
+/// A peer, as it is reached now.
+pub(super) struct Peer {
+    pub(super) author: AuthorIndex,
+    pub(super) member: Member,
+    /// Cancelled when the peer is no longer reached so; its links end with it.
+    pub(super) leaving: CancellationToken,
+    pub(super) place: Arc<Place>,
+}
+
+/// Kept by a link while it is the live one.
+pub(super) struct PlaceGuard {
+    place: Arc<Place>,
+    _turn: OwnedMutexGuard<()>,
+}
+
+impl PlaceGuard {
+    /// The link is over; the turn is free when the guard is dropped.
+    pub(super) fn leave(&self) {
+        *self.place.live.lock().expect("no holder of this lock panics") = None;
+    }
+}
+
+impl Peer {
+    /// Takes the peer's one place, after the link that holds it now has ended.
+    pub(super) async fn take_place(
+        &self,
+        queue: PeerQueue,
+        given_up: CancellationToken,
+    ) -> PlaceGuard {
+        if let Some(older) = &*self.place.live.lock().expect("no holder of this lock panics") {
+            older.given_up.cancel();
+        }
+        let turn = self.place.turn.clone().lock_owned().await;
+        let place = self.place.clone();
+        *place.live.lock().expect("no holder of this lock panics") = Some(Live { queue, given_up });
+        PlaceGuard { place, _turn: turn }
+    }
+}
+
+/// All peers; as many entries as there are seats.
+#[derive(Default)]
+pub(super) struct Peers {
+    peers: RwLock<BTreeMap<AuthorIndex, Arc<Peer>>>,
+    places: Mutex<BTreeMap<AuthorIndex, Arc<Place>>>,
+}
+
+/// How this ledger and its peers find each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Finding {
+    /// It dials them.
+    Dials,
+    /// They dial it.
+    Accepts,
+}
+
+impl Peers {
+    /// The entry of a peer.
+    pub(super) fn get(&self, author: AuthorIndex) -> Option<Arc<Peer>> {
+        self.peers.read().expect("no holder of this lock panics").get(&author).cloned()
+    }
+
+    /// The entry of a peer that a link is about to serve.
+    ///
+    /// # Errors
+    /// It has just left.
+    pub(super) fn expect(&self, author: AuthorIndex) -> Result<Arc<Peer>, LinkError> {
+        self.get(author).ok_or(LinkError::UnknownKey)
+    }
+
+    /// All entries.
+    pub(super) fn all(&self) -> Vec<Arc<Peer>> {
+        self.peers.read().expect("no holder of this lock panics").values().cloned().collect()
+    }
+
+    /// Whether a peer is reached at this address.
+    pub(super) fn has_address(&self, address: IpAddr) -> bool {
+        let peers = self.peers.read().expect("no holder of this lock panics");
+        peers.values().any(|peer| peer.member.address.ip() == address)
+    }
+
+    /// Leaves these peers alone in the list, and gives those that must be dialled anew. Tokens of
+    /// new entries end with `stopping`.
+    pub(super) fn replace(
+        &self,
+        wanted: BTreeMap<AuthorIndex, Member>,
+        finding: impl Fn(AuthorIndex) -> Finding,
+        stopping: &CancellationToken,
+    ) -> Vec<Arc<Peer>> {
+        let mut peers = self.peers.write().expect("no holder of this lock panics");
+        let mut places = self.places.lock().expect("no holder of this lock panics");
+        let left = peers.extract_if(.., |author, _| !wanted.contains_key(author));
+        for (_, peer) in left {
+            tracing::info!(peer = %peer.member.name, "has left; no link to it is kept");
+            peer.leaving.cancel();
+        }
+        let mut to_dial = Vec::new();
+        for (author, member) in wanted {
+            let dials = finding(author) == Finding::Dials;
+            let known = peers.get(&author);
+            // Who dials here may come from anywhere: only its key counts.
+            let stays = known.filter(|known| !dials || known.member.address == member.address);
+            if let (Some(moved), None) = (known, stays) {
+                moved.leaving.cancel();
+            }
+            let leaving =
+                stays.map_or_else(|| stopping.child_token(), |known| known.leaving.clone());
+            let is_new = stays.is_none();
+            let place = places.entry(author).or_default().clone();
+            let peer = Arc::new(Peer { author, member, leaving, place });
+            if is_new && dials {
+                to_dial.push(peer.clone());
+            }
+            peers.insert(author, peer);
+        }
+        to_dial
+    }
+}
