@@ -228,17 +228,7 @@ async fn a_false_roster_ends_the_daemon_in_plain_words() {
     // Of seat 4 nobody knows better until the own judge has come so far.
     new.write_roster(&with_other_key(&roster, 4));
     new.start();
-    let process = new.process.as_mut().expect("was started");
-    let deadline = Instant::now() + PATIENCE;
-    let status = loop {
-        if let Some(status) = process.try_wait().expect("waits") {
-            break status;
-        }
-        assert!(Instant::now() < deadline, "it runs on");
-        tokio::task::yield_now().await;
-    };
-    new.process = None;
-    assert_eq!(status.code(), Some(65), "{}", new.log());
+    assert_eq!(new.exit_code().await, Some(65), "{}", new.log());
     assert!(new.log().contains("gives seat 4 to another key"), "{}", new.log());
 
     // What it believed is nowhere: with the true list it joins.

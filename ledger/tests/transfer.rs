@@ -10,6 +10,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use common::{Cluster, Host};
 use dagger_ledger::store::Store;
+use dagger_ledger::store::chain::fetched_change;
 use dagger_ledger::store::lmdb::LmdbStore;
 use dagger_ledger::store::records::{self, EventKey, Records};
 use dagger_ledger::store::snapshots::chunk_change;
@@ -210,4 +211,84 @@ async fn a_false_snapshot_and_a_false_past_are_found_and_another_peer_is_asked()
     cluster.hosts[3].until_log(both).await;
     cluster.hosts[2].start();
     assert_goes_on(&cluster, &mut digests).await;
+}
+
+/// Waits until all of these hosts are in an epoch.
+async fn until_epoch(hosts: &[Host], epoch: u64) {
+    for host in hosts {
+        host.until(|status| status.epoch == Epoch(epoch)).await;
+    }
+}
+
+/// Takes out of a stopped host's store who votes in the second epoch after the founding.
+fn hide_voters(host: &Host) {
+    let (store, records) = open(host);
+    let mut beginning = records.beginning_of(Epoch(2)).expect("reads").expect("it was there");
+    assert!(beginning.members.take().is_some());
+    store.commit(&[fetched_change(beginning)]).expect("commits");
+}
+
+/// Takes one of the headers that certify that epoch out of a stopped host's store.
+fn lose_header(host: &Host) {
+    let (store, records) = open(host);
+    let mut beginning = records.beginning_of(Epoch(2)).expect("reads").expect("it was there");
+    // Three voted before, and all of them must say so.
+    beginning.handover.headers.truncate(2);
+    store.commit(&[fetched_change(beginning)]).expect("commits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_later_epoch_is_believed_for_every_handover_that_leads_there_and_for_none_less() {
+    let mut cluster = pruning_cluster().await;
+    let mut digests = Vec::new();
+    for (epoch, members) in (1..).zip(["members 0 1 2", "members 0 1 2 3", "members 2 1 0"]) {
+        digests.push(cluster.hosts[0].submitted(members).await);
+        until_epoch(&cluster.hosts, epoch).await;
+    }
+    cluster.hosts[3].kill();
+    fill(&cluster, &mut digests).await;
+    for host in &mut cluster.hosts[..3] {
+        host.stop();
+    }
+    hide_voters(&cluster.hosts[0]);
+    lose_header(&cluster.hosts[1]);
+    wipe_the_last(&mut cluster).await;
+    for index in [0, 1, 3] {
+        cluster.hosts[index].start();
+    }
+    let both = |log: &str| {
+        log.contains("nothing shown proves who the members of epoch 2 are")
+            && log.contains("the handover to epoch 2 is not certified")
+    };
+    cluster.hosts[3].until_log(both).await;
+    assert_eq!(cluster.hosts[3].status().await.committed, CommitIndex(0));
+    cluster.hosts[2].start();
+    assert_goes_on(&cluster, &mut digests).await;
+    until_epoch(&cluster.hosts[3..], 3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_from_outside_the_genesis_begins_from_a_snapshot_in_a_later_epoch_and_votes() {
+    let mut cluster = pruning_cluster().await;
+    let mut digests = Vec::new();
+    for (epoch, members) in (1..).zip(["members 0 1 2", "members 0 1 2 3"]) {
+        digests.push(cluster.hosts[0].submitted(members).await);
+        until_epoch(&cluster.hosts, epoch).await;
+    }
+    let address = common::free_addresses(1)[0];
+    digests.push(cluster.hosts[0].submitted(&format!("seat 4 50 {address}")).await);
+    cluster.hosts[0].until(|status| status.members.len() == 5).await;
+    fill(&cluster, &mut digests).await;
+    cluster.add(4, 50, 0);
+    cluster.hosts[4].start();
+    cluster.hosts[4].until(|status| status.epoch == Epoch(2)).await;
+    assert!(cluster.hosts[4].log().contains("begun from a peer's snapshot"));
+    digests.push(cluster.hosts[4].submitted("members 0 1 2 4").await);
+    until_epoch(&cluster.hosts, 3).await;
+    // Without one of the four that vote it is needed.
+    cluster.hosts[1].kill();
+    digests.push(cluster.hosts[4].submitted("it votes").await);
+    let theirs = cluster.hosts[0].read(&digests, |_| true).await;
+    let own = cluster.hosts[4].read(&digests, |seen| seen.anchor.is_some()).await;
+    assert_eq!(own.seen.ends, theirs.seen.ends);
 }

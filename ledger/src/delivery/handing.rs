@@ -131,14 +131,21 @@ fn answer(delivery: &Delivery, handed: &Handed, receipt: Receipt) {
 
 #[cfg(test)]
 mod tests {
+    use dagger_payload::key::Signature;
+    use dagger_payload::payload::SignatureKind;
+
+    use super::super::submissions::Owner;
     use super::*;
 
     #[test]
     fn what_is_ordered_makes_room_for_more_of_the_same_peer() {
         let (submissions, mut room) = (Submissions::default(), Room::default());
         let large = HANDED_UNORDERED_BYTES_PER_PEER_MAX / 2 + 1;
-        let digest = PayloadDigest([1; 32]);
-        submissions.reserve(digest, None, 1).expect("room");
+        let (signature_kind, signature) = (SignatureKind::SshEd25519, Signature([3; 64]));
+        let payload = SignedPayload { signature_kind, signature, bytes: "{}".into() };
+        let digest = payload.digest();
+        let owner = Owner::of(&payload, None);
+        submissions.reserve(digest, owner, 2).expect("room");
         room.fill(digest, large);
         assert!(!room.has_for(large, &submissions));
         submissions.forget(&digest);

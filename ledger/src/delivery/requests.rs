@@ -305,9 +305,10 @@ fn forks(delivery: &Delivery, seen: &[AuthorIndex]) -> Result<Vec<ForkStatus>, D
         let (first, second) = (digest(&fork.first), digest(&fork.second));
         (fork.author, Some(ForkEvidence { round: fork.round, first, second }))
     });
+    let roster = delivery.seats.now();
     let named = proven.chain(unproven).filter_map(|(author, evidence)| {
-        let host = delivery.genesis.host(author)?;
-        Some(ForkStatus { author, name: host.name.clone(), host: host.id(), evidence })
+        let seat = roster.seat(author)?;
+        Some(ForkStatus { author, name: seat.name.clone(), host: seat.host, evidence })
     });
     Ok(named.collect())
 }

@@ -278,24 +278,6 @@ impl Host {
         nix::sys::signal::kill(pid, signal).expect("signals");
     }
 
-    /// SIGTERM, and the exit status.
-    pub fn stop(&mut self) -> ExitStatus {
-        let mut process = self.process.take().expect("runs");
-        let pid = nix::unistd::Pid::from_raw(process.id().try_into().expect("a pid"));
-        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signals");
-        process.wait().expect("ends")
-    }
-}
-
-impl Door {
-    pub fn log_path(&self) -> PathBuf {
-        self.directory.join("ledger.log")
-    }
-
-    pub fn log(&self) -> String {
-        std::fs::read_to_string(self.log_path()).unwrap_or_default()
-    }
-
     /// Waits until it ends by itself.
     pub async fn exit_code(&mut self) -> Option<i32> {
         let deadline = Instant::now() + PATIENCE;
@@ -317,6 +299,24 @@ impl Door {
             assert!(Instant::now() < deadline, "it never says `{words}`:\n{}", self.log());
             sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// SIGTERM, and the exit status.
+    pub fn stop(&mut self) -> ExitStatus {
+        let mut process = self.process.take().expect("runs");
+        let pid = nix::unistd::Pid::from_raw(process.id().try_into().expect("a pid"));
+        nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).expect("signals");
+        process.wait().expect("ends")
+    }
+}
+
+impl Door {
+    pub fn log_path(&self) -> PathBuf {
+        self.directory.join("ledger.log")
+    }
+
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
     async fn connect(&self, purpose: Purpose) -> Option<Connection> {

@@ -107,9 +107,9 @@ fn to_processor(world: &World) -> Vec<Vec<u8>> {
     let asked = [Asked::Pack { payload: world.lived[0].clone() }, Asked::Predict { document }];
     let (next_deadline, epoch_end) = (Some(NOW), Some(world.epoch_end()));
     let judged = world.releases.iter().map(|sealed| {
-        let sealed = sealed.clone().into();
+        let (sealed, next_members) = (sealed.clone().into(), None);
         let roster = Some(world.roster.clone().into());
-        numbered(7, &Judged::Done { sealed, next_deadline, epoch_end, roster })
+        numbered(7, &Judged::Done { sealed, next_deadline, epoch_end, roster, next_members })
     });
     let mut samples: Vec<_> = judged.collect();
     samples.push(numbered(0, &judging::Open { cluster, purpose }));

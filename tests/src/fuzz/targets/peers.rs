@@ -1,17 +1,20 @@
 //! What other ledgers send: frames, events, headers, and the parts of a snapshot.
 
 use bytes::Bytes;
-use dagger_ledger::transfer::PastPiece;
+use dagger_ledger::transfer::Piece;
 use dagger_ledger_core::interface::{
     CoreConfiguration, EventSigner, Input, Moment, Output, RestoredState,
 };
 use dagger_ledger_core::{Core, Frontier};
+use dagger_payload::attested::EpochBeginning;
 use dagger_payload::codec;
 use dagger_payload::event::{Event, Header, SignedHeader};
 use dagger_payload::handover::{EpochEnd, Founding, Handover};
 use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, EventDigest, Round};
 use dagger_payload::key::{Domain, PublicKey, SecretKey, Signature};
-use dagger_payload::peer::{Highest, Part, PeerMessage};
+use dagger_payload::peer::{Highest, Part, PeerMessage, Receipt};
+use dagger_payload::proof::{Finding, Path, StateProof};
+use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::snapshot::{PastReleases, SnapshotHead, SnapshotOffer};
 use dagger_processor::judge::snapshot::{Restoring, SnapshotError};
 
@@ -25,11 +28,17 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "event", form: Form::Cbor, samples: events, read: event },
     Target { name: "header", form: Form::Cbor, samples: headers, read: header },
     Target { name: "handover", form: Form::Cbor, samples: handovers, read: handover },
+    Target {
+        name: "beginning",
+        form: Form::Cbor,
+        samples: beginnings,
+        read: canonical::<EpochBeginning>,
+    },
     Target { name: "epoch-end", form: Form::Cbor, samples: ends, read: canonical::<EpochEnd> },
     Target { name: "frontier", form: Form::Cbor, samples: frontiers, read: frontier },
     Target { name: "offer", form: Form::Cbor, samples: offers, read: offer },
     Target { name: "past", form: Form::Cbor, samples: pasts, read: canonical::<PastReleases> },
-    Target { name: "piece", form: Form::Cbor, samples: pieces, read: canonical::<PastPiece> },
+    Target { name: "piece", form: Form::Cbor, samples: pieces, read: canonical::<Piece> },
     Target { name: "chunk", form: Form::Cbor, samples: chunks, read: chunk },
 ];
 
@@ -48,6 +57,7 @@ fn frames(world: &World) -> Vec<Vec<u8>> {
         (Part::Frontier { commit }, codec::encode(&world.frontier)),
         (Part::Chunk { made_after: commit, number: 3 }, world.snapshot.1[0].clone()),
         (Part::Past { after, through, offset: 7 }, codec::encode(&world.releases[0])),
+        (Part::Handover { epoch, offset: 0 }, handovers(world).swap_remove(0)),
     ];
     let mut messages = vec![
         PeerMessage::Hello { version: 1, cluster: world.cluster },
@@ -57,7 +67,12 @@ fn frames(world: &World) -> Vec<Vec<u8>> {
         PeerMessage::AskRecovery { nonce, epoch },
         PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch },
         PeerMessage::Closing { header: world.events[1].signed_header() },
+        PeerMessage::Submit { payload: world.lived[0].clone() },
     ];
+    let refusal = Refusal::new(RefusalCode::Expired, "late");
+    let receipts = [Receipt::Taken {}, Receipt::Refused { refusal }, Receipt::NotNow {}];
+    let digest = world.lived[0].digest();
+    messages.extend(receipts.map(|receipt| PeerMessage::Taken { digest, receipt }));
     messages.extend(world.events.iter().map(PeerMessage::event));
     for (part, bytes) in parts {
         messages.push(PeerMessage::AskPart { part });
@@ -211,9 +226,17 @@ fn pasts(world: &World) -> Vec<Vec<u8>> {
     vec![codec::encode(&PastReleases(world.releases.clone()))]
 }
 
+fn beginnings(world: &World) -> Vec<Vec<u8>> {
+    let handover: Handover = codec::decode(&handovers(world)[0]).expect("as encoded");
+    let value = Finding::Value(Bytes::from(codec::encode(&world.roster().seats()[0])));
+    let proof = StateProof { path: Path(vec![[7; 32]; 3]), finding: value };
+    let seats = vec![(AuthorIndex(0), proof.clone())];
+    vec![codec::encode(&EpochBeginning { handover, members: Some(proof), seats })]
+}
+
 fn pieces(world: &World) -> Vec<Vec<u8>> {
     let bytes = Bytes::from(codec::encode(&world.releases[0]));
-    vec![codec::encode(&PastPiece { total: 9_000, bytes })]
+    vec![codec::encode(&Piece { total: 9_000, bytes })]
 }
 
 fn chunks(world: &World) -> Vec<Vec<u8>> {
