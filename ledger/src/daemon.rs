@@ -255,6 +255,21 @@ fn restored(
     Ok((state, changes))
 }
 
+/// Where the own seat says that this ledger listens.
+fn own_address(prepared: &Prepared, seats: &Seats) -> SocketAddr {
+    let seat = seats.now().seat(prepared.me).map(|seat| seat.address);
+    seat.unwrap_or(prepared.seat().address)
+}
+
+/// Writes what has to be on disk before anything else happens.
+async fn store_first(delivery: &Delivery, changes: Vec<Change>) -> Result<(), StartError> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let stored = delivery.writer.store(changes).await;
+    stored.map_err(|gone| doing("write the store")(io::Error::other(gone)))
+}
+
 /// A started daemon.
 pub struct Daemon {
     stopping: CancellationToken,
@@ -291,9 +306,7 @@ impl Daemon {
         let memory = open_memory(&prepared, &stop)?;
         let configuration = &prepared.configuration;
         let seats = memory.seats.clone();
-        let own_address = seats.now().seat(prepared.me).map(|seat| seat.address);
-        let own_address = own_address.unwrap_or(prepared.seat().address);
-        let address = configuration.listen.unwrap_or(own_address);
+        let address = configuration.listen.unwrap_or_else(|| own_address(&prepared, &seats));
         let peers = peers_socket(&mut handed, address).await.map_err(doing("listen for peers"))?;
         let agent_socket = agent_socket(&mut handed, configuration.sockets.agent.as_deref())
             .map_err(doing("listen for the agent"))?;
@@ -329,10 +342,7 @@ impl Daemon {
         });
         // Before the agent may ask: the first answer knows what an earlier life has promised.
         let (state, changes) = restored(&prepared, &delivery, (memory.instance, memory.testimony))?;
-        if !changes.is_empty() {
-            let stored = delivery.writer.store(changes).await;
-            stored.map_err(|gone| doing("write the store")(io::Error::other(gone)))?;
-        }
+        store_first(&delivery, changes).await?;
         let (hands, handed) = handing::hands();
         let (receipts, heard) = mpsc::channel(RECEIPTS_WAITING_MAX);
         tokio::spawn(handing::run(delivery.clone(), handed));

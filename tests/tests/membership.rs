@@ -93,7 +93,8 @@ fn a_fifth_comes(cluster: &Cluster) {
     assert_eq!(waits["waits_for"], "op5 is no operator of this cluster yet");
     let public = cluster.file("keys/op5.pub");
     let what = ["add-operator", "op5", &public];
-    let propose = [&["operator", "propose"], &what[..], &["--key", &key(cluster, "op1")]].concat();
+    let first = key(cluster, "op1");
+    let propose = [&["operator", "propose"], &what[..], &["--key", &first]].concat();
     let proposed = cluster.json(&propose);
     let id = proposed["proposal"]["id"].as_str().expect("an id");
     let second = cluster.json(&["operator", "approve", id, "--key", &key(cluster, "op2")]);

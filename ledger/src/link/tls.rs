@@ -36,9 +36,12 @@ fn spki(key: &PublicKey) -> Vec<u8> {
     [&SPKI_PREFIX[..], key.as_bytes()].concat()
 }
 
+/// A member and its key, as TLS shows it.
+type MemberKey = (AuthorIndex, Vec<u8>);
+
 /// Members and their keys, as of now.
 #[derive(Debug, Default, Clone)]
-struct Known(Arc<RwLock<Vec<(AuthorIndex, Vec<u8>)>>>);
+struct Known(Arc<RwLock<Vec<MemberKey>>>);
 
 impl Known {
     fn find(&self, accepts: impl Fn(AuthorIndex, &[u8]) -> bool) -> Option<AuthorIndex> {

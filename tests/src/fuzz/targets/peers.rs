@@ -228,7 +228,7 @@ fn pasts(world: &World) -> Vec<Vec<u8>> {
 
 fn beginnings(world: &World) -> Vec<Vec<u8>> {
     let handover: Handover = codec::decode(&handovers(world)[0]).expect("as encoded");
-    let value = Finding::Value(Bytes::from(codec::encode(&world.roster().seats()[0])));
+    let value = Finding::Value(Bytes::from(codec::encode(&world.roster.seats()[0])));
     let proof = StateProof { path: Path(vec![[7; 32]; 3]), finding: value };
     let seats = vec![(AuthorIndex(0), proof.clone())];
     vec![codec::encode(&EpochBeginning { handover, members: Some(proof), seats })]
