@@ -448,8 +448,8 @@ fn start_core(
     fetched: Option<mpsc::Sender<Fetched>>,
     runtime: Handle,
 ) -> Result<JoinHandle<()>, StartError> {
-    let Later { prepared, delivery, state, peers, local, hands, receipts, status, links, stopping } =
-        later;
+    let Later { prepared, delivery, state, peers, local, hands, receipts, .. } = later;
+    let (status, links, stopping) = (later.status, later.links, later.stopping);
     let records = delivery.records.clone();
     let own = (prepared.cluster, prepared.me);
     let configuration = start::configuration(&records, &prepared.genesis, own, founding)?;

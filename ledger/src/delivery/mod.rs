@@ -5,8 +5,8 @@
 //! yet (`submissions`), where payloads were ordered (`places`), the newest releases (`recent`),
 //! snapshots of the judged state (`snapshots`), proofs against its root (`proofs`), how long event
 //! bodies are kept (`retention`), the evidence of a quorum (`evidence`), what hosts without a vote
-//! hand to those that have one (`forwarding`, `handing`, and `pool` at a start), and what a cluster without a judge does
-//! instead (`opaque`). Never orders and never judges. Called by the daemon.
+//! hand to those that have one (`forwarding`, `handing`, and `pool` at a start), and what a cluster
+//! without a judge does instead (`opaque`). Never orders and never judges. Called by the daemon.
 
 pub mod admission;
 pub mod agent;

@@ -1,9 +1,9 @@
 //! Links to the other members' ledgers: TLS 1.3 with raw keys over TCP, one live link per pair.
 //!
 //! Owns who dials (the member with the lower index), back-off, caps on strangers, the bounded
-//! queues, and the checks of what comes in. Who is linked to changes while links are up. Sends nothing of its own but `Hello`: an idle link is
-//! silent (the kernel's keep-alive notices a dead host). Never interprets a message. Called by the
-//! driver.
+//! queues, and the checks of what comes in. Who is linked to changes while links are up. Sends
+//! nothing of its own but `Hello`: an idle link is silent (the kernel's keep-alive notices a dead
+//! host). Never interprets a message. Called by the driver.
 
 pub mod frames;
 pub mod inspect;
@@ -142,8 +142,8 @@ impl Links {
 
     /// From now on these are the seats, and `voters` vote. Links are kept to present members, and
     /// to who votes still although it is on its way out; all others lose theirs and are let in no
-    /// more. Who has left itself links to nobody. Events of every seat are known by its key, whether
-    /// or not anybody sits there.
+    /// more. Who has left itself links to nobody. Events of every seat are known by its key,
+    /// whether or not anybody sits there.
     pub fn update(&self, roster: &Roster, voters: Committee) {
         let keys = roster.seats().iter().map(|seat| seat.ledger_key.clone()).collect();
         let counts =

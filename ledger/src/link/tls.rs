@@ -2,7 +2,8 @@
 //! ledger key.
 //!
 //! Owns the two TLS configurations and the verifiers that accept exactly the keys of those who are
-//! members at the moment of a handshake. No certificate, authority, name or clock takes part. Called by the link's sessions.
+//! members at the moment of a handshake. No certificate, authority, name or clock takes part.
+//! Called by the link's sessions.
 
 use std::sync::{Arc, RwLock};
 

@@ -292,7 +292,7 @@ impl Walk {
     /// Into the next epoch.
     ///
     /// # Errors
-    /// [`AttestationError`]; nothing has changed then but that keys of seats may be known which were
+    /// [`AttestationError`]; nothing has changed then but that keys of seats may be known that were
     /// shown.
     pub fn step(
         &mut self,
