@@ -12,7 +12,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use common::{Cluster, Host};
-use dagger_bus::ledger::{Answer, Unavailable};
+use dagger_bus::ledger::{Answer, LedgerStatus, Unavailable};
 use dagger_ledger::store::lmdb::LmdbStore;
 use dagger_ledger::store::records::{EventKey, Records};
 use dagger_ledger::store::snapshots::chunk_change;
@@ -298,7 +298,10 @@ async fn a_full_map_refuses_changes_serves_reads_and_is_enlarged_by_a_restart() 
     let stream = last.stream(0).await;
     drop(stream);
     // Single pages may be left, which small writes use; a large one finds no room.
-    last.until(|status| status.unavailable.is_none()).await;
+    let may_be_full = |status: &LedgerStatus| {
+        matches!(status.unavailable, None | Some(Unavailable::StoreFull {}))
+    };
+    last.until(may_be_full).await;
     let refused = last.submit(&"much ".repeat(12_000)).await;
     let reason = Unavailable::StoreFull {};
     assert!(

@@ -85,7 +85,7 @@ pub(crate) enum ProposeWhat {
         name: Name,
         /// His public key
         #[arg(value_name = "KEY.pub")]
-        key: PathBuf,
+        public_key: PathBuf,
     },
     /// An operator without hosts takes part no more
     RemoveOperator {
@@ -321,8 +321,8 @@ impl ProposeWhat {
     /// The body of `operator.propose`.
     pub(crate) async fn body(&self, session: &Session) -> Result<Body, Failure> {
         let change = match self {
-            Self::AddOperator { name, key } => {
-                Change::AddOperator { name: name.clone(), key: read_public_key(key)? }
+            Self::AddOperator { name, public_key } => {
+                Change::AddOperator { name: name.clone(), key: read_public_key(public_key)? }
             }
             Self::RemoveOperator { operator } => {
                 Change::RemoveOperator { operator: find_operator(session, operator).await? }

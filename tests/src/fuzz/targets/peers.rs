@@ -259,7 +259,12 @@ fn chunk(bytes: &[u8]) -> Result<Answer, String> {
         Ok(judge) => judge,
         Err(SnapshotError::AnotherRoot { found }) => {
             head.end.state_root = found;
-            restore(&head).map_err(|error| format!("once read, then refused: {error}"))?
+            match restore(&head) {
+                Ok(judge) => judge,
+                Err(SnapshotError::AnotherRoot { .. }) => return Err("two roots".to_owned()),
+                // It leads to its root, and still is no state that was ever judged.
+                Err(_) => return Ok(Answer::Refused),
+            }
         }
         Err(_) => return Ok(Answer::Refused),
     };
