@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use common::{Cluster, Host};
+use dagger_bus::ledger::LedgerStatus;
 use dagger_ledger::store::Store;
 use dagger_ledger::store::chain::fetched_change;
 use dagger_ledger::store::lmdb::LmdbStore;
@@ -285,6 +286,9 @@ async fn a_host_from_outside_the_genesis_begins_from_a_snapshot_in_a_later_epoch
     assert!(cluster.hosts[4].log().contains("begun from a peer's snapshot"));
     digests.push(cluster.hosts[4].submitted("members 0 1 2 4").await);
     until_epoch(&cluster.hosts, 3).await;
+    // It signs once the others have told it that nobody knows of events of its own.
+    let signs = |status: &LedgerStatus| status.round.0 > 0 && status.unavailable.is_none();
+    cluster.hosts[4].until(signs).await;
     // Without one of the four that vote it is needed.
     cluster.hosts[1].kill();
     digests.push(cluster.hosts[4].submitted("it votes").await);

@@ -108,6 +108,8 @@ fn a_fifth_comes(cluster: &Cluster) {
     until_voters(cluster, &[1, 5], &["host1", "host2", "host3", "host4"]);
     // It runs VMs before it votes.
     let (developer, five) = (cluster.file("keys/developer.pub"), key(cluster, "op5"));
+    // Registered already: the new host gets the file.
+    cluster.register(&cluster.path().join("paper.qcow2"));
     let limits = ["--cpus", "4", "--memory", "4GiB", "--disk", "20GiB", "--vms", "4"];
     let grant = [&["account", "grant", &developer, "--key", &five][..], &limits].concat();
     cluster.must(&grant);
