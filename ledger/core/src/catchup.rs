@@ -54,6 +54,13 @@ impl CatchUp {
         self.fruitless = 0;
     }
 
+    /// A peer sent an event of this round: so far it is at least. Without this a host that falls
+    /// behind while others are busy would ask for no more than they had when they told last.
+    pub(crate) fn hear(&mut self, peer: AuthorIndex, epoch: Epoch, round: Round) {
+        let shown = self.shown.entry(peer).or_default();
+        *shown = (*shown).max((epoch, round));
+    }
+
     pub(crate) fn disconnected(&mut self, peer: AuthorIndex) {
         self.shown.remove(&peer);
         // Whoever was asked and is gone has brought nothing, whatever the reason.
@@ -170,6 +177,19 @@ mod tests {
         assert_eq!(ask(&mut catch_up, 5 + 2 * CATCH_UP_WAIT_MS, end), None);
         // A little behind is not worth asking: it comes by itself.
         assert_eq!(ask(&mut catch_up, 6 + 2 * CATCH_UP_WAIT_MS, near), None);
+    }
+
+    #[test]
+    fn what_a_peer_sends_shows_how_far_it_is_but_excuses_no_fruitless_answer() {
+        let mut catch_up = CatchUp::default();
+        catch_up.note(AuthorIndex(1), Epoch(0), &has(10));
+        assert_eq!(catch_up.next(here(10), Moment(0)), None);
+        catch_up.hear(AuthorIndex(1), Epoch(0), Round(10 + CATCH_UP_ROUNDS));
+        catch_up.hear(AuthorIndex(1), Epoch(0), Round(11));
+        assert_eq!(catch_up.next(here(10), Moment(0)), Some(AuthorIndex(1)));
+        catch_up.fruitless = CATCH_UP_TURNS_MAX;
+        catch_up.hear(AuthorIndex(1), Epoch(0), Round(10 + 2 * CATCH_UP_ROUNDS));
+        assert_eq!(catch_up.next(here(10), Moment(0)), None);
     }
 
     #[test]

@@ -249,12 +249,15 @@ impl Core {
             || self.intake.suspended.contains_key(&event.digest)
             || self.intake.twins.contains(&event.digest);
         let old = event.header.round <= self.graph.floor();
+        let fits = self.intake.committee.contains(event.header.author)
+            && event.has_quorum_below(self.intake.committee);
+        if fits {
+            self.catch_up.hear(from, event.header.epoch, event.header.round);
+        }
         if self.is_far_ahead_of_the_judge(event.header.round) {
             self.intake.left_out = Some(event.header.round);
             return Ok(());
         }
-        let fits = self.intake.committee.contains(event.header.author)
-            && event.has_quorum_below(self.intake.committee);
         if known || old || !fits {
             if old && fits {
                 // Nobody needs it here: the next exchange says so.
