@@ -109,7 +109,10 @@ fn a_fifth_comes(cluster: &Cluster) {
     // It runs VMs before it votes.
     let (developer, five) = (cluster.file("keys/developer.pub"), key(cluster, "op5"));
     // Registered already: the new host gets the file.
-    cluster.register(&cluster.path().join("paper.qcow2"));
+    let (image, first) = (cluster.file("paper.qcow2"), key(cluster, "op1"));
+    let register = ["image", "register", &image, "--name", "op1/small", "--key", &first];
+    let taken = at(cluster, 5, &register);
+    assert!(taken.status.success(), "{}", String::from_utf8_lossy(&taken.stderr));
     let limits = ["--cpus", "4", "--memory", "4GiB", "--disk", "20GiB", "--vms", "4"];
     let grant = [&["account", "grant", &developer, "--key", &five][..], &limits].concat();
     cluster.must(&grant);

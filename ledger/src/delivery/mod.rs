@@ -211,6 +211,10 @@ impl Delivery {
         if let Some(needs) = *self.upgrade_needed.borrow() {
             return Some(Unavailable::UpgradeNeeded { needs });
         }
+        // Before all that such a store may be the reason of: it cannot end its recovery either.
+        if self.writer.is_full() {
+            return Some(Unavailable::StoreFull {});
+        }
         let doubt = self.status.borrow().as_ref().and_then(|status| status.clock_doubt);
         if let Some(doubt) = doubt {
             let (ahead_ms, compared_with) = match doubt {
@@ -227,9 +231,6 @@ impl Delivery {
             Some(Phase::Recovering | Phase::Halted) | None => {
                 return Some(Unavailable::Recovering {});
             }
-        }
-        if self.writer.is_full() {
-            return Some(Unavailable::StoreFull {});
         }
         None
     }
