@@ -55,13 +55,15 @@ impl Actuator {
     /// Begins a step; its end comes from [`Actuator::next_finished`].
     pub fn begin(&mut self, job: Job) {
         let subject = ReportSubject::Vm(job.vm.id);
-        let (vm, step) = (job.vm.id, job.action.step());
+        let (vm, generation, step) = (job.vm.id, job.tags.generation, job.action.step());
         let performer = Arc::clone(&self.performer);
         let work = Work {
             name: format!("vm-{step:?}"),
             wait_max: step_wait_max(step),
             perform: move || performer.perform(&job).map(Ended::Vm),
-            failed: move |outcome| Ended::Vm(Finished { vm, step, outcome, sighting: None }),
+            failed: move |outcome| {
+                Ended::Vm(Finished { vm, generation, step, outcome, sighting: None })
+            },
         };
         self.spawn(subject, work);
     }

@@ -65,7 +65,8 @@ impl Performer {
             None => (outcome, None),
             Some(sighting) => (checked(outcome, job, &sighting), Some(sighting)),
         };
-        Ok(Finished { vm: job.vm.id, step, outcome, sighting })
+        let (vm, generation) = (job.vm.id, job.tags.generation);
+        Ok(Finished { vm, generation, step, outcome, sighting })
     }
 
     fn act(&self, job: &Job) -> Outcome {

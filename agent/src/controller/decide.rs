@@ -22,7 +22,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) here: HostId,
     pub(super) now: Monotonic,
     pub(super) subnet: Option<GuestSubnet>,
-    pub(super) sources: &'a [ImageSource],
+    /// Where the VM's image may be had; asked only before it is made sure of.
+    pub(super) sources: &'a dyn Fn() -> Vec<ImageSource>,
 }
 
 /// What to do for one VM.
@@ -164,7 +165,7 @@ fn make(entry: &Entry, around: &Surroundings<'_>) -> Option<Decision> {
         return Some(Decision::Wait(None));
     };
     Some(Decision::Act(match step {
-        Step::Image => Action::Image(around.sources.to_vec()),
+        Step::Image => Action::Image((around.sources)()),
         Step::Disk => Action::Disk(entry.disk_rule()),
         Step::Seed => Action::Seed(subnet),
         Step::Network => Action::Network(subnet),

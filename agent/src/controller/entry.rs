@@ -209,10 +209,14 @@ impl Entry {
 
     /// Takes the end of a step.
     pub(super) fn finish(&mut self, now: Monotonic, finished: Finished, ticket: u64) {
-        let Finished { step, outcome, sighting, .. } = finished;
+        let Finished { vm: _, generation, step, outcome, sighting } = finished;
         self.busy = None;
         if let Some(sighting) = sighting {
             self.see(sighting);
+        }
+        if self.wanted.as_ref().map(|wanted| wanted.vm.generation) != Some(generation) {
+            self.finish_older(step, &outcome, ticket);
+            return;
         }
         if step == Step::AskShutdown {
             // However it ended: the ladder goes on, and its last rung needs nobody's consent.
@@ -230,6 +234,21 @@ impl Entry {
                 self.lose_sight(ticket);
                 self.fail(now, step, reason);
             }
+        }
+    }
+
+    /// A step that was begun for an older generation: what it did shows in what is seen, and
+    /// neither its success nor its failure says anything about what is wanted now. Only a disk
+    /// that was made stays made.
+    fn finish_older(&mut self, step: Step, outcome: &Outcome, ticket: u64) {
+        match outcome {
+            Outcome::Done => {
+                if let (Step::Disk, Some(record)) = (step, &mut self.record) {
+                    record.disk = DiskMark::Made;
+                }
+            }
+            Outcome::Unknown(_) => self.lose_sight(ticket),
+            Outcome::Retryable(_) | Outcome::Terminal(_) => {}
         }
     }
 

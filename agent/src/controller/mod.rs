@@ -12,19 +12,21 @@ mod offer;
 mod policy;
 pub mod proof;
 mod report;
+mod sources;
 mod step;
 mod volumes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId, VolumeId};
+use dagger_payload::id::{HostId, LedgerTime, VmId, VolumeId};
 use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm, ReportVolume};
-use dagger_payload::name::{ImageSource, SshKeyLine};
+use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, VmState};
 
 use self::decide::{Decision, Surroundings, decide};
 use self::entry::{Entry, Taken};
+use self::sources::Sources;
 use self::volumes::VolumeEntry;
 use crate::handover::{AttestedVm, Order, VmSight};
 use crate::hypervisor::{Inventory, Machine, Power, Tags};
@@ -124,7 +126,7 @@ pub struct Controller {
     mode: Mode,
     ledger_time: LedgerTime,
     subnet: Option<GuestSubnet>,
-    sources: BTreeMap<ImageDigest, Vec<ImageSource>>,
+    sources: Sources,
     entries: BTreeMap<VmId, Entry>,
     volumes: BTreeMap<VolumeId, VolumeEntry>,
 }
@@ -140,7 +142,7 @@ impl Controller {
             mode: Mode::CatchingUp,
             ledger_time: LedgerTime::default(),
             subnet: None,
-            sources: BTreeMap::new(),
+            sources: Sources::default(),
             entries,
             volumes: BTreeMap::new(),
         }
@@ -233,9 +235,7 @@ impl Controller {
                 self.advance_all(now, outputs);
             }
             Order::Host(_) => {}
-            Order::Image(image) => {
-                self.sources.insert(image.digest, image.sources);
-            }
+            Order::Image(image) => self.sources.take(*image),
             Order::LedgerTime(time) => self.ledger_time = self.ledger_time.max(time),
             Order::CaughtUp(_) => {
                 self.mode = Mode::Live;
@@ -317,8 +317,8 @@ impl Controller {
             outputs.push(Output::Forget(vm));
             return;
         }
-        let sources = self.sources.get(&wanted.vm.image.digest).map_or(&[][..], Vec::as_slice);
-        let around = Surroundings { here, now, subnet, sources };
+        let sources = || self.sources.of(&wanted.vm.image.digest);
+        let around = Surroundings { here, now, subnet, sources: &sources };
         entry.wake = None;
         let mut decision = decide(entry, &around);
         if decision == Decision::Restart {

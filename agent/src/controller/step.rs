@@ -2,7 +2,7 @@
 //!
 //! Owns these shapes. Made by the controller, carried out by the actuator.
 
-use dagger_payload::id::VmId;
+use dagger_payload::id::{Generation, VmId};
 use dagger_payload::kind::GuestSubnet;
 use dagger_payload::name::ImageSource;
 use dagger_payload::object::Vm;
@@ -162,6 +162,8 @@ pub struct Sighting {
 pub struct Finished {
     /// Whose.
     pub vm: VmId,
+    /// In which generation it was begun: for a later one it ensures nothing.
+    pub generation: Generation,
     /// Which.
     pub step: Step,
     /// How.

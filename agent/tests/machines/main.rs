@@ -6,6 +6,8 @@
 
 mod controller;
 mod crash;
+mod crossing;
+mod desk;
 mod libvirt;
 mod support;
 mod volumes;
