@@ -179,9 +179,12 @@ fn run(entry: &Entry, wanted: &AttestedVm, around: &Surroundings<'_>) -> Decisio
     if !entry.was_started() {
         return make(entry, around).unwrap_or(Decision::Act(Action::Start));
     }
-    let is_defined = entry.tags().is_some();
-    if wanted.vm.restart == RestartPolicy::Never && is_defined {
-        return settle(entry, wanted, ReportPhase::Stopped);
+    if wanted.vm.restart == RestartPolicy::Never {
+        // Its definition may have gone with the host's own reboot: that is no order to start it.
+        return match entry.tags() {
+            Some(_) => settle(entry, wanted, ReportPhase::Stopped),
+            None => make(entry, around).unwrap_or(Decision::Act(Action::Define)),
+        };
     }
     let recent = |at: &&Monotonic| around.now.since(**at) < RESTART_WINDOW;
     if entry.restarts.iter().filter(recent).count() < RESTARTS_MAX {

@@ -195,6 +195,9 @@ impl Entry {
             if existed {
                 record.disk = DiskMark::Made;
             }
+            if was_started_here(wanted, here) {
+                record.done.insert(Step::Start);
+            }
             record
         });
         record.take_up(generation, payload);
@@ -322,5 +325,14 @@ fn was_made_here(wanted: &AttestedVm, here: HostId) -> bool {
             ReportPhase::Accepted | ReportPhase::Refused | ReportPhase::Deleted => false,
         };
         existed && report.host == here
+    })
+}
+
+/// Whether this host told the ledger that the guest ran in this generation.
+fn was_started_here(wanted: &AttestedVm, here: HostId) -> bool {
+    wanted.vm.reported.as_ref().is_some_and(|report| {
+        let ran = matches!(report.phase, ReportPhase::Running | ReportPhase::Stopped);
+        let is_wanted = wanted.vm.wanted == Wanted::Running;
+        ran && is_wanted && report.host == here && report.generation == wanted.vm.generation
     })
 }

@@ -282,6 +282,27 @@ fn a_guest_that_is_not_to_be_restarted_stays_off_when_it_stops_by_itself() {
 }
 
 #[test]
+fn a_guest_that_is_not_to_be_restarted_is_defined_again_and_stays_off_when_the_host_forgot_it() {
+    let mut once = accepted();
+    once.vm.restart = RestartPolicy::Never;
+    let ran = after(&once, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
+    // The host was switched off and on: of its machines it knows what stands in the journal, or, if
+    // that is lost too, what it told the ledger.
+    let mut kept = record(1, DiskMark::Made);
+    kept.done.insert(Step::Start);
+    for records in [BTreeMap::from([(VM, kept)]), BTreeMap::new()] {
+        let mut desk = Desk::with(records, LocalPolicy::default());
+        let mut outputs = desk.go_live(std::slice::from_ref(&ran), None);
+        for step in [Step::Image, Step::Disk, Step::Seed, Step::Network, Step::Define] {
+            assert_eq!(steps(&outputs), [step]);
+            let machine = (step == Step::Define).then(|| ours(Power::Stopped, 1));
+            outputs = desk.done(step, machine);
+        }
+        assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Stopped], vec![]));
+    }
+}
+
+#[test]
 fn a_reboot_switches_off_and_on_once_and_takes_up_the_new_definition() {
     let (mut desk, _) = Desk::live(&[accepted()], Some(ours(Power::Running, 1)));
     let reboot = wants_reboot(&accepted());
