@@ -26,6 +26,8 @@ use crate::name_servers;
 const FILE_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of a roster file that are read at most: 1 KiB for each seat.
 const ROSTER_BYTES_MAX: usize = 1024 * dagger_payload::limits::SEATS_MAX;
+/// Where disks are when no storage directory is named; the units know the same place.
+const STORAGE_DIRECTORY: &str = "/var/lib/dagger-storage";
 /// Where Cloud Hypervisor is looked for when no program is named.
 const CLOUD_HYPERVISOR: &str = "/usr/bin/cloud-hypervisor";
 /// Where its machines' files are when no run directory is named; the unit template knows the same
@@ -85,14 +87,19 @@ struct File {
     /// The agent's OpenSSH private key file, or `credential:NAME` for
     /// `$CREDENTIALS_DIRECTORY/NAME`.
     key: String,
-    /// Journal, images, disks and seeds live below it.
+    /// What this host must remember lives below it: its journal, and how far it has seen.
     state_directory: PathBuf,
+    /// What VMs are made of lives below it: images, disks, seeds, consoles.
+    #[serde(default = "default_storage_directory")]
+    storage_directory: PathBuf,
     sockets: Sockets,
     #[serde(default)]
     api: Api,
     hypervisor: Hypervisor,
     #[serde(default)]
     network: Network,
+    #[serde(default)]
+    images: Images,
     /// What the operator lets this host take, beyond what the ledger says.
     #[serde(default)]
     policy: LocalPolicy,
@@ -215,6 +222,19 @@ impl Network {
     }
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Images {
+    /// Where files that registered images name as their source may lie. Empty: none is imported on
+    /// anybody's word but that of who holds the API's Unix socket.
+    #[serde(default)]
+    import_directories: Vec<PathBuf>,
+}
+
+fn default_storage_directory() -> PathBuf {
+    STORAGE_DIRECTORY.into()
+}
+
 fn default_log() -> String {
     "info".to_owned()
 }
@@ -294,9 +314,13 @@ impl Configuration {
             return Err(ConfigurationError::Inconsistent(detail));
         }
         let state_directory = absolute(&file.state_directory);
+        let storage_directory = absolute(&file.storage_directory);
+        check_storage(&state_directory, &storage_directory, &file.images.import_directories)?;
         let machines = MachineConfiguration {
             host_id: host.id,
             state_directory: state_directory.clone(),
+            storage_directory,
+            import_directories: file.images.import_directories,
             backend: file.hypervisor.backend(file.network.kind)?,
             network_kind: file.network.kind,
             nameservers: file.network.nameservers()?,
@@ -319,6 +343,27 @@ impl Configuration {
             machines,
         })
     }
+}
+
+/// Disks must not be looked for where they are not: a host that made them below its state directory
+/// goes on there, since they name each other by their whole paths.
+fn check_storage(
+    state: &Path,
+    storage: &Path,
+    imports: &[PathBuf],
+) -> Result<(), ConfigurationError> {
+    if let Some(relative) = imports.iter().find(|directory| !directory.is_absolute()) {
+        let detail = format!("images.import_directories: {} is not absolute", relative.display());
+        return Err(ConfigurationError::Inconsistent(detail));
+    }
+    if state != storage && state.join("disks").exists() {
+        let state = state.display();
+        return Err(ConfigurationError::Inconsistent(format!(
+            "storage_directory: disks of this host are in {state}/disks; write \
+             storage_directory = \"{state}\" to go on with them"
+        )));
+    }
+    Ok(())
 }
 
 fn read_text(path: &Path, bytes_max: usize) -> Result<Zeroizing<String>, ConfigurationError> {

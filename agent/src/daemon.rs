@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::actuator::store::console_directory;
 use crate::api::{self, ApiParts};
 use crate::configuration::Configuration;
 use crate::handover::{
@@ -100,7 +101,8 @@ fn start(
 ) -> Result<Parts, Broken> {
     let (cluster, genesis) = (configuration.cluster, Arc::new(configuration.genesis));
     std::fs::create_dir_all(&configuration.state_directory).map_err(Broken::State)?;
-    let images = ImageStore::open(&configuration.state_directory.join("images"));
+    let storage_directory = &configuration.machines.storage_directory;
+    let images = ImageStore::open(&storage_directory.join("images"));
     let images = Arc::new(images.map_err(|e| Broken::State(std::io::Error::other(e)))?);
     let mark_file = MarkFile::new(&configuration.state_directory);
     let mark = mark_file.read().map_err(Broken::State)?;
@@ -147,7 +149,7 @@ fn start(
         seal,
         stream,
         consoles: console_sender,
-        console_directory: machines::console_directory(&configuration.machines.state_directory),
+        console_directory: console_directory(&configuration.machines.storage_directory),
     };
     let (configuration_api, machines) = (configuration.api, configuration.machines);
 

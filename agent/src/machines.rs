@@ -5,20 +5,19 @@
 //! request: the other half does, see [`crate::handover`]. Called once by the daemon, and by tests.
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dagger_images::ImportDirectories;
 use dagger_payload::id::{HostId, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::actuator::store::StoredDisks;
+use crate::actuator::store::{StoredDisks, console_directory};
 use crate::actuator::{Actuator, Ended, Performer};
 use crate::controller::{
     Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, VolumeFinished,
@@ -47,8 +46,12 @@ const STEPS_END_WAIT_MAX: Duration = Duration::from_secs(3);
 pub struct MachineConfiguration {
     /// This host.
     pub host_id: HostId,
-    /// Journal, images, disks, seeds and quarantine live below it.
+    /// The journal lives below it.
     pub state_directory: PathBuf,
+    /// Images, disks, seeds, consoles and quarantine live below it.
+    pub storage_directory: PathBuf,
+    /// From where files that registered images name as their source may be imported.
+    pub import_directories: Vec<PathBuf>,
     /// What runs machines.
     pub backend: Backend,
     /// How guests are connected.
@@ -124,11 +127,6 @@ pub enum Broken {
     Task(String),
 }
 
-/// Where what guests say on their consoles is kept.
-pub fn console_directory(state_directory: &Path) -> PathBuf {
-    state_directory.join("consoles")
-}
-
 /// Works on machines until `stop` is cancelled or `orders` ends; running VMs are left running.
 ///
 /// # Errors [`Broken`] when it cannot keep its journal; a hypervisor that does not answer is no
@@ -141,17 +139,16 @@ pub async fn run(
     console_requests: mpsc::Receiver<ConsoleRequest>,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
-    let MachineConfiguration { host_id, state_directory, .. } = &configuration;
-    let state_directory = &std::path::absolute(state_directory).map_err(Broken::StateDirectory)?;
+    let host_id = &configuration.host_id;
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Broken::StateDirectory);
+    let state_directory = absolute(&configuration.state_directory)?;
+    let storage_directory = absolute(&configuration.storage_directory)?;
     let journal =
         Journal::open(state_directory.join("journal"), *host_id).map_err(Broken::StateDirectory)?;
-    let disks = Arc::new(StoredDisks::open(state_directory, *host_id).map_err(Broken::Disks)?);
-    let consoles = console_directory(state_directory);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(&consoles)
-        .map_err(Broken::StateDirectory)?;
+    let imports = ImportDirectories::new(configuration.import_directories);
+    let disks = StoredDisks::open(&storage_directory, *host_id, imports).map_err(Broken::Disks)?;
+    let disks = Arc::new(disks);
+    let consoles = console_directory(&storage_directory);
     let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
     let announcer = Announcer::new(*host_id, announced);
     let hypervisor = configuration.backend.hypervisor(announcer.clone());

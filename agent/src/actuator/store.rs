@@ -10,7 +10,8 @@ use std::sync::{Mutex, PoisonError};
 
 use dagger_images::disks::Survey;
 use dagger_images::{
-    DiskStore, ImageError, ImageStore, Network, Outcome as FileOutcome, Seed, StoredImage,
+    ConsoleStore, DiskStore, ImageError, ImageStore, ImportDirectories, Network,
+    Outcome as FileOutcome, Seed, StoredImage,
 };
 use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
@@ -20,23 +21,32 @@ use super::disks::{DiskError, Disks, SeedContents};
 use crate::controller::DiskRule;
 use crate::controller::proof::{DeleteProof, VolumeProof};
 
-/// The stores below one host's state directory.
+/// The stores below one host's storage directory.
 pub struct StoredDisks {
     images: ImageStore,
     disks: DiskStore,
+    consoles: ConsoleStore,
+    imports: ImportDirectories,
     damaged: Mutex<BTreeSet<ImageDigest>>,
 }
 
 impl StoredDisks {
-    /// Opens `images/` and `disks/` below `state_directory`, which has to be absolute: the paths go
-    /// into disks.
+    /// Opens `images/`, `disks/` and `consoles/` below `storage_directory`, which has to be
+    /// absolute: the paths go into disks. What a registered source names is imported from
+    /// `imports` only.
     ///
     /// # Errors
     /// A directory cannot be made or read.
-    pub fn open(state_directory: &Path, host: HostId) -> Result<Self, ImageError> {
+    pub fn open(
+        storage_directory: &Path,
+        host: HostId,
+        imports: ImportDirectories,
+    ) -> Result<Self, ImageError> {
         Ok(Self {
-            images: ImageStore::open(&state_directory.join("images"))?,
-            disks: DiskStore::open(&state_directory.join("disks"), host)?,
+            images: ImageStore::open(&storage_directory.join("images"))?,
+            disks: DiskStore::open(&storage_directory.join("disks"), host)?,
+            consoles: ConsoleStore::open(&console_directory(storage_directory))?,
+            imports,
             damaged: Mutex::default(),
         })
     }
@@ -56,24 +66,33 @@ impl StoredDisks {
         Ok(stored)
     }
 
-    /// Copies the image from the first local source that has it. Sources on the network are not
+    /// Copies the image from the first local source that has it, or says why none does. Whoever
+    /// registers an image names its sources, so they are opened only where this host's operator
+    /// allows it, and nothing of another file's contents is told. Sources on the network are not
     /// fetched by the agent, which has none: their files are imported by the operator.
-    fn import(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), ImageError> {
-        let mut last = ImageError::Missing(image.digest);
-        for source in sources.iter().filter(|source| source.as_str().starts_with('/')) {
-            let path = Path::new(source.as_str());
-            match self.images.import(path, image.format, Some(image.digest)) {
-                Ok(_) => return Ok(()),
-                Err(error) => {
-                    tracing::warn!(source = source.as_str(), %error, "an image source does not serve");
-                    last = error;
+    fn import(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), String> {
+        let mut last = ImageError::Missing(image.digest).to_string();
+        for source in sources.iter().map(ImageSource::as_str).filter(|text| text.starts_with('/')) {
+            let (format, digest) = (image.format, Some(image.digest));
+            let told = match self.imports.open(Path::new(source)) {
+                Ok(file) => match self.images.import_from(file, format, digest) {
+                    Ok(_) => return Ok(()),
+                    Err(error) => {
+                        tracing::warn!(source, %error, "an image source does not serve");
+                        told(&error)
+                    }
+                },
+                Err(refusal) => {
+                    tracing::warn!(source, %refusal, "an image source is not opened");
+                    refusal.to_string()
                 }
-            }
+            };
+            last = format!("{source}: {told}");
         }
         Err(last)
     }
 
-    fn missing(&self, image: &VmImage, error: &ImageError) -> DiskError {
+    fn missing(&self, image: &VmImage, why: String) -> DiskError {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         if damaged.contains(&image.digest) {
             return DiskError::ImageDamaged(format!(
@@ -81,8 +100,13 @@ impl StoredDisks {
                 image.digest
             ));
         }
-        DiskError::ImageMissing(error.to_string())
+        DiskError::ImageMissing(why)
     }
+}
+
+/// Where what guests say on their consoles is kept.
+pub fn console_directory(storage_directory: &Path) -> PathBuf {
+    storage_directory.join("consoles")
 }
 
 impl Disks for StoredDisks {
@@ -104,7 +128,7 @@ impl Disks for StoredDisks {
         }
         match self.import(image, sources) {
             Ok(()) => self.verified(image).map(|_| ()).map_err(|error| disk_error(&error)),
-            Err(error) => Err(self.missing(image, &error)),
+            Err(why) => Err(self.missing(image, why)),
         }
     }
 
@@ -152,8 +176,9 @@ impl Disks for StoredDisks {
     }
 
     fn quarantine(&self, proof: &DeleteProof) -> Result<(), DiskError> {
-        let moved = self.disks.quarantine(proof.vm()).map_err(|error| disk_error(&error))?;
-        for path in moved {
+        let disks = self.disks.quarantine(proof.vm()).map_err(|error| disk_error(&error))?;
+        let consoles = self.consoles.quarantine(proof.vm()).map_err(|error| disk_error(&error))?;
+        for path in disks.into_iter().chain(consoles) {
             tracing::info!(vm = %proof.vm(), path = %path.display(), "moved into quarantine");
         }
         Ok(())
@@ -214,9 +239,23 @@ impl Disks for StoredDisks {
     }
 }
 
+/// An error as everybody may read it: reports are public, and what digest a file was found to have
+/// is nobody's business but the operator's.
+fn told(error: &ImageError) -> String {
+    match error {
+        ImageError::DigestDiffers { .. } => {
+            "the file there is another one than was registered".to_owned()
+        }
+        ImageError::Damaged { digest, .. } => {
+            format!("the stored file of image {digest} was damaged and is in quarantine")
+        }
+        other => other.to_string(),
+    }
+}
+
 /// The store's errors in the actuator's words; its stable code goes in front where ours says less.
 fn disk_error(error: &ImageError) -> DiskError {
-    let text = error.to_string();
+    let text = told(error);
     match error {
         ImageError::Missing(_) => DiskError::ImageMissing(text),
         ImageError::Damaged { .. } => DiskError::ImageDamaged(text),

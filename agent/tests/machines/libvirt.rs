@@ -21,7 +21,7 @@ use dagger_agent::machines::{
 use dagger_api::{FsckKind, Sight};
 use dagger_images::ImageStore;
 use dagger_images::disks::Survey;
-use dagger_payload::id::{CommitIndex, LedgerTime};
+use dagger_payload::id::{CommitIndex, LedgerTime, VmId};
 use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, VmImage, VolumePhase};
 use dagger_payload::object::{Image, Wanted};
 use dagger_payload::usage::Metered;
@@ -53,7 +53,7 @@ struct Half {
 }
 
 impl Half {
-    async fn start(state_directory: &Path, history: &[AttestedVm]) -> Self {
+    async fn start(directory: &Path, history: &[AttestedVm]) -> Self {
         // Shown only when the test fails.
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let (orders, orders_told) = mpsc::channel(ORDERS_WAITING_MAX);
@@ -61,7 +61,9 @@ impl Half {
         let (board, stop) = (SightBoard::default(), CancellationToken::new());
         let configuration = MachineConfiguration {
             host_id: HERE,
-            state_directory: state_directory.to_owned(),
+            state_directory: directory.join("state"),
+            storage_directory: directory.to_owned(),
+            import_directories: vec![directory.join("import")],
             backend: Backend::Libvirt { uri: URI.to_owned(), accelerator: Accelerator::Auto },
             network_kind: NetworkKind::None,
             nameservers: Vec::new(),
@@ -126,7 +128,8 @@ impl Half {
 /// An image file in the host's store, and the VM that boots it.
 fn with_image(directory: &Path) -> (Image, impl Fn(AttestedVm) -> AttestedVm + use<>) {
     let store = ImageStore::open(&directory.join("elsewhere")).unwrap();
-    let source = directory.join("image.raw");
+    fs::create_dir_all(directory.join("import")).unwrap();
+    let source = directory.join("import/image.raw");
     fs::write(&source, vec![0x5a; 1 << 20]).unwrap();
     let stored = store.import(&source, ImageFormat::Raw, None).unwrap();
     let image = VmImage {
@@ -156,8 +159,8 @@ fn domain(connection: &Connect) -> Option<Domain> {
     connection.lookup_domain_by_name(&HostNames::of(HERE).domain(VM)).ok()
 }
 
-fn quarantined(state_directory: &Path) -> usize {
-    fs::read_dir(state_directory.join("disks/quarantine")).unwrap().count()
+fn quarantined(directory: &Path) -> usize {
+    fs::read_dir(directory.join("disks/quarantine")).unwrap().count()
 }
 
 #[tokio::test]
@@ -241,13 +244,13 @@ async fn an_agent_that_restarts_touches_no_running_vm_and_adopts_it_without_its_
     half.end().await;
     let before = domain(&connection).unwrap().id();
 
-    fs::remove_dir_all(directory.path().join("journal")).unwrap();
+    fs::remove_dir_all(directory.path().join("state")).unwrap();
     let told = after(&first, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
     let mut half = Half::start(directory.path(), &[first, told.clone()]).await;
     // What is asked for next is answered after the adoption.
     let second = wants(&told, Wanted::Deleted);
     let adopted = async {
-        while !directory.path().join(format!("journal/{VM}.json")).exists() {
+        while !directory.path().join(format!("state/journal/{VM}.json")).exists() {
             tokio::task::yield_now().await;
         }
     };
@@ -255,6 +258,65 @@ async fn an_agent_that_restarts_touches_no_running_vm_and_adopts_it_without_its_
     assert_eq!(domain(&connection).unwrap().id(), before, "a running VM was touched");
     half.vm(&second).await;
     assert_eq!(half.phase().await, ReportPhase::Deleted, "something was told about the adoption");
+    half.end().await;
+}
+
+#[tokio::test]
+async fn twenty_vms_outlive_the_loss_of_the_state_directory_and_none_is_started_again() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (image, vm) = with_image(directory.path());
+    let versions: Vec<_> = (1..=20)
+        .map(|number| {
+            let mut version = vm(accepted());
+            version.vm.id = VmId([100 + number; 16]);
+            version
+        })
+        .collect();
+    let mut half = Half::start(directory.path(), &[]).await;
+    half.order(Order::Image(Box::new(image))).await;
+    for version in &versions {
+        half.vm(version).await;
+    }
+    for _ in &versions {
+        assert_eq!(half.report().await.phase, ReportPhase::Running);
+    }
+    half.end().await;
+    let starts = || -> Vec<_> {
+        let names = HostNames::of(HERE);
+        let name = |version: &AttestedVm| names.domain(version.vm.id);
+        let domain = |name: String| connection.lookup_domain_by_name(&name).unwrap().id();
+        versions.iter().map(name).map(domain).collect()
+    };
+    let before = starts();
+    assert!(before.iter().all(Option::is_some));
+
+    fs::remove_dir_all(directory.path().join("state")).unwrap();
+    let told = |version: &AttestedVm| {
+        after(version, |vm| vm.reported = Some(report(1, ReportPhase::Running)))
+    };
+    let told: Vec<_> = versions.iter().map(told).collect();
+    let mut half = Half::start(directory.path(), &told).await;
+    let adopted = async {
+        let journal = |version: &AttestedVm| format!("state/journal/{}.json", version.vm.id);
+        while !versions.iter().all(|version| directory.path().join(journal(version)).exists()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, adopted).await.expect("not all were adopted");
+    assert_eq!(starts(), before, "a running VM was touched");
+    assert!(half.reports.try_recv().is_err(), "something was told about the adoption");
+    for version in &versions {
+        let disk = format!("disks/{HERE}-{}.qcow2", version.vm.id);
+        assert!(directory.path().join(disk).exists());
+    }
+    // And they are all still the owner's to stop.
+    for version in &told {
+        half.vm(&wants(version, Wanted::Deleted)).await;
+    }
+    for _ in &told {
+        assert_eq!(half.report().await.phase, ReportPhase::Deleted);
+    }
     half.end().await;
 }
 
@@ -285,7 +347,9 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
     let socket = directory.path().join("no-such-socket");
     let configuration = MachineConfiguration {
         host_id: HERE,
-        state_directory: directory.path().to_owned(),
+        state_directory: directory.path().join("state"),
+        storage_directory: directory.path().to_owned(),
+        import_directories: Vec::new(),
         backend: Backend::Libvirt {
             uri: format!("qemu:///system?socket={}", socket.display()),
             accelerator: Accelerator::Tcg,

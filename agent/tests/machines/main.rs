@@ -9,5 +9,7 @@ mod crash;
 mod crossing;
 mod desk;
 mod libvirt;
+mod sources;
+mod storage;
 mod support;
 mod volumes;

@@ -62,6 +62,8 @@ impl Half {
         let configuration = MachineConfiguration {
             host_id: HERE,
             state_directory: directory.join("state"),
+            storage_directory: directory.join("storage"),
+            import_directories: Vec::new(),
             backend: Backend::CloudHypervisor(configuration(directory)),
             network_kind: NetworkKind::None,
             nameservers: Vec::new(),
@@ -108,7 +110,7 @@ async fn cloud_hypervisor_an_order_becomes_a_machine_that_outlives_its_agent_and
     firmware(directory);
     let source = directory.join("image.raw");
     std::fs::write(&source, vec![0x5a; 1 << 20]).unwrap();
-    let store = ImageStore::open(&directory.join("state/images")).unwrap();
+    let store = ImageStore::open(&directory.join("storage/images")).unwrap();
     let stored = store.import(&source, ImageFormat::Raw, None).unwrap();
     let version = |wanted, generation| {
         let mut version = attested(VM, wanted, generation);
@@ -127,7 +129,7 @@ async fn cloud_hypervisor_an_order_becomes_a_machine_that_outlives_its_agent_and
     half.end().await;
     assert_eq!(pid(directory), before, "the machine ended with its agent");
 
-    std::fs::remove_dir_all(directory.join("state/journal")).unwrap();
+    std::fs::remove_dir_all(directory.join("state")).unwrap();
     let mut half = Half::start(directory).await;
     let mut reported = version(Wanted::Running, 1);
     reported.vm.reported = Some(VmReport {
