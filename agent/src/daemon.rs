@@ -16,7 +16,8 @@ use crate::actuator::store::console_directory;
 use crate::api::{self, ApiParts};
 use crate::configuration::Configuration;
 use crate::handover::{
-    CONSOLE_REQUESTS_WAITING_MAX, ORDERS_WAITING_MAX, REPORTS_WAITING_MAX, SightBoard,
+    CONSOLE_REQUESTS_WAITING_MAX, LOCAL_STOPS_WAITING_MAX, ORDERS_WAITING_MAX, REPORTS_WAITING_MAX,
+    Requests, SightBoard,
 };
 use crate::limits::STOP_WAIT_MAX;
 use crate::link::orders::OrderTeller;
@@ -137,6 +138,7 @@ fn start(
         metrics: Arc::clone(&metrics),
     };
     let (console_sender, console_requests) = mpsc::channel(CONSOLE_REQUESTS_WAITING_MAX);
+    let (stop_sender, local_stops) = mpsc::channel(LOCAL_STOPS_WAITING_MAX);
     let api_parts = ApiParts {
         cluster,
         cluster_name: genesis.name.clone(),
@@ -149,6 +151,7 @@ fn start(
         seal,
         stream,
         consoles: console_sender,
+        local_stops: stop_sender,
         console_directory: console_directory(&configuration.machines.storage_directory),
     };
     let (configuration_api, machines) = (configuration.api, configuration.machines);
@@ -163,8 +166,8 @@ fn start(
     parts.spawn(infallible("api", serve));
     let tell = teller.run(stop.clone());
     parts.spawn(async move { ("orders", tell.await.map_err(Broken::State)) });
-    let work =
-        machines::run(machines, orders, report_sender, board, console_requests, stop.clone());
+    let requests = Requests { consoles: console_requests, local_stops };
+    let work = machines::run(machines, orders, report_sender, board, requests, stop.clone());
     parts.spawn(async move { ("machines", work.await.map_err(Broken::Machines)) });
     Ok(parts)
 }

@@ -22,7 +22,10 @@ use crate::actuator::{Actuator, Ended, Performer};
 use crate::controller::{
     Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, VolumeFinished,
 };
-use crate::handover::{ConsoleRequest, HostReport, Order, ReportSender, ReportSubject, SightBoard};
+use crate::handover::{
+    HostReport, LocalStopRequest, NoSuchMachine, Order, ReportSender, ReportSubject, Requests,
+    SightBoard,
+};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::announcer::Announcer;
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisor, CloudHypervisorConfiguration};
@@ -136,7 +139,7 @@ pub async fn run(
     orders: mpsc::Receiver<Order>,
     reports: ReportSender,
     board: SightBoard,
-    console_requests: mpsc::Receiver<ConsoleRequest>,
+    requests: Requests,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
     let host_id = &configuration.host_id;
@@ -166,6 +169,7 @@ pub async fn run(
         inputs: inputs.clone(),
         board: board.clone(),
     };
+    let Requests { consoles: console_requests, local_stops } = requests;
     let desk = ConsoleDesk { hypervisor: Arc::clone(&hypervisor), requests: console_requests };
     let performer = Performer {
         hypervisor,
@@ -197,7 +201,7 @@ pub async fn run(
         began: Instant::now(),
         stop: stop.clone(),
     };
-    let ended = machines.work(orders, inputs_told, reports).await;
+    let ended = machines.work((orders, inputs_told, local_stops), reports).await;
     stop.cancel();
     observing.await.map_err(|error| Broken::Task(error.to_string()))?;
     giving_consoles.await.map_err(|error| Broken::Task(error.to_string()))?;
@@ -235,8 +239,11 @@ struct Machines {
 impl Machines {
     async fn work(
         mut self,
-        mut orders: mpsc::Receiver<Order>,
-        mut inputs: mpsc::Receiver<Input>,
+        (mut orders, mut inputs, mut local_stops): (
+            mpsc::Receiver<Order>,
+            mpsc::Receiver<Input>,
+            mpsc::Receiver<LocalStopRequest>,
+        ),
         reports: ReportSender,
     ) -> Result<(), Broken> {
         let stop = self.stop.clone();
@@ -249,6 +256,11 @@ impl Machines {
                     None => break,
                 },
                 Some(input) = inputs.recv() => input,
+                Some(request) = local_stops.recv() => {
+                    self.stop_by_hand(request).await?;
+                    self.show();
+                    continue;
+                }
                 finished = self.actuator.next_finished() => {
                     let finished = finished.map_err(Broken::StateDirectory)?;
                     log_trouble(&finished);
@@ -288,6 +300,7 @@ impl Machines {
                         step = ?job.action.step(), attempt = job.record.attempts, "step");
                     self.actuator.begin(*job);
                 }
+                Output::Halt(job) => self.actuator.begin_halt(*job),
                 Output::ActOnVolume(job) => {
                     tracing::info!(volume = %job.volume.id, generation = job.volume.generation.0,
                         action = ?job.action, "step");
@@ -325,6 +338,17 @@ impl Machines {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// Takes the operator's word; answered once it is durable.
+    async fn stop_by_hand(&mut self, request: LocalStopRequest) -> Result<(), Broken> {
+        let LocalStopRequest { vm, manner, reason, reply } = request;
+        tracing::warn!(%vm, ?manner, reason, "the operator stops a machine by hand");
+        self.take(Input::LocalStop(vm, manner, reason)).await?;
+        let halted = self.controller.halt_of(&vm).map(|halt| halt.generation);
+        // Who has gone away does not take his word back.
+        let _ = reply.send(halted.ok_or(NoSuchMachine));
         Ok(())
     }
 

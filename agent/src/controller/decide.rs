@@ -10,10 +10,10 @@ use dagger_payload::name::ImageSource;
 use dagger_payload::object::{Placement, Wanted};
 
 use super::Monotonic;
-use super::entry::{Entry, Then};
+use super::entry::{Asked, Entry, Then};
 use super::limits::{RESTART_WINDOW, RESTARTS_MAX, SHUTDOWN_ASK_AGAIN, SHUTDOWN_WAIT_MAX};
 use super::proof::{DeleteProof, StopProof};
-use super::step::{Action, Seen, Step};
+use super::step::{Action, Rung, Seen, Step};
 use crate::handover::AttestedVm;
 use crate::hypervisor::{Machine, Power, Tags};
 
@@ -33,6 +33,8 @@ pub(super) enum Decision {
     Settled(ReportPhase),
     /// Carry this out.
     Act(Action),
+    /// It is off because this host's operator wants that: why.
+    Halted(String),
     /// Start it again, counted: it stopped by itself.
     Restart,
     /// Look at the machine first.
@@ -70,13 +72,19 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
         Some(Then::Stay) => return Decision::Wait(None),
         Some(Then::Retry(_)) | None => {}
     }
+    if wanted.vm.wanted != Wanted::Deleted
+        && matches!(power, Some(Power::Stopped) | None)
+        && let Some(reason) = entry.halted(around.here)
+    {
+        return Decision::Halted(reason);
+    }
     match (wanted.vm.wanted, power) {
         (Wanted::Running, Some(power @ (Power::Running | Power::Paused)))
             if let Some(proof) = reboot_proof(entry, wanted, around.here) =>
         {
             match power {
                 Power::Paused => Decision::Act(Action::Destroy(proof)),
-                Power::Running | Power::Stopped => stop(entry, &proof, around),
+                Power::Running | Power::Stopped => stop(entry, &proof, around.now),
             }
         }
         (Wanted::Running | Wanted::Paused, Some(Power::Running))
@@ -110,7 +118,7 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
                     Decision::Act(Action::Destroy(proof))
                 }
                 (Power::Running | Power::Stopped, StopManner::Graceful) => {
-                    stop(entry, &proof, around)
+                    stop(entry, &proof, around.now)
                 }
             }
         }
@@ -210,18 +218,32 @@ fn needs_volumes(entry: &Entry, wanted: &AttestedVm) -> bool {
     entry.tags().is_some_and(is_older) && !entry.ensured.contains(&Step::Volumes)
 }
 
+fn stop(entry: &Entry, proof: &StopProof, now: Monotonic) -> Decision {
+    match ladder(entry.asked, now) {
+        Rungs::Climb(Rung::Ask) => Decision::Act(Action::AskShutdown(proof.clone())),
+        Rungs::Climb(Rung::Destroy) => Decision::Act(Action::Destroy(proof.clone())),
+        Rungs::Wait(until) => Decision::Wait(Some(until)),
+    }
+}
+
+/// What is next on the ladder.
+pub(super) enum Rungs {
+    /// Go this far.
+    Climb(Rung),
+    /// Give the guest until then.
+    Wait(Monotonic),
+}
+
 /// The ladder: ask, ask again, switch off.
-fn stop(entry: &Entry, proof: &StopProof, around: &Surroundings<'_>) -> Decision {
-    let Some(asked) = entry.asked else {
-        return Decision::Act(Action::AskShutdown(proof.clone()));
-    };
+pub(super) fn ladder(asked: Option<Asked>, now: Monotonic) -> Rungs {
+    let Some(asked) = asked else { return Rungs::Climb(Rung::Ask) };
     let (end, again) = (asked.first.plus(SHUTDOWN_WAIT_MAX), asked.last.plus(SHUTDOWN_ASK_AGAIN));
-    if around.now >= end {
-        Decision::Act(Action::Destroy(proof.clone()))
-    } else if around.now >= again {
-        Decision::Act(Action::AskShutdown(proof.clone()))
+    if now >= end {
+        Rungs::Climb(Rung::Destroy)
+    } else if now >= again {
+        Rungs::Climb(Rung::Ask)
     } else {
-        Decision::Wait(Some(end.min(again)))
+        Rungs::Wait(end.min(again))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use dagger_payload::id::{Generation, HostId, VmId};
-use dagger_payload::kind::ReportPhase;
+use dagger_payload::kind::{ReportPhase, RestartPolicy};
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, Wanted};
 
@@ -172,6 +172,13 @@ impl Entry {
         self.sighting = Sighting { ticket, seen: Seen::Unknown };
     }
 
+    /// The highest generation that this host knows of: what is wanted, or, before it is told that,
+    /// what it wrote down.
+    pub(super) fn generation(&self) -> Option<Generation> {
+        let wanted = self.wanted.as_ref().map(|wanted| wanted.vm.generation);
+        wanted.max(self.record.as_ref().map(|record| record.generation))
+    }
+
     /// The tags of our machine, if it is there.
     pub(super) fn tags(&self) -> Option<&Tags> {
         match &self.sighting.seen {
@@ -217,7 +224,7 @@ impl Entry {
         if let Some(sighting) = sighting {
             self.see(sighting);
         }
-        if self.wanted.as_ref().map(|wanted| wanted.vm.generation) != Some(generation) {
+        if self.generation() != Some(generation) {
             self.finish_older(step, &outcome, ticket);
             return;
         }
@@ -328,11 +335,12 @@ fn was_made_here(wanted: &AttestedVm, here: HostId) -> bool {
     })
 }
 
-/// Whether this host told the ledger that the guest ran in this generation.
+/// Whether this host told the ledger that a guest which is to be started only once ran in this
+/// generation.
 fn was_started_here(wanted: &AttestedVm, here: HostId) -> bool {
     wanted.vm.reported.as_ref().is_some_and(|report| {
         let ran = matches!(report.phase, ReportPhase::Running | ReportPhase::Stopped);
-        let is_wanted = wanted.vm.wanted == Wanted::Running;
-        ran && is_wanted && report.host == here && report.generation == wanted.vm.generation
+        let once = wanted.vm.wanted == Wanted::Running && wanted.vm.restart == RestartPolicy::Never;
+        ran && once && report.host == here && report.generation == wanted.vm.generation
     })
 }

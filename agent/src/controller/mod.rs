@@ -7,6 +7,7 @@
 
 mod decide;
 mod entry;
+mod halt;
 mod limits;
 mod offer;
 mod policy;
@@ -19,13 +20,15 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use dagger_api::Sight;
 use dagger_payload::id::{HostId, LedgerTime, VmId, VolumeId};
-use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm, ReportVolume};
+use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm, ReportVolume, StopManner};
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, VmState};
 
 use self::decide::{Decision, Surroundings, decide};
 use self::entry::{Entry, Taken};
+use self::halt::Charge;
 use self::sources::Sources;
 use self::volumes::VolumeEntry;
 use crate::handover::{AttestedVm, Order, VmSight};
@@ -33,7 +36,9 @@ use crate::hypervisor::{Inventory, Machine, Power, Tags};
 use crate::journal::Record;
 
 pub use policy::LocalPolicy;
-pub use step::{Action, DiskRule, Finished, Job, Outcome, Seen, Sighting, Step};
+pub use step::{
+    Action, DiskRule, Finished, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step,
+};
 pub use volumes::{VolumeAction, VolumeFinished, VolumeJob};
 
 /// Time since an arbitrary beginning, from a clock that never goes back.
@@ -76,6 +81,8 @@ pub enum Input {
     Finished(Finished, u64),
     /// A step for a volume ended.
     VolumeFinished(VolumeFinished),
+    /// This host's operator wants the machine off, in this manner and for this reason.
+    LocalStop(VmId, StopManner, String),
     /// The guest shows this SSH host key.
     GuestHostKey(VmId, SshKeyLine),
     /// Time went on.
@@ -87,6 +94,8 @@ pub enum Input {
 pub enum Output {
     /// Make the job's record durable, then carry its action out. One job at a time per VM.
     Act(Box<Job>),
+    /// Make the job's record durable, then switch the machine off; a job of its VM like any other.
+    Halt(Box<HaltJob>),
     /// Carry this out. One job at a time per volume.
     ActOnVolume(Box<VolumeJob>),
     /// Make this record durable.
@@ -128,6 +137,10 @@ pub struct Controller {
     subnet: Option<GuestSubnet>,
     sources: Sources,
     entries: BTreeMap<VmId, Entry>,
+    /// What the last listing showed of VMs that nothing is known of; empty while nothing is seen.
+    strangers: Inventory,
+    /// The ticket of that listing.
+    listed: u64,
     volumes: BTreeMap<VolumeId, VolumeEntry>,
 }
 
@@ -144,6 +157,8 @@ impl Controller {
             subnet: None,
             sources: Sources::default(),
             entries,
+            strangers: Inventory::new(),
+            listed: 0,
             volumes: BTreeMap::new(),
         }
     }
@@ -158,6 +173,7 @@ impl Controller {
                     let seen = machines.remove(vm).map_or(Seen::Absent, Seen::Present);
                     entry.see(Sighting { ticket, seen });
                 }
+                (self.strangers, self.listed) = (machines, ticket);
                 self.advance_all(now, &mut outputs);
             }
             Input::Sighting(vm, sighting) => {
@@ -167,6 +183,7 @@ impl Controller {
                 self.advance(now, vm, &mut outputs);
             }
             Input::SightLost { ticket } => {
+                self.strangers.clear();
                 for entry in self.entries.values_mut() {
                     entry.lose_sight(ticket);
                 }
@@ -179,6 +196,9 @@ impl Controller {
                 self.advance(now, vm, &mut outputs);
             }
             Input::VolumeFinished(finished) => self.finish_volume(now, finished, &mut outputs),
+            Input::LocalStop(vm, manner, reason) => {
+                self.take_local_stop(now, vm, (manner, reason), &mut outputs);
+            }
             Input::GuestHostKey(vm, key) => {
                 if let Some(entry) = self.entries.get_mut(&vm) {
                     // The first one stays: a key that changes is for people to look at.
@@ -217,9 +237,13 @@ impl Controller {
         }
     }
 
-    /// What is seen of each VM that concerns this host.
+    /// What is seen of each VM that concerns this host, or stands here tagged as ours.
     pub fn sights(&self) -> BTreeMap<VmId, VmSight> {
-        self.entries.iter().map(|(vm, entry)| (*vm, sight(entry))).collect()
+        let strange = self.strangers.iter().filter_map(|(vm, machine)| match machine {
+            Machine::Ours { power, .. } => Some((*vm, stranger(*power))),
+            Machine::Foreign(_) => None,
+        });
+        strange.chain(self.entries.iter().map(|(vm, entry)| (*vm, sight(entry)))).collect()
     }
 
     fn take_order(&mut self, now: Monotonic, order: Order, outputs: &mut Vec<Output>) {
@@ -281,13 +305,15 @@ impl Controller {
 
     /// Says what is next for one VM.
     fn advance(&mut self, now: Monotonic, vm: VmId, outputs: &mut Vec<Output>) {
-        if self.mode != Mode::Live {
-            return;
-        }
         let Some(entry) = self.entries.get(&vm) else { return };
         if entry.busy.is_some() {
             return;
         }
+        let charge = self.halt(now, vm, outputs);
+        if self.mode != Mode::Live || charge == Charge::Operator {
+            return;
+        }
+        let Some(entry) = self.entries.get(&vm) else { return };
         if entry.is_done_with(self.here) {
             self.entries.remove(&vm);
             return;
@@ -342,6 +368,14 @@ fn carry_out(
     entry.reason = entry.failure.as_ref().map(|failure| failure.reason.clone());
     let told = match decision {
         Decision::Settled(phase) => return settle(entry, here, wanted, phase, outputs),
+        Decision::Halted(reason) => {
+            entry.failure = None;
+            entry.asked = None;
+            let news = report::news(entry, here, ReportPhase::Stopped, Some(&reason));
+            outputs.extend(news.map(Output::Report));
+            entry.reason = Some(reason);
+            return;
+        }
         Decision::Hold(reason) => {
             if before.as_ref() != Some(&reason) {
                 outputs.push(Output::Alarm(entry.vm, reason.clone()));
@@ -429,16 +463,29 @@ fn act(
     outputs.push(Output::Act(Box::new(Job { vm: wanted.vm.clone(), tags, record, action })));
 }
 
+fn shown(power: Power) -> Sight {
+    match power {
+        Power::Running | Power::Paused => Sight::Running,
+        Power::Stopped => Sight::Stopped,
+    }
+}
+
+/// What the API shows of a machine of which nothing is known but that it is here.
+fn stranger(power: Power) -> VmSight {
+    let reason = "unknown_to_ledger: nothing but its tags says what it is";
+    VmSight {
+        sight: shown(power),
+        applied_generation: None,
+        reason: Some(reason.to_owned()),
+    }
+}
+
 /// What the API shows of an entry.
 fn sight(entry: &Entry) -> VmSight {
-    use dagger_api::Sight;
     let sight = match &entry.sighting.seen {
         Seen::Unknown => Sight::Unknown,
         Seen::Absent | Seen::Present(Machine::Foreign(_)) => Sight::Absent,
-        Seen::Present(Machine::Ours { power, .. }) => match power {
-            Power::Running | Power::Paused => Sight::Running,
-            Power::Stopped => Sight::Stopped,
-        },
+        Seen::Present(Machine::Ours { power, .. }) => shown(*power),
     };
     VmSight {
         sight,

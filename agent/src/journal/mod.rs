@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 
 use dagger_payload::id::{HostId, VmId};
 
-pub use record::{DiskMark, Evidence, Record};
+pub use record::{DiskMark, Evidence, Halt, Record};
 
 /// A record's file, in bytes: ten times what the largest record takes.
 const RECORD_BYTES_MAX: u64 = 64 * 1024;

@@ -284,6 +284,10 @@ impl<'a> Agent<'a> {
                 let finished = self.performer.perform(&job).unwrap();
                 self.inputs.push_back(Input::Finished(finished, self.tickets.draw()));
             }
+            Output::Halt(job) => {
+                let finished = self.performer.halt(&job).unwrap();
+                self.inputs.push_back(Input::Finished(finished, self.tickets.draw()));
+            }
             Output::Persist(record) => self.journal.write(&record).unwrap(),
             Output::Forget(vm) => self.journal.forget(vm).unwrap(),
             Output::Report(report) => {

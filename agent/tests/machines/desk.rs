@@ -24,14 +24,13 @@ pub(crate) struct Desk {
 }
 
 impl Desk {
-    pub(crate) fn with(records: BTreeMap<dagger_payload::id::VmId, Record>, policy: LocalPolicy) -> Self {
+    pub(crate) fn with(
+        records: BTreeMap<dagger_payload::id::VmId, Record>,
+        policy: LocalPolicy,
+    ) -> Self {
         let controller = Controller::new(HERE, policy, records);
-        let mut desk = Self {
-            controller,
-            now: Monotonic::default(),
-            ticket: 0,
-            begun: Generation(0),
-        };
+        let mut desk =
+            Self { controller, now: Monotonic::default(), ticket: 0, begun: Generation(0) };
         desk.order(Order::Host(Box::new(host())));
         desk
     }
@@ -47,7 +46,11 @@ impl Desk {
         (desk, outputs)
     }
 
-    pub(crate) fn go_live(&mut self, versions: &[AttestedVm], machine: Option<Machine>) -> Vec<Output> {
+    pub(crate) fn go_live(
+        &mut self,
+        versions: &[AttestedVm],
+        machine: Option<Machine>,
+    ) -> Vec<Output> {
         for version in versions {
             assert_eq!(self.vm(version), [], "something was done before the end of history");
         }
@@ -58,8 +61,10 @@ impl Desk {
     pub(crate) fn take(&mut self, input: Input) -> Vec<Output> {
         let outputs = self.controller.handle(self.now, input);
         for output in &outputs {
-            if let Output::Act(job) = output {
-                self.begun = job.tags.generation;
+            match output {
+                Output::Act(job) => self.begun = job.tags.generation,
+                Output::Halt(job) => self.begun = job.generation,
+                _ => {}
             }
         }
         outputs
@@ -89,7 +94,12 @@ impl Desk {
         self.take(Input::Sighting(VM, sighting))
     }
 
-    pub(crate) fn finish(&mut self, step: Step, outcome: Outcome, machine: Option<Machine>) -> Vec<Output> {
+    pub(crate) fn finish(
+        &mut self,
+        step: Step,
+        outcome: Outcome,
+        machine: Option<Machine>,
+    ) -> Vec<Output> {
         self.ticket += 1;
         let ticket = self.ticket;
         let sighting = machine.map(|machine| Sighting { ticket, seen: Seen::Present(machine) });

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use dagger_agent::controller::LocalPolicy;
 use dagger_agent::handover::{
-    AttestedVm, AttestedVolume, ConsoleRequest, HostReport, ORDERS_WAITING_MAX, Order,
-    REPORTS_WAITING_MAX, SightBoard,
+    AttestedVm, AttestedVolume, HostReport, LocalStopRequest, LocalStopSender, NoSuchMachine,
+    ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use dagger_agent::hypervisor::Inventory;
 use dagger_agent::hypervisor::names::{HostNames, uuid};
@@ -21,11 +21,13 @@ use dagger_agent::machines::{
 use dagger_api::{FsckKind, Sight};
 use dagger_images::ImageStore;
 use dagger_images::disks::Survey;
-use dagger_payload::id::{CommitIndex, LedgerTime, VmId};
-use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, VmImage, VolumePhase};
+use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
+use dagger_payload::kind::{
+    ImageFormat, ReportPhase, ReportVm, StopManner, VmImage, VolumePhase,
+};
 use dagger_payload::object::{Image, Wanted};
 use dagger_payload::usage::Metered;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
@@ -34,9 +36,9 @@ use virt::domain::Domain;
 use super::support::{HERE, VM, accepted, after, cause, host, offered, report, wants};
 use super::volumes::{NextVolume, VOLUME, volume};
 
-/// Consoles that nobody asks for.
-fn nobody_asks() -> mpsc::Receiver<ConsoleRequest> {
-    mpsc::channel(1).1
+/// Requests that nobody makes.
+fn nobody_asks() -> Requests {
+    Requests { consoles: mpsc::channel(1).1, local_stops: mpsc::channel(1).1 }
 }
 
 const URI: &str = "test:///default";
@@ -46,6 +48,7 @@ const WAIT: Duration = Duration::from_secs(60);
 /// One run of the machines' half.
 struct Half {
     orders: mpsc::Sender<Order>,
+    local_stops: LocalStopSender,
     reports: mpsc::Receiver<HostReport>,
     board: SightBoard,
     stop: CancellationToken,
@@ -53,7 +56,7 @@ struct Half {
 }
 
 impl Half {
-    async fn start(directory: &Path, history: &[AttestedVm]) -> Self {
+    fn start_without_ledger(directory: &Path) -> Self {
         // Shown only when the test fails.
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let (orders, orders_told) = mpsc::channel(ORDERS_WAITING_MAX);
@@ -69,21 +72,34 @@ impl Half {
             nameservers: Vec::new(),
             policy: LocalPolicy::default(),
         };
-        let work = run(
-            configuration,
-            orders_told,
-            reports_told,
-            board.clone(),
-            nobody_asks(),
-            stop.clone(),
-        );
-        let half = Self { orders, reports, board, stop, running: tokio::spawn(work) };
-        half.order(Order::Host(Box::new(host()))).await;
-        for version in history {
-            half.vm(version).await;
-        }
-        half.order(Order::CaughtUp(CommitIndex(1))).await;
+        let (local_stops, stops_asked) = mpsc::channel(1);
+        let requests = Requests { local_stops: stops_asked, ..nobody_asks() };
+        let work =
+            run(configuration, orders_told, reports_told, board.clone(), requests, stop.clone());
+        let running = tokio::spawn(work);
+        Self { orders, local_stops, reports, board, stop, running }
+    }
+
+    async fn start(directory: &Path, history: &[AttestedVm]) -> Self {
+        let half = Self::start_without_ledger(directory);
+        half.catch_up(history).await;
         half
+    }
+
+    async fn catch_up(&self, history: &[AttestedVm]) {
+        self.order(Order::Host(Box::new(host()))).await;
+        for version in history {
+            self.vm(version).await;
+        }
+        self.order(Order::CaughtUp(CommitIndex(1))).await;
+    }
+
+    async fn stop_by_hand(&self, vm: VmId) -> Result<Generation, NoSuchMachine> {
+        let (reply, answer) = oneshot::channel();
+        let (manner, reason) = (StopManner::Forced, "it mines coins".to_owned());
+        let request = LocalStopRequest { vm, manner, reason, reply };
+        self.local_stops.send(request).await.unwrap();
+        tokio::time::timeout(WAIT, answer).await.expect("no answer").unwrap()
     }
 
     async fn order(&self, order: Order) {
@@ -317,6 +333,48 @@ async fn twenty_vms_outlive_the_loss_of_the_state_directory_and_none_is_started_
     for _ in &told {
         assert_eq!(half.report().await.phase, ReportPhase::Deleted);
     }
+    half.end().await;
+}
+
+#[tokio::test]
+async fn a_machine_is_stopped_by_hand_without_ledger_and_journal_and_told_when_it_is_back() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (image, vm) = with_image(directory.path());
+    let first = vm(accepted());
+    let mut half = Half::start(directory.path(), &[]).await;
+    half.order(Order::Image(Box::new(image))).await;
+    half.vm(&first).await;
+    assert_eq!(half.phase().await, ReportPhase::Running);
+    half.end().await;
+
+    fs::remove_dir_all(directory.path().join("state")).unwrap();
+    let mut half = Half::start_without_ledger(directory.path());
+    let seen = async {
+        while half.board.read(|contents| !contents.vms.contains_key(&VM)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, seen).await.expect("the machine is not seen");
+    assert_eq!(half.stop_by_hand(VmId([9; 16])).await, Err(NoSuchMachine));
+    assert_eq!(half.stop_by_hand(VM).await, Ok(Generation(1)));
+    let journal = directory.path().join(format!("state/journal/{VM}.json"));
+    assert!(fs::read_to_string(&journal).unwrap().contains("it mines coins"));
+    let off = async {
+        while domain(&connection).unwrap().is_active().unwrap() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, off).await.expect("it still runs");
+
+    let told = after(&first, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
+    half.catch_up(&[first, told.clone()]).await;
+    let report = half.report().await;
+    assert_eq!(report.phase, ReportPhase::Stopped);
+    assert_eq!(report.reason.unwrap(), "local_stop: it mines coins");
+    assert!(!domain(&connection).unwrap().is_active().unwrap());
+    half.vm(&wants(&told, Wanted::Running)).await;
+    assert_eq!(half.phase().await, ReportPhase::Running, "its owner cannot start it");
     half.end().await;
 }
 

@@ -9,6 +9,7 @@ mod crash;
 mod crossing;
 mod desk;
 mod libvirt;
+mod local_stop;
 mod sources;
 mod storage;
 mod support;

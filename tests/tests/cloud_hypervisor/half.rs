@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use dagger_agent::controller::LocalPolicy;
 use dagger_agent::handover::{
-    HostReport, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
+    HostReport, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use dagger_agent::machines::{Backend, Broken, MachineConfiguration, NetworkKind, run};
 use dagger_images::ImageStore;
@@ -70,9 +70,9 @@ impl Half {
             policy: LocalPolicy::default(),
         };
         let board = SightBoard::default();
-        // Consoles that nobody asks for.
-        let (_, consoles) = mpsc::channel(1);
-        let work = run(configuration, orders_told, reports_told, board, consoles, stop.clone());
+        // Requests that nobody makes.
+        let requests = Requests { consoles: mpsc::channel(1).1, local_stops: mpsc::channel(1).1 };
+        let work = run(configuration, orders_told, reports_told, board, requests, stop.clone());
         let half = Self { orders, reports, stop, running: tokio::spawn(work) };
         half.order(Order::Host(Box::new(host()))).await;
         half
