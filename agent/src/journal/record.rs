@@ -110,6 +110,20 @@ impl Record {
         }
     }
 
+    /// Keeps what `there`, the record that this one replaces, says once and for all, if this one
+    /// was made before that.
+    pub(super) fn keep_words_of(&mut self, there: &Self) {
+        let mine = self.halted_at.as_ref().map(|halt| halt.generation);
+        let counts =
+            |halt: &&Halt| halt.generation >= self.generation && Some(halt.generation) > mine;
+        if let Some(halt) = there.halted_at.as_ref().filter(counts) {
+            self.halted_at = Some(halt.clone());
+        }
+        for evidence in &there.evidence {
+            self.keep(evidence.clone());
+        }
+    }
+
     /// Keeps `evidence`, unless it is known or there is enough.
     pub fn keep(&mut self, evidence: Evidence) {
         let known = self.evidence.iter().any(|kept| kept.told == evidence.told);
