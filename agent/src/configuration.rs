@@ -17,17 +17,17 @@ use dagger_payload::roster::{Roster, Seat};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::controller::LocalPolicy;
+use crate::controller::{LocalPolicy, Retention};
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisorConfiguration, Supervision};
 use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
 use crate::name_servers;
 
 /// Bytes of the configuration and of the key file that are read at most.
 const FILE_BYTES_MAX: usize = 64 * 1024;
-/// Bytes of a roster file that are read at most: 1 KiB for each seat.
-const ROSTER_BYTES_MAX: usize = 1024 * dagger_payload::limits::SEATS_MAX;
 /// Where disks are when no storage directory is named; the units know the same place.
 const STORAGE_DIRECTORY: &str = "/var/lib/dagger-storage";
+/// Bytes of a roster file that are read at most: 1 KiB for each seat.
+const ROSTER_BYTES_MAX: usize = 1024 * dagger_payload::limits::SEATS_MAX;
 /// Where Cloud Hypervisor is looked for when no program is named.
 const CLOUD_HYPERVISOR: &str = "/usr/bin/cloud-hypervisor";
 /// Where its machines' files are when no run directory is named; the unit template knows the same
@@ -103,6 +103,9 @@ struct File {
     /// What the operator lets this host take, beyond what the ledger says.
     #[serde(default)]
     policy: LocalPolicy,
+    /// How long this host keeps what nobody needs any more.
+    #[serde(default)]
+    retention: Retention,
 }
 
 #[derive(Debug, Deserialize)]
@@ -325,6 +328,7 @@ impl Configuration {
             network_kind: file.network.kind,
             nameservers: file.network.nameservers()?,
             policy: file.policy,
+            retention: file.retention,
         };
         Ok(Self {
             genesis,

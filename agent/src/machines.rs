@@ -13,14 +13,16 @@ use std::time::{Duration, Instant};
 use dagger_images::ImportDirectories;
 use dagger_payload::id::{HostId, VmId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::actuator::disks::Disks;
 use crate::actuator::store::{StoredDisks, console_directory};
 use crate::actuator::{Actuator, Ended, Performer};
 use crate::controller::{
-    Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, VolumeFinished,
+    Collection, Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Retention,
+    VolumeFinished,
 };
 use crate::handover::{
     HostReport, LocalStopRequest, NoSuchMachine, Order, ReportSender, ReportSubject, Requests,
@@ -63,6 +65,8 @@ pub struct MachineConfiguration {
     pub nameservers: Vec<Ipv4Addr>,
     /// What the operator lets this host take, beyond what the ledger says.
     pub policy: LocalPolicy,
+    /// How long this host keeps what nobody needs any more.
+    pub retention: Retention,
 }
 
 /// What runs machines.
@@ -173,7 +177,7 @@ pub async fn run(
     let desk = ConsoleDesk { hypervisor: Arc::clone(&hypervisor), requests: console_requests };
     let performer = Performer {
         hypervisor,
-        disks,
+        disks: Arc::clone(&disks) as Arc<dyn Disks>,
         journal: journal.clone(),
         tickets: tickets.clone(),
         names: HostNames::of(*host_id),
@@ -187,7 +191,10 @@ pub async fn run(
     let giving_consoles = tokio::spawn(desk.run(stop.clone()));
     let records = read_journal(&journal)?;
     let machines = Machines {
-        controller: Controller::new(*host_id, configuration.policy, records),
+        controller: Controller::new(*host_id, configuration.policy, records)
+            .keeping(configuration.retention),
+        disks,
+        store_looks: Arc::new(Semaphore::new(1)),
         actuator: Actuator::new(Arc::new(performer)),
         journal,
         tickets,
@@ -220,6 +227,9 @@ fn read_journal(journal: &Journal) -> Result<BTreeMap<VmId, Record>, Broken> {
 /// The running half.
 struct Machines {
     controller: Controller,
+    disks: Arc<StoredDisks>,
+    /// One look at the stores at a time: one that hangs is not joined by others.
+    store_looks: Arc<Semaphore>,
     actuator: Actuator,
     journal: Journal,
     tickets: Tickets,
@@ -301,6 +311,8 @@ impl Machines {
                     self.actuator.begin(*job);
                 }
                 Output::Halt(job) => self.actuator.begin_halt(*job),
+                Output::LookAtStores => self.look_at_stores(),
+                Output::Collect(collection) => self.collect(*collection),
                 Output::ActOnVolume(job) => {
                     tracing::info!(volume = %job.volume.id, generation = job.volume.generation.0,
                         action = ?job.action, "step");
@@ -339,6 +351,37 @@ impl Machines {
             }
         }
         Ok(())
+    }
+
+    /// What cannot be seen now is looked at again later.
+    fn look_at_stores(&self) {
+        let Ok(permit) = Arc::clone(&self.store_looks).try_acquire_owned() else {
+            tracing::warn!("an earlier look at the stores has not ended");
+            return;
+        };
+        let (disks, inputs) = (Arc::clone(&self.disks), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            match disks.stored() {
+                // The half that does not listen any more is stopping.
+                Ok(stored) => drop(inputs.blocking_send(Input::Stored(stored))),
+                Err(error) => tracing::warn!(%error, "it cannot be seen what lies in the stores"),
+            }
+            drop(permit);
+        });
+    }
+
+    fn collect(&self, collection: Collection) {
+        let (disks, inputs) = (Arc::clone(&self.disks), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            let done = match &collection {
+                Collection::Remains(proof) => disks.collect(proof),
+                Collection::Image(proof) => disks.collect_image(proof),
+            };
+            if let Err(error) = done {
+                tracing::warn!(?collection, %error, "not removed; the others are not held up");
+            }
+            drop(inputs.blocking_send(Input::Collected));
+        });
     }
 
     /// Takes the operator's word; answered once it is durable.

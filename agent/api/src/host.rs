@@ -24,7 +24,8 @@ pub struct FsckView {
     pub machines: u64,
     /// Disks, seeds and volumes that are here.
     pub files: u64,
-    /// Files in quarantine: the operator removes them by hand, nothing else does.
+    /// Files in quarantine. Those of what was deleted go after the retention time, if the operator
+    /// gave one; all others only by his hand.
     pub quarantined: u64,
 }
 
@@ -67,6 +68,16 @@ pub enum FsckKind {
     OwnerWithoutMachine,
     /// An entry of the disks' directory whose name nobody here gives.
     FileForeign,
+    /// A domain that carries our tags under another name, or a unit or process of ours without its
+    /// directory.
+    MachineMisplaced,
+    /// What a guest said, of a VM that does not belong here.
+    ConsoleWithoutOwner,
+    /// An image file that no registered image stands for.
+    ImageUnregistered,
+    /// A file in quarantine of something whose deletion this host does not know: it stays until the
+    /// operator removes it.
+    QuarantineWithoutProof,
 }
 
 /// `POST /v1/vms/{vm}/local-stop` (Unix socket only): the operator of a host switches a machine

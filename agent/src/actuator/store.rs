@@ -6,20 +6,21 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
-use dagger_images::disks::Survey;
 use dagger_images::{
     ConsoleStore, DiskStore, ImageError, ImageStore, ImportDirectories, Network,
-    Outcome as FileOutcome, Seed, StoredImage,
+    Outcome as FileOutcome, Quarantine, Remains, RemainsOf, Seed, StoredImage,
 };
 use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::ImageSource;
 
 use super::disks::{DiskError, Disks, SeedContents};
-use crate::controller::DiskRule;
-use crate::controller::proof::{DeleteProof, VolumeProof};
+use crate::controller::proof::{DeleteProof, RemainsProof, UnusedProof, VolumeProof};
+use crate::controller::{DiskRule, Stored, StoredOverlay};
+use crate::handover::ReportSubject;
+use crate::inspection::Files;
 
 /// The stores below one host's storage directory.
 pub struct StoredDisks {
@@ -28,6 +29,9 @@ pub struct StoredDisks {
     consoles: ConsoleStore,
     imports: ImportDirectories,
     damaged: Mutex<BTreeSet<ImageDigest>>,
+    /// Held while a disk is made over an image, and, by one alone, while an image is removed.
+    images_in_use: RwLock<()>,
+    host: HostId,
 }
 
 impl StoredDisks {
@@ -48,15 +52,42 @@ impl StoredDisks {
             consoles: ConsoleStore::open(&console_directory(storage_directory))?,
             imports,
             damaged: Mutex::default(),
+            images_in_use: RwLock::default(),
+            host,
         })
     }
 
-    /// What the directory of disks holds.
+    /// What all directories hold, for people.
     ///
     /// # Errors
-    /// It cannot be read to its end.
-    pub fn survey(&self) -> Result<Survey, ImageError> {
-        self.disks.survey()
+    /// One of them cannot be read to its end.
+    pub fn survey(&self) -> Result<Files, ImageError> {
+        Ok(Files {
+            disks: self.disks.survey()?,
+            consoles: self.consoles.list()?,
+            images: self.images.list()?.into_iter().map(|entry| entry.digest).collect(),
+            remains: self.remains()?.into_iter().map(|(_, remains)| remains).collect(),
+        })
+    }
+
+    /// What is in quarantine, each with where that is.
+    fn remains(&self) -> Result<Vec<(Quarantine, Remains)>, ImageError> {
+        let mut all = Vec::new();
+        let directories =
+            [self.disks.directory(), self.consoles.directory(), self.images.directory()];
+        for directory in directories {
+            let quarantine = Quarantine::of(directory, self.host);
+            let remains = quarantine.list()?;
+            all.extend(remains.into_iter().map(|remains| (quarantine.clone(), remains)));
+        }
+        Ok(all)
+    }
+
+    fn overlays(&self) -> Result<Vec<StoredOverlay>, ImageError> {
+        let image = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
+        let overlay =
+            |(vm, path): (VmId, Option<PathBuf>)| StoredOverlay { vm, image: path.and_then(image) };
+        Ok(self.disks.overlays()?.into_iter().map(overlay).collect())
     }
 
     /// The verified image. The store reads the file again only if something about it has changed.
@@ -104,6 +135,15 @@ impl StoredDisks {
     }
 }
 
+/// Whose remains these are, for the collector.
+fn subject(of: RemainsOf) -> Option<ReportSubject> {
+    match of {
+        RemainsOf::Vm(vm) => Some(ReportSubject::Vm(vm)),
+        RemainsOf::Volume(volume) => Some(ReportSubject::Volume(volume)),
+        RemainsOf::Image(_) | RemainsOf::Unknown => None,
+    }
+}
+
 /// Where what guests say on their consoles is kept.
 pub fn console_directory(storage_directory: &Path) -> PathBuf {
     storage_directory.join("consoles")
@@ -146,6 +186,7 @@ impl Disks for StoredDisks {
                 self.disks.disk_path(vm).display()
             )));
         }
+        let _in_use = self.images_in_use.read().unwrap_or_else(PoisonError::into_inner);
         let stored = self.verified(image).map_err(|error| disk_error(&error))?;
         let disk = self
             .disks
@@ -219,6 +260,47 @@ impl Disks for StoredDisks {
             let volume = proof.volume();
             tracing::info!(%volume, path = %path.display(), "moved into quarantine");
         }
+        Ok(())
+    }
+
+    fn stored(&self) -> Result<Stored, DiskError> {
+        let failed = |error: ImageError| disk_error(&error);
+        let subject = |(_, remains): (Quarantine, Remains)| subject(remains.of);
+        Ok(Stored {
+            remains: self.remains().map_err(failed)?.into_iter().filter_map(subject).collect(),
+            images: self.images.list().map_err(failed)?.iter().map(|image| image.digest).collect(),
+            overlays: self.overlays().map_err(failed)?,
+        })
+    }
+
+    fn collect(&self, proof: &RemainsProof) -> Result<(), DiskError> {
+        let mut done = Ok(());
+        for (quarantine, remains) in self.remains().map_err(|error| disk_error(&error))? {
+            if subject(remains.of) != Some(proof.subject()) {
+                continue;
+            }
+            match quarantine.remove(&remains) {
+                Ok(()) => {
+                    let (generation, payload) = proof.order();
+                    let (of, name, bytes) = (proof.subject(), &remains.name, remains.bytes);
+                    tracing::info!(%of, name, bytes, %generation, %payload,
+                        "removed from quarantine for ever");
+                }
+                Err(error) => done = done.and(Err(disk_error(&error))),
+            }
+        }
+        done
+    }
+
+    fn collect_image(&self, proof: &UnusedProof) -> Result<(), DiskError> {
+        let image = proof.image();
+        let _alone = self.images_in_use.write().unwrap_or_else(PoisonError::into_inner);
+        let overlays = self.overlays().map_err(|error| disk_error(&error))?;
+        if overlays.iter().any(|overlay| overlay.image == Some(image)) {
+            return Err(DiskError::Failed(format!("a disk lies over image {image} now")));
+        }
+        self.images.remove(image).map_err(|error| disk_error(&error))?;
+        tracing::info!(%image, "removed an image that nothing used");
         Ok(())
     }
 

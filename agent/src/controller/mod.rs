@@ -5,6 +5,7 @@
 //! Never touches a machine, and knows no clock, socket, file, thread or randomness: the time is
 //! told with each input. Called by [`crate::machines`], and by tests that crash it at every step.
 
+mod collector;
 mod decide;
 mod entry;
 mod halt;
@@ -26,6 +27,7 @@ use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm, ReportVolume, Sto
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, VmState};
 
+use self::collector::Collector;
 use self::decide::{Decision, Surroundings, decide};
 use self::entry::{Entry, Taken};
 use self::halt::Charge;
@@ -35,10 +37,9 @@ use crate::handover::{AttestedVm, Order, VmSight};
 use crate::hypervisor::{Inventory, Machine, Power, Tags};
 use crate::journal::Record;
 
+pub use collector::{Collection, Retention, Stored, StoredOverlay};
 pub use policy::LocalPolicy;
-pub use step::{
-    Action, DiskRule, Finished, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step,
-};
+pub use step::{Action, DiskRule, Finished, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step};
 pub use volumes::{VolumeAction, VolumeFinished, VolumeJob};
 
 /// Time since an arbitrary beginning, from a clock that never goes back.
@@ -81,6 +82,10 @@ pub enum Input {
     Finished(Finished, u64),
     /// A step for a volume ended.
     VolumeFinished(VolumeFinished),
+    /// What lies in the stores.
+    Stored(Stored),
+    /// A removal ended, well or not.
+    Collected,
     /// This host's operator wants the machine off, in this manner and for this reason.
     LocalStop(VmId, StopManner, String),
     /// The guest shows this SSH host key.
@@ -98,6 +103,10 @@ pub enum Output {
     Halt(Box<HaltJob>),
     /// Carry this out. One job at a time per volume.
     ActOnVolume(Box<VolumeJob>),
+    /// Look what lies in the stores; the answer comes as [`Input::Stored`], or not at all.
+    LookAtStores,
+    /// Remove this for ever. One at a time.
+    Collect(Box<Collection>),
     /// Make this record durable.
     Persist(Box<Record>),
     /// Forget the VM's record.
@@ -142,6 +151,7 @@ pub struct Controller {
     /// The ticket of that listing.
     listed: u64,
     volumes: BTreeMap<VolumeId, VolumeEntry>,
+    collector: Collector,
 }
 
 impl Controller {
@@ -160,7 +170,14 @@ impl Controller {
             strangers: Inventory::new(),
             listed: 0,
             volumes: BTreeMap::new(),
+            collector: Collector::default(),
         }
+    }
+
+    /// The same controller, which keeps what nobody needs any more no longer than `retention` says.
+    #[must_use]
+    pub fn keeping(self, retention: Retention) -> Self {
+        Self { collector: Collector::new(retention), ..self }
     }
 
     /// Takes one input at the time `now` and says what to do.
@@ -196,6 +213,8 @@ impl Controller {
                 self.advance(now, vm, &mut outputs);
             }
             Input::VolumeFinished(finished) => self.finish_volume(now, finished, &mut outputs),
+            Input::Stored(stored) => self.take_stored(&stored, &mut outputs),
+            Input::Collected => self.take_collected(&mut outputs),
             Input::LocalStop(vm, manner, reason) => {
                 self.take_local_stop(now, vm, (manner, reason), &mut outputs);
             }
@@ -206,27 +225,37 @@ impl Controller {
                 }
                 self.advance(now, vm, &mut outputs);
             }
-            Input::Tick => {
-                let due = |entry: &&Entry| entry.wake.is_some_and(|wake| wake <= now);
-                let due: Vec<_> = self.entries.values().filter(due).map(|entry| entry.vm).collect();
-                for vm in due {
-                    self.advance(now, vm, &mut outputs);
-                }
-                let due = |entry: &&VolumeEntry| entry.wake.is_some_and(|wake| wake <= now);
-                let due = self.volumes.iter().filter(|(_, entry)| due(entry));
-                let due: Vec<_> = due.map(|(id, _)| *id).collect();
-                for volume in due {
-                    self.advance_volume(now, volume, &mut outputs);
-                }
-            }
+            Input::Tick => self.tick(now, &mut outputs),
         }
         outputs
+    }
+
+    /// What was due is not due any more, whether something can be done now or not: while nothing
+    /// may be, nobody is woken for it, and all are asked again when that changes.
+    fn tick(&mut self, now: Monotonic, outputs: &mut Vec<Output>) {
+        let is_due = |wake: &mut Monotonic| *wake <= now;
+        let entries = self.entries.values_mut();
+        let due = entries.filter_map(|entry| entry.wake.take_if(is_due).map(|_| entry.vm));
+        let due: Vec<_> = due.collect();
+        for vm in due {
+            self.advance(now, vm, outputs);
+        }
+        let volumes = self.volumes.iter_mut();
+        let due = volumes.filter_map(|(id, entry)| entry.wake.take_if(is_due).map(|_| *id));
+        let due: Vec<_> = due.collect();
+        for volume in due {
+            self.advance_volume(now, volume, outputs);
+        }
+        if self.collector.wake.take_if(is_due).is_some() {
+            self.look_at_stores(now, outputs);
+        }
     }
 
     /// When to say [`Input::Tick`] next.
     pub fn next_wake(&self) -> Option<Monotonic> {
         let vms = self.entries.values().filter_map(|entry| entry.wake);
-        vms.chain(self.volumes.values().filter_map(|entry| entry.wake)).min()
+        let volumes = self.volumes.values().filter_map(|entry| entry.wake);
+        vms.chain(volumes).chain(self.collector.wake).min()
     }
 
     /// Why nothing may be done now, if so.
@@ -250,20 +279,28 @@ impl Controller {
         match order {
             Order::Vm(attested) => {
                 let vm = attested.vm.id;
+                self.collector.take_vm(&attested, self.here);
                 self.take_version(*attested, outputs);
                 self.advance(now, vm, outputs);
             }
-            Order::Volume(attested) => self.take_volume(now, *attested, outputs),
+            Order::Volume(attested) => {
+                self.collector.take_volume(&attested, self.here);
+                self.take_volume(now, *attested, outputs);
+            }
             Order::Host(host) if host.id == self.here => {
                 self.subnet = Some(host.guest_subnet);
                 self.advance_all(now, outputs);
             }
             Order::Host(_) => {}
             Order::Image(image) => self.sources.take(*image),
-            Order::LedgerTime(time) => self.ledger_time = self.ledger_time.max(time),
+            Order::LedgerTime(time) => {
+                self.ledger_time = self.ledger_time.max(time);
+                self.collector.take_time(self.ledger_time);
+            }
             Order::CaughtUp(_) => {
                 self.mode = Mode::Live;
                 self.advance_all(now, outputs);
+                self.look_at_stores(now, outputs);
             }
             Order::Hold(reason) => self.mode = Mode::Hold(reason),
         }
@@ -473,11 +510,7 @@ fn shown(power: Power) -> Sight {
 /// What the API shows of a machine of which nothing is known but that it is here.
 fn stranger(power: Power) -> VmSight {
     let reason = "unknown_to_ledger: nothing but its tags says what it is";
-    VmSight {
-        sight: shown(power),
-        applied_generation: None,
-        reason: Some(reason.to_owned()),
-    }
+    VmSight { sight: shown(power), applied_generation: None, reason: Some(reason.to_owned()) }
 }
 
 /// What the API shows of an entry.

@@ -5,11 +5,13 @@
 //! (R10). A function that destroys takes one of these, never an id (R9). Made by the controller,
 //! checked by nobody else.
 
-use dagger_payload::id::{Generation, HostId, PayloadDigest, Position, VmId, VolumeId};
-use dagger_payload::object::{Placement, Wanted};
-use dagger_payload::volume::{VolumeUse, VolumeWanted};
+use dagger_payload::id::{
+    Generation, HostId, ImageDigest, PayloadDigest, Position, VmId, VolumeId,
+};
+use dagger_payload::object::{Placement, VmState, Wanted};
+use dagger_payload::volume::{VolumeState, VolumeUse, VolumeWanted};
 
-use crate::handover::{AttestedVm, AttestedVolume};
+use crate::handover::{AttestedVm, AttestedVolume, ReportSubject};
 use crate::journal::Record;
 
 /// The VM's owner wants it switched off (for good, for a reboot, or gone), and this host has it; or
@@ -58,6 +60,64 @@ pub struct DeleteProof(StopProof);
 /// The volume's owner wants it gone, no VM uses it, and it is on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeProof(VolumeId);
+
+/// What is left of a VM or volume may be removed for ever: its owner's accepted deletion was
+/// carried out here, reported and ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemainsProof {
+    subject: ReportSubject,
+    generation: Generation,
+    payload: PayloadDigest,
+}
+
+/// An image's file may be removed: nothing of this host needs it, and has not for long enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusedProof(ImageDigest);
+
+impl UnusedProof {
+    /// Made by the collector only.
+    pub(super) fn of(image: ImageDigest) -> Self {
+        Self(image)
+    }
+
+    /// Which image.
+    pub fn image(&self) -> ImageDigest {
+        self.0
+    }
+}
+
+impl RemainsProof {
+    /// The proof, if `attested` is one.
+    pub fn of_vm(attested: &AttestedVm, here: HostId) -> Option<Self> {
+        let vm = &attested.vm;
+        let was_here = matches!(vm.placement, Placement::Accepted { host, .. } if host == here);
+        (was_here && vm.state() == VmState::Deleted).then_some(Self {
+            subject: ReportSubject::Vm(vm.id),
+            generation: vm.generation,
+            payload: vm.changed.digest,
+        })
+    }
+
+    /// The proof, if `attested` is one.
+    pub fn of_volume(attested: &AttestedVolume, here: HostId) -> Option<Self> {
+        let volume = &attested.volume;
+        (volume.host == here && volume.state() == VolumeState::Deleted).then_some(Self {
+            subject: ReportSubject::Volume(volume.id),
+            generation: volume.generation,
+            payload: volume.changed.digest,
+        })
+    }
+
+    /// Of what.
+    pub fn subject(&self) -> ReportSubject {
+        self.subject
+    }
+
+    /// By which deletion, for the log.
+    pub fn order(&self) -> (Generation, PayloadDigest) {
+        (self.generation, self.payload)
+    }
+}
 
 impl VolumeProof {
     /// The proof, if `attested` is one.

@@ -68,6 +68,16 @@ fn nothing_is_done_while_the_ledgers_view_is_too_old() {
 }
 
 #[test]
+fn on_hold_nobody_is_woken_for_what_cannot_be_done_and_it_is_done_afterwards() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    desk.finish(Step::Image, Outcome::Retryable("image_missing: not here".to_owned()), None);
+    desk.order(Order::Hold("older than before".to_owned()));
+    assert_eq!(desk.wait(60), []);
+    assert_eq!(desk.controller.next_wake(), None, "the agent would go round in circles");
+    assert_eq!(steps(&desk.caught_up()), [Step::Image]);
+}
+
+#[test]
 fn nothing_is_done_while_what_is_seen_is_unknown() {
     for version in [accepted(), wants(&accepted(), Wanted::Deleted)] {
         let mut desk = Desk::new();

@@ -7,24 +7,21 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use dagger_agent::controller::LocalPolicy;
+use dagger_agent::controller::{LocalPolicy, Retention};
 use dagger_agent::handover::{
     AttestedVm, AttestedVolume, HostReport, LocalStopRequest, LocalStopSender, NoSuchMachine,
     ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use dagger_agent::hypervisor::Inventory;
 use dagger_agent::hypervisor::names::{HostNames, uuid};
-use dagger_agent::inspection::{Found, Owners, compare};
+use dagger_agent::inspection::{Files, Found, Owners, compare};
 use dagger_agent::machines::{
     Accelerator, Backend, Broken, MachineConfiguration, NetworkKind, run,
 };
 use dagger_api::{FsckKind, Sight};
 use dagger_images::ImageStore;
-use dagger_images::disks::Survey;
 use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
-use dagger_payload::kind::{
-    ImageFormat, ReportPhase, ReportVm, StopManner, VmImage, VolumePhase,
-};
+use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, StopManner, VmImage, VolumePhase};
 use dagger_payload::object::{Image, Wanted};
 use dagger_payload::usage::Metered;
 use tokio::sync::{mpsc, oneshot};
@@ -71,6 +68,7 @@ impl Half {
             network_kind: NetworkKind::None,
             nameservers: Vec::new(),
             policy: LocalPolicy::default(),
+            retention: Retention::default(),
         };
         let (local_stops, stops_asked) = mpsc::channel(1);
         let requests = Requests { local_stops: stops_asked, ..nobody_asks() };
@@ -415,6 +413,7 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
         network_kind: NetworkKind::Nat,
         nameservers: vec![[10, 0, 0, 53].into()],
         policy: LocalPolicy::default(),
+        retention: Retention::default(),
     };
     let work =
         run(configuration, orders_told, reports_told, board.clone(), nobody_asks(), stop.clone());
@@ -449,12 +448,14 @@ async fn an_inspection_tells_what_has_no_owner_from_an_owner_without_its_disk_an
     let directory = tempfile::tempdir().unwrap();
     let (image, vm) = with_image(directory.path());
     let mut half = Half::start(directory.path(), &[]).await;
-    half.order(Order::Image(Box::new(image))).await;
+    half.order(Order::Image(Box::new(image.clone()))).await;
     let first = vm(accepted());
     half.vm(&first).await;
     assert_eq!(half.phase().await, ReportPhase::Running);
     let told = after(&first, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
-    let (owners, nobody) = (Owners::among([&told.vm].into_iter(), HERE), Owners::default());
+    let registered = || Owners::default().and_images([&image].into_iter());
+    let owners = Owners::among([&told.vm].into_iter(), HERE).and_images([&image].into_iter());
+    let nobody = registered();
     let inspector = half.board.read(|contents| contents.inspector.clone()).unwrap();
     let kinds = |owners: &Owners, found: Found| -> Vec<FsckKind> {
         let view = compare(HERE, owners, owners, found);
@@ -486,7 +487,8 @@ fn a_vm_that_degraded_before_anything_was_made_lacks_nothing_and_one_that_ran_do
     });
     let lacks = |version: &AttestedVm| {
         let owners = Owners::among([&version.vm].into_iter(), HERE);
-        let nothing = Found { machines: Ok(Inventory::new()), files: Ok(Survey::default()) };
+        let (machines, strays) = (Ok(Inventory::new()), Ok(Vec::new()));
+        let nothing = Found { machines, strays, files: Ok(Files::default()) };
         let view = compare(HERE, &owners, &owners, nothing);
         view.findings.iter().map(|finding| finding.kind).collect::<Vec<_>>()
     };

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use dagger_agent::controller::LocalPolicy;
+use dagger_agent::controller::{LocalPolicy, Retention};
 use dagger_agent::handover::{
     HostReport, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
@@ -68,6 +68,7 @@ impl Half {
             network_kind: NetworkKind::None,
             nameservers: Vec::new(),
             policy: LocalPolicy::default(),
+            retention: Retention::default(),
         };
         let board = SightBoard::default();
         // Requests that nobody makes.
