@@ -280,9 +280,9 @@ impl Entry {
         let doubled = RETRY_WAIT_FIRST * 2_u32.saturating_pow((tries - 1).min(16));
         let at = now.plus(doubled.min(RETRY_WAIT_MAX));
         self.failure = Some(Failure { step, reason, tries, then: Then::Retry(at) });
-        // What stood before may be what is missing now; only reading a whole image again is too
-        // dear.
-        self.ensured.retain(|step| *step == Step::Image);
+        // What stood before may be what is missing now; reading a whole image again is too dear,
+        // unless the disk that lies over it could not be made.
+        self.ensured.retain(|ensured| *ensured == Step::Image && step != Step::Disk);
     }
 
     /// Why the last step failed, once that is worth telling.

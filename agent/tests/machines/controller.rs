@@ -372,6 +372,16 @@ fn a_failing_step_is_tried_again_with_growing_pauses_and_told_once() {
 }
 
 #[test]
+fn an_image_that_is_gone_when_its_disk_is_made_is_brought_again() {
+    let (mut desk, outputs) = Desk::live(&[accepted()], None);
+    assert_eq!(steps(&outputs), [Step::Image]);
+    assert_eq!(steps(&desk.done(Step::Image, None)), [Step::Disk]);
+    let gone = Outcome::Retryable("image_missing: somebody removed it".to_owned());
+    assert_eq!(steps(&desk.finish(Step::Disk, gone, None)), []);
+    assert_eq!(steps(&desk.wait(1)), [Step::Image]);
+}
+
+#[test]
 fn steps_that_succeed_before_a_failing_one_hide_it_neither_from_the_owner_nor_from_the_clock() {
     let (mut desk, _) = Desk::live(&[wants(&accepted(), Wanted::Deleted)], None);
     let mut told = Vec::new();
