@@ -17,13 +17,15 @@ use dagger_payload::roster::{Roster, Seat};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use crate::controller::LocalPolicy;
+use crate::controller::{LocalPolicy, Retention};
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisorConfiguration, Supervision};
 use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
 use crate::name_servers;
 
 /// Bytes of the configuration and of the key file that are read at most.
 const FILE_BYTES_MAX: usize = 64 * 1024;
+/// Where disks are when no storage directory is named; the units know the same place.
+const STORAGE_DIRECTORY: &str = "/var/lib/dagger-storage";
 /// Bytes of a roster file that are read at most: 1 KiB for each seat.
 const ROSTER_BYTES_MAX: usize = 1024 * dagger_payload::limits::SEATS_MAX;
 /// Where Cloud Hypervisor is looked for when no program is named.
@@ -85,17 +87,25 @@ struct File {
     /// The agent's OpenSSH private key file, or `credential:NAME` for
     /// `$CREDENTIALS_DIRECTORY/NAME`.
     key: String,
-    /// Journal, images, disks and seeds live below it.
+    /// What this host must remember lives below it: its journal, and how far it has seen.
     state_directory: PathBuf,
+    /// What VMs are made of lives below it: images, disks, seeds, consoles.
+    #[serde(default = "default_storage_directory")]
+    storage_directory: PathBuf,
     sockets: Sockets,
     #[serde(default)]
     api: Api,
     hypervisor: Hypervisor,
     #[serde(default)]
     network: Network,
+    #[serde(default)]
+    images: Images,
     /// What the operator lets this host take, beyond what the ledger says.
     #[serde(default)]
     policy: LocalPolicy,
+    /// How long this host keeps what nobody needs any more.
+    #[serde(default)]
+    retention: Retention,
 }
 
 #[derive(Debug, Deserialize)]
@@ -215,6 +225,19 @@ impl Network {
     }
 }
 
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Images {
+    /// Where files that registered images name as their source may lie. Empty: none is imported on
+    /// anybody's word but that of who holds the API's Unix socket.
+    #[serde(default)]
+    import_directories: Vec<PathBuf>,
+}
+
+fn default_storage_directory() -> PathBuf {
+    STORAGE_DIRECTORY.into()
+}
+
 fn default_log() -> String {
     "info".to_owned()
 }
@@ -294,13 +317,18 @@ impl Configuration {
             return Err(ConfigurationError::Inconsistent(detail));
         }
         let state_directory = absolute(&file.state_directory);
+        let storage_directory = absolute(&file.storage_directory);
+        check_storage(&state_directory, &storage_directory, &file.images.import_directories)?;
         let machines = MachineConfiguration {
             host_id: host.id,
             state_directory: state_directory.clone(),
+            storage_directory,
+            import_directories: file.images.import_directories,
             backend: file.hypervisor.backend(file.network.kind)?,
             network_kind: file.network.kind,
             nameservers: file.network.nameservers()?,
             policy: file.policy,
+            retention: file.retention,
         };
         Ok(Self {
             genesis,
@@ -319,6 +347,27 @@ impl Configuration {
             machines,
         })
     }
+}
+
+/// Disks must not be looked for where they are not: a host that made them below its state directory
+/// goes on there, since they name each other by their whole paths.
+fn check_storage(
+    state: &Path,
+    storage: &Path,
+    imports: &[PathBuf],
+) -> Result<(), ConfigurationError> {
+    if let Some(relative) = imports.iter().find(|directory| !directory.is_absolute()) {
+        let detail = format!("images.import_directories: {} is not absolute", relative.display());
+        return Err(ConfigurationError::Inconsistent(detail));
+    }
+    if state != storage && state.join("disks").exists() {
+        let state = state.display();
+        return Err(ConfigurationError::Inconsistent(format!(
+            "storage_directory: disks of this host are in {state}/disks; write \
+             storage_directory = \"{state}\" to go on with them"
+        )));
+    }
+    Ok(())
 }
 
 fn read_text(path: &Path, bytes_max: usize) -> Result<Zeroizing<String>, ConfigurationError> {

@@ -12,10 +12,12 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
+use crate::actuator::store::console_directory;
 use crate::api::{self, ApiParts};
 use crate::configuration::Configuration;
 use crate::handover::{
-    CONSOLE_REQUESTS_WAITING_MAX, ORDERS_WAITING_MAX, REPORTS_WAITING_MAX, SightBoard,
+    CONSOLE_REQUESTS_WAITING_MAX, LOCAL_STOPS_WAITING_MAX, ORDERS_WAITING_MAX, REPORTS_WAITING_MAX,
+    Requests, SightBoard,
 };
 use crate::limits::STOP_WAIT_MAX;
 use crate::link::orders::OrderTeller;
@@ -100,7 +102,8 @@ fn start(
 ) -> Result<Parts, Broken> {
     let (cluster, genesis) = (configuration.cluster, Arc::new(configuration.genesis));
     std::fs::create_dir_all(&configuration.state_directory).map_err(Broken::State)?;
-    let images = ImageStore::open(&configuration.state_directory.join("images"));
+    let storage_directory = &configuration.machines.storage_directory;
+    let images = ImageStore::open(&storage_directory.join("images"));
     let images = Arc::new(images.map_err(|e| Broken::State(std::io::Error::other(e)))?);
     let mark_file = MarkFile::new(&configuration.state_directory);
     let mark = mark_file.read().map_err(Broken::State)?;
@@ -135,6 +138,7 @@ fn start(
         metrics: Arc::clone(&metrics),
     };
     let (console_sender, console_requests) = mpsc::channel(CONSOLE_REQUESTS_WAITING_MAX);
+    let (stop_sender, local_stops) = mpsc::channel(LOCAL_STOPS_WAITING_MAX);
     let api_parts = ApiParts {
         cluster,
         cluster_name: genesis.name.clone(),
@@ -147,7 +151,8 @@ fn start(
         seal,
         stream,
         consoles: console_sender,
-        console_directory: machines::console_directory(&configuration.machines.state_directory),
+        local_stops: stop_sender,
+        console_directory: console_directory(&configuration.machines.storage_directory),
     };
     let (configuration_api, machines) = (configuration.api, configuration.machines);
 
@@ -161,8 +166,8 @@ fn start(
     parts.spawn(infallible("api", serve));
     let tell = teller.run(stop.clone());
     parts.spawn(async move { ("orders", tell.await.map_err(Broken::State)) });
-    let work =
-        machines::run(machines, orders, report_sender, board, console_requests, stop.clone());
+    let requests = Requests { consoles: console_requests, local_stops };
+    let work = machines::run(machines, orders, report_sender, board, requests, stop.clone());
     parts.spawn(async move { ("machines", work.await.map_err(Broken::Machines)) });
     Ok(parts)
 }

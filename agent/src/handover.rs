@@ -12,7 +12,7 @@ use std::sync::{Arc, RwLock};
 use bytes::Bytes;
 use dagger_api::Sight;
 use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId, VolumeId};
-use dagger_payload::kind::{Body, ReportVm, ReportVolume};
+use dagger_payload::kind::{Body, ReportVm, ReportVolume, StopManner};
 use dagger_payload::object::{Host, Image, Vm};
 use dagger_payload::volume::Volume;
 
@@ -22,6 +22,8 @@ use crate::inspection::Inspector;
 pub const ORDERS_WAITING_MAX: usize = 1024;
 /// Requests for consoles that may wait.
 pub const CONSOLE_REQUESTS_WAITING_MAX: usize = 16;
+/// Stops by hand that may wait.
+pub const LOCAL_STOPS_WAITING_MAX: usize = 16;
 /// Reports that may wait to be submitted.
 pub const REPORTS_WAITING_MAX: usize = 1024;
 
@@ -159,6 +161,35 @@ pub enum ConsoleProblem {
 
 /// The way to the consoles of this host.
 pub type ConsoleSender = tokio::sync::mpsc::Sender<ConsoleRequest>;
+
+/// This host's operator wants a machine off, whatever the ledger says.
+#[derive(Debug)]
+pub struct LocalStopRequest {
+    /// Which.
+    pub vm: VmId,
+    /// How.
+    pub manner: StopManner,
+    /// Why.
+    pub reason: String,
+    /// Once it is written down: from then on the machine goes off, and stays off.
+    pub reply: tokio::sync::oneshot::Sender<Result<Generation, NoSuchMachine>>,
+}
+
+/// This host neither sees the machine nor has written anything down about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoSuchMachine;
+
+/// The way to this host's switches.
+pub type LocalStopSender = tokio::sync::mpsc::Sender<LocalStopRequest>;
+
+/// What is asked of the machines' half by people rather than by the ledger.
+#[derive(Debug)]
+pub struct Requests {
+    /// Somebody sits down at a console.
+    pub consoles: tokio::sync::mpsc::Receiver<ConsoleRequest>,
+    /// The operator switches a machine off.
+    pub local_stops: tokio::sync::mpsc::Receiver<LocalStopRequest>,
+}
 
 /// What this host sees of the VMs that it carries; written by the observation, read by the API.
 #[derive(Debug, Clone, Default)]

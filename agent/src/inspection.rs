@@ -4,14 +4,15 @@
 //! something. Changes nothing, and never takes unknown for absent: what could not be seen is named
 //! as such. Asked by the API through the [`SightBoard`](crate::handover::SightBoard).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use dagger_api::{FsckFinding, FsckKind, FsckView};
 use dagger_images::disks::{FileKind, Survey};
-use dagger_payload::id::{HostId, VmId, VolumeId};
+use dagger_images::{Remains, RemainsOf};
+use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
 use dagger_payload::kind::ReportPhase;
-use dagger_payload::object::{Placement, Vm, VmState, Wanted};
+use dagger_payload::object::{Image, Placement, Vm, VmState, Wanted};
 use dagger_payload::usage::Metered;
 use dagger_payload::volume::{Volume, VolumeDisk, VolumeState, VolumeWanted};
 
@@ -33,6 +34,10 @@ enum Must {
 pub struct Owners {
     vms: BTreeMap<VmId, Must>,
     volumes: BTreeMap<VolumeId, VolumeMust>,
+    /// Those that were deleted here: what is left of them is rightly in quarantine.
+    gone: BTreeSet<RemainsOf>,
+    /// The files that registered images stand for.
+    images: BTreeSet<ImageDigest>,
 }
 
 /// What a volume must have on this host.
@@ -47,23 +52,42 @@ enum VolumeMust {
 impl Owners {
     /// Those among `vms` that `here` carries or is offered.
     pub fn among<'vm>(vms: impl Iterator<Item = &'vm Vm>, here: HostId) -> Self {
-        let ours =
-            vms.filter(|vm| vm.placement.host() == Some(here) && vm.state() != VmState::Deleted);
-        let vms = ours.map(|vm| (vm.id, must(vm, here))).collect();
-        Self { vms, volumes: BTreeMap::new() }
+        let mut owners = Self::default();
+        for vm in vms.filter(|vm| vm.placement.host() == Some(here)) {
+            if vm.state() == VmState::Deleted {
+                owners.gone.insert(RemainsOf::Vm(vm.id));
+            } else {
+                owners.vms.insert(vm.id, must(vm, here));
+            }
+        }
+        owners
+    }
+
+    /// And these images.
+    #[must_use]
+    pub fn and_images<'i>(self, images: impl Iterator<Item = &'i Image>) -> Self {
+        Self { images: images.map(|image| image.digest).collect(), ..self }
     }
 
     /// And those among `volumes` that are on `here`.
     #[must_use]
-    pub fn and_volumes<'v>(self, volumes: impl Iterator<Item = &'v Volume>, here: HostId) -> Self {
-        let is_ours =
-            |volume: &&Volume| volume.host == here && volume.state() != VolumeState::Deleted;
+    pub fn and_volumes<'v>(
+        mut self,
+        volumes: impl Iterator<Item = &'v Volume>,
+        here: HostId,
+    ) -> Self {
         let must = |volume: &Volume| match (volume.disk, volume.wanted) {
             (VolumeDisk::Made, VolumeWanted::Kept) => VolumeMust::Disk,
             _ => VolumeMust::Nothing,
         };
-        let volumes = volumes.filter(is_ours).map(|volume| (volume.id, must(volume))).collect();
-        Self { volumes, ..self }
+        for volume in volumes.filter(|volume| volume.host == here) {
+            if volume.state() == VolumeState::Deleted {
+                self.gone.insert(RemainsOf::Volume(volume.id));
+            } else {
+                self.volumes.insert(volume.id, must(volume));
+            }
+        }
+        self
     }
 }
 
@@ -95,8 +119,23 @@ fn has_run(vm: &Vm) -> bool {
 pub struct Found {
     /// Domains or units.
     pub machines: Result<Inventory, String>,
-    /// The directory of disks.
-    pub files: Result<Survey, String>,
+    /// Those that carry our tags, or a name of ours, where none should be.
+    pub strays: Result<Vec<String>, String>,
+    /// The directories of disks, images and consoles.
+    pub files: Result<Files, String>,
+}
+
+/// What the directories hold.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Files {
+    /// Disks, seeds and volumes.
+    pub disks: Survey,
+    /// Those of whose guests something was written down.
+    pub consoles: Vec<VmId>,
+    /// Image files.
+    pub images: Vec<ImageDigest>,
+    /// What is in quarantine.
+    pub remains: Vec<Remains>,
 }
 
 /// Looks at this host. Cheap to clone.
@@ -121,6 +160,7 @@ impl Inspector {
     /// Looks at everything now, within the time that a listing may take.
     pub async fn look(&self) -> Found {
         let machines = self.calls.list().await.map_err(|error| error.to_string());
+        let strays = self.calls.strays().await.map_err(|error| error.to_string());
         let disks = Arc::clone(&self.disks);
         let survey = tokio::task::spawn_blocking(move || disks.survey()).await;
         let files = match survey {
@@ -128,7 +168,7 @@ impl Inspector {
             Ok(Err(error)) => Err(error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        Found { machines, files }
+        Found { machines, strays, files }
     }
 }
 
@@ -149,10 +189,21 @@ pub fn compare(here: HostId, before: &Owners, after: &Owners, found: Found) -> F
         Ok(machines) => compare_machines(&machines, owned, &needy, &mut view),
         Err(why) => view.unknown.push(format!("machines: {why}")),
     }
+    match found.strays {
+        Ok(strays) => {
+            let stray = |detail| finding(FsckKind::MachineMisplaced, None, detail);
+            view.findings.extend(strays.into_iter().map(stray));
+        }
+        Err(why) => view.unknown.push(format!("misplaced machines: {why}")),
+    }
     match found.files {
-        Ok(files) => {
-            compare_volumes(&files, before, after, &mut view);
-            compare_files(files, owned, &needy, &mut view);
+        Ok(Files { disks, consoles, images, remains }) => {
+            compare_volumes(&disks, before, after, &mut view);
+            compare_files(disks, owned, &needy, &mut view);
+            let console = |vm: &VmId| finding(FsckKind::ConsoleWithoutOwner, Some(*vm), "its log");
+            view.findings.extend(consoles.iter().filter(|vm| !owned(vm)).map(console));
+            compare_images(&images, before, after, &mut view);
+            compare_remains(&remains, after, &mut view);
         }
         Err(why) => view.unknown.push(format!("disks: {why}")),
     }
@@ -191,7 +242,6 @@ fn compare_files(
     view: &mut FsckView,
 ) {
     view.files = count(files.ours.len() + files.volumes.len());
-    view.quarantined = count(files.quarantined);
     for name in files.ours.iter().filter(|name| !owned(&name.vm)) {
         let kind = FsckKind::DiskWithoutOwner;
         view.findings.push(finding(kind, Some(name.vm), name.to_string()));
@@ -204,6 +254,32 @@ fn compare_files(
     }
     for name in files.foreign {
         view.findings.push(finding(FsckKind::FileForeign, None, name));
+    }
+}
+
+fn compare_images(images: &[ImageDigest], before: &Owners, after: &Owners, view: &mut FsckView) {
+    let is_known =
+        |image: &ImageDigest| before.images.contains(image) || after.images.contains(image);
+    for image in images.iter().filter(|image| !is_known(image)) {
+        let detail = format!("image {image}");
+        view.findings.push(finding(FsckKind::ImageUnregistered, None, detail));
+    }
+}
+
+/// What is in quarantine without an accepted deletion stays there: nobody but the operator knows
+/// what it is.
+fn compare_remains(remains: &[Remains], after: &Owners, view: &mut FsckView) {
+    view.quarantined = count(remains.len());
+    for remains in remains.iter().filter(|remains| !after.gone.contains(&remains.of)) {
+        let (vm, volume) = match remains.of {
+            RemainsOf::Vm(vm) => (Some(vm), None),
+            RemainsOf::Volume(volume) => (None, Some(volume)),
+            RemainsOf::Image(_) | RemainsOf::Unknown => (None, None),
+        };
+        let days = remains.since.elapsed().map_or(0, |age| age.as_secs() / 86_400);
+        let detail = format!("{}, {} bytes, for {days} days", remains.name, remains.bytes);
+        let kind = FsckKind::QuarantineWithoutProof;
+        view.findings.push(FsckFinding { volume, ..finding(kind, vm, detail) });
     }
 }
 
@@ -259,12 +335,17 @@ mod tests {
         Machine::Ours { power: Power::Running, tags }
     }
 
+    fn files(disks: Survey) -> Files {
+        Files { disks, ..Files::default() }
+    }
+
     fn found(machines: &[(VmId, Machine)], disks: &[VmId]) -> Found {
         let name = |vm: &VmId| FileName { host: HERE, vm: *vm, kind: FileKind::Disk };
         let ours = disks.iter().map(name).collect();
         Found {
             machines: Ok(machines.iter().cloned().collect()),
-            files: Ok(Survey { ours, ..Survey::default() }),
+            strays: Ok(Vec::new()),
+            files: Ok(files(Survey { ours, ..Survey::default() })),
         }
     }
 
@@ -304,8 +385,8 @@ mod tests {
         let volumes =
             [(kept, VolumeMust::Disk), (lost, VolumeMust::Disk), (new, VolumeMust::Nothing)];
         let owners = Owners { volumes: volumes.into(), ..Owners::default() };
-        let files = Survey { volumes: vec![kept, stray], ..Survey::default() };
-        let found = Found { machines: Ok(Inventory::new()), files: Ok(files) };
+        let disks = Survey { volumes: vec![kept, stray], ..Survey::default() };
+        let found = Found { files: Ok(files(disks)), ..found(&[], &[]) };
         let view = compare(HERE, &owners, &owners, found);
         let found: Vec<_> = view.findings.iter().map(|one| (one.kind, one.volume)).collect();
         let orphan = (FsckKind::DiskWithoutOwner, Some(stray));
@@ -314,12 +395,52 @@ mod tests {
     }
 
     #[test]
+    fn images_nobody_registered_consoles_of_nobody_and_remains_without_a_deletion_are_found() {
+        let (known, unknown) = (ImageDigest([5; 32]), ImageDigest([6; 32]));
+        let owners = Owners {
+            vms: [(OFFERED, Must::Nothing)].into(),
+            gone: [RemainsOf::Vm(MADE)].into(),
+            images: [known].into(),
+            ..Owners::default()
+        };
+        let remains = |of| Remains {
+            name: "its name".to_owned(),
+            of,
+            bytes: 7,
+            since: std::time::SystemTime::now(),
+        };
+        let files = Files {
+            consoles: vec![OFFERED, NOBODY],
+            images: vec![known, unknown],
+            remains: vec![remains(RemainsOf::Vm(MADE)), remains(RemainsOf::Vm(NOBODY))],
+            ..Files::default()
+        };
+        let strays = Ok(vec!["a domain under another name".to_owned()]);
+        let found = Found { machines: Ok(Inventory::new()), strays, files: Ok(files) };
+        let view = compare(HERE, &owners, &owners, found);
+        assert_eq!(
+            kinds(&view),
+            [
+                (FsckKind::MachineMisplaced, None),
+                (FsckKind::ConsoleWithoutOwner, Some(NOBODY)),
+                (FsckKind::ImageUnregistered, None),
+                (FsckKind::QuarantineWithoutProof, Some(NOBODY)),
+            ]
+        );
+        assert_eq!(view.quarantined, 2);
+    }
+
+    #[test]
     fn what_could_not_be_seen_is_unknown_and_never_missing() {
         let owners = owners(&[(MADE, Must::DiskAndMachine)]);
-        let (machines, files) = (Err("libvirt hangs".to_owned()), Err("no right".to_owned()));
-        let view = compare(HERE, &owners, &owners, Found { machines, files });
+        let hangs = || "libvirt hangs".to_owned();
+        let (machines, strays) = (Err(hangs()), Err(hangs()));
+        let found = Found { machines, strays, files: Err("no right".to_owned()) };
+        let view = compare(HERE, &owners, &owners, found);
         assert!(view.findings.is_empty());
-        assert_eq!(view.unknown, ["machines: libvirt hangs", "disks: no right"]);
+        let unknown =
+            ["machines: libvirt hangs", "misplaced machines: libvirt hangs", "disks: no right"];
+        assert_eq!(view.unknown, unknown);
     }
 
     #[test]

@@ -90,6 +90,14 @@ pub const CONSOLE_PING_EVERY: Duration = Duration::from_secs(20);
 pub const CONSOLE_CLOSE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long he may give none.
 pub const CONSOLE_SILENCE_MAX: Duration = Duration::from_secs(70);
+/// Why a machine was stopped by hand, in bytes.
+pub const LOCAL_STOP_REASON_BYTES_MAX: usize = 256;
+/// How long a stop by hand may take to be written down.
+pub const LOCAL_STOP_TAKE_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long its answer waits for the machine to be off: longer than a guest may take.
+pub const LOCAL_STOP_WAIT_MAX: Duration = Duration::from_secs(45);
+/// How often it is looked meanwhile.
+pub const LOCAL_STOP_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// `Retry-After` of an answer that says "not now", in seconds.
 pub const RETRY_AFTER_SECONDS: u64 = 2;
 /// How long open requests may take to end when the daemon stops.

@@ -5,25 +5,29 @@
 //! request: the other half does, see [`crate::handover`]. Called once by the daemon, and by tests.
 
 use std::collections::BTreeMap;
-use std::fs::DirBuilder;
 use std::net::Ipv4Addr;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dagger_images::ImportDirectories;
 use dagger_payload::id::{HostId, VmId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::actuator::store::StoredDisks;
+use crate::actuator::disks::Disks;
+use crate::actuator::store::{StoredDisks, console_directory};
 use crate::actuator::{Actuator, Ended, Performer};
 use crate::controller::{
-    Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, VolumeFinished,
+    Collection, Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Retention,
+    VolumeFinished,
 };
-use crate::handover::{ConsoleRequest, HostReport, Order, ReportSender, ReportSubject, SightBoard};
+use crate::handover::{
+    HostReport, LocalStopRequest, NoSuchMachine, Order, ReportSender, ReportSubject, Requests,
+    SightBoard,
+};
 use crate::hypervisor::Hypervisor;
 use crate::hypervisor::announcer::Announcer;
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisor, CloudHypervisorConfiguration};
@@ -47,8 +51,12 @@ const STEPS_END_WAIT_MAX: Duration = Duration::from_secs(3);
 pub struct MachineConfiguration {
     /// This host.
     pub host_id: HostId,
-    /// Journal, images, disks, seeds and quarantine live below it.
+    /// The journal lives below it.
     pub state_directory: PathBuf,
+    /// Images, disks, seeds, consoles and quarantine live below it.
+    pub storage_directory: PathBuf,
+    /// From where files that registered images name as their source may be imported.
+    pub import_directories: Vec<PathBuf>,
     /// What runs machines.
     pub backend: Backend,
     /// How guests are connected.
@@ -57,6 +65,8 @@ pub struct MachineConfiguration {
     pub nameservers: Vec<Ipv4Addr>,
     /// What the operator lets this host take, beyond what the ledger says.
     pub policy: LocalPolicy,
+    /// How long this host keeps what nobody needs any more.
+    pub retention: Retention,
 }
 
 /// What runs machines.
@@ -124,11 +134,6 @@ pub enum Broken {
     Task(String),
 }
 
-/// Where what guests say on their consoles is kept.
-pub fn console_directory(state_directory: &Path) -> PathBuf {
-    state_directory.join("consoles")
-}
-
 /// Works on machines until `stop` is cancelled or `orders` ends; running VMs are left running.
 ///
 /// # Errors [`Broken`] when it cannot keep its journal; a hypervisor that does not answer is no
@@ -138,20 +143,19 @@ pub async fn run(
     orders: mpsc::Receiver<Order>,
     reports: ReportSender,
     board: SightBoard,
-    console_requests: mpsc::Receiver<ConsoleRequest>,
+    requests: Requests,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
-    let MachineConfiguration { host_id, state_directory, .. } = &configuration;
-    let state_directory = &std::path::absolute(state_directory).map_err(Broken::StateDirectory)?;
+    let host_id = &configuration.host_id;
+    let absolute = |path: &Path| std::path::absolute(path).map_err(Broken::StateDirectory);
+    let state_directory = absolute(&configuration.state_directory)?;
+    let storage_directory = absolute(&configuration.storage_directory)?;
     let journal =
         Journal::open(state_directory.join("journal"), *host_id).map_err(Broken::StateDirectory)?;
-    let disks = Arc::new(StoredDisks::open(state_directory, *host_id).map_err(Broken::Disks)?);
-    let consoles = console_directory(state_directory);
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(&consoles)
-        .map_err(Broken::StateDirectory)?;
+    let imports = ImportDirectories::new(configuration.import_directories);
+    let disks = StoredDisks::open(&storage_directory, *host_id, imports).map_err(Broken::Disks)?;
+    let disks = Arc::new(disks);
+    let consoles = console_directory(&storage_directory);
     let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
     let announcer = Announcer::new(*host_id, announced);
     let hypervisor = configuration.backend.hypervisor(announcer.clone());
@@ -169,10 +173,11 @@ pub async fn run(
         inputs: inputs.clone(),
         board: board.clone(),
     };
+    let Requests { consoles: console_requests, local_stops } = requests;
     let desk = ConsoleDesk { hypervisor: Arc::clone(&hypervisor), requests: console_requests };
     let performer = Performer {
         hypervisor,
-        disks,
+        disks: Arc::clone(&disks) as Arc<dyn Disks>,
         journal: journal.clone(),
         tickets: tickets.clone(),
         names: HostNames::of(*host_id),
@@ -186,7 +191,10 @@ pub async fn run(
     let giving_consoles = tokio::spawn(desk.run(stop.clone()));
     let records = read_journal(&journal)?;
     let machines = Machines {
-        controller: Controller::new(*host_id, configuration.policy, records),
+        controller: Controller::new(*host_id, configuration.policy, records)
+            .keeping(configuration.retention),
+        disks,
+        store_looks: Arc::new(Semaphore::new(1)),
         actuator: Actuator::new(Arc::new(performer)),
         journal,
         tickets,
@@ -200,7 +208,7 @@ pub async fn run(
         began: Instant::now(),
         stop: stop.clone(),
     };
-    let ended = machines.work(orders, inputs_told, reports).await;
+    let ended = machines.work((orders, inputs_told, local_stops), reports).await;
     stop.cancel();
     observing.await.map_err(|error| Broken::Task(error.to_string()))?;
     giving_consoles.await.map_err(|error| Broken::Task(error.to_string()))?;
@@ -219,6 +227,9 @@ fn read_journal(journal: &Journal) -> Result<BTreeMap<VmId, Record>, Broken> {
 /// The running half.
 struct Machines {
     controller: Controller,
+    disks: Arc<StoredDisks>,
+    /// One look at the stores at a time: one that hangs is not joined by others.
+    store_looks: Arc<Semaphore>,
     actuator: Actuator,
     journal: Journal,
     tickets: Tickets,
@@ -238,8 +249,11 @@ struct Machines {
 impl Machines {
     async fn work(
         mut self,
-        mut orders: mpsc::Receiver<Order>,
-        mut inputs: mpsc::Receiver<Input>,
+        (mut orders, mut inputs, mut local_stops): (
+            mpsc::Receiver<Order>,
+            mpsc::Receiver<Input>,
+            mpsc::Receiver<LocalStopRequest>,
+        ),
         reports: ReportSender,
     ) -> Result<(), Broken> {
         let stop = self.stop.clone();
@@ -252,6 +266,11 @@ impl Machines {
                     None => break,
                 },
                 Some(input) = inputs.recv() => input,
+                Some(request) = local_stops.recv() => {
+                    self.stop_by_hand(request).await?;
+                    self.show();
+                    continue;
+                }
                 finished = self.actuator.next_finished() => {
                     let finished = finished.map_err(Broken::StateDirectory)?;
                     log_trouble(&finished);
@@ -291,6 +310,9 @@ impl Machines {
                         step = ?job.action.step(), attempt = job.record.attempts, "step");
                     self.actuator.begin(*job);
                 }
+                Output::Halt(job) => self.actuator.begin_halt(*job),
+                Output::LookAtStores => self.look_at_stores(),
+                Output::Collect(collection) => self.collect(*collection),
                 Output::ActOnVolume(job) => {
                     tracing::info!(volume = %job.volume.id, generation = job.volume.generation.0,
                         action = ?job.action, "step");
@@ -328,6 +350,48 @@ impl Machines {
                 }
             }
         }
+        Ok(())
+    }
+
+    /// What cannot be seen now is looked at again later.
+    fn look_at_stores(&self) {
+        let Ok(permit) = Arc::clone(&self.store_looks).try_acquire_owned() else {
+            tracing::warn!("an earlier look at the stores has not ended");
+            return;
+        };
+        let (disks, inputs) = (Arc::clone(&self.disks), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            match disks.stored() {
+                // The half that does not listen any more is stopping.
+                Ok(stored) => drop(inputs.blocking_send(Input::Stored(stored))),
+                Err(error) => tracing::warn!(%error, "it cannot be seen what lies in the stores"),
+            }
+            drop(permit);
+        });
+    }
+
+    fn collect(&self, collection: Collection) {
+        let (disks, inputs) = (Arc::clone(&self.disks), self.inputs.clone());
+        tokio::task::spawn_blocking(move || {
+            let done = match &collection {
+                Collection::Remains(proof) => disks.collect(proof),
+                Collection::Image(proof) => disks.collect_image(proof),
+            };
+            if let Err(error) = done {
+                tracing::warn!(?collection, %error, "not removed; the others are not held up");
+            }
+            drop(inputs.blocking_send(Input::Collected));
+        });
+    }
+
+    /// Takes the operator's word; answered once it is durable.
+    async fn stop_by_hand(&mut self, request: LocalStopRequest) -> Result<(), Broken> {
+        let LocalStopRequest { vm, manner, reason, reply } = request;
+        tracing::warn!(%vm, ?manner, reason, "the operator stops a machine by hand");
+        self.take(Input::LocalStop(vm, manner, reason)).await?;
+        let halted = self.controller.halt_of(&vm).map(|halt| halt.generation);
+        // Who has gone away does not take his word back.
+        let _ = reply.send(halted.ok_or(NoSuchMachine));
         Ok(())
     }
 

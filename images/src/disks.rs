@@ -2,8 +2,8 @@
 //!
 //! Owns one directory. A disk is a qcow2 overlay over an image of the store, a volume a qcow2 of
 //! its own; both are named from host id and their own, so that hosts that share a machine never
-//! meet. A disk that exists is never overwritten, and none is ever deleted: quarantine renames, and
-//! what is in it is the operator's to remove. Called by the agent's actuator.
+//! meet. A disk that exists is never overwritten, and none is ever deleted here: quarantine
+//! renames. Called by the agent's actuator.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -139,8 +139,6 @@ pub struct Survey {
     pub volumes: Vec<VolumeId>,
     /// Names that nobody here gives, sorted.
     pub foreign: Vec<String>,
-    /// How many files are in quarantine.
-    pub quarantined: usize,
 }
 
 /// The disks and seeds of one host.
@@ -169,6 +167,11 @@ impl DiskStore {
             std::path::absolute(directory).map_err(ImageError::file("cannot find", directory))?;
         files::open_directory(&directory)?;
         Ok(Self { directory, host, tool })
+    }
+
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// Where the VM's disk is, if it is here.
@@ -342,10 +345,7 @@ impl DiskStore {
     /// # Errors
     /// [`ImageError::File`].
     pub fn survey(&self) -> Result<Survey, ImageError> {
-        let mut survey = Survey {
-            quarantined: files::names(&self.directory.join(files::QUARANTINE))?.len(),
-            ..Survey::default()
-        };
+        let mut survey = Survey::default();
         for name in files::names(&self.directory)? {
             match (name.parse::<FileName>(), name.parse::<VolumeName>()) {
                 (Ok(name), _) if name.host == self.host => survey.ours.push(name),
@@ -356,6 +356,26 @@ impl DiskStore {
             }
         }
         Ok(survey)
+    }
+
+    /// What all disks in the directory and its quarantine lie over, those of other hosts too: their
+    /// VM, and the image's file where the disk can be read.
+    ///
+    /// # Errors
+    /// [`ImageError::File`] when a directory cannot be read to its end.
+    pub fn overlays(&self) -> Result<Vec<(VmId, Option<PathBuf>)>, ImageError> {
+        let mut overlays = Vec::new();
+        let quarantine = self.directory.join(files::QUARANTINE);
+        for (directory, is_aside) in [(&self.directory, false), (&quarantine, true)] {
+            for name in files::names(directory)? {
+                let was = name.rsplit_once('.').filter(|_| is_aside).map(|(was, _)| was);
+                let Ok(file) = was.unwrap_or(&name).parse::<FileName>() else { continue };
+                if file.kind == FileKind::Disk {
+                    overlays.push((file.vm, backing_path(&directory.join(&name))));
+                }
+            }
+        }
+        Ok(overlays)
     }
 
     /// This host's files in the directory. Those of other hosts and other names are none of ours.
@@ -375,6 +395,12 @@ pub fn format_name(format: ImageFormat) -> &'static str {
         ImageFormat::Raw => "raw",
         ImageFormat::Qcow2 => "qcow2",
     }
+}
+
+/// The file that the disk lies over, if the disk can be read.
+fn backing_path(disk: &Path) -> Option<PathBuf> {
+    let overlay = header::read_overlay(&files::open_regular(disk).ok()?).ok()?;
+    Some(overlay.backing_path.into())
 }
 
 /// Whether a regular file is at `path`; anything else there is an error.

@@ -196,7 +196,7 @@ fn rename_to_free_name(from: &Path, to: &Path) -> Result<bool, ImageError> {
     }
 }
 
-fn sync_directory_of(path: &Path) -> Result<(), ImageError> {
+pub(crate) fn sync_directory_of(path: &Path) -> Result<(), ImageError> {
     let directory = path.parent().unwrap_or_else(|| Path::new("/"));
     File::open(directory)
         .and_then(|file| file.sync_all())

@@ -3,23 +3,32 @@
 //! * [`store`]: image files by the digest of their bytes, verified before use.
 //! * [`header`]: what an image file says of itself, read before any tool opens it.
 //! * [`disks`]: a VM's disk as a qcow2 overlay over a stored image, its seed, volumes, quarantine.
+//! * [`import`]: which files of the host may be taken in on somebody else's word.
+//! * [`consoles`]: what guests have said, written by hypervisors.
+//! * [`quarantine`]: what was put aside, and its removal, one file at a time.
 //! * [`seed`]: the NoCloud volume from which a guest learns its name, keys and network.
 //!
 //! Everything here blocks: async callers use `spawn_blocking`. It never talks to a hypervisor,
-//! never fetches and never deletes a disk. The agent's actuator calls it; tests and the demo take
-//! their guest from `recipes/small`.
+//! never fetches, and deletes nothing that was in use but out of quarantine. The agent calls it;
+//! tests and the demo take their guest from `recipes/small`.
 
+pub mod consoles;
 pub mod disks;
 pub mod error;
 pub mod files;
 pub mod header;
+pub mod import;
 pub mod limits;
+pub mod quarantine;
 pub mod seed;
 pub mod store;
 pub mod tool;
 
+pub use consoles::ConsoleStore;
 pub use disks::{Disk, DiskStore, Outcome};
 pub use error::{ImageError, Kind};
 pub use header::{Geometry, HeaderRefusal};
+pub use import::{ImportDirectories, SourceRefusal};
+pub use quarantine::{Quarantine, Remains, RemainsOf};
 pub use seed::{MacAddress, Network, Seed};
 pub use store::{ImageStore, StoredImage};

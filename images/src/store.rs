@@ -88,6 +88,11 @@ impl ImageStore {
         Ok(Self { directory, verified: Mutex::default() })
     }
 
+    /// The directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// Where the image's file is, if it is here.
     pub fn path(&self, digest: ImageDigest) -> PathBuf {
         self.directory.join(digest.to_string())
@@ -202,6 +207,20 @@ impl ImageStore {
             file_bytes: before.bytes,
             virtual_size_bytes: geometry.virtual_size_bytes,
         })
+    }
+
+    /// Removes the image's file for ever; that it is not here is no error.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn remove(&self, digest: ImageDigest) -> Result<(), ImageError> {
+        self.forget(digest);
+        let path = self.path(digest);
+        match fs::remove_file(&path) {
+            Ok(()) => files::sync_directory_of(&path),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(ImageError::file("cannot remove", &path)(error)),
+        }
     }
 
     fn is_verified(&self, digest: ImageDigest, fingerprint: Fingerprint) -> bool {

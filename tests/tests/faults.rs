@@ -66,6 +66,33 @@ fn without_a_quorum_changes_are_refused_by_name_and_one_restart_resumes() {
 }
 
 #[test]
+fn an_operator_stops_a_machine_by_hand_without_a_quorum_and_everybody_reads_it_afterwards() {
+    let cluster = furnished();
+    let created = cluster.create(1, "web", "running", &["--host", "host1"]);
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    cluster.kill(Role::Ledger, 3);
+    cluster.kill(Role::Ledger, 4);
+    cluster.must(&["host", "stop-vm", "web", "--reason", "it mines coins", "--force"]);
+    assert_eq!(cluster.vm(1, "web")["sight"], "stopped");
+    // Not even this host's own ledger, and no history, is needed for the second time.
+    cluster.kill(Role::Ledger, 1);
+    cluster.kill(Role::Agent, 1);
+    cluster.restart(Role::Agent, 1);
+    let (code, said) = cluster.refused(&["host", "stop-vm", "elsewhere", "--reason", "x"]);
+    assert_eq!(code, Some(1), "{said}");
+    cluster.restart(Role::Ledger, 1);
+    cluster.restart(Role::Ledger, 3);
+    cluster.restart(Role::Ledger, 4);
+    for host in 1..=4 {
+        let vm = cluster.until_state(host, "web", "stopped");
+        assert_eq!(vm["vm"]["reported"]["reason"], "local_stop: it mines coins", "{vm}");
+        assert_eq!(vm["vm"]["wanted"], "running", "{vm}");
+    }
+    cluster.must(&["vm", "start", "web", "--wait", "applied"]);
+    cluster.until_state(1, "web", "running");
+}
+
+#[test]
 fn a_vm_offered_to_a_dead_host_goes_elsewhere_once() {
     let cluster = furnished();
     cluster.kill(Role::Agent, 2);

@@ -215,7 +215,7 @@ fn real_machines_survive_the_faults_of_everything_around_them() {
     assert_virsh_agrees(&cluster);
 
     // A damaged image file is refused before boot.
-    let store = cluster.path().join("hosts/host4/agent/images");
+    let store = cluster.path().join("hosts/host4/storage/images");
     let stored = std::fs::read_dir(store).expect("a store").flatten();
     let stored = stored.map(|entry| entry.path()).find(|path| path.is_file()).expect("the image");
     let mut bytes = std::fs::read(&stored).expect("readable");

@@ -22,9 +22,11 @@ use dagger_payload::volume::{Volume, VolumeState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod host;
 mod ledger;
 mod members;
 
+pub use host::{FsckFinding, FsckKind, FsckView, LocalStop, LocalStopView};
 pub use ledger::{ForkView, LedgerView, MemberView};
 pub use members::{EpochView, HostLink, HostView, OperatorView, ProposalView, Vote};
 
@@ -67,66 +69,6 @@ pub struct QuorumProblem {
     pub need: u16,
     /// Names of those that are missing.
     pub missing: Vec<Name>,
-}
-
-/// `GET /v1/fsck`: what on the answering host has no owner, and which owner lacks what.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FsckView {
-    /// The host that was looked at.
-    pub host: HostId,
-    /// What was found; empty if all is in order.
-    pub findings: Vec<FsckFinding>,
-    /// What could not be seen, and why: nothing is said about it.
-    pub unknown: Vec<String>,
-    /// VMs and volumes that belong here.
-    pub owners: u64,
-    /// Domains or units that stand here under names of ours.
-    pub machines: u64,
-    /// Disks, seeds and volumes that are here.
-    pub files: u64,
-    /// Files in quarantine: the operator removes them by hand, nothing else does.
-    pub quarantined: u64,
-}
-
-impl FsckView {
-    /// Nothing was looked at yet.
-    pub fn of(host: HostId) -> Self {
-        let (findings, unknown) = (Vec::new(), Vec::new());
-        Self { host, findings, unknown, owners: 0, machines: 0, files: 0, quarantined: 0 }
-    }
-}
-
-/// One finding of [`FsckView`].
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct FsckFinding {
-    /// What it is.
-    pub kind: FsckKind,
-    /// The VM that it is named after.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub vm: Option<VmId>,
-    /// The volume that it is named after.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub volume: Option<VolumeId>,
-    /// The file, or what is known besides.
-    pub detail: String,
-}
-
-/// Kinds of [`FsckFinding`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum FsckKind {
-    /// A disk or seed of a VM, or a volume, that does not belong here.
-    DiskWithoutOwner,
-    /// A domain or unit, tagged as ours, of a VM that does not belong here.
-    MachineWithoutOwner,
-    /// A domain or unit under a name of ours that is not ours.
-    MachineForeign,
-    /// A VM or volume that was made here and has no disk.
-    OwnerWithoutDisk,
-    /// A VM that was made here and has no domain or unit.
-    OwnerWithoutMachine,
-    /// An entry of the disks' directory whose name nobody here gives.
-    FileForeign,
 }
 
 /// `GET /v1/cluster`: what a client needs to make a payload.

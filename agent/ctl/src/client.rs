@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dagger_api::{
-    ClusterView, ImageImport, PROBLEM_MEDIA_TYPE, PayloadView, PredictionView, Problem,
-    SIGNATURE_HEADER,
+    ClusterView, ImageImport, LocalStop, LocalStopView, PROBLEM_MEDIA_TYPE, PayloadView,
+    PredictionView, Problem, SIGNATURE_HEADER,
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
@@ -30,7 +30,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::endpoint::Endpoint;
 use crate::failure::Failure;
-use crate::limits::{ANSWER_BYTES_MAX, ANSWER_MAX, IMPORT_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, ANSWER_MAX, IMPORT_MAX, LOCAL_STOP_MAX};
 use crate::login::{Login, SESSION_NEEDED};
 
 /// One request, before it is known who answers it.
@@ -130,6 +130,26 @@ impl Client {
             deadline: IMPORT_MAX,
         };
         ask_one(endpoint, &ask).await.map(|_| ())
+    }
+
+    /// `POST /v1/vms/{vm}/local-stop` at one agent: its operator switches a machine off.
+    pub(crate) async fn local_stop(
+        endpoint: &Endpoint,
+        vm: &str,
+        stop: &LocalStop,
+    ) -> Result<LocalStopView, Failure> {
+        let body = serde_json::to_vec(stop)
+            .map_err(|error| Failure::broken(format!("cannot write JSON: {error}")))?;
+        let ask = Ask {
+            method: Method::POST,
+            path: &format!("/v1/vms/{vm}/local-stop"),
+            headers: vec![(CONTENT_TYPE, "application/json".to_owned())],
+            body: body.into(),
+            deadline: LOCAL_STOP_MAX,
+        };
+        let answer = ask_one(endpoint, &ask).await?;
+        serde_json::from_slice(&answer)
+            .map_err(|error| Failure::broken(format!("the agent's answer does not read: {error}")))
     }
 
     /// Asks one agent after the other while they are unavailable.

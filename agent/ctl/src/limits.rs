@@ -12,6 +12,8 @@ pub(crate) const ANSWER_MAX: Duration = Duration::from_secs(15);
 pub(crate) const LONG_POLL: Duration = Duration::from_secs(10);
 /// Importing one image file on a host: the host reads and hashes the whole of it.
 pub(crate) const IMPORT_MAX: Duration = Duration::from_secs(600);
+/// Switching a machine off by hand: its guest has 30 seconds before the plug is pulled.
+pub(crate) const LOCAL_STOP_MAX: Duration = Duration::from_secs(60);
 /// How long a session with an agent over TCP is asked to last.
 pub(crate) const SESSION_LIFE: Duration = Duration::from_secs(300);
 /// Bytes of one answer.

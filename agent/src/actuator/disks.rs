@@ -10,8 +10,8 @@ use dagger_payload::id::{VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::{ImageSource, Name, SshKeyLine};
 
-use crate::controller::DiskRule;
-use crate::controller::proof::{DeleteProof, VolumeProof};
+use crate::controller::proof::{DeleteProof, RemainsProof, UnusedProof, VolumeProof};
+use crate::controller::{DiskRule, Stored};
 
 /// What a guest reads at its first boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,6 +114,24 @@ pub trait Disks: Send + Sync + 'static {
     /// # Errors
     /// `Failed`.
     fn quarantine_volume(&self, proof: &VolumeProof) -> Result<(), DiskError>;
+
+    /// What lies in the stores.
+    ///
+    /// # Errors
+    /// `Failed` unless all of it could be seen.
+    fn stored(&self) -> Result<Stored, DiskError>;
+
+    /// Removes for ever what is in quarantine of a VM or volume: as much as can be.
+    ///
+    /// # Errors
+    /// `Failed` for the first file that could not be removed.
+    fn collect(&self, proof: &RemainsProof) -> Result<(), DiskError>;
+
+    /// Removes an image's file for ever, unless a disk was made over it meanwhile.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn collect_image(&self, proof: &UnusedProof) -> Result<(), DiskError>;
 
     /// Where the volume's disk is.
     fn volume_path(&self, volume: VolumeId) -> PathBuf;

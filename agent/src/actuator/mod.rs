@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use self::limits::{STEPS_TOGETHER_MAX, TURN_WAIT_MAX, VOLUME_STEP_WAIT_MAX, step_wait_max};
-use crate::controller::{Finished, Job, Outcome, VolumeFinished, VolumeJob};
+use crate::controller::{Finished, HaltJob, Job, Outcome, VolumeFinished, VolumeJob};
 use crate::handover::ReportSubject;
 
 pub use perform::Performer;
@@ -55,15 +55,33 @@ impl Actuator {
     /// Begins a step; its end comes from [`Actuator::next_finished`].
     pub fn begin(&mut self, job: Job) {
         let subject = ReportSubject::Vm(job.vm.id);
-        let (vm, step) = (job.vm.id, job.action.step());
+        let (vm, generation, step) = (job.vm.id, job.tags.generation, job.action.step());
         let performer = Arc::clone(&self.performer);
         let work = Work {
             name: format!("vm-{step:?}"),
             wait_max: step_wait_max(step),
             perform: move || performer.perform(&job).map(Ended::Vm),
-            failed: move |outcome| Ended::Vm(Finished { vm, step, outcome, sighting: None }),
+            failed: move |outcome| {
+                Ended::Vm(Finished { vm, generation, step, outcome, sighting: None })
+            },
         };
         self.spawn(subject, work);
+    }
+
+    /// Begins to switch a machine off by its operator's word; the end comes from
+    /// [`Actuator::next_finished`].
+    pub fn begin_halt(&mut self, job: HaltJob) {
+        let (vm, generation, step) = (job.record.vm, job.generation, job.rung.step());
+        let performer = Arc::clone(&self.performer);
+        let work = Work {
+            name: format!("halt-{step:?}"),
+            wait_max: step_wait_max(step),
+            perform: move || performer.halt(&job).map(Ended::Vm),
+            failed: move |outcome| {
+                Ended::Vm(Finished { vm, generation, step, outcome, sighting: None })
+            },
+        };
+        self.spawn(ReportSubject::Vm(vm), work);
     }
 
     /// Begins a step for a volume; its end comes from [`Actuator::next_finished`].

@@ -8,14 +8,15 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dagger_payload::id::VmId;
 use dagger_payload::kind::GuestSubnet;
 use dagger_payload::object::Vm;
 use dagger_payload::volume::VmVolume;
 
 use super::disks::{DiskError, Disks, SeedContents};
 use crate::controller::{
-    Action, DiskRule, Finished, Job, Outcome, Seen, Sighting, Step, VolumeAction, VolumeFinished,
-    VolumeJob,
+    Action, DiskRule, Finished, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step, VolumeAction,
+    VolumeFinished, VolumeJob,
 };
 use crate::hypervisor::names::HostNames;
 use crate::hypervisor::{
@@ -57,15 +58,38 @@ impl Performer {
         let step = job.action.step();
         let outcome = self.act(job);
         if let Action::Destroy(proof) | Action::AskShutdown(proof) = &job.action {
-            let (generation, payload, position) = proof.order();
-            tracing::info!(vm = %job.vm.id, ?step, generation = generation.0, %payload,
-                position = position.0, ?outcome, "acted on an order to stop or delete");
+            tracing::info!(vm = %job.vm.id, ?step, by = %proof, ?outcome, "acted on an order to stop");
         }
-        let (outcome, sighting) = match self.look(job) {
-            None => (outcome, None),
-            Some(sighting) => (checked(outcome, job, &sighting), Some(sighting)),
+        let (outcome, sighting) = self.checked(outcome, step, &job.tags);
+        let (vm, generation) = (job.vm.id, job.tags.generation);
+        Ok(Finished { vm, generation, step, outcome, sighting })
+    }
+
+    /// Writes the job's record, switches the machine off as far as is asked, and looks at it.
+    ///
+    /// # Errors
+    /// The record could not be made durable; then nothing was done.
+    pub fn halt(&self, job: &HaltJob) -> std::io::Result<Finished> {
+        self.journal.write(&job.record)?;
+        let (vm, generation, step) = (job.record.vm, job.generation, job.rung.step());
+        let done = match job.rung {
+            Rung::Ask => self.hypervisor.ask_shutdown(&job.proof),
+            Rung::Destroy => self.hypervisor.destroy(&job.proof),
         };
-        Ok(Finished { vm: job.vm.id, step, outcome, sighting })
+        let outcome = outcome(done, Refusal::Passing);
+        tracing::warn!(%vm, ?step, by = %job.proof, ?outcome, "acted on a stop by hand");
+        let (host, payload) = (job.record.host, job.record.payload);
+        let tags = Tags { host, vm, generation, payload };
+        let (outcome, sighting) = self.checked(outcome, step, &tags);
+        Ok(Finished { vm, generation, step, outcome, sighting })
+    }
+
+    /// Looks, and takes a step for done only if what is seen agrees.
+    fn checked(&self, outcome: Outcome, step: Step, tags: &Tags) -> (Outcome, Option<Sighting>) {
+        match self.look(tags.vm, step) {
+            None => (outcome, None),
+            Some(sighting) => (checked(outcome, step, tags, &sighting), Some(sighting)),
+        }
     }
 
     fn act(&self, job: &Job) -> Outcome {
@@ -175,9 +199,8 @@ impl Performer {
     }
 
     /// What the machine is now, if the step may have changed that and the hypervisor can be asked.
-    fn look(&self, job: &Job) -> Option<Sighting> {
-        let vm = job.vm.id;
-        match job.action.step() {
+    fn look(&self, vm: VmId, step: Step) -> Option<Sighting> {
+        match step {
             Step::Image | Step::Disk | Step::Seed | Step::Network | Step::Quarantine => None,
             Step::Define
             | Step::Tag
@@ -203,10 +226,9 @@ impl Performer {
 
 /// A step is done only if the look agrees; otherwise it would be taken for done again and again
 /// without a pause.
-fn checked(outcome: Outcome, job: &Job, sighting: &Sighting) -> Outcome {
-    let tagged = |tags: &Tags| *tags == job.tags;
-    let agrees = match (job.action.step(), &sighting.seen) {
-        (Step::Define | Step::Tag, Seen::Present(Machine::Ours { tags, .. })) => tagged(tags),
+fn checked(outcome: Outcome, step: Step, tags: &Tags, sighting: &Sighting) -> Outcome {
+    let agrees = match (step, &sighting.seen) {
+        (Step::Define | Step::Tag, Seen::Present(Machine::Ours { tags: seen, .. })) => seen == tags,
         (Step::Destroy, Seen::Present(Machine::Ours { power, .. })) => *power == Power::Stopped,
         (Step::Undefine, seen) => *seen == Seen::Absent,
         (_, Seen::Present(Machine::Foreign(_))) => false,
@@ -214,8 +236,7 @@ fn checked(outcome: Outcome, job: &Job, sighting: &Sighting) -> Outcome {
     };
     match outcome {
         Outcome::Done if !agrees => Outcome::Retryable(format!(
-            "not_as_ensured: after {:?} the machine looks otherwise",
-            job.action.step()
+            "not_as_ensured: after {step:?} the machine looks otherwise"
         )),
         other => other,
     }

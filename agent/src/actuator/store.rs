@@ -6,47 +6,88 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError, RwLock};
 
-use dagger_images::disks::Survey;
 use dagger_images::{
-    DiskStore, ImageError, ImageStore, Network, Outcome as FileOutcome, Seed, StoredImage,
+    ConsoleStore, DiskStore, ImageError, ImageStore, ImportDirectories, Network,
+    Outcome as FileOutcome, Quarantine, Remains, RemainsOf, Seed, StoredImage,
 };
 use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::ImageSource;
 
 use super::disks::{DiskError, Disks, SeedContents};
-use crate::controller::DiskRule;
-use crate::controller::proof::{DeleteProof, VolumeProof};
+use crate::controller::proof::{DeleteProof, RemainsProof, UnusedProof, VolumeProof};
+use crate::controller::{DiskRule, Stored, StoredOverlay};
+use crate::handover::ReportSubject;
+use crate::inspection::Files;
 
-/// The stores below one host's state directory.
+/// The stores below one host's storage directory.
 pub struct StoredDisks {
     images: ImageStore,
     disks: DiskStore,
+    consoles: ConsoleStore,
+    imports: ImportDirectories,
     damaged: Mutex<BTreeSet<ImageDigest>>,
+    /// Held while a disk is made over an image, and, by one alone, while an image is removed.
+    images_in_use: RwLock<()>,
+    host: HostId,
 }
 
 impl StoredDisks {
-    /// Opens `images/` and `disks/` below `state_directory`, which has to be absolute: the paths go
-    /// into disks.
+    /// Opens `images/`, `disks/` and `consoles/` below `storage_directory`, which has to be
+    /// absolute: the paths go into disks. What a registered source names is imported from
+    /// `imports` only.
     ///
     /// # Errors
     /// A directory cannot be made or read.
-    pub fn open(state_directory: &Path, host: HostId) -> Result<Self, ImageError> {
+    pub fn open(
+        storage_directory: &Path,
+        host: HostId,
+        imports: ImportDirectories,
+    ) -> Result<Self, ImageError> {
         Ok(Self {
-            images: ImageStore::open(&state_directory.join("images"))?,
-            disks: DiskStore::open(&state_directory.join("disks"), host)?,
+            images: ImageStore::open(&storage_directory.join("images"))?,
+            disks: DiskStore::open(&storage_directory.join("disks"), host)?,
+            consoles: ConsoleStore::open(&console_directory(storage_directory))?,
+            imports,
             damaged: Mutex::default(),
+            images_in_use: RwLock::default(),
+            host,
         })
     }
 
-    /// What the directory of disks holds.
+    /// What all directories hold, for people.
     ///
     /// # Errors
-    /// It cannot be read to its end.
-    pub fn survey(&self) -> Result<Survey, ImageError> {
-        self.disks.survey()
+    /// One of them cannot be read to its end.
+    pub fn survey(&self) -> Result<Files, ImageError> {
+        Ok(Files {
+            disks: self.disks.survey()?,
+            consoles: self.consoles.list()?,
+            images: self.images.list()?.into_iter().map(|entry| entry.digest).collect(),
+            remains: self.remains()?.into_iter().map(|(_, remains)| remains).collect(),
+        })
+    }
+
+    /// What is in quarantine, each with where that is.
+    fn remains(&self) -> Result<Vec<(Quarantine, Remains)>, ImageError> {
+        let mut all = Vec::new();
+        let directories =
+            [self.disks.directory(), self.consoles.directory(), self.images.directory()];
+        for directory in directories {
+            let quarantine = Quarantine::of(directory, self.host);
+            let remains = quarantine.list()?;
+            all.extend(remains.into_iter().map(|remains| (quarantine.clone(), remains)));
+        }
+        Ok(all)
+    }
+
+    fn overlays(&self) -> Result<Vec<StoredOverlay>, ImageError> {
+        let image = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
+        let overlay =
+            |(vm, path): (VmId, Option<PathBuf>)| StoredOverlay { vm, image: path.and_then(image) };
+        Ok(self.disks.overlays()?.into_iter().map(overlay).collect())
     }
 
     /// The verified image. The store reads the file again only if something about it has changed.
@@ -56,24 +97,33 @@ impl StoredDisks {
         Ok(stored)
     }
 
-    /// Copies the image from the first local source that has it. Sources on the network are not
+    /// Copies the image from the first local source that has it, or says why none does. Whoever
+    /// registers an image names its sources, so they are opened only where this host's operator
+    /// allows it, and nothing of another file's contents is told. Sources on the network are not
     /// fetched by the agent, which has none: their files are imported by the operator.
-    fn import(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), ImageError> {
-        let mut last = ImageError::Missing(image.digest);
-        for source in sources.iter().filter(|source| source.as_str().starts_with('/')) {
-            let path = Path::new(source.as_str());
-            match self.images.import(path, image.format, Some(image.digest)) {
-                Ok(_) => return Ok(()),
-                Err(error) => {
-                    tracing::warn!(source = source.as_str(), %error, "an image source does not serve");
-                    last = error;
+    fn import(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), String> {
+        let mut last = ImageError::Missing(image.digest).to_string();
+        for source in sources.iter().map(ImageSource::as_str).filter(|text| text.starts_with('/')) {
+            let (format, digest) = (image.format, Some(image.digest));
+            let told = match self.imports.open(Path::new(source)) {
+                Ok(file) => match self.images.import_from(file, format, digest) {
+                    Ok(_) => return Ok(()),
+                    Err(error) => {
+                        tracing::warn!(source, %error, "an image source does not serve");
+                        told(&error)
+                    }
+                },
+                Err(refusal) => {
+                    tracing::warn!(source, %refusal, "an image source is not opened");
+                    refusal.to_string()
                 }
-            }
+            };
+            last = format!("{source}: {told}");
         }
         Err(last)
     }
 
-    fn missing(&self, image: &VmImage, error: &ImageError) -> DiskError {
+    fn missing(&self, image: &VmImage, why: String) -> DiskError {
         let damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
         if damaged.contains(&image.digest) {
             return DiskError::ImageDamaged(format!(
@@ -81,8 +131,22 @@ impl StoredDisks {
                 image.digest
             ));
         }
-        DiskError::ImageMissing(error.to_string())
+        DiskError::ImageMissing(why)
     }
+}
+
+/// Whose remains these are, for the collector.
+fn subject(of: RemainsOf) -> Option<ReportSubject> {
+    match of {
+        RemainsOf::Vm(vm) => Some(ReportSubject::Vm(vm)),
+        RemainsOf::Volume(volume) => Some(ReportSubject::Volume(volume)),
+        RemainsOf::Image(_) | RemainsOf::Unknown => None,
+    }
+}
+
+/// Where what guests say on their consoles is kept.
+pub fn console_directory(storage_directory: &Path) -> PathBuf {
+    storage_directory.join("consoles")
 }
 
 impl Disks for StoredDisks {
@@ -104,7 +168,7 @@ impl Disks for StoredDisks {
         }
         match self.import(image, sources) {
             Ok(()) => self.verified(image).map(|_| ()).map_err(|error| disk_error(&error)),
-            Err(error) => Err(self.missing(image, &error)),
+            Err(why) => Err(self.missing(image, why)),
         }
     }
 
@@ -122,6 +186,7 @@ impl Disks for StoredDisks {
                 self.disks.disk_path(vm).display()
             )));
         }
+        let _in_use = self.images_in_use.read().unwrap_or_else(PoisonError::into_inner);
         let stored = self.verified(image).map_err(|error| disk_error(&error))?;
         let disk = self
             .disks
@@ -152,8 +217,9 @@ impl Disks for StoredDisks {
     }
 
     fn quarantine(&self, proof: &DeleteProof) -> Result<(), DiskError> {
-        let moved = self.disks.quarantine(proof.vm()).map_err(|error| disk_error(&error))?;
-        for path in moved {
+        let disks = self.disks.quarantine(proof.vm()).map_err(|error| disk_error(&error))?;
+        let consoles = self.consoles.quarantine(proof.vm()).map_err(|error| disk_error(&error))?;
+        for path in disks.into_iter().chain(consoles) {
             tracing::info!(vm = %proof.vm(), path = %path.display(), "moved into quarantine");
         }
         Ok(())
@@ -197,6 +263,47 @@ impl Disks for StoredDisks {
         Ok(())
     }
 
+    fn stored(&self) -> Result<Stored, DiskError> {
+        let failed = |error: ImageError| disk_error(&error);
+        let subject = |(_, remains): (Quarantine, Remains)| subject(remains.of);
+        Ok(Stored {
+            remains: self.remains().map_err(failed)?.into_iter().filter_map(subject).collect(),
+            images: self.images.list().map_err(failed)?.iter().map(|image| image.digest).collect(),
+            overlays: self.overlays().map_err(failed)?,
+        })
+    }
+
+    fn collect(&self, proof: &RemainsProof) -> Result<(), DiskError> {
+        let mut done = Ok(());
+        for (quarantine, remains) in self.remains().map_err(|error| disk_error(&error))? {
+            if subject(remains.of) != Some(proof.subject()) {
+                continue;
+            }
+            match quarantine.remove(&remains) {
+                Ok(()) => {
+                    let (generation, payload) = proof.order();
+                    let (of, name, bytes) = (proof.subject(), &remains.name, remains.bytes);
+                    tracing::info!(%of, name, bytes, %generation, %payload,
+                        "removed from quarantine for ever");
+                }
+                Err(error) => done = done.and(Err(disk_error(&error))),
+            }
+        }
+        done
+    }
+
+    fn collect_image(&self, proof: &UnusedProof) -> Result<(), DiskError> {
+        let image = proof.image();
+        let _alone = self.images_in_use.write().unwrap_or_else(PoisonError::into_inner);
+        let overlays = self.overlays().map_err(|error| disk_error(&error))?;
+        if overlays.iter().any(|overlay| overlay.image == Some(image)) {
+            return Err(DiskError::Failed(format!("a disk lies over image {image} now")));
+        }
+        self.images.remove(image).map_err(|error| disk_error(&error))?;
+        tracing::info!(%image, "removed an image that nothing used");
+        Ok(())
+    }
+
     fn volume_path(&self, volume: VolumeId) -> PathBuf {
         self.disks.volume_path(volume)
     }
@@ -214,9 +321,23 @@ impl Disks for StoredDisks {
     }
 }
 
+/// An error as everybody may read it: reports are public, and what digest a file was found to have
+/// is nobody's business but the operator's.
+fn told(error: &ImageError) -> String {
+    match error {
+        ImageError::DigestDiffers { .. } => {
+            "the file there is another one than was registered".to_owned()
+        }
+        ImageError::Damaged { digest, .. } => {
+            format!("the stored file of image {digest} was damaged and is in quarantine")
+        }
+        other => other.to_string(),
+    }
+}
+
 /// The store's errors in the actuator's words; its stable code goes in front where ours says less.
 fn disk_error(error: &ImageError) -> DiskError {
-    let text = error.to_string();
+    let text = told(error);
     match error {
         ImageError::Missing(_) => DiskError::ImageMissing(text),
         ImageError::Damaged { .. } => DiskError::ImageDamaged(text),

@@ -14,7 +14,6 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use dagger_api::{Problem, Sight};
 use dagger_payload::id::{AccountId, VmId};
-use dagger_payload::object::Vm;
 use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
@@ -80,31 +79,37 @@ pub(super) async fn console(
     if upgrade.is_ok() {
         reader.require_hands()?;
     }
-    let vm = here(&api, &asked)?;
+    let vm = here(&api, &asked, &reader)?;
     let history = query.history_bytes.unwrap_or(CONSOLE_HISTORY_BYTES_DEFAULT);
     let history = history.min(CONSOLE_HISTORY_BYTES_MAX);
     let permit = api.consoles.clone().try_acquire_owned();
     let permit = permit.map_err(|_| ApiProblem::overloaded("too many consoles are open"))?;
     match upgrade {
         Ok(upgrade) => {
-            let typing = open(&api, vm.id).await?;
-            let tail = tail(&api, vm.id, history).await?;
+            let typing = open(&api, vm).await?;
+            let tail = tail(&api, vm, history).await?;
             let upgrade = upgrade
                 .max_message_size(CONSOLE_MESSAGE_BYTES_MAX)
                 .max_frame_size(CONSOLE_MESSAGE_BYTES_MAX);
-            let sitting = Sitting { api, vm: vm.id, typing, tail, heard: Instant::now() };
+            let sitting = Sitting { api, vm, typing, tail, heard: Instant::now() };
             Ok(upgrade.on_upgrade(|socket| sitting.run(socket, permit)))
         }
-        Err(_) => text(&api, vm.id, history).await,
+        Err(_) => text(&api, vm, history).await,
     }
 }
 
-/// The VM that is meant, if its machine is here.
-fn here(api: &Api, query: &VmQuery) -> Result<Vm, ApiProblem> {
+/// The VM that is meant, if its machine is here. Before the history is known, who operates the host
+/// names it by its id, and what is seen counts.
+fn here(api: &Api, query: &VmQuery, reader: &Reader) -> Result<VmId, ApiProblem> {
     api.parts.model.read(|model| {
-        let vm = model.find_vm(query).map_err(|problem| vms::problem(query, problem))?;
+        let vm = match model.find_vm(query) {
+            Ok(vm) => vm,
+            Err(problem) => {
+                return seen(api, query, reader).ok_or_else(|| vms::problem(query, problem));
+            }
+        };
         match vm.placement.host() {
-            Some(host) if host == api.me => Ok(vm.clone()),
+            Some(host) if host == api.me => Ok(vm.id),
             Some(host) => {
                 let name = model.host_name(&host).map(ToString::to_string);
                 Err(ApiProblem::console_elsewhere(&name.unwrap_or_else(|| host.to_string())))
@@ -112,6 +117,11 @@ fn here(api: &Api, query: &VmQuery) -> Result<Vm, ApiProblem> {
             None => Err(ApiProblem::not_running("it has no host yet")),
         }
     })
+}
+
+fn seen(api: &Api, query: &VmQuery, reader: &Reader) -> Option<VmId> {
+    let vm = query.text.parse().ok().filter(|_| *reader == Reader::All)?;
+    api.parts.board.read(|sights| sights.vms.contains_key(&vm)).then_some(vm)
 }
 
 async fn open(api: &Api, vm: VmId) -> Result<ConsoleTyping, ApiProblem> {

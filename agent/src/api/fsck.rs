@@ -46,10 +46,11 @@ pub(super) async fn fsck(
 /// Without the whole history nothing is known to have no owner.
 fn owners(api: &Shared) -> Result<Owners, String> {
     match api.parts.model.progress().trust {
-        Trust::CaughtUp => Ok(api
-            .parts
-            .model
-            .read(|model| Owners::among(model.vms(), api.me).and_volumes(model.volumes(), api.me))),
+        Trust::CaughtUp => Ok(api.parts.model.read(|model| {
+            Owners::among(model.vms(), api.me)
+                .and_volumes(model.volumes(), api.me)
+                .and_images(model.images())
+        })),
         Trust::Reading(what) => Err(format!("owners: the history is being read: {what}")),
         Trust::Hold(why) => Err(format!("owners: on hold: {why}")),
     }

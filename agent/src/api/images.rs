@@ -67,7 +67,7 @@ pub(super) async fn import(
     request: Request,
 ) -> Result<Json<ImageView>, ApiProblem> {
     if !matches!(request.extensions().get::<Door>(), Some(Door::Unix)) {
-        return Err(ApiProblem::unix_only());
+        return Err(ApiProblem::unix_only("it works on files of this host"));
     }
     let body = read_body(request, API_SMALL_BODY_BYTES_MAX).await?;
     let import: ImageImport = serde_json::from_slice(&body)

@@ -11,6 +11,7 @@ mod events;
 mod fsck;
 mod guard;
 mod images;
+mod local_stop;
 mod log;
 mod objects;
 mod payloads;
@@ -44,7 +45,7 @@ use utoipa_axum::routes;
 
 use crate::clock;
 use crate::configuration::HostIdentity;
-use crate::handover::{ConsoleSender, SightBoard};
+use crate::handover::{ConsoleSender, LocalStopSender, SightBoard};
 use crate::limits::{
     API_IMPORTS_TOGETHER_MAX, API_REQUESTS_TOGETHER_MAX, API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX,
     CONSOLES_MAX, EVENT_STREAMS_MAX,
@@ -85,6 +86,8 @@ pub struct ApiParts {
     pub consoles: ConsoleSender,
     /// Where what guests have said is kept.
     pub console_directory: PathBuf,
+    /// To the switches of this host's machines.
+    pub local_stops: LocalStopSender,
 }
 
 /// What handlers share.
@@ -182,7 +185,8 @@ fn documented() -> OpenApiRouter<Api> {
     let waiting = OpenApiRouter::new()
         .routes(routes!(payloads::show))
         .routes(routes!(events::events))
-        .routes(routes!(console::console));
+        .routes(routes!(console::console))
+        .routes(routes!(local_stop::local_stop));
     working.merge(waiting)
 }
 

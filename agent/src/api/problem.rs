@@ -135,8 +135,8 @@ impl ApiProblem {
     }
 
     /// Only over the Unix socket.
-    pub fn unix_only() -> Self {
-        Self::own(&UNIX_ONLY, "it works on files of this host")
+    pub fn unix_only(why: &str) -> Self {
+        Self::own(&UNIX_ONLY, why)
     }
 
     /// No session came with a request that needs one.

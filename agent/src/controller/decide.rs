@@ -10,10 +10,10 @@ use dagger_payload::name::ImageSource;
 use dagger_payload::object::{Placement, Wanted};
 
 use super::Monotonic;
-use super::entry::{Entry, Then};
+use super::entry::{Asked, Entry, Then};
 use super::limits::{RESTART_WINDOW, RESTARTS_MAX, SHUTDOWN_ASK_AGAIN, SHUTDOWN_WAIT_MAX};
 use super::proof::{DeleteProof, StopProof};
-use super::step::{Action, Seen, Step};
+use super::step::{Action, Rung, Seen, Step};
 use crate::handover::AttestedVm;
 use crate::hypervisor::{Machine, Power, Tags};
 
@@ -22,7 +22,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) here: HostId,
     pub(super) now: Monotonic,
     pub(super) subnet: Option<GuestSubnet>,
-    pub(super) sources: &'a [ImageSource],
+    /// Where the VM's image may be had; asked only before it is made sure of.
+    pub(super) sources: &'a dyn Fn() -> Vec<ImageSource>,
 }
 
 /// What to do for one VM.
@@ -32,6 +33,8 @@ pub(super) enum Decision {
     Settled(ReportPhase),
     /// Carry this out.
     Act(Action),
+    /// It is off because this host's operator wants that: why.
+    Halted(String),
     /// Start it again, counted: it stopped by itself.
     Restart,
     /// Look at the machine first.
@@ -69,13 +72,19 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
         Some(Then::Stay) => return Decision::Wait(None),
         Some(Then::Retry(_)) | None => {}
     }
+    if wanted.vm.wanted != Wanted::Deleted
+        && matches!(power, Some(Power::Stopped) | None)
+        && let Some(reason) = entry.halted(around.here)
+    {
+        return Decision::Halted(reason);
+    }
     match (wanted.vm.wanted, power) {
         (Wanted::Running, Some(power @ (Power::Running | Power::Paused)))
             if let Some(proof) = reboot_proof(entry, wanted, around.here) =>
         {
             match power {
                 Power::Paused => Decision::Act(Action::Destroy(proof)),
-                Power::Running | Power::Stopped => stop(entry, &proof, around),
+                Power::Running | Power::Stopped => stop(entry, &proof, around.now),
             }
         }
         (Wanted::Running | Wanted::Paused, Some(Power::Running))
@@ -109,7 +118,7 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
                     Decision::Act(Action::Destroy(proof))
                 }
                 (Power::Running | Power::Stopped, StopManner::Graceful) => {
-                    stop(entry, &proof, around)
+                    stop(entry, &proof, around.now)
                 }
             }
         }
@@ -164,7 +173,7 @@ fn make(entry: &Entry, around: &Surroundings<'_>) -> Option<Decision> {
         return Some(Decision::Wait(None));
     };
     Some(Decision::Act(match step {
-        Step::Image => Action::Image(around.sources.to_vec()),
+        Step::Image => Action::Image((around.sources)()),
         Step::Disk => Action::Disk(entry.disk_rule()),
         Step::Seed => Action::Seed(subnet),
         Step::Network => Action::Network(subnet),
@@ -178,9 +187,12 @@ fn run(entry: &Entry, wanted: &AttestedVm, around: &Surroundings<'_>) -> Decisio
     if !entry.was_started() {
         return make(entry, around).unwrap_or(Decision::Act(Action::Start));
     }
-    let is_defined = entry.tags().is_some();
-    if wanted.vm.restart == RestartPolicy::Never && is_defined {
-        return settle(entry, wanted, ReportPhase::Stopped);
+    if wanted.vm.restart == RestartPolicy::Never {
+        // Its definition may have gone with the host's own reboot: that is no order to start it.
+        return match entry.tags() {
+            Some(_) => settle(entry, wanted, ReportPhase::Stopped),
+            None => make(entry, around).unwrap_or(Decision::Act(Action::Define)),
+        };
     }
     let recent = |at: &&Monotonic| around.now.since(**at) < RESTART_WINDOW;
     if entry.restarts.iter().filter(recent).count() < RESTARTS_MAX {
@@ -206,18 +218,32 @@ fn needs_volumes(entry: &Entry, wanted: &AttestedVm) -> bool {
     entry.tags().is_some_and(is_older) && !entry.ensured.contains(&Step::Volumes)
 }
 
+fn stop(entry: &Entry, proof: &StopProof, now: Monotonic) -> Decision {
+    match ladder(entry.asked, now) {
+        Rungs::Climb(Rung::Ask) => Decision::Act(Action::AskShutdown(proof.clone())),
+        Rungs::Climb(Rung::Destroy) => Decision::Act(Action::Destroy(proof.clone())),
+        Rungs::Wait(until) => Decision::Wait(Some(until)),
+    }
+}
+
+/// What is next on the ladder.
+pub(super) enum Rungs {
+    /// Go this far.
+    Climb(Rung),
+    /// Give the guest until then.
+    Wait(Monotonic),
+}
+
 /// The ladder: ask, ask again, switch off.
-fn stop(entry: &Entry, proof: &StopProof, around: &Surroundings<'_>) -> Decision {
-    let Some(asked) = entry.asked else {
-        return Decision::Act(Action::AskShutdown(proof.clone()));
-    };
+pub(super) fn ladder(asked: Option<Asked>, now: Monotonic) -> Rungs {
+    let Some(asked) = asked else { return Rungs::Climb(Rung::Ask) };
     let (end, again) = (asked.first.plus(SHUTDOWN_WAIT_MAX), asked.last.plus(SHUTDOWN_ASK_AGAIN));
-    if around.now >= end {
-        Decision::Act(Action::Destroy(proof.clone()))
-    } else if around.now >= again {
-        Decision::Act(Action::AskShutdown(proof.clone()))
+    if now >= end {
+        Rungs::Climb(Rung::Destroy)
+    } else if now >= again {
+        Rungs::Climb(Rung::Ask)
     } else {
-        Decision::Wait(Some(end.min(again)))
+        Rungs::Wait(end.min(again))
     }
 }
 

@@ -7,7 +7,7 @@
 use std::collections::{BTreeSet, VecDeque};
 
 use dagger_payload::id::{Generation, HostId, VmId};
-use dagger_payload::kind::ReportPhase;
+use dagger_payload::kind::{ReportPhase, RestartPolicy};
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, Wanted};
 
@@ -172,6 +172,13 @@ impl Entry {
         self.sighting = Sighting { ticket, seen: Seen::Unknown };
     }
 
+    /// The highest generation that this host knows of: what is wanted, or, before it is told that,
+    /// what it wrote down.
+    pub(super) fn generation(&self) -> Option<Generation> {
+        let wanted = self.wanted.as_ref().map(|wanted| wanted.vm.generation);
+        wanted.max(self.record.as_ref().map(|record| record.generation))
+    }
+
     /// The tags of our machine, if it is there.
     pub(super) fn tags(&self) -> Option<&Tags> {
         match &self.sighting.seen {
@@ -195,6 +202,9 @@ impl Entry {
             if existed {
                 record.disk = DiskMark::Made;
             }
+            if was_started_here(wanted, here) {
+                record.done.insert(Step::Start);
+            }
             record
         });
         record.take_up(generation, payload);
@@ -209,10 +219,14 @@ impl Entry {
 
     /// Takes the end of a step.
     pub(super) fn finish(&mut self, now: Monotonic, finished: Finished, ticket: u64) {
-        let Finished { step, outcome, sighting, .. } = finished;
+        let Finished { vm: _, generation, step, outcome, sighting } = finished;
         self.busy = None;
         if let Some(sighting) = sighting {
             self.see(sighting);
+        }
+        if self.generation() != Some(generation) {
+            self.finish_older(step, &outcome, ticket);
+            return;
         }
         if step == Step::AskShutdown {
             // However it ended: the ladder goes on, and its last rung needs nobody's consent.
@@ -230,6 +244,21 @@ impl Entry {
                 self.lose_sight(ticket);
                 self.fail(now, step, reason);
             }
+        }
+    }
+
+    /// A step that was begun for an older generation: what it did shows in what is seen, and
+    /// neither its success nor its failure says anything about what is wanted now. Only a disk
+    /// that was made stays made.
+    fn finish_older(&mut self, step: Step, outcome: &Outcome, ticket: u64) {
+        match outcome {
+            Outcome::Done => {
+                if let (Step::Disk, Some(record)) = (step, &mut self.record) {
+                    record.disk = DiskMark::Made;
+                }
+            }
+            Outcome::Unknown(_) => self.lose_sight(ticket),
+            Outcome::Retryable(_) | Outcome::Terminal(_) => {}
         }
     }
 
@@ -251,9 +280,9 @@ impl Entry {
         let doubled = RETRY_WAIT_FIRST * 2_u32.saturating_pow((tries - 1).min(16));
         let at = now.plus(doubled.min(RETRY_WAIT_MAX));
         self.failure = Some(Failure { step, reason, tries, then: Then::Retry(at) });
-        // What stood before may be what is missing now; only reading a whole image again is too
-        // dear.
-        self.ensured.retain(|step| *step == Step::Image);
+        // What stood before may be what is missing now; reading a whole image again is too dear,
+        // unless the disk that lies over it could not be made.
+        self.ensured.retain(|ensured| *ensured == Step::Image && step != Step::Disk);
     }
 
     /// Why the last step failed, once that is worth telling.
@@ -303,5 +332,15 @@ fn was_made_here(wanted: &AttestedVm, here: HostId) -> bool {
             ReportPhase::Accepted | ReportPhase::Refused | ReportPhase::Deleted => false,
         };
         existed && report.host == here
+    })
+}
+
+/// Whether this host told the ledger that a guest which is to be started only once ran in this
+/// generation.
+fn was_started_here(wanted: &AttestedVm, here: HostId) -> bool {
+    wanted.vm.reported.as_ref().is_some_and(|report| {
+        let ran = matches!(report.phase, ReportPhase::Running | ReportPhase::Stopped);
+        let once = wanted.vm.wanted == Wanted::Running && wanted.vm.restart == RestartPolicy::Never;
+        ran && once && report.host == here && report.generation == wanted.vm.generation
     })
 }

@@ -16,3 +16,9 @@ pub(super) const SHUTDOWN_ASK_AGAIN: Duration = Duration::from_secs(8);
 pub(super) const RESTARTS_MAX: usize = 3;
 /// The window for [`RESTARTS_MAX`].
 pub(super) const RESTART_WINDOW: Duration = Duration::from_secs(600);
+/// Places that are tried for one image, of all names that stand for it.
+pub(super) const IMAGE_SOURCES_TRIED_MAX: usize = 32;
+/// How often it is looked whether something in the stores may go.
+pub(super) const COLLECT_LOOK_EVERY: Duration = Duration::from_secs(600);
+/// Removals that are queued after one look; the next look queues more.
+pub(super) const COLLECTIONS_WAITING_MAX: usize = 1024;

@@ -5,33 +5,41 @@
 //! Never touches a machine, and knows no clock, socket, file, thread or randomness: the time is
 //! told with each input. Called by [`crate::machines`], and by tests that crash it at every step.
 
+mod collector;
 mod decide;
 mod entry;
+mod halt;
 mod limits;
 mod offer;
 mod policy;
 pub mod proof;
 mod report;
+mod sources;
 mod step;
 mod volumes;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId, VolumeId};
-use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm, ReportVolume};
-use dagger_payload::name::{ImageSource, SshKeyLine};
+use dagger_api::Sight;
+use dagger_payload::id::{HostId, LedgerTime, VmId, VolumeId};
+use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm, ReportVolume, StopManner};
+use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, VmState};
 
+use self::collector::Collector;
 use self::decide::{Decision, Surroundings, decide};
 use self::entry::{Entry, Taken};
+use self::halt::Charge;
+use self::sources::Sources;
 use self::volumes::VolumeEntry;
 use crate::handover::{AttestedVm, Order, VmSight};
 use crate::hypervisor::{Inventory, Machine, Power, Tags};
 use crate::journal::Record;
 
+pub use collector::{Collection, Retention, Stored, StoredOverlay};
 pub use policy::LocalPolicy;
-pub use step::{Action, DiskRule, Finished, Job, Outcome, Seen, Sighting, Step};
+pub use step::{Action, DiskRule, Finished, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step};
 pub use volumes::{VolumeAction, VolumeFinished, VolumeJob};
 
 /// Time since an arbitrary beginning, from a clock that never goes back.
@@ -74,6 +82,12 @@ pub enum Input {
     Finished(Finished, u64),
     /// A step for a volume ended.
     VolumeFinished(VolumeFinished),
+    /// What lies in the stores.
+    Stored(Stored),
+    /// A removal ended, well or not.
+    Collected,
+    /// This host's operator wants the machine off, in this manner and for this reason.
+    LocalStop(VmId, StopManner, String),
     /// The guest shows this SSH host key.
     GuestHostKey(VmId, SshKeyLine),
     /// Time went on.
@@ -85,8 +99,14 @@ pub enum Input {
 pub enum Output {
     /// Make the job's record durable, then carry its action out. One job at a time per VM.
     Act(Box<Job>),
+    /// Make the job's record durable, then switch the machine off; a job of its VM like any other.
+    Halt(Box<HaltJob>),
     /// Carry this out. One job at a time per volume.
     ActOnVolume(Box<VolumeJob>),
+    /// Look what lies in the stores; the answer comes as [`Input::Stored`], or not at all.
+    LookAtStores,
+    /// Remove this for ever. One at a time.
+    Collect(Box<Collection>),
     /// Make this record durable.
     Persist(Box<Record>),
     /// Forget the VM's record.
@@ -124,9 +144,14 @@ pub struct Controller {
     mode: Mode,
     ledger_time: LedgerTime,
     subnet: Option<GuestSubnet>,
-    sources: BTreeMap<ImageDigest, Vec<ImageSource>>,
+    sources: Sources,
     entries: BTreeMap<VmId, Entry>,
+    /// What the last listing showed of VMs that nothing is known of; empty while nothing is seen.
+    strangers: Inventory,
+    /// The ticket of that listing.
+    listed: u64,
     volumes: BTreeMap<VolumeId, VolumeEntry>,
+    collector: Collector,
 }
 
 impl Controller {
@@ -140,10 +165,19 @@ impl Controller {
             mode: Mode::CatchingUp,
             ledger_time: LedgerTime::default(),
             subnet: None,
-            sources: BTreeMap::new(),
+            sources: Sources::default(),
             entries,
+            strangers: Inventory::new(),
+            listed: 0,
             volumes: BTreeMap::new(),
+            collector: Collector::default(),
         }
+    }
+
+    /// The same controller, which keeps what nobody needs any more no longer than `retention` says.
+    #[must_use]
+    pub fn keeping(self, retention: Retention) -> Self {
+        Self { collector: Collector::new(retention), ..self }
     }
 
     /// Takes one input at the time `now` and says what to do.
@@ -156,6 +190,7 @@ impl Controller {
                     let seen = machines.remove(vm).map_or(Seen::Absent, Seen::Present);
                     entry.see(Sighting { ticket, seen });
                 }
+                (self.strangers, self.listed) = (machines, ticket);
                 self.advance_all(now, &mut outputs);
             }
             Input::Sighting(vm, sighting) => {
@@ -165,6 +200,7 @@ impl Controller {
                 self.advance(now, vm, &mut outputs);
             }
             Input::SightLost { ticket } => {
+                self.strangers.clear();
                 for entry in self.entries.values_mut() {
                     entry.lose_sight(ticket);
                 }
@@ -177,6 +213,11 @@ impl Controller {
                 self.advance(now, vm, &mut outputs);
             }
             Input::VolumeFinished(finished) => self.finish_volume(now, finished, &mut outputs),
+            Input::Stored(stored) => self.take_stored(&stored, &mut outputs),
+            Input::Collected => self.take_collected(&mut outputs),
+            Input::LocalStop(vm, manner, reason) => {
+                self.take_local_stop(now, vm, (manner, reason), &mut outputs);
+            }
             Input::GuestHostKey(vm, key) => {
                 if let Some(entry) = self.entries.get_mut(&vm) {
                     // The first one stays: a key that changes is for people to look at.
@@ -184,27 +225,37 @@ impl Controller {
                 }
                 self.advance(now, vm, &mut outputs);
             }
-            Input::Tick => {
-                let due = |entry: &&Entry| entry.wake.is_some_and(|wake| wake <= now);
-                let due: Vec<_> = self.entries.values().filter(due).map(|entry| entry.vm).collect();
-                for vm in due {
-                    self.advance(now, vm, &mut outputs);
-                }
-                let due = |entry: &&VolumeEntry| entry.wake.is_some_and(|wake| wake <= now);
-                let due = self.volumes.iter().filter(|(_, entry)| due(entry));
-                let due: Vec<_> = due.map(|(id, _)| *id).collect();
-                for volume in due {
-                    self.advance_volume(now, volume, &mut outputs);
-                }
-            }
+            Input::Tick => self.tick(now, &mut outputs),
         }
         outputs
+    }
+
+    /// What was due is not due any more, whether something can be done now or not: while nothing
+    /// may be, nobody is woken for it, and all are asked again when that changes.
+    fn tick(&mut self, now: Monotonic, outputs: &mut Vec<Output>) {
+        let is_due = |wake: &mut Monotonic| *wake <= now;
+        let entries = self.entries.values_mut();
+        let due = entries.filter_map(|entry| entry.wake.take_if(is_due).map(|_| entry.vm));
+        let due: Vec<_> = due.collect();
+        for vm in due {
+            self.advance(now, vm, outputs);
+        }
+        let volumes = self.volumes.iter_mut();
+        let due = volumes.filter_map(|(id, entry)| entry.wake.take_if(is_due).map(|_| *id));
+        let due: Vec<_> = due.collect();
+        for volume in due {
+            self.advance_volume(now, volume, outputs);
+        }
+        if self.collector.wake.take_if(is_due).is_some() {
+            self.look_at_stores(now, outputs);
+        }
     }
 
     /// When to say [`Input::Tick`] next.
     pub fn next_wake(&self) -> Option<Monotonic> {
         let vms = self.entries.values().filter_map(|entry| entry.wake);
-        vms.chain(self.volumes.values().filter_map(|entry| entry.wake)).min()
+        let volumes = self.volumes.values().filter_map(|entry| entry.wake);
+        vms.chain(volumes).chain(self.collector.wake).min()
     }
 
     /// Why nothing may be done now, if so.
@@ -215,31 +266,41 @@ impl Controller {
         }
     }
 
-    /// What is seen of each VM that concerns this host.
+    /// What is seen of each VM that concerns this host, or stands here tagged as ours.
     pub fn sights(&self) -> BTreeMap<VmId, VmSight> {
-        self.entries.iter().map(|(vm, entry)| (*vm, sight(entry))).collect()
+        let strange = self.strangers.iter().filter_map(|(vm, machine)| match machine {
+            Machine::Ours { power, .. } => Some((*vm, stranger(*power))),
+            Machine::Foreign(_) => None,
+        });
+        strange.chain(self.entries.iter().map(|(vm, entry)| (*vm, sight(entry)))).collect()
     }
 
     fn take_order(&mut self, now: Monotonic, order: Order, outputs: &mut Vec<Output>) {
         match order {
             Order::Vm(attested) => {
                 let vm = attested.vm.id;
+                self.collector.take_vm(&attested, self.here);
                 self.take_version(*attested, outputs);
                 self.advance(now, vm, outputs);
             }
-            Order::Volume(attested) => self.take_volume(now, *attested, outputs),
+            Order::Volume(attested) => {
+                self.collector.take_volume(&attested, self.here);
+                self.take_volume(now, *attested, outputs);
+            }
             Order::Host(host) if host.id == self.here => {
                 self.subnet = Some(host.guest_subnet);
                 self.advance_all(now, outputs);
             }
             Order::Host(_) => {}
-            Order::Image(image) => {
-                self.sources.insert(image.digest, image.sources);
+            Order::Image(image) => self.sources.take(*image),
+            Order::LedgerTime(time) => {
+                self.ledger_time = self.ledger_time.max(time);
+                self.collector.take_time(self.ledger_time);
             }
-            Order::LedgerTime(time) => self.ledger_time = self.ledger_time.max(time),
             Order::CaughtUp(_) => {
                 self.mode = Mode::Live;
                 self.advance_all(now, outputs);
+                self.look_at_stores(now, outputs);
             }
             Order::Hold(reason) => self.mode = Mode::Hold(reason),
         }
@@ -281,13 +342,15 @@ impl Controller {
 
     /// Says what is next for one VM.
     fn advance(&mut self, now: Monotonic, vm: VmId, outputs: &mut Vec<Output>) {
-        if self.mode != Mode::Live {
-            return;
-        }
         let Some(entry) = self.entries.get(&vm) else { return };
         if entry.busy.is_some() {
             return;
         }
+        let charge = self.halt(now, vm, outputs);
+        if self.mode != Mode::Live || charge == Charge::Operator {
+            return;
+        }
+        let Some(entry) = self.entries.get(&vm) else { return };
         if entry.is_done_with(self.here) {
             self.entries.remove(&vm);
             return;
@@ -317,8 +380,8 @@ impl Controller {
             outputs.push(Output::Forget(vm));
             return;
         }
-        let sources = self.sources.get(&wanted.vm.image.digest).map_or(&[][..], Vec::as_slice);
-        let around = Surroundings { here, now, subnet, sources };
+        let sources = || self.sources.of(&wanted.vm.image.digest);
+        let around = Surroundings { here, now, subnet, sources: &sources };
         entry.wake = None;
         let mut decision = decide(entry, &around);
         if decision == Decision::Restart {
@@ -342,6 +405,14 @@ fn carry_out(
     entry.reason = entry.failure.as_ref().map(|failure| failure.reason.clone());
     let told = match decision {
         Decision::Settled(phase) => return settle(entry, here, wanted, phase, outputs),
+        Decision::Halted(reason) => {
+            entry.failure = None;
+            entry.asked = None;
+            let news = report::news(entry, here, ReportPhase::Stopped, Some(&reason));
+            outputs.extend(news.map(Output::Report));
+            entry.reason = Some(reason);
+            return;
+        }
         Decision::Hold(reason) => {
             if before.as_ref() != Some(&reason) {
                 outputs.push(Output::Alarm(entry.vm, reason.clone()));
@@ -429,16 +500,25 @@ fn act(
     outputs.push(Output::Act(Box::new(Job { vm: wanted.vm.clone(), tags, record, action })));
 }
 
+fn shown(power: Power) -> Sight {
+    match power {
+        Power::Running | Power::Paused => Sight::Running,
+        Power::Stopped => Sight::Stopped,
+    }
+}
+
+/// What the API shows of a machine of which nothing is known but that it is here.
+fn stranger(power: Power) -> VmSight {
+    let reason = "unknown_to_ledger: nothing but its tags says what it is";
+    VmSight { sight: shown(power), applied_generation: None, reason: Some(reason.to_owned()) }
+}
+
 /// What the API shows of an entry.
 fn sight(entry: &Entry) -> VmSight {
-    use dagger_api::Sight;
     let sight = match &entry.sighting.seen {
         Seen::Unknown => Sight::Unknown,
         Seen::Absent | Seen::Present(Machine::Foreign(_)) => Sight::Absent,
-        Seen::Present(Machine::Ours { power, .. }) => match power {
-            Power::Running | Power::Paused => Sight::Running,
-            Power::Stopped => Sight::Stopped,
-        },
+        Seen::Present(Machine::Ours { power, .. }) => shown(*power),
     };
     VmSight {
         sight,

@@ -1,22 +1,56 @@
 //! Proofs that a machine may be switched off or removed.
 //!
 //! Owns the only way to make them: from an attested version of the VM whose accepted placement
-//! names this host. A function that destroys takes one of these, never an id (R9). Made by the
-//! controller, checked by nobody else.
+//! names this host, or, to switch off and no more, from the durable word of the host's own operator
+//! (R10). A function that destroys takes one of these, never an id (R9). Made by the controller,
+//! checked by nobody else.
 
-use dagger_payload::id::{Generation, HostId, PayloadDigest, Position, VmId, VolumeId};
-use dagger_payload::object::{Placement, Wanted};
-use dagger_payload::volume::{VolumeUse, VolumeWanted};
+use dagger_payload::id::{
+    Generation, HostId, ImageDigest, PayloadDigest, Position, VmId, VolumeId,
+};
+use dagger_payload::object::{Placement, VmState, Wanted};
+use dagger_payload::volume::{VolumeState, VolumeUse, VolumeWanted};
 
-use crate::handover::{AttestedVm, AttestedVolume};
+use crate::handover::{AttestedVm, AttestedVolume, ReportSubject};
+use crate::journal::Record;
 
-/// The VM's owner wants it switched off (for good, for a reboot, or gone), and this host has it.
+/// The VM's owner wants it switched off (for good, for a reboot, or gone), and this host has it; or
+/// this host's operator wants it off.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StopProof {
     vm: VmId,
     generation: Generation,
-    payload: PayloadDigest,
-    position: Position,
+    authority: Authority,
+}
+
+/// Whose word it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Authority {
+    /// The owner's, ordered.
+    Order { payload: PayloadDigest, position: Position },
+    /// The operator's, in this host's journal.
+    Operator,
+}
+
+impl Authority {
+    fn of(attested: &AttestedVm) -> Self {
+        let changed = &attested.vm.changed;
+        Self::Order { payload: changed.digest, position: changed.position }
+    }
+}
+
+impl std::fmt::Display for StopProof {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let generation = self.generation;
+        match &self.authority {
+            Authority::Order { payload, position } => {
+                write!(formatter, "generation {generation} by payload {payload} at {}", position.0)
+            }
+            Authority::Operator => {
+                write!(formatter, "this host's operator, at generation {generation}")
+            }
+        }
+    }
 }
 
 /// The VM's owner wants it gone, and this host carries it.
@@ -26,6 +60,64 @@ pub struct DeleteProof(StopProof);
 /// The volume's owner wants it gone, no VM uses it, and it is on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeProof(VolumeId);
+
+/// What is left of a VM or volume may be removed for ever: its owner's accepted deletion was
+/// carried out here, reported and ordered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemainsProof {
+    subject: ReportSubject,
+    generation: Generation,
+    payload: PayloadDigest,
+}
+
+/// An image's file may be removed: nothing of this host needs it, and has not for long enough.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnusedProof(ImageDigest);
+
+impl UnusedProof {
+    /// Made by the collector only.
+    pub(super) fn of(image: ImageDigest) -> Self {
+        Self(image)
+    }
+
+    /// Which image.
+    pub fn image(&self) -> ImageDigest {
+        self.0
+    }
+}
+
+impl RemainsProof {
+    /// The proof, if `attested` is one.
+    pub fn of_vm(attested: &AttestedVm, here: HostId) -> Option<Self> {
+        let vm = &attested.vm;
+        let was_here = matches!(vm.placement, Placement::Accepted { host, .. } if host == here);
+        (was_here && vm.state() == VmState::Deleted).then_some(Self {
+            subject: ReportSubject::Vm(vm.id),
+            generation: vm.generation,
+            payload: vm.changed.digest,
+        })
+    }
+
+    /// The proof, if `attested` is one.
+    pub fn of_volume(attested: &AttestedVolume, here: HostId) -> Option<Self> {
+        let volume = &attested.volume;
+        (volume.host == here && volume.state() == VolumeState::Deleted).then_some(Self {
+            subject: ReportSubject::Volume(volume.id),
+            generation: volume.generation,
+            payload: volume.changed.digest,
+        })
+    }
+
+    /// Of what.
+    pub fn subject(&self) -> ReportSubject {
+        self.subject
+    }
+
+    /// By which deletion, for the log.
+    pub fn order(&self) -> (Generation, PayloadDigest) {
+        (self.generation, self.payload)
+    }
+}
 
 impl VolumeProof {
     /// The proof, if `attested` is one.
@@ -50,12 +142,8 @@ impl StopProof {
             (Placement::Accepted { host, .. }, Wanted::Stopped | Wanted::Deleted)
                 if *host == here =>
             {
-                Some(Self {
-                    vm: vm.id,
-                    generation: vm.generation,
-                    payload: vm.changed.digest,
-                    position: vm.changed.position,
-                })
+                let (vm, generation) = (vm.id, vm.generation);
+                Some(Self { vm, generation, authority: Authority::of(attested) })
             }
             _ => None,
         }
@@ -66,22 +154,19 @@ impl StopProof {
         let vm = &attested.vm;
         let is_here = matches!(vm.placement, Placement::Accepted { host, .. } if host == here);
         let asked = vm.wanted == Wanted::Running && carried < vm.booted_since;
-        (is_here && asked).then_some(Self {
-            vm: vm.id,
-            generation: vm.generation,
-            payload: vm.changed.digest,
-            position: vm.changed.position,
-        })
+        let (vm, generation) = (vm.id, vm.generation);
+        (is_here && asked).then(|| Self { vm, generation, authority: Authority::of(attested) })
+    }
+
+    /// The proof, if this host's operator has switched the machine of `record` off by hand.
+    pub fn of_operator(record: &Record) -> Option<Self> {
+        let generation = record.halted_at.as_ref()?.generation;
+        Some(Self { vm: record.vm, generation, authority: Authority::Operator })
     }
 
     /// Which VM.
     pub fn vm(&self) -> VmId {
         self.vm
-    }
-
-    /// By which order, for the log.
-    pub fn order(&self) -> (Generation, PayloadDigest, Position) {
-        (self.generation, self.payload, self.position)
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Owns these shapes. Made by the controller, carried out by the actuator.
 
-use dagger_payload::id::VmId;
+use dagger_payload::id::{Generation, VmId};
 use dagger_payload::kind::GuestSubnet;
 use dagger_payload::name::ImageSource;
 use dagger_payload::object::Vm;
@@ -124,6 +124,39 @@ pub struct Job {
     pub action: Action,
 }
 
+/// A machine to be switched off at the word of this host's operator, of which perhaps nothing else
+/// is known. The record, which holds that word, is made durable first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HaltJob {
+    /// The generation that counts for this host now.
+    pub generation: Generation,
+    /// What to write down before.
+    pub record: Record,
+    /// How far to go.
+    pub rung: Rung,
+    /// Why it may.
+    pub proof: StopProof,
+}
+
+/// How far a stop goes at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rung {
+    /// [`Step::AskShutdown`]
+    Ask,
+    /// [`Step::Destroy`]
+    Destroy,
+}
+
+impl Rung {
+    /// Which step this is.
+    pub fn step(self) -> Step {
+        match self {
+            Self::Ask => Step::AskShutdown,
+            Self::Destroy => Step::Destroy,
+        }
+    }
+}
+
 /// How a step ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
@@ -162,6 +195,8 @@ pub struct Sighting {
 pub struct Finished {
     /// Whose.
     pub vm: VmId,
+    /// In which generation it was begun: for a later one it ensures nothing.
+    pub generation: Generation,
     /// Which.
     pub step: Step,
     /// How.

@@ -170,6 +170,13 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `Unavailable` when any part of the answer is missing.
     fn list(&self) -> Result<Inventory, HypervisorError>;
 
+    /// What carries this host's tags or a name of ours and stands where [`Hypervisor::list`] does
+    /// not look, in words for people: nothing is ever done with it.
+    ///
+    /// # Errors
+    /// `Unavailable` when any part of the answer is missing.
+    fn strays(&self) -> Result<Vec<String>, HypervisorError>;
+
     /// What stands under the name of `vm`; `None` only when the hypervisor itself says that nothing
     /// does.
     ///

@@ -2,8 +2,9 @@
 //!
 //! Owns one JSON file per VM: written whole under another name, synced, renamed, its directory
 //! synced. Never decides, and never acts on a machine. The controller makes the records, the
-//! actuator writes them before each step; at the start all are read. A file that does not read is
-//! set aside: its VM is adopted again from what is seen.
+//! actuator writes them before each step, the machines' half when something has to be kept without
+//! one; at the start all are read. A file that does not read is set aside: its VM is adopted again
+//! from what is seen.
 
 mod record;
 
@@ -12,10 +13,11 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dagger_payload::id::{HostId, VmId};
 
-pub use record::{DiskMark, Evidence, Record};
+pub use record::{DiskMark, Evidence, Halt, Record};
 
 /// A record's file, in bytes: ten times what the largest record takes.
 const RECORD_BYTES_MAX: u64 = 64 * 1024;
@@ -25,6 +27,8 @@ const RECORD_BYTES_MAX: u64 = 64 * 1024;
 pub struct Journal {
     directory: PathBuf,
     host: HostId,
+    /// Held by who writes: a step that was begun before may be written down after what came later.
+    writing: Arc<Mutex<()>>,
 }
 
 /// What was found at the start.
@@ -49,7 +53,7 @@ impl Journal {
                 fs::remove_file(path)?;
             }
         }
-        Ok(Self { directory, host })
+        Ok(Self { directory, host, writing: Arc::default() })
     }
 
     /// Reads all records; what does not read is renamed to `*.damaged` and reported.
@@ -77,14 +81,22 @@ impl Journal {
         Ok(found)
     }
 
-    /// Makes `record` durable; when this returns, it survives a power cut.
+    /// Makes `record` durable; when this returns, it survives a power cut. What was said once and
+    /// for all about its VM stays, also if `record` is the older one: its operator's word, while
+    /// that counts, and evidence.
     ///
     /// # Errors
     /// Any failed write or sync: the caller must not act, and must not try the sync again.
     pub fn write(&self, record: &Record) -> io::Result<()> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let path = self.path(record.vm);
         let partial = path.with_extension("partial");
-        let bytes = serde_json::to_vec_pretty(record)?;
+        let mut record = record.clone();
+        // One that does not read has nothing to keep; the start of the agent sets such aside.
+        if let Ok(there) = read(&path, self.host) {
+            record.keep_words_of(&there);
+        }
+        let bytes = serde_json::to_vec_pretty(&record)?;
         let mut options = OpenOptions::new();
         let mut file =
             options.write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
@@ -99,6 +111,7 @@ impl Journal {
     /// # Errors
     /// The file cannot be removed; that it is not there is none.
     pub fn forget(&self, vm: VmId) -> io::Result<()> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         match fs::remove_file(self.path(vm)) {
             Ok(()) => self.sync_directory(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -134,8 +147,10 @@ fn read(path: &Path, host: HostId) -> Result<Record, String> {
 #[cfg(test)]
 mod tests {
     use dagger_payload::id::{Generation, HostId, PayloadDigest};
+    use dagger_payload::kind::StopManner;
 
     use super::*;
+    use crate::controller::Step;
 
     fn record() -> Record {
         Record::new(HostId([1; 16]), VmId([2; 16]), Generation(3), PayloadDigest([4; 32]))
@@ -151,6 +166,37 @@ mod tests {
         journal.forget(record().vm).unwrap();
         journal.forget(record().vm).unwrap();
         assert!(journal.read_all().unwrap().records.is_empty());
+    }
+
+    #[test]
+    fn an_older_record_that_is_written_later_takes_no_operators_word_away() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path().to_owned(), HostId([1; 16])).unwrap();
+        let written = || journal.read_all().unwrap().records.remove(&record().vm).unwrap();
+        let (manner, reason) = (StopManner::Forced, "smoke".to_owned());
+        let halt = Halt { generation: Generation(3), manner, reason };
+        let stopped = Record { halted_at: Some(halt.clone()), ..record() };
+        journal.write(&stopped).unwrap();
+        // As of a step that was begun before the word, and waited for its turn.
+        journal.write(&Record { step: Some(Step::Start), ..record() }).unwrap();
+        assert_eq!((written().halted_at, written().step), (Some(halt), Some(Step::Start)));
+        let mut newer = stopped;
+        newer.take_up(Generation(4), PayloadDigest([5; 32]));
+        journal.write(&newer).unwrap();
+        assert_eq!(written().halted_at, None);
+    }
+
+    #[test]
+    fn many_write_about_one_vm_and_every_record_is_whole() {
+        let directory = tempfile::tempdir().unwrap();
+        let journal = Journal::open(directory.path().to_owned(), HostId([1; 16])).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..20).for_each(|_| journal.write(&record()).unwrap()));
+            }
+        });
+        let found = journal.read_all().unwrap();
+        assert_eq!((found.records.len(), found.set_aside.len()), (1, 0));
     }
 
     #[test]

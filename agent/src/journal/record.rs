@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 
 use dagger_payload::id::{CommitIndex, Generation, HostId, PayloadDigest, VmId};
+use dagger_payload::kind::StopManner;
 use serde::{Deserialize, Serialize};
 
 use crate::controller::Step;
@@ -37,6 +38,22 @@ pub struct Record {
     pub applied: Option<Generation>,
     /// Other payloads that claimed a generation that this host knew already.
     pub evidence: Vec<Evidence>,
+    /// This host's operator switched it off by hand: it stays off until its owner asks for
+    /// something newer.
+    #[serde(default)]
+    pub halted_at: Option<Halt>,
+}
+
+/// A stop by hand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Halt {
+    /// The highest generation that this host knew then: a higher one ends it.
+    pub generation: Generation,
+    /// How.
+    pub manner: StopManner,
+    /// Why, in the operator's words; it becomes public.
+    pub reason: String,
 }
 
 /// Whether a disk was ever made.
@@ -77,6 +94,7 @@ impl Record {
             disk: DiskMark::NotMade,
             applied: None,
             evidence: Vec::new(),
+            halted_at: None,
         }
     }
 
@@ -88,6 +106,21 @@ impl Record {
             self.step = None;
             self.attempts = 0;
             self.done.clear();
+            self.halted_at.take_if(|halt| halt.generation < generation);
+        }
+    }
+
+    /// Keeps what `there`, the record that this one replaces, says once and for all, if this one
+    /// was made before that.
+    pub(super) fn keep_words_of(&mut self, there: &Self) {
+        let mine = self.halted_at.as_ref().map(|halt| halt.generation);
+        let counts =
+            |halt: &&Halt| halt.generation >= self.generation && Some(halt.generation) > mine;
+        if let Some(halt) = there.halted_at.as_ref().filter(counts) {
+            self.halted_at = Some(halt.clone());
+        }
+        for evidence in &there.evidence {
+            self.keep(evidence.clone());
         }
     }
 

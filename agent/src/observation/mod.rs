@@ -198,6 +198,11 @@ impl Calls {
         self.run(CALL_WAIT_MAX, |hypervisor| hypervisor.list()).await
     }
 
+    /// What stands where nothing of ours should.
+    pub(crate) async fn strays(&self) -> Result<Vec<String>, HypervisorError> {
+        self.run(CALL_WAIT_MAX, |hypervisor| hypervisor.strays()).await
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         wait: Duration,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dagger_agent::api::{self, ApiParts};
 use dagger_agent::configuration::{ApiConfiguration, HostIdentity};
 use dagger_agent::daemon::Listeners;
-use dagger_agent::handover::{ConsoleRequest, HostReport, Order, SightBoard};
+use dagger_agent::handover::{ConsoleRequest, HostReport, LocalStopRequest, Order, SightBoard};
 use dagger_agent::link::orders::OrderTeller;
 use dagger_agent::link::releases::Follower;
 use dagger_agent::link::requests::LedgerClient;
@@ -37,6 +37,7 @@ pub(crate) struct Agent {
     pub(crate) model: SharedModel,
     pub(crate) board: SightBoard,
     pub(crate) consoles: mpsc::Receiver<ConsoleRequest>,
+    pub(crate) local_stops: mpsc::Receiver<LocalStopRequest>,
     pub(crate) directory: tempfile::TempDir,
     stream: watch::Receiver<Result<(), String>>,
     client: LedgerClient,
@@ -89,8 +90,7 @@ impl Agent {
         let mark_file = MarkFile::new(directory.path());
         let mark = mark_file.read().expect("a readable mark");
         let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), mark);
-        let model = Model::new(&world.genesis);
-        let model = SharedModel::new(model, reader.progress());
+        let model = SharedModel::new(Model::new(&world.genesis), reader.progress());
         let (seal_sender, seal) = watch::channel(Err("not connected yet".to_owned()));
         let (state, stream) = watch::channel(Err("not connected yet".to_owned()));
         let (order_sender, orders) = mpsc::channel(64);
@@ -100,7 +100,6 @@ impl Agent {
         let board = SightBoard::default();
         let member = &world.genesis.hosts[0];
         let host = HostIdentity { id: member.id(), name: member.name.clone() };
-
         tokio::spawn(seal::keep(at("seal"), world.cluster, seal_sender, stop.clone()));
         tokio::spawn(client_work);
         let follower = Follower {
@@ -119,6 +118,7 @@ impl Agent {
         tokio::spawn(submitter.run(report_receiver, stop.clone()));
         client.until_reached().await;
         let (console_sender, consoles) = mpsc::channel(4);
+        let (stop_sender, local_stops) = mpsc::channel(4);
         let parts = ApiParts {
             cluster: world.cluster,
             cluster_name: world.genesis.name.clone(),
@@ -132,6 +132,7 @@ impl Agent {
             stream: stream.clone(),
             consoles: console_sender,
             console_directory: at("consoles"),
+            local_stops: stop_sender,
         };
         let (unix, tcp) = serve(parts, at("api"), stop.clone()).await;
         Self {
@@ -145,6 +146,7 @@ impl Agent {
             model,
             board,
             consoles,
+            local_stops,
             directory,
             stream,
             client,

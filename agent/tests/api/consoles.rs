@@ -6,6 +6,7 @@ use std::io::Write;
 use bytes::Bytes;
 use dagger_agent::handover::{ConsoleProblem, VmSight};
 use dagger_api::Sight;
+use dagger_payload::id::VmId;
 use dagger_payload::object::{Effect, Vm};
 use dagger_payload::release::Verdict;
 use futures_util::{SinkExt, StreamExt};
@@ -129,6 +130,24 @@ async fn a_console_that_cannot_be_opened_is_refused_with_the_reason() {
     let busy = ConsoleProblem::Unavailable("somebody else sits there".to_owned());
     let refused = sit_down(&mut agent, Err(busy)).await;
     assert_eq!(refused.err(), Some(StatusCode::SERVICE_UNAVAILABLE));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn before_any_history_is_known_a_console_opens_by_its_id_for_who_operates_the_host() {
+    let agent = Agent::start().await;
+    let vm = VmId([7; 16]);
+    std::fs::create_dir(agent.directory.path().join("consoles")).expect("makes");
+    let log = agent.directory.path().join(format!("consoles/{vm}.log"));
+    std::fs::write(log, "login: ").expect("writes");
+    let path = format!("/v1/vms/{vm}/console");
+    assert_eq!(agent.unix.get(&path).await.problem().code, "not_found", "it is not seen here");
+    agent.board.update(|sights| {
+        let sight = VmSight { sight: Sight::Running, applied_generation: None, reason: None };
+        sights.vms.insert(vm, sight);
+    });
+    let answered = agent.unix.get(&path).await;
+    assert_eq!((answered.status, &answered.body[..]), (StatusCode::OK, &b"login: "[..]));
+    assert_eq!(agent.tcp.get(&path).await.problem().code, "session_needed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 33] = [
+const PROMISED: [(&str, &str); 34] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -42,6 +42,7 @@ const PROMISED: [(&str, &str); 33] = [
     ("post", "/v1/images"),
     ("post", "/v1/payloads"),
     ("post", "/v1/predictions"),
+    ("post", "/v1/vms/{vm}/local-stop"),
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -10,6 +10,7 @@ use dagger_agent::inspection::Inspector;
 use dagger_agent::machines::Accelerator;
 use dagger_agent::verify::reader::Trust;
 use dagger_api::{FsckKind, FsckView};
+use dagger_images::ImportDirectories;
 use dagger_payload::id::VmId;
 use dagger_payload::kind::{Body, ReportPhase};
 use dagger_payload::object::Effect;
@@ -25,7 +26,8 @@ fn give_inspector(agent: &Agent) -> Arc<Libvirt> {
     let announcer = Announcer::new(here, mpsc::channel(1).0);
     let libvirt =
         Arc::new(Libvirt::new("test:///default".to_owned(), Accelerator::Auto, announcer));
-    let disks = StoredDisks::open(agent.directory.path(), here).expect("a fresh directory");
+    let disks = StoredDisks::open(agent.directory.path(), here, ImportDirectories::default());
+    let disks = disks.expect("a fresh directory");
     let inspector = Inspector::new(libvirt.clone(), Arc::new(disks));
     agent.board.update(|contents| contents.inspector = Some(inspector));
     libvirt

@@ -103,6 +103,12 @@ impl Way {
         self.post_bytes(payload.bytes.clone(), &signature).await
     }
 
+    pub(crate) async fn post(&self, path: &str, body: &'static str) -> Answered {
+        let request =
+            self.request("POST", path).body(Full::new(Bytes::from_static(body.as_bytes())));
+        self.ask(request.expect("a request")).await
+    }
+
     pub(crate) async fn post_bytes(&self, bytes: Bytes, signature: &str) -> Answered {
         let request = self
             .request("POST", "/v1/payloads")

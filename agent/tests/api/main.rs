@@ -13,6 +13,7 @@ mod fakes;
 mod fsck;
 mod http;
 mod images;
+mod local_stops;
 mod log;
 mod lookups;
 mod proofs;

@@ -1,133 +1,21 @@
 //! The controller's rules, one by one, with nothing but inputs and outputs.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use dagger_agent::controller::{
-    Action, Controller, DiskRule, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Seen,
-    Sighting, Step,
+    Action, DiskRule, Input, LocalPolicy, Outcome, Output, Seen, Sighting, Step,
 };
-use dagger_agent::handover::{AttestedVm, Order};
-use dagger_agent::hypervisor::{Inventory, Machine, Power};
+use dagger_agent::handover::Order;
+use dagger_agent::hypervisor::{Machine, Power};
 use dagger_agent::journal::{DiskMark, Record};
-use dagger_payload::id::{CommitIndex, Generation, LedgerTime, Position};
-use dagger_payload::kind::{Capacity, ReportPhase, ReportVm, RestartPolicy, StopManner};
+use dagger_payload::id::{Generation, LedgerTime, Position};
+use dagger_payload::kind::{Capacity, ReportPhase, RestartPolicy, StopManner};
 use dagger_payload::object::{Placement, Wanted};
 
+use super::desk::{Desk, phases, reason, reports, steps};
 use super::support::{
-    ELSEWHERE, HERE, VM, accepted, after, cause, host, offered, ours, report, wants, wants_reboot,
+    ELSEWHERE, HERE, VM, accepted, after, cause, offered, ours, report, wants, wants_reboot,
 };
-
-/// A controller with a clock and a counter for looks.
-struct Desk {
-    controller: Controller,
-    now: Monotonic,
-    ticket: u64,
-}
-
-impl Desk {
-    fn with(records: BTreeMap<dagger_payload::id::VmId, Record>, policy: LocalPolicy) -> Self {
-        let controller = Controller::new(HERE, policy, records);
-        let mut desk = Self { controller, now: Monotonic::default(), ticket: 0 };
-        desk.order(Order::Host(Box::new(host())));
-        desk
-    }
-
-    fn new() -> Self {
-        Self::with(BTreeMap::new(), LocalPolicy::default())
-    }
-
-    /// A desk that was told all of `versions`, sees `machine`, and is caught up.
-    fn live(versions: &[AttestedVm], machine: Option<Machine>) -> (Self, Vec<Output>) {
-        let mut desk = Self::new();
-        let outputs = desk.go_live(versions, machine);
-        (desk, outputs)
-    }
-
-    fn go_live(&mut self, versions: &[AttestedVm], machine: Option<Machine>) -> Vec<Output> {
-        for version in versions {
-            assert_eq!(self.vm(version), [], "something was done before the end of history");
-        }
-        assert_eq!(self.inventory(machine), [], "something was done before the end of history");
-        self.caught_up()
-    }
-
-    fn take(&mut self, input: Input) -> Vec<Output> {
-        self.controller.handle(self.now, input)
-    }
-
-    fn order(&mut self, order: Order) -> Vec<Output> {
-        self.take(Input::Order(order))
-    }
-
-    fn vm(&mut self, version: &AttestedVm) -> Vec<Output> {
-        self.order(Order::Vm(Box::new(version.clone())))
-    }
-
-    fn caught_up(&mut self) -> Vec<Output> {
-        self.order(Order::CaughtUp(CommitIndex(100)))
-    }
-
-    fn inventory(&mut self, machine: Option<Machine>) -> Vec<Output> {
-        self.ticket += 1;
-        let machines: Inventory = machine.into_iter().map(|machine| (VM, machine)).collect();
-        self.take(Input::Inventory { ticket: self.ticket, machines })
-    }
-
-    fn see(&mut self, machine: Machine) -> Vec<Output> {
-        self.ticket += 1;
-        let sighting = Sighting { ticket: self.ticket, seen: Seen::Present(machine) };
-        self.take(Input::Sighting(VM, sighting))
-    }
-
-    fn finish(&mut self, step: Step, outcome: Outcome, machine: Option<Machine>) -> Vec<Output> {
-        self.ticket += 1;
-        let ticket = self.ticket;
-        let sighting = machine.map(|machine| Sighting { ticket, seen: Seen::Present(machine) });
-        self.take(Input::Finished(Finished { vm: VM, step, outcome, sighting }, ticket))
-    }
-
-    fn done(&mut self, step: Step, machine: Option<Machine>) -> Vec<Output> {
-        self.finish(step, Outcome::Done, machine)
-    }
-
-    /// Takes the steps that make a machine, up to the start.
-    fn make(&mut self) -> Vec<Output> {
-        for step in [Step::Image, Step::Disk, Step::Seed, Step::Network] {
-            self.done(step, None);
-        }
-        self.done(Step::Define, Some(ours(Power::Stopped, 1)))
-    }
-
-    fn wait(&mut self, seconds: u64) -> Vec<Output> {
-        self.now = self.now.plus(Duration::from_secs(seconds));
-        self.take(Input::Tick)
-    }
-}
-
-fn steps(outputs: &[Output]) -> Vec<Step> {
-    let step = |output: &Output| match output {
-        Output::Act(job) => Some(job.action.step()),
-        _ => None,
-    };
-    outputs.iter().filter_map(step).collect()
-}
-
-fn reports(outputs: &[Output]) -> Vec<ReportVm> {
-    let report = |output: &Output| match output {
-        Output::Report(report) => Some(report.clone()),
-        _ => None,
-    };
-    outputs.iter().filter_map(report).collect()
-}
-
-fn phases(outputs: &[Output]) -> Vec<ReportPhase> {
-    reports(outputs).iter().map(|report| report.phase).collect()
-}
-
-fn reason(outputs: &[Output]) -> String {
-    reports(outputs)[0].reason.clone().unwrap()
-}
 
 fn record(generation: u64, disk: DiskMark) -> Record {
     let mut record = Record::new(HERE, VM, Generation(generation), cause(generation).digest);
@@ -177,6 +65,16 @@ fn nothing_is_done_while_the_ledgers_view_is_too_old() {
     assert_eq!(desk.inventory(None), []);
     assert_eq!(desk.controller.hold(), Some("older than before"));
     assert_eq!(steps(&desk.caught_up()), [Step::Disk]);
+}
+
+#[test]
+fn on_hold_nobody_is_woken_for_what_cannot_be_done_and_it_is_done_afterwards() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    desk.finish(Step::Image, Outcome::Retryable("image_missing: not here".to_owned()), None);
+    desk.order(Order::Hold("older than before".to_owned()));
+    assert_eq!(desk.wait(60), []);
+    assert_eq!(desk.controller.next_wake(), None, "the agent would go round in circles");
+    assert_eq!(steps(&desk.caught_up()), [Step::Image]);
 }
 
 #[test]
@@ -394,6 +292,27 @@ fn a_guest_that_is_not_to_be_restarted_stays_off_when_it_stops_by_itself() {
 }
 
 #[test]
+fn a_guest_that_is_not_to_be_restarted_is_defined_again_and_stays_off_when_the_host_forgot_it() {
+    let mut once = accepted();
+    once.vm.restart = RestartPolicy::Never;
+    let ran = after(&once, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
+    // The host was switched off and on: of its machines it knows what stands in the journal, or, if
+    // that is lost too, what it told the ledger.
+    let mut kept = record(1, DiskMark::Made);
+    kept.done.insert(Step::Start);
+    for records in [BTreeMap::from([(VM, kept)]), BTreeMap::new()] {
+        let mut desk = Desk::with(records, LocalPolicy::default());
+        let mut outputs = desk.go_live(std::slice::from_ref(&ran), None);
+        for step in [Step::Image, Step::Disk, Step::Seed, Step::Network, Step::Define] {
+            assert_eq!(steps(&outputs), [step]);
+            let machine = (step == Step::Define).then(|| ours(Power::Stopped, 1));
+            outputs = desk.done(step, machine);
+        }
+        assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Stopped], vec![]));
+    }
+}
+
+#[test]
 fn a_reboot_switches_off_and_on_once_and_takes_up_the_new_definition() {
     let (mut desk, _) = Desk::live(&[accepted()], Some(ours(Power::Running, 1)));
     let reboot = wants_reboot(&accepted());
@@ -450,6 +369,16 @@ fn a_failing_step_is_tried_again_with_growing_pauses_and_told_once() {
     desk.make();
     let outputs = desk.done(Step::Start, Some(ours(Power::Running, 1)));
     assert_eq!(phases(&outputs), [ReportPhase::Running], "a VM could not leave degraded");
+}
+
+#[test]
+fn an_image_that_is_gone_when_its_disk_is_made_is_brought_again() {
+    let (mut desk, outputs) = Desk::live(&[accepted()], None);
+    assert_eq!(steps(&outputs), [Step::Image]);
+    assert_eq!(steps(&desk.done(Step::Image, None)), [Step::Disk]);
+    let gone = Outcome::Retryable("image_missing: somebody removed it".to_owned());
+    assert_eq!(steps(&desk.finish(Step::Disk, gone, None)), []);
+    assert_eq!(steps(&desk.wait(1)), [Step::Image]);
 }
 
 #[test]

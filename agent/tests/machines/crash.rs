@@ -17,8 +17,10 @@ use dagger_agent::journal::Journal;
 use dagger_agent::machines::NetworkKind;
 use dagger_agent::observation::Tickets;
 use dagger_payload::id::{CommitIndex, Position};
-use dagger_payload::kind::{ReportPhase, ReportVm, ReportVolume, VolumePhase};
-use dagger_payload::object::{Placement, VmReport, Wanted};
+use dagger_payload::kind::{
+    Protection, ReportPhase, ReportVm, ReportVolume, RestartPolicy, StopManner, VolumePhase,
+};
+use dagger_payload::object::{Placement, Vm, VmReport, Wanted};
 use dagger_payload::volume::VolumeUse;
 
 use super::support::{FakeHost, Guest, HERE, VM, after, cause, host, offered, wants, wants_reboot};
@@ -27,27 +29,110 @@ use super::volumes::{NextVolume, VOLUME, volume, with_volumes};
 /// More inputs than any run takes: a run that reaches it goes round in circles.
 const INPUTS_MAX: usize = 2_000;
 
-/// What the owner asks for, one after the other, each once the one before is reported.
-const LIFE: [(Wish, Told); 12] = [
-    (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
-    (Wish::NewVolume, Told::Volume(VolumePhase::Ready)),
-    (Wish::Attach, Told::Vm(ReportPhase::Running)),
-    (Wish::Be(Wanted::Paused), Told::Vm(ReportPhase::Paused)),
-    (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
-    (Wish::Grow, Told::Vm(ReportPhase::Running)),
-    (Wish::Reboot, Told::Vm(ReportPhase::Running)),
-    (Wish::Detach, Told::Vm(ReportPhase::Running)),
-    (Wish::DeleteVolume, Told::Volume(VolumePhase::Deleted)),
-    (Wish::Be(Wanted::Stopped), Told::Vm(ReportPhase::Stopped)),
-    (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
-    (Wish::Be(Wanted::Deleted), Told::Vm(ReportPhase::Deleted)),
-];
+/// What the owner asks for, one after the other, each once the one before is reported; and what
+/// must have come of it in the end, wherever the agent died meanwhile.
+struct Life {
+    wishes: &'static [(Wish, Told)],
+    starts: usize,
+    disks: usize,
+    volume: VolumeEnd,
+}
+
+/// Where the volume is in the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum VolumeEnd {
+    /// There never was one.
+    Never,
+    /// Deleted, with this size in GiB.
+    Quarantined(u64),
+    /// Still there: only its VM was deleted.
+    Kept,
+}
+
+/// All that is asked for of a VM that is looked after.
+const LONG: Life = Life {
+    wishes: &[
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+        (Wish::NewVolume, Told::Volume(VolumePhase::Ready)),
+        (Wish::Attach, Told::Vm(ReportPhase::Running)),
+        (Wish::Be(Wanted::Paused), Told::Vm(ReportPhase::Paused)),
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+        (Wish::Grow, Told::Vm(ReportPhase::Running)),
+        (Wish::Reboot, Told::Vm(ReportPhase::Running)),
+        (Wish::Detach, Told::Vm(ReportPhase::Running)),
+        (Wish::DeleteVolume, Told::Volume(VolumePhase::Deleted)),
+        (Wish::Be(Wanted::Stopped), Told::Vm(ReportPhase::Stopped)),
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+        (Wish::Be(Wanted::Deleted), Told::Vm(ReportPhase::Deleted)),
+    ],
+    starts: 3,
+    disks: 1,
+    volume: VolumeEnd::Quarantined(3),
+};
+
+/// Changed while it runs and while it is off, and switched off by force.
+const FORCED: Life = Life {
+    wishes: &[
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+        (Wish::Resize, Told::Vm(ReportPhase::Running)),
+        (Wish::Protect, Told::Vm(ReportPhase::Running)),
+        (Wish::ForcedStop, Told::Vm(ReportPhase::Stopped)),
+        (Wish::Resize, Told::Vm(ReportPhase::Stopped)),
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+        (Wish::Be(Wanted::Deleted), Told::Vm(ReportPhase::Deleted)),
+    ],
+    starts: 2,
+    disks: 1,
+    volume: VolumeEnd::Never,
+};
+
+/// Never started again by itself, also when the agent dies at the worst moment.
+const ONCE: Life = Life {
+    wishes: &[
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+        (Wish::Once, Told::Vm(ReportPhase::Running)),
+        (Wish::Be(Wanted::Stopped), Told::Vm(ReportPhase::Stopped)),
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+        (Wish::Be(Wanted::Deleted), Told::Vm(ReportPhase::Deleted)),
+    ],
+    starts: 2,
+    disks: 1,
+    volume: VolumeEnd::Never,
+};
+
+/// Deleted before anything of it was made.
+const UNMADE: Life = Life {
+    wishes: &[
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Accepted)),
+        (Wish::Be(Wanted::Deleted), Told::Vm(ReportPhase::Deleted)),
+    ],
+    starts: 0,
+    disks: 0,
+    volume: VolumeEnd::Never,
+};
+
+/// Deleted with a volume, which stays.
+const ATTACHED: Life = Life {
+    wishes: &[
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+        (Wish::NewVolume, Told::Volume(VolumePhase::Ready)),
+        (Wish::Attach, Told::Vm(ReportPhase::Running)),
+        (Wish::Be(Wanted::Deleted), Told::Vm(ReportPhase::Deleted)),
+    ],
+    starts: 1,
+    disks: 1,
+    volume: VolumeEnd::Kept,
+};
 
 /// One thing that the owner asks for.
 #[derive(Debug, Clone, Copy)]
 enum Wish {
     Be(Wanted),
     Reboot,
+    ForcedStop,
+    Resize,
+    Protect,
+    Once,
     NewVolume,
     Attach,
     Grow,
@@ -80,13 +165,15 @@ impl Version {
 
 /// The ordered history of the one VM and the one volume.
 struct Ledger {
+    life: &'static [(Wish, Told)],
     versions: Vec<Version>,
     asked: usize,
 }
 
 impl Ledger {
-    fn new() -> Self {
-        Self { versions: vec![Version::Vm(Box::new(offered()))], asked: 0 }
+    fn new(life: &Life) -> Self {
+        let versions = vec![Version::Vm(Box::new(offered()))];
+        Self { life: life.wishes, versions, asked: 0 }
     }
 
     fn last(&self) -> &AttestedVm {
@@ -124,9 +211,10 @@ impl Ledger {
             }
         });
         self.versions.push(Version::Vm(Box::new(told)));
-        let detached = self.last_volume().filter(|last| {
-            let detaching = matches!(last.volume.used_by, VolumeUse::Detaching { .. });
-            detaching && report.phase == ReportPhase::Running
+        let detached = self.last_volume().filter(|last| match last.volume.used_by {
+            VolumeUse::Detaching { .. } => report.phase == ReportPhase::Running,
+            VolumeUse::Attached { .. } => report.phase == ReportPhase::Deleted,
+            VolumeUse::Free {} => false,
         });
         if let Some(volume) = detached {
             let free = volume.after(|volume| volume.used_by = VolumeUse::Free {});
@@ -150,7 +238,7 @@ impl Ledger {
 
     /// The owner asks for the next thing, if `told` is what the last one was to end with.
     fn ask_next(&mut self, told: Told) {
-        if told != LIFE[self.asked].1 || self.asked + 1 == LIFE.len() {
+        if told != self.life[self.asked].1 || self.asked + 1 == self.life.len() {
             return;
         }
         self.asked += 1;
@@ -159,7 +247,20 @@ impl Ledger {
             let volume = self.last_volume().expect("it was ordered");
             Version::Volume(Box::new(volume.after(|volume| volume.used_by = used_by)))
         };
-        let next = match LIFE[self.asked].0 {
+        let changed = |change: &dyn Fn(&mut Vm)| {
+            let mut version = wants(vm, vm.vm.wanted);
+            change(&mut version.vm);
+            vec![Version::Vm(Box::new(version))]
+        };
+        let next = match self.life[self.asked].0 {
+            Wish::ForcedStop => {
+                let mut version = wants(vm, Wanted::Stopped);
+                version.vm.stop_manner = StopManner::Forced;
+                vec![Version::Vm(Box::new(version))]
+            }
+            Wish::Resize => changed(&|vm| vm.size.cpus += 1),
+            Wish::Protect => changed(&|vm| vm.protection = Protection::Protected),
+            Wish::Once => changed(&|vm| vm.restart = RestartPolicy::Never),
             Wish::Be(wanted) => vec![Version::Vm(Box::new(wants(vm, wanted)))],
             Wish::Reboot => vec![Version::Vm(Box::new(wants_reboot(vm)))],
             Wish::NewVolume => vec![Version::Volume(Box::new(volume()))],
@@ -284,6 +385,11 @@ impl<'a> Agent<'a> {
                 let finished = self.performer.perform(&job).unwrap();
                 self.inputs.push_back(Input::Finished(finished, self.tickets.draw()));
             }
+            Output::LookAtStores | Output::Collect(_) => panic!("nobody gave a retention time"),
+            Output::Halt(job) => {
+                let finished = self.performer.halt(&job).unwrap();
+                self.inputs.push_back(Input::Finished(finished, self.tickets.draw()));
+            }
             Output::Persist(record) => self.journal.write(&record).unwrap(),
             Output::Forget(vm) => self.journal.forget(vm).unwrap(),
             Output::Report(report) => {
@@ -318,10 +424,10 @@ fn directory_in_memory() -> tempfile::TempDir {
 }
 
 /// Runs the whole life with one death after `dies_after` points; gives how many points there were.
-fn live(guest: Guest, dies_after: Option<usize>) -> usize {
+fn live(life: &Life, guest: Guest, dies_after: Option<usize>) -> usize {
     let directory = directory_in_memory();
     let world = Arc::new(FakeHost::new(guest));
-    let mut ledger = Ledger::new();
+    let mut ledger = Ledger::new(life);
     world.state().fuse.left = dies_after;
     if Agent::start(&world, &mut ledger, directory.path()).run() == Ended::Died {
         world.state().fuse.dead = false;
@@ -332,34 +438,63 @@ fn live(guest: Guest, dies_after: Option<usize>) -> usize {
     let told = ledger.last().vm.reported.as_ref().unwrap();
     assert_eq!(told.phase, ReportPhase::Deleted, "died after {dies_after:?}: {state:?}");
     assert!(state.machines.is_empty() && state.disks.is_empty() && state.seeds.is_empty());
-    assert!(state.quarantine.contains(&VM) && state.disks_made == 1, "{state:?}");
-    assert!(state.volumes.is_empty() && state.given.is_empty(), "{dies_after:?}: {state:?}");
-    assert!(
-        state.volumes_quarantined.get(&VOLUME) == Some(&3) && state.volumes_made == 1,
-        "{state:?}"
-    );
-    assert_eq!(state.starts, 3, "died after {dies_after:?}: {state:?}");
+    assert_eq!(state.quarantine.contains(&VM), life.disks == 1, "{dies_after:?}: {state:?}");
+    let counts = (state.starts, state.disks_made);
+    assert_eq!(counts, (life.starts, life.disks), "died after {dies_after:?}: {state:?}");
+    let volume = match (state.volumes.get(&VOLUME), state.volumes_quarantined.get(&VOLUME)) {
+        (None, None) => VolumeEnd::Never,
+        (None, Some(size)) => VolumeEnd::Quarantined(*size),
+        (Some(_), _) => VolumeEnd::Kept,
+    };
+    assert_eq!(volume, life.volume, "died after {dies_after:?}: {state:?}");
+    let made = usize::from(volume != VolumeEnd::Never);
+    assert!(state.given.is_empty() && state.volumes_made == made, "{dies_after:?}: {state:?}");
     let journal = Journal::open(directory.path().to_owned(), HERE).unwrap();
     assert!(journal.read_all().unwrap().records.is_empty(), "died after {dies_after:?}");
     state.fuse.passed
 }
 
-#[test]
-fn a_crash_at_any_step_of_a_vms_life_leaves_exactly_one_vm_and_then_none() {
+/// Lives it once without a death, and once with each that is possible.
+fn live_and_die(life: &Life, points_min: usize) {
     for guest in [Guest::Obeys, Guest::Ignores] {
-        let points = live(guest, None);
-        assert!(points > 60, "the run is too short to mean anything: {points} points");
+        let points = live(life, guest, None);
+        assert!(points >= points_min, "the run is too short to mean anything: {points} points");
         for dies_after in 0..points {
-            live(guest, Some(dies_after));
+            live(life, guest, Some(dies_after));
         }
     }
+}
+
+#[test]
+fn a_crash_at_any_step_of_a_vms_life_leaves_exactly_one_vm_and_then_none() {
+    live_and_die(&LONG, 60);
+}
+
+#[test]
+fn a_crash_while_a_vm_is_changed_or_switched_off_by_force_repeats_nothing() {
+    live_and_die(&FORCED, 40);
+}
+
+#[test]
+fn a_crash_starts_no_vm_again_that_is_to_be_started_once() {
+    live_and_die(&ONCE, 40);
+}
+
+#[test]
+fn a_vm_that_is_deleted_while_it_is_being_made_leaves_nothing_whenever_the_agent_dies() {
+    live_and_die(&UNMADE, 10);
+}
+
+#[test]
+fn a_vm_that_is_deleted_with_a_volume_leaves_the_volume_whenever_the_agent_dies() {
+    live_and_die(&ATTACHED, 30);
 }
 
 #[test]
 fn an_agent_with_an_empty_journal_adopts_what_runs_and_starts_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let world = Arc::new(FakeHost::new(Guest::Obeys));
-    let mut ledger = Ledger::new();
+    let mut ledger = Ledger::new(&LONG);
     // The fuse ends the first life once the guest runs and is reported: the owner's next wish comes
     // later.
     let mut agent = Agent::start(&world, &mut ledger, directory.path());

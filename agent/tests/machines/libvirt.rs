@@ -7,25 +7,24 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use dagger_agent::controller::LocalPolicy;
+use dagger_agent::controller::{LocalPolicy, Retention};
 use dagger_agent::handover::{
-    AttestedVm, AttestedVolume, ConsoleRequest, HostReport, ORDERS_WAITING_MAX, Order,
-    REPORTS_WAITING_MAX, SightBoard,
+    AttestedVm, AttestedVolume, HostReport, LocalStopRequest, LocalStopSender, NoSuchMachine,
+    ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use dagger_agent::hypervisor::Inventory;
 use dagger_agent::hypervisor::names::{HostNames, uuid};
-use dagger_agent::inspection::{Found, Owners, compare};
+use dagger_agent::inspection::{Files, Found, Owners, compare};
 use dagger_agent::machines::{
     Accelerator, Backend, Broken, MachineConfiguration, NetworkKind, run,
 };
 use dagger_api::{FsckKind, Sight};
 use dagger_images::ImageStore;
-use dagger_images::disks::Survey;
-use dagger_payload::id::{CommitIndex, LedgerTime};
-use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, VmImage, VolumePhase};
+use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
+use dagger_payload::kind::{ImageFormat, ReportPhase, ReportVm, StopManner, VmImage, VolumePhase};
 use dagger_payload::object::{Image, Wanted};
 use dagger_payload::usage::Metered;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use virt::connect::Connect;
@@ -34,9 +33,9 @@ use virt::domain::Domain;
 use super::support::{HERE, VM, accepted, after, cause, host, offered, report, wants};
 use super::volumes::{NextVolume, VOLUME, volume};
 
-/// Consoles that nobody asks for.
-fn nobody_asks() -> mpsc::Receiver<ConsoleRequest> {
-    mpsc::channel(1).1
+/// Requests that nobody makes.
+fn nobody_asks() -> Requests {
+    Requests { consoles: mpsc::channel(1).1, local_stops: mpsc::channel(1).1 }
 }
 
 const URI: &str = "test:///default";
@@ -46,6 +45,7 @@ const WAIT: Duration = Duration::from_secs(60);
 /// One run of the machines' half.
 struct Half {
     orders: mpsc::Sender<Order>,
+    local_stops: LocalStopSender,
     reports: mpsc::Receiver<HostReport>,
     board: SightBoard,
     stop: CancellationToken,
@@ -53,7 +53,7 @@ struct Half {
 }
 
 impl Half {
-    async fn start(state_directory: &Path, history: &[AttestedVm]) -> Self {
+    fn start_without_ledger(directory: &Path) -> Self {
         // Shown only when the test fails.
         let _ = tracing_subscriber::fmt().with_test_writer().try_init();
         let (orders, orders_told) = mpsc::channel(ORDERS_WAITING_MAX);
@@ -61,27 +61,43 @@ impl Half {
         let (board, stop) = (SightBoard::default(), CancellationToken::new());
         let configuration = MachineConfiguration {
             host_id: HERE,
-            state_directory: state_directory.to_owned(),
+            state_directory: directory.join("state"),
+            storage_directory: directory.to_owned(),
+            import_directories: vec![directory.join("import")],
             backend: Backend::Libvirt { uri: URI.to_owned(), accelerator: Accelerator::Auto },
             network_kind: NetworkKind::None,
             nameservers: Vec::new(),
             policy: LocalPolicy::default(),
+            retention: Retention::default(),
         };
-        let work = run(
-            configuration,
-            orders_told,
-            reports_told,
-            board.clone(),
-            nobody_asks(),
-            stop.clone(),
-        );
-        let half = Self { orders, reports, board, stop, running: tokio::spawn(work) };
-        half.order(Order::Host(Box::new(host()))).await;
-        for version in history {
-            half.vm(version).await;
-        }
-        half.order(Order::CaughtUp(CommitIndex(1))).await;
+        let (local_stops, stops_asked) = mpsc::channel(1);
+        let requests = Requests { local_stops: stops_asked, ..nobody_asks() };
+        let work =
+            run(configuration, orders_told, reports_told, board.clone(), requests, stop.clone());
+        let running = tokio::spawn(work);
+        Self { orders, local_stops, reports, board, stop, running }
+    }
+
+    async fn start(directory: &Path, history: &[AttestedVm]) -> Self {
+        let half = Self::start_without_ledger(directory);
+        half.catch_up(history).await;
         half
+    }
+
+    async fn catch_up(&self, history: &[AttestedVm]) {
+        self.order(Order::Host(Box::new(host()))).await;
+        for version in history {
+            self.vm(version).await;
+        }
+        self.order(Order::CaughtUp(CommitIndex(1))).await;
+    }
+
+    async fn stop_by_hand(&self, vm: VmId) -> Result<Generation, NoSuchMachine> {
+        let (reply, answer) = oneshot::channel();
+        let (manner, reason) = (StopManner::Forced, "it mines coins".to_owned());
+        let request = LocalStopRequest { vm, manner, reason, reply };
+        self.local_stops.send(request).await.unwrap();
+        tokio::time::timeout(WAIT, answer).await.expect("no answer").unwrap()
     }
 
     async fn order(&self, order: Order) {
@@ -126,7 +142,8 @@ impl Half {
 /// An image file in the host's store, and the VM that boots it.
 fn with_image(directory: &Path) -> (Image, impl Fn(AttestedVm) -> AttestedVm + use<>) {
     let store = ImageStore::open(&directory.join("elsewhere")).unwrap();
-    let source = directory.join("image.raw");
+    fs::create_dir_all(directory.join("import")).unwrap();
+    let source = directory.join("import/image.raw");
     fs::write(&source, vec![0x5a; 1 << 20]).unwrap();
     let stored = store.import(&source, ImageFormat::Raw, None).unwrap();
     let image = VmImage {
@@ -156,8 +173,8 @@ fn domain(connection: &Connect) -> Option<Domain> {
     connection.lookup_domain_by_name(&HostNames::of(HERE).domain(VM)).ok()
 }
 
-fn quarantined(state_directory: &Path) -> usize {
-    fs::read_dir(state_directory.join("disks/quarantine")).unwrap().count()
+fn quarantined(directory: &Path) -> usize {
+    fs::read_dir(directory.join("disks/quarantine")).unwrap().count()
 }
 
 #[tokio::test]
@@ -241,13 +258,13 @@ async fn an_agent_that_restarts_touches_no_running_vm_and_adopts_it_without_its_
     half.end().await;
     let before = domain(&connection).unwrap().id();
 
-    fs::remove_dir_all(directory.path().join("journal")).unwrap();
+    fs::remove_dir_all(directory.path().join("state")).unwrap();
     let told = after(&first, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
     let mut half = Half::start(directory.path(), &[first, told.clone()]).await;
     // What is asked for next is answered after the adoption.
     let second = wants(&told, Wanted::Deleted);
     let adopted = async {
-        while !directory.path().join(format!("journal/{VM}.json")).exists() {
+        while !directory.path().join(format!("state/journal/{VM}.json")).exists() {
             tokio::task::yield_now().await;
         }
     };
@@ -255,6 +272,107 @@ async fn an_agent_that_restarts_touches_no_running_vm_and_adopts_it_without_its_
     assert_eq!(domain(&connection).unwrap().id(), before, "a running VM was touched");
     half.vm(&second).await;
     assert_eq!(half.phase().await, ReportPhase::Deleted, "something was told about the adoption");
+    half.end().await;
+}
+
+#[tokio::test]
+async fn twenty_vms_outlive_the_loss_of_the_state_directory_and_none_is_started_again() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (image, vm) = with_image(directory.path());
+    let versions: Vec<_> = (1..=20)
+        .map(|number| {
+            let mut version = vm(accepted());
+            version.vm.id = VmId([100 + number; 16]);
+            version
+        })
+        .collect();
+    let mut half = Half::start(directory.path(), &[]).await;
+    half.order(Order::Image(Box::new(image))).await;
+    for version in &versions {
+        half.vm(version).await;
+    }
+    for _ in &versions {
+        assert_eq!(half.report().await.phase, ReportPhase::Running);
+    }
+    half.end().await;
+    let starts = || -> Vec<_> {
+        let names = HostNames::of(HERE);
+        let name = |version: &AttestedVm| names.domain(version.vm.id);
+        let domain = |name: String| connection.lookup_domain_by_name(&name).unwrap().id();
+        versions.iter().map(name).map(domain).collect()
+    };
+    let before = starts();
+    assert!(before.iter().all(Option::is_some));
+
+    fs::remove_dir_all(directory.path().join("state")).unwrap();
+    let told = |version: &AttestedVm| {
+        after(version, |vm| vm.reported = Some(report(1, ReportPhase::Running)))
+    };
+    let told: Vec<_> = versions.iter().map(told).collect();
+    let mut half = Half::start(directory.path(), &told).await;
+    let adopted = async {
+        let journal = |version: &AttestedVm| format!("state/journal/{}.json", version.vm.id);
+        while !versions.iter().all(|version| directory.path().join(journal(version)).exists()) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, adopted).await.expect("not all were adopted");
+    assert_eq!(starts(), before, "a running VM was touched");
+    assert!(half.reports.try_recv().is_err(), "something was told about the adoption");
+    for version in &versions {
+        let disk = format!("disks/{HERE}-{}.qcow2", version.vm.id);
+        assert!(directory.path().join(disk).exists());
+    }
+    // And they are all still the owner's to stop.
+    for version in &told {
+        half.vm(&wants(version, Wanted::Deleted)).await;
+    }
+    for _ in &told {
+        assert_eq!(half.report().await.phase, ReportPhase::Deleted);
+    }
+    half.end().await;
+}
+
+#[tokio::test]
+async fn a_machine_is_stopped_by_hand_without_ledger_and_journal_and_told_when_it_is_back() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (image, vm) = with_image(directory.path());
+    let first = vm(accepted());
+    let mut half = Half::start(directory.path(), &[]).await;
+    half.order(Order::Image(Box::new(image))).await;
+    half.vm(&first).await;
+    assert_eq!(half.phase().await, ReportPhase::Running);
+    half.end().await;
+
+    fs::remove_dir_all(directory.path().join("state")).unwrap();
+    let mut half = Half::start_without_ledger(directory.path());
+    let seen = async {
+        while half.board.read(|contents| !contents.vms.contains_key(&VM)) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, seen).await.expect("the machine is not seen");
+    assert_eq!(half.stop_by_hand(VmId([9; 16])).await, Err(NoSuchMachine));
+    assert_eq!(half.stop_by_hand(VM).await, Ok(Generation(1)));
+    let journal = directory.path().join(format!("state/journal/{VM}.json"));
+    assert!(fs::read_to_string(&journal).unwrap().contains("it mines coins"));
+    let off = async {
+        while domain(&connection).unwrap().is_active().unwrap() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(WAIT, off).await.expect("it still runs");
+
+    let told = after(&first, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
+    half.catch_up(&[first, told.clone()]).await;
+    let report = half.report().await;
+    assert_eq!(report.phase, ReportPhase::Stopped);
+    assert_eq!(report.reason.unwrap(), "local_stop: it mines coins");
+    assert!(!domain(&connection).unwrap().is_active().unwrap());
+    half.vm(&wants(&told, Wanted::Running)).await;
+    assert_eq!(half.phase().await, ReportPhase::Running, "its owner cannot start it");
     half.end().await;
 }
 
@@ -285,7 +403,9 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
     let socket = directory.path().join("no-such-socket");
     let configuration = MachineConfiguration {
         host_id: HERE,
-        state_directory: directory.path().to_owned(),
+        state_directory: directory.path().join("state"),
+        storage_directory: directory.path().to_owned(),
+        import_directories: Vec::new(),
         backend: Backend::Libvirt {
             uri: format!("qemu:///system?socket={}", socket.display()),
             accelerator: Accelerator::Tcg,
@@ -293,6 +413,7 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
         network_kind: NetworkKind::Nat,
         nameservers: vec![[10, 0, 0, 53].into()],
         policy: LocalPolicy::default(),
+        retention: Retention::default(),
     };
     let work =
         run(configuration, orders_told, reports_told, board.clone(), nobody_asks(), stop.clone());
@@ -327,12 +448,14 @@ async fn an_inspection_tells_what_has_no_owner_from_an_owner_without_its_disk_an
     let directory = tempfile::tempdir().unwrap();
     let (image, vm) = with_image(directory.path());
     let mut half = Half::start(directory.path(), &[]).await;
-    half.order(Order::Image(Box::new(image))).await;
+    half.order(Order::Image(Box::new(image.clone()))).await;
     let first = vm(accepted());
     half.vm(&first).await;
     assert_eq!(half.phase().await, ReportPhase::Running);
     let told = after(&first, |vm| vm.reported = Some(report(1, ReportPhase::Running)));
-    let (owners, nobody) = (Owners::among([&told.vm].into_iter(), HERE), Owners::default());
+    let registered = || Owners::default().and_images([&image].into_iter());
+    let owners = Owners::among([&told.vm].into_iter(), HERE).and_images([&image].into_iter());
+    let nobody = registered();
     let inspector = half.board.read(|contents| contents.inspector.clone()).unwrap();
     let kinds = |owners: &Owners, found: Found| -> Vec<FsckKind> {
         let view = compare(HERE, owners, owners, found);
@@ -364,7 +487,8 @@ fn a_vm_that_degraded_before_anything_was_made_lacks_nothing_and_one_that_ran_do
     });
     let lacks = |version: &AttestedVm| {
         let owners = Owners::among([&version.vm].into_iter(), HERE);
-        let nothing = Found { machines: Ok(Inventory::new()), files: Ok(Survey::default()) };
+        let (machines, strays) = (Ok(Inventory::new()), Ok(Vec::new()));
+        let nothing = Found { machines, strays, files: Ok(Files::default()) };
         let view = compare(HERE, &owners, &owners, nothing);
         view.findings.iter().map(|finding| finding.kind).collect::<Vec<_>>()
     };

@@ -4,8 +4,14 @@
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]
 
+mod collector;
 mod controller;
 mod crash;
+mod crossing;
+mod desk;
 mod libvirt;
+mod local_stop;
+mod sources;
+mod storage;
 mod support;
 mod volumes;

@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
 use dagger_agent::actuator::disks::{DiskError, Disks, SeedContents};
-use dagger_agent::controller::DiskRule;
-use dagger_agent::controller::proof::{DeleteProof, StopProof, VolumeProof};
-use dagger_agent::handover::AttestedVm;
+use dagger_agent::controller::proof::{
+    DeleteProof, RemainsProof, StopProof, UnusedProof, VolumeProof,
+};
+use dagger_agent::controller::{DiskRule, Stored};
+use dagger_agent::handover::{AttestedVm, ReportSubject};
 use dagger_agent::hypervisor::{
     ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
     MachineSpecification, Power, Tags,
@@ -317,6 +319,10 @@ impl Hypervisor for FakeHost {
         Ok(self.state().machines.clone())
     }
 
+    fn strays(&self) -> Result<Vec<String>, HypervisorError> {
+        Ok(Vec::new())
+    }
+
     fn look(&self, vm: VmId) -> Result<Option<Machine>, HypervisorError> {
         Ok(self.state().machines.get(&vm).cloned())
     }
@@ -512,6 +518,23 @@ impl Disks for FakeHost {
             }
             Ok(())
         })
+    }
+
+    fn stored(&self) -> Result<Stored, DiskError> {
+        let state = self.state();
+        let remains = state.quarantine.iter().copied().map(ReportSubject::Vm).collect();
+        Ok(Stored { remains, ..Stored::default() })
+    }
+
+    fn collect(&self, proof: &RemainsProof) -> Result<(), DiskError> {
+        self.disk(|state| {
+            state.quarantine.retain(|vm| ReportSubject::Vm(*vm) != proof.subject());
+            Ok(())
+        })
+    }
+
+    fn collect_image(&self, _proof: &UnusedProof) -> Result<(), DiskError> {
+        Err(DiskError::Failed("a fake has no images".to_owned()))
     }
 
     fn volume_path(&self, volume: VolumeId) -> PathBuf {

@@ -90,18 +90,27 @@ struct Desk {
     controller: Controller,
     now: Monotonic,
     ticket: u64,
+    /// The generation of the VM's step that was begun last.
+    begun: Generation,
 }
 
 impl Desk {
     fn new(policy: LocalPolicy) -> Self {
         let controller = Controller::new(HERE, policy, BTreeMap::new());
-        let mut desk = Self { controller, now: Monotonic::default(), ticket: 0 };
+        let (now, begun) = (Monotonic::default(), Generation(0));
+        let mut desk = Self { controller, now, ticket: 0, begun };
         desk.take(Input::Order(Order::Host(Box::new(host()))));
         desk
     }
 
     fn take(&mut self, input: Input) -> Vec<Output> {
-        self.controller.handle(self.now, input)
+        let outputs = self.controller.handle(self.now, input);
+        for output in &outputs {
+            if let Output::Act(job) = output {
+                self.begun = job.tags.generation;
+            }
+        }
+        outputs
     }
 
     fn volume(&mut self, version: &AttestedVolume) -> Vec<Output> {
@@ -125,7 +134,8 @@ impl Desk {
     fn finish_step(&mut self, step: Step, outcome: Outcome, seen: Machine) -> Vec<Output> {
         self.ticket += 2;
         let sighting = Sighting { ticket: self.ticket, seen: Seen::Present(seen) };
-        let finished = Finished { vm: VM, step, outcome, sighting: Some(sighting) };
+        let (generation, sighting) = (self.begun, Some(sighting));
+        let finished = Finished { vm: VM, generation, step, outcome, sighting };
         self.take(Input::Finished(finished, self.ticket + 1))
     }
 

@@ -4,9 +4,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use dagger_agent::controller::LocalPolicy;
+use dagger_agent::controller::{LocalPolicy, Retention};
 use dagger_agent::handover::{
-    HostReport, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, SightBoard,
+    HostReport, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use dagger_agent::machines::{Backend, Broken, MachineConfiguration, NetworkKind, run};
 use dagger_images::ImageStore;
@@ -62,15 +62,18 @@ impl Half {
         let configuration = MachineConfiguration {
             host_id: HERE,
             state_directory: directory.join("state"),
+            storage_directory: directory.join("storage"),
+            import_directories: Vec::new(),
             backend: Backend::CloudHypervisor(configuration(directory)),
             network_kind: NetworkKind::None,
             nameservers: Vec::new(),
             policy: LocalPolicy::default(),
+            retention: Retention::default(),
         };
         let board = SightBoard::default();
-        // Consoles that nobody asks for.
-        let (_, consoles) = mpsc::channel(1);
-        let work = run(configuration, orders_told, reports_told, board, consoles, stop.clone());
+        // Requests that nobody makes.
+        let requests = Requests { consoles: mpsc::channel(1).1, local_stops: mpsc::channel(1).1 };
+        let work = run(configuration, orders_told, reports_told, board, requests, stop.clone());
         let half = Self { orders, reports, stop, running: tokio::spawn(work) };
         half.order(Order::Host(Box::new(host()))).await;
         half
@@ -108,7 +111,7 @@ async fn cloud_hypervisor_an_order_becomes_a_machine_that_outlives_its_agent_and
     firmware(directory);
     let source = directory.join("image.raw");
     std::fs::write(&source, vec![0x5a; 1 << 20]).unwrap();
-    let store = ImageStore::open(&directory.join("state/images")).unwrap();
+    let store = ImageStore::open(&directory.join("storage/images")).unwrap();
     let stored = store.import(&source, ImageFormat::Raw, None).unwrap();
     let version = |wanted, generation| {
         let mut version = attested(VM, wanted, generation);
@@ -127,7 +130,7 @@ async fn cloud_hypervisor_an_order_becomes_a_machine_that_outlives_its_agent_and
     half.end().await;
     assert_eq!(pid(directory), before, "the machine ended with its agent");
 
-    std::fs::remove_dir_all(directory.join("state/journal")).unwrap();
+    std::fs::remove_dir_all(directory.join("state")).unwrap();
     let mut half = Half::start(directory).await;
     let mut reported = version(Wanted::Running, 1);
     reported.vm.reported = Some(VmReport {

@@ -16,8 +16,8 @@ done
 
 echo "== nobody else reads state or disks"
 [[ $(stat -c %a /var/lib/dagger-ledger /var/lib/dagger-ledger-witness) == $'700\n700' ]]
-[[ $(stat -c %a /var/lib/dagger-agent /var/lib/dagger-agent/disks) == $'711\n711' ]]
-[[ $(stat -c %a /var/lib/dagger-agent/disks/*.qcow2) == 600 ]]
+[[ $(stat -c %a /var/lib/dagger-agent /var/lib/dagger-storage) == $'700\n711' ]]
+[[ $(stat -c %a /var/lib/dagger-storage/disks /var/lib/dagger-storage/disks/*.qcow2) == $'711\n600' ]]
 
 echo "== nothing failed"
 [[ -z $(systemctl --failed --no-legend) ]]

@@ -40,6 +40,7 @@ can $(connect $seal)
 cannot $(connect $processor)
 cannot exec 3<>/dev/tcp/127.0.0.1/7400
 can touch /var/lib/dagger-agent/look; rm /var/lib/dagger-agent/look
+can touch /var/lib/dagger-storage/look; rm /var/lib/dagger-storage/look
 cannot ls /var/lib/dagger-ledger
 cannot ls /var/lib/dagger-ledger-witness
 LINES
@@ -54,6 +55,7 @@ cannot $(connect $api)
 can exec 3<>/dev/tcp/127.0.0.1/7400
 can touch /var/lib/dagger-ledger/look; rm /var/lib/dagger-ledger/look
 cannot ls /var/lib/dagger-agent
+cannot ls /var/lib/dagger-storage
 LINES
 
 echo "== the processor reaches nothing"
@@ -66,6 +68,7 @@ cannot $(connect $api)
 cannot exec 3<>/dev/tcp/127.0.0.1/7400
 cannot ls /var/lib/dagger-ledger
 cannot ls /var/lib/dagger-agent
+cannot ls /var/lib/dagger-storage
 LINES
 
 echo "== a daemon that hangs is ended and comes back, one that was killed comes back"

@@ -35,7 +35,7 @@ pub(crate) fn write_host(
     log: &str,
 ) -> Result<(), Failure> {
     make_private(&directory.join(format!("hosts/{}", host.name)))?;
-    for name in ["ledger", "witness", "agent"] {
+    for name in ["ledger", "witness", "agent", "storage"] {
         make_private(&directory.join(format!("hosts/{}/{name}", host.name)))?;
     }
     make_private(&directory.run_directory(record).join(host.name.as_str()))?;
@@ -118,8 +118,9 @@ fn agent(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -
     insert_roster(&mut table, directory, host);
     table.insert("host".into(), host.name.to_string().into());
     table.insert("key".into(), text(&directory.key(&agent_key(&host.name))));
-    let state = directory.join(format!("hosts/{}/agent", host.name));
-    table.insert("state_directory".into(), text(&state));
+    let below = |name: &str| directory.join(format!("hosts/{}/{name}", host.name));
+    table.insert("state_directory".into(), text(&below("agent")));
+    table.insert("storage_directory".into(), text(&below("storage")));
     let names = [("ledger", "ledger.sock"), ("seal", "seal.sock"), ("api", "api.sock")];
     table.insert("sockets".into(), sockets(directory, record, host, &names));
     let listen = format!("127.0.0.1:{}", host.api_port);

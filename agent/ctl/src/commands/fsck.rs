@@ -12,7 +12,7 @@ use crate::session::Session;
 /// Shown below the command's `--help`.
 pub(super) const HELP: &str = "\
 Looks at the host that --api names: over its Unix socket, or with an operator's key. It changes
-nothing. Files under images are not compared: an operator may keep more than is registered.
+nothing.
 
 Exit codes: 0 all is in order, 4 something was found, 3 something could not be seen.
 
@@ -63,5 +63,9 @@ fn kind_words(kind: FsckKind) -> &'static str {
         FsckKind::OwnerWithoutDisk => "owner without disk",
         FsckKind::OwnerWithoutMachine => "owner without machine",
         FsckKind::FileForeign => "foreign file",
+        FsckKind::MachineMisplaced => "machine misplaced",
+        FsckKind::ConsoleWithoutOwner => "console without owner",
+        FsckKind::ImageUnregistered => "image not registered",
+        FsckKind::QuarantineWithoutProof => "quarantined without deletion",
     }
 }

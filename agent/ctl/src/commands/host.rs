@@ -61,6 +61,9 @@ pub(crate) enum HostCommand {
     /// List disks, machines and units without an owner, and owners without their disk
     #[command(after_help = super::fsck::HELP)]
     Fsck,
+    /// Switch a VM of this machine's host off by hand, also without ledger or quorum (operators)
+    #[command(after_help = super::stop_vm::HELP)]
+    StopVm(super::stop_vm::StopVmArguments),
     /// Declare what a host of yours offers from now on (operators)
     #[command(after_help = JOIN_EXAMPLES)]
     Join {
@@ -192,6 +195,7 @@ pub(crate) async fn run(command: HostCommand, session: &Session) -> Result<(), F
             session.output.show(&hosts, |hosts| list(hosts))
         }
         HostCommand::Fsck => super::fsck::run(session).await,
+        HostCommand::StopVm(arguments) => super::stop_vm::run(&arguments, session).await,
         HostCommand::Join { join, options } => run_join(&join, &options, session).await,
         HostCommand::Drain(arguments) => {
             let body = Body::HostDrain(duty_body(&arguments.host, session).await?);

@@ -18,6 +18,7 @@ pub(crate) mod ledger;
 pub(crate) mod operator;
 pub(crate) mod payload;
 pub(crate) mod ssh;
+mod stop_vm;
 mod usage;
 pub(crate) mod vm;
 mod vm_view;

@@ -36,6 +36,9 @@ pub(super) trait Supervisor: Send + Sync {
 
     /// Whether a process of this machine may exist although nothing listens at its socket.
     fn may_live(&self, vm: VmId) -> io::Result<bool>;
+
+    /// The VMs of which a process is known to the one who owns them.
+    fn living(&self) -> io::Result<Vec<VmId>>;
 }
 
 /// Processes of their own session, started by the agent.
@@ -116,6 +119,10 @@ impl Supervisor for Direct {
 
     fn may_live(&self, vm: VmId) -> io::Result<bool> {
         Ok(self.reap().contains_key(&vm))
+    }
+
+    fn living(&self) -> io::Result<Vec<VmId>> {
+        Ok(self.reap().keys().copied().collect())
     }
 }
 

@@ -31,7 +31,17 @@ trait Manager {
     fn kill_unit(&self, name: &str, whom: &str, signal: i32) -> zbus::Result<()>;
     fn reset_failed_unit(&self, name: &str) -> zbus::Result<()>;
     fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    fn list_units_by_patterns(
+        &self,
+        states: &[&str],
+        patterns: &[&str],
+    ) -> zbus::Result<Vec<Listed>>;
 }
+
+/// One unit of a listing, as systemd tells it: its name, its description, three states, what it
+/// follows, its path, and its job.
+type Listed =
+    (String, String, String, String, String, String, OwnedObjectPath, u32, String, OwnedObjectPath);
 
 #[zbus::proxy(
     interface = "org.freedesktop.systemd1.Unit",
@@ -50,6 +60,11 @@ pub(super) fn is_booted() -> bool {
 /// The unit of a VM.
 fn unit(vm: VmId) -> String {
     format!("dagger-vm@{vm}.service")
+}
+
+/// The VM of a unit.
+fn vm_of_unit(unit: &str) -> Option<VmId> {
+    unit.strip_prefix("dagger-vm@")?.strip_suffix(".service")?.parse().ok()
 }
 
 /// The host's service manager.
@@ -116,6 +131,14 @@ impl Supervisor for Systemd {
             }
         })?;
         self.wait_inactive(vm, KILL_WAIT_MAX)
+    }
+
+    fn living(&self) -> io::Result<Vec<VmId>> {
+        let units = self.tell(|bus| async move {
+            let states = ["active", "activating", "deactivating", "reloading"];
+            ManagerProxy::new(&bus).await?.list_units_by_patterns(&states, &["dagger-vm@*"]).await
+        })?;
+        Ok(units.iter().filter_map(|unit| vm_of_unit(&unit.0)).collect())
     }
 
     fn may_live(&self, vm: VmId) -> io::Result<bool> {

@@ -192,6 +192,27 @@ impl Hypervisor for Libvirt {
         Err(HypervisorError::Unavailable("domains came and went during every listing".to_owned()))
     }
 
+    fn strays(&self) -> Result<Vec<String>, HypervisorError> {
+        let (connection, _) = self.connection()?;
+        let unavailable = |error: Error| HypervisorError::Unavailable(error.to_string());
+        let mut strays = Vec::new();
+        for domain in connection.list_all_domains(0).map_err(unavailable)? {
+            let name = domain.name().map_err(unavailable)?;
+            if self.names.vm_of_domain(&name).is_some() {
+                continue;
+            }
+            let kind = sys::VIR_DOMAIN_METADATA_ELEMENT as i32;
+            // Another's domain: whatever is wrong with its metadata is none of our business.
+            let Ok(xml) = domain.metadata(kind, Some(TAGS_NAMESPACE), 0) else { continue };
+            if let Ok(tags) = domain_xml::read_tags(&xml)
+                && tags.host == self.names.host()
+            {
+                strays.push(format!("the domain {name} carries the tags of VM {}", tags.vm));
+            }
+        }
+        Ok(strays)
+    }
+
     fn look(&self, vm: VmId) -> Result<Option<Machine>, HypervisorError> {
         let (connection, _) = self.connection()?;
         match connection.lookup_domain_by_name(&self.names.domain(vm)) {

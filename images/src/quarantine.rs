@@ -1,0 +1,169 @@
+//! What was put aside, and its removal, one file at a time.
+//!
+//! Owns the reading of names in a quarantine: whose remains a file is, as far as its name says. The
+//! only place in this package that deletes something that was once in use; never decides that: the
+//! caller comes with a proof. Called by the agent's collector.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
+
+use crate::consoles;
+use crate::disks::{FileName, VolumeName};
+use crate::error::ImageError;
+use crate::files::{self, QUARANTINE};
+
+/// One of the directories that have a quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quarantine {
+    directory: PathBuf,
+    host: HostId,
+}
+
+/// A file in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remains {
+    /// Its name there.
+    pub name: String,
+    /// Whose it was.
+    pub of: RemainsOf,
+    /// How large it is, in bytes.
+    pub bytes: u64,
+    /// When it came there, by this host's clock: for people only.
+    pub since: SystemTime,
+}
+
+/// Whose a file in quarantine was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RemainsOf {
+    /// A VM's disk, seed or console.
+    Vm(VmId),
+    /// A volume.
+    Volume(VolumeId),
+    /// An image that was found damaged.
+    Image(ImageDigest),
+    /// Its name says nothing.
+    Unknown,
+}
+
+/// What the name of a quarantined file says; `None` for one of another host that shares the
+/// directory.
+fn read_name(name: &str, host: HostId) -> Option<RemainsOf> {
+    let Some((was, number)) = name.rsplit_once('.') else { return Some(RemainsOf::Unknown) };
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Some(RemainsOf::Unknown);
+    }
+    if let Ok(file) = was.parse::<FileName>() {
+        return (file.host == host).then_some(RemainsOf::Vm(file.vm));
+    }
+    if let Ok(volume) = was.parse::<VolumeName>() {
+        return (volume.host == host).then_some(RemainsOf::Volume(volume.volume));
+    }
+    if let Some(vm) = consoles::vm_of(was) {
+        return Some(RemainsOf::Vm(vm));
+    }
+    Some(was.parse().map_or(RemainsOf::Unknown, RemainsOf::Image))
+}
+
+impl Quarantine {
+    /// The quarantine below `directory`, as `host` reads it.
+    pub fn of(directory: &Path, host: HostId) -> Self {
+        Self { directory: directory.join(QUARANTINE), host }
+    }
+
+    /// Everything of this host in it, sorted by name: all of it or an error.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn list(&self) -> Result<Vec<Remains>, ImageError> {
+        let mut remains = Vec::new();
+        for name in files::names(&self.directory)? {
+            let Some(of) = read_name(&name, self.host) else { continue };
+            let path = self.directory.join(&name);
+            let metadata = match fs::symlink_metadata(&path) {
+                Ok(metadata) => metadata,
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(ImageError::file("cannot see", &path)(error)),
+            };
+            let of = if metadata.is_file() { of } else { RemainsOf::Unknown };
+            // A rename changes this time, and nothing of ours does so later.
+            let seconds = u64::try_from(metadata.ctime()).unwrap_or(0);
+            let since = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+            remains.push(Remains { name, of, bytes: metadata.len(), since });
+        }
+        Ok(remains)
+    }
+
+    /// Removes exactly this file for ever; that it is not there is no error.
+    ///
+    /// # Errors
+    /// [`ImageError::File`], also if it is none of a known owner any more.
+    pub fn remove(&self, remains: &Remains) -> Result<(), ImageError> {
+        let path = self.directory.join(&remains.name);
+        let failed = |error| ImageError::file("cannot remove", &path)(error);
+        let is_its = read_name(&remains.name, self.host) == Some(remains.of);
+        if !is_its || remains.of == RemainsOf::Unknown || remains.name.contains('/') {
+            return Err(failed(io::Error::other("its name does not say whose it was")));
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        }
+        File::open(&self.directory).and_then(|directory| directory.sync_all()).map_err(failed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HERE: HostId = HostId([1; 16]);
+
+    #[test]
+    fn names_say_whose_a_file_was_and_those_of_other_hosts_are_none_of_ours() {
+        let (vm, volume, image) = (VmId([2; 16]), VolumeId([3; 16]), ImageDigest([4; 32]));
+        let read = |name: String| read_name(&name, HERE);
+        for name in ["qcow2.0", "seed.12"] {
+            assert_eq!(read(format!("{HERE}-{vm}.{name}")), Some(RemainsOf::Vm(vm)), "{name}");
+        }
+        for name in ["log.0", "log.3.1"] {
+            assert_eq!(read(format!("{vm}.{name}")), Some(RemainsOf::Vm(vm)), "{name}");
+        }
+        assert_eq!(read(format!("{HERE}-{volume}.volume.0")), Some(RemainsOf::Volume(volume)));
+        assert_eq!(read(format!("{image}.0")), Some(RemainsOf::Image(image)));
+        assert_eq!(read(format!("{}-{vm}.qcow2.0", HostId([9; 16]))), None);
+        for name in ["saved", "saved.0", "x.qcow2.0", ""] {
+            assert_eq!(read(name.to_owned()), Some(RemainsOf::Unknown), "{name}");
+        }
+        assert_eq!(read(format!("{HERE}-{vm}.qcow2")), Some(RemainsOf::Unknown), "no number");
+    }
+
+    #[test]
+    fn exactly_one_file_is_removed_and_nothing_whose_owner_is_unknown() {
+        let directory = tempfile::tempdir().unwrap();
+        files::open_directory(directory.path()).unwrap();
+        let vm = VmId([2; 16]);
+        for name in [format!("{HERE}-{vm}.qcow2.0"), format!("{HERE}-{vm}.qcow2.1")] {
+            fs::write(directory.path().join(QUARANTINE).join(name), "gone").unwrap();
+        }
+        fs::write(directory.path().join(QUARANTINE).join("saved"), "kept").unwrap();
+        let quarantine = Quarantine::of(directory.path(), HERE);
+        let all = quarantine.list().unwrap();
+        let bytes: Vec<_> = all.iter().map(|remains| (remains.of, remains.bytes)).collect();
+        let (mine, unknown) = (RemainsOf::Vm(vm), RemainsOf::Unknown);
+        assert_eq!(bytes, [(mine, 4), (mine, 4), (unknown, 4)]);
+        assert!(all[0].since > SystemTime::UNIX_EPOCH);
+        quarantine.remove(&all[0]).unwrap();
+        quarantine.remove(&all[0]).unwrap();
+        quarantine.remove(&all[2]).unwrap_err();
+        // A file cannot pass for another's.
+        let false_owner = Remains { of: RemainsOf::Vm(VmId([9; 16])), ..all[1].clone() };
+        quarantine.remove(&false_owner).unwrap_err();
+        assert_eq!(quarantine.list().unwrap(), all[1..]);
+    }
+}
