@@ -10,7 +10,7 @@ use std::collections::BTreeSet;
 use dagger_payload::codec;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::CommitEnd;
-use dagger_payload::handover::Handover;
+use dagger_payload::handover::{EpochEnd, Handover};
 use dagger_payload::id::{CommitIndex, Epoch};
 
 use crate::commit::Committer;
@@ -84,6 +84,7 @@ impl Core {
         turn: &mut Turn<'_>,
         frontier: Frontier,
         end: CommitEnd,
+        epoch_end: Option<EpochEnd>,
     ) -> Result<(), HaltReason> {
         let Some(last) = frontier.last().filter(|last| last.index > self.committer.index()) else {
             return Ok(());
@@ -118,6 +119,9 @@ impl Core {
         self.judging.attestation.newest = end;
         self.gossip.tell_have_at(turn.now);
         self.recovery.ask_again_at(turn.now);
+        if let Some(last) = epoch_end {
+            self.ends_at(last)?;
+        }
         self.commit_what_is_decided(turn)
     }
 

@@ -118,6 +118,9 @@ pub enum Input {
         frontier: Box<Frontier>,
         /// Its end, which a quorum attests.
         end: CommitEnd,
+        /// Where the epoch ends, if the state there says so: without it more would be committed
+        /// than the epoch has, for what follows the commit may be here already.
+        epoch_end: Option<EpochEnd>,
     },
     /// Every write up to and with this one is durable.
     WriteDurable(WriteNumber),

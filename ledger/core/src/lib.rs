@@ -219,7 +219,9 @@ impl Core {
                 }
                 self.commit_what_is_decided(turn)?;
             }
-            Input::Adopted { frontier, end } => self.adopt(turn, *frontier, end)?,
+            Input::Adopted { frontier, end, epoch_end } => {
+                self.adopt(turn, *frontier, end, epoch_end)?;
+            }
             Input::WriteDurable(number) => self.durable = number.max(self.durable),
             Input::ClockConfirmed => self.clock.confirm(),
             Input::Tick => {}

@@ -51,7 +51,8 @@ pub(super) async fn settle(
     delivery.evidence.began(&end);
     let frontier = Box::new(frontier.clone());
     // The core is gone only when the daemon stops.
-    let _ = delivery.core.send(Input::Adopted { frontier, end }).await;
+    let epoch_end = opened.epoch_end;
+    let _ = delivery.core.send(Input::Adopted { frontier, end, epoch_end }).await;
     Ok(Outcome::Begun)
 }
 

@@ -348,7 +348,8 @@ impl World {
 
     /// The core hears where store and judge are.
     pub(super) fn adopted(&mut self, host: usize, frontier: Box<Frontier>, end: CommitEnd) -> Step {
-        self.feed(host, Input::Adopted { frontier, end })?;
+        let epoch_end = self.hosts[host].judge.judgement().epoch_end;
+        self.feed(host, Input::Adopted { frontier, end, epoch_end })?;
         self.hosts[host].judging = false;
         self.tell_beginning(host)?;
         self.judge(host);

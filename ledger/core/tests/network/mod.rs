@@ -530,7 +530,7 @@ impl Net {
     pub fn adopt_only(&mut self, host: usize, adopted: Adopted) {
         let (frontier, end) = (Box::new(adopted.frontier.clone()), adopted.end);
         let ahead = end.index > self.hosts[host].core.status().committed;
-        self.input(host, Input::Adopted { frontier, end });
+        self.input(host, Input::Adopted { frontier, end, epoch_end: None });
         if ahead {
             self.begin_from(host, adopted);
         }
