@@ -20,11 +20,11 @@ use super::{Case, Ruling, refuse};
 pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling {
     let mut vm = newborn(state, case, body)?;
     vm.placement = place(state, &vm, case.now)?;
-    Ok(vec![Effect::Vm(Box::new(vm))])
+    Ok(vec![Effect::Vm(vm)])
 }
 
 /// The VM that `body` asks for, before it has a host.
-pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result<Vm, Refusal> {
+pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result<Box<Vm>, Refusal> {
     let account = acting(state, case)?;
     if !account.grants.iter().any(|grant| is_live(grant, case.now)) {
         return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
@@ -34,12 +34,9 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         return refuse(RefusalCode::NameTaken, detail);
     }
     let usable = state.images_with(&body.image.digest).any(|image| {
-        let granting = account.grants.iter().filter(|grant| is_live(grant, case.now));
-        let publisher = || state.publisher(&image.publisher);
+        let mut granting = account.grants.iter().filter(|grant| is_live(grant, case.now));
         let trusted = image.publisher == account.key
-            || publisher().is_some_and(|publisher| {
-                granting.into_iter().any(|grant| grant.operator == publisher.id)
-            });
+            || granting.any(|grant| state.publishes(&grant.operator, &image.publisher));
         trusted
             && image.status == ImageStatus::Offered
             && image.format == body.image.format
@@ -50,7 +47,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
                       digest, format and virtual size and is not retired";
         return refuse(RefusalCode::ImageUnknown, detail);
     }
-    Ok(Vm {
+    Ok(Box::new(Vm {
         id: VmId::of(&case.cause.digest),
         account: account.id,
         name: body.name.clone(),
@@ -78,7 +75,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         restart: body.restart,
         volumes: Vec::new(),
         volumes_since: Generation(1),
-    })
+    }))
 }
 
 /// Also gives a VM that found no host another round of offers, and lets a paused guest go on.

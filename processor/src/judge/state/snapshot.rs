@@ -164,7 +164,7 @@ impl State {
     pub(crate) fn note_order(&mut self) {
         let (time, history) = (self.time, self.history);
         let order = Order { time, history, silence: self.silence.clone() };
-        self.tree.set(b"order", &encode(&order));
+        self.tree.set_key(b"order", &encode(&order));
         self.order = Some(order);
     }
 
