@@ -272,6 +272,7 @@ fn grant(key: PublicKey) -> Body {
         capacity: Capacity { cpus: u32::MAX, memory_mib: 1 << 50, disk_gib: 1 << 50 },
         vms: u32::MAX,
         until_ms: NOW.0 + 1_000_000_000,
+        expected_generation: None,
     })
 }
 

@@ -15,7 +15,7 @@ use dagger_payload::usage::Meter;
 use super::accounts::acting;
 use super::placement::{place, require_room};
 use super::state::{State, is_live};
-use super::{Case, Ruling, refuse};
+use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling {
     let mut vm = newborn(state, case, body)?;
@@ -220,10 +220,7 @@ pub(super) fn owned<'s>(
     if vm.account != account {
         return refuse(RefusalCode::NotAuthorized, "the VM belongs to another account");
     }
-    if let Some(expected) = body.expected_generation.filter(|g| *g != vm.generation) {
-        let detail = format!("generation {expected} expected, the VM is at {}", vm.generation);
-        return refuse(RefusalCode::Conflict, detail);
-    }
+    require_generation(body.expected_generation, ("VM", vm.generation))?;
     if vm.wanted == Wanted::Deleted {
         return refuse(RefusalCode::StateWrong, "the VM is being deleted");
     }
