@@ -16,8 +16,12 @@ use dagger_payload::id::StateRoot;
 use dagger_payload::proof::{Finding, Path, StateProof};
 use dagger_payload::state_tree::{EMPTY, Hash, Subject, key_hash, leaf_of, node, side, value_hash};
 
-/// Changes that wait for the root to be asked for; more are taken in at once.
-const CHANGES_WAITING_MAX: usize = 1 << 16;
+/// Changes that wait for the root to be asked for; more are taken in at once. Many together visit
+/// few branches each, which is what beginning from a snapshot lives on.
+const CHANGES_WAITING_MAX: usize = 1 << 18;
+
+/// For so many changes memory is kept; what a snapshot needed beyond that is given back.
+const CHANGES_KEPT: usize = 1 << 14;
 
 /// A subtree: nothing, or the number of a leaf or a branch.
 #[derive(Debug, Default, Clone, Copy)]
@@ -177,6 +181,7 @@ impl StateTree {
             Link::Empty | Link::Leaf(_) => self.root = self.replanted(self.root, &changes, 0),
         }
         changes.clear();
+        changes.shrink_to(CHANGES_KEPT);
         self.changes = changes;
     }
 
@@ -229,6 +234,7 @@ impl StateTree {
             }
         }
         visits.clear();
+        visits.shrink_to(CHANGES_KEPT);
         self.visits = visits;
     }
 
