@@ -78,11 +78,7 @@ pub(super) fn accepted(
         Body::ReportVm(report) => {
             let host = reporter(model, &document.signer);
             let what = reported(&host, report.phase, report.reason.as_deref());
-            let agreement = after.reported.as_ref().map(|known| known.agreement);
-            with_place(match agreement {
-                Some(Agreement::AgainstOrder) => format!("{what}; that is against the order"),
-                Some(Agreement::WithOrder) | None => what,
-            })
+            with_place(judged_by_order(what, after))
         }
         Body::HostJoin(host) => with_place(format!("host {} was declared anew", host.name)),
         Body::HostDrain(_) => with_place(format!("a host was drained by {who}")),
@@ -150,6 +146,14 @@ fn reported(host: &str, phase: ReportPhase, reason: Option<&str>) -> String {
     match reason {
         Some(reason) => format!("{what}: {reason}"),
         None => what,
+    }
+}
+
+/// What a host reported, and that it is not as ordered, if the judge marked it so.
+fn judged_by_order(what: String, after: &Vm) -> String {
+    match after.reported.as_ref().map(|known| known.agreement) {
+        Some(Agreement::AgainstOrder) => format!("{what}; that is against the order"),
+        Some(Agreement::WithOrder) | None => what,
     }
 }
 

@@ -49,7 +49,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Hosts have joined (those that no founding has room for, as followers), accounts are granted capacity by every operator, an image is registered.
+    /// Hosts have joined (those that no founding has room for, as followers), accounts are granted
+    /// capacity by every operator, an image is registered.
     pub(crate) fn furnished(hosts: usize, accounts: usize) -> Self {
         let name = |text: String| text.parse().expect("a name");
         let operators: Vec<_> = (0..OPERATORS).map(|number| key(1, number)).collect();

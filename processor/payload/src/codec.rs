@@ -20,8 +20,8 @@ pub fn encode<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
     minicbor::to_vec(value).expect("writing to memory cannot fail")
 }
 
-/// Writes the canonical bytes of `value` over what stands in `bytes`: whoever encodes often asks for
-/// memory once.
+/// Writes the canonical bytes of `value` over what stands in `bytes`: whoever encodes often asks
+/// for memory once.
 pub fn encode_over<T: minicbor::Encode<()>>(value: &T, bytes: &mut Vec<u8>) {
     bytes.clear();
     minicbor::encode(value, bytes).expect("writing to memory cannot fail");
