@@ -60,6 +60,7 @@ fn grant() -> Payload {
         capacity: Capacity { cpus: 4, memory_mib: 4096, disk_gib: 50 },
         vms: 4,
         until_ms: NOW.0 + 1,
+        expected_generation: None,
     });
     let (signer, not_after) = (operator().public_key(), NOW.plus_ms(1000));
     Payload { cluster: cluster(), signer, not_after, body }

@@ -10,7 +10,7 @@ use dagger_payload::id::{AuthorIndex, CommitIndex, HostId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Body, Protection, ReportPhase};
 use dagger_payload::name::Name;
-use dagger_payload::object::{Placement, Vm};
+use dagger_payload::object::{Agreement, Placement, Vm};
 use dagger_payload::payload::Payload;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::release::{CommitRelease, Release, Verdict};
@@ -66,16 +66,20 @@ pub(super) fn accepted(
         }),
         Body::VolumeAttach(_) => format!("a volume was attached by {who}"),
         Body::VolumeGrow(_) => format!("a volume was grown by {who}"),
+        Body::VolumeProtect(change) => with_place(match change.protection {
+            Protection::Protected => format!("a volume was protected against deletion by {who}"),
+            Protection::Unprotected => format!("a volume was unprotected by {who}"),
+        }),
         Body::VolumeDetach(_) => format!("a volume was detached by {who}"),
         Body::VolumeCreate(_) | Body::VolumeDelete(_) | Body::ReportVolume(_) => {
             with_place(format!("a volume was changed by {who}"))
         }
         Body::VmDelete(_) => with_place(format!("delete asked for by {who}")),
-        Body::ReportVm(report) => with_place(reported(
-            &reporter(model, &document.signer),
-            report.phase,
-            report.reason.as_deref(),
-        )),
+        Body::ReportVm(report) => {
+            let host = reporter(model, &document.signer);
+            let what = reported(&host, report.phase, report.reason.as_deref());
+            with_place(judged_by_order(what, after))
+        }
         Body::HostJoin(host) => with_place(format!("host {} was declared anew", host.name)),
         Body::HostDrain(_) => with_place(format!("a host was drained by {who}")),
         Body::HostResume(_) => with_place(format!("a host was resumed by {who}")),
@@ -142,6 +146,14 @@ fn reported(host: &str, phase: ReportPhase, reason: Option<&str>) -> String {
     match reason {
         Some(reason) => format!("{what}: {reason}"),
         None => what,
+    }
+}
+
+/// What a host reported, and that it is not as ordered, if the judge marked it so.
+fn judged_by_order(what: String, after: &Vm) -> String {
+    match after.reported.as_ref().map(|known| known.agreement) {
+        Some(Agreement::AgainstOrder) => format!("{what}; that is against the order"),
+        Some(Agreement::WithOrder) | None => what,
     }
 }
 

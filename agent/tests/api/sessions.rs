@@ -153,7 +153,7 @@ async fn every_key_of_an_account_sees_it_and_one_that_was_replaced_does_not() {
     create_vm(world, &mut chronicle, World::OTHER_DEVELOPER, "web-2");
     let old = key(World::DEVELOPER);
     let (new, reads) = (key(60), key(61));
-    let rotate = AccountRotateKey { new_key: new.public_key() };
+    let rotate = AccountRotateKey { new_key: new.public_key(), expected_generation: None };
     let payload = world.sign(&old, Body::AccountRotateKey(rotate));
     let cause = Cause { digest: payload.digest(), position: chronicle.next_position() };
     let Effect::Account(before) = account_object(&old, cause) else { panic!("an account") };

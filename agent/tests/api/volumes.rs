@@ -2,7 +2,7 @@
 
 use dagger_api::{HostView, VolumeView};
 use dagger_payload::id::{AccountId, Generation, VolumeId};
-use dagger_payload::kind::{Body, ReportVolume, VolumeCreate, VolumePhase};
+use dagger_payload::kind::{Body, Protection, ReportVolume, VolumeCreate, VolumePhase};
 use dagger_payload::object::{Cause, Effect};
 use dagger_payload::release::Verdict;
 use dagger_payload::usage::Meter;
@@ -36,6 +36,7 @@ fn create_volume(world: &World, chronicle: &mut Chronicle) -> Volume {
         disk: VolumeDisk::NotReported,
         reported: None,
         meter: Meter::NEW,
+        protection: Protection::Unprotected,
     };
     let effects = vec![Effect::Volume(Box::new(volume.clone()))];
     chronicle.commit(vec![(payload, Verdict::Accepted, effects)], Vec::new());

@@ -12,7 +12,7 @@ use dagger_agent::controller::{
 use dagger_agent::handover::{AttestedVm, AttestedVolume, Order};
 use dagger_agent::hypervisor::{Machine, Power};
 use dagger_payload::id::{AccountId, CommitIndex, Generation, VolumeId};
-use dagger_payload::kind::{Capacity, ReportPhase, VolumePhase};
+use dagger_payload::kind::{Capacity, Protection, ReportPhase, VolumePhase};
 use dagger_payload::volume::{VmVolume, Volume, VolumeDisk, VolumeReport, VolumeUse, VolumeWanted};
 
 use super::support::{ELSEWHERE, HERE, VM, accepted, after, cause, host, ours, report, wants};
@@ -36,6 +36,7 @@ pub(crate) fn volume() -> AttestedVolume {
         disk: VolumeDisk::NotReported,
         reported: None,
         meter: dagger_payload::usage::Meter::NEW,
+        protection: Protection::Unprotected,
     };
     AttestedVolume { volume, commit: CommitIndex(1) }
 }

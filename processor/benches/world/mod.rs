@@ -11,12 +11,15 @@ use dagger_payload::kind::{
     AccountGrant, Body, Capacity, GuestSubnet, HostJoin, ImageFormat, ImageRegister, Protection,
     VmChange, VmCreate, VmImage, VmProtect,
 };
+use dagger_payload::limits::MEMBERS_MAX;
 use dagger_payload::object::Effect;
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, OrderedPayload, Verdict, extend_prefix,
 };
+use dagger_payload::snapshot::SnapshotHead;
 use dagger_processor::judge::Judge;
+use dagger_processor::judge::snapshot::Restoring;
 use dagger_processor::verify::Verified;
 
 const NOW: LedgerTime = LedgerTime(1_700_000_000_000);
@@ -31,7 +34,11 @@ fn key(purpose: u8, number: usize) -> PublicKey {
 /// A judge and what it has been told.
 pub(crate) struct World {
     pub(crate) judge: Judge,
+    genesis: Genesis,
     cluster: ClusterId,
+    time: LedgerTime,
+    /// Payloads expire within so many milliseconds.
+    life_ms: u64,
     operators: Vec<PublicKey>,
     accounts: Vec<PublicKey>,
     indexes: BTreeMap<AccountId, usize>,
@@ -42,7 +49,8 @@ pub(crate) struct World {
 }
 
 impl World {
-    /// Hosts have joined, accounts are granted capacity by every operator, an image is registered.
+    /// Hosts have joined (those that no founding has room for, as followers), accounts are granted
+    /// capacity by every operator, an image is registered.
     pub(crate) fn furnished(hosts: usize, accounts: usize) -> Self {
         let name = |text: String| text.parse().expect("a name");
         let operators: Vec<_> = (0..OPERATORS).map(|number| key(1, number)).collect();
@@ -57,7 +65,7 @@ impl World {
                     key: operators[number].clone(),
                 })
                 .collect(),
-            hosts: (0..hosts)
+            hosts: (0..hosts.min(MEMBERS_MAX))
                 .map(|number| GenesisHost {
                     name: name(format!("host{number}")),
                     operator: name(format!("op{}", number % OPERATORS)),
@@ -70,14 +78,17 @@ impl World {
         };
         let cluster = ClusterId::of(&genesis.to_bytes());
         let mut world = Self {
-            judge: Judge::found(genesis, cluster),
+            judge: Judge::found(genesis.clone(), cluster),
+            genesis,
             cluster,
+            time: NOW,
+            life_ms: 80_000_000,
             operators,
             indexes: (0..accounts).map(|number| (AccountId::of(&key(3, number)), number)).collect(),
             accounts: (0..accounts).map(|number| key(3, number)).collect(),
             vms: Vec::new(),
             made: 0,
-            not_after: NOW.0 + 1000,
+            not_after: 0,
             protection: Protection::Unprotected,
         };
         let joins: Vec<_> = (0..hosts)
@@ -113,6 +124,20 @@ impl World {
             self.note(&release);
             left -= left.min(1000);
         }
+    }
+
+    /// Creates so many VMs by payloads that are forgotten at once, so that VMs alone remain.
+    pub(crate) fn create_plain(&mut self, count: usize) {
+        self.life_ms = 1;
+        for first in (0..count).step_by(1000) {
+            self.time = self.time.plus_ms(1);
+            self.create_all((count - first).min(1000));
+        }
+    }
+
+    /// A judge that begins again from a snapshot's chunks, which are given one by one.
+    pub(crate) fn restoring(&self, head: SnapshotHead) -> Restoring {
+        Restoring::begin(self.genesis.clone(), self.cluster, head)
     }
 
     /// The next commit: so many creations, each by another account.
@@ -187,7 +212,7 @@ impl World {
     fn commit(&mut self, bodies: Vec<(PublicKey, Body)>) -> (OrderedCommit, Vec<Verified>) {
         let payloads = bodies.into_iter().map(|(signer, body)| {
             self.not_after += 1;
-            let not_after = LedgerTime(NOW.0 + self.not_after % 80_000_000);
+            let not_after = self.time.plus_ms(self.not_after % self.life_ms);
             Payload { cluster: self.cluster, signer, not_after, body }
         });
         let payloads = payloads.collect::<Vec<_>>();
@@ -210,10 +235,10 @@ impl World {
         let end = self.judge.end();
         let commit = OrderedCommit {
             index: end.index.next(),
-            ledger_time: NOW,
+            ledger_time: self.time,
             leader_round: Round(1),
             authors: Vec::new(),
-            prefix_hash: extend_prefix(&end.prefix_hash, NOW, &signed),
+            prefix_hash: extend_prefix(&end.prefix_hash, self.time, &signed),
             payloads: signed
                 .into_iter()
                 .map(|payload| OrderedPayload { author: AuthorIndex(0), payload })
@@ -229,7 +254,7 @@ fn join(number: usize) -> Body {
     let second = u8::try_from(number / 256).expect("few hosts");
     Body::HostJoin(Box::new(HostJoin {
         ledger_key: key(2, number),
-        address: None,
+        address: Some("127.0.0.1:7400".parse().expect("an address")),
         agent_key: key(4, number),
         name: format!("host{number}").parse().expect("a name"),
         region: "region".parse().expect("a name"),
@@ -248,6 +273,7 @@ fn grant(key: PublicKey) -> Body {
         capacity: Capacity { cpus: u32::MAX, memory_mib: 1 << 50, disk_gib: 1 << 50 },
         vms: u32::MAX,
         until_ms: NOW.0 + 1_000_000_000,
+        expected_generation: None,
     })
 }
 

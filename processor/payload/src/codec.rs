@@ -20,6 +20,13 @@ pub fn encode<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
     minicbor::to_vec(value).expect("writing to memory cannot fail")
 }
 
+/// Writes the canonical bytes of `value` over what stands in `bytes`: whoever encodes often asks
+/// for memory once.
+pub fn encode_over<T: minicbor::Encode<()>>(value: &T, bytes: &mut Vec<u8>) {
+    bytes.clear();
+    minicbor::encode(value, bytes).expect("writing to memory cannot fail");
+}
+
 /// Reads a value whose canonical bytes are exactly `bytes`.
 ///
 /// # Errors

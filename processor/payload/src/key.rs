@@ -11,6 +11,8 @@ use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
+use crate::id::cmp_digests;
+
 /// Why a key was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
@@ -124,7 +126,7 @@ impl PartialOrd for PublicKey {
 }
 impl Ord for PublicKey {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.as_bytes().cmp(other.as_bytes())
+        cmp_digests(self.as_bytes(), other.as_bytes())
     }
 }
 impl std::hash::Hash for PublicKey {

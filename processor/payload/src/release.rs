@@ -27,7 +27,11 @@ pub fn extend_prefix<'p>(
     ledger_time: LedgerTime,
     payloads: impl IntoIterator<Item = &'p SignedPayload>,
 ) -> PrefixHash {
-    let leaves = payloads.into_iter().map(|payload| merkle::leaf(&payload.to_record()));
+    let mut record = Vec::new();
+    let leaves = payloads.into_iter().map(|payload| {
+        codec::encode_over(payload, &mut record);
+        merkle::leaf(&record)
+    });
     extend_prefix_by(before, ledger_time, leaves)
 }
 

@@ -88,17 +88,21 @@ pub struct Judgement {
 impl Subject {
     /// The key of its leaf.
     pub fn key(&self) -> Vec<u8> {
-        let (of_two, number);
+        let mut key = Vec::new();
+        self.write_key(&mut key);
+        key
+    }
+
+    /// Writes the key of its leaf over what stands in `key`.
+    pub fn write_key(&self, key: &mut Vec<u8>) {
+        let number;
         let (kind, id): (&[u8], &[u8]) = match self {
             Self::Host(id) => (b"host/", id.as_bytes()),
             Self::Account(id) => (b"account/", id.as_bytes()),
             Self::Image(name) => (b"image/", name.as_str().as_bytes()),
             Self::Vm(id) => (b"vm/", id.as_bytes()),
             Self::Volume(id) => (b"volume/", id.as_bytes()),
-            Self::Usage(account, host) => {
-                of_two = [account.as_bytes().as_slice(), host.as_bytes().as_slice()].concat();
-                (b"usage/", &of_two)
-            }
+            Self::Usage(account, _) => (b"usage/", account.as_bytes()),
             Self::Payload(digest) => (b"payload/", digest.as_bytes()),
             Self::Operator(id) => (b"operator/", id.as_bytes()),
             Self::Proposal(id) => (b"proposal/", id.as_bytes()),
@@ -111,7 +115,12 @@ impl Subject {
                 (b"epoch/", &number)
             }
         };
-        [kind, id].concat()
+        key.clear();
+        key.extend_from_slice(kind);
+        key.extend_from_slice(id);
+        if let Self::Usage(_, host) = self {
+            key.extend_from_slice(host.as_bytes());
+        }
     }
 }
 
@@ -132,12 +141,12 @@ pub fn leaf(place: &Hash, value: &[u8]) -> Hash {
 
 /// The same, where only the hash of the value is known.
 pub fn leaf_of(place: &Hash, value_hash: &Hash) -> Hash {
-    *LEAF.hasher().update(place).update(value_hash).finalize().as_bytes()
+    LEAF.hash([*place, *value_hash].as_flattened())
 }
 
 /// Hash of a branch.
 pub fn node(left: &Hash, right: &Hash) -> Hash {
-    *NODE.hasher().update(left).update(right).finalize().as_bytes()
+    NODE.hash([*left, *right].as_flattened())
 }
 
 /// On which side of the branch at `depth` the leaf at `place` stands: 0 left, 1 right.

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::id::{AccountId, Generation, HostId, VmId, VolumeId};
-use crate::kind::{Capacity, VolumePhase};
+use crate::kind::{Capacity, Protection, VolumePhase};
 use crate::limits::VM_VOLUMES_MAX;
 use crate::name::Name;
 use crate::object::Cause;
@@ -139,8 +139,8 @@ pub struct Volume {
     /// Its name, unique among the account's volumes.
     #[n(2)]
     pub name: Name,
-    /// Grows with every accepted change of the disk itself; who uses it and reports do not change
-    /// it.
+    /// Grows with every accepted change of the disk and of its protection; who uses it and reports
+    /// do not change it.
     #[n(3)]
     pub generation: Generation,
     /// What created it.
@@ -170,6 +170,9 @@ pub struct Volume {
     /// What it has used.
     #[n(12)]
     pub meter: Meter,
+    /// Whether it may be deleted.
+    #[n(13)]
+    pub protection: Protection,
 }
 
 /// A volume's state in one word.

@@ -16,7 +16,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::members::is_of_member;
 use super::state::State;
-use super::{Case, Ruling, refuse};
+use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn grant(state: &State, case: &Case<'_>, body: &AccountGrant) -> Ruling {
     let Some(operator) = state.operator(case.signer) else {
@@ -36,11 +36,13 @@ pub(crate) fn grant(state: &State, case: &Case<'_>, body: &AccountGrant) -> Ruli
         return refuse(RefusalCode::Conflict, detail);
     }
     let old = state.accounts.get(&id);
+    let before = old.map_or(Generation(0), |account| account.generation);
+    require_generation(body.expected_generation, ("account", before))?;
     let mut grants = old.map_or_else(Vec::new, |account| account.grants.clone());
     grants.retain(|grant| grant.operator != operator);
     let at = grants.partition_point(|other| other.operator < operator);
     grants.insert(at, grant);
-    let generation = old.map_or(Generation(1), |account| account.generation.next());
+    let generation = before.next();
     let cause = case.cause;
     let (key, keys) = match old {
         Some(account) => (account.key.clone(), account.keys.clone()),
@@ -88,6 +90,7 @@ fn owned<'s>(state: &'s State, case: &Case<'_>) -> Result<&'s Account, Refusal> 
 
 pub(crate) fn add_key(state: &State, case: &Case<'_>, body: &AccountAddKey) -> Ruling {
     let account = owned(state, case)?;
+    require_generation(body.expected_generation, ("account", account.generation))?;
     let mut keys = account.keys.clone();
     let cause = case.cause;
     match keys.iter_mut().find(|own| own.key == body.key) {
@@ -110,6 +113,7 @@ pub(crate) fn remove_key(state: &State, case: &Case<'_>, body: &AccountRemoveKey
         (account, _) if body.key == *case.signer => account,
         _ => owned(state, case)?,
     };
+    require_generation(body.expected_generation, ("account", account.generation))?;
     let mut keys = account.keys.clone();
     keys.retain(|own| own.key != body.key);
     if keys.len() == account.keys.len() {
@@ -121,6 +125,7 @@ pub(crate) fn remove_key(state: &State, case: &Case<'_>, body: &AccountRemoveKey
 /// Payloads of the old key that are ordered later are refused, whenever they were signed.
 pub(crate) fn rotate_key(state: &State, case: &Case<'_>, body: &AccountRotateKey) -> Ruling {
     let (account, _) = signing(state, case)?;
+    require_generation(body.expected_generation, ("account", account.generation))?;
     require_free(state, account, &body.new_key)?;
     let mut keys = account.keys.clone();
     for own in keys.iter_mut().filter(|own| own.key == *case.signer) {
@@ -157,6 +162,7 @@ pub(crate) fn revoke(state: &State, case: &Case<'_>, body: &AccountRevoke) -> Ru
     let Some(old) = state.accounts.get(&body.account) else {
         return refuse(RefusalCode::NotFound, format!("there is no account {}", body.account));
     };
+    require_generation(body.expected_generation, ("account", old.generation))?;
     let mut account = old.clone();
     account.grants.retain(|grant| grant.operator != operator);
     if account.grants.len() == old.grants.len() {

@@ -15,7 +15,7 @@ use dagger_payload::roster::{Seat, SeatStanding};
 use super::epochs::{self, Draft, newest_seat};
 use super::members::{acting, is_of_account, is_of_member, require_few_proposals};
 use super::state::{State, Usage};
-use super::{Case, Ruling, refuse};
+use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
     let known = state.roster.author_of(&body.ledger_key).and_then(|at| state.roster.seat(at));
@@ -123,6 +123,7 @@ pub(crate) fn set_duty(
         return refuse(RefusalCode::NotFound, format!("no host {} has joined", body.host));
     };
     require_own(state, case, &host.operator)?;
+    require_generation(body.expected_generation, ("host", host.generation))?;
     if host.duty == duty {
         return Ok(Vec::new()); // it is as wished already
     }
@@ -133,6 +134,10 @@ pub(crate) fn set_duty(
 pub(crate) fn leave(state: &State, case: &Case<'_>, body: &HostChange) -> Ruling {
     let seat = newest_seat(&state.roster, &body.host)?;
     require_own(state, case, &seat.operator)?;
+    let host = state.hosts.get(&body.host);
+    // A host that has declared nothing is at none.
+    let generation = host.map_or(Generation(0), |host| host.generation);
+    require_generation(body.expected_generation, ("host", generation))?;
     if epochs::votes(state, &body.host, case.judged) {
         let detail = format!("host {} votes: let it be a follower first", seat.name);
         return refuse(RefusalCode::StateWrong, detail);
@@ -142,7 +147,7 @@ pub(crate) fn leave(state: &State, case: &Case<'_>, body: &HostChange) -> Ruling
         return refuse(RefusalCode::StateWrong, detail);
     }
     let left = Seat { standing: SeatStanding::Left, ..seat.clone() };
-    let host = state.hosts.get(&body.host).map(|host| with_duty(host, case, HostDuty::Left));
+    let host = host.map(|host| with_duty(host, case, HostDuty::Left));
     Ok([Effect::Seat(Box::new(left))].into_iter().chain(host).collect())
 }
 

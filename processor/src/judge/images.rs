@@ -11,7 +11,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::accounts::acting;
 use super::state::{State, is_live};
-use super::{Case, Ruling, refuse};
+use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> Ruling {
     let publisher = publisher(state, case)?;
@@ -82,6 +82,7 @@ pub(crate) fn retire(state: &State, case: &Case<'_>, body: &ImageRetire) -> Ruli
         let detail = format!("{} belongs to another publisher", body.name);
         return refuse(RefusalCode::NotAuthorized, detail);
     }
+    require_generation(body.expected_generation, ("image", image.generation))?;
     if image.status == ImageStatus::Retired {
         return Ok(Vec::new()); // it is retired already
     }

@@ -26,7 +26,8 @@ use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::handover::{EpochEnd, NextMembers};
 use dagger_payload::id::{
-    AccountId, ClusterId, CommitIndex, LedgerTime, PayloadDigest, Position, ProtocolVersion,
+    AccountId, ClusterId, CommitIndex, Generation, LedgerTime, PayloadDigest, Position,
+    ProtocolVersion,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
@@ -304,6 +305,7 @@ impl Judge {
             Body::VolumeAttach(body) => volumes::attach(state, &case, body),
             Body::VolumeDetach(body) => volumes::detach(state, &case, body),
             Body::VolumeGrow(body) => volumes::grow(state, &case, body),
+            Body::VolumeProtect(body) => volumes::protect(state, &case, body),
             Body::VolumeDelete(body) => volumes::delete(state, &case, body),
             Body::ReportVm(body) => reports::report(state, &case, body),
             Body::ReportVolume(body) => volumes::report(state, &case, body),
@@ -393,6 +395,20 @@ fn check_time(payload: &Payload, now: LedgerTime) -> Result<(), Refusal> {
         return Err(Refusal::new(RefusalCode::NotAfterTooFar, detail));
     }
     Ok(())
+}
+
+/// Refuses a change of another version of a thing than the signer saw.
+pub(crate) fn require_generation(
+    expected: Option<Generation>,
+    (thing, now): (&str, Generation),
+) -> Result<(), Refusal> {
+    match expected.filter(|expected| *expected != now) {
+        Some(expected) => {
+            let detail = format!("generation {expected} expected, the {thing} is at {now}");
+            refuse(RefusalCode::Conflict, detail)
+        }
+        None => Ok(()),
+    }
 }
 
 pub(crate) fn refuse<T>(code: RefusalCode, detail: impl Into<String>) -> Result<T, Refusal> {

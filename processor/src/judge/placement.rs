@@ -167,7 +167,8 @@ impl<'a> Search<'a> {
     /// # Errors `grant_exceeded` when no grant has room.
     fn begin(state: &'a State, vm: &'a Vm, now: LedgerTime) -> Result<Self, Refusal> {
         let grants = state.accounts.get(&vm.account).map_or(&[][..], |account| &account.grants);
-        let placed = state.vm(&vm.id).and_then(|old| state.hosts.get(&old.placement.host()?));
+        // `vm` still names the host that it is to leave, if it has one.
+        let placed = vm.placement.host().and_then(|host| state.hosts.get(&host));
         let estate = state.estate(&vm.account);
         let used = |operator| estate.map_or_else(Usage::default, |own| own.used_by(operator));
         let roomy =
@@ -201,11 +202,11 @@ impl<'a> Search<'a> {
             if !self.operators.contains(room.operator) || !room.fits(size) {
                 continue;
             }
-            let behind = best.as_ref().is_some_and(|(rank, _)| room.is_fuller(size, rank.1));
-            if behind && !has_preferences {
-                continue;
-            }
-            let rank = self.rank(room);
+            // With preferences the fullest host may win.
+            let least =
+                best.as_ref().map_or(0, |(rank, _)| if has_preferences { 0 } else { rank.1 });
+            let Some(share) = room.free_share_from(size, least) else { continue };
+            let rank = self.rank(room, share);
             let wins = best.as_ref().is_none_or(|(other, _)| *other < rank);
             if wins && self.reason_against(room).is_none() {
                 best = Some((rank, room));
@@ -214,10 +215,9 @@ impl<'a> Search<'a> {
         best.map(|(_, room)| room)
     }
 
-    fn rank(&self, room: &Room) -> Rank {
+    fn rank(&self, room: &Room, share: u64) -> Rank {
         let has_preferences = self.neighbours.has(ApartStrength::Preferred);
         let broken = if has_preferences { self.broken_preferences(room) } else { 0 };
-        let share = room.free_share(&self.vm.size);
         (Reverse(broken), share, tie(&self.vm.id, &room.host), room.host)
     }
 
@@ -241,7 +241,7 @@ impl<'a> Search<'a> {
     /// How a host fits, and how good it is among those that do.
     fn look(&self, room: &Room, host: &Host) -> (Option<Rank>, HostOutlook) {
         let fits = room.fits(&self.vm.size) && self.reason_against(room).is_none();
-        let rank = fits.then(|| self.rank(room));
+        let rank = fits.then(|| self.rank(room, room.free_share(&self.vm.size)));
         let (broken, free_memory_permille) =
             rank.map_or((0, 0), |(Reverse(broken), share, ..)| (broken, share));
         let fit = match rank {
@@ -336,8 +336,7 @@ fn carries(labels: &Labels, wanted: &Labels) -> bool {
 /// Both ids are digests already: mixing a word of each is enough to spread ties evenly. Source of
 /// the mix: the finaliser of SplitMix64.
 fn tie(vm: &VmId, host: &HostId) -> u64 {
-    let word =
-        |bytes: &[u8]| bytes.iter().take(8).fold(0_u64, |word, byte| word << 8 | u64::from(*byte));
+    let word = |id: &[u8; 16]| id.first_chunk().copied().map_or(0, u64::from_be_bytes);
     let mut mixed = word(vm.as_bytes()) ^ word(host.as_bytes());
     mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);

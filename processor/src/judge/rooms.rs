@@ -38,10 +38,18 @@ impl Room {
         self.free_thousand(size) / self.offered.memory_mib.max(1)
     }
 
-    /// Whether [`Self::free_share`] is less than `share`; without a division, which is slow.
-    pub(crate) fn is_fuller(&self, size: &Capacity, share: u64) -> bool {
-        let least = u128::from(share) * u128::from(self.offered.memory_mib.max(1));
-        u128::from(self.free_thousand(size)) < least
+    /// [`Self::free_share`], unless it is below `least`; hosts of a cluster that is evenly filled
+    /// are mostly at `least`, which is told without a division, for that is slow.
+    pub(crate) fn free_share_from(&self, size: &Capacity, least: u64) -> Option<u64> {
+        let free = u128::from(self.free_thousand(size));
+        let offered = u128::from(self.offered.memory_mib.max(1));
+        if free < u128::from(least) * offered {
+            None
+        } else if free < u128::from(least + 1) * offered {
+            Some(least)
+        } else {
+            Some(self.free_share(size))
+        }
     }
 
     fn free_thousand(&self, size: &Capacity) -> u64 {

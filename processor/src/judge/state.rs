@@ -8,13 +8,15 @@
 mod proofs;
 pub(crate) mod snapshot;
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
+use dagger_payload::codec::encode_over;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
     AccountId, ClusterId, CommitIndex, Epoch, HistoryHash, HostId, ImageDigest, LedgerTime,
-    OperatorId, PayloadDigest, StateRoot, VmId, VolumeId,
+    OperatorId, PayloadDigest, StateRoot, VmId, VolumeId, cmp_digests,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet};
@@ -37,7 +39,26 @@ use super::tree::StateTree;
 use snapshot::Order;
 
 /// A public key, as the 32 bytes that name it.
-type KeyBytes = [u8; 32];
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct KeyBytes([u8; 32]);
+
+impl From<&PublicKey> for KeyBytes {
+    fn from(key: &PublicKey) -> Self {
+        Self(*key.as_bytes())
+    }
+}
+
+impl Ord for KeyBytes {
+    fn cmp(&self, other: &Self) -> Ordering {
+        cmp_digests(&self.0, &other.0)
+    }
+}
+
+impl PartialOrd for KeyBytes {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
 
 /// Index of the first address that a guest may have: 0 is the network, 1 the host.
 const GUEST_ADDRESS_FIRST: u32 = 2;
@@ -123,7 +144,7 @@ impl State {
     /// Without any object, not even those of the founding: what a snapshot is read into.
     pub(crate) fn empty(genesis: &Genesis, cluster: ClusterId) -> Self {
         let mut tree = StateTree::default();
-        tree.set(b"cluster", cluster.as_bytes());
+        tree.set_key(b"cluster", cluster.as_bytes());
         Self {
             cluster,
             silence: Silence::new(&EpochMembers::founding(genesis)),
@@ -166,7 +187,7 @@ impl State {
             if addresses.standing != Some(addresses.cursor) {
                 addresses.standing = Some(addresses.cursor);
                 let key = [b"addresses/", host.as_bytes().as_slice()].concat();
-                self.tree.set(&key, &addresses.cursor.to_be_bytes());
+                self.tree.set_key(&key, &addresses.cursor.to_be_bytes());
             }
         }
         self.tree.root()
@@ -174,13 +195,14 @@ impl State {
 
     /// The operator who signs with `key`.
     pub(crate) fn operator(&self, key: &PublicKey) -> Option<OperatorId> {
-        self.operator_keys.get(key.as_bytes()).copied()
+        self.operator_keys.get(&KeyBytes::from(key)).copied()
     }
 
-    /// The present operator who publishes images under `first_key`.
-    pub(crate) fn publisher(&self, first_key: &PublicKey) -> Option<&Operator> {
-        let operator = self.operators.get(&OperatorId::of(first_key))?;
-        (operator.standing == OperatorStanding::Present).then_some(operator)
+    /// Whether a present operator publishes images under `first_key`.
+    pub(crate) fn publishes(&self, operator: &OperatorId, first_key: &PublicKey) -> bool {
+        self.operators.get(operator).is_some_and(|operator| {
+            operator.first_key == *first_key && operator.standing == OperatorStanding::Present
+        })
     }
 
     /// The newest epoch that is decided.
@@ -211,12 +233,12 @@ impl State {
 
     /// The joined host whose agent signs with `key`.
     pub(crate) fn host_of_agent(&self, key: &PublicKey) -> Option<&Host> {
-        self.hosts.get(self.agent_keys.get(key.as_bytes())?)
+        self.hosts.get(self.agent_keys.get(&KeyBytes::from(key))?)
     }
 
     /// The account for which `key` signs, in whatever role.
     pub(crate) fn account_id(&self, key: &PublicKey) -> Option<AccountId> {
-        self.account_keys.get(key.as_bytes()).copied()
+        self.account_keys.get(&KeyBytes::from(key)).copied()
     }
 
     pub(crate) fn vm(&self, id: &VmId) -> Option<&Vm> {
@@ -295,8 +317,8 @@ impl State {
     /// Remembers what became of a payload until it has expired by itself.
     pub(crate) fn remember(&mut self, digest: PayloadDigest, judgement: Judgement) {
         self.forgotten_at.insert((judgement.not_after, digest));
-        write(&judgement, &mut self.scratch);
-        self.tree.set(&Subject::Payload(digest).key(), &self.scratch);
+        encode_over(&judgement, &mut self.scratch);
+        self.tree.set(&Subject::Payload(digest), &self.scratch);
         self.remembered.insert(digest, judgement);
     }
 
@@ -308,14 +330,14 @@ impl State {
             }
             self.forgotten_at.pop_first();
             self.remembered.remove(&digest);
-            self.tree.remove(&Subject::Payload(digest).key());
+            self.tree.remove(&Subject::Payload(digest));
         }
     }
 
     /// Takes in an effect whose bytes are not at hand.
     pub(crate) fn absorb_alone(&mut self, effect: &Effect) {
         let mut bytes = std::mem::take(&mut self.scratch);
-        write(effect, &mut bytes);
+        encode_over(effect, &mut bytes);
         self.absorb(effect, &bytes[EFFECT_HEAD_BYTES..]);
         self.scratch = bytes;
     }
@@ -326,17 +348,17 @@ impl State {
         match effect {
             Effect::Host(host) => self.absorb_host(host, object),
             Effect::Account(account) => {
-                self.tree.set(&Subject::Account(account.id).key(), object);
+                self.tree.set(&Subject::Account(account.id), object);
                 let old = self.accounts.insert(account.id, (**account).clone());
                 for own in old.iter().flat_map(|old| &old.keys) {
-                    self.account_keys.remove(own.key.as_bytes());
+                    self.account_keys.remove(&KeyBytes::from(&own.key));
                 }
                 for own in &account.keys {
-                    self.account_keys.insert(*own.key.as_bytes(), account.id);
+                    self.account_keys.insert(KeyBytes::from(&own.key), account.id);
                 }
             }
             Effect::Image(image) => {
-                self.tree.set(&Subject::Image(image.name.clone()).key(), object);
+                self.tree.set(&Subject::Image(image.name.clone()), object);
                 if let Some(old) = self.images.insert(image.name.clone(), (**image).clone())
                     && let Some(names) = self.images_of.get_mut(&old.digest)
                 {
@@ -347,38 +369,38 @@ impl State {
             Effect::Vm(vm) => self.absorb_vm(vm, object),
             Effect::Volume(volume) => self.absorb_volume(volume, object),
             Effect::Usage(past) => {
-                self.tree.set(&Subject::Usage(past.account, past.host).key(), object);
+                self.tree.set(&Subject::Usage(past.account, past.host), object);
                 self.past_usage.insert((past.account, past.host), (**past).clone());
             }
             Effect::Seat(seat) => {
                 // The rules give seats in their order; a snapshot that does not leads to a root
                 // that nobody attests.
                 if self.roster.put(seat).is_ok() {
-                    self.tree.set(&Subject::Seat(seat.index).key(), object);
+                    self.tree.set(&Subject::Seat(seat.index), object);
                 }
             }
             Effect::Epoch(members) => {
-                self.tree.set(&Subject::Epoch(members.epoch).key(), object);
+                self.tree.set(&Subject::Epoch(members.epoch), object);
                 self.epochs.insert(members.epoch, **members);
             }
             Effect::Operator(operator) => {
-                self.tree.set(&Subject::Operator(operator.id).key(), object);
+                self.tree.set(&Subject::Operator(operator.id), object);
                 if let Some(old) = self.operators.insert(operator.id, (**operator).clone())
-                    && self.operator_keys.get(old.key.as_bytes()) == Some(&operator.id)
+                    && self.operator_keys.get(&KeyBytes::from(&old.key)) == Some(&operator.id)
                 {
-                    self.operator_keys.remove(old.key.as_bytes());
+                    self.operator_keys.remove(&KeyBytes::from(&old.key));
                 }
                 if operator.standing == OperatorStanding::Present {
-                    self.operator_keys.insert(*operator.key.as_bytes(), operator.id);
+                    self.operator_keys.insert(KeyBytes::from(&operator.key), operator.id);
                 }
             }
             Effect::Proposal(proposal) => {
-                let key = Subject::Proposal(proposal.id).key();
+                let subject = Subject::Proposal(proposal.id);
                 if proposal.standing.is_pending() {
-                    self.tree.set(&key, object);
+                    self.tree.set(&subject, object);
                     self.proposals.insert(proposal.id, (**proposal).clone());
                 } else {
-                    self.tree.remove(&key);
+                    self.tree.remove(&subject);
                     self.proposals.remove(&proposal.id);
                 }
             }
@@ -387,11 +409,11 @@ impl State {
 
     /// A host that has left is kept, and has neither room nor an agent.
     fn absorb_host(&mut self, host: &Host, object: &[u8]) {
-        self.tree.set(&Subject::Host(host.id).key(), object);
+        self.tree.set(&Subject::Host(host.id), object);
         if let Some(old) = self.hosts.insert(host.id, host.clone())
-            && self.agent_keys.get(old.agent_key.as_bytes()) == Some(&host.id)
+            && self.agent_keys.get(&KeyBytes::from(&old.agent_key)) == Some(&host.id)
         {
-            self.agent_keys.remove(old.agent_key.as_bytes());
+            self.agent_keys.remove(&KeyBytes::from(&old.agent_key));
         }
         if host.duty == HostDuty::Left {
             self.rooms.remove(&host.id);
@@ -400,19 +422,24 @@ impl State {
         let given = self.addresses.get(&host.id).map_or(0, Addresses::given);
         let all = guest_addresses(&host.guest_subnet);
         self.rooms.declare(host, all.saturating_sub(given));
-        self.agent_keys.insert(*host.agent_key.as_bytes(), host.id);
+        self.agent_keys.insert(KeyBytes::from(&host.agent_key), host.id);
     }
 
     fn absorb_vm(&mut self, vm: &Vm, object: &[u8]) {
-        let old = self.vms.remove(&vm.id);
+        let subject = Subject::Vm(vm.id);
+        let is_gone = vm.state() == VmState::Deleted;
+        let old = match is_gone {
+            true => self.vms.remove(&vm.id),
+            false => self.vms.insert(vm.id, Box::new(vm.clone())),
+        };
         if let Some(old) = &old {
             self.release(old);
         }
-        if vm.state() == VmState::Deleted {
-            self.tree.remove(&Subject::Vm(vm.id).key());
+        if is_gone {
+            self.tree.remove(&subject);
             return;
         }
-        self.tree.set(&Subject::Vm(vm.id).key(), object);
+        self.tree.set(&subject, object);
         self.take(vm);
         let place = |vm: &Vm| vm.placement.host().zip(vm.placement.address());
         if let Some((host, address)) = place(vm)
@@ -420,7 +447,6 @@ impl State {
         {
             self.advance_cursor(host, address);
         }
-        self.vms.insert(vm.id, Box::new(vm.clone()));
     }
 
     fn absorb_volume(&mut self, volume: &Volume, object: &[u8]) {
@@ -439,10 +465,10 @@ impl State {
             }
         }
         if volume.state() == VolumeState::Deleted {
-            self.tree.remove(&Subject::Volume(volume.id).key());
+            self.tree.remove(&Subject::Volume(volume.id));
             return;
         }
-        self.tree.set(&Subject::Volume(volume.id).key(), object);
+        self.tree.set(&Subject::Volume(volume.id), object);
         self.volume_names.insert((volume.account, volume.name.clone()), volume.id);
         for usage in self.usages(volume.account, volume.host) {
             usage.capacity = usage.capacity.plus(&volume.size());
@@ -513,12 +539,6 @@ impl State {
             operator.map(|operator| self.estates.entry(account).or_default().used_by_mut(operator));
         by.into_iter().chain(self.rooms.get_mut(&host).map(|room| &mut room.used))
     }
-}
-
-/// Writes the canonical bytes of `value` over what stands in `bytes`.
-fn write<T: minicbor::Encode<()>>(value: &T, bytes: &mut Vec<u8>) {
-    bytes.clear();
-    minicbor::encode(value, bytes).expect("writing to memory cannot fail");
 }
 
 /// How many addresses of a subnet guests may have.

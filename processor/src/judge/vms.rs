@@ -15,16 +15,16 @@ use dagger_payload::usage::Meter;
 use super::accounts::acting;
 use super::placement::{place, require_room};
 use super::state::{State, is_live};
-use super::{Case, Ruling, refuse};
+use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling {
     let mut vm = newborn(state, case, body)?;
     vm.placement = place(state, &vm, case.now)?;
-    Ok(vec![Effect::Vm(Box::new(vm))])
+    Ok(vec![Effect::Vm(vm)])
 }
 
 /// The VM that `body` asks for, before it has a host.
-pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result<Vm, Refusal> {
+pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result<Box<Vm>, Refusal> {
     let account = acting(state, case)?;
     if !account.grants.iter().any(|grant| is_live(grant, case.now)) {
         return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
@@ -34,12 +34,9 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         return refuse(RefusalCode::NameTaken, detail);
     }
     let usable = state.images_with(&body.image.digest).any(|image| {
-        let granting = account.grants.iter().filter(|grant| is_live(grant, case.now));
-        let publisher = || state.publisher(&image.publisher);
+        let mut granting = account.grants.iter().filter(|grant| is_live(grant, case.now));
         let trusted = image.publisher == account.key
-            || publisher().is_some_and(|publisher| {
-                granting.into_iter().any(|grant| grant.operator == publisher.id)
-            });
+            || granting.any(|grant| state.publishes(&grant.operator, &image.publisher));
         trusted
             && image.status == ImageStatus::Offered
             && image.format == body.image.format
@@ -50,7 +47,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
                       digest, format and virtual size and is not retired";
         return refuse(RefusalCode::ImageUnknown, detail);
     }
-    Ok(Vm {
+    Ok(Box::new(Vm {
         id: VmId::of(&case.cause.digest),
         account: account.id,
         name: body.name.clone(),
@@ -78,7 +75,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         restart: body.restart,
         volumes: Vec::new(),
         volumes_since: Generation(1),
-    })
+    }))
 }
 
 /// Also gives a VM that found no host another round of offers, and lets a paused guest go on.
@@ -223,10 +220,7 @@ pub(super) fn owned<'s>(
     if vm.account != account {
         return refuse(RefusalCode::NotAuthorized, "the VM belongs to another account");
     }
-    if let Some(expected) = body.expected_generation.filter(|g| *g != vm.generation) {
-        let detail = format!("generation {expected} expected, the VM is at {}", vm.generation);
-        return refuse(RefusalCode::Conflict, detail);
-    }
+    require_generation(body.expected_generation, ("VM", vm.generation))?;
     if vm.wanted == Wanted::Deleted {
         return refuse(RefusalCode::StateWrong, "the VM is being deleted");
     }

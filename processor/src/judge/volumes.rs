@@ -1,13 +1,13 @@
-//! `volume.create`, `volume.attach`, `volume.detach`, `volume.grow`, `volume.delete` and
-//! `report.volume`: disks that outlive the machines that use them.
+//! `volume.create`, `volume.attach`, `volume.detach`, `volume.grow`, `volume.protect`,
+//! `volume.delete` and `report.volume`: disks that outlive the machines that use them.
 //!
 //! Owns who may change a volume, that no two VMs ever write to one, and what a host's report makes
 //! of it. A VM that was to lose a volume has lost it only when its host says so ([`released_by`]).
 
 use dagger_payload::id::{Generation, VolumeId};
 use dagger_payload::kind::{
-    Capacity, ReportPhase, ReportVm, ReportVolume, VmChange, VolumeAttach, VolumeCreate,
-    VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase,
+    Capacity, Protection, ReportPhase, ReportVm, ReportVolume, VmChange, VolumeAttach,
+    VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase, VolumeProtect,
 };
 use dagger_payload::object::{Effect, HostDuty, Placement, Vm, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -20,7 +20,7 @@ use super::accounts::acting;
 use super::placement::require_share;
 use super::state::{State, is_live};
 use super::vms::{change, owned};
-use super::{Case, Ruling, refuse};
+use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn create(state: &State, case: &Case<'_>, body: &VolumeCreate) -> Ruling {
     let account = acting(state, case)?;
@@ -54,6 +54,7 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VolumeCreate) -> Rul
         disk: VolumeDisk::NotReported,
         reported: None,
         meter: Meter::NEW,
+        protection: Protection::Unprotected,
     };
     let nothing = Capacity::default();
     require_share(state, (&account.id, host), (&nothing, &volume.size()), case.now)?;
@@ -148,6 +149,10 @@ pub(crate) fn grow(state: &State, case: &Case<'_>, body: &VolumeGrow) -> Ruling 
 
 pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VolumeDelete) -> Ruling {
     let volume = own(state, case, body.volume, body.expected_generation)?;
+    if volume.protection == Protection::Protected {
+        let detail = format!("{} is protected against deletion", volume.name);
+        return refuse(RefusalCode::Protected, detail);
+    }
     if let Some(user) = volume.used_by.vm() {
         let detail = format!("VM {user} has the volume: detach it first, and wait until it is off");
         return refuse(RefusalCode::StateWrong, detail);
@@ -156,6 +161,17 @@ pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VolumeDelete) -> Rul
     volume.wanted = VolumeWanted::Deleted;
     volume.generation = volume.generation.next();
     volume.changed = case.cause;
+    Ok(vec![Effect::Volume(Box::new(volume))])
+}
+
+/// Its host has nothing to do for that, and says so.
+pub(crate) fn protect(state: &State, case: &Case<'_>, body: &VolumeProtect) -> Ruling {
+    let volume = own(state, case, body.volume, body.expected_generation)?;
+    if volume.protection == body.protection {
+        return Ok(Vec::new()); // it is as wished already
+    }
+    let (protection, generation) = (body.protection, volume.generation.next());
+    let volume = Volume { protection, generation, changed: case.cause, ..volume.clone() };
     Ok(vec![Effect::Volume(Box::new(volume))])
 }
 
@@ -281,10 +297,7 @@ fn own<'s>(
     if volume.account != account {
         return refuse(RefusalCode::NotAuthorized, "the volume belongs to another account");
     }
-    if let Some(expected) = expected.filter(|g| *g != volume.generation) {
-        let detail = format!("generation {expected} expected, it is at {}", volume.generation);
-        return refuse(RefusalCode::Conflict, detail);
-    }
+    require_generation(expected, ("volume", volume.generation))?;
     if volume.wanted == VolumeWanted::Deleted {
         return refuse(RefusalCode::StateWrong, "the volume is being deleted");
     }

@@ -14,15 +14,18 @@ fn spare(number: u8) -> SecretKey {
 }
 
 fn add(key: &SecretKey, role: KeyRole) -> Body {
-    Body::AccountAddKey(AccountAddKey { key: key.public_key(), role })
+    Body::AccountAddKey(AccountAddKey { key: key.public_key(), role, expected_generation: None })
 }
 
 fn remove(key: PublicKey) -> Body {
-    Body::AccountRemoveKey(AccountRemoveKey { key })
+    Body::AccountRemoveKey(AccountRemoveKey { key, expected_generation: None })
 }
 
 fn rotate(new: &SecretKey) -> Body {
-    Body::AccountRotateKey(AccountRotateKey { new_key: new.public_key() })
+    Body::AccountRotateKey(AccountRotateKey {
+        new_key: new.public_key(),
+        expected_generation: None,
+    })
 }
 
 #[test]
@@ -64,7 +67,8 @@ fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
     // Everything of the account is the new key's: VMs, images, grants.
     court.vm(&new, Body::VmStop(change(&vm).into()));
     let Body::ImageRegister(own) = own_image() else { panic!("an image") };
-    court.accept(&new, Body::ImageRetire(ImageRetire { name: own.name }));
+    court
+        .accept(&new, Body::ImageRetire(ImageRetire { name: own.name, expected_generation: None }));
     court.vm(&new, on("other", 1));
     let granted = |key: &SecretKey| {
         let Body::AccountGrant(body) = grant(9, 9) else { panic!("a grant") };

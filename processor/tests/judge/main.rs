@@ -216,6 +216,7 @@ fn grant(cpus: u32, vms: u32) -> Body {
         capacity: Capacity { cpus, memory_mib: 4096, disk_gib: 50 },
         vms,
         until_ms: START.0 + 30 * DAY_MS,
+        expected_generation: None,
     })
 }
 

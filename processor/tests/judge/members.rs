@@ -55,7 +55,7 @@ fn come(index: u8) -> Body {
 }
 
 fn leave(index: u8) -> Body {
-    Body::HostLeave(HostChange { host: host(index) })
+    Body::HostLeave(HostChange { host: host(index), expected_generation: None })
 }
 
 fn rotate(index: u8, to: &SecretKey) -> Body {

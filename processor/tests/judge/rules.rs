@@ -44,7 +44,10 @@ fn protection(vm: &Vm, protection: Protection) -> Body {
 }
 
 fn revoke() -> Body {
-    Body::AccountRevoke(AccountRevoke { account: AccountId::of(&developer().public_key()) })
+    Body::AccountRevoke(AccountRevoke {
+        account: AccountId::of(&developer().public_key()),
+        expected_generation: None,
+    })
 }
 
 fn name_of(court: &Court, vm: &Vm) -> u8 {
@@ -67,7 +70,7 @@ fn nowhere(court: &mut Court, body: Body) -> String {
 fn a_drained_host_keeps_its_vms_and_is_offered_no_more_until_it_resumes() {
     let mut court = Court::furnished();
     let vm = court.vm(&developer(), on("kept", 1));
-    let drain = Body::HostDrain(HostChange { host: host(1) });
+    let drain = Body::HostDrain(HostChange { host: host(1), expected_generation: None });
     assert_eq!(court.submit(&operator(0), drain.clone()), Err(RefusalCode::NotAuthorized));
     court.accept(&operator(1), drain.clone());
     assert_eq!(court.accept(&operator(1), drain), vec![]);
@@ -76,7 +79,10 @@ fn a_drained_host_keeps_its_vms_and_is_offered_no_more_until_it_resumes() {
     court.accept(&operator(1), declared(1, |body| body.capacity.cpus += 1));
     assert_eq!(court.submit(&developer(), on("new", 1)), Err(RefusalCode::NoHostFits));
     assert!(court.report(&vm, 1, ReportPhase::Accepted).is_ok());
-    court.accept(&operator(1), Body::HostResume(HostChange { host: host(1) }));
+    court.accept(
+        &operator(1),
+        Body::HostResume(HostChange { host: host(1), expected_generation: None }),
+    );
     court.vm(&developer(), on("new", 1));
 }
 
@@ -142,7 +148,10 @@ fn nobody_gives_an_image_a_name_under_which_somebody_else_publishes() {
 #[test]
 fn a_retired_image_boots_nothing_new_and_its_name_stays_taken() {
     let mut court = Court::furnished();
-    let retire = Body::ImageRetire(ImageRetire { name: "op0/small".parse().expect("a name") });
+    let retire = Body::ImageRetire(ImageRetire {
+        name: "op0/small".parse().expect("a name"),
+        expected_generation: None,
+    });
     assert_eq!(court.submit(&operator(1), retire.clone()), Err(RefusalCode::NotAuthorized));
     court.vm(&developer(), create("before", 1));
     court.accept(&operator(0), retire.clone());
@@ -151,6 +160,53 @@ fn a_retired_image_boots_nothing_new_and_its_name_stays_taken() {
     assert_eq!(court.submit(&operator(1), image("op0/small")), Err(RefusalCode::NotAuthorized));
     court.accept(&operator(0), image("op0/small"));
     court.vm(&developer(), create("web", 1));
+}
+
+#[test]
+fn a_change_meant_for_another_generation_of_a_host_is_refused() {
+    let mut court = Court::furnished();
+    let at = |number| HostChange { host: host(1), expected_generation: Some(Generation(number)) };
+    let submit = |court: &mut Court, body| court.submit(&operator(1), body).map(|_| ());
+    assert_eq!(submit(&mut court, Body::HostDrain(at(2))), Err(RefusalCode::Conflict));
+    assert_eq!(submit(&mut court, Body::HostDrain(at(1))), Ok(()));
+    // Also where nothing would change: the signer saw another version.
+    assert_eq!(submit(&mut court, Body::HostDrain(at(1))), Err(RefusalCode::Conflict));
+    assert_eq!(submit(&mut court, Body::HostResume(at(1))), Err(RefusalCode::Conflict));
+    assert_eq!(submit(&mut court, Body::HostResume(at(2))), Ok(()));
+    assert_eq!(submit(&mut court, Body::HostLeave(at(2))), Err(RefusalCode::Conflict));
+    assert_eq!(submit(&mut court, Body::HostLeave(at(3))), Err(RefusalCode::StateWrong));
+}
+
+#[test]
+fn a_change_meant_for_another_generation_of_an_account_or_image_is_refused() {
+    let mut court = Court::furnished();
+    let Body::AccountGrant(granted) = grant(4, 4) else { panic!("a grant") };
+    let granted = |number| {
+        let expected_generation = Some(Generation(number));
+        Body::AccountGrant(AccountGrant { expected_generation, ..granted.clone() })
+    };
+    let now = court.accept(&operator(0), grant(4, 4)).into_iter().find_map(|effect| match effect {
+        Effect::Account(account) => Some(account.generation.0),
+        _ => None,
+    });
+    let now = now.expect("the account changed");
+    assert_eq!(court.submit(&operator(0), granted(0)), Err(RefusalCode::Conflict));
+    assert_eq!(court.submit(&operator(0), granted(now - 1)), Err(RefusalCode::Conflict));
+    court.accept(&operator(0), granted(now));
+    let revoked = |number| {
+        let account = AccountId::of(&developer().public_key());
+        let expected_generation = Some(Generation(number));
+        Body::AccountRevoke(AccountRevoke { account, expected_generation })
+    };
+    assert_eq!(court.submit(&operator(0), revoked(now)), Err(RefusalCode::Conflict));
+    court.accept(&operator(0), revoked(now + 1));
+    let retired = |number| {
+        let expected_generation = Some(Generation(number));
+        let name = "op0/small".parse().expect("a name");
+        Body::ImageRetire(ImageRetire { name, expected_generation })
+    };
+    assert_eq!(court.submit(&operator(0), retired(2)), Err(RefusalCode::Conflict));
+    court.accept(&operator(0), retired(1));
 }
 
 #[test]
@@ -251,7 +307,10 @@ fn a_refusal_says_which_host_lacks_what() {
     let mut court = Court::furnished();
     court.accept(&operator(0), grant(100, 100));
     court.accept(&operator(1), grant(100, 100));
-    court.accept(&operator(1), Body::HostDrain(HostChange { host: host(1) }));
+    court.accept(
+        &operator(1),
+        Body::HostDrain(HostChange { host: host(1), expected_generation: None }),
+    );
     let detail = nowhere(&mut court, create("big", 10));
     for part in ["host0 lacks 2 CPUs", "host1 is draining"] {
         assert!(detail.contains(part), "{detail}");
@@ -263,7 +322,10 @@ fn a_refusal_says_which_host_lacks_what() {
 #[test]
 fn a_dry_run_names_the_host_that_the_order_then_chooses_and_changes_nothing() {
     let mut court = Court::furnished();
-    court.accept(&operator(1), Body::HostDrain(HostChange { host: host(1) }));
+    court.accept(
+        &operator(1),
+        Body::HostDrain(HostChange { host: host(1), expected_generation: None }),
+    );
     let payload = court.sign(&developer(), create("web", 1));
     let before = court.judge.end();
     let predicted = court.judge.predict(&payload.bytes, court.now);

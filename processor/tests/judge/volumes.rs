@@ -2,7 +2,8 @@
 
 use dagger_payload::id::{AccountId, VolumeId};
 use dagger_payload::kind::{
-    ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase,
+    Protection, ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow,
+    VolumePhase, VolumeProtect,
 };
 use dagger_payload::limits::VM_VOLUMES_MAX;
 use dagger_payload::usage::{PastUsage, Used};
@@ -53,6 +54,30 @@ fn running(court: &mut Court, name: &str) -> Vm {
     let vm = court.vm(&developer(), on(name, 1));
     let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
     court.report(&vm, 1, ReportPhase::Running).expect("runs")
+}
+
+#[test]
+fn a_protected_volume_is_deleted_only_after_it_is_unprotected() {
+    let mut court = Court::furnished();
+    let volume = ready(&mut court, "data");
+    let protect = |protection, expected_generation| {
+        Body::VolumeProtect(VolumeProtect { volume: volume.id, protection, expected_generation })
+    };
+    let now = Some(volume.generation);
+    let protected = protect(Protection::Protected, now);
+    assert_eq!(court.submit(&operator(0), protected.clone()), Err(RefusalCode::AccountUnknown));
+    let protected = changed(&court.accept(&developer(), protected));
+    assert_eq!(protected.generation, volume.generation.next());
+    let again = protect(Protection::Protected, None);
+    assert_eq!(court.accept(&developer(), again), vec![]);
+    assert_eq!(court.submit(&developer(), delete(&volume)), Err(RefusalCode::Protected));
+    let unprotected = protect(Protection::Unprotected, now);
+    assert_eq!(court.submit(&developer(), unprotected), Err(RefusalCode::Conflict));
+    // Its host has nothing to do but to say so.
+    let protected = changed(&court.accept(&agent_key(1), told(&protected, VolumePhase::Ready)));
+    assert_eq!(protected.state(), VolumeState::Ready);
+    court.accept(&developer(), protect(Protection::Unprotected, Some(protected.generation)));
+    court.accept(&developer(), delete(&volume));
 }
 
 #[test]

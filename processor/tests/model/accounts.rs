@@ -13,7 +13,8 @@ use super::kinds::{Kind, of_kind};
 use super::members::is_member_key;
 use super::people::{Person, Scene};
 use super::random::Random;
-use super::state::{Asked, Model, Ruling};
+use super::state::{Asked, Model, Ruling, require_generation};
+use super::volumes::draw_expected;
 
 pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "account.grant", weight: 6, draw: draw_grant, judge: judge_grant },
@@ -25,8 +26,10 @@ pub(crate) const KINDS: &[Kind] = &[
 
 fn draw_grant(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let ahead = random.of(&[1_000, 60_000, 10_000_000, 1_000_000_000]);
+    let key = scene.key(Person::Developer(random.index(4)));
     let body = AccountGrant {
-        key: scene.key(Person::Developer(random.index(4))),
+        expected_generation: expected(scene, AccountId::of(&key), random),
+        key,
         capacity: Capacity {
             cpus: random.of(&[0, 2, 8, 100]),
             memory_mib: random.of(&[512, 4096, 1 << 20]),
@@ -46,6 +49,7 @@ fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         return Err(RefusalCode::Conflict);
     }
     let old = model.account(id);
+    require_generation(body.expected_generation, old.map_or(Generation(0), |old| old.generation))?;
     let others = old.iter().flat_map(|old| &old.grants).filter(|old| old.operator != operator);
     let mut grants: Vec<Grant> = others.cloned().collect();
     grants.push(Grant {
@@ -73,13 +77,29 @@ fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
 
 fn draw_revoke(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let account = AccountId::of(&scene.key(Person::Developer(random.index(5))));
-    (scene.operator_mostly(random), Body::AccountRevoke(AccountRevoke { account }))
+    let expected_generation = expected(scene, account, random);
+    let body = AccountRevoke { account, expected_generation };
+    (scene.operator_mostly(random), Body::AccountRevoke(body))
+}
+
+/// Of an account that there may be.
+fn expected(scene: &Scene, account: AccountId, random: &mut Random) -> Option<Generation> {
+    let account = scene.model.account(account);
+    draw_expected(account.map(|account| account.generation), random)
+}
+
+/// Of the account for which `who` signs, if he does.
+fn expected_by(scene: &Scene, who: Person, random: &mut Random) -> Option<Generation> {
+    let key = scene.key(who);
+    let signed = scene.model.signing(&key).ok();
+    draw_expected(signed.map(|(account, _)| account.generation), random)
 }
 
 fn judge_revoke(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, AccountRevoke);
     let operator = model.operator(asked.signer).ok_or(RefusalCode::NotAuthorized)?;
     let mut account = model.account(body.account).ok_or(RefusalCode::NotFound)?.clone();
+    require_generation(body.expected_generation, account.generation)?;
     if !account.grants.iter().any(|grant| grant.operator == operator) {
         return Err(RefusalCode::NotFound);
     }
@@ -110,17 +130,20 @@ fn draw_keys(scene: &Scene, random: &mut Random) -> (Person, PublicKey) {
 fn draw_add(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let (who, key) = draw_keys(scene, random);
     let role = random.of(&[KeyRole::Owner, KeyRole::Operate, KeyRole::Read]);
-    (who, Body::AccountAddKey(AccountAddKey { key, role }))
+    let expected_generation = expected_by(scene, who, random);
+    (who, Body::AccountAddKey(AccountAddKey { key, role, expected_generation }))
 }
 
 fn draw_remove(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let (who, key) = draw_keys(scene, random);
-    (who, Body::AccountRemoveKey(AccountRemoveKey { key }))
+    let expected_generation = expected_by(scene, who, random);
+    (who, Body::AccountRemoveKey(AccountRemoveKey { key, expected_generation }))
 }
 
 fn draw_rotate(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let (who, new_key) = draw_keys(scene, random);
-    (who, Body::AccountRotateKey(AccountRotateKey { new_key }))
+    let expected_generation = expected_by(scene, who, random);
+    (who, Body::AccountRotateKey(AccountRotateKey { new_key, expected_generation }))
 }
 
 /// Whether `key` could begin to sign for `account`.
@@ -149,6 +172,7 @@ fn judge_add(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if role != KeyRole::Owner {
         return Err(RefusalCode::NotAuthorized);
     }
+    require_generation(body.expected_generation, account.generation)?;
     let new = AccountKey { key: body.key.clone(), role: body.role, cause: asked.cause };
     let mut keys = account.keys.clone();
     let Some(at) = keys.iter().position(|own| own.key == body.key) else {
@@ -172,6 +196,7 @@ fn judge_remove(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if role != KeyRole::Owner && body.key != *asked.signer {
         return Err(RefusalCode::NotAuthorized);
     }
+    require_generation(body.expected_generation, account.generation)?;
     if account.role_of(&body.key).is_none() {
         return Err(RefusalCode::NotFound);
     }
@@ -182,6 +207,7 @@ fn judge_remove(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
 fn judge_rotate(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, AccountRotateKey);
     let (account, role) = model.signing(asked.signer)?;
+    require_generation(body.expected_generation, account.generation)?;
     require_unused(model, account, &body.new_key)?;
     let new = AccountKey { key: body.new_key.clone(), role, cause: asked.cause };
     let old = |own: &AccountKey| own.key == *asked.signer;

@@ -13,7 +13,8 @@ use super::kinds::{Kind, of_kind};
 use super::members::{Plan, as_effect, is_account_key, is_member_key, require_few, with_key};
 use super::people::{Person, Scene};
 use super::random::Random;
-use super::state::{Asked, Model, Ruling};
+use super::state::{Asked, Model, Ruling, require_generation};
+use super::volumes::draw_expected;
 
 pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "host.join", weight: 4, draw: draw_join, judge: judge_join },
@@ -151,12 +152,12 @@ fn newcomer(model: &Model, asked: &Asked<'_>, body: &HostJoin) -> Result<Seat, R
 
 fn draw_drain(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let (who, host) = draw_change(scene, random);
-    (who, Body::HostDrain(HostChange { host }))
+    (who, Body::HostDrain(change_of(scene, host, random)))
 }
 
 fn draw_resume(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let (who, host) = draw_change(scene, random);
-    (who, Body::HostResume(HostChange { host }))
+    (who, Body::HostResume(change_of(scene, host, random)))
 }
 
 fn draw_leave(scene: &Scene, random: &mut Random) -> (Person, Body) {
@@ -164,7 +165,12 @@ fn draw_leave(scene: &Scene, random: &mut Random) -> (Person, Body) {
     // Founders stay: the draws of other kinds name them.
     let is_founder = scene.model.seats.iter().any(|seat| seat.host == host && seat.index.0 < 4);
     let host = if is_founder && !scene.model.votes(host) { HostId([8; 16]) } else { host };
-    (who, Body::HostLeave(HostChange { host }))
+    (who, Body::HostLeave(change_of(scene, host, random)))
+}
+
+fn change_of(scene: &Scene, host: HostId, random: &mut Random) -> HostChange {
+    let generation = scene.model.host(host).map(|host| host.generation);
+    HostChange { host, expected_generation: draw_expected(generation, random) }
 }
 
 fn draw_rotate(scene: &Scene, random: &mut Random) -> (Person, Body) {
@@ -195,6 +201,7 @@ fn judge_change(model: &Model, asked: &Asked<'_>, body: &HostChange, duty: HostD
     if model.operator(asked.signer) != Some(host.operator) {
         return Err(RefusalCode::NotAuthorized);
     }
+    require_generation(body.expected_generation, host.generation)?;
     if host.duty == duty {
         return Ok(Vec::new());
     }
@@ -217,8 +224,11 @@ fn owned<'m>(model: &'m Model, asked: &Asked<'_>, host: HostId) -> Result<&'m Se
 }
 
 fn judge_leave(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
-    let id = of_kind!(body, HostLeave).host;
+    let body = of_kind!(body, HostLeave);
+    let id = body.host;
     let mut seat = owned(model, asked, id)?.clone();
+    let generation = model.host(id).map_or(Generation(0), |host| host.generation);
+    require_generation(body.expected_generation, generation)?;
     let carries = model.vms.iter().any(|vm| vm.placement.host() == Some(id))
         || model.volumes.iter().any(|volume| volume.host == id);
     if model.votes(id) || carries {

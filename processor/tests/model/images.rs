@@ -10,7 +10,8 @@ use dagger_payload::refusal::RefusalCode;
 use super::kinds::{Kind, of_kind};
 use super::people::{Person, Scene};
 use super::random::Random;
-use super::state::{Asked, Model, Ruling};
+use super::state::{Asked, Model, Ruling, require_generation};
+use super::volumes::draw_expected;
 
 pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "image.register", weight: 5, draw: draw_register, judge: judge_register },
@@ -110,7 +111,7 @@ fn draw_retire(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let images = &scene.model.images;
     if images.is_empty() || random.happens(300) {
         let who = draw_publisher(scene, random);
-        let body = ImageRetire { name: draw_name(scene, who, random) };
+        let body = ImageRetire { name: draw_name(scene, who, random), expected_generation: None };
         return (who, Body::ImageRetire(body));
     }
     let image = &images[random.index(images.len())];
@@ -123,7 +124,9 @@ fn draw_retire(scene: &Scene, random: &mut Random) -> (Person, Body) {
             scene.who(&own.expect("a publisher").key).expect("everybody's key is known")
         }
     };
-    (who, Body::ImageRetire(ImageRetire { name: image.name.clone() }))
+    let expected_generation = draw_expected(Some(image.generation), random);
+    let name = image.name.clone();
+    (who, Body::ImageRetire(ImageRetire { name, expected_generation }))
 }
 
 fn judge_retire(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
@@ -133,6 +136,7 @@ fn judge_retire(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if image.publisher != publisher(model, asked)? {
         return Err(RefusalCode::NotAuthorized);
     }
+    require_generation(body.expected_generation, image.generation)?;
     if image.status == ImageStatus::Retired {
         return Ok(Vec::new());
     }

@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use dagger_payload::codec::encode;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
-    AccountId, AuthorIndex, ClusterId, CommitIndex, Epoch, HistoryHash, HostId, LedgerTime,
-    OperatorId, PayloadDigest, Round, StateRoot, VmId, VolumeId,
+    AccountId, AuthorIndex, ClusterId, CommitIndex, Epoch, Generation, HistoryHash, HostId,
+    LedgerTime, OperatorId, PayloadDigest, Round, StateRoot, VmId, VolumeId,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, KeyRole};
@@ -31,6 +31,14 @@ pub(crate) struct Asked<'a> {
 
 /// New versions of objects, or why not.
 pub(crate) type Ruling = Result<Vec<Effect>, RefusalCode>;
+
+/// Refuses a change of another version than the signer saw.
+pub(crate) fn require_generation(
+    expected: Option<Generation>,
+    now: Generation,
+) -> Result<(), RefusalCode> {
+    if expected.unwrap_or(now) == now { Ok(()) } else { Err(RefusalCode::Conflict) }
+}
 
 /// What the order shows of a member.
 #[derive(Default, Clone, Copy)]

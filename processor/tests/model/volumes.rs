@@ -2,8 +2,8 @@
 
 use dagger_payload::id::{AccountId, Generation, HostId, VmId, VolumeId};
 use dagger_payload::kind::{
-    Body, ReportPhase, ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach,
-    VolumeGrow, VolumePhase,
+    Body, Protection, ReportPhase, ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete,
+    VolumeDetach, VolumeGrow, VolumePhase, VolumeProtect,
 };
 use dagger_payload::object::{Effect, HostDuty, Placement, Vm, Wanted};
 use dagger_payload::refusal::RefusalCode;
@@ -23,6 +23,7 @@ pub(crate) const KINDS: &[Kind] = &[
     Kind { name: "volume.attach", weight: 12, draw: draw_attach, judge: judge_attach },
     Kind { name: "volume.detach", weight: 6, draw: draw_detach, judge: judge_detach },
     Kind { name: "volume.grow", weight: 6, draw: draw_grow, judge: judge_grow },
+    Kind { name: "volume.protect", weight: 3, draw: draw_protect, judge: judge_protect },
     Kind { name: "volume.delete", weight: 2, draw: draw_delete, judge: judge_delete },
     Kind { name: "report.volume", weight: 18, draw: draw_report, judge: judge_report },
 ];
@@ -79,6 +80,7 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         disk: VolumeDisk::NotReported,
         reported: None,
         meter: Meter::NEW,
+        protection: Protection::Unprotected,
     };
     require_share(model, account.id, host, (None, &volume.size()))?;
     Ok(vec![Effect::Volume(Box::new(volume))])
@@ -98,7 +100,8 @@ fn draw_volume(scene: &Scene, random: &mut Random) -> (Person, Option<Volume>, V
     (who, Some(volume), id)
 }
 
-fn draw_expected(now: Option<Generation>, random: &mut Random) -> Option<Generation> {
+/// Mostly none, and seldom one that is wrong.
+pub(crate) fn draw_expected(now: Option<Generation>, random: &mut Random) -> Option<Generation> {
     match random.below(10) {
         0 => now.map(|now| Generation(now.0 + 1)),
         1..4 => now,
@@ -141,6 +144,14 @@ fn draw_grow(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let size_gib = random.of(&[now, now + 1, now + 3, now + 3, now + 200, 1]);
     let expected_generation = draw_expected(drawn.map(|volume| volume.generation), random);
     (who, Body::VolumeGrow(VolumeGrow { volume, size_gib, expected_generation }))
+}
+
+fn draw_protect(scene: &Scene, random: &mut Random) -> (Person, Body) {
+    let (who, drawn, volume) = draw_volume(scene, random);
+    let protection =
+        random.of(&[Protection::Protected, Protection::Unprotected, Protection::Unprotected]);
+    let expected_generation = draw_expected(drawn.map(|volume| volume.generation), random);
+    (who, Body::VolumeProtect(VolumeProtect { volume, protection, expected_generation }))
 }
 
 fn draw_delete(scene: &Scene, random: &mut Random) -> (Person, Body) {
@@ -264,9 +275,24 @@ fn judge_grow(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     given(vm, volume, asked)
 }
 
+fn judge_protect(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+    let body = of_kind!(body, VolumeProtect);
+    let mut volume = own(model, asked, body.volume, body.expected_generation)?;
+    if volume.protection == body.protection {
+        return Ok(Vec::new());
+    }
+    volume.protection = body.protection;
+    volume.generation = Generation(volume.generation.0 + 1);
+    volume.changed = asked.cause;
+    Ok(vec![Effect::Volume(Box::new(volume))])
+}
+
 fn judge_delete(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, VolumeDelete);
     let mut volume = own(model, asked, body.volume, body.expected_generation)?;
+    if volume.protection == Protection::Protected {
+        return Err(RefusalCode::Protected);
+    }
     if volume.used_by != (VolumeUse::Free {}) {
         return Err(RefusalCode::StateWrong);
     }

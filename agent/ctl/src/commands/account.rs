@@ -12,7 +12,7 @@ use dagger_payload::id::AccountId;
 use dagger_payload::kind::{AccountGrant, AccountRevoke, Body, Capacity};
 
 use super::keys::{self, KeyCommand};
-use super::{ChangeOptions, short, usage};
+use super::{ChangeOptions, Expected, short, usage};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::progress::Progress;
@@ -112,6 +112,9 @@ pub(crate) struct GrantArguments {
     /// For how long, from now
     #[arg(long = "for", value_name = "SPAN", default_value = "365d", value_parser = units::span)]
     pub(crate) span: Duration,
+    /// For which version of the account; 0 while there is none.
+    #[command(flatten)]
+    pub(crate) expected: Expected,
 }
 
 /// What `account revoke` names.
@@ -120,13 +123,17 @@ pub(crate) struct RevokeArguments {
     /// The account's id or its public key file
     #[arg(value_name = "ID|FILE.pub")]
     pub(crate) account: String,
+    /// In which version.
+    #[command(flatten)]
+    pub(crate) expected: Expected,
 }
 
 impl RevokeArguments {
     /// The body of `account.revoke`.
     pub(crate) async fn body(&self, session: &Session) -> Result<Body, Failure> {
         let account = account_id(&self.account, session).await?;
-        Ok(Body::AccountRevoke(AccountRevoke { account }))
+        let expected_generation = self.expected.generation();
+        Ok(Body::AccountRevoke(AccountRevoke { account, expected_generation }))
     }
 }
 
@@ -188,6 +195,7 @@ pub(crate) async fn grant_body(
         },
         vms: arguments.vms,
         until_ms: now.plus_ms(milliseconds(arguments.span)).0,
+        expected_generation: arguments.expected.generation(),
     }))
 }
 
@@ -228,6 +236,7 @@ fn show(view: &AccountView) -> String {
     let account = &view.account;
     let head = facts([
         ("account", account.id.to_string()),
+        ("generation", account.generation.to_string()),
         (
             "used",
             format!(

@@ -16,7 +16,7 @@ use dagger_payload::name::{LabelValue, Name};
 use dagger_payload::object::{Host, HostDuty};
 
 use super::vm::{find_host, labels};
-use super::{ChangeOptions, Wait, short};
+use super::{ChangeOptions, Expected, Wait, short};
 use crate::failure::Failure;
 use crate::output::table;
 use crate::progress::Progress;
@@ -106,12 +106,23 @@ pub(crate) struct RotateLedgerKeyArguments {
     pub(crate) new_ledger_key: PathBuf,
 }
 
-/// Arguments of `host drain|resume`.
+/// What `host drain|resume|leave` changes.
 #[derive(Debug, Clone, Args)]
-pub(crate) struct DutyArguments {
+pub(crate) struct DutyWhat {
     /// Which host.
     #[command(flatten)]
     pub(crate) host: HostName,
+    /// In which version.
+    #[command(flatten)]
+    pub(crate) expected: Expected,
+}
+
+/// Arguments of `host drain|resume|leave`.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct DutyArguments {
+    /// What changes.
+    #[command(flatten)]
+    pub(crate) what: DutyWhat,
     /// How far to wait.
     #[command(flatten)]
     pub(crate) options: ChangeOptions,
@@ -198,15 +209,15 @@ pub(crate) async fn run(command: HostCommand, session: &Session) -> Result<(), F
         HostCommand::StopVm(arguments) => super::stop_vm::run(&arguments, session).await,
         HostCommand::Join { join, options } => run_join(&join, &options, session).await,
         HostCommand::Drain(arguments) => {
-            let body = Body::HostDrain(duty_body(&arguments.host, session).await?);
+            let body = Body::HostDrain(duty_body(&arguments.what, session).await?);
             submit(body, &arguments.options, session).await
         }
         HostCommand::Resume(arguments) => {
-            let body = Body::HostResume(duty_body(&arguments.host, session).await?);
+            let body = Body::HostResume(duty_body(&arguments.what, session).await?);
             submit(body, &arguments.options, session).await
         }
         HostCommand::Leave(arguments) => {
-            let body = Body::HostLeave(duty_body(&arguments.host, session).await?);
+            let body = Body::HostLeave(duty_body(&arguments.what, session).await?);
             submit(body, &arguments.options, session).await
         }
         HostCommand::RotateLedgerKey { rotate, options } => {
@@ -273,8 +284,9 @@ impl RotateLedgerKeyArguments {
 }
 
 /// The body of `host.drain`, `host.resume` and `host.leave`.
-pub(crate) async fn duty_body(name: &HostName, session: &Session) -> Result<HostChange, Failure> {
-    Ok(HostChange { host: find_host(session, &name.host).await?.id })
+pub(crate) async fn duty_body(what: &DutyWhat, session: &Session) -> Result<HostChange, Failure> {
+    let host = find_host(session, &what.host.host).await?.id;
+    Ok(HostChange { host, expected_generation: what.expected.generation() })
 }
 
 /// The body of `host.join`.

@@ -13,7 +13,7 @@ use dagger_payload::kind::{Body, ImageFormat, ImageRegister, ImageRetire};
 use dagger_payload::name::{ImageName, ImageSource};
 use dagger_payload::object::{Image, ImageStatus};
 
-use super::{ChangeOptions, short};
+use super::{ChangeOptions, Expected, short};
 use crate::client::Client;
 use crate::endpoint::Endpoint;
 use crate::failure::Failure;
@@ -84,12 +84,16 @@ pub(crate) struct RetireArguments {
     /// The image in full
     #[arg(value_name = "PUBLISHER/NAME")]
     pub(crate) name: ImageName,
+    /// In which version.
+    #[command(flatten)]
+    pub(crate) expected: Expected,
 }
 
 impl RetireArguments {
     /// The body of `image.retire`.
     pub(crate) fn body(&self) -> Body {
-        Body::ImageRetire(ImageRetire { name: self.name.clone() })
+        let expected_generation = self.expected.generation();
+        Body::ImageRetire(ImageRetire { name: self.name.clone(), expected_generation })
     }
 }
 

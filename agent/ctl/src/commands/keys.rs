@@ -9,7 +9,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use dagger_payload::kind::{AccountAddKey, AccountRemoveKey, AccountRotateKey, Body, KeyRole};
 use dagger_payload::object::AccountKey;
 
-use super::ChangeOptions;
+use super::{ChangeOptions, Expected};
 use crate::failure::Failure;
 use crate::progress::Progress;
 use crate::session::Session;
@@ -68,6 +68,8 @@ pub(crate) struct AddArguments {
     /// What it may do
     #[arg(long, value_enum)]
     role: NamedRole,
+    #[command(flatten)]
+    expected: Expected,
 }
 
 /// What `account key remove` names.
@@ -76,6 +78,8 @@ pub(crate) struct RemoveArguments {
     /// The public key
     #[arg(value_name = "FILE.pub")]
     public_key: PathBuf,
+    #[command(flatten)]
+    expected: Expected,
 }
 
 /// What `account key rotate` names.
@@ -84,6 +88,8 @@ pub(crate) struct RotateArguments {
     /// The new public key
     #[arg(value_name = "FILE.pub")]
     public_key: PathBuf,
+    #[command(flatten)]
+    expected: Expected,
 }
 
 impl AddArguments {
@@ -94,21 +100,27 @@ impl AddArguments {
             NamedRole::Operate => KeyRole::Operate,
             NamedRole::Read => KeyRole::Read,
         };
-        Ok(Body::AccountAddKey(AccountAddKey { key: read_public_key(&self.public_key)?, role }))
+        let key = read_public_key(&self.public_key)?;
+        let expected_generation = self.expected.generation();
+        Ok(Body::AccountAddKey(AccountAddKey { key, role, expected_generation }))
     }
 }
 
 impl RemoveArguments {
     /// The body of `account.remove_key`.
     pub(crate) fn body(&self) -> Result<Body, Failure> {
-        Ok(Body::AccountRemoveKey(AccountRemoveKey { key: read_public_key(&self.public_key)? }))
+        let key = read_public_key(&self.public_key)?;
+        let expected_generation = self.expected.generation();
+        Ok(Body::AccountRemoveKey(AccountRemoveKey { key, expected_generation }))
     }
 }
 
 impl RotateArguments {
     /// The body of `account.rotate_key`.
     pub(crate) fn body(&self) -> Result<Body, Failure> {
-        Ok(Body::AccountRotateKey(AccountRotateKey { new_key: read_public_key(&self.public_key)? }))
+        let new_key = read_public_key(&self.public_key)?;
+        let expected_generation = self.expected.generation();
+        Ok(Body::AccountRotateKey(AccountRotateKey { new_key, expected_generation }))
     }
 }
 

@@ -28,6 +28,7 @@ pub(crate) mod why;
 use std::time::{Duration, Instant};
 
 use clap::{Args, CommandFactory, ValueEnum};
+use dagger_payload::id::Generation;
 
 use crate::arguments::Arguments;
 use crate::failure::Failure;
@@ -53,6 +54,20 @@ pub(crate) struct ChangeOptions {
     /// How long to wait at most
     #[arg(long, value_name = "SPAN", default_value = "300s", value_parser = crate::units::span)]
     pub(crate) timeout: Duration,
+}
+
+/// Which version of a thing a change is meant for.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Expected {
+    /// Refuse unless what changes is still at this generation (`--json` of `ls` or `show` says it)
+    #[arg(long = "expected-generation", value_name = "N")]
+    number: Option<u64>,
+}
+
+impl Expected {
+    pub(crate) fn generation(&self) -> Option<Generation> {
+        self.number.map(Generation)
+    }
 }
 
 impl ChangeOptions {

@@ -9,14 +9,14 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand, ValueEnum};
 use dagger_api::{Attested, PayloadState, PayloadView};
 use dagger_payload::id::PayloadDigest;
-use dagger_payload::kind::Body;
+use dagger_payload::kind::{Body, Protection};
 use dagger_payload::limits::PAYLOAD_BYTES_MAX;
 use dagger_payload::payload::Payload;
 use dagger_payload::sshsig::{self, Namespace};
 use serde_json::json;
 
 use super::account::{GrantArguments, RevokeArguments, grant_body};
-use super::host::{HostName, JoinArguments, RotateLedgerKeyArguments, duty_body, join_body};
+use super::host::{DutyWhat, JoinArguments, RotateLedgerKeyArguments, duty_body, join_body};
 use super::image::{RegisterArguments, RetireArguments, register_body};
 use super::keys::{AddArguments, RemoveArguments, RotateArguments};
 use super::operator::{NewOperatorKey, ProposalName, ProposeWhat};
@@ -92,7 +92,7 @@ pub(crate) struct SignArguments {
     header: bool,
 }
 
-/// What `vm.protect` makes of a VM.
+/// What `vm.protect` and `volume.protect` make of a VM or a volume.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum NamedProtection {
     /// It cannot be deleted
@@ -150,6 +150,16 @@ pub(crate) enum MakeKind {
     /// As `daggerctl volume grow`
     #[command(name = "volume.grow")]
     VolumeGrow(volume::GrowArguments),
+    /// As `daggerctl volume protect` and `volume unprotect`
+    #[command(name = "volume.protect")]
+    VolumeProtect {
+        /// Which volume.
+        #[command(flatten)]
+        what: volume::ProtectArguments,
+        /// What it becomes
+        #[arg(long, value_enum, default_value = "protected")]
+        protection: NamedProtection,
+    },
     /// As `daggerctl volume delete`
     #[command(name = "volume.delete")]
     VolumeDelete(volume::DeleteArguments),
@@ -176,13 +186,13 @@ pub(crate) enum MakeKind {
     ImageRegister(RegisterArguments),
     /// As `daggerctl host drain`
     #[command(name = "host.drain")]
-    HostDrain(HostName),
+    HostDrain(DutyWhat),
     /// As `daggerctl host resume`
     #[command(name = "host.resume")]
-    HostResume(HostName),
+    HostResume(DutyWhat),
     /// As `daggerctl host leave`
     #[command(name = "host.leave")]
-    HostLeave(HostName),
+    HostLeave(DutyWhat),
     /// As `daggerctl host rotate-ledger-key`
     #[command(name = "host.rotate_ledger_key")]
     HostRotateLedgerKey(RotateLedgerKeyArguments),
@@ -249,6 +259,13 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
         MakeKind::VolumeAttach(arguments) => Body::VolumeAttach(arguments.body(session).await?),
         MakeKind::VolumeDetach(arguments) => Body::VolumeDetach(arguments.body(session).await?),
         MakeKind::VolumeGrow(arguments) => Body::VolumeGrow(arguments.body(session).await?),
+        MakeKind::VolumeProtect { what, protection } => {
+            let protection = match protection {
+                NamedProtection::Protected => Protection::Protected,
+                NamedProtection::Unprotected => Protection::Unprotected,
+            };
+            Body::VolumeProtect(what.body(protection, session).await?)
+        }
         MakeKind::VolumeDelete(arguments) => Body::VolumeDelete(arguments.body(session).await?),
         MakeKind::AccountRevoke(arguments) => arguments.body(session).await?,
         MakeKind::AccountAddKey(arguments) => arguments.body()?,

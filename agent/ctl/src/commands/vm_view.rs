@@ -4,7 +4,9 @@
 //! that show a VM.
 
 use dagger_api::VmView;
+use dagger_payload::kind::ReportPhase;
 use dagger_payload::name::{Name, SshKeyLine};
+use dagger_payload::object::{Agreement, VmReport};
 
 use super::short;
 use crate::failure::Failure;
@@ -41,6 +43,30 @@ pub(crate) async fn list(all: bool, session: &Session) -> Result<(), Failure> {
     })
 }
 
+/// What the host last said, and whether that is as ordered.
+pub(crate) fn reported(report: &VmReport) -> String {
+    let phase = phase_word(report.phase);
+    match report.agreement {
+        Agreement::WithOrder => phase.to_owned(),
+        Agreement::AgainstOrder => {
+            format!("{phase}, against the order as it stood: marked, and not metered as running")
+        }
+    }
+}
+
+/// A phase as people read it.
+fn phase_word(phase: ReportPhase) -> &'static str {
+    match phase {
+        ReportPhase::Accepted => "accepted",
+        ReportPhase::Refused => "refused by its operator's policy",
+        ReportPhase::Running => "running",
+        ReportPhase::Stopped => "stopped",
+        ReportPhase::Paused => "paused",
+        ReportPhase::Degraded => "degraded",
+        ReportPhase::Deleted => "deleted",
+    }
+}
+
 /// One VM in full.
 pub(crate) fn show(view: &VmView) -> String {
     let vm = &view.vm;
@@ -53,6 +79,7 @@ pub(crate) fn show(view: &VmView) -> String {
         ("state", view.state.word().to_owned()),
         ("reason", optional(view.reason.clone())),
         ("wanted", format!("{:?}", vm.wanted).to_lowercase()),
+        ("reported", optional(vm.reported.as_ref().map(reported))),
         ("host", optional(view.host_name.as_ref().map(Name::to_string))),
         ("seen here", format!("{:?}", view.sight).to_lowercase()),
         ("address", optional(vm.placement.address().map(|address| address.to_string()))),

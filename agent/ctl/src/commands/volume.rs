@@ -10,7 +10,8 @@ use clap::{Args, Subcommand};
 use dagger_api::VolumeView;
 use dagger_payload::id::{Generation, HostId, VmId, VolumeId};
 use dagger_payload::kind::{
-    Body, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow,
+    Body, Protection, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow,
+    VolumeProtect,
 };
 use dagger_payload::name::Name;
 use dagger_payload::volume::VolumeState;
@@ -111,6 +112,26 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         options: ChangeOptions,
     },
+    /// Let a volume not be deleted before it is unprotected
+    #[command(after_help = "Example:\n  daggerctl volume protect data")]
+    Protect {
+        /// Which.
+        #[command(flatten)]
+        protect: ProtectArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Let a protected volume be deleted again
+    #[command(after_help = "Example:\n  daggerctl volume unprotect data")]
+    Unprotect {
+        /// Which.
+        #[command(flatten)]
+        protect: ProtectArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
     /// Delete a volume; its disk goes into quarantine, until its host's operator removes it there
     #[command(after_help = "Example:\n  daggerctl volume delete data --wait applied")]
     Delete {
@@ -183,6 +204,16 @@ pub(crate) struct GrowArguments {
     expected_generation: Option<u64>,
 }
 
+/// What `volume protect|unprotect` names.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct ProtectArguments {
+    #[command(flatten)]
+    volume: VolumeNamed,
+    /// Refuse unless the volume is still at this generation (see `volume show`)
+    #[arg(long, value_name = "N")]
+    expected_generation: Option<u64>,
+}
+
 /// What `volume delete` names.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct DeleteArguments {
@@ -247,6 +278,19 @@ impl GrowArguments {
     }
 }
 
+impl ProtectArguments {
+    /// The body of `volume.protect`.
+    pub(crate) async fn body(
+        &self,
+        protection: Protection,
+        session: &Session,
+    ) -> Result<VolumeProtect, Failure> {
+        let volume = find(session, &self.volume.volume).await?.volume.id;
+        let expected_generation = self.expected_generation.map(Generation);
+        Ok(VolumeProtect { volume, protection, expected_generation })
+    }
+}
+
 impl DeleteArguments {
     /// The body of `volume.delete`.
     pub(crate) async fn body(&self, session: &Session) -> Result<VolumeDelete, Failure> {
@@ -288,12 +332,32 @@ pub(crate) async fn run(command: VolumeCommand, session: &Session) -> Result<(),
             let who = (Some(id), user);
             order(who, Body::VolumeGrow(body), (&options, goal), session).await
         }
+        VolumeCommand::Protect { protect, options } => {
+            let body = protect.body(Protection::Protected, session).await?;
+            order_protection(body, &options, session).await
+        }
+        VolumeCommand::Unprotect { protect, options } => {
+            let body = protect.body(Protection::Unprotected, session).await?;
+            order_protection(body, &options, session).await
+        }
         VolumeCommand::Delete { delete, options } => {
             let body = delete.body(session).await?;
             let goal = (&options, VolumeState::Deleted);
             order((Some(body.volume), None), Body::VolumeDelete(body), goal, session).await
         }
     }
+}
+
+/// Where a VM has the volume it stays so, and no host has anything to do for it.
+async fn order_protection(
+    body: VolumeProtect,
+    options: &ChangeOptions,
+    session: &Session,
+) -> Result<(), Failure> {
+    let id = body.volume;
+    let user = find(session, &id.to_string()).await?.volume.used_by.vm();
+    let goal = if user.is_some() { VolumeState::Attached } else { VolumeState::Ready };
+    order((Some(id), None), Body::VolumeProtect(body), (options, goal), session).await
 }
 
 /// Looks a volume up by name in the key's account, or by id.
@@ -416,6 +480,7 @@ fn show(view: &VolumeView) -> String {
         ("size", format!("{} GiB", volume.size_gib)),
         ("host", optional(&view.host_name)),
         ("vm", optional(&view.vm_name)),
+        ("protection", format!("{:?}", volume.protection).to_lowercase()),
         ("generation", volume.generation.to_string()),
         (
             "created by",

@@ -4,11 +4,11 @@
 //! `commands::vm`.
 
 use dagger_api::{HostLink, HostView, LedgerView, VmView};
-use dagger_payload::kind::ReportPhase;
 use dagger_payload::object::{Placement, VmState};
 use serde_json::json;
 
 use super::vm::{VmName, find};
+use super::vm_view::reported;
 use crate::failure::Failure;
 use crate::output::Format;
 use crate::session::Session;
@@ -57,15 +57,7 @@ fn explain(view: &VmView, hosts: &[HostView], ledger: &LedgerView) -> Vec<String
         } else {
             format!("generation {}, but it is at {}", report.generation, vm.generation)
         };
-        let phase = match report.phase {
-            ReportPhase::Accepted => "accepted",
-            ReportPhase::Refused => "refused by its operator's policy",
-            ReportPhase::Running => "running",
-            ReportPhase::Stopped => "stopped",
-            ReportPhase::Paused => "paused",
-            ReportPhase::Degraded => "degraded",
-            ReportPhase::Deleted => "deleted",
-        };
+        let phase = reported(report);
         reasons.push(format!(
             "last report: {phase}, about {about}, at position {}",
             report.cause.position

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Checked;
 use super::capacity::Capacity;
-use crate::id::AccountId;
+use crate::id::{AccountId, Generation};
 use crate::key::PublicKey;
 
 /// `account.grant`, signed by an operator: the account may use this much on that operator's hosts.
@@ -23,6 +23,9 @@ pub struct AccountGrant {
     pub vms: u32,
     /// Until when, in ledger time, milliseconds.
     pub until_ms: u64,
+    /// Refuse with `conflict` unless the account is at this generation; 0 while there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
 }
 
 /// `account.revoke`, signed by an operator: takes back his grant. VMs that run stay and may be
@@ -32,6 +35,9 @@ pub struct AccountGrant {
 pub struct AccountRevoke {
     /// Whose grant.
     pub account: AccountId,
+    /// Refuse with `conflict` unless the account is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
 }
 
 /// What a key may do for its account.
@@ -62,6 +68,9 @@ pub struct AccountAddKey {
     pub key: PublicKey,
     /// What it may do.
     pub role: KeyRole,
+    /// Refuse with `conflict` unless the account is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
 }
 
 /// `account.remove_key`, signed with an owner's key or with the key itself: it signs for the
@@ -71,6 +80,9 @@ pub struct AccountAddKey {
 pub struct AccountRemoveKey {
     /// The key.
     pub key: PublicKey,
+    /// Refuse with `conflict` unless the account is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
 }
 
 /// `account.rotate_key`, signed with the old key: the new one takes its place and role at once.
@@ -79,6 +91,9 @@ pub struct AccountRemoveKey {
 pub struct AccountRotateKey {
     /// The key that comes; one that signs for nobody else.
     pub new_key: PublicKey,
+    /// Refuse with `conflict` unless the account is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
 }
 
 impl Checked for AccountGrant {}

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capacity::Capacity;
 use super::{Checked, require};
-use crate::id::HostId;
+use crate::id::{Generation, HostId};
 use crate::key::PublicKey;
 use crate::name::{Labels, Name, labels_are_within_limits};
 use crate::refusal::Refusal;
@@ -115,6 +115,9 @@ pub struct HostJoin {
 pub struct HostChange {
     /// Which host.
     pub host: HostId,
+    /// Refuse with `conflict` unless the host is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
 }
 
 /// `host.rotate_ledger_key`, signed by the host's operator: its ledger signs with another key, a

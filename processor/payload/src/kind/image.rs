@@ -5,7 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Checked, require};
-use crate::id::ImageDigest;
+use crate::id::{Generation, ImageDigest};
 use crate::limits::IMAGE_SOURCES_MAX;
 use crate::name::{ImageName, ImageSource};
 use crate::refusal::Refusal;
@@ -51,6 +51,9 @@ pub struct ImageRegister {
 pub struct ImageRetire {
     /// `publisher/name`.
     pub name: ImageName,
+    /// Refuse with `conflict` unless the image is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
 }
 
 impl Checked for ImageRegister {

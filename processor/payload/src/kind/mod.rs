@@ -33,6 +33,7 @@ pub use vm::{
 };
 pub use volume::{
     ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase,
+    VolumeProtect,
 };
 
 /// What of a body its types alone do not promise: numbers and lengths within the table of limits.
@@ -123,6 +124,7 @@ kinds! {
     VolumeAttach(VolumeAttach) = "volume.attach",
     VolumeDetach(VolumeDetach) = "volume.detach",
     VolumeGrow(VolumeGrow) = "volume.grow",
+    VolumeProtect(VolumeProtect) = "volume.protect",
     VolumeDelete(VolumeDelete) = "volume.delete",
     ReportVm(ReportVm) = "report.vm",
     ReportVolume(ReportVolume) = "report.volume",

@@ -203,7 +203,7 @@ pub struct VmStop {
     pub expected_generation: Option<Generation>,
 }
 
-/// Whether a VM may be deleted.
+/// Whether a VM or a volume may be deleted.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
 )]

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Checked, require};
+use super::{Checked, Protection, require};
 use crate::id::{Generation, HostId, VmId, VolumeId};
 use crate::limits::{REASON_BYTES_MAX, VOLUME_GIB_MAX};
 use crate::name::Name;
@@ -73,6 +73,19 @@ pub struct VolumeGrow {
     pub expected_generation: Option<Generation>,
 }
 
+/// `volume.protect`, signed by the account: whether the volume may be deleted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VolumeProtect {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// What it becomes.
+    pub protection: Protection,
+    /// Refuse with `conflict` unless the volume is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
+}
+
 /// What a host says about a volume of its own.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
@@ -124,6 +137,8 @@ impl Checked for VolumeGrow {
 }
 
 impl Checked for VolumeDelete {}
+
+impl Checked for VolumeProtect {}
 
 impl Checked for VolumeAttach {}
 

@@ -8,14 +8,14 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use dagger_payload::codec::encode;
+use dagger_payload::codec::{encode, is_canonical};
 use dagger_payload::id::{
     AccountId, AuthorIndex, Epoch, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest,
     StateRoot, VmId, VolumeId,
 };
 use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use dagger_payload::name::ImageName;
-use dagger_payload::object::Effect;
+use dagger_payload::object::{EFFECT_HEAD_BYTES, Effect};
 use dagger_payload::state_tree::Judgement;
 use minicbor::{Decode, Encode};
 
@@ -32,6 +32,9 @@ pub(crate) struct Order {
     #[n(2)]
     pub(crate) silence: Silence,
 }
+
+/// How many bytes stand in an encoded entry before its effect: as in an effect before its object.
+const ENTRY_HEAD_BYTES: usize = EFFECT_HEAD_BYTES;
 
 /// One entry of a snapshot.
 #[derive(Debug, Encode, Decode)]
@@ -164,7 +167,7 @@ impl State {
     pub(crate) fn note_order(&mut self) {
         let (time, history) = (self.time, self.history);
         let order = Order { time, history, silence: self.silence.clone() };
-        self.tree.set(b"order", &encode(&order));
+        self.tree.set_key(b"order", &encode(&order));
         self.order = Some(order);
     }
 
@@ -268,7 +271,8 @@ impl State {
             let from = decoder.position();
             let entry: Entry = decoder.decode().map_err(|_| SnapshotError::Malformed)?;
             // A reader tolerates longer lists than it knows, which would swallow the next entry.
-            if encode(&entry) != bytes[from..decoder.position()] {
+            let written = &bytes[from..decoder.position()];
+            if !is_canonical(&entry, written) {
                 return Err(SnapshotError::Malformed);
             }
             let at = entry.mark();
@@ -276,19 +280,22 @@ impl State {
                 return Err(SnapshotError::Disordered);
             }
             *mark = at;
-            self.load(entry);
+            self.load(entry, written);
         }
         Ok(())
     }
 
-    fn load(&mut self, entry: Entry) {
+    /// Takes in an entry whose canonical bytes are `written`.
+    fn load(&mut self, entry: Entry, written: &[u8]) {
         match entry {
             Entry::Order(order) => {
                 (self.time, self.history, self.silence) =
                     (order.time, order.history, order.silence);
                 self.note_order();
             }
-            Entry::Object(effect) => self.absorb_alone(&effect),
+            Entry::Object(effect) => {
+                self.absorb(&effect, &written[ENTRY_HEAD_BYTES + EFFECT_HEAD_BYTES..]);
+            }
             Entry::AddressCursor(host, cursor) => self.set_cursor(host, cursor),
             Entry::Remembered(digest, judgement) => self.remember(digest, judgement),
         }
