@@ -71,9 +71,14 @@ pub(super) fn accepted(
             Protection::Unprotected => format!("a volume was unprotected by {who}"),
         }),
         Body::VolumeDetach(_) => format!("a volume was detached by {who}"),
-        Body::VolumeCreate(_) | Body::VolumeDelete(_) | Body::ReportVolume(_) => {
-            with_place(format!("a volume was changed by {who}"))
-        }
+        Body::VolumeCreate(_)
+        | Body::VolumeDelete(_)
+        | Body::VolumeSnapshot(_)
+        | Body::VolumeRestore(_)
+        | Body::VolumeClone(_)
+        | Body::SnapshotDelete(_)
+        | Body::ReportVolume(_)
+        | Body::ReportSnapshot(_) => with_place(format!("a volume was changed by {who}")),
         Body::VmDelete(_) => with_place(format!("delete asked for by {who}")),
         Body::ReportVm(report) => {
             let host = reporter(model, &document.signer);

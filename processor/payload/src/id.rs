@@ -195,6 +195,10 @@ hex_id!(
     /// A volume: derived from the payload that created it, see [`VolumeId::of`].
     VolumeId, 16
 );
+hex_id!(
+    /// A volume's snapshot: derived from the payload that asked for it, see [`SnapshotId::of`].
+    SnapshotId, 16
+);
 
 fn derive<const N: usize>(purpose: &Purpose, bytes: &[u8]) -> [u8; N] {
     let mut id = [0; N];
@@ -263,6 +267,14 @@ impl VolumeId {
     pub fn of(created_by: &PayloadDigest) -> Self {
         static PURPOSE: Purpose = Purpose::new("dagger v1 volume");
         Self(derive(&PURPOSE, created_by.as_bytes()))
+    }
+}
+
+impl SnapshotId {
+    /// Id of the snapshot that the payload `asked_by` asked for.
+    pub fn of(asked_by: &PayloadDigest) -> Self {
+        static PURPOSE: Purpose = Purpose::new("dagger v1 volume snapshot");
+        Self(derive(&PURPOSE, asked_by.as_bytes()))
     }
 }
 

@@ -63,6 +63,9 @@ pub const VM_DISK_GIB_MAX: u64 = 64 * 1024;
 pub const VOLUME_GIB_MAX: u64 = 64 * 1024;
 /// Volumes that one VM may use: each takes one of the guest's PCI slots.
 pub const VM_VOLUMES_MAX: u8 = 8;
+/// Snapshots that one volume may have. Each is a whole file of its own, which lies over no other:
+/// so no chain of files is ever longer than one.
+pub const VOLUME_SNAPSHOTS_MAX: usize = 16;
 /// Wishes of one VM to be kept apart from others.
 pub const VM_APART_MAX: usize = 8;
 /// How long a session may live, in milliseconds of its host's time.

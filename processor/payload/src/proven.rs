@@ -87,7 +87,9 @@ impl Proven {
             Self::Volume(volume) => {
                 let reported = volume.reported.as_ref().map(|report| ("reported", report.cause));
                 let made = [("created", volume.created), ("changed", volume.changed)];
-                made.into_iter().chain(reported).collect()
+                let snapshots = volume.snapshots.iter();
+                let kept = snapshots.map(|snapshot| ("asked for a snapshot", snapshot.created));
+                made.into_iter().chain(reported).chain(kept).collect()
             }
             Self::Usage(_) | Self::Seat(_) | Self::Epoch(_) => Vec::new(),
             Self::Payload(judgement) => {

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::id::{AccountId, Generation, HostId, VmId, VolumeId};
+use crate::id::{AccountId, Generation, HostId, LedgerTime, SnapshotId, VmId, VolumeId};
 use crate::kind::{Capacity, Protection, VolumePhase};
 use crate::limits::VM_VOLUMES_MAX;
 use crate::name::Name;
@@ -123,6 +123,103 @@ pub struct VolumeReport {
     pub cause: Cause,
 }
 
+/// The last thing that the host said about a snapshot.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct SnapshotReport {
+    /// What.
+    #[n(0)]
+    pub phase: VolumePhase,
+    /// Why.
+    #[n(1)]
+    pub reason: Option<String>,
+    /// The report itself.
+    #[n(2)]
+    pub cause: Cause,
+}
+
+/// A snapshot of a volume: what was on it, in a file of its own that never changes.
+#[derive(
+    Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cbor(map)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Snapshot {
+    /// Its id.
+    #[n(0)]
+    pub id: SnapshotId,
+    /// Its name, unique among the account's snapshots.
+    #[n(1)]
+    pub name: Name,
+    /// The volume's size when it was asked for, in GiB.
+    #[n(2)]
+    pub size_gib: u64,
+    /// What asked for it.
+    #[n(3)]
+    pub created: Cause,
+    /// When, in ledger time. Nobody has used the volume since then until the snapshot was made.
+    #[n(4)]
+    pub created_at: LedgerTime,
+    /// What its owner wants.
+    #[n(5)]
+    pub wanted: VolumeWanted,
+    /// Whether its file was made.
+    #[n(6)]
+    pub disk: VolumeDisk,
+    /// The host's last report.
+    #[n(7)]
+    pub reported: Option<SnapshotReport>,
+}
+
+/// A snapshot's state in one word; one that is gone is in no list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub enum SnapshotState {
+    /// Its host has not made it yet.
+    Pending,
+    /// Volumes can be put back to it, and made from it.
+    Ready,
+    /// It cannot be made, or is missing; see the reason.
+    Degraded,
+    /// To be deleted, and not yet gone.
+    Deleting,
+}
+
+impl Snapshot {
+    /// The state in one word.
+    pub fn state(&self) -> SnapshotState {
+        let said = self.reported.as_ref().map(|report| report.phase);
+        match (self.wanted, said, self.disk) {
+            (VolumeWanted::Deleted, _, _) => SnapshotState::Deleting,
+            (VolumeWanted::Kept, Some(VolumePhase::Degraded), _) => SnapshotState::Degraded,
+            (VolumeWanted::Kept, _, VolumeDisk::Made) => SnapshotState::Ready,
+            (VolumeWanted::Kept, _, VolumeDisk::NotReported) => SnapshotState::Pending,
+        }
+    }
+
+    /// Whether its volume's contents are still to be copied.
+    pub fn is_due(&self) -> bool {
+        (self.wanted, self.disk) == (VolumeWanted::Kept, VolumeDisk::NotReported)
+    }
+}
+
+/// What a volume began with.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
+)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct Origin {
+    /// The volume whose snapshot it was; it may be gone by now.
+    #[n(0)]
+    pub volume: VolumeId,
+    /// The snapshot; it may be gone by now.
+    #[n(1)]
+    pub snapshot: SnapshotId,
+}
+
 /// A volume.
 #[derive(
     Debug, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
@@ -173,6 +270,16 @@ pub struct Volume {
     /// Whether it may be deleted.
     #[n(13)]
     pub protection: Protection,
+    /// Its snapshots, in the order in which they were asked for; at most `VOLUME_SNAPSHOTS_MAX`.
+    #[n(14)]
+    #[cbor(default, skip_if = "Vec::is_empty")]
+    pub snapshots: Vec<Snapshot>,
+    /// The snapshot to which it is to be put back, until its host says that it is.
+    #[n(15)]
+    pub restoring: Option<SnapshotId>,
+    /// The snapshot that it began with, unless it began empty.
+    #[n(16)]
+    pub origin: Option<Origin>,
 }
 
 /// A volume's state in one word.
@@ -180,7 +287,7 @@ pub struct Volume {
 #[serde(rename_all = "snake_case")]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub enum VolumeState {
-    /// Its host has not made it yet.
+    /// Its host has not made it yet, or is at work on it.
     Pending,
     /// It can be attached.
     Ready,
@@ -197,9 +304,22 @@ pub enum VolumeState {
 }
 
 impl Volume {
-    /// What it takes of a host and of a grant.
+    /// What it takes of a host and of a grant: itself and each snapshot, as if they were full.
     pub fn size(&self) -> Capacity {
-        Capacity { cpus: 0, memory_mib: 0, disk_gib: self.size_gib }
+        let snapshots = self.snapshots.iter().map(|snapshot| snapshot.size_gib);
+        let disk_gib = snapshots.fold(self.size_gib, u64::saturating_add);
+        Capacity { cpus: 0, memory_mib: 0, disk_gib }
+    }
+
+    /// One of its snapshots.
+    pub fn snapshot(&self, id: SnapshotId) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|snapshot| snapshot.id == id)
+    }
+
+    /// The snapshot that is still to be made of what is on the volume, which must not change before
+    /// that.
+    pub fn due_snapshot(&self) -> Option<&Snapshot> {
+        self.snapshots.iter().find(|snapshot| snapshot.is_due())
     }
 
     /// The state in one word.
@@ -214,8 +334,11 @@ impl Volume {
             (VolumeWanted::Kept, VolumeUse::Detaching { .. }) => VolumeState::Detaching,
             (VolumeWanted::Kept, _) if current(VolumePhase::Degraded) => VolumeState::Degraded,
             (VolumeWanted::Kept, VolumeUse::Attached { .. }) => VolumeState::Attached,
-            (VolumeWanted::Kept, _) if current(VolumePhase::Ready) => VolumeState::Ready,
-            (VolumeWanted::Kept, VolumeUse::Free {}) => VolumeState::Pending,
+            (VolumeWanted::Kept, VolumeUse::Free {}) => match self.due_snapshot() {
+                Some(due) if due.state() == SnapshotState::Degraded => VolumeState::Degraded,
+                None if current(VolumePhase::Ready) => VolumeState::Ready,
+                Some(_) | None => VolumeState::Pending,
+            },
         }
     }
 }

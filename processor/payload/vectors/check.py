@@ -147,6 +147,9 @@ def check_documents():
         "a number where a text is wanted", "an unknown protection", "null for a required field",
         "a volume without a host", "a volume for nobody",
         "a report about a volume in no known phase",
+        "a snapshot without a name", "a snapshot that says how large it is",
+        "a volume that is put back to nothing",
+        "a host that says an unknown word about a snapshot",
     }
     count = 0
     for vector in vectors:

@@ -17,6 +17,7 @@ mod reports;
 mod rooms;
 mod silence;
 pub mod snapshot;
+mod snapshots;
 mod state;
 mod tree;
 mod vms;
@@ -304,6 +305,11 @@ impl Judge {
             Body::VolumeCreate(body) => volumes::create(state, &case, body),
             Body::VolumeAttach(body) => volumes::attach(state, &case, body),
             Body::VolumeDetach(body) => volumes::detach(state, &case, body),
+            Body::VolumeSnapshot(body) => snapshots::take(state, &case, body),
+            Body::VolumeRestore(body) => snapshots::restore(state, &case, body),
+            Body::VolumeClone(body) => snapshots::clone(state, &case, body),
+            Body::SnapshotDelete(body) => snapshots::delete(state, &case, body),
+            Body::ReportSnapshot(body) => snapshots::report(state, &case, body),
             Body::VolumeGrow(body) => volumes::grow(state, &case, body),
             Body::VolumeProtect(body) => volumes::protect(state, &case, body),
             Body::VolumeDelete(body) => volumes::delete(state, &case, body),

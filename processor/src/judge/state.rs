@@ -35,6 +35,7 @@ use dagger_payload::volume::{Volume, VolumeState};
 use super::estate::Estate;
 use super::rooms::Rooms;
 use super::silence::Silence;
+use super::snapshots::SnapshotIndex;
 use super::tree::StateTree;
 use snapshot::Order;
 
@@ -118,6 +119,7 @@ pub(crate) struct State {
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
     estates: BTreeMap<AccountId, Estate>,
     volume_names: BTreeMap<(AccountId, Name), VolumeId>,
+    pub(crate) snapshots: SnapshotIndex,
     /// By the VM that may write to them.
     volumes_used_by: BTreeMap<VmId, BTreeSet<VolumeId>>,
     pub(crate) rooms: Rooms,
@@ -168,6 +170,7 @@ impl State {
             images_of: BTreeMap::new(),
             estates: BTreeMap::new(),
             volume_names: BTreeMap::new(),
+            snapshots: SnapshotIndex::default(),
             volumes_used_by: BTreeMap::new(),
             rooms: Rooms::default(),
             addresses: BTreeMap::new(),
@@ -452,6 +455,7 @@ impl State {
     fn absorb_volume(&mut self, volume: &Volume, object: &[u8]) {
         if let Some(old) = self.volumes.remove(&volume.id) {
             self.volume_names.remove(&(old.account, old.name.clone()));
+            self.snapshots.remove(&old);
             for usage in self.usages(old.account, old.host) {
                 usage.capacity = usage.capacity.minus(&old.size());
             }
@@ -470,6 +474,7 @@ impl State {
         }
         self.tree.set(&Subject::Volume(volume.id), object);
         self.volume_names.insert((volume.account, volume.name.clone()), volume.id);
+        self.snapshots.insert(volume);
         for usage in self.usages(volume.account, volume.host) {
             usage.capacity = usage.capacity.plus(&volume.size());
         }

@@ -9,7 +9,7 @@ use dagger_payload::kind::{
     Capacity, Protection, ReportPhase, ReportVm, ReportVolume, VmChange, VolumeAttach,
     VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase, VolumeProtect,
 };
-use dagger_payload::object::{Effect, HostDuty, Placement, Vm, Wanted};
+use dagger_payload::object::{Account, Effect, HostDuty, Placement, Vm, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::usage::{Meter, Metered, PastUsage, Used};
 use dagger_payload::volume::{
@@ -18,12 +18,24 @@ use dagger_payload::volume::{
 
 use super::accounts::acting;
 use super::placement::require_share;
+use super::snapshots::{require_no_snapshots, require_still};
 use super::state::{State, is_live};
 use super::vms::{change, owned};
 use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn create(state: &State, case: &Case<'_>, body: &VolumeCreate) -> Ruling {
     let account = acting(state, case)?;
+    let volume = newborn(state, case, account, body)?;
+    Ok(vec![Effect::Volume(Box::new(volume))])
+}
+
+/// The empty volume that `body` asks for, if `account` may have it there.
+pub(crate) fn newborn(
+    state: &State,
+    case: &Case<'_>,
+    account: &Account,
+    body: &VolumeCreate,
+) -> Result<Volume, Refusal> {
     if !account.grants.iter().any(|grant| is_live(grant, case.now)) {
         return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
     }
@@ -55,10 +67,13 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VolumeCreate) -> Rul
         reported: None,
         meter: Meter::NEW,
         protection: Protection::Unprotected,
+        snapshots: Vec::new(),
+        restoring: None,
+        origin: None,
     };
     let nothing = Capacity::default();
     require_share(state, (&account.id, host), (&nothing, &volume.size()), case.now)?;
-    Ok(vec![Effect::Volume(Box::new(volume))])
+    Ok(volume)
 }
 
 pub(crate) fn attach(state: &State, case: &Case<'_>, body: &VolumeAttach) -> Ruling {
@@ -118,6 +133,7 @@ pub(crate) fn grow(state: &State, case: &Case<'_>, body: &VolumeGrow) -> Ruling 
     if volume.disk != VolumeDisk::Made {
         return refuse(RefusalCode::StateWrong, "its host has not said that the volume is ready");
     }
+    require_still(volume)?;
     let user = match volume.used_by {
         VolumeUse::Free {} => None,
         VolumeUse::Attached { vm } => {
@@ -157,7 +173,8 @@ pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VolumeDelete) -> Rul
         let detail = format!("VM {user} has the volume: detach it first, and wait until it is off");
         return refuse(RefusalCode::StateWrong, detail);
     }
-    let mut volume = volume.clone();
+    require_no_snapshots(volume)?;
+    let mut volume = Volume { restoring: None, ..volume.clone() };
     volume.wanted = VolumeWanted::Deleted;
     volume.generation = volume.generation.next();
     volume.changed = case.cause;
@@ -216,6 +233,7 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVolume) -> Rul
     volume.meter = volume.meter.turned(counts, &volume.size(), case.now);
     if body.phase == VolumePhase::Ready {
         volume.disk = VolumeDisk::Made;
+        volume.restoring = None;
     }
     volume.reported = Some(VolumeReport {
         generation: body.generation,
@@ -283,7 +301,7 @@ fn give(vm: &Vm, volumes: Vec<VmVolume>, volume: Volume, case: &Case<'_>) -> Vec
 }
 
 /// The volume, if the signer owns it and it may still be changed.
-fn own<'s>(
+pub(crate) fn own<'s>(
     state: &'s State,
     case: &Case<'_>,
     volume: VolumeId,

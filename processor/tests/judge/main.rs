@@ -6,6 +6,7 @@ mod members;
 mod proofs;
 mod rules;
 mod snapshot;
+mod snapshots;
 mod usage;
 mod volumes;
 

@@ -11,31 +11,31 @@ use dagger_payload::volume::{Volume, VolumeState, VolumeUse};
 
 use super::*;
 
-fn new_volume(name: &str, size_gib: u64) -> Body {
+pub(crate) fn new_volume(name: &str, size_gib: u64) -> Body {
     let name = name.parse().expect("a name");
     Body::VolumeCreate(VolumeCreate { name, size_gib, host: host(1) })
 }
 
-fn attach(volume: &Volume, vm: &Vm) -> Body {
+pub(crate) fn attach(volume: &Volume, vm: &Vm) -> Body {
     let (volume, vm) = (volume.id, vm.id);
     Body::VolumeAttach(VolumeAttach { volume, vm, expected_generation: None })
 }
 
-fn detach(volume: &Volume) -> Body {
+pub(crate) fn detach(volume: &Volume) -> Body {
     Body::VolumeDetach(VolumeDetach { volume: volume.id, expected_generation: None })
 }
 
-fn delete(volume: &Volume) -> Body {
+pub(crate) fn delete(volume: &Volume) -> Body {
     Body::VolumeDelete(VolumeDelete { volume: volume.id, expected_generation: None })
 }
 
-fn told(volume: &Volume, phase: VolumePhase) -> Body {
+pub(crate) fn told(volume: &Volume, phase: VolumePhase) -> Body {
     let (volume, generation) = (volume.id, volume.generation);
     Body::ReportVolume(ReportVolume { volume, generation, phase, reason: None })
 }
 
 /// The volume among what a payload changed.
-fn changed(effects: &[Effect]) -> Volume {
+pub(crate) fn changed(effects: &[Effect]) -> Volume {
     let found = effects.iter().find_map(|effect| match effect {
         Effect::Volume(volume) => Some((**volume).clone()),
         _ => None,
@@ -44,13 +44,13 @@ fn changed(effects: &[Effect]) -> Volume {
 }
 
 /// A volume that its host has made.
-fn ready(court: &mut Court, name: &str) -> Volume {
+pub(crate) fn ready(court: &mut Court, name: &str) -> Volume {
     let volume = changed(&court.accept(&developer(), new_volume(name, 10)));
     changed(&court.accept(&agent_key(1), told(&volume, VolumePhase::Ready)))
 }
 
 /// A VM that runs on host 1.
-fn running(court: &mut Court, name: &str) -> Vm {
+pub(crate) fn running(court: &mut Court, name: &str) -> Vm {
     let vm = court.vm(&developer(), on(name, 1));
     let vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
     court.report(&vm, 1, ReportPhase::Running).expect("runs")
@@ -182,7 +182,7 @@ fn a_vm_has_so_many_volumes_and_a_place_that_came_free_is_given_again() {
     assert_eq!(vm.volumes.last().map(|used| used.slot), Some(3));
 }
 
-fn grow(volume: &Volume, size_gib: u64) -> Body {
+pub(crate) fn grow(volume: &Volume, size_gib: u64) -> Body {
     Body::VolumeGrow(VolumeGrow { volume: volume.id, size_gib, expected_generation: None })
 }
 

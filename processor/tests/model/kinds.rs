@@ -6,7 +6,7 @@ use dagger_payload::kind::Body;
 use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling};
-use super::{accounts, hosts, images, members, reports, vms, volumes};
+use super::{accounts, hosts, images, members, reports, snapshots, vms, volumes};
 
 /// One kind of payload.
 pub(crate) struct Kind {
@@ -28,6 +28,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Kind> {
         members::KINDS,
         vms::KINDS,
         volumes::KINDS,
+        snapshots::KINDS,
         reports::KINDS,
     ];
     subjects.into_iter().flatten()

@@ -14,6 +14,7 @@ mod placement;
 mod random;
 mod reports;
 mod run;
+mod snapshots;
 mod state;
 mod vms;
 mod volumes;

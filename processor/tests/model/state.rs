@@ -22,6 +22,7 @@ use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::{Volume, VolumeState};
 
 use super::members::is_present;
+use super::snapshots;
 
 /// A payload in hand.
 pub(crate) struct Asked<'a> {
@@ -222,7 +223,7 @@ impl Model {
     /// Size of the volumes that `counts` picks.
     pub(crate) fn sum_volumes(&self, counts: impl Fn(&Volume) -> bool) -> Capacity {
         let counted = self.volumes.iter().filter(|volume| counts(volume));
-        let disk_gib = counted.map(|volume| volume.size_gib).sum();
+        let disk_gib = counted.map(snapshots::takes_gib).sum();
         Capacity { cpus: 0, memory_mib: 0, disk_gib }
     }
 

@@ -8,13 +8,16 @@ use dagger_payload::kind::{
 use dagger_payload::object::{Effect, HostDuty, Placement, Vm, Wanted};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::usage::{Meter, Metered, PastUsage, Used};
-use dagger_payload::volume::{VmVolume, Volume, VolumeDisk, VolumeReport, VolumeUse, VolumeWanted};
+use dagger_payload::volume::{
+    Snapshot, VmVolume, Volume, VolumeDisk, VolumeReport, VolumeUse, VolumeWanted,
+};
 
 use super::kinds::{Kind, of_kind};
 use super::people::{Person, Scene};
 use super::placement::require_share;
 use super::random::Random;
 use super::reports::read;
+use super::snapshots::is_still;
 use super::state::{Asked, Model, Ruling};
 use super::vms;
 
@@ -52,7 +55,7 @@ fn takes_volumes(vm: &Vm) -> bool {
     is_wanted && matches!(vm.placement, Placement::Accepted { .. })
 }
 
-fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
+pub(crate) fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, VolumeCreate);
     let account = model.acting(asked.signer)?;
     if !model.is_granted(account) {
@@ -81,13 +84,19 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         reported: None,
         meter: Meter::NEW,
         protection: Protection::Unprotected,
+        snapshots: Vec::new(),
+        restoring: None,
+        origin: None,
     };
     require_share(model, account.id, host, (None, &volume.size()))?;
     Ok(vec![Effect::Volume(Box::new(volume))])
 }
 
 /// A volume, mostly one that exists, and a signer, mostly its owner.
-fn draw_volume(scene: &Scene, random: &mut Random) -> (Person, Option<Volume>, VolumeId) {
+pub(crate) fn draw_volume(
+    scene: &Scene,
+    random: &mut Random,
+) -> (Person, Option<Volume>, VolumeId) {
     let volumes = &scene.model.volumes;
     if volumes.is_empty() || random.happens(30) {
         return (Person::any(random), None, VolumeId([7; 16]));
@@ -184,7 +193,7 @@ fn draw_report(scene: &Scene, random: &mut Random) -> (Person, Body) {
 }
 
 /// The signer's volume, if it may still be changed.
-fn own(
+pub(crate) fn own(
     model: &Model,
     asked: &Asked<'_>,
     volume: VolumeId,
@@ -214,7 +223,7 @@ fn judge_attach(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let said = volume.reported.as_ref().map(|report| (report.phase, report.generation));
     let is_ready = said == Some((VolumePhase::Ready, volume.generation));
     let is_here = matches!(vm.placement, Placement::Accepted { host, .. } if host == volume.host);
-    if !is_ready || !is_here || vm.wanted == Wanted::Paused {
+    if !is_ready || !is_still(&volume) || !is_here || vm.wanted == Wanted::Paused {
         return Err(RefusalCode::StateWrong);
     }
     let taken: Vec<u8> = vm.volumes.iter().map(|used| used.slot).collect();
@@ -251,7 +260,8 @@ fn judge_grow(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         return Ok(Vec::new());
     }
     let is_detaching = matches!(volume.used_by, VolumeUse::Detaching { .. });
-    if body.size_gib < volume.size_gib || volume.disk == VolumeDisk::NotReported || is_detaching {
+    let is_made = volume.disk == VolumeDisk::Made && is_still(&volume);
+    if body.size_gib < volume.size_gib || !is_made || is_detaching {
         return Err(RefusalCode::StateWrong);
     }
     let user = match volume.used_by.vm() {
@@ -293,9 +303,11 @@ fn judge_delete(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if volume.protection == Protection::Protected {
         return Err(RefusalCode::Protected);
     }
-    if volume.used_by != (VolumeUse::Free {}) {
+    let is_kept = |snapshot: &Snapshot| snapshot.wanted == VolumeWanted::Kept;
+    if volume.used_by != (VolumeUse::Free {}) || volume.snapshots.iter().any(is_kept) {
         return Err(RefusalCode::StateWrong);
     }
+    volume.restoring = None;
     volume.wanted = VolumeWanted::Deleted;
     volume.generation = Generation(volume.generation.0 + 1);
     volume.changed = asked.cause;
@@ -333,6 +345,7 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         VolumePhase::Ready => {
             volume.meter.counts = Metered::Disk;
             volume.disk = VolumeDisk::Made;
+            volume.restoring = None;
         }
         VolumePhase::Deleted => volume.meter.counts = Metered::Nothing,
         VolumePhase::Degraded => {}

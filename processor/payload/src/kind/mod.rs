@@ -10,6 +10,7 @@ mod host;
 mod image;
 mod operator;
 mod report;
+mod snapshot;
 mod vm;
 mod volume;
 
@@ -27,6 +28,7 @@ pub use host::{GuestSubnet, HostChange, HostJoin, HostRotateLedgerKey};
 pub use image::{ImageFormat, ImageRegister, ImageRetire};
 pub use operator::{OperatorPropose, OperatorRotateKey, ProposalChange};
 pub use report::{ReportPhase, ReportVm};
+pub use snapshot::{ReportSnapshot, SnapshotDelete, VolumeClone, VolumeRestore, VolumeSnapshot};
 pub use vm::{
     Apart, ApartBy, ApartStrength, Protection, RestartPolicy, StopManner, VmChange, VmCreate,
     VmImage, VmProtect, VmResize, VmStop,
@@ -126,8 +128,13 @@ kinds! {
     VolumeGrow(VolumeGrow) = "volume.grow",
     VolumeProtect(VolumeProtect) = "volume.protect",
     VolumeDelete(VolumeDelete) = "volume.delete",
+    VolumeSnapshot(VolumeSnapshot) = "volume.snapshot",
+    VolumeRestore(VolumeRestore) = "volume.restore",
+    VolumeClone(VolumeClone) = "volume.clone",
+    SnapshotDelete(SnapshotDelete) = "snapshot.delete",
     ReportVm(ReportVm) = "report.vm",
     ReportVolume(ReportVolume) = "report.volume",
+    ReportSnapshot(ReportSnapshot) = "report.snapshot",
 }
 
 impl Body {

@@ -120,7 +120,7 @@ pub struct ReportVolume {
     pub reason: Option<String>,
 }
 
-fn require_size(size_gib: u64) -> Result<(), Refusal> {
+pub(super) fn require_size(size_gib: u64) -> Result<(), Refusal> {
     require((1..=VOLUME_GIB_MAX).contains(&size_gib), "size_gib: 1 to 65536")
 }
 

@@ -212,6 +212,7 @@ impl State {
             images_of: _,
             estates: _,
             volume_names: _,
+            snapshots: _,
             volumes_used_by: _,
             rooms: _,
             addresses,
