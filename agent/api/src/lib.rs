@@ -10,7 +10,7 @@ pub mod proof;
 
 use dagger_payload::id::{
     AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, PayloadDigest,
-    Position, VmId, VolumeId,
+    Position, SnapshotId, VmId, VolumeId,
 };
 use dagger_payload::kind::{Capacity, ReportPhase};
 use dagger_payload::name::{ImageName, Name};
@@ -18,7 +18,7 @@ use dagger_payload::object::{Account, Image, Vm, VmState};
 use dagger_payload::prediction::HostOutlook;
 use dagger_payload::refusal::Refusal;
 use dagger_payload::usage::Used;
-use dagger_payload::volume::{Volume, VolumeState};
+use dagger_payload::volume::{SnapshotState, Volume, VolumeState};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -203,6 +203,22 @@ pub struct VolumeView {
     /// Name of the VM that has it, or that is to lose it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm_name: Option<Name>,
+    /// Its snapshots, in the order in which they were asked for.
+    pub snapshots: Vec<SnapshotView>,
+}
+
+/// How one of a volume's snapshots is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct SnapshotView {
+    /// Which.
+    pub snapshot: SnapshotId,
+    /// What it is called.
+    pub name: Name,
+    /// Its state in one word.
+    pub state: SnapshotState,
+    /// Why, when degraded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
 }
 
 /// One step in a VM's history: an ordered payload that named it, or a deadline that passed.

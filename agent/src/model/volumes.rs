@@ -2,9 +2,9 @@
 //!
 //! Owns look-up by name and the words of a volume's trouble. Never decides. Called by the API.
 
-use dagger_api::VolumeView;
+use dagger_api::{SnapshotView, VolumeView};
 use dagger_payload::id::{AccountId, VolumeId};
-use dagger_payload::volume::{Volume, VolumeState};
+use dagger_payload::volume::{Snapshot, SnapshotState, Volume, VolumeState};
 
 use super::{Model, NameProblem};
 
@@ -54,11 +54,14 @@ impl Model {
         let reported =
             volume.reported.as_ref().filter(|report| report.generation == volume.generation);
         let user = volume.used_by.vm().and_then(|vm| self.vms.get(&vm));
+        let due = volume.due_snapshot().and_then(|due| due.reported.as_ref());
+        let reason = reported.and_then(|report| report.reason.clone());
         VolumeView {
             state: volume.state(),
-            reason: reported.and_then(|report| report.reason.clone()),
+            reason: reason.or_else(|| due.and_then(|report| report.reason.clone())),
             host_name: self.host_name(&volume.host).cloned(),
             vm_name: user.map(|vm| vm.name.clone()),
+            snapshots: volume.snapshots.iter().map(snapshot_view).collect(),
             volume: volume.clone(),
         }
     }
@@ -73,5 +76,16 @@ impl Model {
 
     pub(super) fn existing_volumes(&self) -> impl Iterator<Item = &Volume> {
         self.volumes.values().filter(|volume| volume.state() != VolumeState::Deleted)
+    }
+}
+
+fn snapshot_view(snapshot: &Snapshot) -> SnapshotView {
+    let state = snapshot.state();
+    let reported = snapshot.reported.as_ref().filter(|_| state == SnapshotState::Degraded);
+    SnapshotView {
+        snapshot: snapshot.id,
+        name: snapshot.name.clone(),
+        state,
+        reason: reported.and_then(|report| report.reason.clone()),
     }
 }

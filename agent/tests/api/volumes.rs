@@ -1,13 +1,16 @@
 //! Volumes, as the API reads them from the judged objects.
 
 use dagger_api::{HostView, VolumeView};
-use dagger_payload::id::{AccountId, Generation, VolumeId};
-use dagger_payload::kind::{Body, Protection, ReportVolume, VolumeCreate, VolumePhase};
+use dagger_payload::id::{AccountId, Generation, LedgerTime, SnapshotId, VolumeId};
+use dagger_payload::kind::{
+    Body, Protection, ReportVolume, VolumeCreate, VolumePhase, VolumeSnapshot,
+};
 use dagger_payload::object::{Cause, Effect};
 use dagger_payload::release::Verdict;
 use dagger_payload::usage::Meter;
 use dagger_payload::volume::{
-    Volume, VolumeDisk, VolumeReport, VolumeState, VolumeUse, VolumeWanted,
+    Snapshot, SnapshotReport, SnapshotState, Volume, VolumeDisk, VolumeReport, VolumeState,
+    VolumeUse, VolumeWanted,
 };
 use hyper::StatusCode;
 
@@ -37,10 +40,37 @@ fn create_volume(world: &World, chronicle: &mut Chronicle) -> Volume {
         reported: None,
         meter: Meter::NEW,
         protection: Protection::Unprotected,
+        snapshots: Vec::new(),
+        restoring: None,
+        origin: None,
     };
     let effects = vec![Effect::Volume(Box::new(volume.clone()))];
     chronicle.commit(vec![(payload, Verdict::Accepted, effects)], Vec::new());
     volume
+}
+
+/// The volume with a snapshot of which its host says that it cannot be made.
+fn keep(world: &World, chronicle: &mut Chronicle, volume: &Volume) -> Volume {
+    let name: dagger_payload::name::Name = "monday".parse().expect("a name");
+    let (volume_id, expected_generation) = (volume.id, None);
+    let body = VolumeSnapshot { volume: volume_id, name: name.clone(), expected_generation };
+    let payload = world.sign(&key(World::DEVELOPER), Body::VolumeSnapshot(body));
+    let cause = Cause { digest: payload.digest(), position: chronicle.next_position() };
+    let (phase, reason) = (VolumePhase::Degraded, Some("disk_failed: full".to_owned()));
+    let snapshot = Snapshot {
+        id: SnapshotId::of(&payload.digest()),
+        name,
+        size_gib: volume.size_gib,
+        created: cause,
+        created_at: LedgerTime(0),
+        wanted: VolumeWanted::Kept,
+        disk: VolumeDisk::NotReported,
+        reported: Some(SnapshotReport { phase, reason, cause }),
+    };
+    let kept = Volume { snapshots: vec![snapshot], ..volume.clone() };
+    let effects = vec![Effect::Volume(Box::new(kept.clone()))];
+    chronicle.commit(vec![(payload, Verdict::Accepted, effects)], Vec::new());
+    kept
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,6 +107,16 @@ async fn a_volume_is_shown_with_its_user_counts_on_its_host_and_leaves_the_list_
     let shown: VolumeView = agent.unix.get_json(&format!("/v1/volumes/{}", volume.id)).await;
     assert_eq!((shown.state, shown.vm_name), (VolumeState::Attached, Some(vm.name)));
 
+    let kept = keep(world, &mut chronicle, &volume);
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 4).await;
+    let shown: VolumeView = agent.unix.get_json("/v1/volumes/data").await;
+    assert_eq!((shown.state, &shown.volume), (VolumeState::Degraded, &kept));
+    assert_eq!(shown.reason.as_deref(), Some("disk_failed: full"));
+    let (state, name) = (shown.snapshots[0].state, shown.snapshots[0].name.as_str());
+    assert_eq!((state, name), (SnapshotState::Degraded, "monday"));
+    assert_eq!(shown.snapshots[0].reason.as_deref(), Some("disk_failed: full"));
+
     let gone = says(VolumePhase::Deleted, &volume);
     let cause = Cause { digest: gone.digest(), position: chronicle.next_position() };
     let (generation, phase, reason) = (volume.generation, VolumePhase::Deleted, None);
@@ -88,7 +128,7 @@ async fn a_volume_is_shown_with_its_user_counts_on_its_host_and_leaves_the_list_
     let effects = vec![Effect::Volume(Box::new(deleted))];
     chronicle.commit(vec![(gone, Verdict::Accepted, effects)], Vec::new());
     agent.ledger.say(chronicle.newest());
-    agent.until(|progress| progress.judged.0 == 4).await;
+    agent.until(|progress| progress.judged.0 == 5).await;
     let listed: Vec<VolumeView> = agent.unix.get_json("/v1/volumes").await;
     assert!(listed.is_empty());
     let shown: VolumeView = agent.unix.get_json("/v1/volumes/data").await;

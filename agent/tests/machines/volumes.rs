@@ -37,6 +37,9 @@ pub(crate) fn volume() -> AttestedVolume {
         reported: None,
         meter: dagger_payload::usage::Meter::NEW,
         protection: Protection::Unprotected,
+        snapshots: Vec::new(),
+        restoring: None,
+        origin: None,
     };
     AttestedVolume { volume, commit: CommitIndex(1) }
 }

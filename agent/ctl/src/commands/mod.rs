@@ -23,6 +23,7 @@ mod usage;
 pub(crate) mod vm;
 mod vm_view;
 pub(crate) mod volume;
+pub(crate) mod volume_snapshots;
 pub(crate) mod why;
 
 use std::time::{Duration, Instant};

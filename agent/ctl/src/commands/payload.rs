@@ -25,6 +25,7 @@ use super::vm::{
     resize_body, stop_body, unprotect,
 };
 use super::volume;
+use super::volume_snapshots;
 use super::{ChangeOptions, Wait};
 use crate::failure::Failure;
 use crate::output::facts;
@@ -163,6 +164,18 @@ pub(crate) enum MakeKind {
     /// As `daggerctl volume delete`
     #[command(name = "volume.delete")]
     VolumeDelete(volume::DeleteArguments),
+    /// As `daggerctl volume snapshot`
+    #[command(name = "volume.snapshot")]
+    VolumeSnapshot(volume_snapshots::TakeArguments),
+    /// As `daggerctl volume restore`
+    #[command(name = "volume.restore")]
+    VolumeRestore(volume_snapshots::RestoreArguments),
+    /// As `daggerctl volume clone`
+    #[command(name = "volume.clone")]
+    VolumeClone(volume_snapshots::CloneArguments),
+    /// As `daggerctl volume delete-snapshot`
+    #[command(name = "snapshot.delete")]
+    SnapshotDelete(volume_snapshots::DeleteSnapshotArguments),
     /// As `daggerctl account grant`
     #[command(name = "account.grant")]
     AccountGrant(GrantArguments),
@@ -267,6 +280,10 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
             Body::VolumeProtect(what.body(protection, session).await?)
         }
         MakeKind::VolumeDelete(arguments) => Body::VolumeDelete(arguments.body(session).await?),
+        MakeKind::VolumeSnapshot(arguments) => Body::VolumeSnapshot(arguments.body(session).await?),
+        MakeKind::VolumeRestore(arguments) => Body::VolumeRestore(arguments.body(session).await?),
+        MakeKind::VolumeClone(arguments) => Body::VolumeClone(arguments.body(session).await?),
+        MakeKind::SnapshotDelete(arguments) => Body::SnapshotDelete(arguments.body(session).await?),
         MakeKind::AccountRevoke(arguments) => arguments.body(session).await?,
         MakeKind::AccountAddKey(arguments) => arguments.body()?,
         MakeKind::AccountRemoveKey(arguments) => arguments.body()?,

@@ -8,16 +8,19 @@ use std::time::Instant;
 
 use clap::{Args, Subcommand};
 use dagger_api::VolumeView;
-use dagger_payload::id::{Generation, HostId, VmId, VolumeId};
+use dagger_payload::id::{Generation, HostId, PayloadDigest, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::{
     Body, Protection, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow,
     VolumeProtect,
 };
 use dagger_payload::name::Name;
-use dagger_payload::volume::VolumeState;
+use dagger_payload::volume::{Snapshot, SnapshotState, VolumeState};
 
 use super::follow::{Goal, Story, follow};
 use super::vm::{find as find_vm, find_host};
+use super::volume_snapshots::{
+    self, CloneArguments, DeleteSnapshotArguments, RestoreArguments, TakeArguments,
+};
 use super::{ChangeOptions, Wait, encode, short};
 use crate::failure::Failure;
 use crate::output::{facts, table};
@@ -122,12 +125,54 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         options: ChangeOptions,
     },
+    /// Keep what is on a volume now; no VM may have it
+    #[command(after_help = volume_snapshots::TAKE_EXAMPLES)]
+    Snapshot {
+        /// Which, and under what name.
+        #[command(flatten)]
+        take: TakeArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
     /// Let a protected volume be deleted again
     #[command(after_help = "Example:\n  daggerctl volume unprotect data")]
     Unprotect {
         /// Which.
         #[command(flatten)]
         protect: ProtectArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Put a volume back to one of its snapshots; no VM may have it
+    #[command(after_help = volume_snapshots::RESTORE_EXAMPLES)]
+    Restore {
+        /// Which, and to what.
+        #[command(flatten)]
+        restore: RestoreArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Order a new volume that begins with what a snapshot holds, on the same host
+    #[command(after_help = volume_snapshots::CLONE_EXAMPLES)]
+    Clone {
+        /// What to order.
+        #[command(flatten)]
+        clone: CloneArguments,
+        /// How far to wait.
+        #[command(flatten)]
+        options: ChangeOptions,
+    },
+    /// Delete a snapshot; its file goes into quarantine
+    #[command(
+        after_help = "Example:\n  daggerctl volume delete-snapshot data monday --wait applied"
+    )]
+    DeleteSnapshot {
+        /// Which.
+        #[command(flatten)]
+        delete: DeleteSnapshotArguments,
         /// How far to wait.
         #[command(flatten)]
         options: ChangeOptions,
@@ -149,7 +194,7 @@ pub(crate) enum VolumeCommand {
 pub(crate) struct VolumeNamed {
     /// Name of a volume of yours, or the id of any
     #[arg(value_name = "VOLUME")]
-    volume: String,
+    pub(super) volume: String,
 }
 
 /// What `volume create` orders.
@@ -305,8 +350,12 @@ pub(crate) async fn run(command: VolumeCommand, session: &Session) -> Result<(),
     match command {
         VolumeCommand::Create { create, options } => {
             let body = create.body(session).await?;
-            order((None, None), body, (&options, VolumeState::Ready), session).await
+            order((None, None), body, (&options, Reach::State(VolumeState::Ready)), session).await
         }
+        VolumeCommand::Snapshot { take, options } => take.run(&options, session).await,
+        VolumeCommand::Restore { restore, options } => restore.run(&options, session).await,
+        VolumeCommand::Clone { clone, options } => clone.run(&options, session).await,
+        VolumeCommand::DeleteSnapshot { delete, options } => delete.run(&options, session).await,
         VolumeCommand::Ls { all } => list(all, session).await,
         VolumeCommand::Show(named) => {
             session.output.show(&find(session, &named.volume).await?, show)
@@ -314,14 +363,14 @@ pub(crate) async fn run(command: VolumeCommand, session: &Session) -> Result<(),
         VolumeCommand::Attach { attach, options } => {
             let body = attach.body(session).await?;
             let who = (Some(body.volume), Some(body.vm));
-            let goal = (&options, VolumeState::Attached);
+            let goal = (&options, Reach::State(VolumeState::Attached));
             order(who, Body::VolumeAttach(body), goal, session).await
         }
         VolumeCommand::Detach { detach, options } => {
             let body = detach.body(session).await?;
             let id = body.volume;
             let user = find(session, &id.to_string()).await?.volume.used_by.vm();
-            let goal = (&options, VolumeState::Ready);
+            let goal = (&options, Reach::State(VolumeState::Ready));
             order((Some(id), user), Body::VolumeDetach(body), goal, session).await
         }
         VolumeCommand::Grow { grow, options } => {
@@ -330,7 +379,7 @@ pub(crate) async fn run(command: VolumeCommand, session: &Session) -> Result<(),
             let user = find(session, &id.to_string()).await?.volume.used_by.vm();
             let goal = if user.is_some() { VolumeState::Attached } else { VolumeState::Ready };
             let who = (Some(id), user);
-            order(who, Body::VolumeGrow(body), (&options, goal), session).await
+            order(who, Body::VolumeGrow(body), (&options, Reach::State(goal)), session).await
         }
         VolumeCommand::Protect { protect, options } => {
             let body = protect.body(Protection::Protected, session).await?;
@@ -342,7 +391,7 @@ pub(crate) async fn run(command: VolumeCommand, session: &Session) -> Result<(),
         }
         VolumeCommand::Delete { delete, options } => {
             let body = delete.body(session).await?;
-            let goal = (&options, VolumeState::Deleted);
+            let goal = (&options, Reach::State(VolumeState::Deleted));
             order((Some(body.volume), None), Body::VolumeDelete(body), goal, session).await
         }
     }
@@ -357,11 +406,56 @@ async fn order_protection(
     let id = body.volume;
     let user = find(session, &id.to_string()).await?.volume.used_by.vm();
     let goal = if user.is_some() { VolumeState::Attached } else { VolumeState::Ready };
-    order((Some(id), None), Body::VolumeProtect(body), (options, goal), session).await
+    order((Some(id), None), Body::VolumeProtect(body), (options, Reach::State(goal)), session).await
+}
+
+/// Up to where a volume is followed.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Reach {
+    /// It is in this state.
+    State(VolumeState),
+    /// The snapshot that was asked for can be used.
+    Taken,
+    /// This snapshot of it is gone.
+    Without(SnapshotId),
+}
+
+impl Reach {
+    /// Whether it is there, after the payload `asked`.
+    fn is_reached(self, view: &VolumeView, asked: &PayloadDigest) -> bool {
+        let is_taken = |snapshot: &Snapshot| {
+            snapshot.created.digest == *asked && snapshot.state() == SnapshotState::Ready
+        };
+        match self {
+            Self::State(state) => view.state == state,
+            Self::Taken => view.volume.snapshots.iter().any(is_taken),
+            Self::Without(id) => view.volume.snapshot(id).is_none(),
+        }
+    }
+
+    /// Whether it cannot get there by itself.
+    fn is_lost(self, view: &VolumeView) -> bool {
+        let is_degraded = view.state == VolumeState::Degraded;
+        match self {
+            Self::State(goal) => is_degraded && goal != VolumeState::Deleted,
+            Self::Taken => is_degraded,
+            Self::Without(_) => false,
+        }
+    }
+}
+
+impl std::fmt::Display for Reach {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::State(state) => formatter.write_str(word(*state)),
+            Self::Taken => formatter.write_str("having the snapshot"),
+            Self::Without(_) => formatter.write_str("being without the snapshot"),
+        }
+    }
 }
 
 /// Looks a volume up by name in the key's account, or by id.
-async fn find(session: &Session, volume: &str) -> Result<VolumeView, Failure> {
+pub(super) async fn find(session: &Session, volume: &str) -> Result<VolumeView, Failure> {
     if volume.parse::<VolumeId>().is_ok() {
         return session.client.get(&format!("/v1/volumes/{volume}")).await;
     }
@@ -371,10 +465,10 @@ async fn find(session: &Session, volume: &str) -> Result<VolumeView, Failure> {
 
 /// Orders a change of a volume, or a new one, and shows what comes of it. Where a VM is to get or
 /// lose it, that VM is followed first.
-async fn order(
+pub(super) async fn order(
     (id, vm): (Option<VolumeId>, Option<VmId>),
     body: Body,
-    (options, goal): (&ChangeOptions, VolumeState),
+    (options, reach): (&ChangeOptions, Reach),
     session: &Session,
 ) -> Result<(), Failure> {
     let deadline = options.deadline();
@@ -389,7 +483,7 @@ async fn order(
         follow(session, vm, (Goal::Applied, Story::Change), deadline, &progress).await?;
     }
     let id = id.unwrap_or_else(|| VolumeId::of(&signed.digest));
-    let view = wait_until(session, id, goal, deadline).await?;
+    let view = wait_until(session, id, (reach, &signed.digest), deadline).await?;
     progress.done(word(view.state));
     drop(progress);
     session.output.show(&view, show)
@@ -399,18 +493,18 @@ async fn order(
 async fn wait_until(
     session: &Session,
     id: VolumeId,
-    goal: VolumeState,
+    (reach, asked): (Reach, &PayloadDigest),
     deadline: Instant,
 ) -> Result<VolumeView, Failure> {
     let mut pause = Pause::new();
     let path = format!("/v1/volumes/{id}");
     loop {
         let state = match session.client.get::<VolumeView>(&path).await {
-            Ok(view) if view.state == goal => return Ok(view),
-            Ok(view) if view.state == VolumeState::Degraded && goal != VolumeState::Deleted => {
+            Ok(view) if reach.is_reached(&view, asked) => return Ok(view),
+            Ok(view) if reach.is_lost(&view) => {
                 let why = view.reason.unwrap_or_else(|| "no reason is known".to_owned());
                 let what = format!("volume {} is degraded: {why}", view.volume.name);
-                let next = "What its host lacks has to come back, or delete the volume.";
+                let next = "What its host lacks has to come back, or delete it.";
                 return Err(Failure::refused("degraded", what, next));
             }
             Ok(view) => word(view.state),
@@ -423,7 +517,7 @@ async fn wait_until(
         if Instant::now() >= deadline {
             return Err(Failure::unavailable(
                 "not_in_time",
-                format!("volume {id} is {state}; it did not get to {} in time", word(goal)),
+                format!("volume {id} is {state}; it did not get to {reach} in time"),
                 format!("It goes on by itself. `daggerctl volume show {id}` shows how it is."),
             ));
         }
@@ -468,23 +562,32 @@ fn word(state: VolumeState) -> &'static str {
     }
 }
 
-/// One volume in full.
+/// One volume in full, and its snapshots.
 fn show(view: &VolumeView) -> String {
     let volume = &view.volume;
     let optional = |name: &Option<Name>| name.as_ref().map(Name::to_string).unwrap_or_default();
-    facts([
+    let origin = volume.origin.map(|origin| {
+        format!("snapshot {} of volume {}", short(&origin.snapshot), short(&origin.volume))
+    });
+    let facts = facts([
         ("name", volume.name.to_string()),
         ("id", volume.id.to_string()),
         ("state", word(view.state).to_owned()),
         ("reason", view.reason.clone().unwrap_or_default()),
         ("size", format!("{} GiB", volume.size_gib)),
+        ("counted", format!("{} GiB", volume.size().disk_gib)),
         ("host", optional(&view.host_name)),
         ("vm", optional(&view.vm_name)),
         ("protection", format!("{:?}", volume.protection).to_lowercase()),
+        ("made from", origin.unwrap_or_default()),
         ("generation", volume.generation.to_string()),
         (
             "created by",
             format!("payload {} at position {}", volume.created.digest, volume.created.position),
         ),
-    ])
+    ]);
+    match volume.snapshots.is_empty() {
+        true => facts,
+        false => format!("{facts}\n\n{}", volume_snapshots::list(view)),
+    }
 }
