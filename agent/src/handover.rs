@@ -11,8 +11,8 @@ use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use dagger_api::Sight;
-use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId, VolumeId};
-use dagger_payload::kind::{Body, ReportVm, ReportVolume, StopManner};
+use dagger_payload::id::{CommitIndex, Generation, LedgerTime, SnapshotId, VmId, VolumeId};
+use dagger_payload::kind::{Body, ReportSnapshot, ReportVm, ReportVolume, StopManner};
 use dagger_payload::object::{Host, Image, Vm};
 use dagger_payload::volume::Volume;
 
@@ -74,6 +74,8 @@ pub enum HostReport {
     Vm(ReportVm),
     /// About a volume.
     Volume(ReportVolume),
+    /// About a volume's snapshot.
+    Snapshot(ReportSnapshot),
 }
 
 /// What a report is about: a later one takes the place of an earlier one.
@@ -83,6 +85,8 @@ pub enum ReportSubject {
     Vm(VmId),
     /// A volume.
     Volume(VolumeId),
+    /// A volume's snapshot.
+    Snapshot(VolumeId, SnapshotId),
 }
 
 impl std::fmt::Display for ReportSubject {
@@ -90,6 +94,9 @@ impl std::fmt::Display for ReportSubject {
         match self {
             Self::Vm(vm) => write!(formatter, "VM {vm}"),
             Self::Volume(volume) => write!(formatter, "volume {volume}"),
+            Self::Snapshot(volume, snapshot) => {
+                write!(formatter, "snapshot {snapshot} of volume {volume}")
+            }
         }
     }
 }
@@ -106,12 +113,19 @@ impl From<ReportVolume> for HostReport {
     }
 }
 
+impl From<ReportSnapshot> for HostReport {
+    fn from(report: ReportSnapshot) -> Self {
+        Self::Snapshot(report)
+    }
+}
+
 impl HostReport {
     /// What it is about.
     pub fn subject(&self) -> ReportSubject {
         match self {
             Self::Vm(report) => ReportSubject::Vm(report.vm),
             Self::Volume(report) => ReportSubject::Volume(report.volume),
+            Self::Snapshot(report) => ReportSubject::Snapshot(report.volume, report.snapshot),
         }
     }
 
@@ -120,6 +134,7 @@ impl HostReport {
         match self {
             Self::Vm(report) => &mut report.reason,
             Self::Volume(report) => &mut report.reason,
+            Self::Snapshot(report) => &mut report.reason,
         }
     }
 
@@ -128,6 +143,7 @@ impl HostReport {
         match self {
             Self::Vm(report) => Body::ReportVm(report.clone()),
             Self::Volume(report) => Body::ReportVolume(report.clone()),
+            Self::Snapshot(report) => Body::ReportSnapshot(report.clone()),
         }
     }
 }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use dagger_api::{FsckFinding, FsckKind, FsckView};
 use dagger_images::disks::{FileKind, Survey};
 use dagger_images::{Remains, RemainsOf};
-use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
+use dagger_payload::id::{HostId, ImageDigest, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::ReportPhase;
 use dagger_payload::object::{Image, Placement, Vm, VmState, Wanted};
 use dagger_payload::usage::Metered;
@@ -34,6 +34,7 @@ enum Must {
 pub struct Owners {
     vms: BTreeMap<VmId, Must>,
     volumes: BTreeMap<VolumeId, VolumeMust>,
+    snapshots: BTreeMap<(VolumeId, SnapshotId), VolumeMust>,
     /// Those that were deleted here: what is left of them is rightly in quarantine.
     gone: BTreeSet<RemainsOf>,
     /// The files that registered images stand for.
@@ -76,7 +77,7 @@ impl Owners {
         volumes: impl Iterator<Item = &'v Volume>,
         here: HostId,
     ) -> Self {
-        let must = |volume: &Volume| match (volume.disk, volume.wanted) {
+        let must = |disk, wanted| match (disk, wanted) {
             (VolumeDisk::Made, VolumeWanted::Kept) => VolumeMust::Disk,
             _ => VolumeMust::Nothing,
         };
@@ -84,10 +85,33 @@ impl Owners {
             if volume.state() == VolumeState::Deleted {
                 self.gone.insert(RemainsOf::Volume(volume.id));
             } else {
-                self.volumes.insert(volume.id, must(volume));
+                self.volumes.insert(volume.id, must(volume.disk, volume.wanted));
+                let snapshots = volume.snapshots.iter();
+                self.snapshots.extend(snapshots.map(|snapshot| {
+                    ((volume.id, snapshot.id), must(snapshot.disk, snapshot.wanted))
+                }));
             }
         }
         self
+    }
+}
+
+impl Owners {
+    /// Whether what is in quarantine is there by an accepted order.
+    fn has_proof(&self, of: RemainsOf) -> bool {
+        let is_known = |volume: VolumeId| {
+            self.volumes.contains_key(&volume) || self.gone.contains(&RemainsOf::Volume(volume))
+        };
+        match of {
+            RemainsOf::Snapshot(volume, snapshot) => {
+                let must = self.snapshots.get(&(volume, snapshot));
+                is_known(volume) && must != Some(&VolumeMust::Disk)
+            }
+            RemainsOf::Replaced(volume, _) => is_known(volume),
+            RemainsOf::Vm(_) | RemainsOf::Volume(_) | RemainsOf::Image(_) | RemainsOf::Unknown => {
+                self.gone.contains(&of)
+            }
+        }
     }
 }
 
@@ -199,6 +223,7 @@ pub fn compare(here: HostId, before: &Owners, after: &Owners, found: Found) -> F
     match found.files {
         Ok(Files { disks, consoles, images, remains }) => {
             compare_volumes(&disks, before, after, &mut view);
+            compare_snapshots(&disks, before, after, &mut view);
             compare_files(disks, owned, &needy, &mut view);
             let console = |vm: &VmId| finding(FsckKind::ConsoleWithoutOwner, Some(*vm), "its log");
             view.findings.extend(consoles.iter().filter(|vm| !owned(vm)).map(console));
@@ -241,7 +266,7 @@ fn compare_files(
     needy: &[VmId],
     view: &mut FsckView,
 ) {
-    view.files = count(files.ours.len() + files.volumes.len());
+    view.files = count(files.ours.len() + files.volumes.len() + files.snapshots.len());
     for name in files.ours.iter().filter(|name| !owned(&name.vm)) {
         let kind = FsckKind::DiskWithoutOwner;
         view.findings.push(finding(kind, Some(name.vm), name.to_string()));
@@ -270,10 +295,12 @@ fn compare_images(images: &[ImageDigest], before: &Owners, after: &Owners, view:
 /// what it is.
 fn compare_remains(remains: &[Remains], after: &Owners, view: &mut FsckView) {
     view.quarantined = count(remains.len());
-    for remains in remains.iter().filter(|remains| !after.gone.contains(&remains.of)) {
+    for remains in remains.iter().filter(|remains| !after.has_proof(remains.of)) {
         let (vm, volume) = match remains.of {
             RemainsOf::Vm(vm) => (Some(vm), None),
-            RemainsOf::Volume(volume) => (None, Some(volume)),
+            RemainsOf::Volume(volume)
+            | RemainsOf::Snapshot(volume, _)
+            | RemainsOf::Replaced(volume, _) => (None, Some(volume)),
             RemainsOf::Image(_) | RemainsOf::Unknown => (None, None),
         };
         let days = remains.since.elapsed().map_or(0, |age| age.as_secs() / 86_400);
@@ -300,6 +327,25 @@ fn compare_volumes(files: &Survey, before: &Owners, after: &Owners, view: &mut F
         if needs && !files.volumes.contains(volume) {
             let detail = "this host reported it, and its disk is not in the directory";
             view.findings.push(about(FsckKind::OwnerWithoutDisk, *volume, detail));
+        }
+    }
+}
+
+fn compare_snapshots(files: &Survey, before: &Owners, after: &Owners, view: &mut FsckView) {
+    let about = |kind, volume: VolumeId, detail: String| FsckFinding {
+        volume: Some(volume),
+        ..finding(kind, None, detail)
+    };
+    let owned = |key| before.snapshots.contains_key(key) || after.snapshots.contains_key(key);
+    for (volume, snapshot) in files.snapshots.iter().filter(|key| !owned(*key)) {
+        let detail = format!("the file of its snapshot {snapshot}");
+        view.findings.push(about(FsckKind::DiskWithoutOwner, *volume, detail));
+    }
+    for (key, must) in &before.snapshots {
+        let needs = *must == VolumeMust::Disk && after.snapshots.get(key) == Some(must);
+        if needs && !files.snapshots.contains(key) {
+            let detail = format!("its snapshot {} is not in the directory", key.1);
+            view.findings.push(about(FsckKind::OwnerWithoutDisk, key.0, detail));
         }
     }
 }
@@ -428,6 +474,42 @@ mod tests {
             ]
         );
         assert_eq!(view.quarantined, 2);
+    }
+
+    #[test]
+    fn snapshots_are_looked_for_and_what_was_put_aside_for_an_order_is_no_finding() {
+        let volume = VolumeId([5; 16]);
+        let [kept, lost, gone, stray] = [1, 2, 3, 4].map(|byte| SnapshotId([byte; 16]));
+        let must =
+            [(kept, VolumeMust::Disk), (lost, VolumeMust::Disk), (gone, VolumeMust::Nothing)];
+        let owners = Owners {
+            volumes: [(volume, VolumeMust::Nothing)].into(),
+            snapshots: must.map(|(snapshot, must)| ((volume, snapshot), must)).into(),
+            ..Owners::default()
+        };
+        let (bytes, since) = (7, std::time::SystemTime::now());
+        let remains = [
+            RemainsOf::Snapshot(volume, gone),
+            RemainsOf::Snapshot(volume, lost),
+            RemainsOf::Replaced(volume, Generation(4)),
+            RemainsOf::Replaced(VolumeId([9; 16]), Generation(4)),
+        ];
+        let remains = remains.map(|of| Remains { name: "its name".to_owned(), of, bytes, since });
+        let snapshots = vec![(volume, kept), (volume, stray)];
+        let disks = Survey { snapshots, ..Survey::default() };
+        let files = Files { disks, remains: remains.into(), ..Files::default() };
+        let (machines, strays) = (Ok(Inventory::new()), Ok(Vec::new()));
+        let view = compare(HERE, &owners, &owners, Found { machines, strays, files: Ok(files) });
+        let found: Vec<_> = view.findings.iter().map(|one| (one.kind, one.volume)).collect();
+        assert_eq!(
+            found,
+            [
+                (FsckKind::DiskWithoutOwner, Some(volume)),
+                (FsckKind::OwnerWithoutDisk, Some(volume)),
+                (FsckKind::QuarantineWithoutProof, Some(volume)),
+                (FsckKind::QuarantineWithoutProof, Some(VolumeId([9; 16]))),
+            ]
+        );
     }
 
     #[test]

@@ -332,6 +332,11 @@ impl Machines {
                         phase = ?report.phase, reason = report.reason, "report");
                     self.put(report);
                 }
+                Output::ReportSnapshot(report) => {
+                    tracing::info!(volume = %report.volume, snapshot = %report.snapshot,
+                        phase = ?report.phase, reason = report.reason, "report");
+                    self.put(report);
+                }
                 Output::Look(vm) => {
                     if self.looks.try_send(vm).is_err() {
                         self.announcer.miss();

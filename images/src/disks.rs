@@ -5,12 +5,14 @@
 //! meet. A disk that exists is never overwritten, and none is ever deleted here: quarantine
 //! renames. Called by the agent's actuator.
 
+mod snapshots;
+
 use std::fs::{self, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use dagger_payload::id::{HostId, VmId, VolumeId};
+use dagger_payload::id::{HostId, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::ImageFormat;
 
 use crate::error::ImageError;
@@ -20,6 +22,8 @@ use crate::limits::VIRTUAL_SIZE_BYTES_MAX;
 use crate::seed::Seed;
 use crate::store::StoredImage;
 use crate::tool::Tool;
+
+pub use snapshots::{ReplacedName, SnapshotName};
 
 /// What a file is to its VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -137,6 +141,8 @@ pub struct Survey {
     pub ours: Vec<FileName>,
     /// This host's volumes, sorted.
     pub volumes: Vec<VolumeId>,
+    /// This host's snapshots of volumes, sorted.
+    pub snapshots: Vec<(VolumeId, SnapshotId)>,
     /// Names that nobody here gives, sorted.
     pub foreign: Vec<String>,
 }
@@ -347,6 +353,12 @@ impl DiskStore {
     pub fn survey(&self) -> Result<Survey, ImageError> {
         let mut survey = Survey::default();
         for name in files::names(&self.directory)? {
+            if let Ok(snapshot) = name.parse::<SnapshotName>() {
+                if snapshot.host == self.host {
+                    survey.snapshots.push((snapshot.volume, snapshot.snapshot));
+                }
+                continue;
+            }
             match (name.parse::<FileName>(), name.parse::<VolumeName>()) {
                 (Ok(name), _) if name.host == self.host => survey.ours.push(name),
                 (_, Ok(name)) if name.host == self.host => survey.volumes.push(name.volume),

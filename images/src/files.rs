@@ -230,6 +230,21 @@ pub fn quarantine(path: &Path) -> Result<Option<PathBuf>, ImageError> {
     Err(ImageError::file("cannot quarantine", path)(full))
 }
 
+/// Moves a file to this place in its directory's quarantine, whose name was free.
+///
+/// # Errors
+/// [`ImageError::File`].
+pub fn put_aside(path: &Path, to: &Path) -> Result<(), ImageError> {
+    if !rename_to_free_name(path, to)? {
+        let taken = io::Error::from(io::ErrorKind::AlreadyExists);
+        return Err(ImageError::file("cannot quarantine", path)(taken));
+    }
+    sync_directory_of(to)?;
+    sync_directory_of(path)?;
+    tracing::warn!(from = %path.display(), to = %to.display(), "moved to quarantine");
+    Ok(())
+}
+
 /// Opens a regular file for reading, following no link at its end and waiting for no pipe.
 ///
 /// # Errors

@@ -2,7 +2,8 @@
 //!
 //! * [`store`]: image files by the digest of their bytes, verified before use.
 //! * [`header`]: what an image file says of itself, read before any tool opens it.
-//! * [`disks`]: a VM's disk as a qcow2 overlay over a stored image, its seed, volumes, quarantine.
+//! * [`disks`]: a VM's disk as a qcow2 overlay over a stored image, its seed, volumes and their
+//!   snapshots, quarantine.
 //! * [`import`]: which files of the host may be taken in on somebody else's word.
 //! * [`consoles`]: what guests have said, written by hypervisors.
 //! * [`quarantine`]: what was put aside, and its removal, one file at a time.

@@ -10,10 +10,10 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
+use dagger_payload::id::{Generation, HostId, ImageDigest, SnapshotId, VmId, VolumeId};
 
 use crate::consoles;
-use crate::disks::{FileName, VolumeName};
+use crate::disks::{FileName, ReplacedName, SnapshotName, VolumeName};
 use crate::error::ImageError;
 use crate::files::{self, QUARANTINE};
 
@@ -44,6 +44,10 @@ pub enum RemainsOf {
     Vm(VmId),
     /// A volume.
     Volume(VolumeId),
+    /// A volume's snapshot.
+    Snapshot(VolumeId, SnapshotId),
+    /// What a volume held before this generation of it put it back to a snapshot.
+    Replaced(VolumeId, Generation),
     /// An image that was found damaged.
     Image(ImageDigest),
     /// Its name says nothing.
@@ -56,6 +60,14 @@ fn read_name(name: &str, host: HostId) -> Option<RemainsOf> {
     let Some((was, number)) = name.rsplit_once('.') else { return Some(RemainsOf::Unknown) };
     if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
         return Some(RemainsOf::Unknown);
+    }
+    if let Ok(replaced) = name.parse::<ReplacedName>() {
+        let of = RemainsOf::Replaced(replaced.volume, replaced.generation);
+        return (replaced.host == host).then_some(of);
+    }
+    if let Ok(file) = was.parse::<SnapshotName>() {
+        let of = RemainsOf::Snapshot(file.volume, file.snapshot);
+        return (file.host == host).then_some(of);
     }
     if let Ok(file) = was.parse::<FileName>() {
         return (file.host == host).then_some(RemainsOf::Vm(file.vm));
@@ -135,6 +147,12 @@ mod tests {
             assert_eq!(read(format!("{vm}.{name}")), Some(RemainsOf::Vm(vm)), "{name}");
         }
         assert_eq!(read(format!("{HERE}-{volume}.volume.0")), Some(RemainsOf::Volume(volume)));
+        let snapshot = SnapshotId([5; 16]);
+        let kept = format!("{HERE}-{volume}-{snapshot}.snapshot");
+        assert_eq!(read(format!("{kept}.0")), Some(RemainsOf::Snapshot(volume, snapshot)));
+        assert_eq!(read(kept), Some(RemainsOf::Unknown), "no number");
+        let replaced = RemainsOf::Replaced(volume, Generation(7));
+        assert_eq!(read(format!("{HERE}-{volume}.replaced.7")), Some(replaced));
         assert_eq!(read(format!("{image}.0")), Some(RemainsOf::Image(image)));
         assert_eq!(read(format!("{}-{vm}.qcow2.0", HostId([9; 16]))), None);
         for name in ["saved", "saved.0", "x.qcow2.0", ""] {

@@ -6,11 +6,14 @@
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
-use dagger_payload::id::{VmId, VolumeId};
+use dagger_payload::id::{SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::{ImageSource, Name, SshKeyLine};
+use dagger_payload::volume::Origin;
 
-use crate::controller::proof::{DeleteProof, RemainsProof, UnusedProof, VolumeProof};
+use crate::controller::proof::{
+    DeleteProof, RemainsProof, RestoreProof, SnapshotProof, UnusedProof, VolumeProof,
+};
 use crate::controller::{DiskRule, Stored};
 
 /// What a guest reads at its first boot.
@@ -102,6 +105,37 @@ pub trait Disks: Send + Sync + 'static {
         size_gib: u64,
         rule: DiskRule,
     ) -> Result<(), DiskError>;
+
+    /// Makes sure that the volume's disk is here; one that is made now is a copy of a snapshot.
+    ///
+    /// # Errors
+    /// `DiskMissing` if the snapshot is not here, `Failed`.
+    fn ensure_clone(&self, volume: VolumeId, origin: &Origin) -> Result<(), DiskError>;
+
+    /// Makes sure that the volume's disk, which no machine holds, was put back once to the snapshot
+    /// that the proof names. What it held is in quarantine.
+    ///
+    /// # Errors
+    /// `DiskMissing` if the snapshot is not here, `Failed`.
+    fn restore_volume(&self, proof: &RestoreProof) -> Result<(), DiskError>;
+
+    /// Makes sure that the snapshot's file is here: a copy of the volume's disk, which no machine
+    /// holds, when it is made now.
+    ///
+    /// # Errors
+    /// `DiskMissing` where it may not be made, `Failed`.
+    fn ensure_snapshot(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        rule: DiskRule,
+    ) -> Result<(), DiskError>;
+
+    /// Puts the snapshot's file into quarantine.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn quarantine_snapshot(&self, proof: &SnapshotProof) -> Result<(), DiskError>;
 
     /// Sees that the volume's disk is here, before a machine gets it.
     ///

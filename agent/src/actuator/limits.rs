@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use crate::controller::Step;
+use crate::controller::{DiskRule, Step, VolumeAction, VolumeJob};
 
 /// Steps, each of another VM or volume, that are carried out at a time.
 pub(super) const STEPS_TOGETHER_MAX: usize = 8;
@@ -11,8 +11,27 @@ pub(super) const STEPS_TOGETHER_MAX: usize = 8;
 /// failed.
 pub(super) const TURN_WAIT_MAX: Duration = Duration::from_secs(600);
 
+/// How long a step for a volume may take, besides copying.
+const VOLUME_STEP_WAIT_MAX: Duration = Duration::from_secs(120);
+/// How long copying a GiB may take. What takes longer is found once it is there.
+const COPY_GIB_WAIT_MAX: Duration = Duration::from_secs(20);
+/// How long copying may take in all.
+const COPY_WAIT_MAX: Duration = Duration::from_secs(6 * 60 * 60);
+
 /// How long a step for a volume may take before its outcome counts as unknown.
-pub(super) const VOLUME_STEP_WAIT_MAX: Duration = Duration::from_secs(120);
+pub(super) fn volume_step_wait_max(job: &VolumeJob) -> Duration {
+    let copies = match &job.action {
+        VolumeAction::Make(DiskRule::MayMake) => job.volume.origin.is_some(),
+        VolumeAction::Keep(_, DiskRule::MayMake) | VolumeAction::Restore(_) => true,
+        VolumeAction::Make(DiskRule::MustExist)
+        | VolumeAction::Keep(_, DiskRule::MustExist)
+        | VolumeAction::Quarantine(_)
+        | VolumeAction::QuarantineSnapshot(_) => false,
+    };
+    let gib = u32::try_from(job.volume.size_gib).unwrap_or(u32::MAX);
+    let copying = COPY_GIB_WAIT_MAX.saturating_mul(gib).min(COPY_WAIT_MAX);
+    if copies { VOLUME_STEP_WAIT_MAX + copying } else { VOLUME_STEP_WAIT_MAX }
+}
 
 /// How long a step may take before its outcome counts as unknown.
 pub(super) fn step_wait_max(step: Step) -> Duration {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::task::JoinSet;
 
-use self::limits::{STEPS_TOGETHER_MAX, TURN_WAIT_MAX, VOLUME_STEP_WAIT_MAX, step_wait_max};
+use self::limits::{STEPS_TOGETHER_MAX, TURN_WAIT_MAX, step_wait_max, volume_step_wait_max};
 use crate::controller::{Finished, HaltJob, Job, Outcome, VolumeFinished, VolumeJob};
 use crate::handover::ReportSubject;
 
@@ -86,13 +86,14 @@ impl Actuator {
 
     /// Begins a step for a volume; its end comes from [`Actuator::next_finished`].
     pub fn begin_for_volume(&mut self, job: VolumeJob) {
-        let (volume, generation) = (job.volume.id, job.volume.generation);
-        let performer = Arc::clone(&self.performer);
+        let volume = job.volume.id;
+        let job = Arc::new(job);
+        let (performer, begun) = (Arc::clone(&self.performer), Arc::clone(&job));
         let work = Work {
             name: "volume".to_owned(),
-            wait_max: VOLUME_STEP_WAIT_MAX,
-            perform: move || Ok(Ended::Volume(performer.perform_for_volume(&job))),
-            failed: move |outcome| Ended::Volume(VolumeFinished { volume, generation, outcome }),
+            wait_max: volume_step_wait_max(&job),
+            perform: move || Ok(Ended::Volume(performer.perform_for_volume(&begun))),
+            failed: move |outcome| Ended::Volume(job.finished(outcome)),
         };
         self.spawn(ReportSubject::Volume(volume), work);
     }

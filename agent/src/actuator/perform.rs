@@ -11,7 +11,7 @@ use std::sync::Arc;
 use dagger_payload::id::VmId;
 use dagger_payload::kind::GuestSubnet;
 use dagger_payload::object::Vm;
-use dagger_payload::volume::VmVolume;
+use dagger_payload::volume::{VmVolume, Volume};
 
 use super::disks::{DiskError, Disks, SeedContents};
 use crate::controller::{
@@ -149,11 +149,28 @@ impl Performer {
     pub fn perform_for_volume(&self, job: &VolumeJob) -> VolumeFinished {
         let volume = &job.volume;
         let done = match &job.action {
-            VolumeAction::Make(rule) => self.disks.ensure_volume(volume.id, volume.size_gib, *rule),
+            VolumeAction::Make(rule) => self.make_volume(volume, *rule),
+            VolumeAction::Restore(proof) => {
+                let restored = self.disks.restore_volume(proof);
+                restored.and_then(|()| self.make_volume(volume, DiskRule::MustExist))
+            }
+            VolumeAction::Keep(snapshot, rule) => {
+                self.disks.ensure_snapshot(volume.id, *snapshot, *rule)
+            }
+            VolumeAction::QuarantineSnapshot(proof) => self.disks.quarantine_snapshot(proof),
             VolumeAction::Quarantine(proof) => self.disks.quarantine_volume(proof),
         };
-        let (volume, generation) = (volume.id, volume.generation);
-        VolumeFinished { volume, generation, outcome: disk_outcome(done) }
+        job.finished(disk_outcome(done))
+    }
+
+    fn make_volume(&self, volume: &Volume, rule: DiskRule) -> Result<(), DiskError> {
+        match (&volume.origin, rule) {
+            (Some(origin), DiskRule::MayMake) => {
+                self.disks.ensure_clone(volume.id, origin)?;
+                self.disks.ensure_volume(volume.id, volume.size_gib, DiskRule::MustExist)
+            }
+            (_, rule) => self.disks.ensure_volume(volume.id, volume.size_gib, rule),
+        }
     }
 
     /// Whether the disks of all volumes that the VM uses are here.

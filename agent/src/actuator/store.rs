@@ -12,12 +12,15 @@ use dagger_images::{
     ConsoleStore, DiskStore, ImageError, ImageStore, ImportDirectories, Network,
     Outcome as FileOutcome, Quarantine, Remains, RemainsOf, Seed, StoredImage,
 };
-use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
+use dagger_payload::id::{HostId, ImageDigest, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::ImageSource;
+use dagger_payload::volume::Origin;
 
 use super::disks::{DiskError, Disks, SeedContents};
-use crate::controller::proof::{DeleteProof, RemainsProof, UnusedProof, VolumeProof};
+use crate::controller::proof::{
+    DeleteProof, RemainsProof, Remnant, RestoreProof, SnapshotProof, UnusedProof, VolumeProof,
+};
 use crate::controller::{DiskRule, Stored, StoredOverlay};
 use crate::handover::ReportSubject;
 use crate::inspection::Files;
@@ -83,6 +86,17 @@ impl StoredDisks {
         Ok(all)
     }
 
+    fn require_snapshot(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), DiskError> {
+        let here = self.disks.has_snapshot(volume, snapshot);
+        match here.map_err(|error| disk_error(&error))? {
+            true => Ok(()),
+            false => Err(DiskError::DiskMissing(format!(
+                "the snapshot's file {} existed and is gone; put it back, or delete the snapshot",
+                self.disks.snapshot_path(volume, snapshot).display()
+            ))),
+        }
+    }
+
     fn overlays(&self) -> Result<Vec<StoredOverlay>, ImageError> {
         let image = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
         let overlay =
@@ -136,12 +150,23 @@ impl StoredDisks {
 }
 
 /// Whose remains these are, for the collector.
-fn subject(of: RemainsOf) -> Option<ReportSubject> {
+fn subject(of: RemainsOf) -> Option<Remnant> {
     match of {
-        RemainsOf::Vm(vm) => Some(ReportSubject::Vm(vm)),
-        RemainsOf::Volume(volume) => Some(ReportSubject::Volume(volume)),
+        RemainsOf::Vm(vm) => Some(Remnant::Of(ReportSubject::Vm(vm))),
+        RemainsOf::Volume(volume) => Some(Remnant::Of(ReportSubject::Volume(volume))),
+        RemainsOf::Snapshot(volume, snapshot) => {
+            Some(Remnant::Of(ReportSubject::Snapshot(volume, snapshot)))
+        }
+        RemainsOf::Replaced(volume, generation) => Some(Remnant::Replaced(volume, generation)),
         RemainsOf::Image(_) | RemainsOf::Unknown => None,
     }
+}
+
+/// Of what proofs these remains may be removed: what was a volume's goes with the volume.
+fn subjects(of: RemainsOf) -> impl Iterator<Item = Remnant> {
+    let own = subject(of);
+    let volume = own.and_then(Remnant::of_volume);
+    own.into_iter().chain(volume.map(|volume| Remnant::Of(ReportSubject::Volume(volume))))
 }
 
 /// Where what guests say on their consoles is kept.
@@ -244,6 +269,53 @@ impl Disks for StoredDisks {
         self.disks.grow_volume(volume, size_gib << 30).map_err(|error| disk_error(&error))
     }
 
+    fn ensure_clone(&self, volume: VolumeId, origin: &Origin) -> Result<(), DiskError> {
+        if !self.disks.has_volume(volume).map_err(|error| disk_error(&error))? {
+            self.require_snapshot(origin.volume, origin.snapshot)?;
+        }
+        let made = self.disks.ensure_clone(volume, (origin.volume, origin.snapshot));
+        if made.map_err(|error| disk_error(&error))?.outcome == FileOutcome::Created {
+            tracing::info!(%volume, snapshot = %origin.snapshot, "made a volume from a snapshot");
+        }
+        Ok(())
+    }
+
+    fn restore_volume(&self, proof: &RestoreProof) -> Result<(), DiskError> {
+        let (volume, snapshot) = (proof.volume(), proof.snapshot());
+        self.require_snapshot(volume, snapshot)?;
+        let restored = self.disks.restore_volume((volume, snapshot), proof.generation());
+        if restored.map_err(|error| disk_error(&error))? == FileOutcome::Created {
+            let generation = proof.generation().0;
+            tracing::info!(%volume, %snapshot, generation, "put a volume back to a snapshot");
+        }
+        Ok(())
+    }
+
+    fn ensure_snapshot(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        rule: DiskRule,
+    ) -> Result<(), DiskError> {
+        if rule == DiskRule::MustExist {
+            return self.require_snapshot(volume, snapshot);
+        }
+        let made = self.disks.ensure_snapshot(volume, snapshot);
+        if made.map_err(|error| disk_error(&error))?.outcome == FileOutcome::Created {
+            tracing::info!(%volume, %snapshot, "made a snapshot");
+        }
+        Ok(())
+    }
+
+    fn quarantine_snapshot(&self, proof: &SnapshotProof) -> Result<(), DiskError> {
+        let (volume, snapshot) = (proof.volume(), proof.snapshot());
+        let moved = self.disks.quarantine_snapshot(volume, snapshot);
+        if let Some(path) = moved.map_err(|error| disk_error(&error))? {
+            tracing::info!(%volume, %snapshot, path = %path.display(), "moved into quarantine");
+        }
+        Ok(())
+    }
+
     fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError> {
         match self.disks.has_volume(volume).map_err(|error| disk_error(&error))? {
             true => Ok(()),
@@ -265,9 +337,9 @@ impl Disks for StoredDisks {
 
     fn stored(&self) -> Result<Stored, DiskError> {
         let failed = |error: ImageError| disk_error(&error);
-        let subject = |(_, remains): (Quarantine, Remains)| subject(remains.of);
+        let subjects = |(_, remains): (Quarantine, Remains)| subjects(remains.of);
         Ok(Stored {
-            remains: self.remains().map_err(failed)?.into_iter().filter_map(subject).collect(),
+            remains: self.remains().map_err(failed)?.into_iter().flat_map(subjects).collect(),
             images: self.images.list().map_err(failed)?.iter().map(|image| image.digest).collect(),
             overlays: self.overlays().map_err(failed)?,
         })
@@ -276,7 +348,7 @@ impl Disks for StoredDisks {
     fn collect(&self, proof: &RemainsProof) -> Result<(), DiskError> {
         let mut done = Ok(());
         for (quarantine, remains) in self.remains().map_err(|error| disk_error(&error))? {
-            if subject(remains.of) != Some(proof.subject()) {
+            if !subjects(remains.of).any(|subject| subject == proof.subject()) {
                 continue;
             }
             match quarantine.remove(&remains) {

@@ -12,9 +12,9 @@ use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId};
 use serde::{Deserialize, Serialize};
 
 use super::limits::{COLLECT_LOOK_EVERY, COLLECTIONS_WAITING_MAX};
-use super::proof::{RemainsProof, UnusedProof};
+use super::proof::{RemainsProof, Remnant, UnusedProof};
 use super::{Controller, Mode, Monotonic, Output};
-use crate::handover::{AttestedVm, AttestedVolume, ReportSubject};
+use crate::handover::{AttestedVm, AttestedVolume};
 
 /// How long this host keeps what nobody needs any more, in hours of ledger time.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,7 +32,7 @@ pub struct Retention {
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Stored {
     /// Of whom something is in quarantine.
-    pub remains: BTreeSet<ReportSubject>,
+    pub remains: BTreeSet<Remnant>,
     /// Image files.
     pub images: BTreeSet<ImageDigest>,
     /// What disks lie over, in quarantine or not.
@@ -68,9 +68,9 @@ struct Grave {
 #[derive(Debug, Default, Clone)]
 pub(super) struct Collector {
     retention: Retention,
-    graves: BTreeMap<ReportSubject, Grave>,
+    graves: BTreeMap<Remnant, Grave>,
     /// Graves whose time is not told yet.
-    fresh: Vec<ReportSubject>,
+    fresh: Vec<Remnant>,
     /// Since when an image is seen to be unused.
     unused: BTreeMap<ImageDigest, LedgerTime>,
     waiting: VecDeque<Collection>,
@@ -87,8 +87,8 @@ impl Collector {
         self.retention.quarantine_hours.is_some() || self.retention.unused_image_hours.is_some()
     }
 
-    fn bury(&mut self, subject: ReportSubject, proof: Option<RemainsProof>) {
-        let Some(proof) = proof else { return };
+    fn bury(&mut self, proof: RemainsProof) {
+        let subject = proof.subject();
         if self.retention.quarantine_hours.is_some() && !self.graves.contains_key(&subject) {
             self.graves.insert(subject, Grave { proof, since: None });
             self.fresh.push(subject);
@@ -97,13 +97,19 @@ impl Collector {
 
     /// Takes an attested version of a VM: perhaps its last.
     pub(super) fn take_vm(&mut self, attested: &AttestedVm, here: HostId) {
-        self.bury(ReportSubject::Vm(attested.vm.id), RemainsProof::of_vm(attested, here));
+        RemainsProof::of_vm(attested, here).into_iter().for_each(|proof| self.bury(proof));
     }
 
-    /// The same of a volume.
-    pub(super) fn take_volume(&mut self, attested: &AttestedVolume, here: HostId) {
-        let proof = RemainsProof::of_volume(attested, here);
-        self.bury(ReportSubject::Volume(attested.volume.id), proof);
+    /// The same of a volume, of which `known` was the version before.
+    pub(super) fn take_volume(
+        &mut self,
+        known: Option<&AttestedVolume>,
+        attested: &AttestedVolume,
+        here: HostId,
+    ) {
+        RemainsProof::of_volume(attested, here).into_iter().for_each(|proof| self.bury(proof));
+        let between = known.map(|known| RemainsProof::between(known, attested, here));
+        between.into_iter().flatten().for_each(|proof| self.bury(proof));
     }
 
     /// Ledger time has come to `time`.

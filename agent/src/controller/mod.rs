@@ -9,6 +9,7 @@ mod collector;
 mod decide;
 mod entry;
 mod halt;
+mod kept;
 mod limits;
 mod offer;
 mod policy;
@@ -23,7 +24,9 @@ use std::time::Duration;
 
 use dagger_api::Sight;
 use dagger_payload::id::{HostId, LedgerTime, VmId, VolumeId};
-use dagger_payload::kind::{GuestSubnet, ReportPhase, ReportVm, ReportVolume, StopManner};
+use dagger_payload::kind::{
+    GuestSubnet, ReportPhase, ReportSnapshot, ReportVm, ReportVolume, StopManner,
+};
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, VmState};
 
@@ -115,6 +118,8 @@ pub enum Output {
     Report(ReportVm),
     /// Tell the ledger.
     ReportVolume(ReportVolume),
+    /// Tell the ledger.
+    ReportSnapshot(ReportSnapshot),
     /// Look at this machine; the answer comes as a [`Input::Sighting`] or [`Input::Inventory`].
     Look(VmId),
     /// Read this VM's console until its SSH host key shows.
@@ -284,7 +289,8 @@ impl Controller {
                 self.advance(now, vm, outputs);
             }
             Order::Volume(attested) => {
-                self.collector.take_volume(&attested, self.here);
+                let known = self.volumes.get(&attested.volume.id).map(VolumeEntry::wanted);
+                self.collector.take_volume(known, &attested, self.here);
                 self.take_volume(now, *attested, outputs);
             }
             Order::Host(host) if host.id == self.here => {

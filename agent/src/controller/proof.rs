@@ -6,10 +6,10 @@
 //! checked by nobody else.
 
 use dagger_payload::id::{
-    Generation, HostId, ImageDigest, PayloadDigest, Position, VmId, VolumeId,
+    Generation, HostId, ImageDigest, PayloadDigest, Position, SnapshotId, VmId, VolumeId,
 };
 use dagger_payload::object::{Placement, VmState, Wanted};
-use dagger_payload::volume::{VolumeState, VolumeUse, VolumeWanted};
+use dagger_payload::volume::{Snapshot, VolumeState, VolumeUse, VolumeWanted};
 
 use crate::handover::{AttestedVm, AttestedVolume, ReportSubject};
 use crate::journal::Record;
@@ -61,11 +61,23 @@ pub struct DeleteProof(StopProof);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VolumeProof(VolumeId);
 
-/// What is left of a VM or volume may be removed for ever: its owner's accepted deletion was
-/// carried out here, reported and ordered.
+/// The volume's owner wants it put back to a snapshot, no VM uses it, and it is on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RestoreProof {
+    volume: VolumeId,
+    snapshot: SnapshotId,
+    generation: Generation,
+}
+
+/// The snapshot's owner wants it gone, and it is on this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SnapshotProof(VolumeId, SnapshotId);
+
+/// What is left of something may be removed for ever: its owner's accepted deletion, or the putting
+/// back of a volume, was carried out here, reported and ordered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemainsProof {
-    subject: ReportSubject,
+    subject: Remnant,
     generation: Generation,
     payload: PayloadDigest,
 }
@@ -86,13 +98,45 @@ impl UnusedProof {
     }
 }
 
+/// What something in quarantine is left of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Remnant {
+    /// What was deleted.
+    Of(ReportSubject),
+    /// What a volume held before this generation of it put it back.
+    Replaced(VolumeId, Generation),
+}
+
+impl Remnant {
+    /// The volume with which it goes, if that is deleted.
+    pub fn of_volume(self) -> Option<VolumeId> {
+        match self {
+            Self::Of(ReportSubject::Snapshot(volume, _)) | Self::Replaced(volume, _) => {
+                Some(volume)
+            }
+            Self::Of(ReportSubject::Vm(_) | ReportSubject::Volume(_)) => None,
+        }
+    }
+}
+
+impl std::fmt::Display for Remnant {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Of(subject) => subject.fmt(formatter),
+            Self::Replaced(volume, generation) => {
+                write!(formatter, "volume {volume} before generation {generation}")
+            }
+        }
+    }
+}
+
 impl RemainsProof {
     /// The proof, if `attested` is one.
     pub fn of_vm(attested: &AttestedVm, here: HostId) -> Option<Self> {
         let vm = &attested.vm;
         let was_here = matches!(vm.placement, Placement::Accepted { host, .. } if host == here);
         (was_here && vm.state() == VmState::Deleted).then_some(Self {
-            subject: ReportSubject::Vm(vm.id),
+            subject: Remnant::Of(ReportSubject::Vm(vm.id)),
             generation: vm.generation,
             payload: vm.changed.digest,
         })
@@ -102,14 +146,35 @@ impl RemainsProof {
     pub fn of_volume(attested: &AttestedVolume, here: HostId) -> Option<Self> {
         let volume = &attested.volume;
         (volume.host == here && volume.state() == VolumeState::Deleted).then_some(Self {
-            subject: ReportSubject::Volume(volume.id),
+            subject: Remnant::Of(ReportSubject::Volume(volume.id)),
             generation: volume.generation,
             payload: volume.changed.digest,
         })
     }
 
+    /// The proofs that follow from `after`, the version after `before`: snapshots whose deletion was
+    /// reported, and what a volume held that was put back.
+    pub fn between(before: &AttestedVolume, after: &AttestedVolume, here: HostId) -> Vec<Self> {
+        let (old, new) = (&before.volume, &after.volume);
+        if new.host != here || new.id != old.id || after.commit < before.commit {
+            return Vec::new();
+        }
+        let (generation, payload) = (new.generation, new.changed.digest);
+        let proof = |subject| Self { subject, generation, payload };
+        let is_gone = |snapshot: &&Snapshot| {
+            snapshot.wanted == VolumeWanted::Deleted && new.snapshot(snapshot.id).is_none()
+        };
+        let gone = old.snapshots.iter().filter(is_gone);
+        let gone = gone.map(|snapshot| Remnant::Of(ReportSubject::Snapshot(new.id, snapshot.id)));
+        let was_put_back = old.restoring.is_some()
+            && (new.restoring, new.wanted) == (None, VolumeWanted::Kept)
+            && old.generation == new.generation;
+        let replaced = was_put_back.then_some(Remnant::Replaced(new.id, old.generation));
+        gone.chain(replaced).map(proof).collect()
+    }
+
     /// Of what.
-    pub fn subject(&self) -> ReportSubject {
+    pub fn subject(&self) -> Remnant {
         self.subject
     }
 
@@ -131,6 +196,53 @@ impl VolumeProof {
     /// Which volume.
     pub fn volume(&self) -> VolumeId {
         self.0
+    }
+}
+
+impl RestoreProof {
+    /// The proof, if `attested` is one.
+    pub fn of(attested: &AttestedVolume, here: HostId) -> Option<Self> {
+        let volume = &attested.volume;
+        let is_free = volume.used_by == (VolumeUse::Free {});
+        let is_proof = is_free && volume.wanted == VolumeWanted::Kept && volume.host == here;
+        let (id, generation) = (volume.id, volume.generation);
+        let proof = |snapshot| Self { volume: id, snapshot, generation };
+        volume.restoring.filter(|_| is_proof).map(proof)
+    }
+
+    /// Which volume.
+    pub fn volume(&self) -> VolumeId {
+        self.volume
+    }
+
+    /// To which of its snapshots.
+    pub fn snapshot(&self) -> SnapshotId {
+        self.snapshot
+    }
+
+    /// The generation of the volume that asks for it.
+    pub fn generation(&self) -> Generation {
+        self.generation
+    }
+}
+
+impl SnapshotProof {
+    /// The proof, if `attested` is one.
+    pub fn of(attested: &AttestedVolume, here: HostId, snapshot: SnapshotId) -> Option<Self> {
+        let volume = &attested.volume;
+        let wanted = volume.snapshot(snapshot).map(|snapshot| snapshot.wanted);
+        let is_proof = wanted == Some(VolumeWanted::Deleted) && volume.host == here;
+        is_proof.then_some(Self(volume.id, snapshot))
+    }
+
+    /// Of which volume.
+    pub fn volume(&self) -> VolumeId {
+        self.0
+    }
+
+    /// Which snapshot.
+    pub fn snapshot(&self) -> SnapshotId {
+        self.1
     }
 }
 

@@ -1,16 +1,18 @@
-//! From what is wanted of a volume to its disk: made, kept, or put into quarantine.
+//! From what is wanted of a volume to its disk: made, kept, put back, or put into quarantine.
 //!
-//! Owns every decision about a volume's file while no VM uses it; giving it to a machine and taking
+//! Owns every decision about a volume's file while no VM uses it, and when its snapshots
+//! ([`super::kept`]) have their turn; giving it to a machine and taking
 //! it away is a step of that VM ([`super::decide`]). Keeps no journal: the attested history says
 //! whether the file was ever made, and each step only ensures (see `decisions.md`). Called by the
 //! controller only.
 
-use dagger_payload::id::{Generation, HostId, VolumeId};
+use dagger_payload::id::{Generation, HostId, SnapshotId, VolumeId};
 use dagger_payload::kind::{Capacity, ReportVolume, VolumePhase};
 use dagger_payload::volume::{Volume, VolumeDisk, VolumeState, VolumeWanted};
 
+use super::kept::{KeptEntries, Source};
 use super::limits::{RETRY_WAIT_FIRST, RETRY_WAIT_MAX, SILENT_TRIES_MAX};
-use super::proof::VolumeProof;
+use super::proof::{RestoreProof, SnapshotProof, VolumeProof};
 use super::report::{code, shorten};
 use super::step::{DiskRule, Outcome};
 use super::{Controller, Mode, Monotonic, Output};
@@ -25,13 +27,44 @@ pub struct VolumeJob {
     pub action: VolumeAction,
 }
 
+impl VolumeJob {
+    /// The end of this.
+    pub fn finished(&self, outcome: Outcome) -> VolumeFinished {
+        let snapshot = match &self.action {
+            VolumeAction::Keep(snapshot, _) => Some((*snapshot, VolumeWanted::Kept)),
+            VolumeAction::QuarantineSnapshot(proof) => {
+                Some((proof.snapshot(), VolumeWanted::Deleted))
+            }
+            VolumeAction::Make(_) | VolumeAction::Restore(_) | VolumeAction::Quarantine(_) => None,
+        };
+        let (volume, generation) = (self.volume.id, self.volume.generation);
+        VolumeFinished { volume, generation, snapshot, outcome }
+    }
+}
+
 /// What can be done for a volume; each only makes sure that something holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum VolumeAction {
-    /// Its disk is here.
+    /// Its disk is here; one that begins with a snapshot is a copy of that.
     Make(DiskRule),
+    /// Its disk was put back to a snapshot, for this generation.
+    Restore(RestoreProof),
+    /// The snapshot's file is here.
+    Keep(SnapshotId, DiskRule),
+    /// The snapshot's file is in quarantine.
+    QuarantineSnapshot(SnapshotProof),
     /// Its disk is in quarantine.
     Quarantine(VolumeProof),
+}
+
+/// What is next for a volume or one of its snapshots.
+pub(super) enum Next {
+    /// Nothing.
+    Nothing,
+    /// Nothing before this time.
+    Wait(Monotonic),
+    /// This.
+    Act(VolumeAction),
 }
 
 /// A step for a volume that ended.
@@ -41,6 +74,8 @@ pub struct VolumeFinished {
     pub volume: VolumeId,
     /// In which generation it was begun.
     pub generation: Generation,
+    /// For which of its snapshots, if not for the volume itself, and what was wanted of it.
+    pub snapshot: Option<(SnapshotId, VolumeWanted)>,
     /// How.
     pub outcome: Outcome,
 }
@@ -57,15 +92,56 @@ pub(super) struct VolumeEntry {
     /// Another payload claimed the known generation: nothing is done any more.
     is_held: bool,
     told: Option<Told>,
+    kept: KeptEntries,
     pub(super) wake: Option<Monotonic>,
 }
 
+/// A step that did not work.
 #[derive(Debug, Clone)]
-struct Failure {
+pub(super) struct Failure {
     reason: String,
     tries: u32,
     /// When to try again; never, before the owner asks for something else.
     again: Option<Monotonic>,
+}
+
+/// What a failure leaves to be done now.
+pub(super) enum Then {
+    /// Another try.
+    TryNow,
+    /// Nothing before this time.
+    Wait(Monotonic),
+    /// Nothing.
+    Stay,
+}
+
+impl Failure {
+    /// The failure after `known`, if the step ended so.
+    pub(super) fn of(known: Option<&Self>, now: Monotonic, outcome: Outcome) -> Option<Self> {
+        let tries = known.map_or(1, |failure| failure.tries + 1);
+        let doubled = RETRY_WAIT_FIRST * 2_u32.saturating_pow((tries - 1).min(16));
+        let again = Some(now.plus(doubled.min(RETRY_WAIT_MAX)));
+        match outcome {
+            Outcome::Done => None,
+            Outcome::Terminal(reason) => Some(Self { reason, tries, again: None }),
+            Outcome::Retryable(reason) | Outcome::Unknown(reason) => {
+                Some(Self { reason, tries, again })
+            }
+        }
+    }
+
+    /// Why, once that is worth telling.
+    pub(super) fn told(&self) -> Option<&str> {
+        (self.again.is_none() || self.tries >= SILENT_TRIES_MAX).then_some(self.reason.as_str())
+    }
+
+    pub(super) fn then(&self, now: Monotonic) -> Then {
+        match self.again {
+            None => Then::Stay,
+            Some(again) if again > now => Then::Wait(again),
+            Some(_) => Then::TryNow,
+        }
+    }
 }
 
 /// A report's content; of a reason only its stable code.
@@ -80,8 +156,14 @@ impl VolumeEntry {
             failure: None,
             is_held: false,
             told: None,
+            kept: KeptEntries::default(),
             wake: None,
         }
+    }
+
+    /// The newest version.
+    pub(super) fn wanted(&self) -> &AttestedVolume {
+        &self.wanted
     }
 
     /// Takes a version, by the rules of host acceptance (R3); gives the reason for an alarm.
@@ -106,22 +188,16 @@ impl VolumeEntry {
 
     fn finish(&mut self, now: Monotonic, finished: VolumeFinished) {
         self.is_busy = false;
+        if let Some((snapshot, wanted)) = finished.snapshot {
+            self.kept.finish(now, (snapshot, wanted), finished.outcome);
+            return;
+        }
         if finished.generation != self.wanted.volume.generation {
             return; // its owner wants something else by now
         }
-        let tries = self.failure.as_ref().map_or(1, |failure| failure.tries + 1);
-        let doubled = RETRY_WAIT_FIRST * 2_u32.saturating_pow((tries - 1).min(16));
-        let again = Some(now.plus(doubled.min(RETRY_WAIT_MAX)));
-        match finished.outcome {
-            Outcome::Done => {
-                (self.done, self.failure) = (Some(finished.generation), None);
-            }
-            Outcome::Terminal(reason) => {
-                self.failure = Some(Failure { reason, tries, again: None });
-            }
-            Outcome::Retryable(reason) | Outcome::Unknown(reason) => {
-                self.failure = Some(Failure { reason, tries, again });
-            }
+        self.failure = Failure::of(self.failure.as_ref(), now, finished.outcome);
+        if self.failure.is_none() {
+            self.done = Some(finished.generation);
         }
     }
 
@@ -157,52 +233,93 @@ impl VolumeEntry {
         refusal: Option<String>,
         outputs: &mut Vec<Output>,
     ) {
-        let volume = &self.wanted.volume;
         self.wake = None;
-        if self.is_held || volume.used_by.vm().is_some() {
-            return; // what a machine may be writing to is left alone
+        if self.is_held {
+            return;
         }
+        // Snapshots go first: a volume that is gone has nothing left that could name them.
+        let gone = self.kept.next_gone(now, &self.wanted, here, outputs);
+        if self.act(gone, outputs) {
+            return;
+        }
+        let is_free = self.wanted.volume.used_by.vm().is_none();
+        let waits = self.kept.has_gone_due(&self.wanted.volume);
+        let is_gone = self.wanted.volume.wanted == VolumeWanted::Deleted;
+        // What a machine may be writing to is left alone.
+        if is_free && !(is_gone && waits) {
+            let own = self.next_of_disk(now, here, refusal.as_deref(), outputs);
+            if self.act(own, outputs) {
+                return;
+            }
+        }
+        let is_still = is_free && self.done == Some(self.wanted.volume.generation);
+        let source = if is_still { Source::Still(refusal) } else { Source::Unsettled };
+        let kept = self.kept.next_kept(now, &self.wanted.volume, &source, outputs);
+        self.act(kept, outputs);
+    }
+
+    /// Begins what is next, if that is something to do now.
+    fn act(&mut self, next: Next, outputs: &mut Vec<Output>) -> bool {
+        let action = match next {
+            Next::Nothing => return false,
+            Next::Wait(until) => {
+                self.wake = Some(self.wake.map_or(until, |wake| wake.min(until)));
+                return false;
+            }
+            Next::Act(action) => action,
+        };
+        self.is_busy = true;
+        let volume = self.wanted.volume.clone();
+        outputs.push(Output::ActOnVolume(Box::new(VolumeJob { volume, action })));
+        true
+    }
+
+    /// What is next for the volume's own disk.
+    fn next_of_disk(
+        &mut self,
+        now: Monotonic,
+        here: HostId,
+        refusal: Option<&str>,
+        outputs: &mut Vec<Output>,
+    ) -> Next {
+        let volume = &self.wanted.volume;
         let phase = match volume.wanted {
             VolumeWanted::Kept => VolumePhase::Ready,
             VolumeWanted::Deleted => VolumePhase::Deleted,
         };
         if self.done == Some(volume.generation) {
             outputs.extend(self.news(phase, None).map(Output::ReportVolume));
-            return;
+            return Next::Nothing;
         }
         if let Some(failure) = self.failure.clone() {
-            if failure.again.is_none() || failure.tries >= SILENT_TRIES_MAX {
-                let told = self.news(VolumePhase::Degraded, Some(&failure.reason));
-                outputs.extend(told.map(Output::ReportVolume));
-            }
-            match failure.again {
-                None => return,
-                Some(again) if again > now => {
-                    self.wake = Some(again);
-                    return;
-                }
-                Some(_) => {}
+            let told = failure.told().and_then(|why| self.news(VolumePhase::Degraded, Some(why)));
+            outputs.extend(told.map(Output::ReportVolume));
+            match failure.then(now) {
+                Then::TryNow => {}
+                Then::Wait(until) => return Next::Wait(until),
+                Then::Stay => return Next::Nothing,
             }
         }
         let volume = &self.wanted.volume;
-        let action = match (volume.wanted, volume.disk) {
-            (VolumeWanted::Kept, VolumeDisk::Made) => VolumeAction::Make(DiskRule::MustExist),
-            (VolumeWanted::Kept, VolumeDisk::NotReported) => {
-                if let Some(reason) = refusal {
-                    let told = self.news(VolumePhase::Degraded, Some(&reason));
-                    outputs.extend(told.map(Output::ReportVolume));
-                    return;
-                }
-                VolumeAction::Make(DiskRule::MayMake)
+        match (volume.wanted, volume.disk) {
+            (VolumeWanted::Kept, VolumeDisk::Made) if volume.restoring.is_some() => {
+                RestoreProof::of(&self.wanted, here)
+                    .map_or(Next::Nothing, |proof| Next::Act(VolumeAction::Restore(proof)))
             }
-            (VolumeWanted::Deleted, _) => match VolumeProof::of(&self.wanted, here) {
-                Some(proof) => VolumeAction::Quarantine(proof),
-                None => return,
+            (VolumeWanted::Kept, VolumeDisk::Made) => {
+                Next::Act(VolumeAction::Make(DiskRule::MustExist))
+            }
+            (VolumeWanted::Kept, VolumeDisk::NotReported) => match refusal {
+                Some(reason) => {
+                    let told = self.news(VolumePhase::Degraded, Some(reason));
+                    outputs.extend(told.map(Output::ReportVolume));
+                    Next::Nothing
+                }
+                None => Next::Act(VolumeAction::Make(DiskRule::MayMake)),
             },
-        };
-        self.is_busy = true;
-        let volume = self.wanted.volume.clone();
-        outputs.push(Output::ActOnVolume(Box::new(VolumeJob { volume, action })));
+            (VolumeWanted::Deleted, _) => VolumeProof::of(&self.wanted, here)
+                .map_or(Next::Nothing, |proof| Next::Act(VolumeAction::Quarantine(proof))),
+        }
     }
 }
 

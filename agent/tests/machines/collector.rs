@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use dagger_agent::actuator::disks::Disks;
 use dagger_agent::actuator::store::StoredDisks;
-use dagger_agent::controller::proof::{DeleteProof, RemainsProof};
+use dagger_agent::controller::proof::{DeleteProof, RemainsProof, Remnant};
 use dagger_agent::controller::{
     Collection, Controller, Input, LocalPolicy, Output, Retention, Stored, StoredOverlay,
 };
@@ -42,11 +42,11 @@ fn at(hours: u64) -> Input {
     Input::Order(Order::LedgerTime(LedgerTime(hours * HOUR_MS)))
 }
 
-fn remains(subjects: &[ReportSubject]) -> Stored {
+fn remains(subjects: &[Remnant]) -> Stored {
     Stored { remains: subjects.iter().copied().collect(), ..Stored::default() }
 }
 
-fn collected(outputs: &[Output]) -> Vec<ReportSubject> {
+fn collected(outputs: &[Output]) -> Vec<Remnant> {
     let subject = |output: &Output| match output {
         Output::Collect(collection) => match &**collection {
             Collection::Remains(proof) => Some(proof.subject()),
@@ -80,8 +80,8 @@ fn without_a_retention_time_nothing_is_looked_at_and_nothing_removed() {
     assert_eq!(desk.controller.next_wake(), None);
 }
 
-fn vm(vm: VmId) -> ReportSubject {
-    ReportSubject::Vm(vm)
+fn vm(vm: VmId) -> Remnant {
+    Remnant::Of(ReportSubject::Vm(vm))
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn a_volume_goes_like_a_vm_and_the_time_counts_from_its_own_deletion_also_after_
     desk.vm(&deleted(VM));
     desk.take(at(100));
     desk.caught_up();
-    let volume = ReportSubject::Volume(VOLUME);
+    let volume = Remnant::Of(ReportSubject::Volume(VOLUME));
     let outputs = desk.take(Input::Stored(remains(&[vm(VM), volume])));
     assert_eq!(collected(&outputs), [volume]);
 }

@@ -18,7 +18,8 @@ use dagger_agent::machines::NetworkKind;
 use dagger_agent::observation::Tickets;
 use dagger_payload::id::{CommitIndex, Position};
 use dagger_payload::kind::{
-    Protection, ReportPhase, ReportVm, ReportVolume, RestartPolicy, StopManner, VolumePhase,
+    Protection, ReportPhase, ReportSnapshot, ReportVm, ReportVolume, RestartPolicy, StopManner,
+    VolumePhase,
 };
 use dagger_payload::object::{Placement, Vm, VmReport, Wanted};
 use dagger_payload::volume::VolumeUse;
@@ -124,6 +125,26 @@ const ATTACHED: Life = Life {
     volume: VolumeEnd::Kept,
 };
 
+/// With a volume that is kept, written to, and put back.
+const KEPT: Life = Life {
+    wishes: &[
+        (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
+        (Wish::NewVolume, Told::Volume(VolumePhase::Ready)),
+        (Wish::Attach, Told::Vm(ReportPhase::Running)),
+        (Wish::Detach, Told::Vm(ReportPhase::Running)),
+        (Wish::Snapshot, Told::Snapshot(VolumePhase::Ready)),
+        (Wish::Attach, Told::Vm(ReportPhase::Running)),
+        (Wish::Detach, Told::Vm(ReportPhase::Running)),
+        (Wish::Restore, Told::Volume(VolumePhase::Ready)),
+        (Wish::DeleteSnapshot, Told::Snapshot(VolumePhase::Deleted)),
+        (Wish::DeleteVolume, Told::Volume(VolumePhase::Deleted)),
+        (Wish::Be(Wanted::Deleted), Told::Vm(ReportPhase::Deleted)),
+    ],
+    starts: 1,
+    disks: 1,
+    volume: VolumeEnd::Quarantined(1),
+};
+
 /// One thing that the owner asks for.
 #[derive(Debug, Clone, Copy)]
 enum Wish {
@@ -137,6 +158,9 @@ enum Wish {
     Attach,
     Grow,
     Detach,
+    Snapshot,
+    Restore,
+    DeleteSnapshot,
     DeleteVolume,
 }
 
@@ -145,6 +169,7 @@ enum Wish {
 enum Told {
     Vm(ReportPhase),
     Volume(VolumePhase),
+    Snapshot(VolumePhase),
 }
 
 /// A version of the one VM or of the one volume.
@@ -236,6 +261,15 @@ impl Ledger {
         self.versions[before..].to_vec()
     }
 
+    /// The same about its snapshot.
+    fn order_snapshot(&mut self, report: &ReportSnapshot) -> Vec<Version> {
+        let before = self.versions.len();
+        let last = self.last_volume().expect("it was ordered");
+        self.versions.push(Version::Volume(Box::new(last.reported_snapshot(report.phase))));
+        self.ask_next(Told::Snapshot(report.phase));
+        self.versions[before..].to_vec()
+    }
+
     /// The owner asks for the next thing, if `told` is what the last one was to end with.
     fn ask_next(&mut self, told: Told) {
         if told != self.life[self.asked].1 || self.asked + 1 == self.life.len() {
@@ -246,6 +280,9 @@ impl Ledger {
         let use_by = |used_by| {
             let volume = self.last_volume().expect("it was ordered");
             Version::Volume(Box::new(volume.after(|volume| volume.used_by = used_by)))
+        };
+        let volume_now = |next: fn(&AttestedVolume) -> AttestedVolume| {
+            vec![Version::Volume(Box::new(next(self.last_volume().expect("it was ordered"))))]
         };
         let changed = |change: &dyn Fn(&mut Vm)| {
             let mut version = wants(vm, vm.vm.wanted);
@@ -283,11 +320,10 @@ impl Ledger {
                 let taken = Version::Vm(Box::new(with_volumes(vm, &[])));
                 vec![use_by(VolumeUse::Detaching { vm: VM }), taken]
             }
-            Wish::DeleteVolume => {
-                vec![Version::Volume(Box::new(
-                    self.last_volume().expect("it was ordered").deleted(),
-                ))]
-            }
+            Wish::Snapshot => volume_now(NextVolume::asked_snapshot),
+            Wish::Restore => volume_now(NextVolume::put_back),
+            Wish::DeleteSnapshot => volume_now(NextVolume::without_snapshot),
+            Wish::DeleteVolume => volume_now(NextVolume::deleted),
         };
         self.versions.extend(next);
     }
@@ -404,6 +440,10 @@ impl<'a> Agent<'a> {
                 let versions = self.ledger.order_volume(&report);
                 self.inputs.extend(versions.iter().map(Version::order));
             }
+            Output::ReportSnapshot(report) => {
+                let versions = self.ledger.order_snapshot(&report);
+                self.inputs.extend(versions.iter().map(Version::order));
+            }
             Output::AlarmAboutVolume(volume, reason) => panic!("alarm about {volume}: {reason}"),
             Output::Look(_) => {
                 let ticket = self.tickets.draw();
@@ -449,6 +489,8 @@ fn live(life: &Life, guest: Guest, dies_after: Option<usize>) -> usize {
     assert_eq!(volume, life.volume, "died after {dies_after:?}: {state:?}");
     let made = usize::from(volume != VolumeEnd::Never);
     assert!(state.given.is_empty() && state.volumes_made == made, "{dies_after:?}: {state:?}");
+    let keeps = life.wishes.iter().any(|(wish, _)| matches!(wish, Wish::Snapshot));
+    state.kept.check(usize::from(keeps));
     let journal = Journal::open(directory.path().to_owned(), HERE).unwrap();
     assert!(journal.read_all().unwrap().records.is_empty(), "died after {dies_after:?}");
     state.fuse.passed
@@ -488,6 +530,11 @@ fn a_vm_that_is_deleted_while_it_is_being_made_leaves_nothing_whenever_the_agent
 #[test]
 fn a_vm_that_is_deleted_with_a_volume_leaves_the_volume_whenever_the_agent_dies() {
     live_and_die(&ATTACHED, 30);
+}
+
+#[test]
+fn a_crash_while_a_volume_is_kept_and_put_back_copies_the_same_bytes_once() {
+    live_and_die(&KEPT, 60);
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl Half {
     async fn report(&mut self) -> ReportVm {
         match self.any_report().await {
             HostReport::Vm(report) => report,
-            HostReport::Volume(report) => panic!("{report:?}"),
+            other => panic!("{other:?}"),
         }
     }
 
@@ -123,7 +123,7 @@ impl Half {
         self.order(Order::Volume(Box::new(version.clone()))).await;
         match self.any_report().await {
             HostReport::Volume(report) => report.phase,
-            HostReport::Vm(report) => panic!("{report:?}"),
+            other => panic!("{other:?}"),
         }
     }
 

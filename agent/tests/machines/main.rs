@@ -9,6 +9,7 @@ mod controller;
 mod crash;
 mod crossing;
 mod desk;
+mod kept;
 mod libvirt;
 mod local_stop;
 mod sources;

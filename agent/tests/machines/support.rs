@@ -11,22 +11,25 @@ use std::sync::{Mutex, MutexGuard};
 
 use dagger_agent::actuator::disks::{DiskError, Disks, SeedContents};
 use dagger_agent::controller::proof::{
-    DeleteProof, RemainsProof, StopProof, UnusedProof, VolumeProof,
+    DeleteProof, RemainsProof, RestoreProof, SnapshotProof, StopProof, UnusedProof, VolumeProof,
 };
 use dagger_agent::controller::{DiskRule, Stored};
-use dagger_agent::handover::{AttestedVm, ReportSubject};
+use dagger_agent::handover::AttestedVm;
 use dagger_agent::hypervisor::{
     ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
     MachineSpecification, Power, Tags,
 };
 use dagger_payload::id::{
     AccountId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
-    Position, VmId, VolumeId,
+    Position, SnapshotId, VmId, VolumeId,
 };
 use dagger_payload::key::SecretKey;
 use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage};
 use dagger_payload::name::ImageSource;
 use dagger_payload::object::{Cause, Host, HostDuty, Placement, Vm, VmReport, Wanted};
+use dagger_payload::volume::Origin;
+
+use super::kept::{FakeKept, deleted};
 
 /// The host under test.
 pub(crate) const HERE: HostId = HostId([1; 16]);
@@ -223,6 +226,8 @@ pub(crate) struct FakeState {
     pub(crate) volumes: BTreeMap<VolumeId, u64>,
     pub(crate) volumes_made: usize,
     pub(crate) volumes_quarantined: BTreeMap<VolumeId, u64>,
+    /// What is on volumes and their snapshots.
+    pub(crate) kept: FakeKept,
     /// By machine, while it is in memory.
     pub(crate) given: BTreeMap<VmId, BTreeSet<VolumeId>>,
     /// What each machine gets when it is switched on.
@@ -245,6 +250,7 @@ impl FakeHost {
             volumes: BTreeMap::new(),
             volumes_made: 0,
             volumes_quarantined: BTreeMap::new(),
+            kept: FakeKept::default(),
             given: BTreeMap::new(),
             defined: BTreeMap::new(),
             network: false,
@@ -289,6 +295,10 @@ impl FakeHost {
 }
 
 impl FakeState {
+    fn is_given(&self, volume: VolumeId) -> bool {
+        self.given.values().any(|given| given.contains(&volume))
+    }
+
     /// A machine in memory gets these volumes and no other.
     fn take(&mut self, vm: VmId, volumes: BTreeSet<VolumeId>) {
         let here = |volume| self.volumes.contains_key(volume);
@@ -296,6 +306,7 @@ impl FakeState {
         let others = self.given.iter().filter(|(other, _)| **other != vm);
         let shared = others.into_iter().any(|(_, taken)| !taken.is_disjoint(&volumes));
         assert!(!shared, "two machines got one volume");
+        volumes.iter().for_each(|volume| self.kept.write(*volume));
         self.given.insert(vm, volumes);
     }
 
@@ -501,18 +512,50 @@ impl Disks for FakeHost {
         })
     }
 
+    fn ensure_clone(&self, volume: VolumeId, origin: &Origin) -> Result<(), DiskError> {
+        self.disk(|state| {
+            state.kept.clone(volume, origin.snapshot);
+            state.volumes.entry(volume).or_insert(1);
+            Ok(())
+        })
+    }
+
+    fn restore_volume(&self, proof: &RestoreProof) -> Result<(), DiskError> {
+        self.disk(|state| {
+            assert!(!state.is_given(proof.volume()), "a volume was put back under a machine");
+            state.kept.restore(proof);
+            Ok(())
+        })
+    }
+
+    fn ensure_snapshot(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        rule: DiskRule,
+    ) -> Result<(), DiskError> {
+        self.disk(|state| {
+            assert!(rule == DiskRule::MustExist || !state.is_given(volume), "a torn snapshot");
+            state.kept.keep(volume, snapshot, rule)
+        })
+    }
+
+    fn quarantine_snapshot(&self, proof: &SnapshotProof) -> Result<(), DiskError> {
+        self.disk(|state| {
+            state.kept.quarantine(proof.snapshot());
+            Ok(())
+        })
+    }
+
     fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError> {
-        match self.state().volumes.contains_key(&volume) {
-            true => Ok(()),
-            false => Err(DiskError::DiskMissing("it was there".to_owned())),
-        }
+        let here = self.state().volumes.contains_key(&volume).then_some(());
+        here.ok_or_else(|| DiskError::DiskMissing("it was there".to_owned()))
     }
 
     fn quarantine_volume(&self, proof: &VolumeProof) -> Result<(), DiskError> {
         self.disk(|state| {
             let volume = proof.volume();
-            let used = state.given.values().any(|given| given.contains(&volume));
-            assert!(!used, "a volume was taken from a machine");
+            assert!(!state.is_given(volume), "a volume was taken from a machine");
             if let Some(size) = state.volumes.remove(&volume) {
                 state.volumes_quarantined.insert(volume, size);
             }
@@ -522,13 +565,13 @@ impl Disks for FakeHost {
 
     fn stored(&self) -> Result<Stored, DiskError> {
         let state = self.state();
-        let remains = state.quarantine.iter().copied().map(ReportSubject::Vm).collect();
+        let remains = state.quarantine.iter().copied().map(deleted).collect();
         Ok(Stored { remains, ..Stored::default() })
     }
 
     fn collect(&self, proof: &RemainsProof) -> Result<(), DiskError> {
         self.disk(|state| {
-            state.quarantine.retain(|vm| ReportSubject::Vm(*vm) != proof.subject());
+            state.quarantine.retain(|vm| deleted(*vm) != proof.subject());
             Ok(())
         })
     }

@@ -11,14 +11,19 @@ use dagger_agent::controller::{
 };
 use dagger_agent::handover::{AttestedVm, AttestedVolume, Order};
 use dagger_agent::hypervisor::{Machine, Power};
-use dagger_payload::id::{AccountId, CommitIndex, Generation, VolumeId};
+use dagger_payload::id::{AccountId, CommitIndex, Generation, LedgerTime, SnapshotId, VolumeId};
 use dagger_payload::kind::{Capacity, Protection, ReportPhase, VolumePhase};
-use dagger_payload::volume::{VmVolume, Volume, VolumeDisk, VolumeReport, VolumeUse, VolumeWanted};
+use dagger_payload::volume::{
+    Snapshot, SnapshotReport, VmVolume, Volume, VolumeDisk, VolumeReport, VolumeUse, VolumeWanted,
+};
 
 use super::support::{ELSEWHERE, HERE, VM, accepted, after, cause, host, ours, report, wants};
 
 /// The volume.
 pub(crate) const VOLUME: VolumeId = VolumeId([8; 16]);
+
+/// Its snapshot.
+pub(crate) const SNAPSHOT: SnapshotId = SnapshotId([7; 16]);
 
 /// A new volume of `HERE`.
 pub(crate) fn volume() -> AttestedVolume {
@@ -54,9 +59,57 @@ pub(crate) trait NextVolume {
         self.after(|volume| {
             if phase == VolumePhase::Ready {
                 volume.disk = VolumeDisk::Made;
+                volume.restoring = None;
             }
             let (generation, reason) = (volume.generation, None);
             volume.reported = Some(VolumeReport { generation, phase, reason, cause: cause(9) });
+        })
+    }
+
+    /// Its owner wants what is on it to be kept.
+    fn asked_snapshot(&self) -> AttestedVolume {
+        self.after(|volume| {
+            volume.snapshots.push(Snapshot {
+                id: SNAPSHOT,
+                name: "monday".parse().unwrap(),
+                size_gib: volume.size_gib,
+                created: cause(20),
+                created_at: LedgerTime(0),
+                wanted: VolumeWanted::Kept,
+                disk: VolumeDisk::NotReported,
+                reported: None,
+            });
+        })
+    }
+
+    /// `HERE` has reported this about its snapshot.
+    fn reported_snapshot(&self, phase: VolumePhase) -> AttestedVolume {
+        self.after(|volume| {
+            volume.snapshots.retain(|_| phase != VolumePhase::Deleted);
+            for snapshot in &mut volume.snapshots {
+                if phase == VolumePhase::Ready {
+                    snapshot.disk = VolumeDisk::Made;
+                }
+                let (reason, cause) = (None, cause(21));
+                snapshot.reported = Some(SnapshotReport { phase, reason, cause });
+            }
+        })
+    }
+
+    /// Its owner wants it to hold again what the snapshot does.
+    fn put_back(&self) -> AttestedVolume {
+        self.after(|volume| {
+            volume.generation = volume.generation.next();
+            volume.changed = cause(volume.generation.0);
+            volume.restoring = Some(SNAPSHOT);
+        })
+    }
+
+    /// Its owner wants the snapshot gone.
+    fn without_snapshot(&self) -> AttestedVolume {
+        self.after(|volume| {
+            let snapshots = volume.snapshots.iter_mut();
+            snapshots.for_each(|snapshot| snapshot.wanted = VolumeWanted::Deleted);
         })
     }
 
@@ -90,7 +143,7 @@ pub(crate) fn with_volumes(before: &AttestedVm, volumes: &[VolumeId]) -> Atteste
 }
 
 /// A controller, and what it is told and says.
-struct Desk {
+pub(crate) struct Desk {
     controller: Controller,
     now: Monotonic,
     ticket: u64,
@@ -99,7 +152,7 @@ struct Desk {
 }
 
 impl Desk {
-    fn new(policy: LocalPolicy) -> Self {
+    pub(crate) fn new(policy: LocalPolicy) -> Self {
         let controller = Controller::new(HERE, policy, BTreeMap::new());
         let (now, begun) = (Monotonic::default(), Generation(0));
         let mut desk = Self { controller, now, ticket: 0, begun };
@@ -107,7 +160,7 @@ impl Desk {
         desk
     }
 
-    fn take(&mut self, input: Input) -> Vec<Output> {
+    pub(crate) fn take(&mut self, input: Input) -> Vec<Output> {
         let outputs = self.controller.handle(self.now, input);
         for output in &outputs {
             if let Output::Act(job) = output {
@@ -117,7 +170,7 @@ impl Desk {
         outputs
     }
 
-    fn volume(&mut self, version: &AttestedVolume) -> Vec<Output> {
+    pub(crate) fn volume(&mut self, version: &AttestedVolume) -> Vec<Output> {
         self.take(Input::Order(Order::Volume(Box::new(version.clone()))))
     }
 
@@ -125,13 +178,18 @@ impl Desk {
         self.take(Input::Order(Order::Vm(Box::new(version.clone()))))
     }
 
-    fn caught_up(&mut self) -> Vec<Output> {
+    pub(crate) fn caught_up(&mut self) -> Vec<Output> {
         self.take(Input::Order(Order::CaughtUp(CommitIndex(100))))
     }
 
-    fn finish(&mut self, of: &AttestedVolume, outcome: Outcome) -> Vec<Output> {
+    pub(crate) fn finish(&mut self, of: &AttestedVolume, outcome: Outcome) -> Vec<Output> {
         let (volume, generation) = (of.volume.id, of.volume.generation);
-        self.take(Input::VolumeFinished(VolumeFinished { volume, generation, outcome }))
+        self.take(Input::VolumeFinished(VolumeFinished {
+            volume,
+            generation,
+            snapshot: None,
+            outcome,
+        }))
     }
 
     /// The end of a step of the VM's, with what is seen then.
@@ -143,13 +201,13 @@ impl Desk {
         self.take(Input::Finished(finished, self.ticket + 1))
     }
 
-    fn wait(&mut self, seconds: u64) -> Vec<Output> {
+    pub(crate) fn wait(&mut self, seconds: u64) -> Vec<Output> {
         self.now = self.now.plus(Duration::from_secs(seconds));
         self.take(Input::Tick)
     }
 }
 
-fn actions(outputs: &[Output]) -> Vec<VolumeAction> {
+pub(crate) fn actions(outputs: &[Output]) -> Vec<VolumeAction> {
     let action = |output: &Output| match output {
         Output::ActOnVolume(job) => Some(job.action.clone()),
         _ => None,
@@ -157,7 +215,7 @@ fn actions(outputs: &[Output]) -> Vec<VolumeAction> {
     outputs.iter().filter_map(action).collect()
 }
 
-fn told(outputs: &[Output]) -> Vec<VolumePhase> {
+pub(crate) fn told(outputs: &[Output]) -> Vec<VolumePhase> {
     let phase = |output: &Output| match output {
         Output::ReportVolume(report) => Some(report.phase),
         _ => None,

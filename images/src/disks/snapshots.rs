@@ -1,0 +1,242 @@
+//! Snapshots of volumes, and volumes that are put back to one or begin with one.
+//!
+//! Owns the copies: each is a whole file of its own, made under a temporary name, so that what has
+//! a final name is complete and depends on nothing. Where the file system shares blocks, a copy
+//! costs none. A volume's file is copied only while no hypervisor holds it. What a volume held
+//! before it was put back goes into quarantine, and says there for which order that was.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use dagger_payload::id::{Generation, HostId, SnapshotId, VolumeId};
+use dagger_payload::kind::ImageFormat;
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::libc;
+
+use super::{Disk, DiskStore, ForeignName, Outcome, is_here};
+use crate::error::ImageError;
+use crate::files::{self, Existing, Partial};
+use crate::header;
+
+/// The extension of a snapshot's file.
+const SNAPSHOT: &str = "snapshot";
+/// The extension of what a volume held before it was put back, in quarantine.
+const REPLACED: &str = "replaced";
+/// Where QEMU marks that somebody writes to an image (`RAW_PERM_BASE` and the bit for writing).
+const QEMU_WRITES_AT: libc::off_t = 101;
+/// Where QEMU marks that nobody else may write (`RAW_SHARED_BASE` and the same bit).
+const QEMU_NO_WRITERS_AT: libc::off_t = 201;
+
+/// The name of a snapshot's file, in the text form `HOST-VOLUME-SNAPSHOT.snapshot`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SnapshotName {
+    /// The host that made it.
+    pub host: HostId,
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// Which snapshot.
+    pub snapshot: SnapshotId,
+}
+
+impl std::fmt::Display for SnapshotName {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}-{}-{}.{SNAPSHOT}", self.host, self.volume, self.snapshot)
+    }
+}
+
+impl FromStr for SnapshotName {
+    type Err = ForeignName;
+
+    fn from_str(text: &str) -> Result<Self, ForeignName> {
+        let (ids, extension) = text.split_once('.').ok_or(ForeignName)?;
+        let mut ids = ids.splitn(3, '-');
+        let mut next = || ids.next().ok_or(ForeignName);
+        let (host, volume, snapshot) = (next()?, next()?, next()?);
+        if extension != SNAPSHOT {
+            return Err(ForeignName);
+        }
+        Ok(Self {
+            host: host.parse().map_err(|_| ForeignName)?,
+            volume: volume.parse().map_err(|_| ForeignName)?,
+            snapshot: snapshot.parse().map_err(|_| ForeignName)?,
+        })
+    }
+}
+
+/// The name in quarantine of what a volume held before it was put back, in the text form
+/// `HOST-VOLUME.replaced.GENERATION`: the generation of the volume that asked for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ReplacedName {
+    /// The host that had it.
+    pub host: HostId,
+    /// Of which volume.
+    pub volume: VolumeId,
+    /// By which generation.
+    pub generation: Generation,
+}
+
+impl std::fmt::Display for ReplacedName {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{}-{}.{REPLACED}.{}", self.host, self.volume, self.generation)
+    }
+}
+
+impl FromStr for ReplacedName {
+    type Err = ForeignName;
+
+    fn from_str(text: &str) -> Result<Self, ForeignName> {
+        let (ids, rest) = text.split_once('.').ok_or(ForeignName)?;
+        let (host, volume) = ids.split_once('-').ok_or(ForeignName)?;
+        let (extension, generation) = rest.split_once('.').ok_or(ForeignName)?;
+        if extension != REPLACED {
+            return Err(ForeignName);
+        }
+        Ok(Self {
+            host: host.parse().map_err(|_| ForeignName)?,
+            volume: volume.parse().map_err(|_| ForeignName)?,
+            generation: Generation(generation.parse().map_err(|_| ForeignName)?),
+        })
+    }
+}
+
+impl DiskStore {
+    /// Where the snapshot's file is, if it is here.
+    pub fn snapshot_path(&self, volume: VolumeId, snapshot: SnapshotId) -> PathBuf {
+        self.directory.join(SnapshotName { host: self.host, volume, snapshot }.to_string())
+    }
+
+    /// Whether the snapshot's file is here.
+    ///
+    /// # Errors
+    /// [`ImageError::File`] when it cannot be seen: unknown is not absent.
+    pub fn has_snapshot(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<bool, ImageError> {
+        is_here(&self.snapshot_path(volume, snapshot))
+    }
+
+    /// Makes sure that the snapshot's file is here: a copy of the volume's, which no machine holds.
+    /// One that is here is kept as it is.
+    ///
+    /// # Errors
+    /// [`ImageError::Header`], [`ImageError::File`], also while somebody writes to the volume.
+    pub fn ensure_snapshot(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    ) -> Result<Disk, ImageError> {
+        let path = self.snapshot_path(volume, snapshot);
+        if self.has_snapshot(volume, snapshot)? {
+            return Ok(Disk { path, outcome: Outcome::Kept });
+        }
+        publish(self.copy(&self.volume_path(volume))?, path)
+    }
+
+    /// Makes sure that the volume has a file: a copy of a snapshot's. One that is here is kept as
+    /// it is.
+    ///
+    /// # Errors
+    /// [`ImageError::Header`], [`ImageError::File`].
+    pub fn ensure_clone(
+        &self,
+        volume: VolumeId,
+        (source, snapshot): (VolumeId, SnapshotId),
+    ) -> Result<Disk, ImageError> {
+        let path = self.volume_path(volume);
+        if self.has_volume(volume)? {
+            return Ok(Disk { path, outcome: Outcome::Kept });
+        }
+        publish(self.copy(&self.snapshot_path(source, snapshot))?, path)
+    }
+
+    /// Makes sure that the volume, which no machine holds, was put back to the snapshot for
+    /// `generation`: once, however often this is asked for. What it held is in quarantine then.
+    ///
+    /// # Errors
+    /// [`ImageError::Header`], [`ImageError::File`], also while somebody writes to the volume.
+    pub fn restore_volume(
+        &self,
+        (volume, snapshot): (VolumeId, SnapshotId),
+        generation: Generation,
+    ) -> Result<Outcome, ImageError> {
+        let path = self.volume_path(volume);
+        let replaced = ReplacedName { host: self.host, volume, generation };
+        let aside = self.directory.join(files::QUARANTINE).join(replaced.to_string());
+        let was_aside = is_here(&aside)?;
+        if self.has_volume(volume)? {
+            if was_aside {
+                return Ok(Outcome::Kept);
+            }
+            // Nobody may begin to write between the look and the renames.
+            let before = open_still(&path)?;
+            let copy = self.copy(&self.snapshot_path(volume, snapshot))?;
+            files::put_aside(&path, &aside)?;
+            let made = publish(copy, path);
+            drop(before);
+            return made.map(|disk| disk.outcome);
+        }
+        // Died between the two renames, or the file was lost: the snapshot says what it is to hold.
+        publish(self.copy(&self.snapshot_path(volume, snapshot))?, path).map(|disk| disk.outcome)
+    }
+
+    /// Moves the snapshot's file into quarantine; tells where it is now. Nothing here is no error.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn quarantine_snapshot(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+    ) -> Result<Option<PathBuf>, ImageError> {
+        files::quarantine(&self.snapshot_path(volume, snapshot))
+    }
+
+    /// A whole copy, under a temporary name. Nobody writes to the original meanwhile.
+    fn copy(&self, from: &Path) -> Result<Partial, ImageError> {
+        let mut original = open_still(from)?;
+        header::inspect(&original, ImageFormat::Qcow2)?;
+        let copy = Partial::create(&self.directory)?;
+        io::copy(&mut original, &mut copy.file())
+            .map_err(ImageError::file("cannot write", copy.path()))?;
+        header::inspect(copy.file(), ImageFormat::Qcow2)?;
+        Ok(copy)
+    }
+}
+
+/// Gives a copy its final name, unless that is taken.
+fn publish(copy: Partial, path: PathBuf) -> Result<Disk, ImageError> {
+    let outcome = match copy.finish(&path, Existing::Keep)? {
+        true => Outcome::Created,
+        false => Outcome::Kept,
+    };
+    Ok(Disk { path, outcome })
+}
+
+/// Opens a disk to which nobody writes, and to which no hypervisor will while it is open: QEMU and
+/// Cloud Hypervisor both hold, and respect, locks of this kind.
+fn open_still(path: &Path) -> Result<File, ImageError> {
+    let file = files::open_regular(path).map_err(ImageError::file("cannot open", path))?;
+    let lock = |kind: libc::c_int, at: libc::off_t| libc::flock {
+        l_type: libc::c_short::try_from(kind).unwrap_or(libc::c_short::MAX),
+        l_whence: libc::c_short::try_from(libc::SEEK_SET).unwrap_or(0),
+        l_start: at,
+        l_len: 1,
+        l_pid: 0,
+    };
+    let failed = |error: nix::Error| ImageError::file("cannot lock", path)(error.into());
+    let in_use = || {
+        let why = io::Error::new(io::ErrorKind::ResourceBusy, "a machine writes to it");
+        ImageError::file("cannot copy", path)(why)
+    };
+    match fcntl(&file, FcntlArg::F_OFD_SETLK(&lock(libc::F_RDLCK, QEMU_NO_WRITERS_AT))) {
+        Ok(_) => {}
+        Err(nix::Error::EAGAIN | nix::Error::EACCES) => return Err(in_use()),
+        Err(error) => return Err(failed(error)),
+    }
+    let mut writer = lock(libc::F_WRLCK, QEMU_WRITES_AT);
+    fcntl(&file, FcntlArg::F_OFD_GETLK(&mut writer)).map_err(failed)?;
+    match i32::from(writer.l_type) == libc::F_UNLCK {
+        true => Ok(file),
+        false => Err(in_use()),
+    }
+}
