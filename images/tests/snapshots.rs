@@ -1,4 +1,4 @@
-//! Snapshots of real qcow2 files, written and read with `qemu-io` and held by `qemu-system`'s locks.
+//! Snapshots of real qcow2 files, written and read with `qemu-io`, held by `qemu-system`'s locks.
 
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]

@@ -152,8 +152,8 @@ impl RemainsProof {
         })
     }
 
-    /// The proofs that follow from `after`, the version after `before`: snapshots whose deletion was
-    /// reported, and what a volume held that was put back.
+    /// The proofs that follow from `after`, the version after `before`: snapshots whose deletion
+    /// was reported, and what a volume held that was put back.
     pub fn between(before: &AttestedVolume, after: &AttestedVolume, here: HostId) -> Vec<Self> {
         let (old, new) = (&before.volume, &after.volume);
         if new.host != here || new.id != old.id || after.commit < before.commit {

@@ -1,4 +1,4 @@
-//! Volumes' snapshots in the controller and on disk: when they are made, put back, cloned and removed.
+//! Volumes' snapshots in the controller and on disk: when they are made, put back, cloned, removed.
 
 use std::collections::{BTreeMap, BTreeSet};
 

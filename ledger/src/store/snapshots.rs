@@ -69,6 +69,9 @@ impl Records {
             let (commit, number) = parts(&found)?;
             if number == HEAD {
                 heads.push(open_encoded(Table::Snapshots, &found, value)?);
+                if commit.next() == commit {
+                    return Ok(heads); // nothing is above it
+                }
                 from = key(commit.next(), 0);
             } else {
                 from = key(commit, HEAD);

@@ -117,7 +117,8 @@ impl Client {
                     }
                 }
                 Err(error) => {
-                    if !matches!(error, TransferError::NotAgreed | TransferError::NotTaken) {
+                    // Also what the judge did not take: it may be made to be too much for it.
+                    if !matches!(error, TransferError::NotAgreed) {
                         *failures.entry(peer).or_default() += 1;
                     }
                     tracing::warn!(%name, %error, "a peer's snapshot is not used; others are asked");

@@ -52,10 +52,13 @@ pub struct SnapshotOffer {
 pub struct PastReleases(#[n(0)] pub Vec<SealedRelease>);
 
 impl SnapshotHead {
-    /// Whether `attestation` names this state: either commit end that a header names may be it.
+    /// Whether `attestation` names this state and the commit after which it was made: either commit
+    /// end that a header names may be both. Were the state enough, a liar could offer a true one
+    /// under any later commit, and who took it would hold it for the newest for ever.
     pub fn is_named_by(&self, attestation: &Attestation) -> bool {
         let made_after = CommitEnd { index: self.made_after, ..self.end };
-        attestation.newest == self.end || attestation.checkpoint == Some(made_after)
+        attestation.checkpoint == Some(made_after)
+            || (attestation.newest == self.end && self.made_after == self.end.index)
     }
 }
 
@@ -269,13 +272,22 @@ mod tests {
                 read.ok().map(|(header, _)| header)
             })
         };
-        let (by_newest, by_checkpoint) = (signed(0, end, None), signed(1, other, Some(made_after)));
-        let good = [by_newest, by_checkpoint, signed(2, end, Some(other))];
+        let good = [end, other, made_after];
+        let good = [0, 1, 2].map(|at| signed(at, good[usize::from(at)], Some(made_after)));
         assert!(attested(good.to_vec()));
         assert!(!attested(good[..2].to_vec()), "too few");
-        for bad in [good[0].clone(), signed(4, end, None), signed(3, other, Some(end))] {
+        let stranger = signed(4, end, Some(made_after));
+        // Who vouches for the state alone says nothing of when it was made.
+        let (by_state, by_another) = (signed(3, end, None), signed(3, other, Some(end)));
+        for bad in [good[0].clone(), stranger, by_state.clone(), by_another] {
             assert!(!attested([&good[..2], &[bad]].concat()));
         }
+        let at_once = SnapshotHead { made_after: end.index, ..head.clone() };
+        let names = |signed: &SignedHeader| {
+            let read = signed.verify(|author| keys.get(usize::from(author.0)));
+            at_once.is_named_by(&read.expect("signed").0.attestation)
+        };
+        assert!(names(&by_state) && !names(&good[1]));
         let mut forged = good[2].clone();
         forged.signature = Signature([0; 64]);
         assert!(!attested([&good[..2], &[forged]].concat()));

@@ -1,7 +1,7 @@
 //! `daggerctl volume snapshot|restore|clone|delete-snapshot`: what a volume held at a time, kept.
 //!
-//! Owns the arguments and the words of these commands. Never follows anything itself: `volume` does.
-//! Called by `volume` and, to make documents without sending them, by `commands::payload`.
+//! Owns the arguments and the words of these commands. Never follows anything itself: `volume`
+//! does. Called by `volume` and, to make documents without sending them, by `commands::payload`.
 
 use clap::Args;
 use dagger_api::VolumeView;
