@@ -51,7 +51,7 @@ fn without_a_quorum_changes_are_refused_by_name_and_one_restart_resumes() {
     cluster.kill(Role::Ledger, 3);
     cluster.kill(Role::Ledger, 4);
     let said = cluster.until("the loss is noticed", || {
-        let output = cluster.ctl(&["vm", "stop", "web"]);
+        let output = cluster.ctl(&["vm", "stop", "web", "--timeout", "2s"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         said.contains("no quorum: have 2, need 3, missing host3, host4").then_some(said)
     });
@@ -127,7 +127,7 @@ fn a_processor_that_dies_stops_changes_and_nothing_else() {
         cluster.kill(Role::Processor, host);
     }
     let said = cluster.until("the loss is noticed", || {
-        let output = cluster.ctl(&["vm", "stop", "web"]);
+        let output = cluster.ctl(&["vm", "stop", "web", "--timeout", "2s"]);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         said.contains("processor_unavailable").then_some(said)
     });
