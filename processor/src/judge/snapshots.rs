@@ -24,7 +24,7 @@ use dagger_payload::volume::{
 use super::accounts::acting;
 use super::placement::require_share;
 use super::state::{State, is_live};
-use super::volumes::{newborn, own};
+use super::volumes::{newborn, own, reported};
 use super::{Case, Ruling, refuse};
 
 /// Names of snapshots, and what is still to be made from one.
@@ -170,16 +170,7 @@ pub(crate) fn delete(state: &State, case: &Case<'_>, body: &SnapshotDelete) -> R
 }
 
 pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportSnapshot) -> Ruling {
-    let Some(host) = state.host_of_agent(case.signer) else {
-        let detail = "the signer is no agent of a host that has joined";
-        return refuse(RefusalCode::AccountUnknown, detail);
-    };
-    let Some(volume) = state.volumes.get(&body.volume) else {
-        return refuse(RefusalCode::NotFound, format!("there is no volume {}", body.volume));
-    };
-    if volume.host != host.id {
-        return refuse(RefusalCode::Conflict, "the volume is on another host");
-    }
+    let volume = reported(state, case, body.volume)?;
     let snapshot = found(volume, body.snapshot)?;
     match (body.phase, snapshot.wanted) {
         (VolumePhase::Deleted, VolumeWanted::Kept) => {

@@ -192,17 +192,30 @@ pub(crate) fn protect(state: &State, case: &Case<'_>, body: &VolumeProtect) -> R
     Ok(vec![Effect::Volume(Box::new(volume))])
 }
 
-pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVolume) -> Ruling {
+/// The volume of which its own host, the signer, reports something.
+///
+/// # Errors
+/// `account_unknown`, `not_found`, and `conflict` for another host's.
+pub(super) fn reported<'s>(
+    state: &'s State,
+    case: &Case<'_>,
+    volume: VolumeId,
+) -> Result<&'s Volume, Refusal> {
     let Some(host) = state.host_of_agent(case.signer) else {
         let detail = "the signer is no agent of a host that has joined";
         return refuse(RefusalCode::AccountUnknown, detail);
     };
-    let Some(volume) = state.volumes.get(&body.volume) else {
-        return refuse(RefusalCode::NotFound, format!("there is no volume {}", body.volume));
+    let Some(known) = state.volumes.get(&volume) else {
+        return refuse(RefusalCode::NotFound, format!("there is no volume {volume}"));
     };
-    if volume.host != host.id {
+    if known.host != host.id {
         return refuse(RefusalCode::Conflict, "the volume is on another host");
     }
+    Ok(known)
+}
+
+pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVolume) -> Ruling {
+    let volume = reported(state, case, body.volume)?;
     if body.generation != volume.generation {
         let detail =
             format!("generation {} reported, {} is wanted", body.generation, volume.generation);
