@@ -65,6 +65,8 @@ pub(crate) type Lie = (usize, PeerMessage);
 
 /// Chance that a liar plans a split, in thousandths.
 const SPLIT_PERMILLE: u64 = 300;
+/// Chance that a liar forks in the end so that everybody sees it, in thousandths.
+const CONFESSION_PERMILLE: u64 = 400;
 /// Events that a liar may make at once.
 const EVENTS_PER_TURN: usize = 6;
 /// Old events that a liar may send again at once.
@@ -78,6 +80,8 @@ pub(crate) struct Liar {
     random: Random,
     habits: Habits,
     split: Option<Split>,
+    /// Forks in the end so that everybody sees it.
+    confesses: bool,
     held: BTreeMap<EventDigest, Arc<Event>>,
     rounds: BTreeMap<Round, BTreeMap<AuthorIndex, Vec<Parent>>>,
     /// The newest event of each chain; a second chain is a twin.
@@ -123,6 +127,7 @@ impl Liar {
             None
         };
         let habits = if split.is_some() { Habits::blameless() } else { habits };
+        let confesses = Random::new(seed, "confession").happens(CONFESSION_PERMILLE);
         Self {
             hosts: configuration.committee.members(),
             configuration,
@@ -130,6 +135,7 @@ impl Liar {
             random,
             habits,
             split,
+            confesses,
             held: BTreeMap::new(),
             rounds: BTreeMap::new(),
             chains: vec![None],
@@ -445,6 +451,33 @@ impl Liar {
     /// An event with a payload above the highest round that a quorum of others has, without a chain
     /// of its own below it; shown to everybody.
     pub(crate) fn speak_unnamed(&mut self, wall: LedgerTime) -> Vec<Lie> {
+        let payload = self.own_payload();
+        let Some(event) = self.sign_on_top(wall, vec![payload]) else {
+            return Vec::new();
+        };
+        self.told(LieKind::UnnamedPayload);
+        self.peers().into_iter().map(|peer| (peer, PeerMessage::event(&event))).collect()
+    }
+
+    /// Shows each half of its peers another event for one round, if it is one that ends so: what
+    /// they build on it then shows everybody that it forks.
+    pub(crate) fn confess(&mut self, wall: LedgerTime) -> Vec<Lie> {
+        if !self.confesses {
+            return Vec::new();
+        }
+        let payload = self.own_payload();
+        let twins = [vec![payload], Vec::new()].map(|payloads| self.sign_on_top(wall, payloads));
+        let [Some(first), Some(second)] = twins else {
+            return Vec::new();
+        };
+        self.told(LieKind::Twin);
+        let twins = [first, second].into_iter().cycle();
+        let to_each = self.peers().into_iter().zip(twins);
+        to_each.map(|(peer, event)| (peer, PeerMessage::event(&event))).collect()
+    }
+
+    /// Signs an event above the highest round that a quorum of others has.
+    fn sign_on_top(&mut self, wall: LedgerTime, payloads: Vec<SignedPayload>) -> Option<Event> {
         let me = self.configuration.me;
         let quorum = self.configuration.committee.quorum();
         let others = |authors: &BTreeMap<AuthorIndex, Vec<Parent>>| -> Vec<Parent> {
@@ -452,13 +485,8 @@ impl Liar {
             others.filter_map(|(_, events)| events.first().copied()).collect()
         };
         let mut rounds = self.rounds.iter().rev().map(|(round, authors)| (*round, others(authors)));
-        let Some((below, parents)) = rounds.find(|(_, parents)| parents.len() >= quorum) else {
-            return Vec::new();
-        };
-        let payload = self.own_payload();
-        let event = self.sign(below.next(), parents, wall, vec![payload]);
-        self.told(LieKind::UnnamedPayload);
-        self.peers().into_iter().map(|peer| (peer, PeerMessage::event(&event))).collect()
+        let (below, parents) = rounds.find(|(_, parents)| parents.len() >= quorum)?;
+        Some(self.sign(below.next(), parents, wall, payloads))
     }
 
     /// A round above `last` whose quorum below is known: the next one, or far ahead.

@@ -139,6 +139,15 @@ impl World {
         self.send_lies(host, lies.unwrap_or_default());
     }
 
+    /// Some liars fork so that everybody will see it.
+    pub(crate) fn confess(&mut self) {
+        for host in self.liars.keys().copied().collect::<Vec<_>>() {
+            let wall = self.hosts[host].wall(self.now());
+            let lies = self.liars.get_mut(&host).map(|liar| liar.confess(wall));
+            self.send_lies(host, lies.unwrap_or_default());
+        }
+    }
+
     /// What one other host says reaches a victim late from time to time, so that it leaves him out.
     pub(super) fn help_splits(&mut self) {
         let victims: Vec<_> = self.liars.values().filter_map(Liar::victim).collect();

@@ -107,6 +107,7 @@ fn live(world: &mut World) -> Result<(), Broken> {
     world.heal();
     let half = faults_end.plus_us(SETTLE_US / 2);
     world.run_until(half)?;
+    world.confess();
     world.submit_again();
     let settled = half.plus_us(SETTLE_US / 2);
     world.run_until(settled)?;

@@ -11,8 +11,9 @@ use super::possible_kinds;
 /// Least faults of a run on average, not counting what befalls single messages and sectors, and not
 /// counting lies.
 const FAULTS_PER_RUN_MIN: u64 = 20;
-/// A kind is too rare when fewer than one run of this many had it.
-const RUNS_PER_KIND_MAX: u64 = 50;
+/// A kind is too rare when it came fewer times than once in this many runs. The rarest, to begin
+/// from a snapshot, comes eight times on average, and so never less by chance.
+const RUNS_PER_KIND_MAX: u64 = 100;
 /// A tally of fewer runs says nothing about kinds.
 const RUNS_MIN: u64 = 100;
 /// Of clusters that bear a liar, half of the runs have one; by chance never so few of a hundred.
