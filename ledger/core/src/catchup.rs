@@ -25,6 +25,9 @@ pub(crate) struct CatchUp {
     asked: Option<Asked>,
     /// Peers that were asked in a row and brought nothing.
     fruitless: u32,
+    /// Where this host was when it asked the last of them: what has come since, however late, is
+    /// worth asking on.
+    fruitless_from: Place,
     /// Answers that brought nothing, by peer.
     failures: BTreeMap<AuthorIndex, u64>,
 }
@@ -72,7 +75,9 @@ impl CatchUp {
     fn fail(&mut self, server: AuthorIndex) {
         *self.failures.entry(server).or_default() += 1;
         self.fruitless = self.fruitless.saturating_add(1);
-        self.asked = None;
+        if let Some(asked) = self.asked.take() {
+            self.fruitless_from = asked.from;
+        }
     }
 
     /// Whether a peer has been asked for what was left out.
@@ -99,6 +104,9 @@ impl CatchUp {
     /// Whom to ask now, if anybody. Asking begins far behind and ends when nothing lies ahead.
     fn next(&mut self, here: Place, now: Moment) -> Option<AuthorIndex> {
         let Some(asked) = self.asked else {
+            if here > self.fruitless_from {
+                self.fruitless = 0;
+            }
             let quiet = self.fruitless >= CATCH_UP_TURNS_MAX;
             return if quiet { None } else { self.beyond(half_from(here), AuthorIndex(0)) };
         };
@@ -111,8 +119,10 @@ impl CatchUp {
         if !waited {
             return None;
         }
-        self.asked = None;
-        let next = self.beyond(here, following(asked.server))?;
+        let Some(next) = self.beyond(here, following(asked.server)) else {
+            self.asked = None;
+            return None;
+        };
         self.fail(asked.server);
         (self.fruitless < CATCH_UP_TURNS_MAX).then_some(next)
     }
@@ -187,9 +197,24 @@ mod tests {
         catch_up.hear(AuthorIndex(1), Epoch(0), Round(10 + CATCH_UP_ROUNDS));
         catch_up.hear(AuthorIndex(1), Epoch(0), Round(11));
         assert_eq!(catch_up.next(here(10), Moment(0)), Some(AuthorIndex(1)));
-        catch_up.fruitless = CATCH_UP_TURNS_MAX;
+        (catch_up.fruitless, catch_up.fruitless_from) = (CATCH_UP_TURNS_MAX, here(10));
         catch_up.hear(AuthorIndex(1), Epoch(0), Round(10 + 2 * CATCH_UP_ROUNDS));
         assert_eq!(catch_up.next(here(10), Moment(0)), None);
+    }
+
+    #[test]
+    fn answers_that_came_too_late_are_asked_on_from_once_they_have_come() {
+        let mut catch_up = CatchUp::default();
+        catch_up.note(AuthorIndex(1), Epoch(0), &has(10 * CATCH_UP_ROUNDS));
+        let ask = |catch_up: &mut CatchUp, at: u64, round: u64| {
+            let server = catch_up.next(here(round), Moment(at))?;
+            let from = here(round);
+            catch_up.asked = Some(Asked { server, at: Moment(at), from });
+            Some(server.0)
+        };
+        let asked = (0..20).filter(|turn| ask(&mut catch_up, turn * 2_000, 5).is_some()).count();
+        assert_eq!(asked, usize::try_from(CATCH_UP_TURNS_MAX).expect("few"));
+        assert_eq!(ask(&mut catch_up, 50_000, 6), Some(1));
     }
 
     #[test]

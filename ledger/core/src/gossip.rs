@@ -41,6 +41,13 @@ impl Gossip {
         self.connected.range(peer..).chain(&self.connected).next().copied()
     }
 
+    /// One connected peer after the other, as `turn` counts up.
+    pub(crate) fn connected_in_turn(&self, turn: u64) -> Option<AuthorIndex> {
+        let count = u64::from(self.connected_count()).max(1);
+        let at = usize::try_from(turn % count).expect("peers are few");
+        self.connected.iter().nth(at).copied()
+    }
+
     pub(crate) fn have_at(&self) -> Option<Moment> {
         (!self.connected.is_empty()).then_some(self.have_at)
     }

@@ -184,8 +184,15 @@ impl Recovery {
         highest_of_asker: Round,
         quorum_round: Round,
     ) {
-        if !self.is_over() && nonce > 0 && nonce <= self.nonce && self.committee.contains(from) {
-            self.answers.insert(from, Answer { highest_of_asker, quorum_round });
+        if self.is_over() || nonce == 0 || nonce > self.nonce || !self.committee.contains(from) {
+            return;
+        }
+        let answer = self.answers.entry(from).or_insert(Answer { highest_of_asker, quorum_round });
+        // What a peer held at the first question is enough: this life has signed nothing since. Its
+        // later rounds would only move the goal of a host that is slow to follow. A peer that lost
+        // what it claimed says less, and then that counts.
+        if answer.highest_of_asker != highest_of_asker || quorum_round < answer.quorum_round {
+            *answer = Answer { highest_of_asker, quorum_round };
         }
     }
 
@@ -325,8 +332,12 @@ impl Core {
             self.recovery.nonce += 1;
             let nonce = self.recovery.nonce;
             let ask = PeerMessage::AskRecovery { nonce, epoch: self.configuration.epoch };
-            for message in [self.have(), ask] {
-                turn.outputs.push(Output::Broadcast { message, after: self.written });
+            turn.outputs.push(Output::Broadcast { message: ask, after: self.written });
+            // Each has been told at the start what is here. Told again and again, all of them would
+            // send a host that follows slowly the same events once a second, each.
+            if let Some(peer) = self.gossip.connected_in_turn(nonce) {
+                let message = self.have();
+                turn.outputs.push(Output::Send { to: peer, message, after: self.written });
             }
         }
     }
@@ -375,6 +386,39 @@ mod tests {
         };
         assert_eq!(floor(Beginning::Founding), Some(Round(0)));
         assert_eq!(floor(Beginning::Handover), Some(Round(RECOVERY_MARGIN_ROUNDS)));
+    }
+
+    #[test]
+    fn a_peers_later_rounds_do_not_move_the_goal_of_a_host_that_follows_slowly() {
+        let vote = (Committee::new(4).expect("four may vote"), Beginning::Handover);
+        let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful);
+        for asked in 1..10 {
+            recovery.nonce = asked;
+            for peer in 1..4 {
+                recovery.answered(AuthorIndex(peer), asked, Round(0), Round(100 * asked));
+            }
+            let here = Round(50 * asked);
+            let floor = recovery.floor(Round(0), Round(0), here);
+            let expected = Round(here.0 + RECOVERY_MARGIN_ROUNDS);
+            assert_eq!(floor, (asked > 1).then_some(expected));
+        }
+    }
+
+    #[test]
+    fn a_peer_that_lost_what_it_claimed_is_believed_when_it_says_less() {
+        let vote = (Committee::new(4).expect("four may vote"), Beginning::Handover);
+        let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful);
+        let mut floor = |asked: u64, own: u64, rounds: u64| {
+            recovery.nonce = asked;
+            for peer in 1..4 {
+                recovery.answered(AuthorIndex(peer), asked, Round(own), Round(rounds));
+            }
+            recovery.floor(Round(0), Round(5), Round(20))
+        };
+        assert_eq!(floor(1, 9, 30), None, "neither its own events nor the rounds are here");
+        assert_eq!(floor(2, 5, 30), None, "the rounds are not here");
+        assert_eq!(floor(3, 5, 20), Some(Round(20 + RECOVERY_MARGIN_ROUNDS)));
+        assert_eq!(floor(4, 6, 20), None, "more of the own events was shown to a peer");
     }
 
     #[test]
