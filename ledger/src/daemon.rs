@@ -470,7 +470,7 @@ fn start_core(
     let (parts, heard) = mpsc::channel(PARTS_WAITING_MAX);
     if let Some(fetched) = fetched {
         let (delivery, links) = (delivery.clone(), started.clone());
-        tokio::spawn(Client { delivery, links, heard, fetched }.run());
+        tokio::spawn(Client::new(delivery, links, heard, fetched).run());
     }
     drop(inside);
     delivery.seats.follow(started.clone());

@@ -8,8 +8,9 @@ use std::sync::Arc;
 use dagger_ledger::driver::start::FIRST_EPOCH;
 use dagger_ledger::store::Store;
 use dagger_ledger::store::memory::MemoryStore;
+use dagger_ledger::store::past::fetched_release_change;
 use dagger_ledger::store::pruning::{Pruned, pruned_change};
-use dagger_ledger::store::records::{Recorder, Records};
+use dagger_ledger::store::records::{Recorder, Records, release_change};
 use dagger_ledger_core::interface::Record;
 use dagger_ledger_core::{CommitRecord, Frontier};
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
@@ -18,7 +19,7 @@ use dagger_payload::id::{
     Round, StateRoot,
 };
 use dagger_payload::key::Signature;
-use dagger_payload::release::QuorumEvidence;
+use dagger_payload::release::{CommitRelease, QuorumEvidence, SealedRelease};
 use dagger_payload::snapshot::{SnapshotHead, SnapshotOffer};
 
 fn end(index: u64) -> CommitEnd {
@@ -108,4 +109,40 @@ fn the_newest_own_event_is_not_pruned_until_there_is_a_newer_one() {
     prune();
     assert_eq!(records.own_last().expect("reads"), Some(newer));
     assert_eq!(records.event(&own.digest).expect("reads"), None);
+}
+
+/// What the judge called `by` released of a commit.
+fn release(index: u64, by: u8) -> SealedRelease {
+    let (releases, time_effects) = (Vec::new(), Vec::new());
+    let ledger_time = LedgerTime(index);
+    let release = CommitRelease { end: end(index), ledger_time, releases, time_effects };
+    SealedRelease { release, seal: Signature([by; 64]) }
+}
+
+#[test]
+fn what_was_fetched_is_read_by_nobody_and_replaces_nothing_until_it_is_found_to_be_true() {
+    let (own, peer) = (1, 2);
+    let store = Arc::new(MemoryStore::default());
+    let records = Records::new(store.clone());
+    let write = |changes: Vec<_>| store.commit(&changes).expect("commits");
+    let all = || records.releases(CommitIndex(0), CommitIndex(9), 9).expect("reads");
+    write((1..=2).map(|index| release_change(&release(index, own))).collect());
+    write((3..=5).map(|index| fetched_release_change(&release(index, peer))).collect());
+    assert_eq!(records.last_fetched().expect("reads"), CommitIndex(5));
+    assert_eq!(all(), [release(1, own), release(2, own)]);
+    // Meanwhile the own judge goes on.
+    write(vec![release_change(&release(3, own))]);
+    let page = |after| records.releases_with_fetched(CommitIndex(after), CommitIndex(5));
+    assert_eq!(page(0).expect("reads").len(), 3);
+    assert_eq!(page(3).expect("reads"), [release(4, peer), release(5, peer)]);
+    // Thrown away it takes nothing of that along.
+    write(records.fetched_removals().expect("reads"));
+    assert_eq!(all(), [1, 2, 3].map(|index| release(index, own)));
+    // Found to be true it follows that.
+    write((3..=6).map(|index| fetched_release_change(&release(index, peer))).collect());
+    write(records.fetched_is_true(CommitIndex(5)).expect("reads"));
+    assert_eq!(records.fetched_is_true(CommitIndex(5)).expect("reads"), []);
+    let expected = [(1, own), (2, own), (3, own), (4, peer), (5, peer)];
+    assert_eq!(all(), expected.map(|(index, by)| release(index, by)));
+    assert_eq!(records.last_fetched().expect("reads"), CommitIndex(6));
 }

@@ -37,6 +37,7 @@ pub(super) async fn settle(
     if opened.judged != end || anchor.is_none_or(|anchor| anchor.history != history) {
         return Ok(Outcome::FalsePast);
     }
+    take_past(delivery, end.index).await?;
     note_places(delivery, end.index).await?;
     if frontier.last().is_none() {
         return Ok(Outcome::FalseSnapshot);
@@ -56,17 +57,32 @@ pub(super) async fn settle(
     Ok(Outcome::Begun)
 }
 
-/// The chain over all stored releases up to a commit.
+/// The chain over all releases up to a commit, the own ones and those that were fetched.
 fn history_through(records: &Records, through: CommitIndex) -> Result<HistoryHash, StoreError> {
     let (mut history, mut after) = (HistoryHash::ZERO, CommitIndex(0));
     loop {
-        let page = records.releases(after, through, STORE_PAGE_RELEASES)?;
+        let page = records.releases_with_fetched(after, through)?;
         let Some(last) = page.last() else {
             return Ok(history);
         };
         after = last.release.end.index;
         history =
             page.iter().fold(history, |history, each| extend_history(&history, &each.release));
+    }
+}
+
+/// Puts what was fetched, and is found to be true, among the own releases; nothing else of it is
+/// kept. After a crash in between the rest is moved or fetched when a snapshot is begun with again.
+async fn take_past(delivery: &Delivery, through: CommitIndex) -> Result<(), DeliveryError> {
+    loop {
+        let mut changes = delivery.records.fetched_is_true(through)?;
+        if changes.is_empty() {
+            changes = delivery.records.fetched_removals()?;
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        delivery.writer.store(changes).await?;
     }
 }
 

@@ -197,6 +197,12 @@ impl Links {
         self.queue(peer).is_some()
     }
 
+    /// All peers to whom a link is up.
+    pub fn connected(&self) -> Vec<AuthorIndex> {
+        let up = |peer: &AuthorIndex| self.is_connected(*peer);
+        self.shared.peers.all().into_iter().map(|peer| peer.author).filter(up).collect()
+    }
+
     /// Ends all links and stops to listen and to dial.
     pub fn stop(&self) {
         self.shared.stopping.cancel();

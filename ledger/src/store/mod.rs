@@ -12,6 +12,7 @@ pub mod frontier;
 pub mod lmdb;
 pub mod memory;
 pub mod pages;
+pub mod past;
 pub mod pruning;
 pub mod records;
 pub mod scan;
@@ -51,11 +52,13 @@ pub enum Table {
     Snapshots,
     /// What shows who votes in an epoch, by epoch.
     Chain,
+    /// Releases that were fetched and are not shown to be true yet, by commit.
+    Past,
 }
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Meta,
         Self::Events,
         Self::Headers,
@@ -70,6 +73,7 @@ impl Table {
         Self::Handovers,
         Self::Snapshots,
         Self::Chain,
+        Self::Past,
     ];
 
     /// The table's name on disk.
@@ -89,6 +93,7 @@ impl Table {
             Self::Handovers => "handovers",
             Self::Snapshots => "snapshots",
             Self::Chain => "chain",
+            Self::Past => "past",
         }
     }
 }

@@ -552,18 +552,6 @@ impl Records {
         Ok(last.map_or(CommitIndex(0), |sealed| sealed.release.end.index))
     }
 
-    /// Removals of up to a page of the releases after `after`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn release_removals(&self, after: CommitIndex) -> Result<Vec<Change>, StoreError> {
-        let from = index_key(after.next());
-        let page =
-            self.store.page(Table::Releases, &from, Direction::Forward, STORE_PAGE_EVENTS)?;
-        let keys = page.into_iter().map(|(key, _)| key);
-        Ok(keys.map(|key| Change::Delete { table: Table::Releases, key }).collect())
-    }
-
     /// The highest stored round of each author.
     ///
     /// # Errors

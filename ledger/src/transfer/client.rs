@@ -5,7 +5,7 @@
 //! name. Never hands anything to the judge itself. Runs as one task, beside a core that has
 //! nothing to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
@@ -29,7 +29,7 @@ use crate::limits::{
     TRANSFER_REST,
 };
 use crate::link::Links;
-use crate::store::{StoreError, chain, records, snapshots};
+use crate::store::{StoreError, chain, past, snapshots};
 
 /// Why a transfer ended early.
 #[derive(Debug, thiserror::Error)]
@@ -86,17 +86,25 @@ impl From<crate::store::writer::WriterGone> for TransferError {
 
 /// The one who asks.
 pub struct Client {
-    /// Store, keys and state.
-    pub delivery: Arc<Delivery>,
-    /// The way to the peers.
-    pub links: Links,
-    /// What they send.
-    pub heard: mpsc::Receiver<Heard>,
-    /// The way to the judge.
-    pub fetched: mpsc::Sender<Fetched>,
+    delivery: Arc<Delivery>,
+    links: Links,
+    heard: mpsc::Receiver<Heard>,
+    fetched: mpsc::Sender<Fetched>,
+    /// Whose parts wait here.
+    contributors: BTreeSet<AuthorIndex>,
 }
 
 impl Client {
+    /// With store, keys and state, the way to the peers, what they send, and the way to the judge.
+    pub fn new(
+        delivery: Arc<Delivery>,
+        links: Links,
+        heard: mpsc::Receiver<Heard>,
+        fetched: mpsc::Sender<Fetched>,
+    ) -> Self {
+        Self { delivery, links, heard, fetched, contributors: BTreeSet::new() }
+    }
+
     /// Waits for offers until the daemon stops.
     pub async fn run(mut self) {
         let mut failures: BTreeMap<AuthorIndex, u32> = BTreeMap::new();
@@ -117,15 +125,29 @@ impl Client {
                     }
                 }
                 Err(error) => {
-                    // Also what the judge did not take: it may be made to be too much for it.
-                    if !matches!(error, TransferError::NotAgreed) {
-                        *failures.entry(peer).or_default() += 1;
+                    for failed in self.to_blame(peer, &error) {
+                        *failures.entry(failed).or_default() += 1;
                     }
                     tracing::warn!(%name, %error, "a peer's snapshot is not used; others are asked");
                     sleep(TRANSFER_REST).await;
                     self.ask_for_offers();
                 }
             }
+        }
+    }
+
+    /// Who may be at fault when it ended so. A false whole may hold parts of an earlier peer, whose
+    /// transfer was interrupted. What the judge did not take counts, too: it may be made to be too
+    /// much for it.
+    fn to_blame(&mut self, peer: AuthorIndex, error: &TransferError) -> BTreeSet<AuthorIndex> {
+        match error {
+            TransferError::NotAgreed => BTreeSet::new(),
+            TransferError::FalseSnapshot | TransferError::FalsePast => {
+                let mut all = std::mem::take(&mut self.contributors);
+                all.insert(peer);
+                all
+            }
+            _ => BTreeSet::from([peer]),
         }
     }
 
@@ -193,6 +215,7 @@ impl Client {
             return Err(TransferError::NotAttested);
         }
         self.agree_on(&frontier, peer, &head, &newest).await?;
+        self.contributors.insert(peer);
         self.fetch_chunks(peer, &head).await?;
         self.fetch_past(peer, head.end.index).await?;
         let (outcome, mut came) = mpsc::channel(1);
@@ -201,7 +224,10 @@ impl Client {
             return Err(TransferError::Silent);
         }
         match came.recv().await {
-            Some(Outcome::Begun) => Ok(commit),
+            Some(Outcome::Begun) => {
+                self.contributors.clear();
+                Ok(commit)
+            }
             Some(Outcome::FalseSnapshot) => {
                 self.forget(&head).await?;
                 Err(TransferError::FalseSnapshot)
@@ -242,17 +268,16 @@ impl Client {
             let here = here.filter(|here| newest.step(&cluster, here).is_ok());
             let beginning = match here {
                 Some(here) => here,
-                None => match self.beginning_of(peer, next).await {
-                    Ok(beginning) => {
-                        newest.step(&cluster, &beginning)?;
-                        let change = chain::fetched_change(beginning.clone());
-                        self.delivery.writer.store(vec![change]).await?;
-                        beginning
-                    }
-                    // Nobody has the next one yet.
+                None => match self.fetch_beginning(peer, next, &mut newest).await {
+                    Ok(beginning) => beginning,
                     Err(TransferError::Gone) if next > epoch => {
-                        walked.newest = newest;
-                        return Ok(walked);
+                        match self.later_than_offered(peer, next, &mut newest).await? {
+                            Some(beginning) => beginning,
+                            None => {
+                                walked.newest = newest;
+                                return Ok(walked);
+                            }
+                        }
                     }
                     Err(error) => return Err(error),
                 },
@@ -262,6 +287,38 @@ impl Client {
                 walked.began = Some(beginning.handover);
             }
         }
+    }
+
+    /// Steps into an epoch as one peer shows that it began, and keeps that.
+    async fn fetch_beginning(
+        &mut self,
+        peer: AuthorIndex,
+        next: Epoch,
+        newest: &mut Walk,
+    ) -> Result<EpochBeginning, TransferError> {
+        let beginning = self.beginning_of(peer, next).await?;
+        newest.step(&self.delivery.cluster, &beginning)?;
+        let change = chain::fetched_change(beginning.clone());
+        self.delivery.writer.store(vec![change]).await?;
+        Ok(beginning)
+    }
+
+    /// Asks all others for an epoch that the offering peer does not know of: those who voted before
+    /// may hide that others vote now. None when nobody shows it.
+    async fn later_than_offered(
+        &mut self,
+        peer: AuthorIndex,
+        next: Epoch,
+        newest: &mut Walk,
+    ) -> Result<Option<EpochBeginning>, TransferError> {
+        for other in self.links.connected().into_iter().filter(|other| *other != peer) {
+            match self.fetch_beginning(other, next, newest).await {
+                Ok(beginning) => return Ok(Some(beginning)),
+                Err(TransferError::Delivery(error)) => return Err(error.into()),
+                Err(_) => {}
+            }
+        }
+        Ok(None)
     }
 
     async fn beginning_of(
@@ -378,7 +435,7 @@ impl Client {
         peer: AuthorIndex,
         through: CommitIndex,
     ) -> Result<(), TransferError> {
-        let mut after = self.delivery.records.last_release()?;
+        let mut after = self.delivery.records.last_fetched()?;
         while after < through {
             let page = self.past_page(peer, after, through).await?;
             let Some(last) = page.last() else {
@@ -391,7 +448,7 @@ impl Client {
             if !rises || last > through {
                 return Err(TransferError::Malformed);
             }
-            let changes = page.iter().map(records::release_change).collect();
+            let changes = page.iter().map(past::fetched_release_change).collect();
             self.delivery.writer.store(changes).await?;
             after = last;
         }
@@ -432,13 +489,16 @@ impl Client {
         }
     }
 
-    /// Takes away all that was fetched: who sent one false part is believed in none.
+    /// Takes away all that was fetched: who sent one false part is believed in none. What the own
+    /// judge has made since stays.
     async fn forget(&self, head: &SnapshotHead) -> Result<(), TransferError> {
-        let changes = self.delivery.records.chunk_removals(head.made_after)?;
-        self.delivery.writer.store(changes).await?;
-        let judged = self.delivery.records.last_judged()?.map_or(CommitIndex(0), |end| end.index);
+        let records = &self.delivery.records;
+        if records.snapshots()?.iter().all(|own| own.made_after != head.made_after) {
+            let changes = records.chunk_removals(head.made_after)?;
+            self.delivery.writer.store(changes).await?;
+        }
         loop {
-            let changes = self.delivery.records.release_removals(judged)?;
+            let changes = records.fetched_removals()?;
             if changes.is_empty() {
                 return Ok(());
             }
