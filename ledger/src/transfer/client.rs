@@ -125,7 +125,7 @@ impl Client {
                     }
                 }
                 Err(error) => {
-                    for failed in self.to_blame(peer, &error) {
+                    for failed in self.blamed(peer, &error) {
                         *failures.entry(failed).or_default() += 1;
                     }
                     tracing::warn!(%name, %error, "a peer's snapshot is not used; others are asked");
@@ -139,7 +139,7 @@ impl Client {
     /// Who may be at fault when it ended so. A false whole may hold parts of an earlier peer, whose
     /// transfer was interrupted. What the judge did not take counts, too: it may be made to be too
     /// much for it.
-    fn to_blame(&mut self, peer: AuthorIndex, error: &TransferError) -> BTreeSet<AuthorIndex> {
+    fn blamed(&mut self, peer: AuthorIndex, error: &TransferError) -> BTreeSet<AuthorIndex> {
         match error {
             TransferError::NotAgreed => BTreeSet::new(),
             TransferError::FalseSnapshot | TransferError::FalsePast => {
