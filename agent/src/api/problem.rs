@@ -251,7 +251,9 @@ fn refusal_status(code: RefusalCode) -> StatusCode {
         | RefusalCode::Protected
         | RefusalCode::Unbalanced
         | RefusalCode::AlreadyExists => StatusCode::CONFLICT,
-        RefusalCode::TooMuchUnordered => StatusCode::TOO_MANY_REQUESTS,
+        RefusalCode::TooMuchUnordered | RefusalCode::TooManyRemembered => {
+            StatusCode::TOO_MANY_REQUESTS
+        }
         RefusalCode::PayloadMalformed
         | RefusalCode::KindUnknown
         | RefusalCode::ClusterWrong

@@ -151,7 +151,7 @@ impl KeptEntries {
             let entry = self.entry(snapshot);
             let rule = match (snapshot.disk, source) {
                 (VolumeDisk::Made, _) => DiskRule::MustExist,
-                (VolumeDisk::NotReported, Source::Unsettled) => continue,
+                (VolumeDisk::NotReported, Source::Unsettled) | (VolumeDisk::Lost, _) => continue,
                 (VolumeDisk::NotReported, Source::Still(Some(refusal))) => {
                     let phase = VolumePhase::Degraded;
                     outputs.extend(entry.news(volume, snapshot, phase, Some(refusal)));

@@ -309,6 +309,8 @@ impl VolumeEntry {
             (VolumeWanted::Kept, VolumeDisk::Made) => {
                 Next::Act(VolumeAction::Make(DiskRule::MustExist))
             }
+            // This host has left the cluster: what is here stays as it is.
+            (VolumeWanted::Kept, VolumeDisk::Lost) => Next::Nothing,
             (VolumeWanted::Kept, VolumeDisk::NotReported) => match refusal {
                 Some(reason) => {
                     let told = self.news(VolumePhase::Degraded, Some(reason));

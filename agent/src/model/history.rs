@@ -116,7 +116,7 @@ pub(super) fn refused(model: &Model, document: &Payload, refusal: &Refusal) -> S
 pub(super) fn passing_of_time(model: &Model, before: Option<&Vm>, after: &Vm) -> String {
     let late = before.and_then(|before| match &before.placement {
         Placement::Offered { host, .. } => Some(host_name(model, host)),
-        Placement::Accepted { .. } | Placement::NoHost {} => None,
+        Placement::Accepted { .. } | Placement::NoHost {} | Placement::Lost { .. } => None,
     });
     match (late, placed(model, before, after)) {
         (Some(late), Some(place)) => format!("{late} did not accept in time; {place}"),
@@ -131,6 +131,10 @@ fn placed(model: &Model, before: Option<&Vm>, after: &Vm) -> Option<String> {
     match (&after.placement, old) {
         (Placement::NoHost {}, Some((None, _))) => None,
         (Placement::NoHost {}, _) => Some("no host is left to take it".to_owned()),
+        (Placement::Lost { host }, Some((Some(_), _))) => {
+            Some(format!("{} left the cluster without giving it up", host_name(model, host)))
+        }
+        (Placement::Lost { .. }, _) => None,
         (Placement::Offered { host, .. } | Placement::Accepted { host, .. }, old) => {
             let moved = old.is_none_or(|(old, _)| old != Some(*host));
             moved.then(|| format!("placed on {}", host_name(model, host)))

@@ -226,8 +226,8 @@ impl Members {
                 format!("{name} ({}) becomes an operator", key.fingerprint())
             }
             Change::RemoveOperator { operator } => match self.operator_name(operator) {
-                Some(name) => format!("{name} is an operator no more"),
-                None => format!("operator {operator} is one no more"),
+                Some(name) => format!("{name} is an operator no more, and his hosts leave"),
+                None => format!("operator {operator} is one no more, and his hosts leave"),
             },
             Change::Voters { add, remove } if remove.is_empty() => {
                 format!("{} to vote", hosts(add))

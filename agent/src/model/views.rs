@@ -174,7 +174,15 @@ fn reason(vm: &Vm, own: Option<&VmSight>, here: Option<&SightContents>) -> Optio
     let seen = own.and_then(|own| own.reason.clone());
     let reported = vm.reported.as_ref().filter(|report| report.generation == vm.generation);
     let reported = reported.and_then(|report| report.reason.clone());
-    let no_host = (vm.placement == Placement::NoHost {} && vm.state() == VmState::Degraded)
-        .then(|| "no host: each that fits refused or did not accept in time".to_owned());
+    let no_host = match vm.placement {
+        Placement::NoHost {} if vm.state() == VmState::Degraded => {
+            Some("no host: each that fits refused or did not accept in time".to_owned())
+        }
+        Placement::Lost { .. } => {
+            let lost = "lost: its host left the cluster with its operator; it can be deleted";
+            return Some(lost.to_owned());
+        }
+        Placement::NoHost {} | Placement::Offered { .. } | Placement::Accepted { .. } => None,
+    };
     held.map(|why| format!("on hold: {why}")).or(seen).or(reported).or(no_host)
 }

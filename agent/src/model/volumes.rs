@@ -4,7 +4,7 @@
 
 use dagger_api::{SnapshotView, VolumeView};
 use dagger_payload::id::{AccountId, VolumeId};
-use dagger_payload::volume::{Snapshot, SnapshotState, Volume, VolumeState};
+use dagger_payload::volume::{Snapshot, SnapshotState, Volume, VolumeDisk, VolumeState};
 
 use super::{Model, NameProblem};
 
@@ -55,7 +55,9 @@ impl Model {
             volume.reported.as_ref().filter(|report| report.generation == volume.generation);
         let user = volume.used_by.vm().and_then(|vm| self.vms.get(&vm));
         let due = volume.due_snapshot().and_then(|due| due.reported.as_ref());
-        let reason = reported.and_then(|report| report.reason.clone());
+        let lost = (volume.disk == VolumeDisk::Lost)
+            .then(|| "lost: its host left the cluster with its operator; it can be deleted".into());
+        let reason = lost.or_else(|| reported.and_then(|report| report.reason.clone()));
         VolumeView {
             state: volume.state(),
             reason: reason.or_else(|| due.and_then(|report| report.reason.clone())),

@@ -158,7 +158,9 @@ impl<'k> Outbox<'k> {
                 fresh.pause = (pause * 2).min(RETRY_WAIT_MAX);
                 self.waiting.insert(subject, fresh);
             }
-            SubmitOutcome::Refused(RefusalCode::TooMuchUnordered) => {
+            SubmitOutcome::Refused(
+                RefusalCode::TooMuchUnordered | RefusalCode::TooManyRemembered,
+            ) => {
                 waiting.next = Next::SubmitAt(now + RETRY_WAIT_MAX);
             }
             SubmitOutcome::Refused(_) => {

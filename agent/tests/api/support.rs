@@ -303,6 +303,7 @@ pub(crate) fn account_object(developer: &SecretKey, cause: Cause) -> Effect {
         grants: Vec::new(),
         generation: Generation(1),
         cause,
+        opened_by: OperatorId([1; 16]),
     }))
 }
 

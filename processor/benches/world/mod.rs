@@ -23,7 +23,8 @@ use dagger_processor::judge::snapshot::Restoring;
 use dagger_processor::verify::Verified;
 
 const NOW: LedgerTime = LedgerTime(1_700_000_000_000);
-const OPERATORS: usize = 4;
+/// Hosts of one operator, unless the cluster is small: he gets only so many seats.
+const HOSTS_PER_OPERATOR: usize = 31;
 
 fn key(purpose: u8, number: usize) -> PublicKey {
     let mut seed = [purpose; 32];
@@ -53,13 +54,14 @@ impl World {
     /// capacity by every operator, an image is registered.
     pub(crate) fn furnished(hosts: usize, accounts: usize) -> Self {
         let name = |text: String| text.parse().expect("a name");
-        let operators: Vec<_> = (0..OPERATORS).map(|number| key(1, number)).collect();
+        let count = hosts.div_ceil(HOSTS_PER_OPERATOR).max(4);
+        let operators: Vec<_> = (0..count).map(|number| key(1, number)).collect();
         let genesis = Genesis {
             dagger: 1,
             nonce: "0".repeat(32),
             name: name("bench".to_owned()),
             mode: GenesisMode::Judged,
-            operators: (0..OPERATORS)
+            operators: (0..count)
                 .map(|number| GenesisOperator {
                     name: name(format!("op{number}")),
                     key: operators[number].clone(),
@@ -68,7 +70,7 @@ impl World {
             hosts: (0..hosts.min(MEMBERS_MAX))
                 .map(|number| GenesisHost {
                     name: name(format!("host{number}")),
-                    operator: name(format!("op{}", number % OPERATORS)),
+                    operator: name(format!("op{}", number % count)),
                     ledger_key: key(2, number),
                     address: "127.0.0.1:7400".parse().expect("an address"),
                 })
@@ -92,7 +94,7 @@ impl World {
             protection: Protection::Unprotected,
         };
         let joins: Vec<_> = (0..hosts)
-            .map(|number| (world.operators[number % OPERATORS].clone(), join(number)))
+            .map(|number| (world.operators[number % count].clone(), join(number)))
             .collect();
         world.tell(joins);
         let publisher = world.operators[0].clone();

@@ -22,12 +22,33 @@ pub const FRAME_BYTES_MAX: usize = 1024 * 1024;
 pub const MEMBERS_MAX: usize = 128;
 /// Seats that a cluster gives in all its life: one for each host and for each new ledger key.
 pub const SEATS_MAX: usize = 1024;
+/// Of these, the last ones: only hosts that vote get them, for new ledger keys.
+pub const SEATS_KEPT_FOR_VOTERS: usize = 16;
+/// Seats that the hosts of one operator get in all his life.
+pub const SEATS_PER_OPERATOR_MAX: usize = 64;
+/// Of these, the last ones: only hosts that vote get them, for new ledger keys.
+pub const SEATS_PER_OPERATOR_KEPT_FOR_VOTERS: usize = 16;
 /// Operators that a cluster has in all its life.
 pub const OPERATORS_MAX: usize = 1024;
 /// Proposals of one operator that may wait for approvals or for an epoch.
 pub const PROPOSALS_PER_OPERATOR_MAX: usize = 8;
 /// How long a proposal waits for approvals, in ledger milliseconds: 30 days.
 pub const PROPOSAL_LIFE_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
+/// Accounts that one operator opens in all his life, by being the first to grant something to a key.
+pub const ACCOUNTS_PER_OPERATOR_MAX: usize = 16 * 1024;
+/// Names of images that one publisher may give; a retired image keeps its name.
+pub const IMAGES_PER_PUBLISHER_MAX: usize = 1024;
+/// VMs of an account that no host has: they count against no grant, and with so many nobody gets
+/// another one.
+pub const HOMELESS_VMS_PER_ACCOUNT_MAX: usize = 64;
+/// Accepted payloads of one author (an operator, a host or an account) that are remembered at a
+/// time, each until its own `not_after`.
+pub const ACCEPTED_REMEMBERED_PER_AUTHOR_MAX: usize = 64 * 1024;
+/// The same for refused ones.
+pub const REFUSED_REMEMBERED_PER_AUTHOR_MAX: usize = 1024;
+/// VMs and volumes of hosts that left against their operator's will, of which one commit says that
+/// they are lost: a commit is one message.
+pub const LOST_PER_COMMIT_MAX: usize = 1024;
 /// Digests that one `Want` may name.
 pub const WANT_DIGESTS_MAX: usize = 256;
 /// How far `not_after_ms` may lie ahead of ledger time, in milliseconds.
@@ -99,3 +120,5 @@ const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FR
 const _: () = assert!(PAYLOAD_BYTES_MAX + 256 <= EVENT_BODY_BYTES_MAX);
 const _: () = assert!(UNORDERED_BYTES_PER_SIGNER_MAX <= UNORDERED_BYTES_MAX / 16);
 const _: () = assert!(MEMBERS_MAX * 64 <= EVENT_HEADER_BYTES_MAX);
+const _: () = assert!(SEATS_PER_OPERATOR_KEPT_FOR_VOTERS < SEATS_PER_OPERATOR_MAX);
+const _: () = assert!(SEATS_KEPT_FOR_VOTERS + MEMBERS_MAX < SEATS_MAX);

@@ -79,7 +79,9 @@ pub enum Change {
         #[n(1)]
         key: PublicKey,
     },
-    /// An operator without hosts takes part no more.
+    /// An operator takes part no more, whether he wants or not, and his hosts leave with him: at
+    /// once if none of them votes, else at the end of the epoch that this ends. What they carry is
+    /// lost to the cluster.
     #[n(1)]
     RemoveOperator {
         /// Who.

@@ -165,6 +165,9 @@ pub struct Account {
     /// Who signs for it, in the order in which they came; at most `ACCOUNT_KEYS_MAX`.
     #[n(5)]
     pub keys: Vec<AccountKey>,
+    /// Who granted it something first.
+    #[n(6)]
+    pub opened_by: OperatorId,
 }
 
 /// A key that signs for an account.
@@ -308,6 +311,14 @@ pub enum Placement {
     /// Every candidate refused or let its deadline pass.
     #[n(2)]
     NoHost {},
+    /// The host that had accepted it left the cluster without giving it up, with its operator:
+    /// nobody knows what still runs there. So no other host ever gets the VM; it can be deleted.
+    #[n(3)]
+    Lost {
+        /// Which host it was.
+        #[n(0)]
+        host: HostId,
+    },
 }
 
 impl Placement {
@@ -315,7 +326,7 @@ impl Placement {
     pub fn host(&self) -> Option<HostId> {
         match self {
             Self::Offered { host, .. } | Self::Accepted { host, .. } => Some(*host),
-            Self::NoHost {} => None,
+            Self::NoHost {} | Self::Lost { .. } => None,
         }
     }
 
@@ -323,7 +334,7 @@ impl Placement {
     pub fn address(&self) -> Option<Ipv4Addr> {
         match self {
             Self::Offered { address, .. } | Self::Accepted { address, .. } => Some(*address),
-            Self::NoHost {} => None,
+            Self::NoHost {} | Self::Lost { .. } => None,
         }
     }
 }
@@ -523,9 +534,12 @@ impl Vm {
         let current = |wanted: ReportPhase| phase == Some((wanted, self.generation));
         match (self.wanted, &self.placement) {
             (Wanted::Deleted, _) if current(ReportPhase::Deleted) => VmState::Deleted,
-            (Wanted::Deleted, Placement::NoHost {} | Placement::Offered { .. }) => VmState::Deleted,
+            (
+                Wanted::Deleted,
+                Placement::NoHost {} | Placement::Offered { .. } | Placement::Lost { .. },
+            ) => VmState::Deleted,
             (Wanted::Deleted, Placement::Accepted { .. }) => VmState::Deleting,
-            (_, Placement::NoHost {}) => VmState::Degraded,
+            (_, Placement::NoHost {} | Placement::Lost { .. }) => VmState::Degraded,
             (_, Placement::Offered { .. }) => VmState::Pending,
             (_, Placement::Accepted { .. }) if current(ReportPhase::Degraded) => VmState::Degraded,
             (Wanted::Running, _) if current(ReportPhase::Running) => VmState::Running,

@@ -94,6 +94,9 @@ codes! {
     /// One operator would hold more votes than may be false.
     Unbalanced = 24, "unbalanced",
         "Change other voters in the same proposal, so that no operator holds more than f votes.";
+    /// So many requests of the signer are remembered, until they expire, that no more are taken.
+    TooManyRemembered = 25, "too_many_remembered",
+        "Wait until earlier requests have expired; give the next ones an earlier `not_after_ms`.";
 }
 
 impl std::fmt::Display for RefusalCode {

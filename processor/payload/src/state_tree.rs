@@ -70,6 +70,32 @@ pub enum Subject {
     Proposal(#[n(0)] PayloadDigest),
 }
 
+/// On whose account a payload is remembered: whoever its signer signs for.
+#[derive(
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Serialize,
+    minicbor::Encode,
+    minicbor::Decode,
+)]
+#[serde(tag = "kind", content = "id", rename_all = "snake_case")]
+pub enum Author {
+    /// An operator.
+    #[n(0)]
+    Operator(#[n(0)] OperatorId),
+    /// A host, by its agent.
+    #[n(1)]
+    Host(#[n(0)] HostId),
+    /// An account, by any of its keys.
+    #[n(2)]
+    Account(#[n(0)] AccountId),
+}
+
 /// What became of an ordered payload; the state remembers it until the payload has expired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, minicbor::Encode, minicbor::Decode)]
 #[cbor(map)]
@@ -83,6 +109,9 @@ pub struct Judgement {
     /// Why it was refused; none when it was accepted.
     #[n(2)]
     pub refused: Option<RefusalCode>,
+    /// Whose it is.
+    #[n(3)]
+    pub author: Author,
 }
 
 impl Subject {

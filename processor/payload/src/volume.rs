@@ -101,6 +101,10 @@ pub enum VolumeDisk {
     /// Its host said so: from then on it may only be found, never made anew.
     #[n(1)]
     Made,
+    /// Its host left the cluster with its operator, who did not give it up: it is out of reach, with
+    /// its snapshots, and can only be deleted.
+    #[n(2)]
+    Lost,
 }
 
 /// The last thing that the host said about a volume.
@@ -194,7 +198,8 @@ impl Snapshot {
         let said = self.reported.as_ref().map(|report| report.phase);
         match (self.wanted, said, self.disk) {
             (VolumeWanted::Deleted, _, _) => SnapshotState::Deleting,
-            (VolumeWanted::Kept, Some(VolumePhase::Degraded), _) => SnapshotState::Degraded,
+            (VolumeWanted::Kept, Some(VolumePhase::Degraded), _)
+            | (VolumeWanted::Kept, _, VolumeDisk::Lost) => SnapshotState::Degraded,
             (VolumeWanted::Kept, _, VolumeDisk::Made) => SnapshotState::Ready,
             (VolumeWanted::Kept, _, VolumeDisk::NotReported) => SnapshotState::Pending,
         }
@@ -304,8 +309,12 @@ pub enum VolumeState {
 }
 
 impl Volume {
-    /// What it takes of a host and of a grant: itself and each snapshot, as if they were full.
+    /// What it takes of a host and of a grant: itself and each snapshot, as if they were full;
+    /// nothing once it is lost.
     pub fn size(&self) -> Capacity {
+        if self.disk == VolumeDisk::Lost {
+            return Capacity::default();
+        }
         let snapshots = self.snapshots.iter().map(|snapshot| snapshot.size_gib);
         let disk_gib = snapshots.fold(self.size_gib, u64::saturating_add);
         Capacity { cpus: 0, memory_mib: 0, disk_gib }
@@ -328,8 +337,12 @@ impl Volume {
             let said = self.reported.as_ref().map(|report| (report.phase, report.generation));
             said == Some((phase, self.generation))
         };
+        let is_lost = self.disk == VolumeDisk::Lost;
         match (self.wanted, self.used_by) {
-            (VolumeWanted::Deleted, _) if current(VolumePhase::Deleted) => VolumeState::Deleted,
+            (VolumeWanted::Kept, _) if is_lost => VolumeState::Degraded,
+            (VolumeWanted::Deleted, _) if is_lost || current(VolumePhase::Deleted) => {
+                VolumeState::Deleted
+            }
             (VolumeWanted::Deleted, _) => VolumeState::Deleting,
             (VolumeWanted::Kept, VolumeUse::Detaching { .. }) => VolumeState::Detaching,
             (VolumeWanted::Kept, _) if current(VolumePhase::Degraded) => VolumeState::Degraded,

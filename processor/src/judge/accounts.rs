@@ -5,16 +5,16 @@
 //! is no central administrator: each operator speaks for his own hosts. Owns what each role of a
 //! key allows, and that a key signs for one account only.
 
-use dagger_payload::id::{AccountId, Generation, LedgerTime};
+use dagger_payload::id::{AccountId, Generation, LedgerTime, OperatorId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{
     AccountAddKey, AccountGrant, AccountRemoveKey, AccountRevoke, AccountRotateKey, KeyRole,
 };
-use dagger_payload::limits::ACCOUNT_KEYS_MAX;
+use dagger_payload::limits::{ACCOUNT_KEYS_MAX, ACCOUNTS_PER_OPERATOR_MAX};
 use dagger_payload::object::{Account, AccountKey, Effect, Grant};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
-use super::members::is_of_member;
+use super::members::{is_of_member, is_proposed};
 use super::state::State;
 use super::{Case, Ruling, refuse, require_generation};
 
@@ -38,6 +38,9 @@ pub(crate) fn grant(state: &State, case: &Case<'_>, body: &AccountGrant) -> Ruli
     let old = state.accounts.get(&id);
     let before = old.map_or(Generation(0), |account| account.generation);
     require_generation(body.expected_generation, ("account", before))?;
+    if old.is_none() {
+        require_opening(state, &operator, &body.key)?;
+    }
     let mut grants = old.map_or_else(Vec::new, |account| account.grants.clone());
     grants.retain(|grant| grant.operator != operator);
     let at = grants.partition_point(|other| other.operator < operator);
@@ -51,8 +54,21 @@ pub(crate) fn grant(state: &State, case: &Case<'_>, body: &AccountGrant) -> Ruli
             (body.key.clone(), vec![first])
         }
     };
-    let account = Account { id, key, grants, generation, cause, keys };
+    let opened_by = old.map_or(operator, |account| account.opened_by);
+    let account = Account { id, key, grants, generation, cause, keys, opened_by };
     Ok(vec![Effect::Account(Box::new(account))])
+}
+
+/// Whether `operator` may open an account for `key`.
+fn require_opening(state: &State, operator: &OperatorId, key: &PublicKey) -> Result<(), Refusal> {
+    if is_proposed(state, key) {
+        return refuse(RefusalCode::Conflict, "key: it is proposed as an operator's");
+    }
+    if state.tallies.accounts_opened_by(operator) >= ACCOUNTS_PER_OPERATOR_MAX {
+        let detail = format!("you have opened {ACCOUNTS_PER_OPERATOR_MAX} accounts");
+        return refuse(RefusalCode::LimitExceeded, detail);
+    }
+    Ok(())
 }
 
 /// The account for which the signer may act.

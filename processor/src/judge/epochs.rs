@@ -7,15 +7,19 @@
 
 use dagger_payload::committee::Committee;
 use dagger_payload::handover::EpochEnd;
-use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, HostId, ProtocolVersion};
+use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, HostId, OperatorId, ProtocolVersion};
 use dagger_payload::key::PublicKey;
-use dagger_payload::limits::{MEMBERS_MAX, SEATS_MAX};
-use dagger_payload::membership::{Change, Proposal, ProposalStanding};
+use dagger_payload::limits::{
+    MEMBERS_MAX, SEATS_KEPT_FOR_VOTERS, SEATS_MAX, SEATS_PER_OPERATOR_KEPT_FOR_VOTERS,
+    SEATS_PER_OPERATOR_MAX,
+};
+use dagger_payload::membership::{Change, OperatorStanding, Proposal, ProposalStanding};
 use dagger_payload::object::{Cause, Effect, Host};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::roster::{EpochMembers, Roster, Seat, SeatStanding};
 use dagger_payload::votes::Votes;
 
+use super::members::{removed, require_removable};
 use super::refuse;
 use super::state::State;
 
@@ -25,13 +29,22 @@ pub(crate) struct Draft {
     roster: Roster,
     committee: Committee,
     protocol: ProtocolVersion,
+    /// Operators who go.
+    removed: Vec<OperatorId>,
+}
+
+/// What a host is that gets another seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seated {
+    Voter,
+    Follower,
 }
 
 impl Draft {
     /// As the newest decided epoch has them.
     pub(crate) fn decided(state: &State) -> Self {
         let EpochMembers { committee, protocol, .. } = *state.newest_epoch();
-        Self { roster: state.roster.clone(), committee, protocol }
+        Self { roster: state.roster.clone(), committee, protocol, removed: Vec::new() }
     }
 
     /// With everything that has passed and waits for the next epoch.
@@ -52,7 +65,8 @@ impl Draft {
     pub(crate) fn with(&self, state: &State, change: &Change) -> Result<Self, Refusal> {
         match change {
             // What is about operators waits for no epoch.
-            Change::AddOperator { .. } | Change::RemoveOperator { .. } => Ok(self.clone()),
+            Change::AddOperator { .. } => Ok(self.clone()),
+            Change::RemoveOperator { operator } => self.without(state, operator),
             Change::Voters { add, remove } => self.with_voters(state, add, remove),
             Change::Protocol { version } => {
                 if *version != self.protocol.next() {
@@ -62,8 +76,32 @@ impl Draft {
                 }
                 Ok(Self { protocol: *version, ..self.clone() })
             }
-            Change::LedgerKey { host, key } => self.with_ledger_key(host, key),
+            Change::LedgerKey { host, key } => self.with_ledger_key(state, host, key),
         }
+    }
+
+    /// His hosts keep their seats until the epoch ends, and vote no more afterwards.
+    fn without(&self, state: &State, operator: &OperatorId) -> Result<Self, Refusal> {
+        require_removable(state, operator, &self.removed)?;
+        let is_his = |author: &AuthorIndex| {
+            self.roster.seat(*author).is_some_and(|seat| seat.operator == *operator)
+        };
+        let voters = self.committee.authors().filter(|author| !is_his(author)).collect();
+        let mut draft = self.with_committee(state, voters)?;
+        draft.removed.push(*operator);
+        Ok(draft)
+    }
+
+    /// The newest seat of a host that stays.
+    fn seat(&self, state: &State, host: &HostId) -> Result<&Seat, Refusal> {
+        let seat = newest_seat(&self.roster, host)?;
+        let operator = state.operators.get(&seat.operator);
+        let is_left = operator.is_none_or(|own| own.standing == OperatorStanding::Left);
+        if is_left || self.removed.contains(&seat.operator) {
+            let detail = format!("host {} leaves with its operator", seat.name);
+            return refuse(RefusalCode::NotFound, detail);
+        }
+        Ok(seat)
     }
 
     fn with_voters(
@@ -74,7 +112,7 @@ impl Draft {
     ) -> Result<Self, Refusal> {
         let mut voters: Vec<AuthorIndex> = self.committee.authors().collect();
         for host in remove {
-            let seat = newest_seat(&self.roster, host)?;
+            let seat = self.seat(state, host)?;
             let Some(at) = voters.iter().position(|voter| *voter == seat.index) else {
                 let detail = format!("remove: host {} does not vote", seat.name);
                 return refuse(RefusalCode::StateWrong, detail);
@@ -82,13 +120,17 @@ impl Draft {
             voters.remove(at);
         }
         for host in add {
-            let seat = newest_seat(&self.roster, host)?;
+            let seat = self.seat(state, host)?;
             if voters.contains(&seat.index) {
                 let detail = format!("add: host {} votes already", seat.name);
                 return refuse(RefusalCode::StateWrong, detail);
             }
             voters.push(seat.index);
         }
+        self.with_committee(state, voters)
+    }
+
+    fn with_committee(&self, state: &State, voters: Vec<AuthorIndex>) -> Result<Self, Refusal> {
         if voters.is_empty() {
             return refuse(RefusalCode::StateWrong, "remove: at least one host must vote");
         }
@@ -105,12 +147,18 @@ impl Draft {
     }
 
     /// A host that votes sits on both seats until the epoch ends; any other one moves.
-    fn with_ledger_key(&self, host: &HostId, key: &PublicKey) -> Result<Self, Refusal> {
-        let old = newest_seat(&self.roster, host)?;
-        let Some(index) = self.roster.next_index() else {
-            let detail = format!("a cluster gives at most {SEATS_MAX} seats in all its life");
-            return refuse(RefusalCode::LimitExceeded, detail);
+    fn with_ledger_key(
+        &self,
+        state: &State,
+        host: &HostId,
+        key: &PublicKey,
+    ) -> Result<Self, Refusal> {
+        let old = self.seat(state, host)?;
+        let seated = match self.committee.contains(old.index) {
+            true => Seated::Voter,
+            false => Seated::Follower,
         };
+        let index = next_seat(&self.roster, &old.operator, seated)?;
         let mut draft = self.clone();
         let new = Seat { index, ledger_key: key.clone(), ..old.clone() };
         let placed = draft.roster.put(&new);
@@ -131,6 +179,38 @@ impl Draft {
         let seats = self.roster.seats().iter().filter(changed);
         seats.map(|seat| Effect::Seat(Box::new(seat.clone()))).collect()
     }
+}
+
+/// The number of the next seat for a host of `operator`. The last ones are for hosts that vote, so
+/// that nobody who brings and takes away followers keeps a voter from changing a key that was lost.
+///
+/// # Errors
+/// `limit_exceeded`.
+pub(crate) fn next_seat(
+    roster: &Roster,
+    operator: &OperatorId,
+    seated: Seated,
+) -> Result<AuthorIndex, Refusal> {
+    let (kept, own_kept) = match seated {
+        Seated::Voter => (0, 0),
+        Seated::Follower => (SEATS_KEPT_FOR_VOTERS, SEATS_PER_OPERATOR_KEPT_FOR_VOTERS),
+    };
+    let own = roster.seats().iter().filter(|seat| seat.operator == *operator).count();
+    if own >= SEATS_PER_OPERATOR_MAX - own_kept {
+        let detail = format!(
+            "an operator's hosts get at most {SEATS_PER_OPERATOR_MAX} seats in all his life, the \
+             last {SEATS_PER_OPERATOR_KEPT_FOR_VOTERS} for new keys of hosts that vote"
+        );
+        return refuse(RefusalCode::LimitExceeded, detail);
+    }
+    let next = roster.next_index().filter(|_| roster.seats().len() < SEATS_MAX - kept);
+    next.ok_or_else(|| {
+        let detail = format!(
+            "a cluster gives at most {SEATS_MAX} seats in all its life, the last \
+             {SEATS_KEPT_FOR_VOTERS} for new keys of hosts that vote"
+        );
+        Refusal::new(RefusalCode::LimitExceeded, detail)
+    })
 }
 
 /// The seat that a present host got last.
@@ -195,18 +275,23 @@ pub(crate) fn decide(state: &State, commit: CommitIndex) -> Vec<Effect> {
         return Vec::new();
     }
     let mut draft = Draft::decided(state);
-    let mut effects = Vec::new();
+    let (mut effects, mut going) = (Vec::new(), Vec::new());
     for proposal in queue {
         let next = draft.with(state, &proposal.change);
         let standing = if next.is_ok() { ProposalStanding::Done } else { ProposalStanding::Failed };
         effects.push(Effect::Proposal(Box::new(Proposal { standing, ..proposal.clone() })));
         let Ok(next) = next else { continue };
         draft = next;
-        if let Change::LedgerKey { host, key } = &proposal.change {
-            let host = state.hosts.get(host);
-            effects.extend(host.map(|host| with_key(host, key, proposal.cause)));
+        match &proposal.change {
+            Change::LedgerKey { host, key } => {
+                let host = state.hosts.get(host);
+                effects.extend(host.map(|host| with_key(host, key, proposal.cause)));
+            }
+            Change::RemoveOperator { operator } => going.push((*operator, proposal.cause)),
+            Change::AddOperator { .. } | Change::Voters { .. } | Change::Protocol { .. } => {}
         }
     }
+    effects.extend(removed(state, &going, state.proposals.values()));
     effects.extend(draft.seats_since(&state.roster));
     if (draft.committee, draft.protocol) != (newest.committee, newest.protocol) {
         effects.push(Effect::Epoch(Box::new(EpochMembers {

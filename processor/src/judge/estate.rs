@@ -14,6 +14,8 @@ use super::state::Usage;
 #[derive(Debug, Default)]
 pub(crate) struct Estate {
     pub(crate) vms: BTreeMap<Name, VmId>,
+    /// How many of them have no host, and count against no grant.
+    pub(crate) homeless: usize,
     /// On the hosts of each operator on whose hosts it ever had anything.
     used: Vec<(OperatorId, Usage)>,
 }

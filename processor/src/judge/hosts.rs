@@ -6,13 +6,13 @@
 
 use dagger_payload::id::{Generation, HostId, OperatorId};
 use dagger_payload::kind::{HostChange, HostJoin, HostRotateLedgerKey};
-use dagger_payload::limits::{PROPOSAL_LIFE_MS_MAX, SEATS_MAX};
+use dagger_payload::limits::PROPOSAL_LIFE_MS_MAX;
 use dagger_payload::membership::{Change, Proposal, ProposalStanding};
 use dagger_payload::object::{Effect, Host, HostDuty};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::roster::{Seat, SeatStanding};
 
-use super::epochs::{self, Draft, newest_seat};
+use super::epochs::{self, Draft, Seated, newest_seat, next_seat};
 use super::members::{acting, is_of_account, is_of_member, require_few_proposals};
 use super::state::{State, Usage};
 use super::{Case, Ruling, refuse, require_generation};
@@ -97,10 +97,7 @@ fn follower(state: &State, case: &Case<'_>, body: &HostJoin) -> Result<Seat, Ref
     if state.roster.present().any(|seat| seat.name == body.name) {
         return refuse(RefusalCode::NameTaken, format!("name: a host is called {}", body.name));
     }
-    let Some(index) = state.roster.next_index() else {
-        let detail = format!("a cluster gives at most {SEATS_MAX} seats in all its life");
-        return refuse(RefusalCode::LimitExceeded, detail);
-    };
+    let index = next_seat(&state.roster, &operator, Seated::Follower)?;
     Ok(Seat {
         index,
         host: HostId::of(&body.ledger_key),

@@ -6,6 +6,7 @@
 use dagger_payload::id::Generation;
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{ImageRegister, ImageRetire};
+use dagger_payload::limits::IMAGES_PER_PUBLISHER_MAX;
 use dagger_payload::object::{Effect, Grant, Image, ImageStatus};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
@@ -27,6 +28,11 @@ pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> 
     if old.is_some_and(|old| old.publisher != *publisher) {
         let detail = format!("{} belongs to another publisher", body.name);
         return refuse(RefusalCode::NameTaken, detail);
+    }
+    if old.is_none() && state.tallies.images_of(publisher) >= IMAGES_PER_PUBLISHER_MAX {
+        let detail =
+            format!("you have given {IMAGES_PER_PUBLISHER_MAX} names; use one of them again");
+        return refuse(RefusalCode::LimitExceeded, detail);
     }
     let image = Image {
         name: body.name.clone(),

@@ -2,19 +2,19 @@
 //! operators change who takes part.
 //!
 //! Owns who may approve, when enough have, and which uses a key has. What has passed about
-//! operators is executed here at once; what is about voters and rules waits for the next epoch,
-//! which `epochs` decides.
+//! operators is executed here at once; what is about voters and rules, and the removal of an
+//! operator whose hosts vote, waits for the next epoch, which `epochs` decides.
 
-use dagger_payload::id::{AccountId, Generation, LedgerTime, OperatorId};
+use dagger_payload::id::{AccountId, CommitIndex, Generation, LedgerTime, OperatorId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{OperatorPropose, OperatorRotateKey, ProposalChange};
 use dagger_payload::limits::{OPERATORS_MAX, PROPOSAL_LIFE_MS_MAX, PROPOSALS_PER_OPERATOR_MAX};
 use dagger_payload::membership::{Change, Operator, OperatorStanding, Proposal, ProposalStanding};
 use dagger_payload::name::Name;
-use dagger_payload::object::Effect;
+use dagger_payload::object::{Cause, Effect};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
-use super::epochs::Draft;
+use super::epochs::{self, Draft};
 use super::state::State;
 use super::{Case, Ruling, refuse};
 
@@ -120,9 +120,22 @@ pub(crate) fn lapsed(state: &State, now: LedgerTime) -> Vec<Effect> {
     late.map(|proposal| effect(Proposal { standing, ..proposal.clone() })).collect()
 }
 
+/// Whether `key` is to be an operator's, once enough approve: it is kept for him, though another
+/// proposal may name it too.
+pub(crate) fn is_proposed(state: &State, key: &PublicKey) -> bool {
+    state.proposals.values().any(|proposal| {
+        matches!(&proposal.change, Change::AddOperator { key: coming, .. } if coming == key)
+    })
+}
+
 /// Whether `key` is a ledger's, an agent's or an operator's, was a ledger's or an operator's first
-/// one, or is to be a ledger's.
+/// one, or is to be a ledger's or an operator's.
 pub(crate) fn is_of_member(state: &State, key: &PublicKey) -> bool {
+    is_proposed(state, key) || is_present_member(state, key)
+}
+
+/// The same without those who are only proposed as operators.
+fn is_present_member(state: &State, key: &PublicKey) -> bool {
     let is_coming = state.proposals.values().any(|proposal| {
         matches!(&proposal.change, Change::LedgerKey { key: coming, .. } if coming == key)
     });
@@ -172,19 +185,17 @@ fn executed(state: &State, case: &Case<'_>, proposal: &Proposal) -> Ruling {
             let operator = Effect::Operator(Box::new(admitted(state, case, name, key)?));
             Ok(vec![operator, done])
         }
-        Change::RemoveOperator { operator } => {
-            let removed = Effect::Operator(Box::new(removed(state, case, operator)?));
+        // His hosts leave at the end of this commit.
+        Change::RemoveOperator { operator } if !has_voters(state, operator, case.judged) => {
+            require_removable(state, operator, &[])?;
             let others = state.proposals.values().filter(|other| other.id != proposal.id);
-            let open = others.filter(|other| other.standing == ProposalStanding::Open);
-            let approved = open.filter(|other| other.approvals.contains(operator));
-            let recounted = approved.map(|other| {
-                let mut other = Proposal { cause: case.cause, ..other.clone() };
-                other.approvals.retain(|approving| approving != operator);
-                effect(other)
-            });
-            Ok([removed].into_iter().chain(recounted).chain([done]).collect())
+            let gone = removed(state, &[(*operator, case.cause)], others);
+            Ok(gone.into_iter().chain([done]).collect())
         }
-        change @ (Change::Voters { .. } | Change::Protocol { .. } | Change::LedgerKey { .. }) => {
+        change @ (Change::RemoveOperator { .. }
+        | Change::Voters { .. }
+        | Change::Protocol { .. }
+        | Change::LedgerKey { .. }) => {
             Draft::planned(state).with(state, change)?;
             let standing = ProposalStanding::Passed;
             Ok(vec![effect(Proposal { standing, ..proposal.clone() })])
@@ -201,7 +212,7 @@ fn admitted(
     let id = OperatorId::of(key);
     // One who was removed may come back, with his first key.
     let old = state.operators.get(&id).filter(|old| old.standing == OperatorStanding::Left);
-    let is_used = old.is_none() && is_of_member(state, key);
+    let is_used = old.is_none() && is_present_member(state, key);
     if is_used || is_of_account(state, key) {
         return refuse(RefusalCode::Conflict, "key: this key has another use in the cluster");
     }
@@ -224,21 +235,56 @@ fn admitted(
     })
 }
 
-fn removed(state: &State, case: &Case<'_>, id: &OperatorId) -> Result<Operator, Refusal> {
-    let present = |other: &&Operator| other.standing == OperatorStanding::Present;
-    let Some(old) = state.operators.get(id).filter(present) else {
-        return refuse(RefusalCode::NotFound, format!("there is no operator {id}"));
+/// Whether hosts of an operator vote, or will in the epoch that is decided to follow.
+fn has_voters(state: &State, operator: &OperatorId, judged: CommitIndex) -> bool {
+    let mut seats = state.roster.present().filter(|seat| seat.operator == *operator);
+    seats.any(|seat| epochs::votes(state, &seat.host, judged))
+}
+
+/// Whether an operator may go after `others` went.
+///
+/// # Errors
+/// `not_found`, and `state_wrong` for the last one.
+pub(crate) fn require_removable(
+    state: &State,
+    id: &OperatorId,
+    others: &[OperatorId],
+) -> Result<(), Refusal> {
+    let stays = |operator: &&Operator| {
+        operator.standing == OperatorStanding::Present && !others.contains(&operator.id)
     };
-    if state.operators.values().filter(present).count() == 1 {
+    let mut present = state.operators.values().filter(stays);
+    if !present.clone().any(|operator| operator.id == *id) {
+        return refuse(RefusalCode::NotFound, format!("there is no operator {id}"));
+    }
+    if present.all(|operator| operator.id == *id) {
         return refuse(RefusalCode::StateWrong, "the last operator stays");
     }
-    let seated = state.roster.present().find(|seat| seat.operator == *id);
-    if let Some(seat) = seated {
-        let detail = format!("host {} is his: it must leave first", seat.name);
-        return refuse(RefusalCode::StateWrong, detail);
-    }
-    let (standing, generation) = (OperatorStanding::Left, old.generation.next());
-    Ok(Operator { standing, generation, cause: case.cause, ..old.clone() })
+    Ok(())
+}
+
+/// Operators who go, each for a cause, and `others` without the approvals of those.
+pub(crate) fn removed<'s>(
+    state: &State,
+    going: &[(OperatorId, Cause)],
+    others: impl Iterator<Item = &'s Proposal>,
+) -> Vec<Effect> {
+    let Some((_, last)) = going.last() else { return Vec::new() };
+    let left = going.iter().filter_map(|(id, cause)| {
+        let old = state.operators.get(id)?;
+        let (standing, generation) = (OperatorStanding::Left, old.generation.next());
+        let operator = Operator { standing, generation, cause: *cause, ..old.clone() };
+        Some(Effect::Operator(Box::new(operator)))
+    });
+    let is_going = |operator: &OperatorId| going.iter().any(|(id, _)| id == operator);
+    let open = others.filter(|other| other.standing == ProposalStanding::Open);
+    let approved = open.filter(|other| other.approvals.iter().any(is_going));
+    let recounted = approved.map(|other| {
+        let mut other = Proposal { cause: *last, ..other.clone() };
+        other.approvals.retain(|approving| !is_going(approving));
+        effect(other)
+    });
+    left.chain(recounted).collect()
 }
 
 fn effect(proposal: Proposal) -> Effect {

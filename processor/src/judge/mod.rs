@@ -9,9 +9,11 @@
 mod accounts;
 mod epochs;
 mod estate;
+mod eviction;
 mod hosts;
 mod images;
 mod members;
+mod memory;
 mod placement;
 mod reports;
 mod rooms;
@@ -19,6 +21,7 @@ mod silence;
 pub mod snapshot;
 mod snapshots;
 mod state;
+mod tallies;
 mod tree;
 mod vms;
 mod volumes;
@@ -43,7 +46,7 @@ use dagger_payload::release::{
 };
 use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::HistoryRecord;
-use dagger_payload::state_tree::{Judgement, Subject};
+use dagger_payload::state_tree::{Author, Judgement, Subject};
 
 use crate::verify::Verified;
 use state::State;
@@ -146,8 +149,10 @@ impl Judge {
 
     /// The earliest ledger time at which something will change by itself.
     pub fn next_deadline(&self) -> Option<LedgerTime> {
-        // What has passed while the epoch ended is decided with the next one's first commit.
-        if epochs::is_deciding_due(&self.state, self.end.index) {
+        // What has passed while the epoch ended is decided with the next one's first commit; hosts
+        // of a removed operator leave then, too.
+        let judged = self.end.index;
+        if epochs::is_deciding_due(&self.state, judged) || eviction::is_due(&self.state, judged) {
             return Some(self.state.time);
         }
         self.state.next_deadline()
@@ -239,16 +244,37 @@ impl Judge {
             let detail = "these bytes were ordered before";
             return Err(Refusal::new(RefusalCode::Duplicate, detail));
         }
+        let author = self.state.author(&payload.signer);
         let ruling = self.rule_at(&verified.digest, payload, now, position);
+        let ruling = self.bounded(author, ruling, now);
         // Refused payloads are remembered too: what was refused once is not accepted by sending it
         // again.
-        let for_this_cluster = payload.cluster == self.state.cluster;
-        if for_this_cluster && check_time(payload, now).is_ok() {
+        if let Some(author) = author.filter(|_| leaves_trace(&ruling)) {
             let not_after = payload.not_after;
             let refused = ruling.as_ref().err().map(|refusal| refusal.code);
-            self.state.remember(verified.digest, Judgement { position, not_after, refused });
+            let judgement = Judgement { position, not_after, refused, author };
+            self.state.remember(verified.digest, judgement);
         }
         ruling
+    }
+
+    /// The ruling, unless it should leave a trace and too much of its author is remembered.
+    fn bounded(&self, author: Option<Author>, ruling: Ruling, now: LedgerTime) -> Ruling {
+        if !leaves_trace(&ruling) {
+            return ruling;
+        }
+        let refused = ruling.as_ref().err().map(|refusal| refusal.code);
+        match author {
+            Some(author) if self.state.memory.has_room(&author, refused, now) => ruling,
+            Some(_) => {
+                let also = ruling.err().map(|refusal| format!("; and this one: {refusal}"));
+                let detail =
+                    format!("too many of your payloads wait to expire{}", also.unwrap_or_default());
+                refuse(RefusalCode::TooManyRemembered, detail)
+            }
+            // What a stranger's payload is refused for leaves no trace; none is ever accepted.
+            None => ruling.and_then(|_| refuse(RefusalCode::AccountUnknown, "nobody has this key")),
+        }
     }
 
     /// What the rules say about a payload now, without changing anything.
@@ -258,7 +284,8 @@ impl Judge {
         payload: &Payload,
         now: LedgerTime,
     ) -> Ruling {
-        self.rule_at(digest, payload, now, self.end.position.next())
+        let ruling = self.rule_at(digest, payload, now, self.end.position.next());
+        self.bounded(self.state.author(&payload.signer), ruling, now)
     }
 
     fn rule_at(
@@ -328,6 +355,8 @@ impl Judge {
         effects.extend(self.lapse_offers());
         effects.extend(self.absorbed(members::lapsed(&self.state, self.state.time)));
         effects.extend(self.absorbed(epochs::decide(&self.state, commit)));
+        effects.extend(self.absorbed(eviction::leaving(&self.state, commit)));
+        effects.extend(self.absorbed(eviction::lost(&self.state)));
         effects
     }
 
@@ -388,6 +417,21 @@ impl Judge {
     pub(crate) fn account_of(&self, payload: &Payload) -> Option<AccountId> {
         self.state.account_id(&payload.signer)
     }
+}
+
+/// Whether what was ruled is remembered under the payload's digest, if its signer is somebody. What
+/// was refused for its time or cluster can be told again from the payload; a signer without a live
+/// grant could fill the state for free.
+fn leaves_trace(ruling: &Ruling) -> bool {
+    let Err(refusal) = ruling else { return true };
+    !matches!(
+        refusal.code,
+        RefusalCode::ClusterWrong
+            | RefusalCode::Expired
+            | RefusalCode::NotAfterTooFar
+            | RefusalCode::AccountUnknown
+            | RefusalCode::TooManyRemembered
+    )
 }
 
 fn check_time(payload: &Payload, now: LedgerTime) -> Result<(), Refusal> {

@@ -55,7 +55,9 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
             | ReportPhase::Deleted,
             Placement::Offered { .. },
         ) => refuse(RefusalCode::StateWrong, "the host has not accepted the VM"),
-        (_, Placement::NoHost {}) => refuse(RefusalCode::Conflict, "the VM is on no host"),
+        (_, Placement::NoHost {} | Placement::Lost { .. }) => {
+            refuse(RefusalCode::Conflict, "the VM is on no host")
+        }
         (ReportPhase::Deleted, Placement::Accepted { .. }) if vm.wanted != Wanted::Deleted => {
             refuse(RefusalCode::StateWrong, "nobody asked for the VM to be deleted")
         }
@@ -79,7 +81,7 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
 }
 
 /// The sum for the VM's account and host, with the VM that is gone.
-fn past_usage(state: &State, host: HostId, vm: &Vm) -> Effect {
+pub(super) fn past_usage(state: &State, host: HostId, vm: &Vm) -> Effect {
     let past = state.past_usage.get(&(vm.account, host));
     let (vms, used) = past.map_or((0, Used::default()), |past| (past.vms, past.used));
     Effect::Usage(Box::new(PastUsage {

@@ -28,14 +28,16 @@ use dagger_payload::object::{
     Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, HostDuty, Image, Placement, Vm, VmState,
 };
 use dagger_payload::roster::{EpochMembers, Roster};
-use dagger_payload::state_tree::{Judgement, Subject};
+use dagger_payload::state_tree::{Author, Judgement, Subject};
 use dagger_payload::usage::PastUsage;
-use dagger_payload::volume::{Volume, VolumeState};
+use dagger_payload::volume::{Volume, VolumeDisk, VolumeState};
 
 use super::estate::Estate;
+use super::memory::Memory;
 use super::rooms::Rooms;
 use super::silence::Silence;
 use super::snapshots::SnapshotIndex;
+use super::tallies::Tallies;
 use super::tree::StateTree;
 use snapshot::Order;
 
@@ -127,8 +129,10 @@ pub(crate) struct State {
     /// Hosts whose address cursor moved since the root was last asked for.
     moved: BTreeSet<HostId>,
     deadlines: BTreeSet<(LedgerTime, VmId)>,
-    remembered: BTreeMap<PayloadDigest, Judgement>,
-    forgotten_at: BTreeSet<(LedgerTime, PayloadDigest)>,
+    pub(crate) memory: Memory,
+    pub(crate) tallies: Tallies,
+    /// What hosts carry that have left without giving it up.
+    stranded: (BTreeSet<VmId>, BTreeSet<VolumeId>),
     tree: StateTree,
     /// Where the bytes of a leaf are written, so that its memory is asked for once.
     scratch: Vec<u8>,
@@ -176,8 +180,9 @@ impl State {
             addresses: BTreeMap::new(),
             moved: BTreeSet::new(),
             deadlines: BTreeSet::new(),
-            remembered: BTreeMap::new(),
-            forgotten_at: BTreeSet::new(),
+            memory: Memory::default(),
+            tallies: Tallies::default(),
+            stranded: Default::default(),
             tree,
             scratch: Vec::new(),
         }
@@ -242,6 +247,26 @@ impl State {
     /// The account for which `key` signs, in whatever role.
     pub(crate) fn account_id(&self, key: &PublicKey) -> Option<AccountId> {
         self.account_keys.get(&KeyBytes::from(key)).copied()
+    }
+
+    /// For whom `key` signs, if for anybody.
+    pub(crate) fn author(&self, key: &PublicKey) -> Option<Author> {
+        let operator = || self.operator(key).map(Author::Operator);
+        let host = || self.host_of_agent(key).map(|host| Author::Host(host.id));
+        let account = self.account_id(key).map(Author::Account);
+        operator().or_else(host).or(account)
+    }
+
+    pub(crate) fn stranded_vms(&self) -> impl Iterator<Item = &VmId> {
+        self.stranded.0.iter()
+    }
+
+    pub(crate) fn stranded_volumes(&self) -> impl Iterator<Item = &VolumeId> {
+        self.stranded.1.iter()
+    }
+
+    fn has_left(&self, host: &HostId) -> bool {
+        self.hosts.get(host).is_some_and(|host| host.duty == HostDuty::Left)
     }
 
     pub(crate) fn vm(&self, id: &VmId) -> Option<&Vm> {
@@ -314,25 +339,19 @@ impl State {
     }
 
     pub(crate) fn remembers(&self, digest: &PayloadDigest) -> bool {
-        self.remembered.contains_key(digest)
+        self.memory.get(digest).is_some()
     }
 
     /// Remembers what became of a payload until it has expired by itself.
     pub(crate) fn remember(&mut self, digest: PayloadDigest, judgement: Judgement) {
-        self.forgotten_at.insert((judgement.not_after, digest));
         encode_over(&judgement, &mut self.scratch);
         self.tree.set(&Subject::Payload(digest), &self.scratch);
-        self.remembered.insert(digest, judgement);
+        self.memory.insert(digest, judgement);
     }
 
     /// Forgets expired payloads. Called only for commits that change the root anyway.
     pub(crate) fn forget_expired(&mut self) {
-        while let Some((at, digest)) = self.forgotten_at.first().copied() {
-            if at >= self.time {
-                return;
-            }
-            self.forgotten_at.pop_first();
-            self.remembered.remove(&digest);
+        while let Some(digest) = self.memory.forget_next(self.time) {
             self.tree.remove(&Subject::Payload(digest));
         }
     }
@@ -353,6 +372,9 @@ impl State {
             Effect::Account(account) => {
                 self.tree.set(&Subject::Account(account.id), object);
                 let old = self.accounts.insert(account.id, (**account).clone());
+                if old.is_none() {
+                    self.tallies.add_account(account);
+                }
                 for own in old.iter().flat_map(|old| &old.keys) {
                     self.account_keys.remove(&KeyBytes::from(&own.key));
                 }
@@ -362,10 +384,12 @@ impl State {
             }
             Effect::Image(image) => {
                 self.tree.set(&Subject::Image(image.name.clone()), object);
-                if let Some(old) = self.images.insert(image.name.clone(), (**image).clone())
-                    && let Some(names) = self.images_of.get_mut(&old.digest)
-                {
-                    names.remove(&image.name);
+                match self.images.insert(image.name.clone(), (**image).clone()) {
+                    None => self.tallies.add_image(image),
+                    Some(old) => {
+                        let names = self.images_of.entry(old.digest).or_default();
+                        names.remove(&image.name);
+                    }
                 }
                 self.images_of.entry(image.digest).or_default().insert(image.name.clone());
             }
@@ -419,6 +443,14 @@ impl State {
             self.agent_keys.remove(&KeyBytes::from(&old.agent_key));
         }
         if host.duty == HostDuty::Left {
+            let carried =
+                self.rooms.get(&host.id).is_some_and(|room| room.used != Usage::default());
+            if carried {
+                let vms = self.vms.values().filter(|vm| vm.placement.host() == Some(host.id));
+                self.stranded.0.extend(vms.map(|vm| vm.id));
+                let volumes = self.volumes.values().filter(|volume| volume.host == host.id);
+                self.stranded.1.extend(volumes.map(|volume| volume.id));
+            }
             self.rooms.remove(&host.id);
             return;
         }
@@ -456,6 +488,7 @@ impl State {
         if let Some(old) = self.volumes.remove(&volume.id) {
             self.volume_names.remove(&(old.account, old.name.clone()));
             self.snapshots.remove(&old);
+            self.stranded.1.remove(&old.id);
             for usage in self.usages(old.account, old.host) {
                 usage.capacity = usage.capacity.minus(&old.size());
             }
@@ -481,6 +514,9 @@ impl State {
         if let Some(vm) = volume.used_by.vm() {
             self.volumes_used_by.entry(vm).or_default().insert(volume.id);
         }
+        if volume.disk != VolumeDisk::Lost && self.has_left(&volume.host) {
+            self.stranded.1.insert(volume.id);
+        }
         self.volumes.insert(volume.id, volume.clone());
     }
 
@@ -498,7 +534,9 @@ impl State {
     }
 
     fn take(&mut self, vm: &Vm) {
-        self.estates.entry(vm.account).or_default().vms.insert(vm.name.clone(), vm.id);
+        let estate = self.estates.entry(vm.account).or_default();
+        estate.vms.insert(vm.name.clone(), vm.id);
+        estate.homeless += usize::from(vm.placement == Placement::NoHost {});
         if let Placement::Offered { deadline, .. } = vm.placement {
             self.deadlines.insert((deadline, vm.id));
         }
@@ -509,6 +547,9 @@ impl State {
             usage.capacity = usage.capacity.plus(&vm.size);
             usage.vms = usage.vms.saturating_add(1);
         }
+        if self.has_left(&host) {
+            self.stranded.0.insert(vm.id);
+        }
         let is_given = self.addresses.entry(host).or_default().taken.insert(address);
         if let Some(room) = self.rooms.get_mut(&host).filter(|_| is_given) {
             room.addresses_left = room.addresses_left.saturating_sub(1);
@@ -518,7 +559,9 @@ impl State {
     fn release(&mut self, vm: &Vm) {
         if let Some(estate) = self.estates.get_mut(&vm.account) {
             estate.vms.remove(&vm.name);
+            estate.homeless -= usize::from(vm.placement == Placement::NoHost {});
         }
+        self.stranded.0.remove(&vm.id);
         if let Placement::Offered { deadline, .. } = vm.placement {
             self.deadlines.remove(&(deadline, vm.id));
         }

@@ -8,12 +8,14 @@ use dagger_payload::id::{Generation, HostId, LedgerTime, VmId};
 use dagger_payload::kind::{
     Capacity, Protection, StopManner, VmChange, VmCreate, VmProtect, VmResize, VmStop,
 };
+use dagger_payload::limits::HOMELESS_VMS_PER_ACCOUNT_MAX;
 use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, VmState, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::usage::Meter;
 
 use super::accounts::acting;
 use super::placement::{place, require_room};
+use super::reports::past_usage;
 use super::state::{State, is_live};
 use super::{Case, Ruling, refuse, require_generation};
 
@@ -28,6 +30,12 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
     let account = acting(state, case)?;
     if !account.grants.iter().any(|grant| is_live(grant, case.now)) {
         return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
+    }
+    if state.estate(&account.id).is_some_and(|own| own.homeless >= HOMELESS_VMS_PER_ACCOUNT_MAX) {
+        let detail = format!(
+            "{HOMELESS_VMS_PER_ACCOUNT_MAX} of your VMs have no host: start or delete one of them"
+        );
+        return refuse(RefusalCode::LimitExceeded, detail);
     }
     if let Some(other) = state.vm_named(account.id, &body.name) {
         let detail = format!("your VM {other} is called {}", body.name);
@@ -165,19 +173,24 @@ pub(crate) fn resize(state: &State, case: &Case<'_>, body: &VmResize) -> Ruling 
 }
 
 pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
-    let vm = owned(state, case, body)?;
+    let vm = owned_or_lost(state, case, body)?;
     if vm.protection == Protection::Protected {
         return refuse(
             RefusalCode::Protected,
             format!("{} is protected against deletion", vm.name),
         );
     }
-    Ok(change(vm.clone(), Wanted::Deleted, case))
+    let past = match vm.placement {
+        // Nobody is left to report it gone.
+        Placement::Lost { host } => Some(past_usage(state, host, vm)),
+        Placement::Offered { .. } | Placement::Accepted { .. } | Placement::NoHost {} => None,
+    };
+    Ok(change(vm.clone(), Wanted::Deleted, case).into_iter().chain(past).collect())
 }
 
 pub(crate) fn protect(state: &State, case: &Case<'_>, body: &VmProtect) -> Ruling {
     let expected_generation = body.expected_generation;
-    let vm = owned(state, case, &VmChange { vm: body.vm, expected_generation })?;
+    let vm = owned_or_lost(state, case, &VmChange { vm: body.vm, expected_generation })?;
     if vm.protection == body.protection {
         return Ok(Vec::new()); // it is as wished already
     }
@@ -206,8 +219,23 @@ pub(super) fn change(mut vm: Vm, wanted: Wanted, case: &Case<'_>) -> Vec<Effect>
     vec![Effect::Vm(Box::new(vm))]
 }
 
-/// The VM that `body` names, if the signer owns it and it may still be changed.
+/// The VM that `body` names, if the signer owns it, it may still be changed, and it is not out of
+/// the cluster's reach.
 pub(super) fn owned<'s>(
+    state: &'s State,
+    case: &Case<'_>,
+    body: &VmChange,
+) -> Result<&'s Vm, Refusal> {
+    let vm = owned_or_lost(state, case, body)?;
+    if let Placement::Lost { .. } = vm.placement {
+        let detail = "the VM is lost: its host has left the cluster. It can be deleted";
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    Ok(vm)
+}
+
+/// The VM that `body` names, if the signer owns it and it may still be changed.
+fn owned_or_lost<'s>(
     state: &'s State,
     case: &Case<'_>,
     body: &VmChange,

@@ -164,7 +164,7 @@ pub(crate) fn grow(state: &State, case: &Case<'_>, body: &VolumeGrow) -> Ruling 
 }
 
 pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VolumeDelete) -> Ruling {
-    let volume = own(state, case, body.volume, body.expected_generation)?;
+    let volume = own_or_lost(state, case, body.volume, body.expected_generation)?;
     if volume.protection == Protection::Protected {
         let detail = format!("{} is protected against deletion", volume.name);
         return refuse(RefusalCode::Protected, detail);
@@ -173,17 +173,21 @@ pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VolumeDelete) -> Rul
         let detail = format!("VM {user} has the volume: detach it first, and wait until it is off");
         return refuse(RefusalCode::StateWrong, detail);
     }
-    require_no_snapshots(volume)?;
+    if volume.disk != VolumeDisk::Lost {
+        require_no_snapshots(volume)?; // what is lost is lost with them
+    }
     let mut volume = Volume { restoring: None, ..volume.clone() };
     volume.wanted = VolumeWanted::Deleted;
     volume.generation = volume.generation.next();
     volume.changed = case.cause;
-    Ok(vec![Effect::Volume(Box::new(volume))])
+    let is_gone = volume.state() == VolumeState::Deleted;
+    let past = is_gone.then(|| past_usage(state, &volume));
+    Ok([Effect::Volume(Box::new(volume))].into_iter().chain(past).collect())
 }
 
 /// Its host has nothing to do for that, and says so.
 pub(crate) fn protect(state: &State, case: &Case<'_>, body: &VolumeProtect) -> Ruling {
-    let volume = own(state, case, body.volume, body.expected_generation)?;
+    let volume = own_or_lost(state, case, body.volume, body.expected_generation)?;
     if volume.protection == body.protection {
         return Ok(Vec::new()); // it is as wished already
     }
@@ -288,7 +292,7 @@ pub(crate) fn released_by<'s>(
 }
 
 /// The sum for the volume's account and host, with the volume that is gone.
-fn past_usage(state: &State, volume: &Volume) -> Effect {
+pub(super) fn past_usage(state: &State, volume: &Volume) -> Effect {
     let (account, host) = (volume.account, volume.host);
     let past = state.past_usage.get(&(account, host));
     let (vms, used) = past.map_or((0, Used::default()), |past| (past.vms, past.used));
@@ -313,8 +317,23 @@ fn give(vm: &Vm, volumes: Vec<VmVolume>, volume: Volume, case: &Case<'_>) -> Vec
     effects
 }
 
-/// The volume, if the signer owns it and it may still be changed.
+/// The volume, if the signer owns it, it may still be changed, and its host can do so.
 pub(crate) fn own<'s>(
+    state: &'s State,
+    case: &Case<'_>,
+    volume: VolumeId,
+    expected: Option<Generation>,
+) -> Result<&'s Volume, Refusal> {
+    let volume = own_or_lost(state, case, volume, expected)?;
+    if volume.disk == VolumeDisk::Lost {
+        let detail = "the volume is lost: its host has left the cluster. It can be deleted";
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    Ok(volume)
+}
+
+/// The volume, if the signer owns it and it may still be changed.
+fn own_or_lost<'s>(
     state: &'s State,
     case: &Case<'_>,
     volume: VolumeId,

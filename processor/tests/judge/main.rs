@@ -1,7 +1,9 @@
 //! The judge's rules, one sentence each. The cluster has three operators with one host each and one
 //! developer.
 
+mod eviction;
 mod keys;
+mod limits;
 mod members;
 mod proofs;
 mod rules;

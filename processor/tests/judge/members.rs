@@ -18,11 +18,11 @@ use super::*;
 /// Commits from a decision to the end of its epoch.
 const DISTANCE: u64 = 10;
 
-fn propose(change: Change) -> Body {
+pub(super) fn propose(change: Change) -> Body {
     Body::OperatorPropose(Box::new(OperatorPropose { change, expected_epoch: None }))
 }
 
-fn approve(proposal: PayloadDigest) -> Body {
+pub(super) fn approve(proposal: PayloadDigest) -> Body {
     Body::OperatorApprove(ProposalChange { proposal })
 }
 
@@ -30,44 +30,44 @@ fn withdraw(proposal: PayloadDigest) -> Body {
     Body::OperatorWithdraw(ProposalChange { proposal })
 }
 
-fn add_operator(index: u8) -> Change {
+pub(super) fn add_operator(index: u8) -> Change {
     let name = format!("op{index}").parse().expect("a name");
     Change::AddOperator { name, key: operator(index).public_key() }
 }
 
-fn id(index: u8) -> OperatorId {
+pub(super) fn id(index: u8) -> OperatorId {
     OperatorId::of(&operator(index).public_key())
 }
 
-fn remove_operator(index: u8) -> Change {
+pub(super) fn remove_operator(index: u8) -> Change {
     Change::RemoveOperator { operator: id(index) }
 }
 
-fn voters(add: &[u8], remove: &[u8]) -> Change {
+pub(super) fn voters(add: &[u8], remove: &[u8]) -> Change {
     let hosts = |indexes: &[u8]| indexes.iter().map(|index| host(*index)).collect();
     Change::Voters { add: hosts(add), remove: hosts(remove) }
 }
 
-fn come(index: u8) -> Body {
+pub(super) fn come(index: u8) -> Body {
     let Body::HostJoin(mut body) = join(index) else { panic!("a host.join") };
     body.address = Some("192.0.2.1:7400".parse().expect("an address"));
     Body::HostJoin(body)
 }
 
-fn leave(index: u8) -> Body {
+pub(super) fn leave(index: u8) -> Body {
     Body::HostLeave(HostChange { host: host(index), expected_generation: None })
 }
 
-fn rotate(index: u8, to: &SecretKey) -> Body {
+pub(super) fn rotate(index: u8, to: &SecretKey) -> Body {
     let new_ledger_key = to.public_key();
     Body::HostRotateLedgerKey(HostRotateLedgerKey { host: host(index), new_ledger_key })
 }
 
-fn committee(authors: impl IntoIterator<Item = u16>) -> Committee {
+pub(super) fn committee(authors: impl IntoIterator<Item = u16>) -> Committee {
     Committee::of(authors.into_iter().map(AuthorIndex)).expect("in range")
 }
 
-fn proposal(effects: &[Effect]) -> Proposal {
+pub(super) fn proposal(effects: &[Effect]) -> Proposal {
     let found = effects.iter().rev().find_map(|effect| match effect {
         Effect::Proposal(proposal) => Some((**proposal).clone()),
         _ => None,
@@ -75,7 +75,7 @@ fn proposal(effects: &[Effect]) -> Proposal {
     found.unwrap_or_else(|| panic!("no proposal in {effects:?}"))
 }
 
-fn epoch(release: &CommitRelease) -> Option<EpochMembers> {
+pub(super) fn epoch(release: &CommitRelease) -> Option<EpochMembers> {
     release.time_effects.iter().find_map(|effect| match effect {
         Effect::Epoch(members) => Some(**members),
         _ => None,
@@ -84,7 +84,7 @@ fn epoch(release: &CommitRelease) -> Option<EpochMembers> {
 
 impl Court {
     /// One payload that is accepted, with everything that its commit released.
-    fn whole(&mut self, key: &SecretKey, body: Body) -> CommitRelease {
+    pub(super) fn whole(&mut self, key: &SecretKey, body: Body) -> CommitRelease {
         let payload = self.sign(key, body);
         let release = self.commit(vec![payload]);
         assert_eq!(release.releases[0].verdict, Verdict::Accepted);
@@ -92,7 +92,7 @@ impl Court {
     }
 
     /// Proposed by the first of `by` and approved by the others; what the last one led to.
-    fn agree(&mut self, by: &[u8], change: Change) -> CommitRelease {
+    pub(super) fn agree(&mut self, by: &[u8], change: Change) -> CommitRelease {
         let mut release = self.whole(&operator(by[0]), propose(change));
         let id = release.releases[0].digest;
         for index in &by[1..] {
@@ -102,14 +102,14 @@ impl Court {
     }
 
     /// So many commits without content.
-    fn pass(&mut self, commits: u64) {
+    pub(super) fn pass(&mut self, commits: u64) {
         for _ in 0..commits {
             assert!(self.commit(vec![]).is_empty());
         }
     }
 
     /// From the deciding commit to the last one of the epoch.
-    fn finish_epoch(&mut self) {
+    pub(super) fn finish_epoch(&mut self) {
         let end = self.judge.epoch_end().expect("it ends");
         self.pass(end.last.0 - self.judge.end().index.0);
         assert_eq!(self.judge.epoch_end(), Some(end));

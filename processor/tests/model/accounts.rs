@@ -10,7 +10,7 @@ use dagger_payload::object::{Account, AccountKey, Effect, Grant};
 use dagger_payload::refusal::RefusalCode;
 
 use super::kinds::{Kind, of_kind};
-use super::members::is_member_key;
+use super::members::{is_member_key, is_proposed_key};
 use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling, require_generation};
@@ -50,6 +50,13 @@ fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     }
     let old = model.account(id);
     require_generation(body.expected_generation, old.map_or(Generation(0), |old| old.generation))?;
+    let is_opened = |one: &&Account| one.opened_by == operator;
+    if old.is_none() && is_proposed_key(model, &body.key) {
+        return Err(RefusalCode::Conflict);
+    }
+    if old.is_none() && model.accounts.iter().filter(is_opened).count() >= 16_384 {
+        return Err(RefusalCode::LimitExceeded);
+    }
     let others = old.iter().flat_map(|old| &old.grants).filter(|old| old.operator != operator);
     let mut grants: Vec<Grant> = others.cloned().collect();
     grants.push(Grant {
@@ -72,6 +79,7 @@ fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         grants,
         generation: Generation(old.map_or(0, |old| old.generation.0) + 1),
         cause: asked.cause,
+        opened_by: old.map_or(operator, |old| old.opened_by),
     }))])
 }
 

@@ -10,7 +10,9 @@ use dagger_payload::refusal::RefusalCode;
 use dagger_payload::roster::{Seat, SeatStanding};
 
 use super::kinds::{Kind, of_kind};
-use super::members::{Plan, as_effect, is_account_key, is_member_key, require_few, with_key};
+use super::members::{
+    Plan, as_effect, count_seats, is_account_key, is_member_key, require_few, with_key,
+};
 use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling, require_generation};
@@ -139,6 +141,10 @@ fn newcomer(model: &Model, asked: &Asked<'_>, body: &HostJoin) -> Result<Seat, R
     if model.present_seats().any(|seat| seat.name == body.name) {
         return Err(RefusalCode::NameTaken);
     }
+    // The last seats are for new keys of voters.
+    if count_seats(&model.seats, operator) >= 48 || model.seats.len() >= 1008 {
+        return Err(RefusalCode::LimitExceeded);
+    }
     Ok(Seat {
         index: AuthorIndex(u16::try_from(model.seats.len()).expect("few")),
         host: HostId::of(&body.ledger_key),
@@ -256,6 +262,7 @@ fn judge_rotate(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     }
     let change = Change::LedgerKey { host: body.host, key: key.clone() };
     if model.votes(body.host) {
+        Plan::planned(model).with(model, &change)?;
         require_few(model, seat.operator)?;
         return Ok(vec![as_effect(Proposal {
             id: asked.cause.digest,
@@ -267,7 +274,7 @@ fn judge_rotate(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
             cause: asked.cause,
         })]);
     }
-    let plan = Plan::decided(model).with(&change)?;
+    let plan = Plan::decided(model).with(model, &change)?;
     let moved = plan.seats.into_iter().filter(|seat| !model.seats.contains(seat));
     let mut effects: Vec<_> = moved.map(|seat| Effect::Seat(Box::new(seat))).collect();
     effects.extend(model.host(body.host).map(|host| with_key(host, key, asked.cause)));

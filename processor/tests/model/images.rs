@@ -65,6 +65,10 @@ fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if old.is_some_and(|old| old.publisher != publisher) {
         return Err(RefusalCode::NameTaken);
     }
+    let own = model.images.iter().filter(|image| image.publisher == publisher).count();
+    if old.is_none() && own >= 1024 {
+        return Err(RefusalCode::LimitExceeded);
+    }
     let mut image = Image {
         name: body.name.clone(),
         publisher,

@@ -4,6 +4,7 @@
 //! `DAGGER_FIRST_SEED` repeats a run; `DAGGER_MODEL_PAYLOADS` says how long it is.
 
 mod accounts;
+mod eviction;
 mod history;
 mod hosts;
 mod images;
@@ -65,7 +66,11 @@ fn lack(run: &Run) -> Option<String> {
             return Some(format!("no {} was refused", kind.name));
         }
     }
-    let lack = [(run.lapsed, "no offer lapsed"), (run.epochs / 3, "too few epochs")];
+    let lack = [
+        (run.lapsed, "no offer lapsed"),
+        (run.epochs / 3, "too few epochs"),
+        (run.lost, "nothing was lost with its host"),
+    ];
     lack.iter().find(|(times, _)| *times == 0).map(|(_, lack)| (*lack).to_owned())
 }
 

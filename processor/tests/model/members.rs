@@ -42,18 +42,14 @@ fn draw_change(scene: &Scene, random: &mut Random) -> Change {
     match random.below(10) {
         0..2 => {
             let key = match random.below(5) {
-                0..3 => Person::Operator(3 + random.index(2)),
+                0..3 => draw_newcomer(scene, random),
                 3 => scene.fresh(random),
                 _ => Person::any(random),
             };
             let name = format!("op{}", random.below(6)).parse().expect("a name");
             Change::AddOperator { name, key: scene.key(key) }
         }
-        2 => {
-            let operators = &model.operators;
-            let operator = operators[random.index(operators.len())].id;
-            Change::RemoveOperator { operator }
-        }
+        2 => Change::RemoveOperator { operator: draw_removal(scene, random) },
         3 => {
             let newest = model.newest_epoch().protocol;
             let version = if random.happens(900) { newest.next() } else { newest };
@@ -61,6 +57,33 @@ fn draw_change(scene: &Scene, random: &mut Random) -> Change {
         }
         _ => draw_voters(scene, random),
     }
+}
+
+/// Somebody, founders seldom: with them goes what the other draws need. Often one whose host carries
+/// something.
+fn draw_removal(scene: &Scene, random: &mut Random) -> OperatorId {
+    let model = &scene.model;
+    let on = model.vms.iter().filter_map(|vm| vm.placement.host());
+    let on = on.chain(model.volumes.iter().map(|volume| volume.host));
+    let carrying = on.filter_map(|host| model.host(host)).map(|host| host.operator);
+    let carrying: Vec<_> = carrying.collect();
+    if !carrying.is_empty() && random.happens(400) {
+        return random.of(&carrying);
+    }
+    let operator = &model.operators[random.index(model.operators.len())];
+    let mut founders = (0..3).map(|index| scene.key(Person::Operator(index)));
+    let is_spared = founders.any(|key| key == operator.first_key) && random.happens(800);
+    if is_spared { OperatorId([4; 16]) } else { operator.id }
+}
+
+/// One who is not there: he was removed, or never was.
+fn draw_newcomer(scene: &Scene, random: &mut Random) -> Person {
+    let present = |person: &Person| {
+        let key = scene.key(*person);
+        scene.model.operators.iter().any(|own| is_present(own) && own.first_key == key)
+    };
+    let absent: Vec<_> = (0..5).map(Person::Operator).filter(|one| !present(one)).collect();
+    if absent.is_empty() { Person::Operator(4) } else { random.of(&absent) }
 }
 
 fn draw_voters(scene: &Scene, random: &mut Random) -> Change {
@@ -212,8 +235,20 @@ pub(crate) fn as_effect(proposal: Proposal) -> Effect {
     Effect::Proposal(Box::new(proposal))
 }
 
-/// A key of somebody who takes part, or that nobody else may have.
+/// A key that somebody is to have as an operator.
+pub(crate) fn is_proposed_key(model: &Model, key: &PublicKey) -> bool {
+    model.proposals.iter().any(|proposal| match &proposal.change {
+        Change::AddOperator { key: coming, .. } => coming == key,
+        _ => false,
+    })
+}
+
+/// A key of somebody who takes part or is to, or that nobody else may have.
 pub(crate) fn is_member_key(model: &Model, key: &PublicKey) -> bool {
+    is_proposed_key(model, key) || is_present_key(model, key)
+}
+
+fn is_present_key(model: &Model, key: &PublicKey) -> bool {
     let coming = model.proposals.iter().any(|proposal| match &proposal.change {
         Change::LedgerKey { key: coming, .. } => coming == key,
         _ => false,
@@ -248,7 +283,7 @@ fn executed(model: &Model, asked: &Asked<'_>, proposal: &Proposal) -> Ruling {
         Change::AddOperator { name, key } => {
             let before = model.operators.iter().find(|old| old.first_key == *key);
             if before.is_some_and(is_present)
-                || before.is_none() && is_member_key(model, key)
+                || before.is_none() && is_present_key(model, key)
                 || is_account_key(model, key)
             {
                 return Err(RefusalCode::Conflict);
@@ -268,34 +303,67 @@ fn executed(model: &Model, asked: &Asked<'_>, proposal: &Proposal) -> Ruling {
             Ok(vec![renewed(operator, asked), with(ProposalStanding::Done)])
         }
         Change::RemoveOperator { operator } => {
-            let present = model.operators.iter().filter(|one| is_present(one));
-            let mut left = present.clone().find(|one| one.id == *operator).cloned();
-            let left = left.as_mut().ok_or(RefusalCode::NotFound)?;
-            let seated = model.present_seats().any(|seat| seat.operator == *operator);
-            if present.count() == 1 || seated {
-                return Err(RefusalCode::StateWrong);
+            let mut seats = model.present_seats().filter(|seat| seat.operator == *operator);
+            if seats.any(|seat| model.votes(seat.host)) {
+                Plan::planned(model).with(model, &proposal.change)?;
+                return Ok(vec![with(ProposalStanding::Passed)]);
             }
-            left.standing = OperatorStanding::Left;
-            let mut effects = vec![renewed(left.clone(), asked)];
-            let mut others: Vec<_> = model.proposals.iter().collect();
-            others.sort_by_key(|other| other.id);
-            for other in others {
-                let open = other.standing == ProposalStanding::Open && other.id != proposal.id;
-                if open && other.approvals.contains(operator) {
-                    let mut other = other.clone();
-                    other.approvals.retain(|one| one != operator);
-                    other.cause = asked.cause;
-                    effects.push(as_effect(other));
-                }
-            }
+            require_removable(model, *operator, &[])?;
+            let mut effects = gone(model, &[(*operator, asked.cause)], Some(proposal.id));
             effects.push(with(ProposalStanding::Done));
             Ok(effects)
         }
         change => {
-            Plan::planned(model).with(change)?;
+            Plan::planned(model).with(model, change)?;
             Ok(vec![with(ProposalStanding::Passed)])
         }
     }
+}
+
+fn require_removable(
+    model: &Model,
+    operator: OperatorId,
+    before: &[OperatorId],
+) -> Result<(), RefusalCode> {
+    let mut left: Vec<_> = model.operators.iter().filter(|one| is_present(one)).collect();
+    left.retain(|one| !before.contains(&one.id));
+    if !left.iter().any(|one| one.id == operator) {
+        return Err(RefusalCode::NotFound);
+    }
+    if left.len() > 1 { Ok(()) } else { Err(RefusalCode::StateWrong) }
+}
+
+/// Operators who leave, then what is still open without their approvals.
+fn gone(
+    model: &Model,
+    leaving: &[(OperatorId, Cause)],
+    without: Option<PayloadDigest>,
+) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    for (id, cause) in leaving {
+        let mut left = model.operators.iter().find(|one| one.id == *id).expect("known").clone();
+        left.standing = OperatorStanding::Left;
+        left.generation = Generation(left.generation.0 + 1);
+        left.cause = *cause;
+        effects.push(Effect::Operator(Box::new(left)));
+    }
+    let mut others: Vec<_> = model.proposals.iter().collect();
+    others.sort_by_key(|other| other.id);
+    for other in others {
+        let mut new = other.clone();
+        new.approvals.retain(|one| !leaving.iter().any(|(left, _)| left == one));
+        let is_open = other.standing == ProposalStanding::Open && Some(other.id) != without;
+        if is_open && new.approvals != other.approvals {
+            new.cause = leaving.last().expect("somebody approved and left").1;
+            effects.push(as_effect(new));
+        }
+    }
+    effects
+}
+
+/// How many seats the hosts of an operator ever had.
+pub(crate) fn count_seats(seats: &[Seat], operator: OperatorId) -> usize {
+    seats.iter().filter(|seat| seat.operator == operator).count()
 }
 
 /// Members as they will be.
@@ -304,6 +372,7 @@ pub(crate) struct Plan {
     pub(crate) seats: Vec<Seat>,
     pub(crate) voters: Vec<AuthorIndex>,
     protocol: ProtocolVersion,
+    removed: Vec<OperatorId>,
 }
 
 impl Plan {
@@ -312,41 +381,54 @@ impl Plan {
         let mut seats = model.seats.clone();
         seats.sort_by_key(|seat| seat.index);
         let voters = newest.committee.authors().collect();
-        Self { seats, voters, protocol: newest.protocol }
+        Self { seats, voters, protocol: newest.protocol, removed: Vec::new() }
     }
 
     pub(crate) fn planned(model: &Model) -> Self {
         let start = Self::decided(model);
         waiting(model)
             .iter()
-            .fold(start, |plan, proposal| plan.with(&proposal.change).unwrap_or(plan))
+            .fold(start, |plan, proposal| plan.with(model, &proposal.change).unwrap_or(plan))
     }
 
-    /// The newest seat on which a host sits.
-    fn seat(&self, host: HostId) -> Result<&Seat, RefusalCode> {
+    /// The newest seat on which a host sits that stays.
+    fn seat(&self, model: &Model, host: HostId) -> Result<&Seat, RefusalCode> {
         let mut seats = self.seats.iter().rev();
         let found = seats.find(|seat| seat.host == host && seat.standing == SeatStanding::Present);
-        found.ok_or(RefusalCode::NotFound)
+        let found = found.ok_or(RefusalCode::NotFound)?;
+        let mut present = model.operators.iter().filter(|own| is_present(own));
+        let stays = present.any(|own| own.id == found.operator);
+        if stays && !self.removed.contains(&found.operator) {
+            Ok(found)
+        } else {
+            Err(RefusalCode::NotFound)
+        }
     }
 
-    pub(crate) fn with(&self, change: &Change) -> Result<Self, RefusalCode> {
+    pub(crate) fn with(&self, model: &Model, change: &Change) -> Result<Self, RefusalCode> {
         let mut plan = self.clone();
         match change {
-            Change::AddOperator { .. } | Change::RemoveOperator { .. } => {}
+            Change::AddOperator { .. } => {}
+            Change::RemoveOperator { operator } => {
+                require_removable(model, *operator, &self.removed)?;
+                plan.voters.retain(|seat| self.seats[usize::from(seat.0)].operator != *operator);
+                plan.removed.push(*operator);
+                plan.check()?;
+            }
             Change::Protocol { version } if version.0 == self.protocol.0 + 1 => {
                 plan.protocol = *version;
             }
             Change::Protocol { .. } => return Err(RefusalCode::Conflict),
             Change::Voters { add, remove } => {
                 for host in remove {
-                    let seat = self.seat(*host)?.index;
+                    let seat = self.seat(model, *host)?.index;
                     if !plan.voters.contains(&seat) {
                         return Err(RefusalCode::StateWrong);
                     }
                     plan.voters.retain(|voter| *voter != seat);
                 }
                 for host in add {
-                    let seat = self.seat(*host)?.index;
+                    let seat = self.seat(model, *host)?.index;
                     if plan.voters.contains(&seat) {
                         return Err(RefusalCode::StateWrong);
                     }
@@ -355,8 +437,13 @@ impl Plan {
                 plan.check()?;
             }
             Change::LedgerKey { host, key } => {
-                let mut seat = self.seat(*host)?.clone();
+                let mut seat = self.seat(model, *host)?.clone();
                 let old = seat.index;
+                let votes = self.voters.contains(&old);
+                let (own, all) = if votes { (64, 1024) } else { (48, 1008) };
+                if count_seats(&self.seats, seat.operator) >= own || self.seats.len() >= all {
+                    return Err(RefusalCode::LimitExceeded);
+                }
                 seat.index = AuthorIndex(u16::try_from(self.seats.len()).expect("few"));
                 seat.ledger_key = key.clone();
                 match plan.voters.iter_mut().find(|voter| **voter == old) {
@@ -420,9 +507,9 @@ pub(crate) fn decided(model: &Model, commit: CommitIndex) -> Vec<Effect> {
         return Vec::new();
     }
     let mut plan = Plan::decided(model);
-    let mut effects = Vec::new();
+    let (mut effects, mut leaving) = (Vec::new(), Vec::new());
     for proposal in waiting(model) {
-        let next = plan.with(&proposal.change);
+        let next = plan.with(model, &proposal.change);
         let standing = match next {
             Ok(_) => ProposalStanding::Done,
             Err(_) => ProposalStanding::Failed,
@@ -435,7 +522,11 @@ pub(crate) fn decided(model: &Model, commit: CommitIndex) -> Vec<Effect> {
         {
             effects.push(with_key(host, key, proposal.cause));
         }
+        if let Change::RemoveOperator { operator } = &proposal.change {
+            leaving.push((*operator, proposal.cause));
+        }
     }
+    effects.extend(gone(model, &leaving, None));
     for seat in &plan.seats {
         if !model.seats.contains(seat) {
             effects.push(Effect::Seat(Box::new(seat.clone())));

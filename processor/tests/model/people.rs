@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
+use dagger_payload::id::HostId;
 use dagger_payload::key::{PublicKey, SecretKey};
 use dagger_payload::kind::KeyRole;
 use dagger_payload::object::Account;
 use dagger_payload::roster::Seat;
 
+use super::members::is_present;
 use super::random::Random;
 use super::state::Model;
 
@@ -100,6 +102,12 @@ impl Scene {
         self.who(keys[random.index(keys.len())]).expect("everybody's key is known")
     }
 
+    /// A host that is there; seldom one that is none.
+    pub(crate) fn host(&self, random: &mut Random) -> HostId {
+        let hosts: Vec<_> = self.model.present_seats().map(|seat| seat.host).collect();
+        if random.happens(20) { HostId([6; 16]) } else { hosts[random.index(hosts.len())] }
+    }
+
     /// Somebody whose key may be new.
     pub(crate) fn fresh(&self, random: &mut Random) -> Person {
         Person::Fresh(random.index(FRESH))
@@ -107,7 +115,8 @@ impl Scene {
 
     /// Mostly a present operator.
     pub(crate) fn operator_mostly(&self, random: &mut Random) -> Person {
-        let signing: Vec<_> = self.model.operators.iter().map(|own| &own.key).collect();
+        let operators = self.model.operators.iter();
+        let signing: Vec<_> = operators.filter(|own| is_present(own)).map(|own| &own.key).collect();
         let operator = self.who(signing[random.index(signing.len())]);
         operator.filter(|_| random.happens(930)).unwrap_or_else(|| Person::any(random))
     }

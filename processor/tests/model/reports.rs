@@ -28,7 +28,9 @@ fn draw_report(scene: &Scene, random: &mut Random) -> (Person, Body) {
         let agent = host.and_then(|host| scene.who(&host.agent_key));
         who = agent.filter(|_| random.happens(950)).unwrap_or(who);
         likely = match (&drawn.placement, drawn.wanted) {
-            (Placement::Offered { .. } | Placement::NoHost {}, _) => ReportPhase::Accepted,
+            (Placement::Offered { .. } | Placement::NoHost {} | Placement::Lost { .. }, _) => {
+                ReportPhase::Accepted
+            }
             (Placement::Accepted { .. }, Wanted::Running) => ReportPhase::Running,
             (Placement::Accepted { .. }, Wanted::Stopped) => ReportPhase::Stopped,
             (Placement::Accepted { .. }, Wanted::Paused) => ReportPhase::Paused,

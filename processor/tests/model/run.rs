@@ -12,9 +12,11 @@ use dagger_payload::release::{
     CommitRelease, OrderedCommit, OrderedPayload, Release, Verdict, extend_prefix,
 };
 use dagger_payload::state_tree::Judgement;
+use dagger_payload::volume::VolumeDisk;
 use dagger_processor::judge::Judge;
 use dagger_processor::verify::{Verified, verify};
 
+use super::eviction::{leaving, lost};
 use super::kinds;
 use super::members::{decided, lapsed, vacated};
 use super::people::{Scene, genesis};
@@ -51,6 +53,8 @@ pub(crate) struct Run {
     pub(crate) epochs: usize,
     pub(crate) judged: u64,
     pub(crate) lapsed: usize,
+    /// VMs and volumes whose hosts left with their operator.
+    pub(crate) lost: usize,
     /// How often each kind had each verdict.
     pub(crate) verdicts: BTreeMap<(&'static str, String), u64>,
 }
@@ -74,6 +78,7 @@ impl Run {
             commits: 0,
             judged: 0,
             lapsed: 0,
+            lost: 0,
             verdicts: BTreeMap::new(),
         }
     }
@@ -195,6 +200,15 @@ impl Run {
         by_itself.extend(offers);
         by_itself.extend(put_all(lapsed(model), model));
         by_itself.extend(put_all(decided(model, commit.index), model));
+        by_itself.extend(put_all(leaving(model), model));
+        let lost = put_all(lost(model), model);
+        let is_lost = |effect: &Effect| match effect {
+            Effect::Vm(vm) => matches!(vm.placement, Placement::Lost { .. }),
+            Effect::Volume(volume) => volume.disk == VolumeDisk::Lost,
+            _ => false,
+        };
+        self.lost += lost.iter().filter(|effect| is_lost(effect)).count();
+        by_itself.extend(lost);
         assert_eq!(release.time_effects, by_itself, "{context}: what the order changed");
         self.epochs = model.epochs.len() - 1;
         if !release.is_empty() {
@@ -223,7 +237,17 @@ fn judge_payload(model: &mut Model, verified: &Verified, release: &Release) -> R
     let asked = Asked { signer: &payload.signer, cause: Cause { digest, position } };
     let ruling = (kinds::named(payload.body.kind()).judge)(model, &asked, &payload.body);
     let refused = ruling.as_ref().err().copied();
-    model.remembered.insert(digest, Judgement { position, not_after, refused });
+    if refused == Some(RefusalCode::AccountUnknown) {
+        return ruling;
+    }
+    // A stranger's payload leaves no trace.
+    let Some(author) = model.author(&payload.signer) else { return ruling };
+    let of_author = model.remembered.values().filter(|one| one.author == author);
+    let alike = of_author.filter(|one| one.refused.is_some() == refused.is_some()).count();
+    if alike >= if refused.is_some() { 1024 } else { 65_536 } {
+        return Err(RefusalCode::TooManyRemembered);
+    }
+    model.remembered.insert(digest, Judgement { position, not_after, refused, author });
     ruling.iter().flatten().for_each(|effect| model.put(effect));
     ruling
 }

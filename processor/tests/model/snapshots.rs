@@ -30,6 +30,9 @@ pub(crate) const KINDS: &[Kind] = &[
 
 /// What a volume takes with all that is kept of it.
 pub(crate) fn takes_gib(volume: &Volume) -> u64 {
+    if volume.disk == VolumeDisk::Lost {
+        return 0;
+    }
     volume.size_gib + volume.snapshots.iter().map(|snapshot| snapshot.size_gib).sum::<u64>()
 }
 

@@ -17,7 +17,7 @@ use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, OrderedCommit};
 use dagger_payload::roster::{EpochMembers, Roster, Seat, SeatStanding};
 use dagger_payload::snapshot::extend_history;
-use dagger_payload::state_tree::Judgement;
+use dagger_payload::state_tree::{Author, Judgement};
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::{Volume, VolumeState};
 
@@ -167,9 +167,21 @@ impl Model {
 
     /// Whether a host votes now or in the next epoch.
     pub(crate) fn votes(&self, host: HostId) -> bool {
-        let committees = [self.epoch().committee, self.newest_epoch().committee];
         let mut seats = self.present_seats().filter(|seat| seat.host == host);
-        seats.any(|seat| committees.iter().any(|committee| committee.contains(seat.index)))
+        seats.any(|seat| self.is_voting(seat.index))
+    }
+
+    /// Whether a seat has a vote now or in the next epoch.
+    pub(crate) fn is_voting(&self, seat: AuthorIndex) -> bool {
+        let committees = [self.epoch().committee, self.newest_epoch().committee];
+        committees.iter().any(|committee| committee.contains(seat))
+    }
+
+    /// For whom a key signs.
+    pub(crate) fn author(&self, key: &PublicKey) -> Option<Author> {
+        let account = self.signing(key).ok().map(|(account, _)| Author::Account(account.id));
+        let host = self.host_of_agent(key).map(|host| Author::Host(host.id));
+        self.operator(key).map(Author::Operator).or(host).or(account)
     }
 
     pub(crate) fn host(&self, id: HostId) -> Option<&Host> {

@@ -1,6 +1,6 @@
 //! `vm.*` in the model, and the way of an offer from host to host.
 
-use dagger_payload::id::{Generation, HostId, ImageDigest, VmId};
+use dagger_payload::id::{Generation, ImageDigest, VmId};
 use dagger_payload::kind::{
     Apart, ApartBy, ApartStrength, Body, ImageFormat, Protection, ReportPhase, RestartPolicy,
     StopManner, VmChange, VmCreate, VmImage, VmProtect, VmResize, VmStop,
@@ -10,6 +10,7 @@ use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::usage::Meter;
 
+use super::eviction::past;
 use super::kinds::{Kind, of_kind};
 use super::members::is_present;
 use super::people::{Person, Scene};
@@ -64,7 +65,7 @@ fn draw_image(scene: &Scene, random: &mut Random) -> VmImage {
 
 fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let nvme = [("disk".parse().expect("a name"), "nvme".parse().expect("a label"))].into();
-    let pinned = HostId::of(&scene.key(Person::Ledger(random.index(4))));
+    let pinned = scene.host(random);
     let body = VmCreate {
         name: format!("vm{}", random.below(12)).parse().expect("a name"),
         image: draw_image(scene, random),
@@ -90,6 +91,10 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let account = model.acting(asked.signer)?;
     if !model.is_granted(account) {
         return Err(RefusalCode::AccountUnknown);
+    }
+    let is_homeless = |vm: &&Vm| vm.account == account.id && vm.placement == Placement::NoHost {};
+    if model.vms.iter().filter(is_homeless).count() >= 64 {
+        return Err(RefusalCode::LimitExceeded);
     }
     if model.vms.iter().any(|vm| vm.account == account.id && vm.name == body.name) {
         return Err(RefusalCode::NameTaken);
@@ -307,17 +312,21 @@ fn judge_resize(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
 
 fn judge_delete(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, VmDelete);
-    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    let mut vm = own_or_lost(model, asked, body.vm, body.expected_generation)?;
     if vm.protection == Protection::Protected {
         return Err(RefusalCode::Protected);
     }
     vm.wanted = Wanted::Deleted;
-    changed(vm, asked)
+    let past = match vm.placement {
+        Placement::Lost { host } => Some(past(model, &vm, host)),
+        _ => None,
+    };
+    Ok(changed(vm, asked)?.into_iter().chain(past).collect())
 }
 
 fn judge_protect(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, VmProtect);
-    let mut vm = own(model, asked, body.vm, body.expected_generation)?;
+    let mut vm = own_or_lost(model, asked, body.vm, body.expected_generation)?;
     if vm.protection == body.protection {
         return Ok(Vec::new());
     }
@@ -333,6 +342,17 @@ pub(crate) fn changed(mut vm: Vm, asked: &Asked<'_>) -> Ruling {
 
 /// The signer's VM, if it may still be changed.
 pub(crate) fn own(
+    model: &Model,
+    asked: &Asked<'_>,
+    vm: VmId,
+    expected: Option<Generation>,
+) -> Result<Vm, RefusalCode> {
+    let vm = own_or_lost(model, asked, vm, expected)?;
+    let is_lost = matches!(vm.placement, Placement::Lost { .. });
+    if is_lost { Err(RefusalCode::StateWrong) } else { Ok(vm) }
+}
+
+fn own_or_lost(
     model: &Model,
     asked: &Asked<'_>,
     vm: VmId,

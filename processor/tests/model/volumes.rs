@@ -32,8 +32,7 @@ pub(crate) const KINDS: &[Kind] = &[
 ];
 
 fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
-    let (mut who, mut host) =
-        (scene.acting(random), HostId::of(&scene.key(Person::Ledger(random.index(4)))));
+    let (mut who, mut host) = (scene.acting(random), scene.host(random));
     // Mostly where its owner has a VM: else it would find no user.
     let placed = scene.model.vms.iter().filter(|vm| takes_volumes(vm));
     let placed: Vec<(AccountId, Option<HostId>)> =
@@ -199,6 +198,16 @@ pub(crate) fn own(
     volume: VolumeId,
     expected: Option<Generation>,
 ) -> Result<Volume, RefusalCode> {
+    let volume = own_or_lost(model, asked, volume, expected)?;
+    if volume.disk == VolumeDisk::Lost { Err(RefusalCode::StateWrong) } else { Ok(volume) }
+}
+
+fn own_or_lost(
+    model: &Model,
+    asked: &Asked<'_>,
+    volume: VolumeId,
+    expected: Option<Generation>,
+) -> Result<Volume, RefusalCode> {
     let account = model.acting(asked.signer)?;
     let volume = model.volume(volume).ok_or(RefusalCode::NotFound)?;
     match expected {
@@ -287,7 +296,7 @@ fn judge_grow(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
 
 fn judge_protect(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, VolumeProtect);
-    let mut volume = own(model, asked, body.volume, body.expected_generation)?;
+    let mut volume = own_or_lost(model, asked, body.volume, body.expected_generation)?;
     if volume.protection == body.protection {
         return Ok(Vec::new());
     }
@@ -299,18 +308,23 @@ fn judge_protect(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
 
 fn judge_delete(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, VolumeDelete);
-    let mut volume = own(model, asked, body.volume, body.expected_generation)?;
+    let mut volume = own_or_lost(model, asked, body.volume, body.expected_generation)?;
     if volume.protection == Protection::Protected {
         return Err(RefusalCode::Protected);
     }
     let is_kept = |snapshot: &Snapshot| snapshot.wanted == VolumeWanted::Kept;
-    if volume.used_by != (VolumeUse::Free {}) || volume.snapshots.iter().any(is_kept) {
+    let is_lost = volume.disk == VolumeDisk::Lost;
+    let has_snapshots = volume.snapshots.iter().any(is_kept) && !is_lost;
+    if volume.used_by != (VolumeUse::Free {}) || has_snapshots {
         return Err(RefusalCode::StateWrong);
     }
     volume.restoring = None;
     volume.wanted = VolumeWanted::Deleted;
     volume.generation = Generation(volume.generation.0 + 1);
     volume.changed = asked.cause;
+    if is_lost {
+        return Ok(with_past(model, volume));
+    }
     Ok(vec![Effect::Volume(Box::new(volume))])
 }
 
@@ -351,17 +365,20 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         VolumePhase::Degraded => {}
     }
     volume.reported = Some(report);
-    let mut effects = vec![Effect::Volume(Box::new(volume.clone()))];
-    if body.phase == VolumePhase::Deleted {
-        let (account, host) = (volume.account, volume.host);
-        let past =
-            model.past_usage.iter().find(|past| (past.account, past.host) == (account, host));
-        let nothing = PastUsage { account, host, vms: 0, used: Used::default() };
-        let mut past = past.cloned().unwrap_or(nothing);
-        past.used.disk_gib_ms += volume.meter.used.disk_gib_ms;
-        effects.push(Effect::Usage(Box::new(past)));
+    match body.phase {
+        VolumePhase::Deleted => Ok(with_past(model, volume)),
+        VolumePhase::Ready | VolumePhase::Degraded => Ok(vec![Effect::Volume(Box::new(volume))]),
     }
-    Ok(effects)
+}
+
+/// The last version of a volume, and the sum with it.
+pub(crate) fn with_past(model: &Model, volume: Volume) -> Vec<Effect> {
+    let (account, host) = (volume.account, volume.host);
+    let past = model.past_usage.iter().find(|past| (past.account, past.host) == (account, host));
+    let nothing = PastUsage { account, host, vms: 0, used: Used::default() };
+    let mut past = past.cloned().unwrap_or(nothing);
+    past.used.disk_gib_ms += volume.meter.used.disk_gib_ms;
+    vec![Effect::Volume(Box::new(volume)), Effect::Usage(Box::new(past))]
 }
 
 /// What a host's report about a VM sets free, by id.

@@ -87,7 +87,8 @@ pub(crate) enum ProposeWhat {
         #[arg(value_name = "KEY.pub")]
         public_key: PathBuf,
     },
-    /// An operator without hosts takes part no more
+    /// An operator takes part no more, even against his will; his hosts leave with him, and what
+    /// they carry is lost to the cluster
     RemoveOperator {
         /// Who
         operator: Name,

@@ -46,6 +46,11 @@ fn explain(view: &VmView, hosts: &[HostView], ledger: &LedgerView) -> Vec<String
         Placement::Accepted { position, .. } => {
             reasons.push(format!("{host} accepted it at position {position}"));
         }
+        Placement::Lost { .. } => reasons.push(
+            "its host left the cluster without giving it up: whatever still runs there is out of \
+             reach, and no other host gets it; delete it and create another one"
+                .to_owned(),
+        ),
         Placement::NoHost {} => {
             reasons.push("no host takes it; these are the hosts:".to_owned());
             reasons.extend(hosts.iter().map(|host| no_host_reason(view, host)));

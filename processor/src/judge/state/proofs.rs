@@ -28,7 +28,7 @@ impl State {
             Subject::Vm(id) => self.vm(id).map(encode),
             Subject::Volume(id) => self.volumes.get(id).map(encode),
             Subject::Usage(account, host) => self.past_usage.get(&(*account, *host)).map(encode),
-            Subject::Payload(digest) => self.remembered.get(digest).map(encode),
+            Subject::Payload(digest) => self.memory.get(digest).map(encode),
             Subject::Seat(index) => self.roster.seat(*index).map(encode),
             Subject::Epoch(epoch) => self.epochs.get(epoch).map(encode),
             Subject::Operator(id) => self.operators.get(id).map(encode),

@@ -218,8 +218,9 @@ impl State {
             addresses,
             moved: _,
             deadlines: _,
-            remembered,
-            forgotten_at: _,
+            memory,
+            tallies: _,
+            stranded: _,
             tree: _,
             scratch: _,
         } = self;
@@ -231,7 +232,7 @@ impl State {
         let volumes = rest(volumes, left!(mark, Volume, 6));
         let past_usage = rest(past_usage, left!(mark, Usage, 7));
         let addresses = rest(addresses, left!(mark, AddressCursor, 12));
-        let remembered = rest(remembered, left!(mark, Remembered, 13));
+        let remembered = rest(memory.judgements(), left!(mark, Remembered, 13));
         let seats = roster.seats().iter().filter(move |seat| match left!(mark, Seat, 8) {
             Rest::All => true,
             Rest::After(last) => seat.index > *last,

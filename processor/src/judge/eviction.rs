@@ -1,0 +1,97 @@
+//! What becomes of the hosts of an operator who was removed, and of what they carried.
+//!
+//! Owns when such a host leaves (once it votes in no epoch that runs or is decided) and that what
+//! it carried is lost: what runs there runs on, since nobody here can stop it, and no other host
+//! ever gets a VM of the same id, so that there are never two. Called by the judge at the end of
+//! each commit; `members` and `epochs` decide who is removed.
+
+use std::collections::BTreeSet;
+
+use dagger_payload::id::{CommitIndex, HostId, LedgerTime, OperatorId};
+use dagger_payload::limits::LOST_PER_COMMIT_MAX;
+use dagger_payload::membership::OperatorStanding;
+use dagger_payload::object::{Effect, Host, HostDuty, Placement, Vm, VmState};
+use dagger_payload::roster::{Seat, SeatStanding};
+use dagger_payload::usage::Metered;
+use dagger_payload::volume::{Volume, VolumeDisk, VolumeState, VolumeUse};
+
+use super::state::State;
+use super::{reports, vms, volumes};
+
+/// Seats and hosts of removed operators that leave with `commit`.
+pub(crate) fn leaving(state: &State, commit: CommitIndex) -> Vec<Effect> {
+    let removed = state.operators.values();
+    let removed: BTreeSet<OperatorId> = removed
+        .filter(|operator| operator.standing == OperatorStanding::Left)
+        .map(|operator| operator.id)
+        .collect();
+    if removed.is_empty() {
+        return Vec::new();
+    }
+    let committees = [state.epoch_at(commit).committee, state.newest_epoch().committee];
+    let votes = |seat: &Seat| committees.iter().any(|committee| committee.contains(seat.index));
+    let (staying, leaving): (Vec<&Seat>, Vec<&Seat>) =
+        state.roster.present().partition(|seat| !removed.contains(&seat.operator) || votes(seat));
+    let mut hosts: BTreeSet<HostId> = leaving.iter().map(|seat| seat.host).collect();
+    for seat in staying {
+        hosts.remove(&seat.host); // it votes on another seat
+    }
+    let left = |seat: &Seat| Seat { standing: SeatStanding::Left, ..seat.clone() };
+    let seats = leaving.into_iter().map(|seat| Effect::Seat(Box::new(left(seat))));
+    let hosts = hosts.iter().filter_map(|host| state.hosts.get(host)).map(|host| {
+        let (duty, generation) = (HostDuty::Left, host.generation.next());
+        Effect::Host(Box::new(Host { duty, generation, ..host.clone() }))
+    });
+    seats.chain(hosts).collect()
+}
+
+/// The next versions of some of the VMs and volumes whose hosts have left without giving them up.
+pub(crate) fn lost(state: &State) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    let lost = state.stranded_vms().filter_map(|id| state.vm(id));
+    for vm in lost.take(LOST_PER_COMMIT_MAX) {
+        effects.extend(lost_vm(state, vm));
+    }
+    let left = LOST_PER_COMMIT_MAX.saturating_sub(effects.len());
+    let lost = state.stranded_volumes().filter_map(|id| state.volumes.get(id));
+    for volume in lost.take(left) {
+        effects.extend(lost_volume(state, volume));
+    }
+    effects
+}
+
+/// Whether the next commit makes anything of this, without anybody's word.
+pub(crate) fn is_due(state: &State, judged: CommitIndex) -> bool {
+    state.stranded_vms().next().is_some()
+        || state.stranded_volumes().next().is_some()
+        || !leaving(state, judged.next()).is_empty()
+}
+
+fn lost_vm(state: &State, vm: &Vm) -> Vec<Effect> {
+    let now: LedgerTime = state.time;
+    let host = match vm.placement {
+        Placement::Accepted { host, .. } => host,
+        // Nobody can have acted for it.
+        Placement::Offered { .. } => return vec![vms::offer_next(state, vm, now)],
+        Placement::NoHost {} | Placement::Lost { .. } => return Vec::new(),
+    };
+    let mut lost = vm.clone();
+    lost.placement = Placement::Lost { host };
+    lost.generation = vm.generation.next();
+    lost.meter = vm.meter.turned(Metered::Nothing, &vm.size, now);
+    lost.volumes.clear();
+    let past = (lost.state() == VmState::Deleted).then(|| reports::past_usage(state, host, &lost));
+    [Effect::Vm(Box::new(lost))].into_iter().chain(past).collect()
+}
+
+fn lost_volume(state: &State, volume: &Volume) -> Vec<Effect> {
+    let mut lost = volume.clone();
+    lost.meter = volume.meter.turned(Metered::Nothing, &volume.size(), state.time);
+    lost.disk = VolumeDisk::Lost;
+    lost.generation = volume.generation.next();
+    lost.used_by = VolumeUse::Free {};
+    lost.restoring = None;
+    let is_gone = lost.state() == VolumeState::Deleted;
+    let past = is_gone.then(|| volumes::past_usage(state, &lost));
+    [Effect::Volume(Box::new(lost))].into_iter().chain(past).collect()
+}
