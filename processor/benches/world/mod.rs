@@ -12,6 +12,7 @@ use dagger_payload::kind::{
     VmChange, VmCreate, VmImage, VmProtect,
 };
 use dagger_payload::limits::MEMBERS_MAX;
+use dagger_payload::merkle;
 use dagger_payload::object::Effect;
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::release::{
@@ -232,6 +233,7 @@ impl World {
             .map(|(payload, signed)| Verified {
                 digest: signed.digest(),
                 outcome: Ok(Box::new(payload)),
+                leaf: merkle::leaf(&signed.to_record()),
             })
             .collect();
         let end = self.judge.end();

@@ -34,7 +34,7 @@ pub const OPERATORS_MAX: usize = 1024;
 pub const PROPOSALS_PER_OPERATOR_MAX: usize = 8;
 /// How long a proposal waits for approvals, in ledger milliseconds: 30 days.
 pub const PROPOSAL_LIFE_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
-/// Accounts that one operator opens in all his life, by being the first to grant something to a key.
+/// Accounts that one operator opens in all his life: he was the first to grant a key something.
 pub const ACCOUNTS_PER_OPERATOR_MAX: usize = 16 * 1024;
 /// Names of images that one publisher may give; a retired image keeps its name.
 pub const IMAGES_PER_PUBLISHER_MAX: usize = 1024;

@@ -3,8 +3,9 @@
 //! Owns these sums and names, all of one account in one place, since judging a request looks at
 //! most of them. Kept in step by the state alone; read by the rules.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
+use dagger_payload::hashing::Purpose;
 use dagger_payload::id::{OperatorId, VmId};
 use dagger_payload::name::Name;
 
@@ -13,14 +14,48 @@ use super::state::Usage;
 /// What one account has.
 #[derive(Debug, Default)]
 pub(crate) struct Estate {
-    pub(crate) vms: BTreeMap<Name, VmId>,
+    /// Its VMs, each after a word of its name's digest: comparing words reads no other memory, as
+    /// comparing texts would.
+    vms: BTreeSet<(NameWord, VmId)>,
     /// How many of them have no host, and count against no grant.
     pub(crate) homeless: usize,
     /// On the hosts of each operator on whose hosts it ever had anything.
     used: Vec<(OperatorId, Usage)>,
 }
 
+/// The first word of a name's digest. Two names may share it by accident, and hardly on purpose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct NameWord(u64);
+
+impl From<&Name> for NameWord {
+    fn from(name: &Name) -> Self {
+        static PURPOSE: Purpose = Purpose::new("dagger v1 name word");
+        let hash = PURPOSE.hash(name.as_str().as_bytes());
+        Self(hash.first_chunk().copied().map_or(0, u64::from_be_bytes))
+    }
+}
+
 impl Estate {
+    pub(crate) fn add_vm(&mut self, name: &Name, vm: VmId) {
+        self.vms.insert((name.into(), vm));
+    }
+
+    pub(crate) fn remove_vm(&mut self, name: &Name, vm: VmId) {
+        self.vms.remove(&(name.into(), vm));
+    }
+
+    /// The VMs that may be called `name`: hardly ever more than one.
+    pub(crate) fn vms_named(&self, name: &Name) -> impl Iterator<Item = VmId> {
+        let word = NameWord::from(name);
+        let from = self.vms.range((word, VmId::ZERO)..);
+        from.take_while(move |(other, _)| *other == word).map(|(_, vm)| *vm)
+    }
+
+    /// All its VMs.
+    pub(crate) fn vms(&self) -> impl Iterator<Item = VmId> {
+        self.vms.iter().map(|(_, vm)| *vm)
+    }
+
     /// What it uses on the hosts of `operator`.
     pub(crate) fn used_by(&self, operator: &OperatorId) -> Usage {
         let found = self.used.iter().find(|(other, _)| other == operator);

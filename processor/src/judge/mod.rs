@@ -42,7 +42,8 @@ use dagger_payload::prediction::HostOutlook;
 use dagger_payload::proof::JudgedProof;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
-    CommitRelease, OrderedCommit, OrderedPayload, Release, Verdict, extend_prefix, initial_prefix,
+    CommitRelease, OrderedCommit, OrderedPayload, Release, Verdict, extend_prefix_by,
+    initial_prefix,
 };
 use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::HistoryRecord;
@@ -158,7 +159,8 @@ impl Judge {
         self.state.next_deadline()
     }
 
-    /// Judges the next commit. `verified` has one entry per payload, in order.
+    /// Judges the next commit. `verified` has one entry per payload, in order, as `verify` makes it
+    /// of that payload.
     ///
     /// # Errors
     /// [`CommitError`]; nothing has changed then.
@@ -178,8 +180,8 @@ impl Judge {
         if verified.len() != commit.payloads.len() {
             return Err(CommitError::Mismatched);
         }
-        let payloads = commit.payloads.iter().map(|ordered| &ordered.payload);
-        let prefix_hash = extend_prefix(&self.end.prefix_hash, commit.ledger_time, payloads);
+        let leaves = verified.iter().map(|verified| verified.leaf);
+        let prefix_hash = extend_prefix_by(&self.end.prefix_hash, commit.ledger_time, leaves);
         let continues = commit.first_position == self.end.position.next()
             && prefix_hash == commit.prefix_hash
             && commit.ledger_time >= self.state.time;

@@ -5,6 +5,7 @@
 //! decides whether a change is allowed: the rules beside this file do. `snapshot` writes it down as
 //! a whole and reads it again. Called by the judge alone.
 
+mod holdings;
 mod proofs;
 pub(crate) mod snapshot;
 
@@ -25,12 +26,12 @@ use dagger_payload::membership::{
 };
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::object::{
-    Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, HostDuty, Image, Placement, Vm, VmState,
+    Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, HostDuty, Image, Vm,
 };
 use dagger_payload::roster::{EpochMembers, Roster};
 use dagger_payload::state_tree::{Author, Judgement, Subject};
 use dagger_payload::usage::PastUsage;
-use dagger_payload::volume::{Volume, VolumeDisk, VolumeState};
+use dagger_payload::volume::Volume;
 
 use super::estate::Estate;
 use super::memory::Memory;
@@ -274,13 +275,14 @@ impl State {
     }
 
     pub(crate) fn vm_named(&self, account: AccountId, name: &Name) -> Option<VmId> {
-        self.estates.get(&account)?.vms.get(name).copied()
+        let mut named = self.estates.get(&account)?.vms_named(name);
+        named.find(|id| self.vm(id).is_some_and(|vm| vm.name == *name))
     }
 
-    /// By name.
+    /// In an order of their own.
     pub(crate) fn vms_of(&self, account: &AccountId) -> impl Iterator<Item = &Vm> {
-        let ids = self.estates.get(account).into_iter().flat_map(|estate| estate.vms.values());
-        ids.filter_map(|id| self.vm(id))
+        let ids = self.estates.get(account).into_iter().flat_map(Estate::vms);
+        ids.filter_map(|id| self.vm(&id))
     }
 
     /// What an account has; nothing if it never had anything.
@@ -393,7 +395,7 @@ impl State {
                 }
                 self.images_of.entry(image.digest).or_default().insert(image.name.clone());
             }
-            Effect::Vm(vm) => self.absorb_vm(vm, object),
+            Effect::Vm(vm) => self.absorb_vm(vm.clone(), object),
             Effect::Volume(volume) => self.absorb_volume(volume, object),
             Effect::Usage(past) => {
                 self.tree.set(&Subject::Usage(past.account, past.host), object);
@@ -432,160 +434,6 @@ impl State {
                 }
             }
         }
-    }
-
-    /// A host that has left is kept, and has neither room nor an agent.
-    fn absorb_host(&mut self, host: &Host, object: &[u8]) {
-        self.tree.set(&Subject::Host(host.id), object);
-        if let Some(old) = self.hosts.insert(host.id, host.clone())
-            && self.agent_keys.get(&KeyBytes::from(&old.agent_key)) == Some(&host.id)
-        {
-            self.agent_keys.remove(&KeyBytes::from(&old.agent_key));
-        }
-        if host.duty == HostDuty::Left {
-            let carried =
-                self.rooms.get(&host.id).is_some_and(|room| room.used != Usage::default());
-            if carried {
-                let vms = self.vms.values().filter(|vm| vm.placement.host() == Some(host.id));
-                self.stranded.0.extend(vms.map(|vm| vm.id));
-                let volumes = self.volumes.values().filter(|volume| volume.host == host.id);
-                self.stranded.1.extend(volumes.map(|volume| volume.id));
-            }
-            self.rooms.remove(&host.id);
-            return;
-        }
-        let given = self.addresses.get(&host.id).map_or(0, Addresses::given);
-        let all = guest_addresses(&host.guest_subnet);
-        self.rooms.declare(host, all.saturating_sub(given));
-        self.agent_keys.insert(KeyBytes::from(&host.agent_key), host.id);
-    }
-
-    fn absorb_vm(&mut self, vm: &Vm, object: &[u8]) {
-        let subject = Subject::Vm(vm.id);
-        let is_gone = vm.state() == VmState::Deleted;
-        let old = match is_gone {
-            true => self.vms.remove(&vm.id),
-            false => self.vms.insert(vm.id, Box::new(vm.clone())),
-        };
-        if let Some(old) = &old {
-            self.release(old);
-        }
-        if is_gone {
-            self.tree.remove(&subject);
-            return;
-        }
-        self.tree.set(&subject, object);
-        self.take(vm);
-        let place = |vm: &Vm| vm.placement.host().zip(vm.placement.address());
-        if let Some((host, address)) = place(vm)
-            && old.as_deref().and_then(place) != Some((host, address))
-        {
-            self.advance_cursor(host, address);
-        }
-    }
-
-    fn absorb_volume(&mut self, volume: &Volume, object: &[u8]) {
-        if let Some(old) = self.volumes.remove(&volume.id) {
-            self.volume_names.remove(&(old.account, old.name.clone()));
-            self.snapshots.remove(&old);
-            self.stranded.1.remove(&old.id);
-            for usage in self.usages(old.account, old.host) {
-                usage.capacity = usage.capacity.minus(&old.size());
-            }
-            if let Some(vm) = old.used_by.vm()
-                && let Some(used) = self.volumes_used_by.get_mut(&vm)
-            {
-                used.remove(&old.id);
-                if used.is_empty() {
-                    self.volumes_used_by.remove(&vm);
-                }
-            }
-        }
-        if volume.state() == VolumeState::Deleted {
-            self.tree.remove(&Subject::Volume(volume.id));
-            return;
-        }
-        self.tree.set(&Subject::Volume(volume.id), object);
-        self.volume_names.insert((volume.account, volume.name.clone()), volume.id);
-        self.snapshots.insert(volume);
-        for usage in self.usages(volume.account, volume.host) {
-            usage.capacity = usage.capacity.plus(&volume.size());
-        }
-        if let Some(vm) = volume.used_by.vm() {
-            self.volumes_used_by.entry(vm).or_default().insert(volume.id);
-        }
-        if volume.disk != VolumeDisk::Lost && self.has_left(&volume.host) {
-            self.stranded.1.insert(volume.id);
-        }
-        self.volumes.insert(volume.id, volume.clone());
-    }
-
-    /// The next guest of `host` gets an address after this one, which was just given.
-    fn advance_cursor(&mut self, host: HostId, address: Ipv4Addr) {
-        let Some(subnet) = self.hosts.get(&host).map(|host| host.guest_subnet) else { return };
-        let index = u32::from(address).saturating_sub(u32::from(subnet.network));
-        let next = index.saturating_sub(GUEST_ADDRESS_FIRST).saturating_add(1);
-        self.set_cursor(host, next % guest_addresses(&subnet).max(1));
-    }
-
-    fn set_cursor(&mut self, host: HostId, cursor: u32) {
-        self.addresses.entry(host).or_default().cursor = cursor;
-        self.moved.insert(host);
-    }
-
-    fn take(&mut self, vm: &Vm) {
-        let estate = self.estates.entry(vm.account).or_default();
-        estate.vms.insert(vm.name.clone(), vm.id);
-        estate.homeless += usize::from(vm.placement == Placement::NoHost {});
-        if let Placement::Offered { deadline, .. } = vm.placement {
-            self.deadlines.insert((deadline, vm.id));
-        }
-        let Some((host, address)) = vm.placement.host().zip(vm.placement.address()) else {
-            return;
-        };
-        for usage in self.usages(vm.account, host) {
-            usage.capacity = usage.capacity.plus(&vm.size);
-            usage.vms = usage.vms.saturating_add(1);
-        }
-        if self.has_left(&host) {
-            self.stranded.0.insert(vm.id);
-        }
-        let is_given = self.addresses.entry(host).or_default().taken.insert(address);
-        if let Some(room) = self.rooms.get_mut(&host).filter(|_| is_given) {
-            room.addresses_left = room.addresses_left.saturating_sub(1);
-        }
-    }
-
-    fn release(&mut self, vm: &Vm) {
-        if let Some(estate) = self.estates.get_mut(&vm.account) {
-            estate.vms.remove(&vm.name);
-            estate.homeless -= usize::from(vm.placement == Placement::NoHost {});
-        }
-        self.stranded.0.remove(&vm.id);
-        if let Placement::Offered { deadline, .. } = vm.placement {
-            self.deadlines.remove(&(deadline, vm.id));
-        }
-        let Some((host, address)) = vm.placement.host().zip(vm.placement.address()) else {
-            return;
-        };
-        for usage in self.usages(vm.account, host) {
-            usage.capacity = usage.capacity.minus(&vm.size);
-            usage.vms = usage.vms.saturating_sub(1);
-        }
-        let taken = self.addresses.get_mut(&host);
-        if taken.is_some_and(|addresses| addresses.taken.remove(&address))
-            && let Some(room) = self.rooms.get_mut(&host)
-        {
-            room.addresses_left = room.addresses_left.saturating_add(1);
-        }
-    }
-
-    /// The two sums that what an account has on `host` counts in.
-    fn usages(&mut self, account: AccountId, host: HostId) -> impl Iterator<Item = &mut Usage> {
-        let operator = self.hosts.get(&host).map(|host| host.operator);
-        let by =
-            operator.map(|operator| self.estates.entry(account).or_default().used_by_mut(operator));
-        by.into_iter().chain(self.rooms.get_mut(&host).map(|room| &mut room.used))
     }
 }
 

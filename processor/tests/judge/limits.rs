@@ -8,6 +8,7 @@ use dagger_payload::limits::{
     IMAGES_PER_PUBLISHER_MAX, REFUSED_REMEMBERED_PER_AUTHOR_MAX,
     SEATS_PER_OPERATOR_KEPT_FOR_VOTERS, SEATS_PER_OPERATOR_MAX,
 };
+use dagger_payload::merkle;
 use dagger_payload::payload::SignatureKind;
 use dagger_payload::proof::Finding;
 use dagger_payload::state_tree::Subject;
@@ -32,7 +33,8 @@ impl Court {
                     signature: Signature([0; 64]),
                     bytes: payload.to_bytes().into(),
                 };
-                let verified = Verified { digest: signed.digest(), outcome: Ok(Box::new(payload)) };
+                let (digest, leaf) = (signed.digest(), merkle::leaf(&signed.to_record()));
+                let verified = Verified { digest, outcome: Ok(Box::new(payload)), leaf };
                 (signed, verified)
             });
             let (signed, verified): (Vec<_>, Vec<_>) = verified.unzip();

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, LedgerTime, ProtocolVersion, Round};
 use dagger_payload::key::Signature;
+use dagger_payload::merkle;
 use dagger_payload::object::{Cause, Effect, Placement};
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -161,7 +162,8 @@ impl Run {
                     signature: Signature([0; 64]),
                     bytes: payload.to_bytes().into(),
                 };
-                let verified = Verified { digest: signed.digest(), outcome: Ok(Box::new(payload)) };
+                let (digest, leaf) = (signed.digest(), merkle::leaf(&signed.to_record()));
+                let verified = Verified { digest, outcome: Ok(Box::new(payload)), leaf };
                 (signed, verified)
             }
         };

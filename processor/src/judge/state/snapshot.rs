@@ -16,6 +16,7 @@ use dagger_payload::id::{
 use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use dagger_payload::name::ImageName;
 use dagger_payload::object::{EFFECT_HEAD_BYTES, Effect};
+use dagger_payload::roster::{Roster, Seat};
 use dagger_payload::state_tree::Judgement;
 use minicbor::{Decode, Encode};
 
@@ -151,6 +152,20 @@ fn rest<'m, K: Ord, V>(
     from.into_iter().flat_map(|from| map.range::<K, _>((from, Bound::Unbounded)))
 }
 
+/// The seats that are left.
+fn seats_left<'r>(
+    roster: &'r Roster,
+    left: Rest<'r, AuthorIndex>,
+) -> impl Iterator<Item = &'r Seat> {
+    let from = match left {
+        Rest::All => 0,
+        Rest::After(last) => usize::from(last.0) + 1,
+        Rest::Nothing => usize::MAX,
+    };
+    // Seats stand by number.
+    roster.seats().iter().skip(from)
+}
+
 /// What is left of the kind of entries whose marks are `$kind`.
 macro_rules! left {
     ($mark:expr, $kind:ident, $section:literal) => {
@@ -233,11 +248,7 @@ impl State {
         let past_usage = rest(past_usage, left!(mark, Usage, 7));
         let addresses = rest(addresses, left!(mark, AddressCursor, 12));
         let remembered = rest(memory.judgements(), left!(mark, Remembered, 13));
-        let seats = roster.seats().iter().filter(move |seat| match left!(mark, Seat, 8) {
-            Rest::All => true,
-            Rest::After(last) => seat.index > *last,
-            Rest::Nothing => false,
-        });
+        let seats = seats_left(roster, left!(mark, Seat, 8));
         let epochs = rest(epochs, left!(mark, Epoch, 9));
         let operators = rest(operators, left!(mark, Operator, 10));
         let proposals = rest(proposals, left!(mark, Proposal, 11));
@@ -296,7 +307,12 @@ impl State {
                 self.note_order();
             }
             Entry::Object(effect) => {
-                self.absorb(&effect, &written[ENTRY_HEAD_BYTES + EFFECT_HEAD_BYTES..]);
+                let object = &written[ENTRY_HEAD_BYTES + EFFECT_HEAD_BYTES..];
+                match effect {
+                    // Most of a large state: it is taken in as it is, without a copy.
+                    Effect::Vm(vm) => self.absorb_vm(vm, object),
+                    other => self.absorb(&other, object),
+                }
             }
             Entry::AddressCursor(host, cursor) => self.set_cursor(host, cursor),
             Entry::Remembered(digest, judgement) => self.remember(digest, judgement),

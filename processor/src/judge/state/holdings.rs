@@ -1,0 +1,198 @@
+//! Taking in hosts, VMs and volumes: what each of them holds, and the indexes over that.
+//!
+//! Owns that what a version held is given back before its successor's is taken. Called by
+//! [`State::absorb`] and where a snapshot is read.
+
+use std::net::Ipv4Addr;
+
+use dagger_payload::id::{AccountId, HostId, LedgerTime, VmId};
+use dagger_payload::kind::Capacity;
+use dagger_payload::object::{Host, HostDuty, Placement, Vm, VmState};
+use dagger_payload::state_tree::Subject;
+use dagger_payload::volume::{Volume, VolumeDisk, VolumeState};
+
+use super::{Addresses, GUEST_ADDRESS_FIRST, KeyBytes, State, Usage, guest_addresses};
+
+/// What a version of a VM holds.
+#[derive(Debug, Clone, Copy)]
+struct Held {
+    vm: VmId,
+    account: AccountId,
+    size: Capacity,
+    /// Its host, accepted or not, and its address there.
+    place: Option<(HostId, Ipv4Addr)>,
+    /// When its offer lapses.
+    deadline: Option<LedgerTime>,
+    is_homeless: bool,
+}
+
+impl Held {
+    fn of(vm: &Vm) -> Self {
+        let deadline = match vm.placement {
+            Placement::Offered { deadline, .. } => Some(deadline),
+            Placement::Accepted { .. } | Placement::NoHost {} | Placement::Lost { .. } => None,
+        };
+        Self {
+            vm: vm.id,
+            account: vm.account,
+            size: vm.size,
+            place: vm.placement.host().zip(vm.placement.address()),
+            deadline,
+            is_homeless: vm.placement == Placement::NoHost {},
+        }
+    }
+}
+
+impl State {
+    /// A host that has left is kept, and has neither room nor an agent.
+    pub(super) fn absorb_host(&mut self, host: &Host, object: &[u8]) {
+        self.tree.set(&Subject::Host(host.id), object);
+        if let Some(old) = self.hosts.insert(host.id, host.clone())
+            && self.agent_keys.get(&KeyBytes::from(&old.agent_key)) == Some(&host.id)
+        {
+            self.agent_keys.remove(&KeyBytes::from(&old.agent_key));
+        }
+        if host.duty == HostDuty::Left {
+            let carried =
+                self.rooms.get(&host.id).is_some_and(|room| room.used != Usage::default());
+            if carried {
+                let vms = self.vms.values().filter(|vm| vm.placement.host() == Some(host.id));
+                self.stranded.0.extend(vms.map(|vm| vm.id));
+                let volumes = self.volumes.values().filter(|volume| volume.host == host.id);
+                self.stranded.1.extend(volumes.map(|volume| volume.id));
+            }
+            self.rooms.remove(&host.id);
+            return;
+        }
+        let given = self.addresses.get(&host.id).map_or(0, Addresses::given);
+        let all = guest_addresses(&host.guest_subnet);
+        self.rooms.declare(host, all.saturating_sub(given));
+        self.agent_keys.insert(KeyBytes::from(&host.agent_key), host.id);
+    }
+
+    pub(super) fn absorb_vm(&mut self, vm: Box<Vm>, object: &[u8]) {
+        let subject = Subject::Vm(vm.id);
+        if vm.state() == VmState::Deleted {
+            if let Some(old) = self.vms.remove(&vm.id) {
+                self.release(&Held::of(&old));
+                let estate = self.estates.entry(old.account).or_default();
+                estate.remove_vm(&old.name, old.id);
+            }
+            self.tree.remove(&subject);
+            return;
+        }
+        self.tree.set(&subject, object);
+        let (held, name) = (Held::of(&vm), vm.name.clone());
+        let before = self.vms.insert(held.vm, vm).map(|old| Held::of(&old));
+        match &before {
+            Some(before) => self.release(before),
+            // A VM keeps its name.
+            None => self.estates.entry(held.account).or_default().add_vm(&name, held.vm),
+        }
+        self.take(&held);
+        if let Some((host, address)) = held.place
+            && before.and_then(|before| before.place) != held.place
+        {
+            self.advance_cursor(host, address);
+        }
+    }
+
+    pub(super) fn absorb_volume(&mut self, volume: &Volume, object: &[u8]) {
+        if let Some(old) = self.volumes.remove(&volume.id) {
+            self.volume_names.remove(&(old.account, old.name.clone()));
+            self.snapshots.remove(&old);
+            self.stranded.1.remove(&old.id);
+            for usage in self.usages(old.account, old.host) {
+                usage.capacity = usage.capacity.minus(&old.size());
+            }
+            if let Some(vm) = old.used_by.vm()
+                && let Some(used) = self.volumes_used_by.get_mut(&vm)
+            {
+                used.remove(&old.id);
+                if used.is_empty() {
+                    self.volumes_used_by.remove(&vm);
+                }
+            }
+        }
+        if volume.state() == VolumeState::Deleted {
+            self.tree.remove(&Subject::Volume(volume.id));
+            return;
+        }
+        self.tree.set(&Subject::Volume(volume.id), object);
+        self.volume_names.insert((volume.account, volume.name.clone()), volume.id);
+        self.snapshots.insert(volume);
+        for usage in self.usages(volume.account, volume.host) {
+            usage.capacity = usage.capacity.plus(&volume.size());
+        }
+        if let Some(vm) = volume.used_by.vm() {
+            self.volumes_used_by.entry(vm).or_default().insert(volume.id);
+        }
+        if volume.disk != VolumeDisk::Lost && self.has_left(&volume.host) {
+            self.stranded.1.insert(volume.id);
+        }
+        self.volumes.insert(volume.id, volume.clone());
+    }
+
+    /// The next guest of `host` gets an address after this one, which was just given.
+    fn advance_cursor(&mut self, host: HostId, address: Ipv4Addr) {
+        let Some(subnet) = self.hosts.get(&host).map(|host| host.guest_subnet) else { return };
+        let index = u32::from(address).saturating_sub(u32::from(subnet.network));
+        let next = index.saturating_sub(GUEST_ADDRESS_FIRST).saturating_add(1);
+        self.set_cursor(host, next % guest_addresses(&subnet).max(1));
+    }
+
+    pub(super) fn set_cursor(&mut self, host: HostId, cursor: u32) {
+        self.addresses.entry(host).or_default().cursor = cursor;
+        self.moved.insert(host);
+    }
+
+    fn take(&mut self, held: &Held) {
+        if held.is_homeless {
+            self.estates.entry(held.account).or_default().homeless += 1;
+        }
+        if let Some(deadline) = held.deadline {
+            self.deadlines.insert((deadline, held.vm));
+        }
+        let Some((host, address)) = held.place else { return };
+        for usage in self.usages(held.account, host) {
+            usage.capacity = usage.capacity.plus(&held.size);
+            usage.vms = usage.vms.saturating_add(1);
+        }
+        if self.has_left(&host) {
+            self.stranded.0.insert(held.vm);
+        }
+        let is_given = self.addresses.entry(host).or_default().taken.insert(address);
+        if let Some(room) = self.rooms.get_mut(&host).filter(|_| is_given) {
+            room.addresses_left = room.addresses_left.saturating_sub(1);
+        }
+    }
+
+    fn release(&mut self, held: &Held) {
+        if held.is_homeless {
+            self.estates.entry(held.account).or_default().homeless -= 1;
+        }
+        self.stranded.0.remove(&held.vm);
+        if let Some(deadline) = held.deadline {
+            self.deadlines.remove(&(deadline, held.vm));
+        }
+        let Some((host, address)) = held.place else { return };
+        for usage in self.usages(held.account, host) {
+            usage.capacity = usage.capacity.minus(&held.size);
+            usage.vms = usage.vms.saturating_sub(1);
+        }
+        let taken = self.addresses.get_mut(&host);
+        if taken.is_some_and(|addresses| addresses.taken.remove(&address))
+            && let Some(room) = self.rooms.get_mut(&host)
+        {
+            room.addresses_left = room.addresses_left.saturating_add(1);
+        }
+    }
+
+    /// The two sums that what an account has on `host` counts in.
+    fn usages(&mut self, account: AccountId, host: HostId) -> impl Iterator<Item = &mut Usage> {
+        let operator = self.hosts.get(&host).map(|host| host.operator);
+        let by =
+            operator.map(|operator| self.estates.entry(account).or_default().used_by_mut(operator));
+        by.into_iter().chain(self.rooms.get_mut(&host).map(|room| &mut room.used))
+    }
+}
