@@ -73,3 +73,40 @@ fn a_degraded_guest_is_not_metered_as_running() {
     let vm = court.report(&vm, 1, ReportPhase::Degraded).expect("reported");
     assert_eq!(vm.meter.counts, Metered::Disk);
 }
+
+#[test]
+fn every_report_that_contradicts_what_is_wanted_is_marked_and_no_other_one() {
+    let mut court = Court::furnished();
+    let wishes: [(&str, fn(&Vm) -> Option<Body>); 4] = [
+        ("runs", |_| None),
+        ("stops", |vm| Some(Body::VmStop(change(vm).into()))),
+        ("pauses", |vm| Some(Body::VmPause(change(vm)))),
+        ("goes", |vm| Some(Body::VmDelete(change(vm)))),
+    ];
+    let mut marked = Vec::new();
+    for (wish, body) in wishes {
+        let vm = court.vm(&developer(), on(wish, 1));
+        let mut vm = court.report(&vm, 1, ReportPhase::Accepted).expect("accepted");
+        if let Some(body) = body(&vm) {
+            vm = court.vm(&developer(), body);
+        }
+        let phases = [ReportPhase::Running, ReportPhase::Paused, ReportPhase::Stopped];
+        for phase in phases.into_iter().chain([ReportPhase::Degraded]) {
+            let told = court.report(&vm, 1, phase).expect("it is kept as evidence");
+            let report = told.reported.expect("just now");
+            assert_eq!((report.phase, report.generation), (phase, vm.generation));
+            if report.agreement == Agreement::AgainstOrder {
+                assert_eq!(told.meter.counts, Metered::Disk);
+                marked.push((wish, phase));
+            }
+        }
+    }
+    let expected = [
+        ("stops", ReportPhase::Running),
+        ("stops", ReportPhase::Paused),
+        ("pauses", ReportPhase::Running),
+        ("goes", ReportPhase::Running),
+        ("goes", ReportPhase::Paused),
+    ];
+    assert_eq!(marked, expected);
+}

@@ -104,3 +104,26 @@ pub(crate) fn show(view: &VmView) -> String {
         ("host key", optional(vm.guest_host_key.as_ref().map(SshKeyLine::to_string))),
     ])
 }
+
+#[cfg(test)]
+mod tests {
+    use dagger_payload::id::{Generation, HostId, PayloadDigest, Position};
+    use dagger_payload::object::Cause;
+
+    use super::*;
+
+    #[test]
+    fn a_report_against_the_order_is_called_one() {
+        let report = |agreement| VmReport {
+            host: HostId::ZERO,
+            generation: Generation(2),
+            phase: ReportPhase::Running,
+            reason: None,
+            cause: Cause { digest: PayloadDigest::ZERO, position: Position(3) },
+            agreement,
+        };
+        assert_eq!(reported(&report(Agreement::WithOrder)), "running");
+        let words = reported(&report(Agreement::AgainstOrder));
+        assert!(words.starts_with("running, against the order"), "{words}");
+    }
+}
