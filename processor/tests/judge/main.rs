@@ -3,6 +3,7 @@
 
 mod keys;
 mod members;
+mod networks;
 mod proofs;
 mod rules;
 mod snapshot;
@@ -208,6 +209,7 @@ fn join(index: u8) -> Body {
         capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
         guest_subnet: GuestSubnet { network: [10, 77, index, 0].into(), prefix_length: 29 },
         labels: Default::default(),
+        forward_ports_first: None,
     }))
 }
 
@@ -260,6 +262,7 @@ fn create_body(name: &str, cpus: u32) -> VmCreate {
         labels: Default::default(),
         public_user_data: None,
         restart: Default::default(),
+        network: None,
     }
 }
 

@@ -9,6 +9,7 @@ mod hosts;
 mod images;
 mod kinds;
 mod members;
+mod networks;
 mod people;
 mod placement;
 mod random;
