@@ -113,7 +113,8 @@ fn set_kernel(name: &str) -> io::Result<()> {
             Ok(present) if present.trim() == value => {}
             Ok(_) => fs::write(&path, value).map_err(|error| named(&setting, &error))?,
             // A kernel without IPv6 has none to switch off.
-            Err(error) if error.kind() == io::ErrorKind::NotFound && setting.starts_with("ipv6") => {}
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && setting.starts_with("ipv6") => {}
             Err(error) => return Err(named(&setting, &error)),
         }
     }

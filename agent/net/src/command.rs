@@ -44,7 +44,8 @@ impl Program {
             .stderr(Stdio::piped())
             .spawn()?;
         // It reads all of it before it says much: a script is far smaller than a pipe.
-        let written = child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(script.as_bytes()));
+        let written =
+            child.stdin.take().map_or(Ok(()), |mut pipe| pipe.write_all(script.as_bytes()));
         let output = child.wait_with_output()?;
         if !output.status.success() {
             let mut words = String::from_utf8_lossy(&output.stderr).replace('\n', " ");

@@ -123,7 +123,10 @@ mod tests {
     fn without_a_list_nothing_is_dropped_on_its_way_to_the_guest() {
         let text = ensure(HERE, &card());
         assert!(text.contains("    ct state established,related accept\n  }"), "{text}");
-        assert!(text.contains("fib daddr type local tcp dport 20025 dnat to 10.77.0.5:22"), "{text}");
+        assert!(
+            text.contains("fib daddr type local tcp dport 20025 dnat to 10.77.0.5:22"),
+            "{text}"
+        );
     }
 
     #[test]

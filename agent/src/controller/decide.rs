@@ -5,7 +5,7 @@
 //! the VM changed.
 
 use dagger_payload::id::HostId;
-use dagger_payload::kind::{GuestSubnet, ReportPhase, RestartPolicy, StopManner};
+use dagger_payload::kind::{ReportPhase, RestartPolicy, StopManner};
 use dagger_payload::name::ImageSource;
 use dagger_payload::object::{Placement, Wanted};
 
@@ -13,7 +13,7 @@ use super::Monotonic;
 use super::entry::{Asked, Entry, Then};
 use super::limits::{RESTART_WINDOW, RESTARTS_MAX, SHUTDOWN_ASK_AGAIN, SHUTDOWN_WAIT_MAX};
 use super::proof::{DeleteProof, StopProof};
-use super::step::{Action, Rung, Seen, Step};
+use super::step::{Action, Guests, Rung, Seen, Step};
 use crate::handover::AttestedVm;
 use crate::hypervisor::{Machine, Power, Tags};
 
@@ -21,7 +21,7 @@ use crate::hypervisor::{Machine, Power, Tags};
 pub(super) struct Surroundings<'a> {
     pub(super) here: HostId,
     pub(super) now: Monotonic,
-    pub(super) subnet: Option<GuestSubnet>,
+    pub(super) guests: Option<Guests>,
     /// Where the VM's image may be had; asked only before it is made sure of.
     pub(super) sources: &'a dyn Fn() -> Vec<ImageSource>,
 }
@@ -51,7 +51,7 @@ pub(super) enum Decision {
 /// The steps towards a machine that can be switched on.
 const MAKING: [Step; 5] = [Step::Image, Step::Disk, Step::Seed, Step::Network, Step::Define];
 /// The steps towards nothing.
-const REMOVING: [Step; 3] = [Step::Destroy, Step::Undefine, Step::Quarantine];
+const REMOVING: [Step; 4] = [Step::Destroy, Step::Undefine, Step::Disconnect, Step::Quarantine];
 
 /// The decision for a VM that this host carries, while no step is carried out.
 pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
@@ -85,6 +85,16 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
             match power {
                 Power::Paused => Decision::Act(Action::Destroy(proof)),
                 Power::Running | Power::Stopped => stop(entry, &proof, around.now),
+            }
+        }
+        // Once a generation and once in the agent's life: what reaches a guest may have changed, and
+        // who loads the host's own filters anew takes ours away.
+        (Wanted::Running | Wanted::Paused, Some(Power::Running | Power::Paused))
+            if !entry.ensured.contains(&Step::Network) =>
+        {
+            match around.guests {
+                Some(guests) => Decision::Act(Action::Network(guests)),
+                None => Decision::Wait(None),
             }
         }
         (Wanted::Running | Wanted::Paused, Some(Power::Running))
@@ -168,15 +178,15 @@ fn settle(entry: &Entry, wanted: &AttestedVm, phase: ReportPhase) -> Decision {
 /// The first step of [`MAKING`] that is not ensured yet.
 fn make(entry: &Entry, around: &Surroundings<'_>) -> Option<Decision> {
     let step = MAKING.into_iter().find(|step| !entry.ensured.contains(step))?;
-    let Some(subnet) = around.subnet else {
+    let Some(guests) = around.guests else {
         // The host's own object comes with the history; a VM cannot be placed before it.
         return Some(Decision::Wait(None));
     };
     Some(Decision::Act(match step {
         Step::Image => Action::Image((around.sources)()),
         Step::Disk => Action::Disk(entry.disk_rule()),
-        Step::Seed => Action::Seed(subnet),
-        Step::Network => Action::Network(subnet),
+        Step::Seed => Action::Seed(guests.subnet),
+        Step::Network => Action::Network(guests),
         _ => Action::Define,
     }))
 }
@@ -247,13 +257,14 @@ pub(super) fn ladder(asked: Option<Asked>, now: Monotonic) -> Rungs {
     }
 }
 
-/// Off, gone, disk in quarantine: each done whatever is seen, since a look may have missed a
+/// Off, gone, disconnected, disk in quarantine: each done whatever is seen, since a look may have missed a
 /// machine that was just started, and leaving that one behind would be worse than asking twice.
 fn delete(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Decision {
     let Some(proof) = DeleteProof::of(wanted, here) else { return Decision::Wait(None) };
     match REMOVING.into_iter().find(|step| !entry.ensured.contains(step)) {
         Some(Step::Destroy) => Decision::Act(Action::Destroy(proof.stop().clone())),
         Some(Step::Undefine) => Decision::Act(Action::Undefine(proof)),
+        Some(Step::Disconnect) => Decision::Act(Action::Disconnect(proof)),
         Some(_) => Decision::Act(Action::Quarantine(proof)),
         None => Decision::Settled(ReportPhase::Deleted),
     }

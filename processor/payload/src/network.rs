@@ -39,9 +39,8 @@ impl Ipv4Prefix {
 
     fn is_valid(&self) -> bool {
         let host_bits = 32_u32.checked_sub(self.prefix_length.into());
-        host_bits.is_some_and(|bits| {
-            u64::from(u32::from(self.network)) & ((1_u64 << bits) - 1) == 0
-        })
+        host_bits
+            .is_some_and(|bits| u64::from(u32::from(self.network)) & ((1_u64 << bits) - 1) == 0)
     }
 }
 
@@ -220,9 +219,8 @@ pub fn host_port(first: u16, subnet: &GuestSubnet, address: Ipv4Addr, slot: u8) 
 pub(crate) fn are_host_ports(first: u16, subnet: &GuestSubnet) -> bool {
     let last = subnet.size().and_then(|size| subnet.address(size.checked_sub(2)?));
     first >= 1024
-        && last.is_some_and(|address| {
-            host_port(first, subnet, address, VM_FORWARDS_MAX - 1).is_some()
-        })
+        && last
+            .is_some_and(|address| host_port(first, subnet, address, VM_FORWARDS_MAX - 1).is_some())
 }
 
 #[cfg(test)]

@@ -82,6 +82,7 @@ pub(crate) fn join(
         reserve: Capacity::default(),
         guest_subnet: GuestSubnet { network: host.guest_network, prefix_length: 24 },
         labels: Labels::new(),
+        forward_ports_first: forward_ports_first(index),
     })))
 }
 

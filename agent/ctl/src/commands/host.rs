@@ -309,6 +309,7 @@ pub(crate) fn join_body(arguments: &JoinArguments) -> Result<Body, Failure> {
             disk_gib: arguments.reserve_disk.unwrap_or(0),
         },
         guest_subnet: arguments.guest_subnet.0,
+        forward_ports_first: arguments.forward_ports_first,
         labels: labels(&arguments.label)?,
     })))
 }
