@@ -73,6 +73,18 @@ pub struct MachineConfiguration {
     pub retention: Retention,
 }
 
+impl MachineConfiguration {
+    /// What connects guests; nothing where they have no cards.
+    fn networks(&self) -> Option<Arc<dyn Networks>> {
+        match self.network_kind {
+            NetworkKind::Nat => {
+                Some(Arc::new(Helper::new(self.host_id, self.network_helper.clone())))
+            }
+            NetworkKind::None => None,
+        }
+    }
+}
+
 /// What runs machines.
 #[derive(Debug, Clone)]
 pub enum Backend {
@@ -158,6 +170,7 @@ pub async fn run(
     requests: Requests,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
+    let networks = configuration.networks();
     let host_id = &configuration.host_id;
     let absolute = |path: &Path| std::path::absolute(path).map_err(Broken::StateDirectory);
     let state_directory = absolute(&configuration.state_directory)?;
@@ -171,12 +184,6 @@ pub async fn run(
     let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
     let announcer = Announcer::new(*host_id, announced);
     let hypervisor = configuration.backend.hypervisor(announcer.clone());
-    let networks: Option<Arc<dyn Networks>> = match configuration.network_kind {
-        NetworkKind::Nat => {
-            Some(Arc::new(Helper::new(*host_id, configuration.network_helper.clone())))
-        }
-        NetworkKind::None => None,
-    };
     let inspector = Inspector::new(Arc::clone(&hypervisor), Arc::clone(&disks), networks.clone());
     board.update(|contents| contents.inspector = Some(inspector));
     let tickets = Tickets::default();

@@ -1,8 +1,8 @@
 //! Carries a request out on this machine.
 //!
 //! Owns the order in which tap, filters, address and route are made: the filters stand before the
-//! tap is switched on, and go after it. Each part is only ensured, so a request may be repeated, and
-//! one that was cut off is finished by the next. Called by the program, once.
+//! tap is switched on, and go after it. Each part is only ensured, so a request may be repeated,
+//! and one that was cut off is finished by the next. Called by the program, once.
 
 use std::fs;
 use std::io;

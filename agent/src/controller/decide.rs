@@ -87,15 +87,12 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
                 Power::Running | Power::Stopped => stop(entry, &proof, around.now),
             }
         }
-        // Once a generation and once in the agent's life: what reaches a guest may have changed, and
-        // who loads the host's own filters anew takes ours away.
+        // Once a generation and once in the agent's life: what reaches a guest may have changed,
+        // and who loads the host's own filters anew takes ours away.
         (Wanted::Running | Wanted::Paused, Some(Power::Running | Power::Paused))
             if !entry.ensured.contains(&Step::Network) =>
         {
-            match around.guests {
-                Some(guests) => Decision::Act(Action::Network(guests)),
-                None => Decision::Wait(None),
-            }
+            connect(around)
         }
         (Wanted::Running | Wanted::Paused, Some(Power::Running))
             if needs_volumes(entry, wanted) =>
@@ -120,17 +117,7 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
         // What was in memory is gone; nothing is switched on before its owner says so.
         (Wanted::Paused, Some(Power::Stopped)) => settle(entry, wanted, ReportPhase::Stopped),
         (Wanted::Stopped, Some(power @ (Power::Running | Power::Paused))) => {
-            let Some(proof) = StopProof::of(wanted, around.here) else {
-                return Decision::Wait(None);
-            };
-            match (power, wanted.vm.stop_manner) {
-                (Power::Paused, _) | (_, StopManner::Forced) => {
-                    Decision::Act(Action::Destroy(proof))
-                }
-                (Power::Running | Power::Stopped, StopManner::Graceful) => {
-                    stop(entry, &proof, around.now)
-                }
-            }
+            switch_off(entry, wanted, power, around)
         }
         (Wanted::Stopped, Some(Power::Stopped)) => settle(entry, wanted, ReportPhase::Stopped),
         (Wanted::Stopped | Wanted::Paused, None) => {
@@ -173,6 +160,14 @@ fn objection(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Option<String>
 fn settle(entry: &Entry, wanted: &AttestedVm, phase: ReportPhase) -> Decision {
     let tagged = entry.tags().is_some_and(|tags| tags.generation == wanted.vm.generation);
     if tagged { Decision::Settled(phase) } else { Decision::Act(Action::Tag) }
+}
+
+/// The host's own object comes with the history.
+fn connect(around: &Surroundings<'_>) -> Decision {
+    match around.guests {
+        Some(guests) => Decision::Act(Action::Network(guests)),
+        None => Decision::Wait(None),
+    }
 }
 
 /// The first step of [`MAKING`] that is not ensured yet.
@@ -228,6 +223,19 @@ fn needs_volumes(entry: &Entry, wanted: &AttestedVm) -> bool {
     entry.tags().is_some_and(is_older) && !entry.ensured.contains(&Step::Volumes)
 }
 
+fn switch_off(
+    entry: &Entry,
+    wanted: &AttestedVm,
+    power: Power,
+    around: &Surroundings<'_>,
+) -> Decision {
+    let Some(proof) = StopProof::of(wanted, around.here) else { return Decision::Wait(None) };
+    match (power, wanted.vm.stop_manner) {
+        (Power::Paused, _) | (_, StopManner::Forced) => Decision::Act(Action::Destroy(proof)),
+        (Power::Running | Power::Stopped, StopManner::Graceful) => stop(entry, &proof, around.now),
+    }
+}
+
 fn stop(entry: &Entry, proof: &StopProof, now: Monotonic) -> Decision {
     match ladder(entry.asked, now) {
         Rungs::Climb(Rung::Ask) => Decision::Act(Action::AskShutdown(proof.clone())),
@@ -257,8 +265,9 @@ pub(super) fn ladder(asked: Option<Asked>, now: Monotonic) -> Rungs {
     }
 }
 
-/// Off, gone, disconnected, disk in quarantine: each done whatever is seen, since a look may have missed a
-/// machine that was just started, and leaving that one behind would be worse than asking twice.
+/// Off, gone, disconnected, disk in quarantine: each done whatever is seen, since a look may have
+/// missed a machine that was just started, and leaving that one behind would be worse than asking
+/// twice.
 fn delete(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Decision {
     let Some(proof) = DeleteProof::of(wanted, here) else { return Decision::Wait(None) };
     match REMOVING.into_iter().find(|step| !entry.ensured.contains(step)) {

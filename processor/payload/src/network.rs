@@ -1,8 +1,8 @@
 //! How a VM's network card is reached: who may, and by which ports of its host.
 //!
 //! Owns the shape of both and their ranges. Never decides a change: the judge in
-//! `dagger-processor` does. Called by the bodies of `vm.create` and `vm.network`, by objects, and by
-//! what sets a host's filters.
+//! `dagger-processor` does. Called by the bodies of `vm.create` and `vm.network`, by objects, and
+//! by what sets a host's filters.
 
 use std::fmt;
 use std::net::Ipv4Addr;

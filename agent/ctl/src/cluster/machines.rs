@@ -46,8 +46,8 @@ pub(crate) fn host_marks(directory: &Directory) -> Result<Vec<String>, Failure> 
     Ok(genesis.hosts.iter().map(mark).collect())
 }
 
-/// Ends the cluster's VMs and removes their network cards. Whatever libvirt cannot be asked to end is ended by its
-/// process or device.
+/// Ends the cluster's VMs and removes their network cards. Whatever libvirt cannot be asked to end
+/// is ended by its process.
 pub(crate) async fn remove(directory: &Directory, record: &Record) -> Result<(), Failure> {
     let marks = host_marks(directory)?;
     let uri = libvirt_uri(directory, record);

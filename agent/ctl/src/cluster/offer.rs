@@ -24,8 +24,8 @@ use crate::signer::{read_public_key, with_pub};
 /// CPUs are shared among the hosts' guests, so that a small machine can still show VMs with
 /// several.
 const CPUS_MIN: u32 = 4;
-/// Ports of the machine from here on lead to guests; below the range from which Linux takes ports by
-/// itself.
+/// Ports of the machine from here on lead to guests; below the range from which Linux takes ports
+/// by itself.
 const FORWARD_PORTS_FIRST: u16 = 10_000;
 /// The last port at which those of a host may begin.
 const FORWARD_PORTS_LAST: u16 = 30_000;

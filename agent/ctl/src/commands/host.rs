@@ -171,7 +171,8 @@ pub(crate) struct JoinArguments {
     /// Private IPv4 network for its guests, /16 to /29, for example 10.77.1.0/24
     #[arg(long, value_name = "NETWORK")]
     pub(crate) guest_subnet: Subnet,
-    /// First of its own ports that lead to guests who ask for one; each guest address gets eight. None does without it
+    /// First of its own ports that lead to guests who ask for one: each guest address gets eight;
+    /// none does without it
     #[arg(long, value_name = "PORT")]
     pub(crate) forward_ports_first: Option<u16>,
     /// The public half of its ledger's key
