@@ -7,10 +7,10 @@ purpose=${1:?usage: prerequisites.sh build|demo|test}
 
 packages=(gcc make pkg-config libvirt-dev)
 demo_packages=(
-  dnsmasq-base iproute2 iptables kmod libvirt-clients libvirt-daemon-system mount openssh-client
+  iproute2 iptables kmod libvirt-clients libvirt-daemon-system mount nftables openssh-client
   qemu-system-x86 qemu-utils util-linux
 )
-test_packages=(debootstrap systemd-container curl python3 nftables)
+test_packages=(debootstrap systemd-container curl python3)
 
 case $purpose in
   build) ;;

@@ -21,6 +21,7 @@ use crate::controller::{LocalPolicy, Retention};
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisorConfiguration, Supervision};
 use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
 use crate::name_servers;
+use crate::network::{self, HelperConfiguration};
 
 /// Bytes of the configuration and of the key file that are read at most.
 const FILE_BYTES_MAX: usize = 64 * 1024;
@@ -33,6 +34,8 @@ const CLOUD_HYPERVISOR: &str = "/usr/bin/cloud-hypervisor";
 /// Where its machines' files are when no run directory is named; the unit template knows the same
 /// place.
 const RUN_DIRECTORY: &str = "/run/dagger/vm";
+/// Where the helper for networks is when none is named.
+const NETWORK_HELPER: &str = "/usr/bin/dagger-net";
 
 /// Why the configuration was refused; the daemon exits with 64.
 #[derive(Debug, thiserror::Error)]
@@ -159,7 +162,7 @@ enum HypervisorKind {
 
 impl Hypervisor {
     /// The one that is meant, if everything that is said is about it.
-    fn backend(self, network: NetworkKind) -> Result<Backend, ConfigurationError> {
+    fn backend(self) -> Result<Backend, ConfigurationError> {
         let refuse = |detail: &str| Err(ConfigurationError::Inconsistent(detail.to_owned()));
         let is_other = match self.kind {
             HypervisorKind::Libvirt => {
@@ -182,10 +185,6 @@ impl Hypervisor {
             }
             (HypervisorKind::Libvirt, None, _) => refuse(
                 "hypervisor.uri: libvirt's connection is missing, such as \"qemu:///system\"",
-            ),
-            (HypervisorKind::CloudHypervisor, ..) if network != NetworkKind::None => refuse(
-                "network.kind: guests of Cloud Hypervisor have no network card in this version; write \
-                 kind = \"none\"",
             ),
             (HypervisorKind::CloudHypervisor, _, Some(firmware)) => {
                 Ok(Backend::CloudHypervisor(CloudHypervisorConfiguration {
@@ -211,9 +210,21 @@ struct Network {
     /// Who resolves names for guests; those that this host asks, unless named. An empty list gives
     /// guests none.
     nameservers: Option<Vec<Ipv4Addr>>,
+    /// The `dagger-net` program, where systemd does not start it.
+    helper: Option<PathBuf>,
+    /// Who starts it: `auto`, `systemd` or `direct`.
+    #[serde(default)]
+    supervision: network::Supervision,
 }
 
 impl Network {
+    fn helper(&self) -> HelperConfiguration {
+        HelperConfiguration {
+            program: self.helper.clone().unwrap_or_else(|| NETWORK_HELPER.into()),
+            supervision: self.supervision,
+        }
+    }
+
     fn nameservers(&self) -> Result<Vec<Ipv4Addr>, ConfigurationError> {
         match &self.nameservers {
             Some(named) if named.len() > NAMESERVERS_MAX => Err(ConfigurationError::Inconsistent(
@@ -324,9 +335,10 @@ impl Configuration {
             state_directory: state_directory.clone(),
             storage_directory,
             import_directories: file.images.import_directories,
-            backend: file.hypervisor.backend(file.network.kind)?,
+            backend: file.hypervisor.backend()?,
             network_kind: file.network.kind,
             nameservers: file.network.nameservers()?,
+            network_helper: file.network.helper(),
             policy: file.policy,
             retention: file.retention,
         };

@@ -18,6 +18,7 @@ use dagger_payload::volume::{Volume, VolumeDisk, VolumeState, VolumeWanted};
 
 use crate::actuator::store::StoredDisks;
 use crate::hypervisor::{Hypervisor, Inventory, Machine};
+use crate::network::Networks;
 use crate::observation::Calls;
 
 /// What an owner must have on this host.
@@ -145,6 +146,8 @@ pub struct Found {
     pub machines: Result<Inventory, String>,
     /// Those that carry our tags, or a name of ours, where none should be.
     pub strays: Result<Vec<String>, String>,
+    /// The VMs of which a network card or filters are there; none where guests have no cards.
+    pub cards: Result<BTreeSet<VmId>, String>,
     /// The directories of disks, images and consoles.
     pub files: Result<Files, String>,
 }
@@ -167,6 +170,7 @@ pub struct Files {
 pub struct Inspector {
     calls: Arc<Calls>,
     disks: Arc<StoredDisks>,
+    networks: Option<Arc<dyn Networks>>,
 }
 
 impl std::fmt::Debug for Inspector {
@@ -176,9 +180,13 @@ impl std::fmt::Debug for Inspector {
 }
 
 impl Inspector {
-    /// One that asks these two.
-    pub fn new(hypervisor: Arc<dyn Hypervisor>, disks: Arc<StoredDisks>) -> Self {
-        Self { calls: Arc::new(Calls::new(hypervisor)), disks }
+    /// One that asks these; guests without networks have no cards.
+    pub fn new(
+        hypervisor: Arc<dyn Hypervisor>,
+        disks: Arc<StoredDisks>,
+        networks: Option<Arc<dyn Networks>>,
+    ) -> Self {
+        Self { calls: Arc::new(Calls::new(hypervisor)), disks, networks }
     }
 
     /// Looks at everything now, within the time that a listing may take.
@@ -192,7 +200,17 @@ impl Inspector {
             Ok(Err(error)) => Err(error.to_string()),
             Err(error) => Err(error.to_string()),
         };
-        Found { machines, strays, files }
+        Found { machines, strays, cards: self.cards().await, files }
+    }
+}
+
+impl Inspector {
+    async fn cards(&self) -> Result<BTreeSet<VmId>, String> {
+        let Some(networks) = self.networks.clone() else { return Ok(BTreeSet::new()) };
+        match tokio::task::spawn_blocking(move || networks.list()).await {
+            Ok(cards) => cards.map_err(|error| error.to_string()),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }
 
@@ -219,6 +237,13 @@ pub fn compare(here: HostId, before: &Owners, after: &Owners, found: Found) -> F
             view.findings.extend(strays.into_iter().map(stray));
         }
         Err(why) => view.unknown.push(format!("misplaced machines: {why}")),
+    }
+    match found.cards {
+        Ok(cards) => {
+            let stray = |vm: &VmId| finding(FsckKind::CardWithoutOwner, Some(*vm), "");
+            view.findings.extend(cards.iter().filter(|vm| !owned(vm)).map(stray));
+        }
+        Err(why) => view.unknown.push(format!("network cards: {why}")),
     }
     match found.files {
         Ok(Files { disks, consoles, images, remains }) => {
@@ -391,6 +416,7 @@ mod tests {
         Found {
             machines: Ok(machines.iter().cloned().collect()),
             strays: Ok(Vec::new()),
+            cards: Ok(BTreeSet::new()),
             files: Ok(files(Survey { ours, ..Survey::default() })),
         }
     }
@@ -412,13 +438,16 @@ mod tests {
     fn what_has_no_owner_and_an_owner_that_lacks_something_are_found() {
         let owners = owners(&[(MADE, Must::DiskAndMachine), (OFFERED, Must::Nothing)]);
         let machines = [(NOBODY, ours(NOBODY)), (OFFERED, Machine::Foreign("no tags".to_owned()))];
-        let view = compare(HERE, &owners, &owners, found(&machines, &[NOBODY, OFFERED]));
+        let cards = Ok([OFFERED, NOBODY].into());
+        let found = Found { cards, ..found(&machines, &[NOBODY, OFFERED]) };
+        let view = compare(HERE, &owners, &owners, found);
         assert_eq!(
             kinds(&view),
             [
                 (FsckKind::MachineForeign, Some(OFFERED)),
                 (FsckKind::MachineWithoutOwner, Some(NOBODY)),
                 (FsckKind::OwnerWithoutMachine, Some(MADE)),
+                (FsckKind::CardWithoutOwner, Some(NOBODY)),
                 (FsckKind::DiskWithoutOwner, Some(NOBODY)),
                 (FsckKind::OwnerWithoutDisk, Some(MADE)),
             ]
@@ -462,7 +491,7 @@ mod tests {
             ..Files::default()
         };
         let strays = Ok(vec!["a domain under another name".to_owned()]);
-        let found = Found { machines: Ok(Inventory::new()), strays, files: Ok(files) };
+        let found = Found { strays, files: Ok(files), ..found(&[], &[]) };
         let view = compare(HERE, &owners, &owners, found);
         assert_eq!(
             kinds(&view),
@@ -498,8 +527,8 @@ mod tests {
         let snapshots = vec![(volume, kept), (volume, stray)];
         let disks = Survey { snapshots, ..Survey::default() };
         let files = Files { disks, remains: remains.into(), ..Files::default() };
-        let (machines, strays) = (Ok(Inventory::new()), Ok(Vec::new()));
-        let view = compare(HERE, &owners, &owners, Found { machines, strays, files: Ok(files) });
+        let found = Found { files: Ok(files), ..found(&[], &[]) };
+        let view = compare(HERE, &owners, &owners, found);
         let found: Vec<_> = view.findings.iter().map(|one| (one.kind, one.volume)).collect();
         assert_eq!(
             found,
@@ -517,11 +546,16 @@ mod tests {
         let owners = owners(&[(MADE, Must::DiskAndMachine)]);
         let hangs = || "libvirt hangs".to_owned();
         let (machines, strays) = (Err(hangs()), Err(hangs()));
-        let found = Found { machines, strays, files: Err("no right".to_owned()) };
+        let found =
+            Found { machines, strays, cards: Err(hangs()), files: Err("no right".to_owned()) };
         let view = compare(HERE, &owners, &owners, found);
         assert!(view.findings.is_empty());
-        let unknown =
-            ["machines: libvirt hangs", "misplaced machines: libvirt hangs", "disks: no right"];
+        let unknown = [
+            "machines: libvirt hangs",
+            "misplaced machines: libvirt hangs",
+            "network cards: libvirt hangs",
+            "disks: no right",
+        ];
         assert_eq!(view.unknown, unknown);
     }
 

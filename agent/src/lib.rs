@@ -17,6 +17,8 @@ pub mod machines;
 pub mod metrics;
 pub mod model;
 pub mod name_servers;
+pub mod network;
 pub mod observation;
+mod service_manager;
 pub mod submit;
 pub mod verify;

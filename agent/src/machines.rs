@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dagger_images::ImportDirectories;
+use dagger_net::request::Owner;
 use dagger_payload::id::{HostId, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
@@ -35,6 +36,7 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::names::HostNames;
 use crate::inspection::Inspector;
 use crate::journal::{Journal, Record};
+use crate::network::{Helper, HelperConfiguration, Networks};
 use crate::observation::{
     CHANGES_WAITING_MAX, ConsoleDesk, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
 };
@@ -61,12 +63,26 @@ pub struct MachineConfiguration {
     pub backend: Backend,
     /// How guests are connected.
     pub network_kind: NetworkKind,
+    /// What connects them.
+    pub network_helper: HelperConfiguration,
     /// Who resolves names for guests.
     pub nameservers: Vec<Ipv4Addr>,
     /// What the operator lets this host take, beyond what the ledger says.
     pub policy: LocalPolicy,
     /// How long this host keeps what nobody needs any more.
     pub retention: Retention,
+}
+
+impl MachineConfiguration {
+    /// What connects guests; nothing where they have no cards.
+    fn networks(&self) -> Option<Arc<dyn Networks>> {
+        match self.network_kind {
+            NetworkKind::Nat => {
+                Some(Arc::new(Helper::new(self.host_id, self.network_helper.clone())))
+            }
+            NetworkKind::None => None,
+        }
+    }
 }
 
 /// What runs machines.
@@ -84,6 +100,14 @@ pub enum Backend {
 }
 
 impl Backend {
+    /// Who opens the taps of its machines.
+    fn card_owner(&self) -> Owner {
+        match self {
+            Self::Libvirt { .. } => Owner::Root,
+            Self::CloudHypervisor(configuration) => configuration.card_owner(),
+        }
+    }
+
     fn hypervisor(&self, announcer: Announcer) -> Arc<dyn Hypervisor> {
         match self.clone() {
             Self::Libvirt { uri, accelerator } => {
@@ -113,10 +137,10 @@ pub enum Accelerator {
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum NetworkKind {
-    /// One libvirt NAT network for this host's guests, made from its guest subnet.
+    /// Each by a card of its own on the host's guest subnet, whose way out is the host.
     #[default]
     Nat,
-    /// No network: for libvirt's test driver.
+    /// Not at all.
     None,
 }
 
@@ -146,6 +170,7 @@ pub async fn run(
     requests: Requests,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
+    let networks = configuration.networks();
     let host_id = &configuration.host_id;
     let absolute = |path: &Path| std::path::absolute(path).map_err(Broken::StateDirectory);
     let state_directory = absolute(&configuration.state_directory)?;
@@ -159,7 +184,7 @@ pub async fn run(
     let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
     let announcer = Announcer::new(*host_id, announced);
     let hypervisor = configuration.backend.hypervisor(announcer.clone());
-    let inspector = Inspector::new(Arc::clone(&hypervisor), Arc::clone(&disks));
+    let inspector = Inspector::new(Arc::clone(&hypervisor), Arc::clone(&disks), networks.clone());
     board.update(|contents| contents.inspector = Some(inspector));
     let tickets = Tickets::default();
     let (looks, looks_asked) = mpsc::channel(LOOKS_WAITING_MAX);
@@ -181,7 +206,7 @@ pub async fn run(
         journal: journal.clone(),
         tickets: tickets.clone(),
         names: HostNames::of(*host_id),
-        network: configuration.network_kind,
+        networks: networks.map(|networks| (networks, configuration.backend.card_owner())),
         nameservers: configuration.nameservers.clone(),
         consoles: consoles.clone(),
     };

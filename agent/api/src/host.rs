@@ -56,6 +56,8 @@ pub struct FsckFinding {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum FsckKind {
+    /// A network card, or filters, of a VM that does not belong here.
+    CardWithoutOwner,
     /// A disk or seed of a VM, or a volume, that does not belong here.
     DiskWithoutOwner,
     /// A domain or unit, tagged as ours, of a VM that does not belong here.

@@ -14,6 +14,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::kind::{Capacity, ReportPhase};
 use dagger_payload::name::{ImageName, Name};
+use dagger_payload::network::Protocol;
 use dagger_payload::object::{Account, Image, Vm, VmState};
 use dagger_payload::prediction::HostOutlook;
 use dagger_payload::refusal::Refusal;
@@ -180,11 +181,25 @@ pub struct VmView {
     /// Name of its image, while registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_name: Option<ImageName>,
+    /// Which ports of its host lead to it, once it has a host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub forwards: Vec<HostForward>,
     /// What the answering host sees.
     pub sight: Sight,
     /// The generation that the carrying host has applied, if the answering host knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_generation: Option<Generation>,
+}
+
+/// A port of a VM's host that leads to the guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct HostForward {
+    /// The host's.
+    pub host_port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// The guest's.
+    pub guest_port: u16,
 }
 
 /// `GET /v1/volumes` (a list) and `GET /v1/volumes/{id or name}`.

@@ -39,7 +39,7 @@ pub(super) fn step_wait_max(step: Step) -> Duration {
         // Reads and hashes the whole file, perhaps copies it first.
         Step::Image => 1800,
         Step::Disk | Step::Seed | Step::Quarantine => 120,
-        Step::Network | Step::Define | Step::Undefine => 60,
+        Step::Network | Step::Disconnect | Step::Define | Step::Undefine => 60,
         // One wait for the guest to let go, per volume that it is to lose.
         Step::Volumes => 120,
         Step::Tag | Step::Pause | Step::Resume | Step::AskShutdown => 30,

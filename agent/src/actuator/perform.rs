@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use dagger_net::request::{Card, Owner};
 use dagger_payload::id::VmId;
 use dagger_payload::kind::GuestSubnet;
 use dagger_payload::object::Vm;
@@ -15,8 +16,8 @@ use dagger_payload::volume::{VmVolume, Volume};
 
 use super::disks::{DiskError, Disks, SeedContents};
 use crate::controller::{
-    Action, DiskRule, Finished, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step, VolumeAction,
-    VolumeFinished, VolumeJob,
+    Action, DiskRule, Finished, Guests, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step,
+    VolumeAction, VolumeFinished, VolumeJob,
 };
 use crate::hypervisor::names::HostNames;
 use crate::hypervisor::{
@@ -24,7 +25,7 @@ use crate::hypervisor::{
     Tags,
 };
 use crate::journal::Journal;
-use crate::machines::NetworkKind;
+use crate::network::{NetworkError, Networks};
 use crate::observation::Tickets;
 
 /// What steps are carried out with.
@@ -39,8 +40,8 @@ pub struct Performer {
     pub tickets: Tickets,
     /// Names of this host.
     pub names: HostNames,
-    /// Whether guests are connected.
-    pub network: NetworkKind,
+    /// What connects guests, and who opens their cards; `None` where guests have none.
+    pub networks: Option<(Arc<dyn Networks>, Owner)>,
     /// Who resolves names for guests.
     pub nameservers: Vec<Ipv4Addr>,
     /// Where hypervisors write what guests say.
@@ -103,10 +104,7 @@ impl Performer {
                 Some(seed) => disk_outcome(self.disks.ensure_seed(&seed)),
                 None => Outcome::Terminal("address_missing: the placement has none".to_owned()),
             },
-            Action::Network(subnet) => match self.network {
-                NetworkKind::Nat => outcome(self.hypervisor.ensure_network(subnet), Refusal::Final),
-                NetworkKind::None => Outcome::Done,
-            },
+            Action::Network(guests) => self.connect(vm, guests),
             Action::Define => match self.ensure_volumes(vm) {
                 Ok(()) => outcome(self.define(job), Refusal::Final),
                 missing => disk_outcome(missing),
@@ -124,6 +122,10 @@ impl Performer {
             }
             Action::Destroy(proof) => outcome(self.hypervisor.destroy(proof), Refusal::Passing),
             Action::Undefine(proof) => outcome(self.hypervisor.undefine(proof), Refusal::Passing),
+            Action::Disconnect(proof) => match &self.networks {
+                Some((networks, _)) => network_outcome(networks.remove(proof), Refusal::Passing),
+                None => Outcome::Done,
+            },
             Action::Quarantine(proof) => match self.disks.quarantine(proof) {
                 Ok(()) => Outcome::Done,
                 Err(error) => Outcome::Retryable(error.to_string()),
@@ -143,6 +145,31 @@ impl Performer {
             prefix_length: subnet.prefix_length,
             nameservers: self.nameservers.clone(),
         })
+    }
+
+    fn connect(&self, vm: &Vm, guests: &Guests) -> Outcome {
+        let Some((networks, owner)) = &self.networks else {
+            // Lists let nobody in where nobody comes; a port that leads nowhere is another matter.
+            return match vm.network.forwards.is_empty() {
+                true => Outcome::Done,
+                false => Outcome::Terminal(
+                    "network_unsupported: guests of this host have no network card".to_owned(),
+                ),
+            };
+        };
+        let Some(address) = vm.placement.address() else {
+            return Outcome::Terminal("address_missing: the placement has none".to_owned());
+        };
+        let card = Card {
+            vm: vm.id,
+            mac: self.names.mac(vm.id),
+            address,
+            subnet: guests.subnet,
+            owner: *owner,
+            network: vm.network.clone(),
+            forward_ports_first: guests.forward_ports_first,
+        };
+        network_outcome(networks.ensure(card), Refusal::Final)
     }
 
     /// Carries out a step for a volume.
@@ -208,9 +235,9 @@ impl Performer {
             seed: self.disks.seed_path(vm.id),
             volumes: self.volumes(vm),
             console: self.consoles.join(format!("{}.log", vm.id)),
-            network: match self.network {
-                NetworkKind::Nat => GuestNetwork::HostNat,
-                NetworkKind::None => GuestNetwork::None,
+            network: match self.networks {
+                Some(_) => GuestNetwork::Tap,
+                None => GuestNetwork::None,
             },
         })
     }
@@ -218,7 +245,12 @@ impl Performer {
     /// What the machine is now, if the step may have changed that and the hypervisor can be asked.
     fn look(&self, vm: VmId, step: Step) -> Option<Sighting> {
         match step {
-            Step::Image | Step::Disk | Step::Seed | Step::Network | Step::Quarantine => None,
+            Step::Image
+            | Step::Disk
+            | Step::Seed
+            | Step::Network
+            | Step::Disconnect
+            | Step::Quarantine => None,
             Step::Define
             | Step::Tag
             | Step::Start
@@ -275,6 +307,14 @@ fn outcome(result: Result<(), HypervisorError>, refusal: Refusal) -> Outcome {
         (Err(error @ HypervisorError::Refused(_)), Refusal::Final) => {
             Outcome::Terminal(error.to_string())
         }
+        (Err(error), _) => Outcome::Retryable(error.to_string()),
+    }
+}
+
+fn network_outcome(result: Result<(), NetworkError>, refusal: Refusal) -> Outcome {
+    match (result, refusal) {
+        (Ok(()), _) => Outcome::Done,
+        (Err(NetworkError::Refused(why)), Refusal::Final) => Outcome::Terminal(why),
         (Err(error), _) => Outcome::Retryable(error.to_string()),
     }
 }

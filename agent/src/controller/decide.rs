@@ -5,7 +5,7 @@
 //! the VM changed.
 
 use dagger_payload::id::HostId;
-use dagger_payload::kind::{GuestSubnet, ReportPhase, RestartPolicy, StopManner};
+use dagger_payload::kind::{ReportPhase, RestartPolicy, StopManner};
 use dagger_payload::name::ImageSource;
 use dagger_payload::object::{Placement, Wanted};
 
@@ -13,7 +13,7 @@ use super::Monotonic;
 use super::entry::{Asked, Entry, Then};
 use super::limits::{RESTART_WINDOW, RESTARTS_MAX, SHUTDOWN_ASK_AGAIN, SHUTDOWN_WAIT_MAX};
 use super::proof::{DeleteProof, StopProof};
-use super::step::{Action, Rung, Seen, Step};
+use super::step::{Action, Guests, Rung, Seen, Step};
 use crate::handover::AttestedVm;
 use crate::hypervisor::{Machine, Power, Tags};
 
@@ -21,7 +21,7 @@ use crate::hypervisor::{Machine, Power, Tags};
 pub(super) struct Surroundings<'a> {
     pub(super) here: HostId,
     pub(super) now: Monotonic,
-    pub(super) subnet: Option<GuestSubnet>,
+    pub(super) guests: Option<Guests>,
     /// Where the VM's image may be had; asked only before it is made sure of.
     pub(super) sources: &'a dyn Fn() -> Vec<ImageSource>,
 }
@@ -51,7 +51,7 @@ pub(super) enum Decision {
 /// The steps towards a machine that can be switched on.
 const MAKING: [Step; 5] = [Step::Image, Step::Disk, Step::Seed, Step::Network, Step::Define];
 /// The steps towards nothing.
-const REMOVING: [Step; 3] = [Step::Destroy, Step::Undefine, Step::Quarantine];
+const REMOVING: [Step; 4] = [Step::Destroy, Step::Undefine, Step::Disconnect, Step::Quarantine];
 
 /// The decision for a VM that this host carries, while no step is carried out.
 pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
@@ -87,6 +87,13 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
                 Power::Running | Power::Stopped => stop(entry, &proof, around.now),
             }
         }
+        // Once a generation and once in the agent's life: what reaches a guest may have changed,
+        // and who loads the host's own filters anew takes ours away.
+        (Wanted::Running | Wanted::Paused, Some(Power::Running | Power::Paused))
+            if !entry.ensured.contains(&Step::Network) =>
+        {
+            connect(around)
+        }
         (Wanted::Running | Wanted::Paused, Some(Power::Running))
             if needs_volumes(entry, wanted) =>
         {
@@ -110,17 +117,7 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
         // What was in memory is gone; nothing is switched on before its owner says so.
         (Wanted::Paused, Some(Power::Stopped)) => settle(entry, wanted, ReportPhase::Stopped),
         (Wanted::Stopped, Some(power @ (Power::Running | Power::Paused))) => {
-            let Some(proof) = StopProof::of(wanted, around.here) else {
-                return Decision::Wait(None);
-            };
-            match (power, wanted.vm.stop_manner) {
-                (Power::Paused, _) | (_, StopManner::Forced) => {
-                    Decision::Act(Action::Destroy(proof))
-                }
-                (Power::Running | Power::Stopped, StopManner::Graceful) => {
-                    stop(entry, &proof, around.now)
-                }
-            }
+            switch_off(entry, wanted, power, around)
         }
         (Wanted::Stopped, Some(Power::Stopped)) => settle(entry, wanted, ReportPhase::Stopped),
         (Wanted::Stopped | Wanted::Paused, None) => {
@@ -165,18 +162,26 @@ fn settle(entry: &Entry, wanted: &AttestedVm, phase: ReportPhase) -> Decision {
     if tagged { Decision::Settled(phase) } else { Decision::Act(Action::Tag) }
 }
 
+/// The host's own object comes with the history.
+fn connect(around: &Surroundings<'_>) -> Decision {
+    match around.guests {
+        Some(guests) => Decision::Act(Action::Network(guests)),
+        None => Decision::Wait(None),
+    }
+}
+
 /// The first step of [`MAKING`] that is not ensured yet.
 fn make(entry: &Entry, around: &Surroundings<'_>) -> Option<Decision> {
     let step = MAKING.into_iter().find(|step| !entry.ensured.contains(step))?;
-    let Some(subnet) = around.subnet else {
+    let Some(guests) = around.guests else {
         // The host's own object comes with the history; a VM cannot be placed before it.
         return Some(Decision::Wait(None));
     };
     Some(Decision::Act(match step {
         Step::Image => Action::Image((around.sources)()),
         Step::Disk => Action::Disk(entry.disk_rule()),
-        Step::Seed => Action::Seed(subnet),
-        Step::Network => Action::Network(subnet),
+        Step::Seed => Action::Seed(guests.subnet),
+        Step::Network => Action::Network(guests),
         _ => Action::Define,
     }))
 }
@@ -218,6 +223,19 @@ fn needs_volumes(entry: &Entry, wanted: &AttestedVm) -> bool {
     entry.tags().is_some_and(is_older) && !entry.ensured.contains(&Step::Volumes)
 }
 
+fn switch_off(
+    entry: &Entry,
+    wanted: &AttestedVm,
+    power: Power,
+    around: &Surroundings<'_>,
+) -> Decision {
+    let Some(proof) = StopProof::of(wanted, around.here) else { return Decision::Wait(None) };
+    match (power, wanted.vm.stop_manner) {
+        (Power::Paused, _) | (_, StopManner::Forced) => Decision::Act(Action::Destroy(proof)),
+        (Power::Running | Power::Stopped, StopManner::Graceful) => stop(entry, &proof, around.now),
+    }
+}
+
 fn stop(entry: &Entry, proof: &StopProof, now: Monotonic) -> Decision {
     match ladder(entry.asked, now) {
         Rungs::Climb(Rung::Ask) => Decision::Act(Action::AskShutdown(proof.clone())),
@@ -247,13 +265,15 @@ pub(super) fn ladder(asked: Option<Asked>, now: Monotonic) -> Rungs {
     }
 }
 
-/// Off, gone, disk in quarantine: each done whatever is seen, since a look may have missed a
-/// machine that was just started, and leaving that one behind would be worse than asking twice.
+/// Off, gone, disconnected, disk in quarantine: each done whatever is seen, since a look may have
+/// missed a machine that was just started, and leaving that one behind would be worse than asking
+/// twice.
 fn delete(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Decision {
     let Some(proof) = DeleteProof::of(wanted, here) else { return Decision::Wait(None) };
     match REMOVING.into_iter().find(|step| !entry.ensured.contains(step)) {
         Some(Step::Destroy) => Decision::Act(Action::Destroy(proof.stop().clone())),
         Some(Step::Undefine) => Decision::Act(Action::Undefine(proof)),
+        Some(Step::Disconnect) => Decision::Act(Action::Disconnect(proof)),
         Some(_) => Decision::Act(Action::Quarantine(proof)),
         None => Decision::Settled(ReportPhase::Deleted),
     }

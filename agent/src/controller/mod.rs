@@ -24,9 +24,7 @@ use std::time::Duration;
 
 use dagger_api::Sight;
 use dagger_payload::id::{HostId, LedgerTime, VmId, VolumeId};
-use dagger_payload::kind::{
-    GuestSubnet, ReportPhase, ReportSnapshot, ReportVm, ReportVolume, StopManner,
-};
+use dagger_payload::kind::{ReportPhase, ReportSnapshot, ReportVm, ReportVolume, StopManner};
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, VmState};
 
@@ -42,7 +40,9 @@ use crate::journal::Record;
 
 pub use collector::{Collection, Retention, Stored, StoredOverlay};
 pub use policy::LocalPolicy;
-pub use step::{Action, DiskRule, Finished, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step};
+pub use step::{
+    Action, DiskRule, Finished, Guests, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step,
+};
 pub use volumes::{VolumeAction, VolumeFinished, VolumeJob};
 
 /// Time since an arbitrary beginning, from a clock that never goes back.
@@ -148,7 +148,7 @@ pub struct Controller {
     policy: LocalPolicy,
     mode: Mode,
     ledger_time: LedgerTime,
-    subnet: Option<GuestSubnet>,
+    guests: Option<Guests>,
     sources: Sources,
     entries: BTreeMap<VmId, Entry>,
     /// What the last listing showed of VMs that nothing is known of; empty while nothing is seen.
@@ -169,7 +169,7 @@ impl Controller {
             policy,
             mode: Mode::CatchingUp,
             ledger_time: LedgerTime::default(),
-            subnet: None,
+            guests: None,
             sources: Sources::default(),
             entries,
             strangers: Inventory::new(),
@@ -294,7 +294,10 @@ impl Controller {
                 self.take_volume(now, *attested, outputs);
             }
             Order::Host(host) if host.id == self.here => {
-                self.subnet = Some(host.guest_subnet);
+                self.guests = Some(Guests {
+                    subnet: host.guest_subnet,
+                    forward_ports_first: host.forward_ports_first,
+                });
                 self.advance_all(now, outputs);
             }
             Order::Host(_) => {}
@@ -374,7 +377,7 @@ impl Controller {
 
     /// Works on a VM that this host carries.
     fn work(&mut self, now: Monotonic, vm: VmId, outputs: &mut Vec<Output>) {
-        let (here, subnet) = (self.here, self.subnet);
+        let (here, guests) = (self.here, self.guests);
         let Some(entry) = self.entries.get_mut(&vm) else { return };
         let Some(wanted) = entry.wanted.clone() else {
             entry.reason = Some("unknown_to_ledger: only this host's journal knows it".to_owned());
@@ -387,7 +390,7 @@ impl Controller {
             return;
         }
         let sources = || self.sources.of(&wanted.vm.image.digest);
-        let around = Surroundings { here, now, subnet, sources: &sources };
+        let around = Surroundings { here, now, guests, sources: &sources };
         entry.wake = None;
         let mut decision = decide(entry, &around);
         if decision == Decision::Restart {

@@ -23,7 +23,7 @@ pub enum Step {
     Disk,
     /// The cloud-init seed is here.
     Seed,
-    /// The host's guest network runs.
+    /// The guest has its network card, and that its filters.
     Network,
     /// The machine is defined.
     Define,
@@ -43,6 +43,8 @@ pub enum Step {
     Destroy,
     /// The machine is not defined any more.
     Undefine,
+    /// Nothing is left of its network card.
+    Disconnect,
     /// The disk is in quarantine, the seed gone.
     Quarantine,
 }
@@ -57,7 +59,7 @@ pub enum Action {
     /// [`Step::Seed`]
     Seed(GuestSubnet),
     /// [`Step::Network`]
-    Network(GuestSubnet),
+    Network(Guests),
     /// [`Step::Define`]
     Define,
     /// [`Step::Tag`]
@@ -76,6 +78,8 @@ pub enum Action {
     Destroy(StopProof),
     /// [`Step::Undefine`]
     Undefine(DeleteProof),
+    /// [`Step::Disconnect`]
+    Disconnect(DeleteProof),
     /// [`Step::Quarantine`]
     Quarantine(DeleteProof),
 }
@@ -97,9 +101,19 @@ impl Action {
             Self::AskShutdown(_) => Step::AskShutdown,
             Self::Destroy(_) => Step::Destroy,
             Self::Undefine(_) => Step::Undefine,
+            Self::Disconnect(_) => Step::Disconnect,
             Self::Quarantine(_) => Step::Quarantine,
         }
     }
+}
+
+/// What the host's own object says of its guests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Guests {
+    /// Their addresses.
+    pub subnet: GuestSubnet,
+    /// Where the host's ports for them begin, if it offers any.
+    pub forward_ports_first: Option<u16>,
 }
 
 /// Whether a disk that is not there may be made.

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use dagger_payload::id::{Generation, HostId, PayloadDigest, VmId, VolumeId};
-use dagger_payload::kind::{GuestSubnet, ImageFormat};
+use dagger_payload::kind::ImageFormat;
 
 use crate::controller::proof::{DeleteProof, StopProof};
 
@@ -112,8 +112,8 @@ impl GivenVolume {
 /// Whether a guest is connected, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestNetwork {
-    /// To this host's NAT network.
-    HostNat,
+    /// By the tap that was made for it.
+    Tap,
     /// Not at all.
     None,
 }
@@ -183,12 +183,6 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// # Errors
     /// `Unavailable`.
     fn look(&self, vm: VmId) -> Result<Option<Machine>, HypervisorError>;
-
-    /// Makes this host's guest network if it is not there, and switches it on.
-    ///
-    /// # Errors
-    /// `Failed`, `Occupied` when a network of our name has another subnet, `Unavailable`.
-    fn ensure_network(&self, subnet: &GuestSubnet) -> Result<(), HypervisorError>;
 
     /// Defines the machine, switched off, or defines it anew while it is switched off.
     ///

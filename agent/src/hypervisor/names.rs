@@ -43,14 +43,9 @@ impl HostNames {
         rest.strip_prefix('-')?.parse().ok()
     }
 
-    /// Name of the host's guest network.
-    pub fn network(&self) -> String {
-        format!("dagger-{}", self.short())
-    }
-
-    /// Name of that network's bridge: ten bytes, since Linux allows fifteen.
-    pub fn bridge(&self) -> String {
-        format!("dg{}", self.short())
+    /// The tap of a VM, as the helper names it.
+    pub fn tap(&self, vm: VmId) -> String {
+        dagger_net::names::interface(self.host, vm)
     }
 
     /// The MAC address of a VM's network card on this host, as six lower-case hex pairs with
@@ -64,11 +59,6 @@ impl HostNames {
             let _ = write!(text, ":{byte:02x}");
             text
         })
-    }
-
-    /// The bridge's own MAC address, so that guests never see the gateway change its address.
-    pub fn bridge_mac(&self) -> String {
-        self.mac(VmId::ZERO)
     }
 }
 

@@ -60,6 +60,7 @@ pub(super) fn accepted(
             "resized to {} CPUs and {} MiB by {who}",
             after.size.cpus, after.size.memory_mib
         )),
+        Body::VmNetwork(_) => with_place(format!("reached otherwise, as {who} asked")),
         Body::VmProtect(change) => with_place(match change.protection {
             Protection::Protected => format!("protected against deletion by {who}"),
             Protection::Unprotected => format!("unprotected by {who}"),

@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use dagger_api::{AccountSummary, AccountView, HostLink, HostView, Sight, VmView};
+use dagger_api::{AccountSummary, AccountView, HostForward, HostLink, HostView, Sight, VmView};
 use dagger_payload::id::{AccountId, CommitIndex, HostId, VmId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Capacity;
+use dagger_payload::network::host_port;
 use dagger_payload::object::{Account, Placement, Vm, VmState};
 use dagger_payload::roster::Seat;
 use dagger_payload::volume::Volume;
@@ -84,10 +85,27 @@ impl Model {
             reason: reason(vm, own, here.then_some(sights)),
             host_name: host.and_then(|host| self.host_name(&host)).cloned(),
             image_name: image.map(|image| image.name.clone()),
+            forwards: self.forwards(vm),
             sight,
             applied_generation: own.and_then(|own| own.applied_generation),
             vm: vm.clone(),
         }
+    }
+
+    /// The ports of its host that lead to a VM.
+    fn forwards(&self, vm: &Vm) -> Vec<HostForward> {
+        let host = vm.placement.host().and_then(|host| self.hosts.get(&host));
+        let placed = host.zip(vm.placement.address());
+        let each = vm.network.forwards.iter().filter_map(|forward| {
+            let (host, address) = placed?;
+            let first = host.forward_ports_first?;
+            Some(HostForward {
+                host_port: host_port(first, &host.guest_subnet, address, forward.slot)?,
+                protocol: forward.protocol,
+                guest_port: forward.guest_port,
+            })
+        });
+        each.collect()
     }
 
     /// The VMs that still exist, all or those of one account.

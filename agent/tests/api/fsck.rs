@@ -28,7 +28,7 @@ fn give_inspector(agent: &Agent) -> Arc<Libvirt> {
         Arc::new(Libvirt::new("test:///default".to_owned(), Accelerator::Auto, announcer));
     let disks = StoredDisks::open(agent.directory.path(), here, ImportDirectories::default());
     let disks = disks.expect("a fresh directory");
-    let inspector = Inspector::new(libvirt.clone(), Arc::new(disks));
+    let inspector = Inspector::new(libvirt.clone(), Arc::new(disks), None);
     agent.board.update(|contents| contents.inspector = Some(inspector));
     libvirt
 }

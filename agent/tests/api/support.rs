@@ -117,6 +117,7 @@ pub(crate) fn vm_create(vm_name: &str) -> Body {
         labels: std::collections::BTreeMap::new(),
         public_user_data: None,
         restart: Default::default(),
+        network: None,
     }))
 }
 
@@ -288,6 +289,7 @@ pub(crate) fn host_object(world: &World, author: u16, cause: Cause) -> Effect {
             prefix_length: 24,
         },
         site: None,
+        forward_ports_first: None,
         reserve: Capacity::default(),
         duty: HostDuty::Open,
         generation: Generation(1),
@@ -348,6 +350,7 @@ pub(crate) fn vm_object(
         stop_manner: dagger_payload::kind::StopManner::Graceful,
         restart: dagger_payload::kind::RestartPolicy::Always,
         apart: Vec::new(),
+        network: Default::default(),
     }
 }
 

@@ -343,7 +343,8 @@ fn a_deletion_switches_off_even_what_is_not_seen() {
     let (mut desk, outputs) = Desk::live(&[wants(&accepted(), Wanted::Deleted)], None);
     assert_eq!(steps(&outputs), [Step::Destroy]);
     assert_eq!(steps(&desk.done(Step::Destroy, None)), [Step::Undefine]);
-    assert_eq!(steps(&desk.done(Step::Undefine, None)), [Step::Quarantine]);
+    assert_eq!(steps(&desk.done(Step::Undefine, None)), [Step::Disconnect]);
+    assert_eq!(steps(&desk.done(Step::Disconnect, None)), [Step::Quarantine]);
     assert_eq!(phases(&desk.done(Step::Quarantine, None)), [ReportPhase::Deleted]);
     let told = after(&wants(&accepted(), Wanted::Deleted), |vm| {
         vm.reported = Some(report(2, ReportPhase::Deleted));

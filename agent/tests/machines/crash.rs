@@ -9,13 +9,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use dagger_agent::actuator::Performer;
-use dagger_agent::controller::{Controller, Input, LocalPolicy, Monotonic, Output};
+use dagger_agent::controller::{Controller, Input, LocalPolicy, Monotonic, Output, Step};
 use dagger_agent::handover::{AttestedVm, AttestedVolume, Order};
 use dagger_agent::hypervisor::names::HostNames;
 use dagger_agent::hypervisor::{Hypervisor, Machine, Power};
 use dagger_agent::journal::Journal;
-use dagger_agent::machines::NetworkKind;
 use dagger_agent::observation::Tickets;
+use dagger_net::request::Owner;
 use dagger_payload::id::{CommitIndex, Position};
 use dagger_payload::kind::{
     Protection, ReportPhase, ReportSnapshot, ReportVm, ReportVolume, RestartPolicy, StopManner,
@@ -76,6 +76,7 @@ const FORCED: Life = Life {
     wishes: &[
         (Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Running)),
         (Wish::Resize, Told::Vm(ReportPhase::Running)),
+        (Wish::Close, Told::Vm(ReportPhase::Running)),
         (Wish::Protect, Told::Vm(ReportPhase::Running)),
         (Wish::ForcedStop, Told::Vm(ReportPhase::Stopped)),
         (Wish::Resize, Told::Vm(ReportPhase::Stopped)),
@@ -153,6 +154,7 @@ enum Wish {
     ForcedStop,
     Resize,
     Protect,
+    Close,
     Once,
     NewVolume,
     Attach,
@@ -297,6 +299,7 @@ impl Ledger {
             }
             Wish::Resize => changed(&|vm| vm.size.cpus += 1),
             Wish::Protect => changed(&|vm| vm.protection = Protection::Protected),
+            Wish::Close => changed(&|vm| vm.network.allow = Some(Vec::new())),
             Wish::Once => changed(&|vm| vm.restart = RestartPolicy::Never),
             Wish::Be(wanted) => vec![Version::Vm(Box::new(wants(vm, wanted)))],
             Wish::Reboot => vec![Version::Vm(Box::new(wants_reboot(vm)))],
@@ -363,7 +366,7 @@ impl<'a> Agent<'a> {
             journal: journal.clone(),
             tickets: tickets.clone(),
             names: HostNames::of(HERE),
-            network: NetworkKind::Nat,
+            networks: Some((Arc::clone(world) as _, Owner::Root)),
             nameservers: Vec::new(),
             consoles: "/consoles".into(),
         };
@@ -478,6 +481,7 @@ fn live(life: &Life, guest: Guest, dies_after: Option<usize>) -> usize {
     let told = ledger.last().vm.reported.as_ref().unwrap();
     assert_eq!(told.phase, ReportPhase::Deleted, "died after {dies_after:?}: {state:?}");
     assert!(state.machines.is_empty() && state.disks.is_empty() && state.seeds.is_empty());
+    assert!(state.cards.is_empty(), "died after {dies_after:?}: {state:?}");
     assert_eq!(state.quarantine.contains(&VM), life.disks == 1, "{dies_after:?}: {state:?}");
     let counts = (state.starts, state.disks_made);
     assert_eq!(counts, (life.starts, life.disks), "died after {dies_after:?}: {state:?}");
@@ -557,7 +561,11 @@ fn an_agent_with_an_empty_journal_adopts_what_runs_and_starts_nothing() {
     let mut agent = Agent::start(&world, &mut ledger, empty.path());
     while let Some(input) = agent.inputs.pop_front() {
         for output in agent.controller.handle(agent.now, input) {
-            assert!(!matches!(output, Output::Act(_) | Output::Report(_)), "{output:?}");
+            // The card is made sure of, as it is by every agent that starts.
+            match &output {
+                Output::Act(job) => assert_eq!(job.action.step(), Step::Network, "{output:?}"),
+                other => assert!(!matches!(other, Output::Report(_)), "{other:?}"),
+            }
             agent.carry_out(output);
         }
     }

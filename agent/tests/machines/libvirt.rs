@@ -3,6 +3,7 @@
 //! a connection of its own open, since the driver forgets everything with the last one; through it
 //! the test sees and disturbs the machines as an operator would.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use dagger_agent::inspection::{Files, Found, Owners, compare};
 use dagger_agent::machines::{
     Accelerator, Backend, Broken, MachineConfiguration, NetworkKind, run,
 };
+use dagger_agent::network::HelperConfiguration;
 use dagger_api::{FsckKind, Sight};
 use dagger_images::ImageStore;
 use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
@@ -32,6 +34,11 @@ use virt::domain::Domain;
 
 use super::support::{HERE, VM, accepted, after, cause, host, offered, report, wants};
 use super::volumes::{NextVolume, VOLUME, volume};
+
+/// A helper that is never started: nothing here has a network card.
+fn helper() -> HelperConfiguration {
+    HelperConfiguration { program: "/nonexistent".into(), supervision: Default::default() }
+}
 
 /// Requests that nobody makes.
 fn nobody_asks() -> Requests {
@@ -66,6 +73,7 @@ impl Half {
             import_directories: vec![directory.join("import")],
             backend: Backend::Libvirt { uri: URI.to_owned(), accelerator: Accelerator::Auto },
             network_kind: NetworkKind::None,
+            network_helper: helper(),
             nameservers: Vec::new(),
             policy: LocalPolicy::default(),
             retention: Retention::default(),
@@ -411,6 +419,7 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
             accelerator: Accelerator::Tcg,
         },
         network_kind: NetworkKind::Nat,
+        network_helper: helper(),
         nameservers: vec![[10, 0, 0, 53].into()],
         policy: LocalPolicy::default(),
         retention: Retention::default(),
@@ -488,7 +497,8 @@ fn a_vm_that_degraded_before_anything_was_made_lacks_nothing_and_one_that_ran_do
     let lacks = |version: &AttestedVm| {
         let owners = Owners::among([&version.vm].into_iter(), HERE);
         let (machines, strays) = (Ok(Inventory::new()), Ok(Vec::new()));
-        let nothing = Found { machines, strays, files: Ok(Files::default()) };
+        let (cards, files) = (Ok(BTreeSet::new()), Ok(Files::default()));
+        let nothing = Found { machines, strays, cards, files };
         let view = compare(HERE, &owners, &owners, nothing);
         view.findings.iter().map(|finding| finding.kind).collect::<Vec<_>>()
     };

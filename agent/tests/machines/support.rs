@@ -26,6 +26,7 @@ use dagger_payload::id::{
 use dagger_payload::key::SecretKey;
 use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage};
 use dagger_payload::name::ImageSource;
+use dagger_payload::network::VmNetwork;
 use dagger_payload::object::{Cause, Host, HostDuty, Placement, Vm, VmReport, Wanted};
 use dagger_payload::volume::Origin;
 
@@ -65,6 +66,7 @@ pub(crate) fn host() -> Host {
         agent_key: key,
         capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
         guest_subnet: subnet(),
+        forward_ports_first: Some(20_000),
         site: None,
         reserve: Capacity::default(),
         duty: HostDuty::Open,
@@ -111,6 +113,7 @@ pub(crate) fn offered() -> AttestedVm {
         stop_manner: dagger_payload::kind::StopManner::Graceful,
         restart: dagger_payload::kind::RestartPolicy::Always,
         apart: Vec::new(),
+        network: VmNetwork::default(),
     };
     AttestedVm { vm, commit: CommitIndex(1) }
 }
@@ -232,7 +235,7 @@ pub(crate) struct FakeState {
     pub(crate) given: BTreeMap<VmId, BTreeSet<VolumeId>>,
     /// What each machine gets when it is switched on.
     defined: BTreeMap<VmId, BTreeSet<VolumeId>>,
-    pub(crate) network: bool,
+    pub(crate) cards: BTreeMap<VmId, VmNetwork>,
     pub(crate) disks_made: usize,
     pub(crate) starts: usize,
     pub(crate) power_cuts: usize,
@@ -253,7 +256,7 @@ impl FakeHost {
             kept: FakeKept::default(),
             given: BTreeMap::new(),
             defined: BTreeMap::new(),
-            network: false,
+            cards: BTreeMap::new(),
             disks_made: 0,
             starts: 0,
             power_cuts: 0,
@@ -266,7 +269,7 @@ impl FakeHost {
     }
 
     /// A changing call: the agent may die before it, or after it took effect.
-    fn change<T, E>(
+    pub(crate) fn change<T, E>(
         &self,
         died: impl Fn() -> E,
         effect: impl FnOnce(&mut FakeState) -> Result<T, E>,
@@ -338,13 +341,6 @@ impl Hypervisor for FakeHost {
         Ok(self.state().machines.get(&vm).cloned())
     }
 
-    fn ensure_network(&self, _subnet: &GuestSubnet) -> Result<(), HypervisorError> {
-        self.machine(|state| {
-            state.network = true;
-            Ok(())
-        })
-    }
-
     fn define(&self, machine: &MachineSpecification) -> Result<(), HypervisorError> {
         self.machine(|state| {
             let tags = machine.tags.clone();
@@ -368,7 +364,7 @@ impl Hypervisor for FakeHost {
         self.machine(|state| {
             assert!(state.disks.contains(&vm), "a machine was started without its disk");
             assert!(state.seeds.contains(&vm), "a machine was started without its seed");
-            assert!(state.network, "a machine was started without the network");
+            assert!(state.cards.contains_key(&vm), "a machine was started without its card");
             if *state.power(vm)? == Power::Stopped {
                 *state.power(vm)? = Power::Running;
                 state.starts += 1;

@@ -325,9 +325,12 @@ fn a_running_machine_is_reported_only_once_it_has_the_volumes_that_it_is_to_have
     let running = after(&accepted(), |vm| vm.reported = Some(report(1, ReportPhase::Running)));
     desk.vm(&running);
     desk.take(Input::Inventory { ticket: 1, machines: [(VM, ours(Power::Running, 1))].into() });
-    desk.caught_up();
+    assert_eq!(steps(&desk.caught_up()), [Step::Network]);
+    desk.finish_step(Step::Network, Outcome::Done, ours(Power::Running, 1));
     let given = with_volumes(&running, &[VOLUME]);
-    assert_eq!(steps(&desk.vm(&given)), [Step::Volumes]);
+    assert_eq!(steps(&desk.vm(&given)), [Step::Network]);
+    let outputs = desk.finish_step(Step::Network, Outcome::Done, ours(Power::Running, 1));
+    assert_eq!(steps(&outputs), [Step::Volumes]);
     let outputs = desk.finish_step(Step::Volumes, Outcome::Done, ours(Power::Running, 1));
     assert_eq!((steps(&outputs), phases(&outputs)), (vec![Step::Tag], vec![]));
     let outputs = desk.finish_step(Step::Tag, Outcome::Done, ours(Power::Running, 2));

@@ -268,6 +268,7 @@ fn join(number: usize) -> Body {
         guest_subnet: GuestSubnet { network: [10, second, 0, 0].into(), prefix_length: 16 },
         labels: [("rack".parse().expect("a name"), format!("r{third}").parse().expect("a label"))]
             .into(),
+        forward_ports_first: None,
     }))
 }
 
@@ -312,5 +313,6 @@ fn create(number: usize) -> Body {
         labels: Default::default(),
         public_user_data: None,
         restart: Default::default(),
+        network: None,
     }))
 }

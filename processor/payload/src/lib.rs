@@ -20,6 +20,7 @@ pub mod limits;
 pub mod membership;
 pub mod merkle;
 pub mod name;
+pub mod network;
 pub mod object;
 pub mod payload;
 pub mod peer;

@@ -87,6 +87,10 @@ pub const VM_VOLUMES_MAX: u8 = 8;
 /// Snapshots that one volume may have. Each is a whole file of its own, which lies over no other:
 /// so no chain of files is ever longer than one.
 pub const VOLUME_SNAPSHOTS_MAX: usize = 16;
+/// Rules of what may begin a conversation with one VM.
+pub const VM_ALLOW_MAX: usize = 32;
+/// Ports of its host that may lead to one VM.
+pub const VM_FORWARDS_MAX: u8 = 8;
 /// Wishes of one VM to be kept apart from others.
 pub const VM_APART_MAX: usize = 8;
 /// How long a session may live, in milliseconds of its host's time.

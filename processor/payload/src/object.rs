@@ -20,6 +20,7 @@ use crate::kind::{
 };
 use crate::membership::{Operator, Proposal};
 use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine};
+use crate::network::VmNetwork;
 use crate::roster::{EpochMembers, Seat};
 use crate::usage::{Meter, PastUsage};
 use crate::volume::{VmVolume, Volume};
@@ -107,6 +108,9 @@ pub struct Host {
     /// Whether it is offered VMs.
     #[n(13)]
     pub duty: HostDuty,
+    /// The first of its own ports that lead to guests; without one none does.
+    #[n(14)]
+    pub forward_ports_first: Option<u16>,
 }
 
 impl Host {
@@ -474,6 +478,9 @@ pub struct Vm {
     /// The machine must have been given its volumes for this generation or a later one.
     #[n(26)]
     pub volumes_since: Generation,
+    /// How its network card is reached.
+    #[n(27)]
+    pub network: VmNetwork,
 }
 
 /// A VM's state in one word (design R11); every state accepts delete.

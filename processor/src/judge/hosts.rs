@@ -34,6 +34,11 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
     if moved && state.used_on(&id).vms > 0 {
         return refuse(RefusalCode::StateWrong, "guest_subnet: VMs have addresses of the old one");
     }
+    let remapped = old.and_then(|old| old.forward_ports_first).is_some()
+        && old.is_some_and(|old| old.forward_ports_first != body.forward_ports_first);
+    if remapped && state.used_on(&id).vms > 0 {
+        return refuse(RefusalCode::StateWrong, "forward_ports_first: VMs have ports of the old");
+    }
     let host = Host {
         id,
         name: body.name.clone(),
@@ -47,6 +52,7 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
         reserve: body.reserve,
         duty: old.map_or(HostDuty::Open, |old| old.duty),
         guest_subnet: body.guest_subnet,
+        forward_ports_first: body.forward_ports_first,
         generation: old.map_or(Generation(1), |old| old.generation.next()),
         cause: case.cause,
     };

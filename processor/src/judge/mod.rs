@@ -14,6 +14,7 @@ mod hosts;
 mod images;
 mod members;
 mod memory;
+mod networks;
 mod placement;
 mod reports;
 mod rooms;
@@ -330,6 +331,7 @@ impl Judge {
             Body::VmReboot(body) => vms::reboot(state, &case, body),
             Body::VmResize(body) => vms::resize(state, &case, body),
             Body::VmProtect(body) => vms::protect(state, &case, body),
+            Body::VmNetwork(body) => networks::reach(state, &case, body),
             Body::VmDelete(body) => vms::delete(state, &case, body),
             Body::VolumeCreate(body) => volumes::create(state, &case, body),
             Body::VolumeAttach(body) => volumes::attach(state, &case, body),

@@ -15,6 +15,7 @@ use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
 use dagger_payload::prediction::{HostFit, HostOutlook};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
+use super::networks::can_forward;
 use super::rooms::{Among, Room};
 use super::state::{State, Usage, is_live};
 
@@ -148,6 +149,7 @@ enum Reason {
     OtherHostAsked,
     OtherRegion,
     LabelsMissing,
+    NoPorts,
     NotApart(ApartBy),
     Full(Capacity),
     NoAddress,
@@ -264,7 +266,11 @@ impl<'a> Search<'a> {
             return Some(Reason::Draining);
         } else if vm.pinned_host.is_some_and(|pinned| pinned != room.host) {
             return Some(Reason::OtherHostAsked);
-        } else if vm.region.is_none() && vm.host_labels.is_empty() && vm.apart.is_empty() {
+        } else if vm.region.is_none()
+            && vm.host_labels.is_empty()
+            && vm.apart.is_empty()
+            && vm.network.forwards.is_empty()
+        {
             return None; // nothing that the host itself would have to be looked at for
         }
         let host = self.state.hosts.get(&room.host)?;
@@ -272,6 +278,8 @@ impl<'a> Search<'a> {
             Some(Reason::OtherRegion)
         } else if !carries(&host.labels, &vm.host_labels) {
             Some(Reason::LabelsMissing)
+        } else if !can_forward(host, vm) {
+            Some(Reason::NoPorts)
         } else {
             let required = self.neighbours.broken(host, ApartStrength::Required).next();
             required.map(Reason::NotApart)
@@ -370,6 +378,7 @@ impl Reason {
             Self::OtherHostAsked => "is not the host asked for".to_owned(),
             Self::OtherRegion => "is in another region".to_owned(),
             Self::LabelsMissing => "does not carry the labels asked for".to_owned(),
+            Self::NoPorts => "offers no ports for guests".to_owned(),
             Self::NotApart(ApartBy::Host) => "carries a VM to keep away from".to_owned(),
             Self::NotApart(ApartBy::Operator) => {
                 "has the operator of a VM to keep away from".to_owned()

@@ -83,6 +83,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         restart: body.restart,
         volumes: Vec::new(),
         volumes_since: Generation(1),
+        network: body.network.clone().unwrap_or_default(),
     }))
 }
 

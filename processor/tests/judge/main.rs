@@ -5,6 +5,7 @@ mod eviction;
 mod keys;
 mod limits;
 mod members;
+mod networks;
 mod proofs;
 mod rules;
 mod snapshot;
@@ -210,6 +211,7 @@ fn join(index: u8) -> Body {
         capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
         guest_subnet: GuestSubnet { network: [10, 77, index, 0].into(), prefix_length: 29 },
         labels: Default::default(),
+        forward_ports_first: None,
     }))
 }
 
@@ -262,6 +264,7 @@ fn create_body(name: &str, cpus: u32) -> VmCreate {
         labels: Default::default(),
         public_user_data: None,
         restart: Default::default(),
+        network: None,
     }
 }
 

@@ -71,6 +71,7 @@ fn draw_join(scene: &Scene, random: &mut Random) -> (Person, Body) {
             prefix_length: random.of(&[29, 28]),
         },
         labels: random.of(&[Default::default(), label]),
+        forward_ports_first: random.of(&[None, Some(20_000), Some(20_000), Some(30_000)]),
     };
     let who = if comes { scene.operator_mostly(random) } else { scene.owner_mostly(seat, random) };
     (who, Body::HostJoin(Box::new(body)))
@@ -104,6 +105,10 @@ fn judge_join(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if carries && old.is_some_and(|old| old.guest_subnet != body.guest_subnet) {
         return Err(RefusalCode::StateWrong);
     }
+    let ports = old.and_then(|old| old.forward_ports_first);
+    if carries && ports.is_some() && ports != body.forward_ports_first {
+        return Err(RefusalCode::StateWrong);
+    }
     let mut host = Host {
         id,
         name: body.name.clone(),
@@ -114,6 +119,7 @@ fn judge_join(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         agent_key: body.agent_key.clone(),
         capacity: body.capacity,
         guest_subnet: body.guest_subnet,
+        forward_ports_first: body.forward_ports_first,
         generation: old.map_or(Generation(0), |old| old.generation),
         cause: old.map_or(asked.cause, |old| old.cause),
         site: body.site.clone(),

@@ -6,7 +6,7 @@ use dagger_payload::kind::Body;
 use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling};
-use super::{accounts, hosts, images, members, reports, snapshots, vms, volumes};
+use super::{accounts, hosts, images, members, networks, reports, snapshots, vms, volumes};
 
 /// One kind of payload.
 pub(crate) struct Kind {
@@ -27,6 +27,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Kind> {
         images::KINDS,
         members::KINDS,
         vms::KINDS,
+        networks::KINDS,
         volumes::KINDS,
         snapshots::KINDS,
         reports::KINDS,

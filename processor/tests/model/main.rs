@@ -10,6 +10,7 @@ mod hosts;
 mod images;
 mod kinds;
 mod members;
+mod networks;
 mod people;
 mod placement;
 mod random;

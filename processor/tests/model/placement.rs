@@ -76,6 +76,7 @@ fn fits(model: &Model, host: &Host, vm: &Vm) -> bool {
         && vm.region.as_ref().is_none_or(|region| *region == host.region)
         && vm.host_labels.iter().all(|(name, value)| host.labels.get(name) == Some(value))
         && breaks(model, host, vm, ApartStrength::Required) == 0
+        && (vm.network.forwards.is_empty() || host.forward_ports_first.is_some())
         && host.capacity.minus(&host.reserve).covers(&used.plus(&vm.size))
         && free_address(model, host).is_some()
 }

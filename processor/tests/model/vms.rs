@@ -13,6 +13,7 @@ use dagger_payload::usage::Meter;
 use super::eviction::past;
 use super::kinds::{Kind, of_kind};
 use super::members::is_present;
+use super::networks::draw_network;
 use super::people::{Person, Scene};
 use super::placement::{place, require_room};
 use super::random::Random;
@@ -80,6 +81,7 @@ fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
         labels: draw_labels(random),
         public_user_data: None,
         restart: random.of(&[RestartPolicy::Always, RestartPolicy::Never]),
+        network: random.happens(300).then(|| draw_network(random)),
     };
     let who = scene.acting(random);
     let who = if random.happens(950) { who } else { Person::any(random) };
@@ -142,13 +144,14 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         restart: body.restart,
         volumes: Vec::new(),
         volumes_since: Generation(1),
+        network: body.network.clone().unwrap_or_default(),
     };
     vm.placement = place(model, &vm)?;
     Ok(vec![Effect::Vm(Box::new(vm))])
 }
 
 /// A VM, mostly one that exists, a signer, mostly its owner, and perhaps a generation.
-fn draw_change(scene: &Scene, random: &mut Random) -> (Person, VmChange) {
+pub(crate) fn draw_change(scene: &Scene, random: &mut Random) -> (Person, VmChange) {
     let vms = &scene.model.vms;
     if vms.is_empty() || random.happens(30) {
         let vm = VmId([7; 16]);

@@ -9,6 +9,7 @@ use dagger_agent::handover::{
     HostReport, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use dagger_agent::machines::{Backend, Broken, MachineConfiguration, NetworkKind, run};
+use dagger_agent::network::HelperConfiguration;
 use dagger_images::ImageStore;
 use dagger_payload::id::{CommitIndex, Generation, OperatorId, PayloadDigest, Position};
 use dagger_payload::key::SecretKey;
@@ -46,6 +47,7 @@ fn host() -> Host {
         agent_key: key,
         capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
         site: None,
+        forward_ports_first: None,
         reserve: Capacity::default(),
         duty: HostDuty::Open,
         guest_subnet: GuestSubnet { network: [10, 77, 1, 0].into(), prefix_length: 24 },
@@ -66,6 +68,10 @@ impl Half {
             import_directories: Vec::new(),
             backend: Backend::CloudHypervisor(configuration(directory)),
             network_kind: NetworkKind::None,
+            network_helper: HelperConfiguration {
+                program: "/nonexistent".into(),
+                supervision: Default::default(),
+            },
             nameservers: Vec::new(),
             policy: LocalPolicy::default(),
             retention: Retention::default(),

@@ -63,6 +63,7 @@ pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm 
         host_labels: std::collections::BTreeMap::new(),
         pinned_host: None,
         apart: Vec::new(),
+        network: Default::default(),
         protection: Protection::Unprotected,
         booted_since: Generation(1),
         volumes: Vec::new(),

@@ -13,7 +13,9 @@ mod host;
 mod program;
 
 use std::os::unix::net::UnixListener;
+use std::process::Command;
 
+use dagger_agent::hypervisor::names::HostNames;
 use dagger_agent::hypervisor::{
     GivenVolume, GuestNetwork, Hypervisor, HypervisorError, Machine, Power, Tags,
 };
@@ -247,15 +249,25 @@ fn cloud_hypervisor_a_stranger_at_the_socket_is_not_signalled() {
 }
 
 #[test]
-fn cloud_hypervisor_a_machine_that_needs_a_network_card_is_refused_with_a_code() {
+fn cloud_hypervisor_a_machine_starts_on_the_tap_that_was_made_for_it_and_not_without() {
     let host = Host::new();
+    let names = HostNames::of(HERE);
     let mut machine = host.specification(VM);
-    machine.network = GuestNetwork::HostNat;
-    let Err(HypervisorError::Refused(why)) = host.hypervisor.define(&machine) else {
-        panic!("it was defined without its network card");
-    };
-    assert!(why.starts_with("network_unsupported:"), "{why}");
-    assert_eq!(host.power(VM), None);
+    machine.network = GuestNetwork::Tap;
+    host.hypervisor.define(&machine).unwrap();
+    assert!(matches!(host.hypervisor.start(VM), Err(HypervisorError::Failed(_))));
+    assert_eq!(host.power(VM), Some(Power::Stopped));
+
+    let tap = names.tap(VM);
+    let ip = |words: &[&str]| Command::new("ip").args(words).status().expect("ip runs");
+    assert!(ip(&["tuntap", "add", "dev", &tap, "mode", "tap", "vnet_hdr"]).success());
+    let started = host.hypervisor.start(VM);
+    let (_, seen) = call(&host.place(VM, "api.sock"), "GET", "vm.info", "");
+    ip(&["link", "delete", "dev", &tap]);
+    started.unwrap();
+    let seen: serde_json::Value = serde_json::from_str(&seen).unwrap();
+    let card = serde_json::json!([{ "id": "net0", "tap": tap, "mac": names.mac(VM) }]);
+    assert_eq!(seen["config"]["net"], card);
 }
 
 #[test]

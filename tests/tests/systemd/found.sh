@@ -23,14 +23,16 @@ found() {
   install -m 600 "$keys/ledger" /etc/dagger/keys/ledger_key
   install -m 600 "$keys/agent" /etc/dagger/keys/agent_key
   cp /usr/share/dagger/{agent,ledger,processor}.toml /etc/dagger/
-  sed -i 's|qemu:///system|test:///default|; s|kind = "nat"|kind = "none"|' /etc/dagger/agent.toml
+  sed -i 's|qemu:///system|test:///default|' /etc/dagger/agent.toml
+  # As udev leaves it, which a container has not.
+  chmod 666 /dev/net/tun
   daggerctl genesis make --name one --operator "op1=$keys/operator.pub" \
     --host "host1=op1,$keys/ledger.pub,127.0.0.1:7400" >/etc/dagger/genesis.json
   daggerctl genesis sign /etc/dagger/genesis.json --key "$keys/operator"
   systemctl enable --now dagger.target
   wait_until 30 daggerctl ledger status
   daggerctl host join host1 --region eu-1 --cpus 8 --memory 16GiB --disk 100GiB \
-    --guest-subnet 10.77.1.0/24 --ledger-key "$keys/ledger.pub" --agent-key "$keys/agent.pub" \
+    --guest-subnet 10.77.1.0/24 --forward-ports-first 20000 --ledger-key "$keys/ledger.pub" --agent-key "$keys/agent.pub" \
     --key "$keys/operator"
   daggerctl account grant "$keys/developer.pub" --cpus 4 --memory 4GiB --disk 50GiB \
     --key "$keys/operator"

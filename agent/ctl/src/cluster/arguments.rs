@@ -158,7 +158,7 @@ pub(crate) struct DevArguments {
 pub(crate) enum Hypervisor {
     /// QEMU through libvirt: real VMs
     Qemu,
-    /// Cloud Hypervisor: real VMs, without a network card in this version
+    /// Cloud Hypervisor: real VMs, with network cards if you are root
     #[value(name = "cloud-hypervisor")]
     #[serde(rename = "cloud_hypervisor")]
     Cloud,

@@ -126,12 +126,21 @@ fn agent(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -
     let listen = format!("127.0.0.1:{}", host.api_port);
     table.insert("api".into(), toml::Table::from_iter([("listen".into(), listen.into())]).into());
     table.insert("hypervisor".into(), hypervisor(directory, record, host).into());
-    let kind = match record.hypervisor {
-        Hypervisor::Qemu => "nat",
-        Hypervisor::Test | Hypervisor::Cloud => "none",
-    };
-    table.insert("network".into(), toml::Table::from_iter([("kind".into(), kind.into())]).into());
+    table.insert("network".into(), network(record).into());
     table
+}
+
+/// What connects a host's VMs.
+fn network(record: &Record) -> toml::Table {
+    let Some(helper) = &record.network_helper else {
+        return toml::Table::from_iter([("kind".to_owned(), "none".into())]);
+    };
+    toml::Table::from_iter([
+        ("kind".to_owned(), "nat".into()),
+        ("helper".to_owned(), text(helper)),
+        // The units belong to the host's own agent, not to a cluster that is played with.
+        ("supervision".to_owned(), "direct".into()),
+    ])
 }
 
 /// What runs a host's VMs.

@@ -120,8 +120,11 @@ async fn choose_hypervisor(
     record.hypervisor = arguments.hypervisor.unwrap_or(record.hypervisor);
     if record.hypervisor == Hypervisor::Test {
         record.libvirt = Libvirt::None;
+        record.network_helper = None;
         return Ok(());
     }
+    let is_root = nix::unistd::geteuid().is_root();
+    record.network_helper = if is_root { Some(daemons::find_program("dagger-net")?) } else { None };
     if record.hypervisor == Hypervisor::Cloud {
         record.libvirt = Libvirt::None;
         let found = cloud_hypervisor::find(arguments, record.cloud_hypervisor.as_ref())?;
@@ -129,7 +132,7 @@ async fn choose_hypervisor(
         record.cloud_hypervisor = Some(found);
         return Ok(());
     }
-    if !nix::unistd::geteuid().is_root() {
+    if !is_root {
         return Err(Failure::refused(
             "needs_root",
             "real VMs need root: for their networks, and for a libvirtd of the cluster's own",
@@ -143,7 +146,7 @@ async fn choose_hypervisor(
             "program_missing",
             format!("not installed: {}", missing.join(", ")),
             "On Debian: apt-get install --no-install-recommends libvirt-daemon-system libvirt-clients \
-             qemu-system-x86 qemu-utils iptables dnsmasq-base",
+             qemu-system-x86 qemu-utils iptables iproute2 nftables",
         ));
     }
     progress.working("trying whether KVM works here");

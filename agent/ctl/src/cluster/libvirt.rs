@@ -77,8 +77,10 @@ pub(crate) fn system_answers() -> bool {
 /// What must be installed, as far as it is missing.
 pub(crate) fn missing_programs(libvirt: Libvirt) -> Vec<&'static str> {
     let needed: &[&str] = match libvirt {
-        Libvirt::Private => &["libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "iptables"],
-        Libvirt::System => &["virsh", "qemu-img"],
+        Libvirt::Private => {
+            &["libvirtd", "virsh", "qemu-system-x86_64", "qemu-img", "iptables", "ip", "nft"]
+        }
+        Libvirt::System => &["virsh", "qemu-img", "ip", "nft"],
         Libvirt::None => &[],
     };
     needed.iter().copied().filter(|name| find_in_path(name).is_none()).collect()

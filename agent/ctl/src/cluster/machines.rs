@@ -1,5 +1,5 @@
 //! Removes what the cluster's agents made on this machine outside of its directory: domains,
-//! networks, bridges, and the traces that libvirt leaves in the firewall.
+//! network cards, and the traces that libvirt leaves in the firewall.
 //!
 //! Owns `cluster stop`'s part of it. Touches only what is named from the ids of the cluster's own
 //! hosts. Never deletes a disk. Called by `cluster::stop`.
@@ -28,6 +28,9 @@ const CHAINS: [(&str, &str, &str); 6] = [
     ("nat", "POSTROUTING", "LIBVIRT_PRT"),
 ];
 const MANGLE_CHAIN: (&str, &str, &str) = ("mangle", "POSTROUTING", "LIBVIRT_PRT");
+/// What the names of guests' taps and tables begin with.
+const CARD: &str = "dgr-";
+const INTERFACES: &str = "/sys/class/net";
 const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// The first eight digits of each host's id: what is in every name on this machine.
@@ -43,8 +46,8 @@ pub(crate) fn host_marks(directory: &Directory) -> Result<Vec<String>, Failure> 
     Ok(genesis.hosts.iter().map(mark).collect())
 }
 
-/// Ends the cluster's VMs and networks. Whatever libvirt cannot be asked to end is ended by its
-/// process or device.
+/// Ends the cluster's VMs and removes their network cards. Whatever libvirt cannot be asked to end
+/// is ended by its process.
 pub(crate) async fn remove(directory: &Directory, record: &Record) -> Result<(), Failure> {
     let marks = host_marks(directory)?;
     let uri = libvirt_uri(directory, record);
@@ -66,22 +69,40 @@ pub(crate) async fn remove(directory: &Directory, record: &Record) -> Result<(),
             }
         }
     }
-    for network in virsh(&uri, &["net-list", "--all", "--name"]).await.unwrap_or_default().lines() {
-        if ours("dagger-", network) {
-            let _ = virsh(&uri, &["net-destroy", "--network", network]).await;
-            if record.libvirt == Libvirt::System {
-                let _ = virsh(&uri, &["net-undefine", "--network", network]).await;
-            }
-        }
-    }
     for mark in &marks {
         end_stray_guests(mark);
-        let bridge = format!("dg{mark}");
-        if Path::new("/sys/class/net").join(&bridge).exists() {
-            run_quietly("ip", &["link", "delete", &bridge]);
+    }
+    remove_cards(&marks);
+    Ok(())
+}
+
+/// Removes taps and filters of guests: a tap tells its host by its alias, a table by its name.
+pub(crate) fn remove_cards(marks: &[String]) {
+    let is_ours = |text: &str, beginning: &str| {
+        let rest = text.strip_prefix(beginning);
+        rest.is_some_and(|rest| marks.iter().any(|mark| rest.starts_with(mark.as_str())))
+    };
+    for name in interfaces().filter(|name| name.starts_with(CARD)) {
+        let alias = Path::new(INTERFACES).join(&name).join("ifalias");
+        let alias = std::fs::read_to_string(alias).unwrap_or_default();
+        if is_ours(&alias, "dagger:") {
+            run_quietly("ip", &["link", "delete", "dev", &name]);
         }
     }
-    Ok(())
+    let nft = super::daemons::find_in_path("nft").unwrap_or_else(|| "nft".into());
+    let Ok(listed) = Command::new(nft).args(["list", "tables"]).output() else { return };
+    for line in String::from_utf8_lossy(&listed.stdout).lines() {
+        if let ["table", family, table] = line.split_whitespace().collect::<Vec<_>>()[..]
+            && is_ours(table, CARD)
+        {
+            run_quietly("nft", &["delete", "table", family, table]);
+        }
+    }
+}
+
+fn interfaces() -> impl Iterator<Item = String> {
+    let entries = std::fs::read_dir(INTERFACES).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned())
 }
 
 /// Runs `virsh` within its deadline; `None` when it fails.
@@ -120,7 +141,7 @@ fn end_stray_guests(mark: &str) {
     }
 }
 
-/// Notes whether this machine forwarded packets before libvirt switched that on for its networks.
+/// Notes whether this machine forwarded packets before that was switched on for guests.
 pub(crate) fn note_forwarding(directory: &Directory) {
     let note = directory.join("libvirt/ip_forward");
     if !note.exists()
@@ -131,15 +152,10 @@ pub(crate) fn note_forwarding(directory: &Directory) {
     }
 }
 
-/// Takes back what libvirt changed for the whole machine, unless another network of libvirt's still
-/// needs it.
+/// Takes back what was changed for the whole machine, unless another network of libvirt's or
+/// another guest's card still needs it.
 pub(crate) fn restore_machine(directory: &Directory) {
-    let interfaces = std::fs::read_dir("/sys/class/net");
-    let others = interfaces.into_iter().flatten().flatten().any(|interface| {
-        let name = interface.file_name();
-        let name = name.to_string_lossy();
-        name.starts_with("virbr") || is_dagger_bridge(&name)
-    });
+    let others = interfaces().any(|name| name.starts_with("virbr") || name.starts_with(CARD));
     let note = directory.join("libvirt/ip_forward");
     if !others {
         for (table, from, chain) in CHAINS.into_iter().chain([MANGLE_CHAIN]) {
@@ -151,12 +167,6 @@ pub(crate) fn restore_machine(directory: &Directory) {
         }
     }
     let _ = std::fs::remove_file(note);
-}
-
-/// `dg` and the eight digits of a host: the bridge of some development cluster.
-fn is_dagger_bridge(name: &str) -> bool {
-    name.strip_prefix("dg")
-        .is_some_and(|mark| mark.len() == 8 && mark.bytes().all(|c| c.is_ascii_hexdigit()))
 }
 
 fn remove_empty_chain(program: &str, table: &str, from: &str, chain: &str) {
@@ -181,17 +191,4 @@ fn run_quietly(program: &str, arguments: &[&str]) {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_bridges_of_dagger_keep_the_machine_as_libvirt_left_it() {
-        assert!(is_dagger_bridge("dg0a1b2c3d"));
-        for name in ["dg", "dg0", "dgnotahexd", "eth0", "docker0", "dg0a1b2c3d4"] {
-            assert!(!is_dagger_bridge(name), "{name}");
-        }
-    }
 }

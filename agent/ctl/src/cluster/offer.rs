@@ -8,6 +8,7 @@ use std::time::Instant;
 
 use dagger_api::HostView;
 use dagger_payload::kind::{Body, Capacity, GuestSubnet, HostJoin};
+use dagger_payload::limits::VM_FORWARDS_MAX;
 use dagger_payload::name::{Labels, Name};
 
 use super::arguments::{DevArguments, Hypervisor};
@@ -23,6 +24,13 @@ use crate::signer::{read_public_key, with_pub};
 /// CPUs are shared among the hosts' guests, so that a small machine can still show VMs with
 /// several.
 const CPUS_MIN: u32 = 4;
+/// Ports of the machine from here on lead to guests; below the range from which Linux takes ports
+/// by itself.
+const FORWARD_PORTS_FIRST: u16 = 10_000;
+/// The last port at which those of a host may begin.
+const FORWARD_PORTS_LAST: u16 = 30_000;
+/// Guests that a /24 has addresses for.
+const GUESTS_OF_24: u8 = 253;
 /// What a host of pretended VMs offers.
 const PRETENDED: Capacity = Capacity { cpus: 32, memory_mib: 64 * 1024, disk_gib: 1024 };
 
@@ -82,7 +90,16 @@ pub(crate) fn join(
         reserve: Capacity::default(),
         guest_subnet: GuestSubnet { network: host.guest_network, prefix_length: 24 },
         labels: Labels::new(),
+        forward_ports_first: forward_ports_first(index),
     })))
+}
+
+/// Where the ports of a host begin that lead to its guests: hosts of one machine share none, as far
+/// as there are enough.
+fn forward_ports_first(index: usize) -> Option<u16> {
+    let ports = (usize::from(GUESTS_OF_24) * usize::from(VM_FORWARDS_MAX)).checked_mul(index)?;
+    let first = FORWARD_PORTS_FIRST.checked_add(u16::try_from(ports).ok()?)?;
+    (first <= FORWARD_PORTS_LAST).then_some(first)
 }
 
 /// What was asked of a host to offer.

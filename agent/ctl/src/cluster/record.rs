@@ -93,6 +93,9 @@ pub(crate) struct Record {
     /// Cloud Hypervisor's files, where that runs the VMs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cloud_hypervisor: Option<super::cloud_hypervisor::Programs>,
+    /// What connects the VMs: `dagger-net`; nothing where they have no network cards.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) network_helper: Option<PathBuf>,
     /// The hosts: first those of the genesis, in its order.
     pub(crate) hosts: Vec<HostRecord>,
 }
@@ -265,6 +268,7 @@ impl Record {
             accelerator: Accelerator::Tcg,
             libvirt: Libvirt::None,
             cloud_hypervisor: None,
+            network_helper: None,
             hosts: Vec::new(),
         }
     }

@@ -73,6 +73,7 @@ pub(crate) async fn stop(
     if record.cloud_hypervisor.is_some() {
         progress.working("ending the VMs");
         cloud_hypervisor::end(directory, record);
+        machines::remove_cards(&machines::host_marks(directory)?);
         progress.done("VMs ended");
     }
     progress.working("stopping the ledgers and processors");

@@ -35,7 +35,10 @@ pub(crate) fn show(
 fn text(directory: &Directory, record: &Record, mode: Mode) -> String {
     let machines = match (record.hypervisor, record.accelerator) {
         (Hypervisor::Test, _) => "VMs on paper only (libvirt's test driver)",
-        (Hypervisor::Cloud, _) => "real VMs, Cloud Hypervisor, no network cards",
+        (Hypervisor::Cloud, _) if record.network_helper.is_none() => {
+            "real VMs, Cloud Hypervisor, no network cards"
+        }
+        (Hypervisor::Cloud, _) => "real VMs, Cloud Hypervisor",
         (Hypervisor::Qemu, Accelerator::Kvm) => "real VMs, QEMU with KVM",
         (Hypervisor::Qemu, Accelerator::Tcg) => "real VMs, QEMU without KVM",
     };

@@ -57,6 +57,7 @@ fn text(view: &FsckView) -> String {
 
 fn kind_words(kind: FsckKind) -> &'static str {
     match kind {
+        FsckKind::CardWithoutOwner => "network card without owner",
         FsckKind::DiskWithoutOwner => "disk without owner",
         FsckKind::MachineWithoutOwner => "machine without owner",
         FsckKind::MachineForeign => "foreign machine under our name",

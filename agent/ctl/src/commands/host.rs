@@ -171,6 +171,10 @@ pub(crate) struct JoinArguments {
     /// Private IPv4 network for its guests, /16 to /29, for example 10.77.1.0/24
     #[arg(long, value_name = "NETWORK")]
     pub(crate) guest_subnet: Subnet,
+    /// First of its own ports that lead to guests who ask for one: each guest address gets eight;
+    /// none does without it
+    #[arg(long, value_name = "PORT")]
+    pub(crate) forward_ports_first: Option<u16>,
     /// The public half of its ledger's key
     #[arg(long, value_name = "FILE.pub")]
     pub(crate) ledger_key: PathBuf,
@@ -309,6 +313,7 @@ pub(crate) fn join_body(arguments: &JoinArguments) -> Result<Body, Failure> {
             disk_gib: arguments.reserve_disk.unwrap_or(0),
         },
         guest_subnet: arguments.guest_subnet.0,
+        forward_ports_first: arguments.forward_ports_first,
         labels: labels(&arguments.label)?,
     })))
 }

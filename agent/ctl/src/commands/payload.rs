@@ -24,6 +24,7 @@ use super::vm::{
     ChangeWhat, CreateArguments, ResizeWhat, StopWhat, change_body, create_body, protect,
     resize_body, stop_body, unprotect,
 };
+use super::vm_network::NetworkWhat;
 use super::volume;
 use super::volume_snapshots;
 use super::{ChangeOptions, Wait};
@@ -126,6 +127,9 @@ pub(crate) enum MakeKind {
     /// As `daggerctl vm resize`
     #[command(name = "vm.resize")]
     VmResize(ResizeWhat),
+    /// As `daggerctl vm network`
+    #[command(name = "vm.network")]
+    VmNetwork(NetworkWhat),
     /// As `daggerctl vm protect` and `vm unprotect`
     #[command(name = "vm.protect")]
     VmProtect {
@@ -261,6 +265,7 @@ async fn body_of(kind: &MakeKind, session: &Session) -> Result<Body, Failure> {
         MakeKind::VmReboot(what) => Body::VmReboot(change_body(what, session).await?),
         MakeKind::VmResize(what) => resize_body(what, session).await?,
         MakeKind::VmDelete(what) => Body::VmDelete(change_body(what, session).await?),
+        MakeKind::VmNetwork(what) => Body::VmNetwork(what.body(session).await?),
         MakeKind::VmProtect { what, protection } => {
             let change = change_body(what, session).await?;
             match protection {

@@ -17,6 +17,7 @@ use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
 use dagger_payload::object::Wanted;
 
 use super::follow::{Goal, Story, follow};
+use super::vm_network::{self, NetworkArguments, NetworkWishes};
 use super::vm_view::{list, show};
 use super::{ChangeOptions, Wait, console, dry_run, encode, history, image, why};
 use crate::failure::Failure;
@@ -98,6 +99,9 @@ pub(crate) enum VmCommand {
     /// Give a VM other virtual CPUs and memory, from its next start on
     #[command(after_help = RESIZE_EXAMPLES)]
     Resize(ResizeArguments),
+    /// Say what may reach a VM, and let ports of its host lead to it
+    #[command(after_help = vm_network::EXAMPLES)]
+    Network(NetworkArguments),
     /// Let a VM not be deleted before it is unprotected
     #[command(after_help = "Example:\n  daggerctl vm protect db-1")]
     Protect(ChangeArguments),
@@ -274,6 +278,9 @@ pub(crate) struct CreateArguments {
     /// What happens when the guest stops by itself or its host was switched off
     #[arg(long, value_enum, default_value = "always")]
     pub(crate) restart: NamedRestart,
+    /// How its network card is reached.
+    #[command(flatten)]
+    pub(crate) network: NetworkWishes,
     /// cloud-init user-data; PUBLIC: it stays readable in the ledger for ever
     #[arg(long, value_name = "FILE")]
     pub(crate) user_data_public: Option<PathBuf>,
@@ -312,6 +319,12 @@ pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Fai
             change(&arguments, Body::VmReboot, Goal::Applied, session).await
         }
         VmCommand::Resize(arguments) => resize(&arguments, session).await,
+        VmCommand::Network(arguments) => {
+            let body = arguments.what.body(session).await?;
+            let id = body.vm;
+            let goal = (&arguments.options, Goal::Applied);
+            order(id, Body::VmNetwork(body), goal, session).await
+        }
         VmCommand::Protect(arguments) => change(&arguments, protect, Goal::Applied, session).await,
         VmCommand::Unprotect(arguments) => {
             change(&arguments, unprotect, Goal::Applied, session).await
@@ -383,6 +396,7 @@ pub(crate) async fn create_body(
             NamedRestart::Always => RestartPolicy::Always,
             NamedRestart::Never => RestartPolicy::Never,
         },
+        network: arguments.network.of_new()?,
     })))
 }
 

@@ -8,7 +8,7 @@ use dagger_payload::kind::ReportPhase;
 use dagger_payload::name::{Name, SshKeyLine};
 use dagger_payload::object::{Agreement, VmReport};
 
-use super::short;
+use super::{short, vm_network};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::session::Session;
@@ -67,6 +67,16 @@ fn phase_word(phase: ReportPhase) -> &'static str {
     }
 }
 
+/// Which ports of its host lead to it.
+fn forwards(view: &VmView) -> String {
+    let host = view.host_name.as_ref().map_or("its host", |name| name.as_str());
+    let each = view.forwards.iter().map(|forward| {
+        let (port, protocol) = (forward.host_port, forward.protocol.word());
+        format!("{host}:{port} to {protocol}:{}", forward.guest_port)
+    });
+    each.collect::<Vec<_>>().join(", ")
+}
+
 /// One VM in full.
 pub(crate) fn show(view: &VmView) -> String {
     let vm = &view.vm;
@@ -83,6 +93,8 @@ pub(crate) fn show(view: &VmView) -> String {
         ("host", optional(view.host_name.as_ref().map(Name::to_string))),
         ("seen here", format!("{:?}", view.sight).to_lowercase()),
         ("address", optional(vm.placement.address().map(|address| address.to_string()))),
+        ("allowed in", vm_network::allowed(&vm.network)),
+        ("forwards", forwards(view)),
         ("cpus", vm.size.cpus.to_string()),
         ("memory", format!("{} MiB", vm.size.memory_mib)),
         ("disk", format!("{} GiB", vm.size.disk_gib)),

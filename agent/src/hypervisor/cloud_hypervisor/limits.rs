@@ -19,8 +19,6 @@ pub(super) const END_WAIT_MAX: Duration = Duration::from_secs(5);
 pub(super) const KILL_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Between two looks whether it is gone.
 pub(super) const GONE_LOOK_EVERY: Duration = Duration::from_millis(5);
-/// How long the service manager may take to answer: it can hang on a unit in uninterruptible sleep.
-pub(super) const MANAGER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Bytes of a request's body that every release takes.
 pub(super) const REQUEST_BYTES_MAX: usize = 51_200;
 /// Bytes of an answer.

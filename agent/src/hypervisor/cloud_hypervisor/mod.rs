@@ -4,7 +4,7 @@
 //! on) and the order of calls that survives what the process is known to do. Never decides, never
 //! touches a machine whose tags are not ours. A process is dead only when nobody listens at its
 //! socket; one that does not answer is alive. Called through [`Hypervisor`] by the actuator and the
-//! observation. Guests have no network card yet: see `decisions.md`.
+//! observation.
 
 mod api;
 mod events;
@@ -25,8 +25,9 @@ use std::time::{Duration, Instant};
 
 use dagger_images::files;
 use dagger_images::header::inspect;
+use dagger_net::request::Owner;
 use dagger_payload::id::VmId;
-use dagger_payload::kind::{GuestSubnet, ImageFormat};
+use dagger_payload::kind::ImageFormat;
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use nix::unistd::Group;
 use serde::{Deserialize, Serialize};
@@ -44,10 +45,11 @@ use self::watch::Watch;
 use super::announcer::Announcer;
 use super::names::HostNames;
 use super::{
-    ConsoleInput, GivenVolume, GuestNetwork, Hypervisor, HypervisorError, Inventory, Machine,
+    ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
     MachineSpecification, Power, Tags,
 };
 use crate::controller::proof::{DeleteProof, StopProof};
+use crate::service_manager;
 
 /// The group that machines under systemd run in; disks and directories are opened to it.
 const GROUP: &str = "dagger-vm";
@@ -67,6 +69,16 @@ pub struct CloudHypervisorConfiguration {
     pub supervision: Supervision,
 }
 
+impl CloudHypervisorConfiguration {
+    /// Who opens the taps of its machines: under systemd they have a user of their own.
+    pub fn card_owner(&self) -> Owner {
+        match self.supervision.resolved() {
+            Supervision::Systemd => Owner::Machines,
+            Supervision::Auto | Supervision::Direct => Owner::Root,
+        }
+    }
+}
+
 /// Who owns the processes.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -78,6 +90,16 @@ pub enum Supervision {
     Systemd,
     /// Sessions of their own, which outlive the agent.
     Direct,
+}
+
+impl Supervision {
+    fn resolved(self) -> Self {
+        match self {
+            Self::Auto if service_manager::is_booted() => Self::Systemd,
+            Self::Auto => Self::Direct,
+            told => told,
+        }
+    }
 }
 
 /// Cloud Hypervisor on this host.
@@ -107,11 +129,7 @@ enum Process {
 impl CloudHypervisor {
     /// Prepares; nothing is started yet.
     pub fn new(configuration: CloudHypervisorConfiguration, announcer: Announcer) -> Self {
-        let supervision = match configuration.supervision {
-            Supervision::Auto if systemd::is_booted() => Supervision::Systemd,
-            Supervision::Auto => Supervision::Direct,
-            told => told,
-        };
+        let supervision = configuration.supervision.resolved();
         let supervisor: Box<dyn Supervisor> = match supervision {
             Supervision::Systemd => Box::new(Systemd),
             Supervision::Auto | Supervision::Direct => {
@@ -362,14 +380,7 @@ impl Hypervisor for CloudHypervisor {
         Ok(self.machine(vm)?.map(|(machine, _)| machine))
     }
 
-    fn ensure_network(&self, _: &GuestSubnet) -> Result<(), HypervisorError> {
-        Err(no_network())
-    }
-
     fn define(&self, machine: &MachineSpecification) -> Result<(), HypervisorError> {
-        if machine.network != GuestNetwork::None {
-            return Err(no_network());
-        }
         let place = self.place(machine.tags.vm);
         if place.serial().as_os_str().len() > SOCKET_PATH_BYTES_MAX {
             return Err(HypervisorError::Refused(format!(
@@ -381,7 +392,9 @@ impl Hypervisor for CloudHypervisor {
             return Err(HypervisorError::Failed("it runs".to_owned()));
         }
         let firmware = &self.configuration.firmware;
-        let config = shapes::configuration(machine, firmware, place.directory(), self.landlock);
+        let card = shapes::card(machine, &self.names);
+        let config =
+            shapes::configuration(machine, card, (firmware, place.directory()), self.landlock);
         let config = serde_json::to_value(config)
             .map_err(|error| HypervisorError::Refused(error.to_string()))?;
         let definition = Definition::new(&machine.tags, machine.console.clone(), config);
@@ -544,14 +557,6 @@ fn find_landlock() -> Landlock {
         .handle_access(AccessFs::from_all(ABI::V3))
         .and_then(Ruleset::create);
     if made.is_ok() { Landlock::On } else { Landlock::Off }
-}
-
-fn no_network() -> HypervisorError {
-    HypervisorError::Refused(
-        "network_unsupported: guests of Cloud Hypervisor have no network card in this version; use a \
-         host with libvirt"
-            .to_owned(),
-    )
 }
 
 fn failed(error: &io::Error) -> HypervisorError {

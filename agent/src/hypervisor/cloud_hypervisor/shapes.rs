@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::hypervisor::names::uuid;
-use crate::hypervisor::{GivenVolume, MachineSpecification, Tags};
+use crate::hypervisor::names::{HostNames, uuid};
+use crate::hypervisor::{GivenVolume, GuestNetwork, MachineSpecification, Tags};
 
 /// What stands in front of our tags among a machine's OEM strings.
 const TAGS_BEGINNING: &str = "dagger:1:";
@@ -22,6 +22,8 @@ pub(super) struct VmConfig {
     memory: Memory,
     payload: Payload,
     disks: Vec<Disk>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    net: Option<[Net; 1]>,
     rng: Rng,
     serial: Serial,
     console: Console,
@@ -58,6 +60,14 @@ struct Disk {
     backing_files: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     serial: Option<String>,
+}
+
+/// A card on a tap that was made before, and is switched on.
+#[derive(Debug, Serialize)]
+pub(super) struct Net {
+    id: &'static str,
+    tap: String,
+    mac: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -97,11 +107,20 @@ pub(super) enum Landlock {
     Off,
 }
 
+/// The machine's network card, if it has one.
+pub(super) fn card(machine: &MachineSpecification, names: &HostNames) -> Option<Net> {
+    let vm = machine.tags.vm;
+    match machine.network {
+        GuestNetwork::Tap => Some(Net { id: "net0", tap: names.tap(vm), mac: names.mac(vm) }),
+        GuestNetwork::None => None,
+    }
+}
+
 /// The machine as the process is told it.
 pub(super) fn configuration(
     machine: &MachineSpecification,
-    firmware: &Path,
-    directory: &Path,
+    card: Option<Net>,
+    (firmware, directory): (&Path, &Path),
     landlock: Landlock,
 ) -> VmConfig {
     let below = |path: &Path| LandlockRule { path: path.to_owned(), access: "r" };
@@ -130,6 +149,7 @@ pub(super) fn configuration(
         .into_iter()
         .chain(machine.volumes.iter().map(volume))
         .collect(),
+        net: card.map(|card| [card]),
         rng: Rng { src: "/dev/urandom" },
         serial: Serial { mode: "Socket", socket: directory.join(super::place::SERIAL) },
         console: Console { mode: "Off" },

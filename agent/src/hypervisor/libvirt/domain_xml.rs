@@ -194,7 +194,7 @@ struct Interface {
     #[serde(rename = "@type")]
     kind: &'static str,
     mac: Address,
-    source: NetworkName,
+    target: Tap,
     model: InterfaceModel,
 }
 
@@ -204,10 +204,13 @@ struct Address {
     address: String,
 }
 
+/// A tap that is there before the machine starts and stays after it: libvirt makes none.
 #[derive(Serialize)]
-struct NetworkName {
-    #[serde(rename = "@network")]
-    network: String,
+struct Tap {
+    #[serde(rename = "@dev")]
+    device: String,
+    #[serde(rename = "@managed")]
+    managed: &'static str,
 }
 
 #[derive(Serialize)]
@@ -358,10 +361,10 @@ fn devices<'a>(
     log: Option<Log<'a>>,
 ) -> Devices<'a> {
     let interface = match machine.network {
-        GuestNetwork::HostNat => Some(Interface {
-            kind: "network",
+        GuestNetwork::Tap => Some(Interface {
+            kind: "ethernet",
             mac: Address { address: names.mac(machine.tags.vm) },
-            source: NetworkName { network: names.network() },
+            target: Tap { device: names.tap(machine.tags.vm), managed: "no" },
             model: InterfaceModel { kind: "virtio" },
         }),
         GuestNetwork::None => None,

@@ -9,14 +9,12 @@ mod console;
 mod domain_xml;
 mod events;
 mod flavour;
-mod network_xml;
 mod volumes;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use dagger_payload::id::VmId;
-use dagger_payload::kind::GuestSubnet;
 use virt::connect::Connect;
 use virt::domain::{Domain, DomainPausedReason, DomainState, DomainStateReason};
 use virt::error::{Error, ErrorNumber};
@@ -220,33 +218,6 @@ impl Hypervisor for Libvirt {
             Err(error) if is(&error, ErrorNumber::NoDomain) => Ok(None),
             Err(error) => Err(HypervisorError::Unavailable(error.to_string())),
         }
-    }
-
-    fn ensure_network(&self, subnet: &GuestSubnet) -> Result<(), HypervisorError> {
-        let (connection, _) = self.connection()?;
-        let network = match connection.lookup_network_by_name(&self.names.network()) {
-            Ok(network) => {
-                let xml = network.xml_desc(0).map_err(failed)?;
-                if !network_xml::is_of(&xml, subnet) {
-                    return Err(HypervisorError::Occupied(
-                        "the host's guest network has another subnet; remove it while no guest runs"
-                            .to_owned(),
-                    ));
-                }
-                network
-            }
-            Err(error) if is(&error, ErrorNumber::NoNetwork) => {
-                let xml = network_xml::network(&self.names, subnet).ok_or_else(|| {
-                    HypervisorError::Refused("the guest subnet has no room for the host".to_owned())
-                })?;
-                connection.define_network_xml(&xml).map_err(failed)?
-            }
-            Err(error) => return Err(HypervisorError::Unavailable(error.to_string())),
-        };
-        if network.is_active().map_err(failed)? {
-            return Ok(());
-        }
-        network.create().map_err(failed)
     }
 
     fn define(&self, machine: &MachineSpecification) -> Result<(), HypervisorError> {

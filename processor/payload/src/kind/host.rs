@@ -11,6 +11,7 @@ use super::{Checked, require};
 use crate::id::{Generation, HostId};
 use crate::key::PublicKey;
 use crate::name::{Labels, Name, labels_are_within_limits};
+use crate::network::are_host_ports;
 use crate::refusal::Refusal;
 
 /// An IPv4 network for a host's guests: the network's first address and its prefix length. The host
@@ -47,7 +48,8 @@ impl GuestSubnet {
         1_u32.checked_shl(32_u32.checked_sub(self.prefix_length.into())?)
     }
 
-    fn is_valid(&self) -> bool {
+    /// Whether it is a private network, without host bits, of 16 to 29 bits.
+    pub fn is_valid(&self) -> bool {
         let in_range = (16..=29).contains(&self.prefix_length);
         in_range
             && u32::from(self.network) & ((1 << (32 - u32::from(self.prefix_length))) - 1) == 0
@@ -105,6 +107,10 @@ pub struct HostJoin {
     /// Labels for placement.
     #[serde(default)]
     pub labels: Labels,
+    /// The first of the host's own ports that lead to guests who wish for it; without one none
+    /// does. Each guest address has eight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forward_ports_first: Option<u16>,
 }
 
 /// `host.drain` and `host.resume`, signed by the host's operator: no VM is offered to the host, or
@@ -135,6 +141,9 @@ impl Checked for HostJoin {
     fn check(&self) -> Result<(), Refusal> {
         require(self.guest_subnet.is_valid(), "guest_subnet: a private IPv4 network /16../29")?;
         require(self.capacity.covers(&self.reserve), "reserve: no more than the capacity")?;
+        let ports = self.forward_ports_first;
+        let reach = ports.is_none_or(|first| are_host_ports(first, &self.guest_subnet));
+        require(reach, "forward_ports_first: from 1024 on, eight ports for each guest address")?;
         require(labels_are_within_limits(&self.labels), "labels: at most 32")
     }
 }

@@ -31,7 +31,7 @@ pub use report::{ReportPhase, ReportVm};
 pub use snapshot::{ReportSnapshot, SnapshotDelete, VolumeClone, VolumeRestore, VolumeSnapshot};
 pub use vm::{
     Apart, ApartBy, ApartStrength, Protection, RestartPolicy, StopManner, VmChange, VmCreate,
-    VmImage, VmProtect, VmResize, VmStop,
+    VmImage, VmNetworkChange, VmProtect, VmResize, VmStop,
 };
 pub use volume::{
     ReportVolume, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase,
@@ -121,6 +121,7 @@ kinds! {
     VmReboot(VmChange) = "vm.reboot",
     VmResize(VmResize) = "vm.resize",
     VmProtect(VmProtect) = "vm.protect",
+    VmNetwork(VmNetworkChange) = "vm.network",
     VmDelete(VmChange) = "vm.delete",
     VolumeCreate(VolumeCreate) = "volume.create",
     VolumeAttach(VolumeAttach) = "volume.attach",
@@ -160,6 +161,7 @@ impl Body {
             Self::VmStop(change) => Some(change.vm),
             Self::VmResize(change) => Some(change.vm),
             Self::VmProtect(change) => Some(change.vm),
+            Self::VmNetwork(change) => Some(change.vm),
             Self::VolumeAttach(change) => Some(change.vm),
             Self::ReportVm(report) => Some(report.vm),
             _ => None,

@@ -13,6 +13,7 @@ use crate::limits::{
     VM_SSH_KEYS_MAX,
 };
 use crate::name::{Labels, Name, SshKeyLine, labels_are_within_limits};
+use crate::network::VmNetwork;
 use crate::refusal::Refusal;
 
 /// What two VMs that are kept apart may not share.
@@ -124,6 +125,9 @@ pub struct VmCreate {
     /// What happens when the guest stops by itself; it is switched on again if not given.
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// How its network card is reached; from everywhere and by no port of its host, if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<VmNetwork>,
 }
 
 /// `vm.start`, `vm.pause`, `vm.resume`, `vm.reboot` and `vm.delete`, signed by the account.
@@ -249,6 +253,30 @@ pub struct VmResize {
     pub expected_generation: Option<Generation>,
 }
 
+/// `vm.network`, signed by the account: how the network card is reached from now on, running or
+/// not. Replaces what was asked before.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VmNetworkChange {
+    /// Which VM.
+    pub vm: VmId,
+    /// How.
+    pub network: VmNetwork,
+    /// Refuse with `conflict` unless the VM is at this generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_generation: Option<Generation>,
+}
+
+fn require_network(network: &VmNetwork) -> Result<(), Refusal> {
+    network.broken_rule().map_or(Ok(()), |rule| require(false, rule))
+}
+
+impl Checked for VmNetworkChange {
+    fn check(&self) -> Result<(), Refusal> {
+        require_network(&self.network)
+    }
+}
+
 fn require_cpus(cpus: u32) -> Result<(), Refusal> {
     require((1..=VM_CPUS_MAX).contains(&cpus), "cpus: 1 to 256")
 }
@@ -276,6 +304,7 @@ impl Checked for VmCreate {
         require(self.ssh_keys.len() <= VM_SSH_KEYS_MAX, "ssh_keys: at most 16")?;
         let user_data = self.public_user_data.as_ref().map_or(0, String::len);
         require(user_data <= USER_DATA_BYTES_MAX, "public_user_data: at most 32768 bytes")?;
+        self.network.as_ref().map_or(Ok(()), require_network)?;
         require(labels_are_within_limits(&self.labels), "labels: at most 32")?;
         require(labels_are_within_limits(&self.host_labels), "host_labels: at most 32")?;
         require(self.apart.len() <= VM_APART_MAX, "apart: at most 8")?;

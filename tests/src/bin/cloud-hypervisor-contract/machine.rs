@@ -199,6 +199,18 @@ impl Monitor {
         if disks.iter().any(|disk| text(disk, "path").is_none_or(|path| !path.is_file())) {
             return failed("Failed to open disk");
         }
+        // A tap that is not there would be made, which its user may not.
+        let cards = config["net"].as_array().cloned().unwrap_or_default();
+        let is_tap = |card: &Value| {
+            let tap = Path::new("/sys/class/net").join(card["tap"].as_str().unwrap_or("."));
+            tap.join("tun_flags").is_file()
+        };
+        if !cards.iter().all(is_tap) {
+            self.half_made = true;
+            return failed(
+                "Unable to configure tap interface: Operation not permitted (os error 1)",
+            );
+        }
         let mut locks = Vec::new();
         for disk in disks.iter().filter(|disk| disk["readonly"] != true) {
             let path = text(disk, "path").unwrap_or_default();

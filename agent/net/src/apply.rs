@@ -1,0 +1,162 @@
+//! Carries a request out on this machine.
+//!
+//! Owns the order in which tap, filters, address and route are made: the filters stand before the
+//! tap is switched on, and go after it. Each part is only ensured, so a request may be repeated,
+//! and one that was cut off is finished by the next. Called by the program, once.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use dagger_payload::id::{HostId, VmId};
+use nix::unistd::User;
+
+use crate::command::Program;
+use crate::names;
+use crate::request::{Action, Answer, Card, Owner, Request};
+use crate::rules;
+
+/// The user of machines under systemd.
+const MACHINES: &str = "dagger-vm";
+/// Where the kernel shows its interfaces.
+const INTERFACES: &str = "/sys/class/net";
+
+/// Carries `request` out.
+pub fn apply(request: &Request) -> Answer {
+    if let Some(objection) = request.objection() {
+        return Answer::Refused(objection);
+    }
+    let done = match &request.action {
+        Action::Ensure(card) => ensure(request.host, card).map(|()| Answer::Done),
+        Action::Remove(vm) => remove(request.host, *vm).map(|()| Answer::Done),
+        Action::List => list(request.host).map(Answer::Cards),
+    };
+    done.unwrap_or_else(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => Answer::Refused(format!("interface_occupied: {error}")),
+        _ => Answer::Failed(format!("network_failed: {error}")),
+    })
+}
+
+/// What stands under an interface's name.
+enum Interface {
+    Absent,
+    Tap { owner: String },
+    Other,
+}
+
+fn look(name: &str) -> io::Result<Interface> {
+    let path = Path::new(INTERFACES).join(name);
+    if !path.exists() {
+        return Ok(Interface::Absent);
+    }
+    match fs::read_to_string(path.join("owner")) {
+        Ok(owner) => Ok(Interface::Tap { owner: owner.trim().to_owned() }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Interface::Other),
+        Err(error) => Err(error),
+    }
+}
+
+fn ensure(host: HostId, card: &Card) -> io::Result<()> {
+    let name = names::interface(host, card.vm);
+    let (user, number) = match card.owner {
+        Owner::Root => ("root", 0),
+        Owner::Machines => {
+            let found = User::from_name(MACHINES)?;
+            let missing = || io::Error::other(format!("there is no user {MACHINES}"));
+            (MACHINES, found.ok_or_else(missing)?.uid.as_raw())
+        }
+    };
+    match look(&name)? {
+        Interface::Other => return Err(occupied(&name)),
+        Interface::Tap { owner } if owner == number.to_string() => {}
+        Interface::Absent | Interface::Tap { .. } => {
+            let add = format!("tuntap add dev {name} mode tap user {user} vnet_hdr\n");
+            Program::Ip.tell(&add)?;
+        }
+    }
+    let alias = names::alias(host, card.vm);
+    Program::Ip.tell(&format!("link set dev {name} alias {alias}\n"))?;
+    set_kernel(&name)?;
+    Program::Nft.tell(&rules::ensure(host, card))?;
+    let gateway = card.subnet.address(1).ok_or_else(|| io::Error::other("subnet without host"))?;
+    Program::Ip
+        .tell(&format!(
+            "address replace {gateway}/32 dev {name}
+link set dev {name} up
+route replace {}/32 dev {name} src {gateway}\n",
+            card.address
+        ))
+        .map(drop)
+}
+
+fn occupied(name: &str) -> io::Error {
+    let what = format!("{name} is no tap; it is not touched");
+    io::Error::new(io::ErrorKind::AlreadyExists, what)
+}
+
+/// The host answers for every neighbour of the guest and carries what is meant for them, so that
+/// all a guest sends and gets passes the host's filters. IPv6 is neither filtered nor carried: the
+/// tap has none.
+fn set_kernel(name: &str) -> io::Result<()> {
+    let settings = [
+        ("ipv4/ip_forward".to_owned(), "1"),
+        (format!("ipv4/conf/{name}/forwarding"), "1"),
+        (format!("ipv4/conf/{name}/proxy_arp"), "1"),
+        (format!("ipv4/conf/{name}/accept_redirects"), "0"),
+        (format!("ipv4/neigh/{name}/proxy_delay"), "0"),
+        (format!("ipv6/conf/{name}/disable_ipv6"), "1"),
+    ];
+    for (setting, value) in settings {
+        let path = PathBuf::from("/proc/sys/net").join(&setting);
+        match fs::read_to_string(&path) {
+            // Writing what stands there already may reset other settings of the same interface.
+            Ok(present) if present.trim() == value => {}
+            Ok(_) => fs::write(&path, value).map_err(|error| named(&setting, &error))?,
+            // A kernel without IPv6 has none to switch off.
+            Err(error)
+                if error.kind() == io::ErrorKind::NotFound && setting.starts_with("ipv6") => {}
+            Err(error) => return Err(named(&setting, &error)),
+        }
+    }
+    Ok(())
+}
+
+fn named(setting: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{setting}: {error}"))
+}
+
+/// The tap goes first: nothing passes it while its filters go.
+fn remove(host: HostId, vm: VmId) -> io::Result<()> {
+    let name = names::interface(host, vm);
+    match look(&name)? {
+        Interface::Absent => {}
+        Interface::Other => return Err(occupied(&name)),
+        Interface::Tap { .. } => {
+            Program::Ip.tell(&format!("link delete dev {name}\n")).map(drop)?;
+        }
+    }
+    Program::Nft.tell(&rules::remove(host, vm)).map(drop)
+}
+
+/// The VMs of this host of which a tap or a table is there.
+fn list(host: HostId) -> io::Result<Vec<VmId>> {
+    let mut vms = Vec::new();
+    for entry in fs::read_dir(INTERFACES)? {
+        let entry = entry?;
+        if !entry.file_name().to_string_lossy().starts_with(names::BEGINNING) {
+            continue;
+        }
+        match fs::read_to_string(entry.path().join("ifalias")) {
+            Ok(alias) => vms.extend(names::vm_of_alias(host, &alias)),
+            // It went while we looked.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let tables = Program::Nft.tell("list tables\n")?;
+    let named = tables.lines().filter_map(|line| line.split_whitespace().nth(2));
+    vms.extend(named.filter_map(|table| names::vm_of_table(host, table)));
+    vms.sort();
+    vms.dedup();
+    Ok(vms)
+}

@@ -1,0 +1,153 @@
+//! One guest's filters as nftables' own text.
+//!
+//! Owns what a guest may send (its own MAC and address, IPv4 and ARP alone), what may reach it, and
+//! which ports of the host lead to it. Every guest has tables of its own, replaced as a whole in
+//! one transaction, so that no moment lies between the old rules and the new ones. Pure; called by
+//! [`crate::apply`].
+
+use std::fmt::Write as _;
+
+use dagger_payload::id::HostId;
+use dagger_payload::network::{Allowed, Ipv4Prefix, Protocol};
+
+use crate::names;
+use crate::request::Card;
+
+/// The families in which a guest has a table.
+const FAMILIES: [&str; 2] = ["ip", "netdev"];
+
+/// The transaction after which the guest's filters are these and no others.
+pub fn ensure(host: HostId, card: &Card) -> String {
+    let table = names::table(host, card.vm);
+    let interface = names::interface(host, card.vm);
+    let mut text = remove_table(&table);
+    let Card { mac, address, subnet, .. } = card;
+    let _ = write!(
+        text,
+        "table netdev {table} {{
+  chain ingress {{
+    type filter hook ingress device \"{interface}\" priority -500; policy drop;
+    ether saddr != {mac} drop
+    ether type arp arp saddr ether {mac} arp saddr ip {{ 0.0.0.0, {address} }} accept
+    ether type ip ip saddr {address} accept
+  }}
+}}
+table ip {table} {{
+  chain prerouting {{
+    type nat hook prerouting priority -100; policy accept;
+{}  }}
+  chain output {{
+    type nat hook output priority -100; policy accept;
+{}  }}
+  chain forward {{
+    type filter hook forward priority 0; policy accept;
+    iifname \"{interface}\" ip daddr {}/{} oifname != \"{}*\" \
+reject with icmp type host-unreachable
+    oifname != \"{interface}\" return
+    ct state established,related accept
+{}  }}
+  chain postrouting {{
+    type nat hook postrouting priority 100; policy accept;
+    ip saddr {address} oifname != \"{}*\" masquerade
+  }}
+}}
+",
+        forwards(card, "fib daddr type local"),
+        forwards(card, "fib daddr type local ip daddr != 127.0.0.0/8"),
+        subnet.network,
+        subnet.prefix_length,
+        names::BEGINNING,
+        allowed(card.network.allow.as_deref()),
+        names::BEGINNING,
+    );
+    text
+}
+
+/// The transaction after which the guest has no filters.
+pub fn remove(host: HostId, vm: dagger_payload::id::VmId) -> String {
+    remove_table(&names::table(host, vm))
+}
+
+/// A table that is not there is made first: only what is there can be deleted.
+fn remove_table(table: &str) -> String {
+    FAMILIES.iter().fold(String::new(), |mut text, family| {
+        let _ = writeln!(text, "add table {family} {table}\ndelete table {family} {table}");
+        text
+    })
+}
+
+fn forwards(card: &Card, condition: &str) -> String {
+    card.network.forwards.iter().fold(String::new(), |mut text, forward| {
+        if let Some(port) = card.port(forward.slot) {
+            let (protocol, address) = (forward.protocol.word(), card.address);
+            let to = forward.guest_port;
+            let _ =
+                writeln!(text, "    {condition} {protocol} dport {port} dnat to {address}:{to}");
+        }
+        text
+    })
+}
+
+fn allowed(rules: Option<&[Allowed]>) -> String {
+    let Some(rules) = rules else { return String::new() };
+    let mut text = String::new();
+    for rule in rules {
+        text += "    ";
+        if rule.from != Ipv4Prefix::ALL {
+            let _ = write!(text, "ip saddr {} ", rule.from);
+        }
+        match (rule.protocol, rule.ports) {
+            (Some(protocol @ (Protocol::Tcp | Protocol::Udp)), Some(ports)) => {
+                let _ = write!(text, "{} dport {}-{} ", protocol.word(), ports.first, ports.last);
+            }
+            (Some(protocol), _) => {
+                let _ = write!(text, "ip protocol {} ", protocol.word());
+            }
+            (None, _) => {}
+        }
+        text += "accept\n";
+    }
+    text + "    drop\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use dagger_payload::network::PortRange;
+
+    use super::*;
+    use crate::request::tests::card;
+
+    const HERE: HostId = HostId([1; 16]);
+
+    #[test]
+    fn without_a_list_nothing_is_dropped_on_its_way_to_the_guest() {
+        let text = ensure(HERE, &card());
+        assert!(text.contains("    ct state established,related accept\n  }"), "{text}");
+        assert!(
+            text.contains("fib daddr type local tcp dport 20025 dnat to 10.77.0.5:22"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_empty_list_lets_nothing_in_and_each_rule_what_it_says() {
+        let mut card = card();
+        card.network.allow = Some(Vec::new());
+        assert!(ensure(HERE, &card).contains("accept\n    drop\n"));
+        let from = "192.0.2.0/24".parse().expect("a prefix");
+        let (protocol, ports) = (Some(Protocol::Tcp), Some(PortRange { first: 80, last: 81 }));
+        card.network.allow = Some(vec![
+            Allowed { from, protocol, ports },
+            Allowed { from: Ipv4Prefix::ALL, protocol: Some(Protocol::Icmp), ports: None },
+            Allowed { from, protocol: None, ports: None },
+        ]);
+        let text = ensure(HERE, &card);
+        for line in [
+            "    ip saddr 192.0.2.0/24 tcp dport 80-81 accept\n",
+            "    ip protocol icmp accept\n",
+            "    ip saddr 192.0.2.0/24 accept\n    drop\n",
+        ] {
+            assert!(text.contains(line), "{line}{text}");
+        }
+    }
+}

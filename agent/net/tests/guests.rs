@@ -1,0 +1,166 @@
+//! What the helper makes, in network namespaces of this machine.
+//!
+//! Setting: a namespace for the host, one for somebody outside, and one for each guest, whose card
+//! is joined with the tap that the helper made. Pinned: guests get out by NAT, are reached by their
+//! forwards and as far as their lists allow, cannot use another's address, and leave nothing
+//! behind.
+//! Needs root.
+
+mod support;
+
+use dagger_net::request::{Action, Answer};
+use dagger_payload::network::{Allowed, Forward, Ipv4Prefix, PortRange, Protocol, VmNetwork};
+
+use support::{GATEWAY, HOST_OUTSIDE, Machine, OUTSIDE, World, card};
+
+fn allow(rules: Vec<Allowed>) -> VmNetwork {
+    VmNetwork { allow: Some(rules), forwards: Vec::new() }
+}
+
+fn rule(from: &str, port: u16) -> Allowed {
+    Allowed {
+        from: from.parse().expect("a prefix"),
+        protocol: Some(Protocol::Tcp),
+        ports: Some(PortRange { first: port, last: port }),
+    }
+}
+
+#[test]
+fn a_guest_gets_out_by_its_host_and_is_reached_by_its_forward() {
+    let world = World::new("out");
+    let guest = world.guest(5, |card| {
+        let forward = Forward { slot: 1, protocol: Protocol::Tcp, guest_port: 22 };
+        card.network.forwards = vec![forward];
+    });
+    let _service = world.outside.serve("tcp", 80);
+    assert_eq!(guest.ask(OUTSIDE, 80), HOST_OUTSIDE, "by the host's own address");
+
+    let _shell = guest.serve("tcp", 22);
+    // 20000, eight ports for each guest before it, its slot.
+    let port = 20_000 + 3 * 8 + 1;
+    assert_eq!(world.outside.ask(HOST_OUTSIDE, port), OUTSIDE, "seen as who it is");
+    assert_eq!(world.host.ask(HOST_OUTSIDE, port), HOST_OUTSIDE, "also from the host itself");
+    assert_eq!(world.outside.ask(HOST_OUTSIDE, port + 1), "ConnectionRefusedError");
+    assert_eq!(world.host.ask("10.77.0.5", 22), GATEWAY, "the host reaches its guests");
+}
+
+#[test]
+fn guests_of_one_host_reach_each_other_as_their_lists_allow() {
+    let world = World::new("between");
+    let (one, other) = (world.guest(5, |_| {}), world.guest(6, |_| {}));
+    let (_shell, _web) = (one.serve("tcp", 22), one.serve("tcp", 80));
+    assert_eq!(other.ask("10.77.0.5", 22), "10.77.0.6", "open, and seen as who it is");
+
+    world.change(5, |card| card.network = allow(vec![rule("10.77.0.6", 22)]));
+    assert_eq!(other.ask("10.77.0.5", 22), "10.77.0.6");
+    assert_eq!(other.ask("10.77.0.5", 80), "TimeoutError");
+    let third = world.guest(7, |_| {});
+    assert_eq!(third.ask("10.77.0.5", 22), "TimeoutError");
+
+    // What a closed guest begins is answered.
+    world.change(5, |card| card.network = allow(Vec::new()));
+    assert_eq!(other.ask("10.77.0.5", 22), "TimeoutError");
+    let _service = other.serve("tcp", 80);
+    assert_eq!(one.ask("10.77.0.6", 80), "10.77.0.5");
+    // Nobody has that address: it is no way out to somebody else's network.
+    assert_eq!(one.ask("10.77.0.9", 80), "OSError");
+}
+
+#[test]
+fn a_list_holds_for_who_comes_by_a_forward_too() {
+    let world = World::new("list");
+    let guest = world.guest(5, |card| {
+        let forward = |slot, guest_port| Forward { slot, protocol: Protocol::Tcp, guest_port };
+        card.network.forwards = vec![forward(0, 22), forward(1, 80)];
+        card.network.allow = Some(vec![rule("0.0.0.0/0", 22)]);
+    });
+    let (_shell, _web) = (guest.serve("tcp", 22), guest.serve("tcp", 80));
+    assert_eq!(world.outside.ask(HOST_OUTSIDE, 20_024), OUTSIDE);
+    assert_eq!(world.outside.ask(HOST_OUTSIDE, 20_025), "TimeoutError");
+}
+
+#[test]
+fn a_guest_cannot_send_under_an_address_that_is_not_its_own() {
+    let world = World::new("spoof");
+    let guest = world.guest(5, |_| {});
+    let mut service = world.outside.serve("udp", 53);
+    guest.run(&["ip", "address", "add", "10.77.0.9/32", "dev", "card"]);
+    let say = |from: &str| guest.say(OUTSIDE, 53, from);
+    // What is sent last arrives last: so what was sent before it was lost.
+    say("10.77.0.9");
+    say("10.77.0.5");
+    assert_eq!(service.heard(), HOST_OUTSIDE);
+    // With another's MAC address nothing arrives at all.
+    guest.run(&["ip", "link", "set", "card", "address", "52:54:00:00:00:99"]);
+    say("10.77.0.5");
+    guest.run(&["ip", "link", "set", "card", "address", &card(5).mac]);
+    say("10.77.0.9");
+    say("10.77.0.5");
+    assert_eq!(service.heard(), HOST_OUTSIDE);
+
+    // Without the filter it would have arrived.
+    let table = dagger_net::names::table(support::HOST, card(5).vm);
+    world.host.run(&["nft", "delete", "table", "netdev", &table]);
+    say("10.77.0.9");
+    assert_eq!(service.heard(), "10.77.0.9");
+    // And the next request brings the filter back.
+    world.change(5, |_| {});
+    say("10.77.0.9");
+    say("10.77.0.5");
+    assert_eq!(service.heard(), HOST_OUTSIDE);
+}
+
+#[test]
+fn a_guest_cannot_claim_another_ones_address() {
+    let world = World::new("claim");
+    let (guest, other) = (world.guest(5, |_| {}), world.guest(6, |_| {}));
+    let _service = other.serve("tcp", 80);
+    assert_eq!(guest.ask("10.77.0.6", 80), "10.77.0.5");
+    // It calls itself by the other's address and says so to everybody.
+    guest.run(&["ip", "address", "add", "10.77.0.6/32", "dev", "card"]);
+    guest.run(&["python3", "-c", support::CLAIM, &card(5).mac, "10.77.0.6"]);
+    assert_eq!(world.host.ask("10.77.0.6", 80), GATEWAY, "the host still finds the other");
+}
+
+#[test]
+fn what_is_removed_leaves_nothing_and_what_is_foreign_is_left_alone() {
+    let world = World::new("remove");
+    let (one, other) = (card(5).vm, card(6).vm);
+    let before = world.host.run(&["nft", "list", "ruleset"]);
+    drop((world.guest(5, |_| {}), world.guest(6, |_| {})));
+    assert_eq!(world.request(Action::List), Answer::Cards(vec![one, other]));
+    for _ in 0..2 {
+        assert_eq!(world.request(Action::Remove(one)), Answer::Done);
+        assert_eq!(world.request(Action::List), Answer::Cards(vec![other]));
+    }
+    // Half of it is gone already.
+    let tap = dagger_net::names::interface(support::HOST, other);
+    world.host.run(&["ip", "link", "delete", &tap]);
+    assert_eq!(world.request(Action::List), Answer::Cards(vec![other]));
+    assert_eq!(world.request(Action::Remove(other)), Answer::Done);
+    assert_eq!(world.request(Action::List), Answer::Cards(Vec::new()));
+    assert_eq!(world.host.run(&["nft", "list", "ruleset"]), before);
+    let links = world.host.run(&["ip", "-brief", "link"]);
+    assert!(!links.contains("dgr-"), "{links}");
+
+    // Somebody else's interface has the name.
+    world.host.run(&["ip", "link", "add", &tap, "type", "veth"]);
+    for action in [Action::Ensure(Box::new(card(6))), Action::Remove(other)] {
+        let Answer::Refused(why) = world.request(action) else { panic!("it was touched") };
+        assert!(why.starts_with("interface_occupied"), "{why}");
+    }
+    assert!(world.host.run(&["ip", "-brief", "link"]).contains(&tap));
+}
+
+#[test]
+fn ports_without_a_host_that_offers_them_are_refused() {
+    let world = World::new("refused");
+    let mut wish = card(5);
+    wish.forward_ports_first = None;
+    wish.network.forwards = vec![Forward { slot: 0, protocol: Protocol::Udp, guest_port: 53 }];
+    wish.network.allow = Some(vec![Allowed { from: Ipv4Prefix::ALL, protocol: None, ports: None }]);
+    let answer = world.request(Action::Ensure(Box::new(wish)));
+    let Answer::Refused(why) = answer else { panic!("{answer:?}") };
+    assert!(why.starts_with("forwards_unavailable"), "{why}");
+    assert_eq!(world.request(Action::List), Answer::Cards(Vec::new()));
+}

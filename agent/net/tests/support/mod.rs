@@ -1,0 +1,229 @@
+//! Network namespaces with a host, its guests and somebody outside, gone when dropped.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixDatagram;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, Stdio};
+
+use dagger_net::names;
+use dagger_net::request::{Action, Answer, Card, Owner, Request};
+use dagger_payload::id::{HostId, VmId};
+use dagger_payload::kind::GuestSubnet;
+use dagger_payload::network::VmNetwork;
+
+pub(crate) const HOST: HostId = HostId([1; 16]);
+/// The host as its guests see it.
+pub(crate) const GATEWAY: &str = "10.77.0.1";
+/// The host as others see it, and somebody else there.
+pub(crate) const HOST_OUTSIDE: &str = "192.0.2.1";
+pub(crate) const OUTSIDE: &str = "192.0.2.2";
+
+/// Says to everybody that an address has this MAC.
+pub(crate) const CLAIM: &str = "
+import socket, sys
+mac, address = bytes.fromhex(sys.argv[1].replace(':', '')), socket.inet_aton(sys.argv[2])
+end = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+end.bind(('card', 0))
+for kind in (1, 2):
+    arp = bytes.fromhex('00010800060400') + bytes([kind]) + mac + address + mac + address
+    end.send(b'\\xff' * 6 + mac + b'\\x08\\x06' + arp)
+";
+
+/// The card of the guest with this number.
+pub(crate) fn card(number: u8) -> Card {
+    Card {
+        vm: VmId([number; 16]),
+        mac: format!("52:54:00:00:00:{number:02x}"),
+        address: [10, 77, 0, number].into(),
+        subnet: GuestSubnet { network: [10, 77, 0, 0].into(), prefix_length: 24 },
+        owner: Owner::Root,
+        network: VmNetwork::default(),
+        forward_ports_first: Some(20_000),
+    }
+}
+
+fn script(name: &str) -> String {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(name).display().to_string()
+}
+
+/// A program that ends with its owner.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Running {
+    /// Started, and waited for until it says that it is ready.
+    fn start(command: &mut Command) -> (Self, BufReader<ChildStdout>) {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("it starts");
+        let mut said = BufReader::new(child.stdout.take().expect("piped"));
+        let mut line = String::new();
+        said.read_line(&mut line).expect("it speaks");
+        assert_eq!(line, "ready\n");
+        (Self(child), said)
+    }
+}
+
+/// Somebody who listens.
+pub(crate) struct Service {
+    _running: Running,
+    said: BufReader<ChildStdout>,
+}
+
+impl Service {
+    /// Who came next.
+    pub(crate) fn heard(&mut self) -> String {
+        let mut line = String::new();
+        self.said.read_line(&mut line).expect("it speaks");
+        line.trim().to_owned()
+    }
+}
+
+/// One namespace.
+pub(crate) struct Space(String);
+
+impl Space {
+    fn new(name: String) -> Self {
+        must(Command::new("ip").args(["netns", "add", &name]));
+        let space = Self(name);
+        space.run(&["ip", "link", "set", "lo", "up"]);
+        space
+    }
+}
+
+impl Drop for Space {
+    fn drop(&mut self) {
+        let _ = Command::new("ip").args(["netns", "delete", &self.0]).status();
+    }
+}
+
+/// Whoever lives in a namespace.
+pub(crate) trait Machine {
+    fn space(&self) -> &str;
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new("ip");
+        command.args(["netns", "exec", self.space()]).args(words);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> String {
+        must(&mut self.command(words))
+    }
+
+    /// Listens, until dropped.
+    fn serve(&self, protocol: &str, port: u16) -> Service {
+        let (talk, port) = (script("talk.py"), port.to_string());
+        let mut command = self.command(&["python3", &talk, "serve", protocol, &port]);
+        let (running, said) = Running::start(&mut command);
+        Service { _running: running, said }
+    }
+
+    /// As whom somebody is seen there, or why he does not get there.
+    fn ask(&self, address: &str, port: u16) -> String {
+        let (talk, port) = (script("talk.py"), port.to_string());
+        self.run(&["python3", &talk, "ask", "tcp", address, &port]).trim().to_owned()
+    }
+
+    /// One datagram.
+    fn say(&self, address: &str, port: u16, from: &str) {
+        let (talk, port) = (script("talk.py"), port.to_string());
+        self.run(&["python3", &talk, "ask", "udp", address, &port, from]);
+    }
+}
+
+impl Machine for Space {
+    fn space(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A guest with its wire; the card stays when it goes.
+pub(crate) struct Guest {
+    space: Space,
+    _wires: [Running; 2],
+}
+
+impl Machine for Guest {
+    fn space(&self) -> &str {
+        &self.space.0
+    }
+}
+
+/// A host, and somebody outside.
+pub(crate) struct World {
+    pub(crate) host: Space,
+    pub(crate) outside: Space,
+    name: String,
+}
+
+impl World {
+    pub(crate) fn new(name: &str) -> Self {
+        let name = format!("dgrtest-{}-{name}", std::process::id());
+        let host = Space::new(format!("{name}-host"));
+        let outside = Space::new(format!("{name}-outside"));
+        let peer = ["peer", "name", "wire", "netns", &outside.0];
+        host.run(&[&["ip", "link", "add", "uplink", "type", "veth"][..], &peer[..]].concat());
+        for (space, wire, address) in [(&host, "uplink", HOST_OUTSIDE), (&outside, "wire", OUTSIDE)]
+        {
+            space.run(&["ip", "address", "add", &format!("{address}/24"), "dev", wire]);
+            space.run(&["ip", "link", "set", wire, "up"]);
+        }
+        host.run(&["ip", "route", "add", "default", "via", OUTSIDE]);
+        Self { host, outside, name }
+    }
+
+    /// What the helper answers.
+    pub(crate) fn request(&self, action: Action) -> Answer {
+        let mut helper = self
+            .host
+            .command(&[env!("CARGO_BIN_EXE_dagger-net")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("it starts");
+        let request = serde_json::to_vec(&Request::new(HOST, action)).expect("JSON");
+        helper.stdin.take().expect("piped").write_all(&request).expect("it reads");
+        let output = helper.wait_with_output().expect("it ends");
+        serde_json::from_slice(&output.stdout).expect("an answer")
+    }
+
+    /// Ensures the card of a guest, otherwise than usual.
+    pub(crate) fn change(&self, number: u8, change: impl Fn(&mut Card)) {
+        let mut card = card(number);
+        change(&mut card);
+        assert_eq!(self.request(Action::Ensure(Box::new(card))), Answer::Done);
+    }
+
+    /// A guest, configured as its seed says.
+    pub(crate) fn guest(&self, number: u8, change: impl Fn(&mut Card)) -> Guest {
+        self.change(number, change);
+        let card = card(number);
+        let space = Space::new(format!("{}-{number}", self.name));
+        space.run(&["ip", "tuntap", "add", "dev", "card", "mode", "tap"]);
+        space.run(&["ip", "link", "set", "card", "address", &card.mac, "up"]);
+        space.run(&["ip", "address", "add", &format!("{}/24", card.address), "dev", "card"]);
+        space.run(&["ip", "route", "add", "default", "via", GATEWAY]);
+        let (one, other) = UnixDatagram::pair().expect("a pair");
+        let tap = names::interface(HOST, card.vm);
+        let _wires = [join(&self.host, &tap, one), join(&space, "card", other)];
+        Guest { space, _wires }
+    }
+}
+
+fn join(space: &Space, tap: &str, end: UnixDatagram) -> Running {
+    let mut command = space.command(&["python3", &script("wire.py"), tap]);
+    Running::start(command.stdin(Stdio::from(OwnedFd::from(end)))).0
+}
+
+fn must(command: &mut Command) -> String {
+    let output = command.output().expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
