@@ -10,7 +10,7 @@ demo_packages=(
   dnsmasq-base iproute2 iptables kmod libvirt-clients libvirt-daemon-system mount openssh-client
   qemu-system-x86 qemu-utils util-linux
 )
-test_packages=(debootstrap systemd-container curl python3 nftables)
+test_packages=(debootstrap systemd-container curl openssl python3 nftables)
 
 case $purpose in
   build) ;;

@@ -6,6 +6,7 @@
 //!   snapshots, quarantine.
 //! * [`import`]: which files of the host may be taken in on somebody else's word.
 //! * [`consoles`]: what guests have said, written by hypervisors.
+//! * [`fetch`]: what is said to the helper that has a network.
 //! * [`quarantine`]: what was put aside, and its removal, one file at a time.
 //! * [`seed`]: the NoCloud volume from which a guest learns its name, keys and network.
 //!
@@ -16,6 +17,7 @@
 pub mod consoles;
 pub mod disks;
 pub mod error;
+pub mod fetch;
 pub mod files;
 pub mod header;
 pub mod import;
