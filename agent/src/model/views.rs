@@ -85,6 +85,9 @@ impl Model {
             host_name: host.and_then(|host| self.host_name(&host)).cloned(),
             image_name: image.map(|image| image.name.clone()),
             sight,
+            image_download: own
+                .filter(|own| own.awaits_image)
+                .and_then(|_| sights.downloads.get(&vm.image.digest).cloned()),
             applied_generation: own.and_then(|own| own.applied_generation),
             vm: vm.clone(),
         }

@@ -19,6 +19,7 @@ const PROMISED: [(&str, &str); 34] = [
     ("get", "/v1/health"),
     ("get", "/v1/hosts"),
     ("get", "/v1/images"),
+    ("get", "/v1/images/{digest}"),
     ("get", "/v1/ledger"),
     ("get", "/v1/log"),
     ("get", "/v1/openapi.json"),

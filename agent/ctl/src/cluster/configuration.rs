@@ -130,6 +130,12 @@ fn agent(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -
         Hypervisor::Qemu => "nat",
         Hypervisor::Test | Hypervisor::Cloud => "none",
     };
+    // All hosts are on this machine, so that they fetch images from loopback addresses.
+    let networks = toml::Value::Array(vec!["127.0.0.0/8".into()]);
+    table.insert("images".into(), toml::Table::from_iter([("networks".into(), networks)]).into());
+    // The sockets belong to the host's own agent, not to a cluster that is played with.
+    let helpers = toml::Table::from_iter([("supervision".into(), "direct".into())]);
+    table.insert("helpers".into(), helpers.into());
     table.insert("network".into(), toml::Table::from_iter([("kind".into(), kind.into())]).into());
     table
 }
@@ -248,7 +254,8 @@ mod tests {
                 agent(&directory, &record, host, "info")
             )
         });
-        let shared = ["genesis", "log", "map_gib", "uri", "accelerator", "kind"];
+        let shared =
+            ["genesis", "log", "map_gib", "uri", "accelerator", "kind", "networks", "supervision"];
         for line in one.lines().filter(|line| line.contains('=')) {
             let is_shared = shared.iter().any(|name| line.starts_with(name));
             assert_eq!(two.contains(line), is_shared, "{line}");
