@@ -28,7 +28,9 @@ pub async fn fetch(
 ) -> Result<u64, FetchProblem> {
     let partial = Partial::open(file, request.size_bytes)?;
     let asker = Asker::new(request);
-    let mut download = Download { request, asker, partial, teller, told: None, source: 0 };
+    let (told_bytes, tell_next) = (None, Instant::now());
+    let mut download =
+        Download { request, asker, partial, teller, told_bytes, tell_next, source: 0 };
     if download.is_whole() {
         return Ok(download.partial.bytes());
     }
@@ -69,7 +71,9 @@ struct Download<'a> {
     asker: Asker<'a>,
     partial: Partial,
     teller: &'a mut Teller,
-    told: Option<Instant>,
+    /// What was told last, and when the next word is due.
+    told_bytes: Option<u64>,
+    tell_next: Instant,
     source: usize,
 }
 
@@ -126,20 +130,29 @@ impl Download<'_> {
         }
         let patience = Duration::from_millis(self.request.stall_wait_ms).min(STALL_WAIT_MAX);
         let mut watch = Watch { since: Instant::now(), bytes: self.partial.bytes() };
-        while let Some(frame) = next(&mut body, patience).await? {
+        let mut silent_until = Instant::now() + patience;
+        loop {
+            let is_untold = self.told_bytes != Some(self.partial.bytes());
+            let frame = tokio::select! {
+                frame = next(&mut body, silent_until) => frame?,
+                () = tokio::time::sleep_until(self.tell_next.into()), if is_untold => {
+                    self.tell_progress().await;
+                    continue;
+                }
+            };
+            let Some(frame) = frame else { break };
             self.partial.add(&frame)?;
             watch.look(self.partial.bytes(), patience)?;
-            if self.told.is_none_or(|at| at.elapsed() >= PROGRESS_EVERY) {
-                self.tell_progress().await;
-            }
+            silent_until = Instant::now() + patience;
         }
         self.tell_progress().await;
         Ok(())
     }
 
     async fn tell_progress(&mut self) {
-        self.told = Some(Instant::now());
-        let news = FetchNews::Progress { bytes_done: self.partial.bytes(), source: self.source };
+        let bytes_done = self.partial.bytes();
+        (self.tell_next, self.told_bytes) = (Instant::now() + PROGRESS_EVERY, Some(bytes_done));
+        let news = FetchNews::Progress { bytes_done, source: self.source };
         self.teller.tell(&news).await;
     }
 }
@@ -166,10 +179,10 @@ impl Watch {
 /// The next piece of an answer.
 async fn next(
     body: &mut Incoming,
-    patience: Duration,
+    silent_until: Instant,
 ) -> Result<Option<bytes::Bytes>, FetchProblem> {
     loop {
-        let frame = tokio::time::timeout(patience, body.frame()).await;
+        let frame = tokio::time::timeout_at(silent_until.into(), body.frame()).await;
         let frame = frame.map_err(|_| FetchProblem::new(FetchCode::Stalled, "nothing comes"))?;
         match frame {
             None => return Ok(None),
