@@ -19,8 +19,10 @@ use dagger_payload::id::ImageDigest;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::actuator::store::StoredDisks;
 use crate::controller::{FetchJob, FetchPlace, Fetched, Input};
 use crate::handover::{Introduction, SightBoard};
+use crate::observation::Observation;
 use crate::one_shot::{Conversation, HelperConfiguration, OneShot};
 
 /// How long a source may send next to nothing.
@@ -55,15 +57,21 @@ struct Parts {
 }
 
 impl Downloads {
+    /// None yet; they fill the store of `disks`, and tell those whom the observation tells.
     pub(crate) fn new(
         configuration: DownloadConfiguration,
-        store: Arc<ImageStore>,
-        board: SightBoard,
-        inputs: mpsc::Sender<Input>,
-        stop: CancellationToken,
+        disks: &StoredDisks,
+        observation: &Observation,
+        stop: &CancellationToken,
     ) -> Self {
-        let helper = OneShot::new("fetch", &configuration.helpers);
-        let parts = Parts { configuration, helper, store, board, inputs, stop };
+        let parts = Parts {
+            helper: OneShot::new("fetch", &configuration.helpers),
+            configuration,
+            store: disks.image_store(),
+            board: observation.board.clone(),
+            inputs: observation.inputs.clone(),
+            stop: stop.clone(),
+        };
         Self { parts: Arc::new(parts), running: BTreeMap::new() }
     }
 

@@ -190,16 +190,10 @@ pub async fn run(
     };
     let stop = stop.child_token();
     let _stop_all = stop.clone().drop_guard();
+    let downloads = Downloads::new(configuration.downloads, &disks, &observation, &stop);
     let observing = tokio::spawn(observation.run(stop.clone()));
     let giving_consoles = tokio::spawn(desk.run(stop.clone()));
     let records = read_journal(&journal)?;
-    let downloads = Downloads::new(
-        configuration.downloads,
-        disks.image_store(),
-        board.clone(),
-        inputs.clone(),
-        stop.clone(),
-    );
     let machines = Machines {
         controller: Controller::new(*host_id, configuration.policy, records)
             .keeping(configuration.retention),

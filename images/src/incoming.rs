@@ -130,6 +130,8 @@ fn remove(path: &Path) -> Result<(), ImageError> {
 mod tests {
     use std::io::Write;
 
+    use dagger_payload::kind::ImageFormat;
+
     use super::*;
 
     fn digest(bytes: &[u8]) -> ImageDigest {
@@ -173,6 +175,21 @@ mod tests {
         store.discard_incoming(digest(b"image")).unwrap();
         assert!(!path.exists());
         incoming.discard().unwrap();
+    }
+
+    #[test]
+    fn what_was_fetched_is_handed_out_only_as_what_it_is() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = ImageStore::open(directory.path()).unwrap();
+        let mut bytes = b"QFI\xfb\0\0\0\x03".to_vec();
+        bytes.resize(4096, 0);
+        let incoming = store.incoming(digest(&bytes)).unwrap().unwrap();
+        incoming.file().write_all(&bytes).unwrap();
+        store.take_in(&incoming, digest(&bytes)).unwrap();
+        for format in [ImageFormat::Raw, ImageFormat::Qcow2] {
+            let used = store.verify(digest(&bytes), format);
+            assert!(matches!(used, Err(ImageError::Header(_))), "{format:?}: {used:?}");
+        }
     }
 
     #[test]
