@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 34] = [
+const PROMISED: [(&str, &str); 35] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
