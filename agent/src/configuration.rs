@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use dagger_images::fetch::AddressRange;
 use dagger_images::limits::NAMESERVERS_MAX;
 use dagger_payload::genesis::{Genesis, GenesisMode};
 use dagger_payload::id::{ClusterId, HostId};
@@ -18,10 +19,13 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::controller::{LocalPolicy, Retention};
+use crate::downloads::DownloadConfiguration;
+use crate::handover::Introduction;
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisorConfiguration, Supervision};
 use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
 use crate::name_servers;
-use crate::network::{self, HelperConfiguration};
+use crate::network;
+use crate::one_shot::HelperConfiguration;
 
 /// Bytes of the configuration and of the key file that are read at most.
 const FILE_BYTES_MAX: usize = 64 * 1024;
@@ -103,6 +107,8 @@ struct File {
     network: Network,
     #[serde(default)]
     images: Images,
+    #[serde(default)]
+    helpers: Helpers,
     /// What the operator lets this host take, beyond what the ledger says.
     #[serde(default)]
     policy: LocalPolicy,
@@ -218,8 +224,8 @@ struct Network {
 }
 
 impl Network {
-    fn helper(&self) -> HelperConfiguration {
-        HelperConfiguration {
+    fn helper(&self) -> network::HelperConfiguration {
+        network::HelperConfiguration {
             program: self.helper.clone().unwrap_or_else(|| NETWORK_HELPER.into()),
             supervision: self.supervision,
         }
@@ -243,6 +249,23 @@ struct Images {
     /// anybody's word but that of who holds the API's Unix socket.
     #[serde(default)]
     import_directories: Vec<PathBuf>,
+    /// Addresses from which images may be fetched although they are private, link-local or
+    /// loopback, such as `10.0.0.0/8`.
+    #[serde(default)]
+    networks: Vec<AddressRange>,
+    /// Where other hosts may fetch images, unless a socket named `images` is handed over. The
+    /// label `image-endpoint` of this host tells them.
+    listen: Option<SocketAddr>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Helpers {
+    /// Who owns the helpers' processes: `auto`, `systemd` or `direct`.
+    #[serde(default)]
+    supervision: Supervision,
+    /// Where the programs of helpers are that the agent starts itself; beside its own if not named.
+    programs: Option<PathBuf>,
 }
 
 fn default_storage_directory() -> PathBuf {
@@ -294,6 +317,8 @@ pub struct Configuration {
     pub seal_socket: PathBuf,
     /// The API.
     pub api: ApiConfiguration,
+    /// Where other hosts may fetch images, if anywhere.
+    pub images_listen: Option<SocketAddr>,
     /// The machines' half.
     pub machines: MachineConfiguration,
 }
@@ -335,6 +360,14 @@ impl Configuration {
             state_directory: state_directory.clone(),
             storage_directory,
             import_directories: file.images.import_directories,
+            downloads: DownloadConfiguration {
+                networks: file.images.networks,
+                helpers: HelperConfiguration {
+                    supervision: file.helpers.supervision,
+                    programs: file.helpers.programs.as_deref().map(absolute),
+                },
+                introduction: Introduction::default(),
+            },
             backend: file.hypervisor.backend()?,
             network_kind: file.network.kind,
             nameservers: file.network.nameservers()?,
@@ -355,6 +388,7 @@ impl Configuration {
                 listen: file.api.listen,
                 hosts: file.api.hosts,
             },
+            images_listen: file.images.listen,
             state_directory,
             machines,
         })

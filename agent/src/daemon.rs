@@ -6,6 +6,10 @@
 use std::sync::Arc;
 
 use dagger_images::ImageStore;
+use dagger_payload::id::ClusterId;
+use dagger_payload::key::SecretKey;
+use dagger_payload::limits::SESSION_LIFE_MS_MAX;
+use dagger_payload::session::SessionDocument;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -14,10 +18,11 @@ use tracing::{error, info};
 
 use crate::actuator::store::console_directory;
 use crate::api::{self, ApiParts};
+use crate::clock;
 use crate::configuration::Configuration;
 use crate::handover::{
-    CONSOLE_REQUESTS_WAITING_MAX, LOCAL_STOPS_WAITING_MAX, ORDERS_WAITING_MAX, REPORTS_WAITING_MAX,
-    Requests, SightBoard,
+    CONSOLE_REQUESTS_WAITING_MAX, Introduction, LOCAL_STOPS_WAITING_MAX, ORDERS_WAITING_MAX,
+    REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use crate::limits::STOP_WAIT_MAX;
 use crate::link::orders::OrderTeller;
@@ -37,6 +42,8 @@ pub struct Listeners {
     pub api: UnixListener,
     /// The API's TCP socket, if any.
     pub api_tcp: Option<TcpListener>,
+    /// The TCP socket at which other hosts get images, if any.
+    pub images: Option<TcpListener>,
 }
 
 /// The agent cannot go on.
@@ -130,9 +137,10 @@ fn start(
     };
     let host = configuration.host.id;
     let teller = OrderTeller::new(host, model.clone(), order_sender, mark_file, mark);
+    let key = Arc::new(configuration.key);
     let submitter = Submitter {
         cluster,
-        key: configuration.key,
+        key: Arc::clone(&key),
         ledger: ledger.clone(),
         model: model.clone(),
         metrics: Arc::clone(&metrics),
@@ -154,7 +162,8 @@ fn start(
         local_stops: stop_sender,
         console_directory: console_directory(&configuration.machines.storage_directory),
     };
-    let (configuration_api, machines) = (configuration.api, configuration.machines);
+    let (configuration_api, mut machines) = (configuration.api, configuration.machines);
+    machines.downloads.introduction = introduction(cluster, key, api_parts.model.clone());
 
     let mut parts = Parts::new();
     let keep_seal = seal::keep(configuration.seal_socket, cluster, seal_sender, stop.clone());
@@ -170,6 +179,21 @@ fn start(
     let work = machines::run(machines, orders, report_sender, board, requests, stop.clone());
     parts.spawn(async move { ("machines", work.await.map_err(Broken::Machines)) });
     Ok(parts)
+}
+
+/// Sessions of this host's own key, each for one other host and a few minutes.
+fn introduction(cluster: ClusterId, key: Arc<SecretKey>, model: SharedModel) -> Introduction {
+    Introduction::new(move |host| {
+        let now = clock::now(model.read(Model::ledger_time));
+        let document = SessionDocument {
+            dagger: 1,
+            cluster,
+            host,
+            key: key.public_key(),
+            not_after_ms: now.plus_ms(SESSION_LIFE_MS_MAX / 2),
+        };
+        document.to_headers(&key)
+    })
 }
 
 async fn infallible(

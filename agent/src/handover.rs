@@ -10,8 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use dagger_api::Sight;
-use dagger_payload::id::{CommitIndex, Generation, LedgerTime, SnapshotId, VmId, VolumeId};
+use dagger_api::{ImageDownload, Sight};
+use dagger_payload::id::{
+    CommitIndex, Generation, HostId, ImageDigest, LedgerTime, SnapshotId, VmId, VolumeId,
+};
 use dagger_payload::kind::{Body, ReportSnapshot, ReportVm, ReportVolume, StopManner};
 use dagger_payload::object::{Host, Image, Vm};
 use dagger_payload::volume::Volume;
@@ -35,7 +37,8 @@ pub enum Order {
     Vm(Box<AttestedVm>),
     /// The new version of a volume of this host.
     Volume(Box<AttestedVolume>),
-    /// The new version of this host's own object: its guests' subnet, among others.
+    /// The new version of a host: this one's own object says its guests' subnet, among others; those
+    /// of others say where they serve images.
     Host(Box<Host>),
     /// The new version of a registered image: where its file may be had.
     Image(Box<Image>),
@@ -207,6 +210,38 @@ pub struct Requests {
     pub local_stops: tokio::sync::mpsc::Receiver<LocalStopRequest>,
 }
 
+/// Introduces this host to others of the cluster, which let their like read images.
+#[derive(Clone)]
+pub struct Introduction {
+    introduce: Arc<dyn Fn(HostId) -> (String, String) + Send + Sync>,
+}
+
+impl Introduction {
+    /// Introduces by what this makes for the host that is asked: a session document, and its
+    /// signature.
+    pub fn new(introduce: impl Fn(HostId) -> (String, String) + Send + Sync + 'static) -> Self {
+        Self { introduce: Arc::new(introduce) }
+    }
+
+    /// For this host.
+    pub fn to(&self, host: HostId) -> (String, String) {
+        (self.introduce)(host)
+    }
+}
+
+impl Default for Introduction {
+    /// Says nothing, and is let in nowhere.
+    fn default() -> Self {
+        Self::new(|_| Default::default())
+    }
+}
+
+impl std::fmt::Debug for Introduction {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Introduction").finish_non_exhaustive()
+    }
+}
+
 /// What this host sees of the VMs that it carries; written by the observation, read by the API.
 #[derive(Debug, Clone, Default)]
 pub struct SightBoard {
@@ -222,6 +257,8 @@ pub struct SightContents {
     pub hypervisor: Option<Result<String, String>>,
     /// Why this host holds, if so.
     pub hold: Option<String>,
+    /// Images that are being fetched.
+    pub downloads: BTreeMap<ImageDigest, ImageDownload>,
     /// Looks at everything on this host, once the machines' half has begun.
     pub inspector: Option<Inspector>,
 }
@@ -235,6 +272,8 @@ pub struct VmSight {
     pub applied_generation: Option<Generation>,
     /// Why it is not as wanted, if so.
     pub reason: Option<String>,
+    /// It waits for its image to be fetched.
+    pub awaits_image: bool,
 }
 
 impl SightBoard {

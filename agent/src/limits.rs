@@ -52,6 +52,12 @@ pub const API_IMPORT_WAIT_MAX: Duration = Duration::from_secs(600);
 pub const API_IMPORT_REGISTER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Image imports at the same time.
 pub const API_IMPORTS_TOGETHER_MAX: usize = 2;
+/// Image files that are sent to other hosts at the same time.
+pub const API_IMAGE_STREAMS_MAX: usize = 8;
+/// Bytes of an image file that are read at a time.
+pub const API_IMAGE_PIECE_BYTES: usize = 256 * 1024;
+/// How long sending one may take; who was not done asks for the rest.
+pub const API_IMAGE_STREAM_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 /// Longest long poll.
 pub const API_POLL_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Long poll when the caller names no time.

@@ -25,6 +25,7 @@ use crate::controller::{
     Collection, Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Retention,
     VolumeFinished,
 };
+use crate::downloads::{DownloadConfiguration, Downloads};
 use crate::handover::{
     HostReport, LocalStopRequest, NoSuchMachine, Order, ReportSender, ReportSubject, Requests,
     SightBoard,
@@ -59,6 +60,8 @@ pub struct MachineConfiguration {
     pub storage_directory: PathBuf,
     /// From where files that registered images name as their source may be imported.
     pub import_directories: Vec<PathBuf>,
+    /// How images are fetched.
+    pub downloads: DownloadConfiguration,
     /// What runs machines.
     pub backend: Backend,
     /// How guests are connected.
@@ -212,6 +215,7 @@ pub async fn run(
     };
     let stop = stop.child_token();
     let _stop_all = stop.clone().drop_guard();
+    let downloads = Downloads::new(configuration.downloads, &disks, &observation, &stop);
     let observing = tokio::spawn(observation.run(stop.clone()));
     let giving_consoles = tokio::spawn(desk.run(stop.clone()));
     let records = read_journal(&journal)?;
@@ -219,6 +223,7 @@ pub async fn run(
         controller: Controller::new(*host_id, configuration.policy, records)
             .keeping(configuration.retention),
         disks,
+        downloads,
         store_looks: Arc::new(Semaphore::new(1)),
         actuator: Actuator::new(Arc::new(performer)),
         journal,
@@ -253,6 +258,7 @@ fn read_journal(journal: &Journal) -> Result<BTreeMap<VmId, Record>, Broken> {
 struct Machines {
     controller: Controller,
     disks: Arc<StoredDisks>,
+    downloads: Downloads,
     /// One look at the stores at a time: one that hangs is not joined by others.
     store_looks: Arc<Semaphore>,
     actuator: Actuator,
@@ -338,6 +344,8 @@ impl Machines {
                 Output::Halt(job) => self.actuator.begin_halt(*job),
                 Output::LookAtStores => self.look_at_stores(),
                 Output::Collect(collection) => self.collect(*collection),
+                Output::Fetch(job) => self.downloads.begin(*job),
+                Output::StopFetching(image) => self.downloads.stop(image),
                 Output::ActOnVolume(job) => {
                     tracing::info!(volume = %job.volume.id, generation = job.volume.generation.0,
                         action = ?job.action, "step");
@@ -462,6 +470,7 @@ fn log_trouble(ended: &Ended) {
     match outcome {
         Outcome::Done => {}
         Outcome::Retryable(reason) => tracing::warn!(step = subject, %reason, "step failed"),
+        Outcome::ImageMissing(reason) => tracing::info!(step = subject, %reason, "not here"),
         Outcome::Terminal(reason) => tracing::warn!(step = subject, %reason, "step was given up"),
         Outcome::Unknown(reason) => tracing::warn!(step = subject, %reason, "outcome unknown"),
     }

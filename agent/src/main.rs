@@ -1,6 +1,7 @@
 //! The daemon `dagger-agent`: reads its configuration, takes its sockets, starts
 //! [`dagger_agent::daemon`], and tells systemd how it is. Decides nothing else.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use dagger_agent::daemon::{self, Broken, Listeners};
 use dagger_agent::machines;
 use dagger_bus::handed::HandedSockets;
 use dagger_bus::listener;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 use tracing_subscriber::layer::SubscriberExt;
@@ -125,18 +127,27 @@ async fn listen(configuration: &Configuration) -> anyhow::Result<Listeners> {
             listener::bind(path).with_context(|| format!("cannot listen at {}", path.display()))?
         }
     };
-    let api_tcp = match (handed.tcp("api-tcp")?, configuration.api.listen) {
+    let api_tcp = tcp_listener(handed.tcp("api-tcp")?, configuration.api.listen).await?;
+    let images = tcp_listener(handed.tcp("images")?, configuration.images_listen).await?;
+    Ok(Listeners { api, api_tcp, images })
+}
+
+/// The socket that was handed over, else one at the address that is configured.
+async fn tcp_listener(
+    handed: Option<std::net::TcpListener>,
+    address: Option<SocketAddr>,
+) -> anyhow::Result<Option<TcpListener>> {
+    Ok(match (handed, address) {
         (Some(socket), _) => {
             socket.set_nonblocking(true)?;
-            Some(tokio::net::TcpListener::from_std(socket)?)
+            Some(TcpListener::from_std(socket)?)
         }
         (None, Some(address)) => {
-            let listener = tokio::net::TcpListener::bind(address).await;
+            let listener = TcpListener::bind(address).await;
             Some(listener.with_context(|| format!("cannot listen at {address}"))?)
         }
         (None, None) => None,
-    };
-    Ok(Listeners { api, api_tcp })
+    })
 }
 
 fn stop_on_signals(stop: &CancellationToken) -> anyhow::Result<()> {

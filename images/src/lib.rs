@@ -5,7 +5,9 @@
 //! * [`disks`]: a VM's disk as a qcow2 overlay over a stored image, its seed, volumes and their
 //!   snapshots, quarantine.
 //! * [`import`]: which files of the host may be taken in on somebody else's word.
+//! * [`incoming`]: image files that are being fetched.
 //! * [`consoles`]: what guests have said, written by hypervisors.
+//! * [`fetch`]: what is said to the helper that has a network.
 //! * [`quarantine`]: what was put aside, and its removal, one file at a time.
 //! * [`seed`]: the NoCloud volume from which a guest learns its name, keys and network.
 //!
@@ -16,9 +18,11 @@
 pub mod consoles;
 pub mod disks;
 pub mod error;
+pub mod fetch;
 pub mod files;
 pub mod header;
 pub mod import;
+pub mod incoming;
 pub mod limits;
 pub mod quarantine;
 pub mod seed;
@@ -30,6 +34,7 @@ pub use disks::{Disk, DiskStore, Outcome};
 pub use error::{ImageError, Kind};
 pub use header::{Geometry, HeaderRefusal};
 pub use import::{ImportDirectories, SourceRefusal};
+pub use incoming::Incoming;
 pub use quarantine::{Quarantine, Remains, RemainsOf};
 pub use seed::{MacAddress, Network, Seed};
 pub use store::{ImageStore, StoredImage};

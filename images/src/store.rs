@@ -19,6 +19,7 @@ use dagger_payload::kind::ImageFormat;
 use crate::error::ImageError;
 use crate::files::{self, Existing, Partial};
 use crate::header::{self, HeaderRefusal};
+use crate::incoming::{self, Incoming};
 use crate::limits::{COPY_BYTES_MAX, IMAGE_FILE_BYTES_MAX};
 
 /// A verified image.
@@ -85,6 +86,7 @@ impl ImageStore {
         let directory =
             std::path::absolute(directory).map_err(ImageError::file("cannot find", directory))?;
         files::open_directory(&directory)?;
+        incoming::remove_abandoned(&directory)?;
         Ok(Self { directory, verified: Mutex::default() })
     }
 
@@ -160,6 +162,40 @@ impl ImageStore {
         partial.publish()?;
         partial.finish(&self.path(found), Existing::Keep)?;
         self.verify(found, format)
+    }
+
+    /// Copies a file that was fetched into the store. Its format is judged whenever it is used, as
+    /// each user declares it.
+    ///
+    /// # Errors
+    /// [`ImageError::DigestDiffers`], [`ImageError::TooLarge`], [`ImageError::File`]. Nothing is
+    /// stored then.
+    pub fn take_in(&self, incoming: &Incoming, expected: ImageDigest) -> Result<(), ImageError> {
+        let failed = |error| ImageError::file("cannot read", incoming.path())(error);
+        let mut fetched = files::open_regular(incoming.path()).map_err(failed)?;
+        let partial = Partial::create(&self.directory)?;
+        let found = copy_and_hash(&mut fetched, partial.file())
+            .map_err(ImageError::file("cannot copy an image to", partial.path()))?
+            .ok_or(ImageError::TooLarge { max_bytes: IMAGE_FILE_BYTES_MAX })?;
+        if found != expected {
+            return Err(ImageError::DigestDiffers { expected, found });
+        }
+        partial.publish()?;
+        // One that is here already is hashed before it is used, like this one.
+        partial.finish(&self.path(found), Existing::Keep)?;
+        Ok(())
+    }
+
+    /// Opens an image's file for whoever verifies it himself, such as another host.
+    ///
+    /// # Errors
+    /// [`ImageError::Missing`], [`ImageError::File`].
+    pub fn open_file(&self, digest: ImageDigest) -> Result<File, ImageError> {
+        let path = self.path(digest);
+        files::open_regular(&path).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound => ImageError::Missing(digest),
+            _ => ImageError::file("cannot open", &path)(error),
+        })
     }
 
     /// Makes sure that the image is here, whole, and of the declared format. Hashes the file unless

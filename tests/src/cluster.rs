@@ -32,6 +32,8 @@ pub struct Cluster {
     directory: tempfile::TempDir,
     programs: PathBuf,
     hosts: usize,
+    /// What its programs find in their environment.
+    environment: Vec<(String, String)>,
 }
 
 /// A role of a daemon.
@@ -58,14 +60,22 @@ impl Role {
 impl Cluster {
     /// Starts `hosts` hosts.
     pub fn start(hosts: usize, machines: Machines) -> Self {
-        let directory = tempfile::Builder::new().prefix("dg").tempdir().expect("a directory");
-        let programs = programs().expect("built before");
-        let cluster = Self { directory, programs, hosts };
         // What hosts offer is not left to how full this machine's disk is: disks are sparse.
         let hypervisor: &[&str] = match machines {
             Machines::Paper => &["test"],
             Machines::Qemu => &["qemu", "--host-disk", "16GiB"],
         };
+        Self::start_with(hosts, hypervisor, &[])
+    }
+
+    /// Starts a cluster whose hypervisor is the first of these words, and its further options the
+    /// others, in this environment.
+    pub fn start_with(hosts: usize, hypervisor: &[&str], environment: &[(&str, String)]) -> Self {
+        let directory = tempfile::Builder::new().prefix("dg").tempdir().expect("a directory");
+        let programs = programs().expect("built before");
+        let environment =
+            environment.iter().map(|(name, value)| ((*name).to_owned(), value.clone()));
+        let cluster = Self { directory, programs, hosts, environment: environment.collect() };
         let hosts = hosts.to_string();
         let arguments = ["cluster", "dev", "--detach", "--hosts", &hosts, "--hypervisor"];
         cluster.must(&[&arguments, hypervisor].concat());
@@ -96,6 +106,7 @@ impl Cluster {
         let mut command = Command::new(self.programs.join("daggerctl"));
         command
             .args(arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .env("DAGGER_DIRECTORY", self.path())
             .env("DAGGER_API", apis.join(","))
             .env("DAGGER_KEY", self.file("keys/developer"))

@@ -186,6 +186,9 @@ pub struct VmView {
     pub forwards: Vec<HostForward>,
     /// What the answering host sees.
     pub sight: Sight,
+    /// How far its image has come, while the answering host fetches it for this VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_download: Option<ImageDownload>,
     /// The generation that the carrying host has applied, if the answering host knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_generation: Option<Generation>,
@@ -381,7 +384,26 @@ pub struct ImageView {
     pub image: Image,
     /// Whether the answering host holds the file.
     pub held: Held,
+    /// How far it has come, while the answering host fetches it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub download: Option<ImageDownload>,
 }
+
+/// An image on its way to a host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ImageDownload {
+    /// Bytes that are here.
+    pub bytes_done: u64,
+    /// Bytes that there are, as it was registered.
+    pub bytes_total: u64,
+    /// Where it comes from, once a source is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<String>,
+}
+
+/// The label of a host, `address:port`, under which its operator says where it serves images to
+/// other hosts.
+pub const IMAGE_ENDPOINT_LABEL: &str = "image-endpoint";
 
 /// Whether a host holds an image file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]

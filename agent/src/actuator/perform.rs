@@ -96,7 +96,12 @@ impl Performer {
     fn act(&self, job: &Job) -> Outcome {
         let vm = &job.vm;
         match &job.action {
-            Action::Image(sources) => disk_outcome(self.disks.ensure_image(&vm.image, sources)),
+            Action::Image(sources) => match self.disks.ensure_image(&vm.image, sources) {
+                Err(error @ (DiskError::ImageMissing(_) | DiskError::ImageDamaged(_))) => {
+                    Outcome::ImageMissing(error.to_string())
+                }
+                other => disk_outcome(other),
+            },
             Action::Disk(rule) => {
                 disk_outcome(self.disks.ensure_disk(vm.id, &vm.image, vm.size.disk_gib, *rule))
             }

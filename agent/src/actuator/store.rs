@@ -6,7 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use dagger_images::{
     ConsoleStore, DiskStore, ImageError, ImageStore, ImportDirectories, Network,
@@ -27,7 +27,7 @@ use crate::inspection::Files;
 
 /// The stores below one host's storage directory.
 pub struct StoredDisks {
-    images: ImageStore,
+    images: Arc<ImageStore>,
     disks: DiskStore,
     consoles: ConsoleStore,
     imports: ImportDirectories,
@@ -50,7 +50,7 @@ impl StoredDisks {
         imports: ImportDirectories,
     ) -> Result<Self, ImageError> {
         Ok(Self {
-            images: ImageStore::open(&storage_directory.join("images"))?,
+            images: Arc::new(ImageStore::open(&storage_directory.join("images"))?),
             disks: DiskStore::open(&storage_directory.join("disks"), host)?,
             consoles: ConsoleStore::open(&console_directory(storage_directory))?,
             imports,
@@ -58,6 +58,11 @@ impl StoredDisks {
             images_in_use: RwLock::default(),
             host,
         })
+    }
+
+    /// Where image files are.
+    pub fn image_store(&self) -> Arc<ImageStore> {
+        Arc::clone(&self.images)
     }
 
     /// What all directories hold, for people.
@@ -114,7 +119,7 @@ impl StoredDisks {
     /// Copies the image from the first local source that has it, or says why none does. Whoever
     /// registers an image names its sources, so they are opened only where this host's operator
     /// allows it, and nothing of another file's contents is told. Sources on the network are not
-    /// fetched by the agent, which has none: their files are imported by the operator.
+    /// for the agent, which has none: what is in no file here is fetched by a helper.
     fn import(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), String> {
         let mut last = ImageError::Missing(image.digest).to_string();
         for source in sources.iter().map(ImageSource::as_str).filter(|text| text.starts_with('/')) {

@@ -20,6 +20,9 @@ pub enum Door {
     Unix,
     /// Over TCP.
     Tcp(TcpDoor),
+    /// Over the TCP socket for other hosts, which leads to image files and to nothing else. What is
+    /// there needs a session, so that neither `Host` nor `Origin` says anything.
+    Images,
 }
 
 /// What the TCP listener answers to.

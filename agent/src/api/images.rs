@@ -38,8 +38,10 @@ pub(super) async fn list(State(api): State<Api>) -> Result<Json<Vec<ImageView>>,
     let listed = tokio::task::spawn_blocking(move || store.list()).await;
     let entries = listed.map_err(ended)?.map_err(|error| image_problem(&error))?;
     let here: BTreeSet<ImageDigest> = entries.into_iter().map(|entry| entry.digest).collect();
+    let downloads = api.parts.board.read(|contents| contents.downloads.clone());
     let view = |image: &Image| ImageView {
         held: if here.contains(&image.digest) { Held::Yes } else { Held::No },
+        download: downloads.get(&image.digest).cloned(),
         image: image.clone(),
     };
     Ok(Json(api.parts.model.read(|model| model.images().map(view).collect())))
@@ -81,7 +83,7 @@ pub(super) async fn import(
     let work = move || store.import(Path::new(&import.path), format, Some(import.digest));
     let imported = tokio::task::spawn_blocking(work).await;
     imported.map_err(ended)?.map_err(|error| image_problem(&error))?;
-    Ok(Json(ImageView { image, held: Held::Yes }))
+    Ok(Json(ImageView { image, held: Held::Yes, download: None }))
 }
 
 /// The image with this digest, once it is registered; its registration may be on its way to this

@@ -10,6 +10,7 @@ mod console;
 mod events;
 mod fsck;
 mod guard;
+mod image_files;
 mod images;
 mod local_stop;
 mod log;
@@ -47,8 +48,8 @@ use crate::clock;
 use crate::configuration::HostIdentity;
 use crate::handover::{ConsoleSender, LocalStopSender, SightBoard};
 use crate::limits::{
-    API_IMPORTS_TOGETHER_MAX, API_REQUESTS_TOGETHER_MAX, API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX,
-    CONSOLES_MAX, EVENT_STREAMS_MAX,
+    API_IMAGE_STREAMS_MAX, API_IMPORTS_TOGETHER_MAX, API_REQUESTS_TOGETHER_MAX,
+    API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX, CONSOLES_MAX, EVENT_STREAMS_MAX,
 };
 use crate::link::releases::StreamState;
 use crate::link::requests::LedgerClient;
@@ -99,6 +100,7 @@ struct Shared {
     importing: Semaphore,
     streaming: Arc<Semaphore>,
     consoles: Arc<Semaphore>,
+    image_streams: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -184,6 +186,7 @@ fn documented() -> OpenApiRouter<Api> {
     // These wait by their nature, and are bounded each in its own way.
     let waiting = OpenApiRouter::new()
         .routes(routes!(payloads::show))
+        .routes(routes!(image_files::show))
         .routes(routes!(events::events))
         .routes(routes!(console::console))
         .routes(routes!(local_stop::local_stop));
@@ -202,6 +205,7 @@ pub fn router(parts: ApiParts, stop: CancellationToken) -> (Router, utoipa::open
         importing: Semaphore::new(API_IMPORTS_TOGETHER_MAX),
         streaming: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         consoles: Arc::new(Semaphore::new(CONSOLES_MAX)),
+        image_streams: Arc::new(Semaphore::new(API_IMAGE_STREAMS_MAX)),
         stop,
     });
     let (router, document) = documented().split_for_parts();
@@ -233,6 +237,8 @@ async fn check_door(request: Request, next: Next) -> Response {
     let verdict = match request.extensions().get::<Door>() {
         Some(Door::Unix) => Ok(()),
         Some(Door::Tcp(door)) => door.check(request.uri(), request.headers()),
+        Some(Door::Images) if request.uri().path().starts_with(image_files::PATH_BEGIN) => Ok(()),
+        Some(Door::Images) => Err(ApiProblem::not_found("only image files are served here")),
         None => Err(ApiProblem::internal("the request came through no door")),
     };
     match verdict {

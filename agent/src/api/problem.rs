@@ -92,6 +92,8 @@ own_codes! {
         "Correct what the detail names, and import the file again.";
     IMAGE_STORE = "image_store_unavailable", SERVICE_UNAVAILABLE, "The image store did not work",
         "Look at the agent's log and the disk's free space, then import the file again.";
+    RANGE = "range_refused", RANGE_NOT_SATISFIABLE, "The file has no such part",
+        "Ask for `Range: bytes=N-` with N below the file's size, or for all of it.";
     INTERNAL = "internal", INTERNAL_SERVER_ERROR, "A defect of the agent",
         "Report it with the agent's log; the rest of the agent works on.";
 }
@@ -172,6 +174,11 @@ impl ApiProblem {
     /// The image store did not work this time.
     pub fn image_store(detail: impl Into<String>) -> Self {
         Self::own(&IMAGE_STORE, detail)
+    }
+
+    /// A file has no such part.
+    pub fn range(detail: impl Into<String>) -> Self {
+        Self::own(&RANGE, detail)
     }
 
     /// No quorum attests any state of this host in time.

@@ -76,13 +76,17 @@ impl FromRequestParts<Api> for Reader {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiProblem> {
         match parts.extensions.get::<Door>() {
             Some(Door::Unix) => Ok(Self::All),
-            Some(Door::Tcp(_)) => of_session(&parts.headers, api),
+            Some(Door::Tcp(_) | Door::Images) => scope(&session_key(&parts.headers, api)?, api),
             None => Err(ApiProblem::internal("the request came through no door")),
         }
     }
 }
 
-fn of_session(headers: &HeaderMap, api: &Api) -> Result<Reader, ApiProblem> {
+/// The key behind the session that came with a request.
+///
+/// # Errors
+/// `session_needed`, `session_refused`.
+pub(super) fn session_key(headers: &HeaderMap, api: &Api) -> Result<PublicKey, ApiProblem> {
     let text = |name: &'static str| match headers.get(name).map(|value| value.to_str()) {
         Some(Ok(text)) => Ok(Some(text)),
         Some(Err(_)) => Err(ApiProblem::session(format!("the {name} header is not ASCII"))),
@@ -94,9 +98,8 @@ fn of_session(headers: &HeaderMap, api: &Api) -> Result<Reader, ApiProblem> {
         return Err(ApiProblem::no_session());
     };
     let here = (api.parts.cluster, api.me);
-    let key = session::check(document, signature, here, api.now())
-        .map_err(|error| ApiProblem::session(error.to_string()))?;
-    scope(&key, api)
+    session::check(document, signature, here, api.now())
+        .map_err(|error| ApiProblem::session(error.to_string()))
 }
 
 fn scope(key: &PublicKey, api: &Api) -> Result<Reader, ApiProblem> {

@@ -40,6 +40,7 @@ pub async fn serve(
     tokio::join!(
         unix.serve_unix(listeners.api),
         serve_tcp(&router, listeners.api_tcp, configuration, &tracker, &stop),
+        serve_images(&router, listeners.images, &tracker, &stop),
     );
     tracker.close();
     if tokio::time::timeout(STOP_WAIT_MAX, tracker.wait()).await.is_err() {
@@ -66,6 +67,18 @@ async fn serve_tcp(
     let names = configuration.hosts.iter().map(|name| name.to_ascii_lowercase());
     let door = Door::Tcp(TcpDoor { port: address.port(), names: names.collect() });
     Socket::new(router, door, tracker, stop).serve_tcp(listener).await;
+}
+
+/// Other hosts, which take images.
+async fn serve_images(
+    router: &Router,
+    listener: Option<TcpListener>,
+    tracker: &TaskTracker,
+    stop: &CancellationToken,
+) {
+    let Some(listener) = listener else { return };
+    info!(address = ?listener.local_addr().ok(), "images are served to other hosts");
+    Socket::new(router, Door::Images, tracker, stop).serve_tcp(listener).await;
 }
 
 /// One listening socket's service.

@@ -33,6 +33,8 @@ pub(super) enum Decision {
     Settled(ReportPhase),
     /// Carry this out.
     Act(Action),
+    /// See that the VM's image is fetched.
+    Fetch,
     /// It is off because this host's operator wants that: why.
     Halted(String),
     /// Start it again, counted: it stopped by itself.
@@ -178,6 +180,7 @@ fn make(entry: &Entry, around: &Surroundings<'_>) -> Option<Decision> {
         return Some(Decision::Wait(None));
     };
     Some(Decision::Act(match step {
+        Step::Image if entry.missing_image.is_some() => return Some(Decision::Fetch),
         Step::Image => Action::Image((around.sources)()),
         Step::Disk => Action::Disk(entry.disk_rule()),
         Step::Seed => Action::Seed(guests.subnet),

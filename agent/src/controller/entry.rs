@@ -35,6 +35,8 @@ pub(super) struct Entry {
     pub(super) busy: Option<Step>,
     /// Steps ensured for this generation since the agent started.
     pub(super) ensured: BTreeSet<Step>,
+    /// Its image is not here and has to be fetched: what was said of that.
+    pub(super) missing_image: Option<String>,
     /// The last failure, until something succeeds.
     pub(super) failure: Option<Failure>,
     /// The guest was asked to switch itself off.
@@ -110,6 +112,7 @@ impl Entry {
             look_asked: false,
             busy: None,
             ensured: BTreeSet::new(),
+            missing_image: None,
             failure: None,
             asked: None,
             restarts: VecDeque::new(),
@@ -150,6 +153,7 @@ impl Entry {
 
     fn begin_generation(&mut self) {
         self.ensured.clear();
+        self.missing_image = None;
         self.failure = None;
         self.asked = None;
         self.restarts.clear();
@@ -236,10 +240,8 @@ impl Entry {
         match outcome {
             Outcome::Done => self.succeed(step),
             Outcome::Retryable(reason) => self.fail(now, step, reason),
-            Outcome::Terminal(reason) => {
-                let tries = self.failure.as_ref().map_or(1, |failure| failure.tries + 1);
-                self.failure = Some(Failure { step, reason, tries, then: Then::Stay });
-            }
+            Outcome::ImageMissing(reason) => self.missing_image = Some(reason),
+            Outcome::Terminal(reason) => self.give_up(step, reason),
             Outcome::Unknown(reason) => {
                 self.lose_sight(ticket);
                 self.fail(now, step, reason);
@@ -258,7 +260,7 @@ impl Entry {
                 }
             }
             Outcome::Unknown(_) => self.lose_sight(ticket),
-            Outcome::Retryable(_) | Outcome::Terminal(_) => {}
+            Outcome::Retryable(_) | Outcome::ImageMissing(_) | Outcome::Terminal(_) => {}
         }
     }
 
@@ -275,10 +277,21 @@ impl Entry {
         }
     }
 
-    fn fail(&mut self, now: Monotonic, step: Step, reason: String) {
+    pub(super) fn give_up(&mut self, step: Step, reason: String) {
+        let tries = self.failure.as_ref().map_or(1, |failure| failure.tries + 1);
+        self.failure = Some(Failure { step, reason, tries, then: Then::Stay });
+    }
+
+    pub(super) fn fail(&mut self, now: Monotonic, step: Step, reason: String) {
         let tries = self.failure.as_ref().map_or(1, |failure| failure.tries + 1);
         let doubled = RETRY_WAIT_FIRST * 2_u32.saturating_pow((tries - 1).min(16));
         let at = now.plus(doubled.min(RETRY_WAIT_MAX));
+        self.fail_until(at, step, reason);
+    }
+
+    /// It is tried again at this time.
+    pub(super) fn fail_until(&mut self, at: Monotonic, step: Step, reason: String) {
+        let tries = self.failure.as_ref().map_or(1, |failure| failure.tries + 1);
         self.failure = Some(Failure { step, reason, tries, then: Then::Retry(at) });
         // What stood before may be what is missing now; reading a whole image again is too dear,
         // unless the disk that lies over it could not be made.

@@ -22,3 +22,11 @@ pub(super) const IMAGE_SOURCES_TRIED_MAX: usize = 32;
 pub(super) const COLLECT_LOOK_EVERY: Duration = Duration::from_secs(600);
 /// Removals that are queued after one look; the next look queues more.
 pub(super) const COLLECTIONS_WAITING_MAX: usize = 1024;
+/// Images that are fetched at the same time.
+pub(super) const FETCHES_TOGETHER_MAX: usize = 3;
+/// Hosts of the cluster that are asked for an image in one try.
+pub(super) const FETCH_HOSTS_MAX: usize = 16;
+/// The first wait before an image is fetched again; it doubles.
+pub(super) const FETCH_WAIT_FIRST: Duration = Duration::from_secs(2);
+/// The longest wait before an image is fetched again: a source that lies sends all of it each time.
+pub(super) const FETCH_WAIT_MAX: Duration = Duration::from_secs(600);

@@ -8,6 +8,7 @@
 mod collector;
 mod decide;
 mod entry;
+mod fetches;
 mod halt;
 mod kept;
 mod limits;
@@ -23,7 +24,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dagger_api::Sight;
-use dagger_payload::id::{HostId, LedgerTime, VmId, VolumeId};
+use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId, VolumeId};
 use dagger_payload::kind::{ReportPhase, ReportSnapshot, ReportVm, ReportVolume, StopManner};
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, VmState};
@@ -31,6 +32,7 @@ use dagger_payload::object::{Placement, VmState};
 use self::collector::Collector;
 use self::decide::{Decision, Surroundings, decide};
 use self::entry::{Entry, Taken};
+use self::fetches::Fetches;
 use self::halt::Charge;
 use self::sources::Sources;
 use self::volumes::VolumeEntry;
@@ -39,6 +41,7 @@ use crate::hypervisor::{Inventory, Machine, Power, Tags};
 use crate::journal::Record;
 
 pub use collector::{Collection, Retention, Stored, StoredOverlay};
+pub use fetches::{FetchJob, FetchPlace, Fetched};
 pub use policy::LocalPolicy;
 pub use step::{
     Action, DiskRule, Finished, Guests, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step,
@@ -89,6 +92,8 @@ pub enum Input {
     Stored(Stored),
     /// A removal ended, well or not.
     Collected,
+    /// An image was fetched, or was not.
+    Fetched(ImageDigest, Fetched),
     /// This host's operator wants the machine off, in this manner and for this reason.
     LocalStop(VmId, StopManner, String),
     /// The guest shows this SSH host key.
@@ -110,6 +115,10 @@ pub enum Output {
     LookAtStores,
     /// Remove this for ever. One at a time.
     Collect(Box<Collection>),
+    /// Fetch this image, however long that takes; its end comes as [`Input::Fetched`].
+    Fetch(Box<FetchJob>),
+    /// Nobody needs this image any more: stop fetching it. Its end comes all the same.
+    StopFetching(ImageDigest),
     /// Make this record durable.
     Persist(Box<Record>),
     /// Forget the VM's record.
@@ -150,6 +159,7 @@ pub struct Controller {
     ledger_time: LedgerTime,
     guests: Option<Guests>,
     sources: Sources,
+    fetches: Fetches,
     entries: BTreeMap<VmId, Entry>,
     /// What the last listing showed of VMs that nothing is known of; empty while nothing is seen.
     strangers: Inventory,
@@ -171,6 +181,7 @@ impl Controller {
             ledger_time: LedgerTime::default(),
             guests: None,
             sources: Sources::default(),
+            fetches: Fetches::default(),
             entries,
             strangers: Inventory::new(),
             listed: 0,
@@ -230,8 +241,12 @@ impl Controller {
                 }
                 self.advance(now, vm, &mut outputs);
             }
+            Input::Fetched(image, fetched) => {
+                self.take_fetched(now, image, &fetched, &mut outputs);
+            }
             Input::Tick => self.tick(now, &mut outputs),
         }
+        self.stop_needless_fetches(&mut outputs);
         outputs
     }
 
@@ -300,7 +315,7 @@ impl Controller {
                 });
                 self.advance_all(now, outputs);
             }
-            Order::Host(_) => {}
+            Order::Host(host) => self.fetches.take_host(&host),
             Order::Image(image) => self.sources.take(*image),
             Order::LedgerTime(time) => {
                 self.ledger_time = self.ledger_time.max(time);
@@ -398,6 +413,9 @@ impl Controller {
             entry.record_now(here, &wanted).done.remove(&Step::Start);
             decision = decide(entry, &around);
         }
+        if decision == Decision::Fetch {
+            return self.await_image(now, (vm, wanted.vm.image.digest), outputs);
+        }
         carry_out(entry, here, &wanted, decision, outputs);
     }
 }
@@ -447,7 +465,7 @@ fn carry_out(
             entry.wake = until;
             entry.told_failure()
         }
-        Decision::Restart => None,
+        Decision::Restart | Decision::Fetch => None,
     };
     if let Some(reason) = told {
         let news = report::news(entry, here, ReportPhase::Degraded, Some(&reason));
@@ -519,7 +537,12 @@ fn shown(power: Power) -> Sight {
 /// What the API shows of a machine of which nothing is known but that it is here.
 fn stranger(power: Power) -> VmSight {
     let reason = "unknown_to_ledger: nothing but its tags says what it is";
-    VmSight { sight: shown(power), applied_generation: None, reason: Some(reason.to_owned()) }
+    VmSight {
+        sight: shown(power),
+        applied_generation: None,
+        reason: Some(reason.to_owned()),
+        awaits_image: false,
+    }
 }
 
 /// What the API shows of an entry.
@@ -533,5 +556,6 @@ fn sight(entry: &Entry) -> VmSight {
         sight,
         applied_generation: entry.record.as_ref().and_then(|record| record.applied),
         reason: entry.reason.clone(),
+        awaits_image: entry.missing_image.is_some(),
     }
 }

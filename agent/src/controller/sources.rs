@@ -23,11 +23,16 @@ pub(super) struct Sources {
     names: BTreeMap<ImageName, ImageDigest>,
     /// By file, in order of registration.
     places: BTreeMap<ImageDigest, Vec<Registration>>,
+    /// The largest size that any name gave a file, also one that is retired now: its VMs stay. The
+    /// digest says what is in it.
+    sizes: BTreeMap<ImageDigest, u64>,
 }
 
 impl Sources {
     /// Takes the new version of a registered image.
     pub(super) fn take(&mut self, image: Image) {
+        let size = self.sizes.entry(image.digest).or_default();
+        *size = image.size_bytes.max(*size);
         let is_same = self.names.get(&image.name) == Some(&image.digest);
         if !is_same || image.status == ImageStatus::Retired {
             self.forget(&image.name);
@@ -50,6 +55,11 @@ impl Sources {
         if registrations.is_empty() {
             self.places.remove(&digest);
         }
+    }
+
+    /// The most bytes that the file may have.
+    pub(super) fn size_bytes(&self, digest: &ImageDigest) -> u64 {
+        self.sizes.get(digest).copied().unwrap_or_default()
     }
 
     /// The places of one file, each once, at most [`IMAGE_SOURCES_TRIED_MAX`].

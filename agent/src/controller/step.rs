@@ -178,6 +178,8 @@ pub enum Outcome {
     Done,
     /// Not now; the reason begins with a stable code and a colon.
     Retryable(String),
+    /// The image is not here, nor where this host may copy it from: it has to be fetched.
+    ImageMissing(String),
     /// Not ever in this generation.
     Terminal(String),
     /// Nobody can say whether it took effect: look before doing anything else.

@@ -124,9 +124,9 @@ impl Failure {
         match outcome {
             Outcome::Done => None,
             Outcome::Terminal(reason) => Some(Self { reason, tries, again: None }),
-            Outcome::Retryable(reason) | Outcome::Unknown(reason) => {
-                Some(Self { reason, tries, again })
-            }
+            Outcome::Retryable(reason)
+            | Outcome::ImageMissing(reason)
+            | Outcome::Unknown(reason) => Some(Self { reason, tries, again }),
         }
     }
 

@@ -52,13 +52,10 @@ impl Selection {
                         commit: release.end.index,
                     })));
                 }
-                Effect::Host(host) if host.id == self.host => {
-                    orders.push(Order::Host(host.clone()));
-                }
+                Effect::Host(host) => orders.push(Order::Host(host.clone())),
                 Effect::Image(image) => orders.push(Order::Image(image.clone())),
                 Effect::Vm(_)
                 | Effect::Volume(_)
-                | Effect::Host(_)
                 | Effect::Account(_)
                 | Effect::Usage(_)
                 | Effect::Seat(_)

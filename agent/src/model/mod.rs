@@ -24,7 +24,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::name::ImageName;
-use dagger_payload::object::{Account, Effect, Host, Image, Vm};
+use dagger_payload::object::{Account, Effect, Host, HostDuty, Image, Vm};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, Release, Verdict};
 use dagger_payload::volume::Volume;
@@ -127,6 +127,12 @@ impl Model {
     /// A host as its operator declared it.
     pub fn host(&self, id: &HostId) -> Option<&Host> {
         self.hosts.get(id)
+    }
+
+    /// The host whose reports this key signs, while it is a member.
+    pub fn host_signed_by(&self, agent_key: &PublicKey) -> Option<&Host> {
+        let is_member = |host: &&Host| host.duty != HostDuty::Left;
+        self.hosts.values().filter(is_member).find(|host| host.agent_key == *agent_key)
     }
 
     /// All registered images.

@@ -87,6 +87,9 @@ impl Model {
             image_name: image.map(|image| image.name.clone()),
             forwards: self.forwards(vm),
             sight,
+            image_download: own
+                .filter(|own| own.awaits_image)
+                .and_then(|_| sights.downloads.get(&vm.image.digest).cloned()),
             applied_generation: own.and_then(|own| own.applied_generation),
             vm: vm.clone(),
         }

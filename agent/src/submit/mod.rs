@@ -32,7 +32,7 @@ pub struct Submitter {
     /// The cluster.
     pub cluster: ClusterId,
     /// Signs the reports.
-    pub key: SecretKey,
+    pub key: Arc<SecretKey>,
     /// To the ledger.
     pub ledger: LedgerClient,
     /// Shows what is ordered.

@@ -32,6 +32,8 @@ pub(crate) struct Agent {
     pub(crate) processor: FakeProcessor,
     pub(crate) unix: Way,
     pub(crate) tcp: Way,
+    /// The door for other hosts.
+    pub(crate) images: Way,
     pub(crate) orders: mpsc::Receiver<Order>,
     pub(crate) reports: mpsc::Sender<HostReport>,
     pub(crate) model: SharedModel,
@@ -71,7 +73,7 @@ fn submitter(
 ) -> Submitter {
     Submitter {
         cluster: world.cluster,
-        key: World::agent_key(0),
+        key: Arc::new(World::agent_key(0)),
         ledger: ledger.clone(),
         model: model.clone(),
         metrics: Arc::clone(metrics),
@@ -134,13 +136,14 @@ impl Agent {
             console_directory: at("consoles"),
             local_stops: stop_sender,
         };
-        let (unix, tcp) = serve(parts, at("api"), stop.clone()).await;
+        let [unix, tcp, images] = serve(parts, at("api"), stop.clone()).await;
         Self {
             world,
             ledger,
             processor,
             unix,
             tcp,
+            images,
             orders,
             reports,
             model,
@@ -203,13 +206,16 @@ impl Agent {
     }
 }
 
-async fn serve(parts: ApiParts, socket: PathBuf, stop: CancellationToken) -> (Way, Way) {
+async fn serve(parts: ApiParts, socket: PathBuf, stop: CancellationToken) -> [Way; 3] {
     let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await;
     let tcp = tcp.expect("a free port");
     let address = tcp.local_addr().expect("bound");
+    let images = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let images_address = images.local_addr().expect("bound");
     let listeners = Listeners {
         api: dagger_bus::listener::bind(&socket).expect("a fresh path"),
         api_tcp: Some(tcp),
+        images: Some(images),
     };
     let configuration = ApiConfiguration {
         socket: socket.clone(),
@@ -217,5 +223,5 @@ async fn serve(parts: ApiParts, socket: PathBuf, stop: CancellationToken) -> (Wa
         hosts: BTreeSet::from(["cloud.example".to_owned()]),
     };
     tokio::spawn(api::serve(parts, configuration, listeners, stop));
-    (Way::Unix(socket), Way::Tcp(address))
+    [Way::Unix(socket), Way::Tcp(address), Way::Tcp(images_address)]
 }

@@ -93,7 +93,12 @@ async fn a_console_ends_with_its_guest_after_its_last_words() {
     assert_eq!(next(&mut socket).await, Message::Binary("before".into()));
     say(&agent, &vm, "halted");
     agent.board.update(|sights| {
-        let sight = VmSight { sight: Sight::Stopped, applied_generation: None, reason: None };
+        let sight = VmSight {
+            sight: Sight::Stopped,
+            applied_generation: None,
+            reason: None,
+            awaits_image: false,
+        };
         sights.vms.insert(vm.id, sight);
     });
     assert_eq!(next(&mut socket).await, Message::Binary("halted".into()));
@@ -142,7 +147,12 @@ async fn before_any_history_is_known_a_console_opens_by_its_id_for_who_operates_
     let path = format!("/v1/vms/{vm}/console");
     assert_eq!(agent.unix.get(&path).await.problem().code, "not_found", "it is not seen here");
     agent.board.update(|sights| {
-        let sight = VmSight { sight: Sight::Running, applied_generation: None, reason: None };
+        let sight = VmSight {
+            sight: Sight::Running,
+            applied_generation: None,
+            reason: None,
+            awaits_image: false,
+        };
         sights.vms.insert(vm, sight);
     });
     let answered = agent.unix.get(&path).await;

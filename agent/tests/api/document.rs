@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 34] = [
+const PROMISED: [(&str, &str); 35] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -19,6 +19,7 @@ const PROMISED: [(&str, &str); 34] = [
     ("get", "/v1/health"),
     ("get", "/v1/hosts"),
     ("get", "/v1/images"),
+    ("get", "/v1/images/{digest}"),
     ("get", "/v1/ledger"),
     ("get", "/v1/log"),
     ("get", "/v1/openapi.json"),

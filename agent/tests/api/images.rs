@@ -11,7 +11,8 @@ use hyper::StatusCode;
 
 use crate::agent::Agent;
 use crate::http::{Answered, Way};
-use crate::support::{Chronicle, key, vm_create};
+use crate::sessions;
+use crate::support::{Chronicle, World, host_object, key, vm_create};
 
 async fn import(way: &Way, import: &ImageImport) -> Answered {
     let body = serde_json::to_vec(import).expect("plain data");
@@ -72,4 +73,67 @@ async fn only_a_registered_image_with_the_right_digest_is_taken_and_only_over_th
     assert_eq!(taken.json::<ImageView>().held, Held::Yes);
     let views: Vec<ImageView> = agent.unix.get_json("/v1/images").await;
     assert_eq!(views[0].held, Held::Yes);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_images_bytes_are_for_hosts_and_operators_and_from_any_byte_on() {
+    let agent = Agent::start().await;
+    let bytes: Vec<u8> = (0..600_000_u32).map(|number| number as u8).collect();
+    let path = agent.directory.path().join("small.img");
+    std::fs::write(&path, &bytes).expect("writable");
+    let digest = dagger_images::store::digest_of(&path).expect("readable").expect("small");
+    let file = format!("/v1/images/{digest}");
+    let mut chronicle = Chronicle::new(&agent.world);
+    let payload = agent.world.sign(&key(1), vm_create("any"));
+    let cause = Cause { digest: payload.digest(), position: chronicle.next_position() };
+    let effects = vec![host_object(&agent.world, 1, cause)];
+    chronicle.commit(vec![(payload, Verdict::Accepted, effects)], Vec::new());
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 1).await;
+
+    let hosts_key = World::agent_key(1);
+    let missing = sessions::get(&agent, &file, &hosts_key, 0).await;
+    assert_eq!(missing.problem().code, "not_found");
+    std::fs::copy(&path, agent.directory.path().join("images").join(digest.to_string()))
+        .expect("writable");
+    let taken = sessions::get(&agent, &file, &hosts_key, 0).await;
+    assert_eq!(taken.status, StatusCode::OK);
+    assert!(taken.body == bytes);
+
+    assert_eq!(agent.tcp.get(&file).await.problem().code, "session_needed");
+    for (stranger, author) in
+        [(key(World::DEVELOPER), 0), (World::agent_key(3), 0), (World::agent_key(1), 1)]
+    {
+        let refused = sessions::get(&agent, &file, &stranger, author).await;
+        assert_eq!(refused.problem().code, "session_refused");
+    }
+
+    for (range, begin) in [("bytes=0-", 0), ("bytes=599999-", 599_999), ("bytes=300000-", 300_000)]
+    {
+        let request = agent.unix.request("GET", &file).header("range", range);
+        let part = agent.unix.ask(request.body(Full::default()).expect("a request")).await;
+        assert_eq!(part.status, StatusCode::PARTIAL_CONTENT, "{range}");
+        assert_eq!(part.headers["content-range"], format!("bytes {begin}-599999/600000"));
+        assert!(part.body == bytes[begin..], "{range}");
+    }
+    for range in ["bytes=600000-", "bytes=1-2", "bytes=-5", "bytes=0-,5-", "lines=1-"] {
+        let request = agent.unix.request("GET", &file).header("range", range);
+        let refused = agent.unix.ask(request.body(Full::default()).expect("a request")).await;
+        assert_eq!(refused.problem().code, "range_refused", "{range}");
+    }
+    for path in ["/v1/images/none", "/v1/images/..%2Fsecret", "/v1/images/"] {
+        let refused = agent.unix.get(path).await;
+        assert!(refused.status.is_client_error(), "{path}");
+        refused.problem();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn at_the_door_for_other_hosts_nothing_but_image_files_is_served() {
+    let agent = Agent::start().await;
+    for path in ["/v1/cluster", "/v1/vms", "/v1/images", "/v1/openapi.json", "/"] {
+        assert_eq!(agent.images.get(path).await.problem().code, "not_found", "{path}");
+    }
+    let file = format!("/v1/images/{}", ImageDigest([1; 32]));
+    assert_eq!(agent.images.get(&file).await.problem().code, "session_needed");
 }

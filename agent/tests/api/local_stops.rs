@@ -15,7 +15,7 @@ const BODY: &str = r#"{"reason": "it mines coins", "manner": "forced"}"#;
 
 fn see(agent: &Agent, vm: VmId, sight: Sight) {
     agent.board.update(|sights| {
-        let sight = VmSight { sight, applied_generation: None, reason: None };
+        let sight = VmSight { sight, applied_generation: None, reason: None, awaits_image: false };
         sights.vms.insert(vm, sight);
     });
 }

@@ -103,6 +103,7 @@ async fn a_history_leads_from_the_signature_to_the_machine() {
             sight: Sight::Running,
             applied_generation: Some(Generation(1)),
             reason: None,
+            awaits_image: false,
         };
         sights.vms.insert(vm.id, sight);
     });

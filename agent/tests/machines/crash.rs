@@ -425,6 +425,7 @@ impl<'a> Agent<'a> {
                 self.inputs.push_back(Input::Finished(finished, self.tickets.draw()));
             }
             Output::LookAtStores | Output::Collect(_) => panic!("nobody gave a retention time"),
+            Output::Fetch(_) | Output::StopFetching(_) => panic!("the image is here"),
             Output::Halt(job) => {
                 let finished = self.performer.halt(&job).unwrap();
                 self.inputs.push_back(Input::Finished(finished, self.tickets.draw()));

@@ -71,6 +71,7 @@ impl Half {
             state_directory: directory.join("state"),
             storage_directory: directory.to_owned(),
             import_directories: vec![directory.join("import")],
+            downloads: dagger_agent::downloads::DownloadConfiguration::default(),
             backend: Backend::Libvirt { uri: URI.to_owned(), accelerator: Accelerator::Auto },
             network_kind: NetworkKind::None,
             network_helper: helper(),
@@ -414,6 +415,7 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
         state_directory: directory.path().join("state"),
         storage_directory: directory.path().to_owned(),
         import_directories: Vec::new(),
+        downloads: dagger_agent::downloads::DownloadConfiguration::default(),
         backend: Backend::Libvirt {
             uri: format!("qemu:///system?socket={}", socket.display()),
             accelerator: Accelerator::Tcg,

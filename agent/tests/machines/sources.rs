@@ -9,7 +9,7 @@ use dagger_payload::object::{Image, ImageStatus};
 use super::desk::Desk;
 use super::support::{accepted, cause, host, offered};
 
-fn image(name: &str, sources: &[&str]) -> Image {
+pub(crate) fn image(name: &str, sources: &[&str]) -> Image {
     let image = offered().vm.image;
     Image {
         name: name.parse().unwrap(),

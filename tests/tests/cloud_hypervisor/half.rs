@@ -66,6 +66,7 @@ impl Half {
             state_directory: directory.join("state"),
             storage_directory: directory.join("storage"),
             import_directories: Vec::new(),
+            downloads: dagger_agent::downloads::DownloadConfiguration::default(),
             backend: Backend::CloudHypervisor(configuration(directory)),
             network_kind: NetworkKind::None,
             network_helper: HelperConfiguration {

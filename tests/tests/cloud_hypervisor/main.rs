@@ -22,7 +22,7 @@ use dagger_agent::hypervisor::{
 use dagger_payload::id::{HostId, VmId, VolumeId};
 use nix::sys::signal::Signal;
 
-use self::host::{GREETING, Host, VM, call, stop_proof, tags, until};
+use self::host::{GREETING, HERE, Host, VM, call, stop_proof, tags, until};
 
 #[test]
 fn cloud_hypervisor_runs_a_machine_through_its_whole_life() {

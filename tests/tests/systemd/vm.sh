@@ -30,5 +30,15 @@ echo "== nobody else reads state or disks"
 [[ $(stat -c %a /var/lib/dagger-agent /var/lib/dagger-storage) == $'700\n711' ]]
 [[ $(stat -c %a /var/lib/dagger-storage/disks /var/lib/dagger-storage/disks/*.qcow2) == $'711\n600' ]]
 
+echo "== what is not here is asked for by a process of its own, and not at this host's own addresses"
+truncate -s 1M /srv/other.img
+DAGGER_API=http://127.0.0.1:7480 daggerctl image register /srv/other.img --name op1/other --format raw \
+  --source https://127.0.0.1:7480/other --key "$keys/operator"
+daggerctl vm create web-2 --image op1/other --cpus 1 --memory 512MiB --disk 2GiB \
+  --ssh-key "$keys/developer.pub" --key "$keys/developer" --wait ordered
+why() { daggerctl vm why web-2 --key "$keys/developer" | grep -q "$1"; }
+wait_until 30 why 'image_refused: address_refused: https://127.0.0.1:7480/other: 127.0.0.1 is no public address'
+daggerctl vm delete web-2 --key "$keys/developer" --wait applied
+
 echo "== nothing failed"
 [[ -z $(systemctl --failed --no-legend) ]]

@@ -11,7 +11,7 @@ done </run/look.lines
 exit $((failures > 0))
 LOOK
   sed -e 's|^ExecStart=.*|ExecStart=/bin/bash /run/look.sh|' -e 's/^Type=.*/Type=oneshot/' \
-    -e '/^Sockets=/d; /^Requires=/d; /^Restart/d; /^WatchdogSec=/d; /^NotifyAccess=/d' \
+    -e '/^Sockets=/d; /^Standard/d; /^NoExecPaths=/d; /^ExecPaths=/d; /^Requires=/d; /^Restart/d; /^WatchdogSec=/d; /^NotifyAccess=/d' \
     "/lib/systemd/system/dagger-$1.service" >/run/systemd/system/look.service
   systemctl daemon-reload
   systemctl start look.service || { journalctl --no-pager --unit look.service; return 1; }
@@ -56,6 +56,23 @@ can exec 3<>/dev/tcp/127.0.0.1/7400
 can touch /var/lib/dagger-ledger/look; rm /var/lib/dagger-ledger/look
 cannot ls /var/lib/dagger-agent
 cannot ls /var/lib/dagger-storage
+LINES
+
+echo "== a download reaches the network, and nothing of ours"
+from_inside fetch@ <<LINES
+can exec 3<>/dev/tcp/127.0.0.1/7400
+can cat /etc/ssl/certs/ca-certificates.crt
+cannot ls /etc/dagger
+cannot ls /var/lib/dagger-agent
+cannot ls /var/lib/dagger-storage/images
+cannot touch /var/lib/look
+cannot touch /srv/look
+cannot unshare --user true
+cannot cat /proc/1/environ
+cannot $(connect $ledger)
+cannot $(connect $processor)
+cannot $(connect $seal)
+cannot $(connect $api)
 LINES
 
 echo "== the processor reaches nothing"

@@ -127,6 +127,12 @@ fn agent(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -
     table.insert("api".into(), toml::Table::from_iter([("listen".into(), listen.into())]).into());
     table.insert("hypervisor".into(), hypervisor(directory, record, host).into());
     table.insert("network".into(), network(record).into());
+    // All hosts are on this machine, so that they fetch images from loopback addresses.
+    let networks = toml::Value::Array(vec!["127.0.0.0/8".into()]);
+    table.insert("images".into(), toml::Table::from_iter([("networks".into(), networks)]).into());
+    // The sockets belong to the host's own agent, not to a cluster that is played with.
+    let helpers = toml::Table::from_iter([("supervision".into(), "direct".into())]);
+    table.insert("helpers".into(), helpers.into());
     table
 }
 
@@ -257,7 +263,8 @@ mod tests {
                 agent(&directory, &record, host, "info")
             )
         });
-        let shared = ["genesis", "log", "map_gib", "uri", "accelerator", "kind"];
+        let shared =
+            ["genesis", "log", "map_gib", "uri", "accelerator", "kind", "networks", "supervision"];
         for line in one.lines().filter(|line| line.contains('=')) {
             let is_shared = shared.iter().any(|name| line.starts_with(name));
             assert_eq!(two.contains(line), is_shared, "{line}");

@@ -6,7 +6,7 @@
 use std::net::Ipv4Addr;
 use std::time::Instant;
 
-use dagger_api::HostView;
+use dagger_api::{HostView, IMAGE_ENDPOINT_LABEL};
 use dagger_payload::kind::{Body, Capacity, GuestSubnet, HostJoin};
 use dagger_payload::limits::VM_FORWARDS_MAX;
 use dagger_payload::name::{Labels, Name};
@@ -89,7 +89,7 @@ pub(crate) fn join(
         capacity,
         reserve: Capacity::default(),
         guest_subnet: GuestSubnet { network: host.guest_network, prefix_length: 24 },
-        labels: Labels::new(),
+        labels: labels(host)?,
         forward_ports_first: forward_ports_first(index),
     })))
 }
@@ -100,6 +100,15 @@ fn forward_ports_first(index: usize) -> Option<u16> {
     let ports = (usize::from(GUESTS_OF_24) * usize::from(VM_FORWARDS_MAX)).checked_mul(index)?;
     let first = FORWARD_PORTS_FIRST.checked_add(u16::try_from(ports).ok()?)?;
     (first <= FORWARD_PORTS_LAST).then_some(first)
+}
+
+/// Where the other hosts fetch images.
+fn labels(host: &HostRecord) -> Result<Labels, Failure> {
+    let broken = |error: &dyn std::fmt::Display| Failure::broken(format!("a label: {error}"));
+    let name = IMAGE_ENDPOINT_LABEL.parse().map_err(|error| broken(&error))?;
+    let endpoint = format!("{}:{}", Ipv4Addr::LOCALHOST, host.api_port);
+    let value = endpoint.parse().map_err(|error| broken(&error))?;
+    Ok(Labels::from([(name, value)]))
 }
 
 /// What was asked of a host to offer.

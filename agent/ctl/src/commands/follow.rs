@@ -13,6 +13,7 @@ use dagger_payload::object::{Placement, VmState};
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 
+use crate::commands::image::show_download;
 use crate::failure::Failure;
 use crate::limits::{BANNER_MAX, HOST_KEY_WAIT_MAX};
 use crate::progress::Progress;
@@ -51,6 +52,7 @@ struct Shown {
     story: Story,
     host: Option<String>,
     accepted: bool,
+    fetching: bool,
     running: bool,
 }
 
@@ -62,7 +64,7 @@ pub(crate) async fn follow(
     deadline: Instant,
     progress: &Progress,
 ) -> Result<Option<VmView>, Failure> {
-    let mut shown = Shown { story, host: None, accepted: false, running: false };
+    let mut shown = Shown { story, host: None, accepted: false, fetching: false, running: false };
     let mut pause = Pause::new();
     let path = format!("/v1/vms/{id}");
     let mut last: Option<VmView> = None;
@@ -263,6 +265,14 @@ impl Shown {
             progress.done(format!("accepted by {name}"));
             progress.working(format!("{name} works on it"));
             self.accepted = true;
+        }
+        if let Some(download) = &view.image_download {
+            let name = host.as_deref().unwrap_or("its host");
+            if !self.fetching {
+                progress.done(format!("{name} fetches the image"));
+                self.fetching = true;
+            }
+            progress.working(format!("{name} fetches the image: {}", show_download(download)));
         }
         if view.state == VmState::Running && !self.running {
             progress.done("running");

@@ -7,7 +7,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use dagger_api::{AccountView, Held, ImageImport, ImageView};
+use dagger_api::{AccountView, Held, ImageDownload, ImageImport, ImageView};
 use dagger_payload::id::OperatorId;
 use dagger_payload::kind::{Body, ImageFormat, ImageRegister, ImageRetire};
 use dagger_payload::name::{ImageName, ImageSource};
@@ -73,7 +73,7 @@ pub(crate) struct RegisterArguments {
     /// Its format; never guessed from the bytes
     #[arg(long, value_enum, default_value = "qcow2")]
     pub(crate) format: NamedFormat,
-    /// Where other hosts may fetch it: an https:// address; may be repeated
+    /// Where hosts may fetch it besides from each other: an https:// address; may be repeated
     #[arg(long, value_name = "ADDRESS")]
     pub(crate) source: Vec<ImageSource>,
 }
@@ -228,6 +228,11 @@ fn choose(name: &str, mut found: Vec<Image>) -> Result<Image, Failure> {
     }
 }
 
+/// How far an image has come.
+pub(crate) fn show_download(download: &ImageDownload) -> String {
+    format!("{} of {}", show_bytes(download.bytes_done), show_bytes(download.bytes_total))
+}
+
 fn list(images: &[ImageView]) -> String {
     let rows = images.iter().map(|view| {
         let image = &view.image;
@@ -239,9 +244,10 @@ fn list(images: &[ImageView]) -> String {
             },
             show_bytes(image.size_bytes),
             show_bytes(image.virtual_size_bytes),
-            match view.held {
-                Held::Yes => "yes".to_owned(),
-                Held::No => "no".to_owned(),
+            match (view.held, &view.download) {
+                (Held::Yes, _) => "yes".to_owned(),
+                (Held::No, Some(download)) => show_download(download),
+                (Held::No, None) => "no".to_owned(),
             },
             match image.status {
                 ImageStatus::Offered => "offered".to_owned(),

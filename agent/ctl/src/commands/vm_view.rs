@@ -8,6 +8,7 @@ use dagger_payload::kind::ReportPhase;
 use dagger_payload::name::{Name, SshKeyLine};
 use dagger_payload::object::{Agreement, VmReport};
 
+use super::image::show_download;
 use super::{short, vm_network};
 use crate::failure::Failure;
 use crate::output::{facts, table};
@@ -104,6 +105,7 @@ pub(crate) fn show(view: &VmView) -> String {
                 + " "
                 + &short(&vm.image.digest),
         ),
+        ("image fetched", optional(view.image_download.as_ref().map(show_download))),
         ("volumes", volumes.join(" ")),
         ("labels", labels.join(" ")),
         ("protection", format!("{:?}", vm.protection).to_lowercase()),

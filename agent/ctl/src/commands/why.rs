@@ -7,6 +7,7 @@ use dagger_api::{HostLink, HostView, LedgerView, VmView};
 use dagger_payload::object::{Placement, VmState};
 use serde_json::json;
 
+use super::image::show_download;
 use super::vm::{VmName, find};
 use super::vm_view::reported;
 use crate::failure::Failure;
@@ -37,6 +38,11 @@ fn explain(view: &VmView, hosts: &[HostView], ledger: &LedgerView) -> Vec<String
     let host = view.host_name.as_ref().map_or_else(|| "its host".to_owned(), ToString::to_string);
     if let Some(reason) = &view.reason {
         reasons.push(format!("reason: {reason}"));
+    }
+    if let Some(download) = &view.image_download {
+        let from =
+            download.source.as_ref().map_or_else(String::new, |from| format!(" from {from}"));
+        reasons.push(format!("its image comes: {}{from}", show_download(download)));
     }
     match &vm.placement {
         Placement::Offered { deadline, .. } => reasons.push(format!(

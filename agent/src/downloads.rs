@@ -1,0 +1,223 @@
+//! Carries out downloads of images, each in a helper of its own that has the network.
+//!
+//! Owns the conversations with `dagger-fetch`: what it is asked, how far it has come, and the copy
+//! into the store of what it fetched. Never decides what is fetched or when: the controller does.
+//! What was fetched stays where it is when the agent ends, and the next try goes on there.
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dagger_api::ImageDownload;
+use dagger_images::fetch::{
+    AddressRange, FetchCode, FetchNews, FetchProblem, FetchRequest, FetchSource,
+};
+use dagger_images::limits::IMAGE_FILE_BYTES_MAX;
+use dagger_images::{ImageError, ImageStore, Incoming};
+use dagger_payload::id::ImageDigest;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::actuator::store::StoredDisks;
+use crate::controller::{FetchJob, FetchPlace, Fetched, Input};
+use crate::handover::{Introduction, SightBoard};
+use crate::observation::Observation;
+use crate::one_shot::{Conversation, HelperConfiguration, OneShot};
+
+/// How long a source may send next to nothing.
+const STALL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long a helper may say nothing: before it asks anybody it hashes what is kept.
+const WORD_WAIT_MAX: Duration = Duration::from_secs(30 * 60);
+
+/// What downloads on this host rest on.
+#[derive(Debug, Clone, Default)]
+pub struct DownloadConfiguration {
+    /// Addresses that may be asked although they are private, link-local or loopback.
+    pub networks: Vec<AddressRange>,
+    /// How the helper is started.
+    pub helpers: HelperConfiguration,
+    /// Lets this host read at others.
+    pub introduction: Introduction,
+}
+
+/// The downloads of one host.
+pub(crate) struct Downloads {
+    parts: Arc<Parts>,
+    running: BTreeMap<ImageDigest, CancellationToken>,
+}
+
+struct Parts {
+    configuration: DownloadConfiguration,
+    helper: OneShot,
+    store: Arc<ImageStore>,
+    board: SightBoard,
+    inputs: mpsc::Sender<Input>,
+    stop: CancellationToken,
+}
+
+impl Downloads {
+    /// None yet; they fill the store of `disks`, and tell those whom the observation tells.
+    pub(crate) fn new(
+        configuration: DownloadConfiguration,
+        disks: &StoredDisks,
+        observation: &Observation,
+        stop: &CancellationToken,
+    ) -> Self {
+        let parts = Parts {
+            helper: OneShot::new("fetch", &configuration.helpers),
+            configuration,
+            store: disks.image_store(),
+            board: observation.board.clone(),
+            inputs: observation.inputs.clone(),
+            stop: stop.clone(),
+        };
+        Self { parts: Arc::new(parts), running: BTreeMap::new() }
+    }
+
+    /// Begins a download; its end comes as [`Input::Fetched`].
+    pub(crate) fn begin(&mut self, job: FetchJob) {
+        self.running.retain(|_, needless| !needless.is_cancelled());
+        let needless = CancellationToken::new();
+        self.running.insert(job.image, needless.clone());
+        tracing::info!(image = %job.image, places = job.places.len(), "fetching an image");
+        let parts = Arc::clone(&self.parts);
+        tokio::spawn(async move {
+            let image = job.image;
+            let fetched = tokio::select! {
+                fetched = parts.fetch(&job) => fetched,
+                () = needless.cancelled() => parts.discard(image).await,
+                () = parts.stop.cancelled() => return,
+            };
+            match &fetched {
+                Fetched::Here => tracing::info!(%image, "fetched an image"),
+                Fetched::Stopped => tracing::info!(%image, "stopped fetching an image"),
+                Fetched::Unavailable(reason) | Fetched::Refused(reason) => {
+                    tracing::warn!(%image, %reason, "an image was not fetched");
+                }
+            }
+            parts.board.update(|contents| drop(contents.downloads.remove(&image)));
+            // The half that does not listen any more is stopping.
+            drop(parts.inputs.send(Input::Fetched(image, fetched)).await);
+        });
+    }
+
+    /// Stops a download that nobody needs.
+    pub(crate) fn stop(&mut self, image: ImageDigest) {
+        if let Some(needless) = self.running.remove(&image) {
+            needless.cancel();
+        }
+    }
+}
+
+impl Parts {
+    async fn fetch(&self, job: &FetchJob) -> Fetched {
+        match self.try_to(job).await {
+            Ok(()) => Fetched::Here,
+            Err(problem) if problem.code.is_refusal() => {
+                Fetched::Refused(format!("image_refused: {problem}"))
+            }
+            Err(problem) => Fetched::Unavailable(format!("image_missing: {problem}")),
+        }
+    }
+
+    async fn try_to(&self, job: &FetchJob) -> Result<(), FetchProblem> {
+        let failed = |error: &dyn std::fmt::Display| {
+            FetchProblem::new(FetchCode::FileFailed, error.to_string())
+        };
+        let (store, image) = (Arc::clone(&self.store), job.image);
+        let incoming = tokio::task::spawn_blocking(move || store.incoming(image)).await;
+        let incoming = incoming.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        let incoming = incoming.ok_or_else(|| {
+            let detail = "another process of this host fetches it";
+            FetchProblem::new(FetchCode::Busy, detail)
+        })?;
+        let request = self.request(job);
+        let conversation = self.helper.begin(&request, &[incoming.file().as_fd()]);
+        let conversation = conversation
+            .map_err(|error| FetchProblem::new(FetchCode::HelperFailed, error.to_string()))?;
+        self.follow(conversation, &request).await?;
+        let store = Arc::clone(&self.store);
+        let taken = tokio::task::spawn_blocking(move || take_in(&store, incoming, image)).await;
+        taken.map_err(|error| failed(&error))?.map_err(|error| match error {
+            ImageError::DigestDiffers { .. } => {
+                let detail = "what was fetched is another file than was registered";
+                FetchProblem::new(FetchCode::DigestDiffers, detail)
+            }
+            other => failed(&other),
+        })
+    }
+
+    fn request(&self, job: &FetchJob) -> FetchRequest {
+        let source = |place: &FetchPlace| match place {
+            FetchPlace::Host { host, name, address } => FetchSource::Host {
+                name: name.to_string(),
+                address: *address,
+                session: self.configuration.introduction.to(*host),
+            },
+            FetchPlace::Https(url) => FetchSource::Https { url: url.to_string() },
+        };
+        FetchRequest {
+            digest: job.image,
+            size_bytes: job.size_bytes.min(IMAGE_FILE_BYTES_MAX),
+            sources: job.places.iter().map(source).collect(),
+            networks: self.configuration.networks.clone(),
+            stall_wait_ms: u64::try_from(STALL_WAIT_MAX.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Listens until the helper has ended.
+    async fn follow(
+        &self,
+        mut conversation: Conversation,
+        request: &FetchRequest,
+    ) -> Result<(), FetchProblem> {
+        let silent = |why: &dyn std::fmt::Display| {
+            FetchProblem::new(FetchCode::HelperFailed, format!("the helper: {why}"))
+        };
+        loop {
+            let word = tokio::time::timeout(WORD_WAIT_MAX, conversation.next::<FetchNews>()).await;
+            let word = word.map_err(|_| silent(&"it says nothing"))?;
+            match word.map_err(|error| silent(&error))? {
+                Some(FetchNews::Progress { bytes_done, source }) => {
+                    let source = request.sources.get(source).map(ToString::to_string);
+                    let bytes_total = request.size_bytes;
+                    let download = ImageDownload { bytes_done, bytes_total, source };
+                    self.board.update(|contents| {
+                        contents.downloads.insert(request.digest, download);
+                    });
+                }
+                Some(FetchNews::Trouble { source, problem }) => {
+                    let source = request.sources.get(source).map(ToString::to_string);
+                    tracing::info!(image = %request.digest, source, %problem,
+                        "a source does not serve");
+                }
+                Some(FetchNews::Done { .. }) => return Ok(()),
+                Some(FetchNews::Failed { problem }) => return Err(problem),
+                None => return Err(silent(&"it ended without a word")),
+            }
+        }
+    }
+
+    /// Removes what has come of an image that nobody needs.
+    async fn discard(&self, image: ImageDigest) -> Fetched {
+        let store = Arc::clone(&self.store);
+        let discarded = tokio::task::spawn_blocking(move || store.discard_incoming(image));
+        if let Ok(Err(error)) = discarded.await {
+            tracing::warn!(%image, %error, "what was fetched of an image cannot be removed");
+        }
+        Fetched::Stopped
+    }
+}
+
+/// Stores what was fetched; what is false is removed, so that nothing is added to it.
+fn take_in(store: &ImageStore, incoming: Incoming, image: ImageDigest) -> Result<(), ImageError> {
+    match store.take_in(&incoming, image) {
+        Ok(()) => incoming.discard(),
+        Err(error @ (ImageError::DigestDiffers { .. } | ImageError::TooLarge { .. })) => {
+            incoming.discard()?;
+            Err(error)
+        }
+        Err(error) => Err(error),
+    }
+}

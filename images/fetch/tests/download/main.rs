@@ -1,0 +1,8 @@
+//! The helper as the agent starts it: a process with a socket for its standard input.
+//!
+//! Setting: the built program, servers on loopback that misbehave by script. Pinned: what is
+//! fetched, what is kept, what is refused, and that nothing else is asked.
+
+mod https;
+mod plain;
+mod support;
