@@ -74,10 +74,13 @@ fn a_degraded_guest_is_not_metered_as_running() {
     assert_eq!(vm.meter.counts, Metered::Disk);
 }
 
+/// What an owner asks for once his VM is accepted, if anything.
+type Wish = fn(&Vm) -> Option<Body>;
+
 #[test]
 fn every_report_that_contradicts_what_is_wanted_is_marked_and_no_other_one() {
     let mut court = Court::furnished();
-    let wishes: [(&str, fn(&Vm) -> Option<Body>); 4] = [
+    let wishes: [(&str, Wish); 4] = [
         ("runs", |_| None),
         ("stops", |vm| Some(Body::VmStop(change(vm).into()))),
         ("pauses", |vm| Some(Body::VmPause(change(vm)))),
