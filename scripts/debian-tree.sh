@@ -4,7 +4,7 @@
 set -euo pipefail
 
 cache=${1:?usage: debian-tree.sh CACHE_DIR}
-packages=systemd,systemd-sysv,dbus,libvirt0,openssh-client,qemu-utils,curl,ca-certificates,iproute2,nftables,polkitd
+packages=systemd,systemd-sysv,dbus,libvirt0,openssh-client,qemu-utils,curl,ca-certificates,iproute2,nftables,libpam-systemd,polkitd
 key=$(sha256sum "$0" | cut -c1-16)
 tree=$cache/debian-$key
 mkdir -p "$cache"

@@ -57,9 +57,11 @@ pub(crate) fn tell<T, F: Future<Output = zbus::Result<T>>>(
     what: impl FnOnce(zbus::Connection) -> F,
 ) -> io::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let told = runtime.block_on(tokio::time::timeout(ANSWER_WAIT_MAX, async {
-        what(zbus::Connection::system().await?).await
-    }));
+    // The clock of the wait is the runtime's: it can be made only inside.
+    let told = runtime.block_on(async {
+        let telling = async { what(zbus::Connection::system().await?).await };
+        tokio::time::timeout(ANSWER_WAIT_MAX, telling).await
+    });
     match told {
         Ok(answer) => answer.map_err(|error| io::Error::other(format!("systemd: {error}"))),
         Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "systemd does not answer")),
