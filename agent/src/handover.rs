@@ -37,8 +37,8 @@ pub enum Order {
     Vm(Box<AttestedVm>),
     /// The new version of a volume of this host.
     Volume(Box<AttestedVolume>),
-    /// The new version of a host: this one's own object says its guests' subnet, among others; those
-    /// of others say where they serve images.
+    /// The new version of a host: this one's own object says its guests' subnet, among others;
+    /// those of others say where they serve images.
     Host(Box<Host>),
     /// The new version of a registered image: where its file may be had.
     Image(Box<Image>),

@@ -201,8 +201,7 @@ pub async fn run(
         inputs: inputs.clone(),
         board: board.clone(),
     };
-    let Requests { consoles: console_requests, local_stops } = requests;
-    let desk = ConsoleDesk { hypervisor: Arc::clone(&hypervisor), requests: console_requests };
+    let desk = ConsoleDesk { hypervisor: Arc::clone(&hypervisor), requests: requests.consoles };
     let performer = Performer {
         hypervisor,
         disks: Arc::clone(&disks) as Arc<dyn Disks>,
@@ -218,9 +217,8 @@ pub async fn run(
     let downloads = Downloads::new(configuration.downloads, &disks, &observation, &stop);
     let observing = tokio::spawn(observation.run(stop.clone()));
     let giving_consoles = tokio::spawn(desk.run(stop.clone()));
-    let records = read_journal(&journal)?;
     let machines = Machines {
-        controller: Controller::new(*host_id, configuration.policy, records)
+        controller: Controller::new(*host_id, configuration.policy, read_journal(&journal)?)
             .keeping(configuration.retention),
         disks,
         downloads,
@@ -238,7 +236,7 @@ pub async fn run(
         began: Instant::now(),
         stop: stop.clone(),
     };
-    let ended = machines.work((orders, inputs_told, local_stops), reports).await;
+    let ended = machines.work((orders, inputs_told, requests.local_stops), reports).await;
     stop.cancel();
     observing.await.map_err(|error| Broken::Task(error.to_string()))?;
     giving_consoles.await.map_err(|error| Broken::Task(error.to_string()))?;

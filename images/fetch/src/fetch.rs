@@ -37,7 +37,7 @@ pub async fn fetch(
     let mut worst: Option<FetchProblem> = None;
     for source in 0..request.sources.len() {
         download.source = source;
-        match download.from_source().await {
+        match download.ask_source().await {
             Ok(()) => return Ok(download.partial.bytes()),
             Err(problem) if problem.code == FetchCode::FileFailed => return Err(problem),
             Err(problem) => {
@@ -83,7 +83,7 @@ impl Download<'_> {
     }
 
     /// Asks one source until it has brought everything, or fails without any gain.
-    async fn from_source(&mut self) -> Result<(), FetchProblem> {
+    async fn ask_source(&mut self) -> Result<(), FetchProblem> {
         let mut last = FetchProblem::new(FetchCode::Stalled, "it was asked too often");
         for _ in 0..TRIES_WITH_GAIN_MAX {
             let before = self.partial.bytes();
@@ -186,11 +186,12 @@ async fn next(
         let frame = frame.map_err(|_| FetchProblem::new(FetchCode::Stalled, "nothing comes"))?;
         match frame {
             None => return Ok(None),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(data) => return Ok(Some(data)),
+            Some(Ok(frame)) => {
                 // Trailers say nothing that counts.
-                Err(_) => {}
-            },
+                if let Ok(data) = frame.into_data() {
+                    return Ok(Some(data));
+                }
+            }
             Some(Err(error)) => {
                 let detail = format!("it ended before all had come: {error}");
                 return Err(FetchProblem::new(FetchCode::Truncated, detail));

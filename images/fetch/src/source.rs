@@ -110,7 +110,7 @@ impl<'a> Asker<'a> {
         let name = name.map_err(|error| failed(&error))?;
         let connector = match self.tls.get() {
             Some(connector) => connector.clone(),
-            None => self.tls.get_or_init(|| connector()).clone(),
+            None => self.tls.get_or_init(connector).clone(),
         };
         let secured = tokio::time::timeout(CONNECT_WAIT_MAX, connector.connect(name, stream)).await;
         secured.map_err(|_| failed(&"no answer"))?.map_err(|error| failed(&error))
