@@ -80,6 +80,12 @@ fn submitter(
     }
 }
 
+/// The host under test.
+fn identity(world: &World) -> HostIdentity {
+    let member = &world.genesis.hosts[0];
+    HostIdentity { id: member.id(), name: member.name.clone() }
+}
+
 impl Agent {
     pub(crate) async fn start() -> Self {
         Self::start_in(Surroundings::new()).await
@@ -100,8 +106,7 @@ impl Agent {
         let (client, client_work) = LedgerClient::new(at("ledger"), world.cluster, stop.clone());
         let metrics = Arc::new(Metrics::new());
         let board = SightBoard::default();
-        let member = &world.genesis.hosts[0];
-        let host = HostIdentity { id: member.id(), name: member.name.clone() };
+        let host = identity(&world);
         tokio::spawn(seal::keep(at("seal"), world.cluster, seal_sender, stop.clone()));
         tokio::spawn(client_work);
         let follower = Follower {

@@ -3,6 +3,9 @@
 //! Setting: the built program, servers on loopback that misbehave by script. Pinned: what is
 //! fetched, what is kept, what is refused, and that nothing else is asked.
 
+// A test that meets what it does not expect has failed.
+#![allow(clippy::unwrap_used)]
+
 mod https;
 mod plain;
 mod support;
