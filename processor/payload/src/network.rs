@@ -150,11 +150,10 @@ pub struct Forward {
 }
 
 /// How a VM's network card is reached.
-#[derive(
-    Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize, minicbor::Encode, minicbor::Decode,
-)]
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[derive(minicbor::Encode, minicbor::Decode)]
 pub struct VmNetwork {
     /// What may begin a conversation with the guest, besides its host; everything, if not given,
     /// and nothing if the list is empty. What the guest begins itself is answered in any case.

@@ -101,8 +101,8 @@ pub enum VolumeDisk {
     /// Its host said so: from then on it may only be found, never made anew.
     #[n(1)]
     Made,
-    /// Its host left the cluster with its operator, who did not give it up: it is out of reach, with
-    /// its snapshots, and can only be deleted.
+    /// Its host left the cluster with its operator, who did not give it up: it is out of reach,
+    /// with its snapshots, and can only be deleted.
     #[n(2)]
     Lost,
 }

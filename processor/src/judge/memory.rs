@@ -45,9 +45,9 @@ impl Memory {
         &self.judgements
     }
 
-    /// Whether one more payload of `author`, accepted or refused, may be remembered. What has expired
-    /// by `now` and is not forgotten yet will be when the payload is judged, so it is in nobody's way:
-    /// only the door ever sees such.
+    /// Whether one more payload of `author`, accepted or refused, may be remembered. What has
+    /// expired by `now` and is not forgotten yet will be when the payload is judged, so it is in
+    /// nobody's way: only the door ever sees such.
     pub(crate) fn has_room(
         &self,
         author: &Author,

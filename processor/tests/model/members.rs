@@ -59,8 +59,8 @@ fn draw_change(scene: &Scene, random: &mut Random) -> Change {
     }
 }
 
-/// Somebody, founders seldom: with them goes what the other draws need. Often one whose host carries
-/// something.
+/// Somebody, founders seldom: with them goes what the other draws need. Often one whose host
+/// carries something.
 fn draw_removal(scene: &Scene, random: &mut Random) -> OperatorId {
     let model = &scene.model;
     let on = model.vms.iter().filter_map(|vm| vm.placement.host());
