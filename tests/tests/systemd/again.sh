@@ -1,5 +1,5 @@
 wait_until 30 daggerctl ledger status
 wait_until 30 bash -c "daggerctl vm ls --key $keys/developer | grep -q 'web-1 *running'"
 daggerctl vm history web-1 --key "$keys/developer"
-ip -brief link | grep "^dgr-"
+wait_until 30 bash -c "ip -brief link | grep -q ^dgr-"
 [[ -z $(systemctl --failed --no-legend) ]]
