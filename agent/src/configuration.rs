@@ -24,7 +24,6 @@ use crate::handover::Introduction;
 use crate::hypervisor::cloud_hypervisor::{CloudHypervisorConfiguration, Supervision};
 use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
 use crate::name_servers;
-use crate::network;
 use crate::one_shot::HelperConfiguration;
 
 /// Bytes of the configuration and of the key file that are read at most.
@@ -38,8 +37,6 @@ const CLOUD_HYPERVISOR: &str = "/usr/bin/cloud-hypervisor";
 /// Where its machines' files are when no run directory is named; the unit template knows the same
 /// place.
 const RUN_DIRECTORY: &str = "/run/dagger/vm";
-/// Where the helper for networks is when none is named.
-const NETWORK_HELPER: &str = "/usr/bin/dagger-net";
 
 /// Why the configuration was refused; the daemon exits with 64.
 #[derive(Debug, thiserror::Error)]
@@ -216,21 +213,9 @@ struct Network {
     /// Who resolves names for guests; those that this host asks, unless named. An empty list gives
     /// guests none.
     nameservers: Option<Vec<Ipv4Addr>>,
-    /// The `dagger-net` program, where systemd does not start it.
-    helper: Option<PathBuf>,
-    /// Who starts it: `auto`, `systemd` or `direct`.
-    #[serde(default)]
-    supervision: network::Supervision,
 }
 
 impl Network {
-    fn helper(&self) -> network::HelperConfiguration {
-        network::HelperConfiguration {
-            program: self.helper.clone().unwrap_or_else(|| NETWORK_HELPER.into()),
-            supervision: self.supervision,
-        }
-    }
-
     fn nameservers(&self) -> Result<Vec<Ipv4Addr>, ConfigurationError> {
         match &self.nameservers {
             Some(named) if named.len() > NAMESERVERS_MAX => Err(ConfigurationError::Inconsistent(
@@ -355,6 +340,10 @@ impl Configuration {
         let state_directory = absolute(&file.state_directory);
         let storage_directory = absolute(&file.storage_directory);
         check_storage(&state_directory, &storage_directory, &file.images.import_directories)?;
+        let helpers = HelperConfiguration {
+            supervision: file.helpers.supervision,
+            programs: file.helpers.programs.as_deref().map(absolute),
+        };
         let machines = MachineConfiguration {
             host_id: host.id,
             state_directory: state_directory.clone(),
@@ -362,16 +351,13 @@ impl Configuration {
             import_directories: file.images.import_directories,
             downloads: DownloadConfiguration {
                 networks: file.images.networks,
-                helpers: HelperConfiguration {
-                    supervision: file.helpers.supervision,
-                    programs: file.helpers.programs.as_deref().map(absolute),
-                },
+                helpers: helpers.clone(),
                 introduction: Introduction::default(),
             },
             backend: file.hypervisor.backend()?,
             network_kind: file.network.kind,
             nameservers: file.network.nameservers()?,
-            network_helper: file.network.helper(),
+            helpers,
             policy: file.policy,
             retention: file.retention,
         };

@@ -37,10 +37,11 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::names::HostNames;
 use crate::inspection::Inspector;
 use crate::journal::{Journal, Record};
-use crate::network::{Helper, HelperConfiguration, Networks};
+use crate::network::{Helper, Networks};
 use crate::observation::{
     CHANGES_WAITING_MAX, ConsoleDesk, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
 };
+use crate::one_shot::HelperConfiguration;
 
 /// What may wait for the controller besides orders.
 const INPUTS_WAITING_MAX: usize = 1024;
@@ -66,8 +67,8 @@ pub struct MachineConfiguration {
     pub backend: Backend,
     /// How guests are connected.
     pub network_kind: NetworkKind,
-    /// What connects them.
-    pub network_helper: HelperConfiguration,
+    /// How helpers are started, what connects guests among them.
+    pub helpers: HelperConfiguration,
     /// Who resolves names for guests.
     pub nameservers: Vec<Ipv4Addr>,
     /// What the operator lets this host take, beyond what the ledger says.
@@ -80,9 +81,7 @@ impl MachineConfiguration {
     /// What connects guests; nothing where they have no cards.
     fn networks(&self) -> Option<Arc<dyn Networks>> {
         match self.network_kind {
-            NetworkKind::Nat => {
-                Some(Arc::new(Helper::new(self.host_id, self.network_helper.clone())))
-            }
+            NetworkKind::Nat => Some(Arc::new(Helper::new(self.host_id, &self.helpers))),
             NetworkKind::None => None,
         }
     }

@@ -6,21 +6,22 @@
 //! the host, connecting to the helper's socket makes systemd start an instance of its unit with the
 //! connection as its standard input; elsewhere the helper is a child of the agent with the same
 //! socket in the same place. Dropping the conversation ends the helper either way, and so does the
-//! agent's own end. Never decides what is asked.
+//! agent's own end, which each helper sees. Never decides what is asked. Called by `downloads`, in a
+//! conversation, and by `network`, for one answer.
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;
+use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::process::{Child, Command};
 use tokio_util::codec::{FramedRead, LinesCodec};
 
 use crate::hypervisor::cloud_hypervisor::Supervision;
@@ -89,33 +90,88 @@ impl OneShot {
         request: &impl Serialize,
         files: &[BorrowedFd<'_>],
     ) -> io::Result<Conversation> {
+        let (stream, child) = self.start(request, files)?;
+        stream.set_nonblocking(true)?;
+        let stream = tokio::net::UnixStream::from_std(stream)?;
+        let codec = LinesCodec::new_with_max_length(LINE_BYTES_MAX);
+        Ok(Conversation { lines: FramedRead::new(stream, codec), _child: child })
+    }
+
+    /// Starts one, gives it its request and waits until it has said all that it says: at most
+    /// `bytes_max` bytes within `wait_max`. Blocks.
+    ///
+    /// # Errors
+    /// It cannot be started, does not take the request, or ends without an answer in form.
+    pub fn ask<A: DeserializeOwned>(
+        &self,
+        request: &impl Serialize,
+        (wait_max, bytes_max): (Duration, usize),
+    ) -> io::Result<A> {
+        let end = Instant::now() + wait_max;
+        let (mut stream, _child) = self.start(request, &[])?;
+        stream.shutdown(Shutdown::Write)?;
+        let (mut answer, mut piece) = (Vec::new(), vec![0; LINE_BYTES_MAX]);
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            // No time left would mean for ever.
+            stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            match stream.read(&mut piece)? {
+                0 if answer.is_empty() => return Err(io::Error::other("it ended without a word")),
+                0 => return Ok(serde_json::from_slice(&answer)?),
+                length if answer.len() + length <= bytes_max => {
+                    answer.extend_from_slice(&piece[..length]);
+                }
+                _ => return Err(io::Error::other(format!("it says over {bytes_max} bytes"))),
+            }
+        }
+    }
+
+    fn start(
+        &self,
+        request: &impl Serialize,
+        files: &[BorrowedFd<'_>],
+    ) -> io::Result<(UnixStream, Option<Ended>)> {
+        let named = |path: &Path, error: io::Error| {
+            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+        };
         let (stream, child) = match &self.start {
-            Start::Socket(path) => (UnixStream::connect(path)?, None),
+            Start::Socket(path) => {
+                (UnixStream::connect(path).map_err(|error| named(path, error))?, None)
+            }
             Start::Program(program) => {
                 let (own, theirs) = UnixStream::pair()?;
-                (own, Some(start(program, theirs)?))
+                let child = spawn(program, theirs).map_err(|error| named(program, error))?;
+                (own, Some(Ended(child)))
             }
         };
         stream.set_write_timeout(Some(REQUEST_WAIT_MAX))?;
         send(&stream, request, files)?;
-        stream.set_nonblocking(true)?;
-        let stream = tokio::net::UnixStream::from_std(stream)?;
-        let codec = LinesCodec::new_with_max_length(LINE_BYTES_MAX);
-        Ok(Conversation { lines: FramedRead::new(stream, codec), child })
+        Ok((stream, child))
     }
 }
 
-fn start(program: &Path, socket: UnixStream) -> io::Result<Child> {
+/// A child that is gone at the latest when this is.
+#[derive(Debug)]
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        // Both fail only where it has ended already.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+fn spawn(program: &Path, socket: UnixStream) -> io::Result<Child> {
+    let socket = OwnedFd::from(socket);
     let kept = ENVIRONMENT.iter().filter_map(|name| Some((name, std::env::var_os(name)?)));
     Command::new(program)
         .env_clear()
         .envs(kept)
         .current_dir("/")
-        .stdin(Stdio::from(OwnedFd::from(socket)))
-        .stdout(Stdio::null())
-        .kill_on_drop(true)
+        .stdin(Stdio::from(socket.try_clone()?))
+        .stdout(Stdio::from(socket))
         .spawn()
-        .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", program.display())))
 }
 
 /// Sends the request's line, with the files beside its first bytes.
@@ -140,7 +196,7 @@ fn send(
 #[derive(Debug)]
 pub struct Conversation {
     lines: FramedRead<tokio::net::UnixStream, LinesCodec>,
-    child: Option<Child>,
+    _child: Option<Ended>,
 }
 
 impl Conversation {
@@ -152,12 +208,7 @@ impl Conversation {
         match self.lines.next().await {
             Some(Ok(line)) => Ok(Some(serde_json::from_str(&line)?)),
             Some(Err(error)) => Err(io::Error::other(error)),
-            None => {
-                if let Some(child) = &mut self.child {
-                    child.wait().await?;
-                }
-                Ok(None)
-            }
+            None => Ok(None),
         }
     }
 }

@@ -15,7 +15,7 @@ pub const VERSION: u32 = 1;
 /// A request, in bytes.
 pub const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// An answer, in bytes.
-pub const ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+pub const ANSWER_BYTES_MAX: usize = 4 * 1024 * 1024;
 
 /// One request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,5 +5,3 @@ use std::time::Duration;
 
 /// How long one request may take: a few programs that are done in milliseconds, on a busy host.
 pub(super) const HELPER_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Between two looks whether it has answered.
-pub(super) const ANSWER_LOOK_EVERY: Duration = Duration::from_millis(5);

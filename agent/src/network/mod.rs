@@ -14,7 +14,7 @@ use dagger_payload::id::VmId;
 
 use crate::controller::proof::DeleteProof;
 
-pub use helper::{Helper, HelperConfiguration, Supervision};
+pub use helper::Helper;
 
 /// Why a card is not as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

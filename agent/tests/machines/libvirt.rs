@@ -19,7 +19,7 @@ use dagger_agent::inspection::{Files, Found, Owners, compare};
 use dagger_agent::machines::{
     Accelerator, Backend, Broken, MachineConfiguration, NetworkKind, run,
 };
-use dagger_agent::network::HelperConfiguration;
+use dagger_agent::one_shot::HelperConfiguration;
 use dagger_api::{FsckKind, Sight};
 use dagger_images::ImageStore;
 use dagger_payload::id::{CommitIndex, Generation, LedgerTime, VmId};
@@ -37,7 +37,7 @@ use super::volumes::{NextVolume, VOLUME, volume};
 
 /// A helper that is never started: nothing here has a network card.
 fn helper() -> HelperConfiguration {
-    HelperConfiguration { program: "/nonexistent".into(), supervision: Default::default() }
+    HelperConfiguration { programs: Some("/nonexistent".into()), supervision: Default::default() }
 }
 
 /// Requests that nobody makes.
@@ -74,7 +74,7 @@ impl Half {
             downloads: dagger_agent::downloads::DownloadConfiguration::default(),
             backend: Backend::Libvirt { uri: URI.to_owned(), accelerator: Accelerator::Auto },
             network_kind: NetworkKind::None,
-            network_helper: helper(),
+            helpers: helper(),
             nameservers: Vec::new(),
             policy: LocalPolicy::default(),
             retention: Retention::default(),
@@ -421,7 +421,7 @@ async fn a_hypervisor_that_cannot_be_asked_is_shown_and_nothing_is_told_of_its_v
             accelerator: Accelerator::Tcg,
         },
         network_kind: NetworkKind::Nat,
-        network_helper: helper(),
+        helpers: helper(),
         nameservers: vec![[10, 0, 0, 53].into()],
         policy: LocalPolicy::default(),
         retention: Retention::default(),

@@ -12,8 +12,8 @@ echo "== the one helper with a capability has connected it, behind filters, and 
 tap=$(ip -brief link | grep -o '^dgr-[0-9a-f]*')
 ip route show dev "$tap" | grep -F '10.77.1.2 scope link src 10.77.1.1'
 nft list ruleset | grep -F "hook ingress device \"$tap\" priority -500; policy drop"
-[[ -z $(systemctl list-units --no-legend 'dagger-net@*') ]]
-[[ -z $(ls /run/dagger/net) ]]
+connected() { [[ -z $(systemctl list-units --no-legend 'dagger-net@*.service') ]]; }
+wait_until 10 connected
 daggerctl vm network web-1 --forward tcp:22 --key "$keys/developer" --wait applied --timeout 60s
 nft list ruleset | grep -F 'tcp dport 20000 dnat to 10.77.1.2:22'
 daggerctl vm show web-1 --key "$keys/developer" | grep -F 'host1:20000 to tcp:22'

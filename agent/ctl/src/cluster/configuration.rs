@@ -138,15 +138,8 @@ fn agent(directory: &Directory, record: &Record, host: &HostRecord, log: &str) -
 
 /// What connects a host's VMs.
 fn network(record: &Record) -> toml::Table {
-    let Some(helper) = &record.network_helper else {
-        return toml::Table::from_iter([("kind".to_owned(), "none".into())]);
-    };
-    toml::Table::from_iter([
-        ("kind".to_owned(), "nat".into()),
-        ("helper".to_owned(), text(helper)),
-        // The units belong to the host's own agent, not to a cluster that is played with.
-        ("supervision".to_owned(), "direct".into()),
-    ])
+    let kind = if record.network_helper.is_some() { "nat" } else { "none" };
+    toml::Table::from_iter([("kind".to_owned(), kind.into())])
 }
 
 /// What runs a host's VMs.
