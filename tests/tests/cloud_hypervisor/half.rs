@@ -9,7 +9,7 @@ use dagger_agent::handover::{
     HostReport, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use dagger_agent::machines::{Backend, Broken, MachineConfiguration, NetworkKind, run};
-use dagger_agent::network::HelperConfiguration;
+use dagger_agent::one_shot::HelperConfiguration;
 use dagger_images::ImageStore;
 use dagger_payload::id::{CommitIndex, Generation, OperatorId, PayloadDigest, Position};
 use dagger_payload::key::SecretKey;
@@ -69,10 +69,7 @@ impl Half {
             downloads: dagger_agent::downloads::DownloadConfiguration::default(),
             backend: Backend::CloudHypervisor(configuration(directory)),
             network_kind: NetworkKind::None,
-            network_helper: HelperConfiguration {
-                program: "/nonexistent".into(),
-                supervision: Default::default(),
-            },
+            helpers: HelperConfiguration::default(),
             nameservers: Vec::new(),
             policy: LocalPolicy::default(),
             retention: Retention::default(),
