@@ -6,8 +6,8 @@
 //! the host, connecting to the helper's socket makes systemd start an instance of its unit with the
 //! connection as its standard input; elsewhere the helper is a child of the agent with the same
 //! socket in the same place. Dropping the conversation ends the helper either way, and so does the
-//! agent's own end, which each helper sees. Never decides what is asked. Called by `downloads`, in a
-//! conversation, and by `network`, for one answer.
+//! agent's own end, which each helper sees. Never decides what is asked. Called by `downloads`, in
+//! a conversation, and by `network`, for one answer.
 
 use std::io::{self, IoSlice, Read, Write};
 use std::mem::MaybeUninit;

@@ -1,3 +1,5 @@
+# As udev leaves it, which a container has not; the agent tries again.
+chmod 666 /dev/net/tun
 wait_until 30 daggerctl ledger status
 wait_until 30 bash -c "daggerctl vm ls --key $keys/developer | grep -q 'web-1 *running'"
 daggerctl vm history web-1 --key "$keys/developer"
