@@ -137,6 +137,10 @@ pub async fn storm(storm: &Storm, program: &Path, directory: &Path) -> anyhow::R
     until_all_delivered(&ledgers, &mut clients).await?;
     let healed_after_ms = ended.elapsed().as_millis();
     let delivered = clients.told(0).delivered.len();
+    // One that was killed last may still be starting, and would only die of the signal.
+    for host in ledgers.hosts() {
+        ledgers.until_linked(host).await?;
+    }
     for host in ledgers.hosts() {
         let status = ledgers.end(host, Signal::SIGTERM)?;
         ensure!(status.success(), "host{} ended so: {status}", host + 1);
