@@ -269,8 +269,8 @@ pub(super) fn ladder(asked: Option<Asked>, now: Monotonic) -> Rungs {
 }
 
 /// Off, gone, disconnected, disk in quarantine: each done whatever is seen, since a look may have
-/// missed a machine that was just started, and leaving that one behind would be worse than asking
-/// twice.
+/// missed a machine that was just started: asking twice costs little, a machine left behind runs
+/// for nobody.
 fn delete(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Decision {
     let Some(proof) = DeleteProof::of(wanted, here) else { return Decision::Wait(None) };
     match REMOVING.into_iter().find(|step| !entry.ensured.contains(step)) {

@@ -53,12 +53,7 @@ impl Records {
         after: CommitIndex,
         through: CommitIndex,
     ) -> Result<Vec<SealedRelease>, StoreError> {
-        let (from, last) = (index_key(after.next()), index_key(through));
-        let page = self.store.page(Table::Past, &from, Direction::Forward, STORE_PAGE_RELEASES)?;
-        page.into_iter()
-            .take_while(|(key, _)| *key <= last)
-            .map(|(key, value)| open_encoded(Table::Past, &key, value))
-            .collect()
+        self.releases_in(Table::Past, (after, through), STORE_PAGE_RELEASES)
     }
 
     /// Changes that put a page of what waits here, which was found to be true up to `through`,

@@ -533,11 +533,21 @@ impl Records {
         through: CommitIndex,
         count_max: usize,
     ) -> Result<Vec<SealedRelease>, StoreError> {
+        self.releases_in(Table::Releases, (after, through), count_max)
+    }
+
+    /// The same of any table that holds releases by commit.
+    pub(super) fn releases_in(
+        &self,
+        table: Table,
+        (after, through): (CommitIndex, CommitIndex),
+        count_max: usize,
+    ) -> Result<Vec<SealedRelease>, StoreError> {
         let (from, last) = (index_key(after.next()), index_key(through));
-        let page = self.store.page(Table::Releases, &from, Direction::Forward, count_max)?;
+        let page = self.store.page(table, &from, Direction::Forward, count_max)?;
         page.into_iter()
             .take_while(|(key, _)| *key <= last)
-            .map(|(key, value)| open_encoded(Table::Releases, &key, value))
+            .map(|(key, value)| open_encoded(table, &key, value))
             .collect()
     }
 

@@ -199,7 +199,7 @@ impl Monitor {
         if disks.iter().any(|disk| text(disk, "path").is_none_or(|path| !path.is_file())) {
             return failed("Failed to open disk");
         }
-        // A tap that is not there would be made, which its user may not.
+        // The real one tries to make a tap that is not there; the user that it runs under may not.
         let cards = config["net"].as_array().cloned().unwrap_or_default();
         let is_tap = |card: &Value| {
             let tap = Path::new("/sys/class/net").join(card["tap"].as_str().unwrap_or("."));
