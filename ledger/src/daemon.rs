@@ -43,6 +43,7 @@ use crate::link::{LinkConfiguration, Links};
 use crate::mend::{self, Doubt};
 use crate::seats::{Contradiction, Seats};
 use crate::store::lmdb::LmdbStore;
+use crate::store::pool::Pool;
 use crate::store::records::{self, Instance, InstanceId, Records};
 use crate::store::witness::{Signed, Testimony, Witness};
 use crate::store::writer::{self, WriterHandle};
@@ -329,6 +330,7 @@ impl Daemon {
             forwarding: Forwarding::default(),
             recent: RecentReleases::default(),
             snapshots: Snapshots::restore(&memory.records)?,
+            pool: Pool::restore(&memory.records)?,
             places: Places::restore(memory.records.clone(), prepared.genesis.mode)?,
             admissions,
             proofs: Default::default(),
@@ -483,6 +485,7 @@ fn start_core(
         key,
         records,
         writer: delivery.writer.clone(),
+        pool: delivery.pool.clone(),
         links: started,
         known,
         commits: delivery.commits.clone(),

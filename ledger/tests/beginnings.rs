@@ -9,8 +9,9 @@ use dagger_ledger::driver::start::FIRST_EPOCH;
 use dagger_ledger::store::Store;
 use dagger_ledger::store::memory::MemoryStore;
 use dagger_ledger::store::past::fetched_release_change;
+use dagger_ledger::store::pool::Pool;
 use dagger_ledger::store::pruning::{Pruned, pruned_change};
-use dagger_ledger::store::records::{Recorder, Records, release_change};
+use dagger_ledger::store::records::{EventKey, Recorder, Records, release_change};
 use dagger_ledger_core::interface::Record;
 use dagger_ledger_core::{CommitRecord, Frontier};
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
@@ -46,6 +47,7 @@ fn commit(index: u64) -> CommitRecord {
         prefix_hash: PrefixHash([1; 32]),
         collection_round: Round(index.saturating_sub(4)),
         floor: Round(index.saturating_sub(8)),
+        epoch: FIRST_EPOCH,
     }
 }
 
@@ -61,7 +63,8 @@ fn who_began_from_a_snapshot_can_offer_it_to_the_next() {
     assert_eq!(records.newest_offer().expect("reads"), Some(offer));
     assert_eq!(records.frontier(CommitIndex(20)).expect("reads"), Some(frontier));
     assert_eq!(records.frontier(CommitIndex(19)).expect("reads"), None, "parts of it are not here");
-    let (changes, _) = Recorder::new(AuthorIndex(0), &[]).changes_of(&[Record::Commit(commit(21))]);
+    let (changes, _) = Recorder::new(AuthorIndex(0), &[], Pool::default())
+        .changes_of(&[Record::Commit(commit(21))]);
     store.commit(&changes).expect("commits");
     let next = records.frontier(CommitIndex(21)).expect("reads").expect("whole");
     assert_eq!(next.commits, (17..=21).map(commit).collect::<Vec<_>>());
@@ -89,7 +92,7 @@ fn the_newest_own_event_is_not_pruned_until_there_is_a_newer_one() {
     let newer = event(0, 9, vec![own.as_parent()]);
     let store = Arc::new(MemoryStore::default());
     let records = Records::new(store.clone());
-    let mut recorder = Recorder::new(AuthorIndex(0), &[]);
+    let mut recorder = Recorder::new(AuthorIndex(0), &[], Pool::default());
     let mut record = |event: &Arc<Event>| {
         let (changes, _) = recorder.changes_of(&[Record::Event(event.clone())]);
         store.commit(&changes).expect("commits");
@@ -104,11 +107,11 @@ fn the_newest_own_event_is_not_pruned_until_there_is_a_newer_one() {
     };
     prune();
     assert_eq!(records.own_last().expect("reads"), Some(own.clone()));
-    assert_eq!(records.event(&other.digest).expect("reads"), None);
+    assert_eq!(records.event(EventKey::of(&other)).expect("reads"), None);
     record(&newer);
     prune();
     assert_eq!(records.own_last().expect("reads"), Some(newer));
-    assert_eq!(records.event(&own.digest).expect("reads"), None);
+    assert_eq!(records.event(EventKey::of(&own)).expect("reads"), None);
 }
 
 /// What the judge called `by` released of a commit.

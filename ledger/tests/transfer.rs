@@ -117,15 +117,13 @@ fn headers_stay_and_bodies_are_gone(host: &mut Host) {
     let mut headers = 0;
     for index in 1..=last.index.0 {
         let commit = records.commit(CommitIndex(index)).expect("reads").expect("kept");
-        let is_new = commit.index > handover.founding.end.index;
-        let epoch = if is_new { pruned.epoch } else { Epoch(0) };
+        let epoch = commit.epoch;
         for event in commit.events.iter().filter(|event| pruned.covers(epoch, event.round)) {
-            assert!(records.event(&event.digest).expect("reads").is_none());
-            let (round, author, digest) = (event.round, event.author, event.digest);
-            let key = EventKey { epoch, round, author, digest };
+            let key = EventKey::at(epoch, *event);
+            assert!(records.event(key).expect("reads").is_none());
             let signed = records.signed_header(key).expect("reads").expect("kept");
-            let own = common::key(u8::try_from(author.0).expect("few") + 10).public_key();
-            assert_eq!(signed.verify(|_| Some(&own)).expect("signed").1, digest);
+            let own = common::key(u8::try_from(event.author.0).expect("few") + 10).public_key();
+            assert_eq!(signed.verify(|_| Some(&own)).expect("signed").1, event.digest);
             headers += 1;
         }
     }

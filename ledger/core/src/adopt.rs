@@ -163,7 +163,9 @@ impl Core {
 #[cfg(test)]
 mod tests {
     use dagger_payload::event::Parent;
-    use dagger_payload::id::{AuthorIndex, EventDigest, LedgerTime, Position, PrefixHash, Round};
+    use dagger_payload::id::{
+        AuthorIndex, Epoch, EventDigest, LedgerTime, Position, PrefixHash, Round,
+    };
 
     use super::*;
 
@@ -182,6 +184,7 @@ mod tests {
             prefix_hash: PrefixHash([1; 32]),
             collection_round: Round(0),
             floor: Round(0),
+            epoch: Epoch(0),
         }
     }
 

@@ -269,6 +269,7 @@ impl Committer {
             prefix_hash: self.prefix_hash,
             collection_round,
             floor: Round(collection_round.0.saturating_sub(depth)),
+            epoch: self.epoch,
         };
         let commit = ordered_commit(&record, payloads, &record.events);
         NewCommit { commit, record }

@@ -6,7 +6,8 @@
 
 use std::collections::BTreeSet;
 
-use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
+use dagger_payload::event::Parent;
+use dagger_payload::id::{AuthorIndex, Epoch, Round};
 use dagger_payload::peer::{Highest, PeerMessage};
 
 use crate::catchup::end_of_stretch;
@@ -164,18 +165,19 @@ impl Core {
         &mut self,
         turn: &mut Turn<'_>,
         peer: AuthorIndex,
-        digests: Vec<EventDigest>,
+        events: Vec<Parent>,
+        epoch: Epoch,
     ) {
         let (held, stored): (Vec<_>, Vec<_>) =
-            digests.into_iter().partition(|digest| self.graph.contains(digest));
-        let held = held.iter().filter_map(|digest| self.graph.get(digest));
+            events.into_iter().partition(|event| self.graph.contains(&event.digest));
+        let held = held.iter().filter_map(|event| self.graph.get(&event.digest));
         let after = self.written;
         turn.outputs.extend(held.map(|event| {
             let message = PeerMessage::event(event);
             Output::Send { to: peer, message, after }
         }));
         if !stored.is_empty() {
-            turn.outputs.push(Output::ServeDigests { to: peer, digests: stored });
+            turn.outputs.push(Output::ServeEvents { to: peer, events: stored, epoch });
         }
     }
 }

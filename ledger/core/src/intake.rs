@@ -10,6 +10,7 @@ use std::sync::Arc;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{Event, Parent};
 use dagger_payload::id::{AuthorIndex, EventDigest, Round};
+use dagger_payload::limits::WANT_EVENTS_MAX;
 use dagger_payload::peer::PeerMessage;
 
 use crate::gossip::following;
@@ -33,11 +34,26 @@ struct Missing {
     /// Whom to ask next, counted from the peer who sent the child.
     ask: AuthorIndex,
     ask_at: Moment,
-    /// How often it was asked for.
+    /// How often it was asked for since somebody showed last that he has it.
     asked: u32,
-    /// Where its children say that it stands.
-    round: Round,
-    author: AuthorIndex,
+    /// Where its children say that it stands: one of them may lie.
+    places: BTreeSet<(Round, AuthorIndex)>,
+}
+
+impl Missing {
+    /// Whether one of its children takes it for something that nobody needs any more.
+    fn has_sunk_below(&self, floor: Round) -> bool {
+        self.places.first().is_some_and(|(round, _)| *round <= floor)
+    }
+
+    /// All that it may be.
+    fn as_parents(&self, digest: EventDigest) -> impl Iterator<Item = Parent> {
+        self.places.iter().map(move |(round, author)| Parent {
+            author: *author,
+            round: *round,
+            digest,
+        })
+    }
 }
 
 /// What suspended events of one peer take.
@@ -105,7 +121,7 @@ impl Intake {
         for digest in old.map(|(digest, _)| *digest).collect::<Vec<_>>() {
             self.release(&digest);
         }
-        let sunk = self.missing.iter().filter(|(_, missing)| missing.round <= floor);
+        let sunk = self.missing.iter().filter(|(_, missing)| missing.has_sunk_below(floor));
         for parent in sunk.map(|(digest, _)| *digest).collect::<Vec<_>>() {
             let children = self.missing.remove(&parent).map(|missing| missing.children);
             for child in children.into_iter().flatten() {
@@ -170,19 +186,44 @@ impl Intake {
         None
     }
 
-    /// Twins that were kept and that `digest`, which was just suspended, or what it waits for,
-    /// names now.
-    fn twins_named_below(&mut self, digest: &EventDigest) -> Vec<(AuthorIndex, Arc<Event>)> {
-        let (mut next, mut seen, mut named) = (vec![*digest], BTreeSet::new(), Vec::new());
+    /// All that `digest`, which was just suspended, waits for, whether it is here or not.
+    fn below(&self, digest: &EventDigest) -> BTreeSet<EventDigest> {
+        let (mut next, mut seen) = (vec![*digest], BTreeSet::new());
         while let Some(child) = next.pop() {
             let missing = self.suspended.get(&child).into_iter().flat_map(|it| &it.missing);
             next.extend(missing.filter(|parent| seen.insert(**parent)));
-            let author = self.twins.get(&child).map(|twin| twin.header.author);
-            if author.is_some_and(|author| self.named_by(&child, author).is_some()) {
-                named.extend(self.twins.take(&child));
+        }
+        seen
+    }
+
+    /// Those of `below` that are twins which were kept, and that are named now.
+    fn twins_named(&mut self, below: &BTreeSet<EventDigest>) -> Vec<(AuthorIndex, Arc<Event>)> {
+        let mut named = Vec::new();
+        for digest in below {
+            let author = self.twins.get(digest).map(|twin| twin.header.author);
+            if author.is_some_and(|author| self.named_by(digest, author).is_some()) {
+                named.extend(self.twins.take(digest));
             }
         }
         named
+    }
+
+    /// `from` showed an event above `below`, so he has it all. What all of so many `peers` were
+    /// asked for in vain is asked for anew, him first: they may have got it since.
+    fn is_with(
+        &mut self,
+        from: AuthorIndex,
+        below: &BTreeSet<EventDigest>,
+        peers: u32,
+        at: Moment,
+    ) {
+        for digest in below {
+            if let Some(missing) = self.missing.get_mut(digest)
+                && missing.asked >= peers
+            {
+                (missing.ask, missing.ask_at, missing.asked) = (from, at, 0);
+            }
+        }
     }
 
     /// Takes a suspended event out, with its wishes.
@@ -217,10 +258,10 @@ impl Intake {
                 ask: from,
                 ask_at: now,
                 asked: 0,
-                round: parent.round,
-                author: parent.author,
+                places: BTreeSet::new(),
             });
             wish.children.insert(event.digest);
+            wish.places.insert((parent.round, parent.author));
         }
         let missing = missing.iter().map(|parent| parent.digest).collect();
         self.suspended.insert(event.digest, Suspended { event, from, missing });
@@ -311,8 +352,10 @@ impl Core {
             if !missing.is_empty() {
                 let digest = event.digest;
                 self.intake.suspend(from, event, missing, turn.now);
+                let below = self.intake.below(&digest);
+                self.intake.is_with(from, &below, self.peers_asked(), turn.now);
                 // A twin that another author names is wanted now.
-                ready.extend(self.intake.twins_named_below(&digest));
+                ready.extend(self.intake.twins_named(&below));
                 continue;
             }
             if !self.may_take(turn, from, &event) {
@@ -393,14 +436,20 @@ impl Core {
         if self.intake.suspended.contains_key(digest) {
             return Wish::Here;
         }
-        let there = self.graph.at(missing.round, missing.author);
-        let twin = there.iter().any(|first| first != digest);
-        let named = !twin || self.intake.named_by(digest, missing.author).is_some();
+        let named = missing.places.iter().any(|(round, author)| {
+            let twin = self.graph.at(*round, *author).iter().any(|first| first != digest);
+            !twin || self.intake.named_by(digest, *author).is_some()
+        });
         match (named || planted!(TwinsTakenUnnamed), self.intake.twins.contains(digest)) {
             (true, true) => Wish::Take,
             (true, false) => Wish::Ask,
             (false, _) => Wish::None,
         }
+    }
+
+    /// How many are asked for something in one turn.
+    fn peers_asked(&self) -> u32 {
+        u32::from(self.gossip.connected_count()).max(1)
     }
 
     /// Asks for missing parents: first the peer who sent the child, then one connected peer after
@@ -412,8 +461,8 @@ impl Core {
         let due = self.intake.missing.iter().filter(|(_, missing)| missing.ask_at <= turn.now);
         let due = due.map(|(digest, missing)| (*digest, self.wish(digest, missing)));
         let due: Vec<_> = due.collect();
-        let peers = u32::from(self.gossip.connected_count()).max(1);
-        let mut wants: BTreeMap<AuthorIndex, Vec<EventDigest>> = BTreeMap::new();
+        let peers = self.peers_asked();
+        let mut wants: BTreeMap<AuthorIndex, Vec<Parent>> = BTreeMap::new();
         let (mut hopeless, mut taken) = (Vec::new(), Vec::new());
         for (digest, wish) in due {
             let Some(missing) = self.intake.missing.get_mut(&digest) else { continue };
@@ -426,7 +475,7 @@ impl Core {
                 Wish::None => missing.asked += 1,
                 Wish::Ask => {
                     if let Some(peer) = self.gossip.connected_from(missing.ask) {
-                        wants.entry(peer).or_default().push(digest);
+                        wants.entry(peer).or_default().extend(missing.as_parents(digest));
                         missing.ask = following(peer);
                         missing.asked += 1;
                     }
@@ -442,9 +491,10 @@ impl Core {
             self.admit(turn, from, twin)?;
         }
         self.intake.ask_at = self.intake.missing.values().map(|missing| missing.ask_at).min();
-        for (to, digests) in wants {
-            for digests in digests.chunks(dagger_payload::limits::WANT_DIGESTS_MAX) {
-                let message = PeerMessage::Want { digests: digests.to_vec() };
+        let epoch = self.configuration.epoch;
+        for (to, events) in wants {
+            for events in events.chunks(WANT_EVENTS_MAX) {
+                let message = PeerMessage::Want { events: events.to_vec(), epoch };
                 turn.outputs.push(Output::Send { to, message, after: self.written });
             }
         }

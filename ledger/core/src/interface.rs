@@ -75,7 +75,9 @@ pub enum Input {
         /// Which peer.
         from: AuthorIndex,
         /// The events.
-        digests: Vec<EventDigest>,
+        events: Vec<Parent>,
+        /// Their epoch.
+        epoch: Epoch,
     },
     /// A peer asks about its own past.
     RecoveryAsked {
@@ -136,7 +138,7 @@ impl Input {
     pub fn of_message(from: AuthorIndex, message: PeerMessage) -> Option<Self> {
         match message {
             PeerMessage::Have { highest, epoch } => Some(Self::PeerHave { from, highest, epoch }),
-            PeerMessage::Want { digests } => Some(Self::PeerWant { from, digests }),
+            PeerMessage::Want { events, epoch } => Some(Self::PeerWant { from, events, epoch }),
             PeerMessage::AskRecovery { nonce, epoch } => {
                 Some(Self::RecoveryAsked { from, nonce, epoch })
             }
@@ -193,11 +195,13 @@ pub enum Output {
         below: Round,
     },
     /// Send these stored events to a peer, as far as the store has them.
-    ServeDigests {
+    ServeEvents {
         /// To whom.
         to: AuthorIndex,
         /// Which.
-        digests: Vec<EventDigest>,
+        events: Vec<Parent>,
+        /// Their epoch.
+        epoch: Epoch,
     },
     /// A commit, for the judge. It is also in the store as a [`CommitRecord`], so that delivery may
     /// read it from there.
@@ -332,6 +336,9 @@ pub struct CommitRecord {
     /// must find what others build on.
     #[n(10)]
     pub floor: Round,
+    /// The epoch in which all these events stand.
+    #[n(11)]
+    pub epoch: Epoch,
 }
 
 /// Two headers of one author for one round.

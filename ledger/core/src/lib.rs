@@ -201,7 +201,7 @@ impl Core {
                 self.catch_up.disconnected(peer);
             }
             Input::PeerHave { from, highest, epoch } => self.peer_has(turn, from, epoch, highest),
-            Input::PeerWant { from, digests } => self.peer_wants(turn, from, digests),
+            Input::PeerWant { from, events, epoch } => self.peer_wants(turn, from, events, epoch),
             Input::RecoveryAsked { from, nonce, epoch } => {
                 self.answer_recovery(turn, from, nonce, epoch);
             }

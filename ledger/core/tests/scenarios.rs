@@ -7,7 +7,7 @@
 mod network;
 
 use dagger_ledger_core::Phase;
-use network::Net;
+use network::{Net, author};
 
 #[test]
 fn a_lone_payload_is_ordered_everywhere_attested_and_followed_by_silence() {
@@ -138,4 +138,33 @@ fn a_member_that_hangs_costs_the_others_a_few_waits_and_then_nothing() {
     assert!(lost_ms < 500, "{lost_ms} ms lost: {hung:?}");
     let after = &hung[10..];
     assert!(after.iter().all(|ms| *ms < 2 * usual_ms), "usually {usual_ms} ms: {after:?}");
+}
+
+#[test]
+fn what_only_a_liar_had_is_asked_for_anew_once_another_shows_it() {
+    let mut net = Net::new(4);
+    net.run(1_000);
+    net.kill(3);
+    net.submit(0, "before");
+    net.run(5_000);
+    let top = net.hosts[..3].iter().map(|host| host.core.status().round.0).min().expect("three");
+    let honest = |net: &Net, round| {
+        let mut events = net.round(0, round);
+        events.retain(|place| place.author != author(3));
+        events
+    };
+    let hidden = net.forge((3, top - 1), honest(&net, top - 2), "");
+    let parents = honest(&net, top - 1).into_iter().chain([hidden.as_parent()]).collect();
+    let above = net.forge((3, top), parents, "");
+    net.tell(3, 0, &above);
+    // Both peers have been asked three times: the next time it would be given up.
+    net.run(6_000);
+    for host in 1..3 {
+        net.tell(3, host, &hidden);
+        net.tell(3, host, &above);
+    }
+    net.submit(1, "upon it");
+    net.run(5_000);
+    assert!(net.has(0, &hidden));
+    net.assert_all_ordered(&["before", "upon it"]);
 }

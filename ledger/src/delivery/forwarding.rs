@@ -22,7 +22,6 @@ use crate::limits::{
     FORWARD_ANSWER_WAIT_MAX, FORWARD_LOOK_EVERY, FORWARD_ORDERED_WAIT_MAX, FORWARD_REST,
     FORWARDS_MAX, FORWARDS_UNANSWERED_PER_MEMBER_MAX,
 };
-use crate::store::seats::pool_removal;
 
 /// What a member said.
 pub struct Heard {
@@ -289,7 +288,7 @@ async fn give_up(
     let (digest, code) = (heard.digest, refusal.code.as_str());
     tracing::warn!(%digest, code, "members refuse a payload that was received here");
     delivery.forwarding.remove(&digest);
-    delivery.writer.store(vec![pool_removal(&digest)]).await?;
+    delivery.writer.store(delivery.pool.removal(&digest).into_iter().collect()).await?;
     delivery.submissions.forget(&digest);
     Ok(())
 }

@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc};
 use super::{Delivery, DeliveryError, Released, snapshots};
 use crate::limits::{JUDGING_WINDOW, UNMARKED_COMMITS_MAX};
 use crate::store::records::{self, OrderedAt};
-use crate::store::seats::{pool_removal, roster_change};
+use crate::store::seats::roster_change;
 use crate::store::{Change, StoreError, chain};
 
 /// Commits that were sent and not yet answered.
@@ -341,7 +341,8 @@ impl Session {
         changes.push(records::released_change(&records::Released { seal_key, through }));
         let forwarding = &self.delivery.forwarding;
         let placed = batch.placed.iter().map(|(digest, _)| digest);
-        changes.extend(placed.filter(|digest| forwarding.contains(digest)).map(pool_removal));
+        let handed_on = placed.filter(|digest| forwarding.contains(digest));
+        changes.extend(handed_on.filter_map(|digest| self.delivery.pool.removal(digest)));
         self.delivery.writer.store(changes).await?;
         self.marked = through;
         self.show(batch);

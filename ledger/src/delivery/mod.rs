@@ -45,6 +45,7 @@ use crate::exit::{Stop, StopHandle};
 use crate::link::Links;
 use crate::seats::{Contradiction, Seats};
 use crate::store::StoreError;
+use crate::store::pool::Pool;
 use crate::store::records::Records;
 use crate::store::writer::{WriterGone, WriterHandle};
 use admission::Admissions;
@@ -100,6 +101,8 @@ pub struct Delivery {
     pub admissions: Admissions,
     /// How many proofs are sought at the same time.
     pub proofs: proofs::Sought,
+    /// Where payloads stand that are in no event yet.
+    pub pool: Pool,
     /// The core's inputs.
     pub core: mpsc::Sender<Input>,
     /// The core's status; none before it runs.

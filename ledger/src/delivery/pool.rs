@@ -8,7 +8,6 @@ use dagger_payload::payload::SignedPayload;
 
 use super::Delivery;
 use super::forwarding::Origin;
-use crate::store::seats::pool_removal;
 use crate::store::{Change, StoreError};
 
 /// Finds which payloads of this host nobody has ordered yet. Who votes has them packed by his core,
@@ -24,7 +23,7 @@ pub fn settle(delivery: &Delivery, state: &mut RestoredState) -> Result<Vec<Chan
     let kept: std::collections::BTreeSet<_> = waiting.iter().map(SignedPayload::digest).collect();
     let all = state.pool.iter().map(SignedPayload::digest);
     let ordered = all.filter(|digest| !kept.contains(digest));
-    let changes = ordered.map(|digest| pool_removal(&digest)).collect();
+    let changes = ordered.filter_map(|digest| delivery.pool.removal(&digest)).collect();
     if delivery.votes() {
         state.pool = waiting;
     } else {

@@ -31,7 +31,6 @@ use super::forwarding::Origin;
 use super::submissions::{NoRoom, Owner, Reserved};
 use super::{Delivery, DeliveryError, proofs};
 use crate::driver::start::FIRST_EPOCH;
-use crate::store::records;
 
 /// Answers requests that came together; submissions among them share one look-up and one write.
 pub(super) async fn answer_all(delivery: &Arc<Delivery>, requests: Vec<Request>) -> Vec<Response> {
@@ -242,12 +241,14 @@ async fn keep_all(
     if kept.is_empty() {
         return Ok(());
     }
-    let changes = kept.iter().map(|(each, _)| records::pool_change(&each.digest, &each.payload));
+    let changes = kept.iter().map(|(each, _)| delivery.pool.entry(&each.digest, &each.payload));
     let stored = delivery.writer.submit(changes.collect()).await?;
     for (submission, reserved) in kept {
         if stored.is_err() {
             if reserved == Reserved::New {
                 delivery.submissions.forget(&submission.digest);
+                // Nothing was written, so nothing is to be removed.
+                drop(delivery.pool.removal(&submission.digest));
             }
             answers.push(submission.answer(unavailable(Unavailable::StoreFull {})));
             continue;

@@ -110,7 +110,7 @@ mod tests {
     use dagger_ledger_core::interface::Record;
     use dagger_payload::event::{CommitEnd, Parent};
     use dagger_payload::id::{
-        AuthorIndex, EventDigest, LedgerTime, Position, PrefixHash, Round, StateRoot,
+        AuthorIndex, Epoch, EventDigest, LedgerTime, Position, PrefixHash, Round, StateRoot,
     };
     use dagger_payload::release::QuorumEvidence;
     use dagger_payload::snapshot::SnapshotHead;
@@ -118,6 +118,7 @@ mod tests {
     use super::*;
     use crate::store::Store;
     use crate::store::memory::MemoryStore;
+    use crate::store::pool::Pool;
     use crate::store::records::Recorder;
     use crate::store::snapshots::{evidence_change, head_change};
 
@@ -138,6 +139,7 @@ mod tests {
             prefix_hash: PrefixHash([1; 32]),
             collection_round: Round(index + 4),
             floor: Round(index),
+            epoch: Epoch(0),
         })
     }
 
@@ -156,7 +158,7 @@ mod tests {
         let store = Arc::new(MemoryStore::default());
         let records = Records::new(store.clone());
         let commits: Vec<_> = (1..=50).map(commit).collect();
-        let (changes, _) = Recorder::new(AuthorIndex(0), &[]).changes_of(&commits);
+        let (changes, _) = Recorder::new(AuthorIndex(0), &[], Pool::default()).changes_of(&commits);
         store.commit(&changes).expect("commits");
         let goes = |hours| may_go(&records, hours).expect("reads").map(|pruned| pruned.round.0);
         store.commit(&[head_change(&head(20))]).expect("commits");

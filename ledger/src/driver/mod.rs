@@ -215,8 +215,8 @@ impl Driver {
                 Output::EpochBegan { handover, after } => {
                     self.wait_for(after, Waiting::EpochBegan(handover));
                 }
-                Output::ServeDigests { to, digests } => {
-                    self.servers.serve_digests(&self.links, to, digests);
+                Output::ServeEvents { to, events, epoch } => {
+                    self.servers.serve_events(&self.links, to, events, epoch);
                 }
                 Output::WakeAt(moment) => {
                     // Never in the past: a wish that is due already is met by the next turn of the

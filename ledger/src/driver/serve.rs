@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use dagger_payload::event::Parent;
 use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
 use dagger_payload::peer::{Highest, Part, PeerMessage};
 use tokio::runtime::Handle;
@@ -86,13 +87,15 @@ impl Servers {
 
     /// Sends these events, as far as they are stored; too many such wishes of one peer are dropped,
     /// and he asks again.
-    pub(super) fn serve_digests(
+    pub(super) fn serve_events(
         &mut self,
         links: &Links,
         to: AuthorIndex,
-        digests: Vec<EventDigest>,
+        events: Vec<Parent>,
+        epoch: Epoch,
     ) {
-        self.serve_small(links, to, move |records, queue| send_each(records, queue, &digests));
+        let keys = events.into_iter().map(move |event| EventKey::at(epoch, event));
+        self.serve_small(links, to, move |records, queue| send_each(records, queue, keys));
     }
 
     fn serve_small(
@@ -123,10 +126,10 @@ fn report(result: Result<(), StoreError>, stop: &StopHandle) {
 fn send_each(
     records: &Records,
     queue: &PeerQueue,
-    digests: &[EventDigest],
+    keys: impl Iterator<Item = EventKey>,
 ) -> Result<(), StoreError> {
-    for digest in digests {
-        if let Some(event) = records.event(digest)?
+    for key in keys {
+        if let Some(event) = records.event(key)?
             && queue.push_stored_blocking(PeerMessage::event(&event).to_bytes().into()).is_err()
         {
             return Ok(());

@@ -31,6 +31,7 @@ use crate::exit::StopHandle;
 use crate::link::Links;
 use crate::link::inspect::KnownEvents;
 use crate::seats::Seats;
+use crate::store::pool::Pool;
 use crate::store::records::{EventKey, Instance, InstanceId, Recorder, Records};
 use crate::store::witness::{Signed, Testimony};
 use crate::store::writer::WriterHandle;
@@ -138,7 +139,8 @@ pub fn new_seat_changes(
     let state = restored_state(records, founders, before.id, None)?;
     let own = state.events.iter().filter(|event| event.header.author == before.author);
     let packed: Vec<_> = own.flat_map(|event| &event.payloads).cloned().collect();
-    Ok(seats::new_seat_changes(&Instance { author, ..before.clone() }, &packed))
+    let instance = Instance { author, ..before.clone() };
+    Ok(seats::new_seat_changes(&instance, &packed, &Pool::restore(records)?))
 }
 
 /// Reads what the core continues from.
@@ -235,6 +237,8 @@ pub struct Parts {
     pub records: Records,
     /// For writes.
     pub writer: WriterHandle,
+    /// Shared with delivery.
+    pub pool: Pool,
     /// For sending.
     pub links: Links,
     /// Shared with the links.
@@ -282,12 +286,13 @@ pub fn start(
         seats,
         status,
         stop,
+        pool,
     } = parts;
     for event in &state.events {
         known.remember(event.digest);
         evidence.note(event);
     }
-    let recorder = Recorder::new(configuration.me, &state.highest);
+    let recorder = Recorder::new(configuration.me, &state.highest, pool);
     let servers = Servers::new(records, runtime, stop.clone());
     let core = Core::restore(configuration, Box::new(LedgerSigner(key)), state);
     std::thread::Builder::new().name("core".to_owned()).spawn(move || {

@@ -2,7 +2,8 @@
 //!
 //! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
 //! simulations and tests), the typed records with their checksums (`records`, `snapshots`,
-//! `frontier`, `forks`, `chain`, `pruning`, `seats`), the thread that commits groups of changes
+//! `frontier`, `forks`, `chain`, `pool`, `pruning`,
+//! `seats`), the thread that commits groups of changes
 //! (`writer`), the search for damage (`scan`, `pages`) and the witness file beside the store
 //! (`witness`). Never interprets an event. Called by driver and delivery.
 
@@ -13,6 +14,7 @@ pub mod lmdb;
 pub mod memory;
 pub mod pages;
 pub mod past;
+pub mod pool;
 pub mod pruning;
 pub mod records;
 pub mod scan;
@@ -30,8 +32,6 @@ pub enum Table {
     Events,
     /// Signed headers of pruned events, under the keys that the events had.
     Headers,
-    /// Key of an event by its digest.
-    EventKeys,
     /// Commits by index.
     Commits,
     /// Position and commit of an ordered payload by its digest.
@@ -40,7 +40,7 @@ pub enum Table {
     Judged,
     /// Sealed releases by commit.
     Releases,
-    /// Own payloads that are not yet ordered, by order of arrival.
+    /// Own payloads that are not yet in an event, by order of arrival.
     Pool,
     /// Pairs of signed headers that prove a fork, by (author, round).
     Forks,
@@ -58,11 +58,10 @@ pub enum Table {
 
 impl Table {
     /// All tables.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 14] = [
         Self::Meta,
         Self::Events,
         Self::Headers,
-        Self::EventKeys,
         Self::Commits,
         Self::Ordered,
         Self::Judged,
@@ -82,7 +81,6 @@ impl Table {
             Self::Meta => "meta",
             Self::Events => "events",
             Self::Headers => "headers",
-            Self::EventKeys => "event_keys",
             Self::Commits => "commits",
             Self::Ordered => "ordered",
             Self::Judged => "judged",

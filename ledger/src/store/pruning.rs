@@ -97,7 +97,7 @@ impl Records {
         if let Some(header) = self.get(Table::Headers, &key.to_bytes())? {
             return Ok(Some(header));
         }
-        let event = self.event(&key.digest)?;
+        let event = self.event(key)?;
         Ok(event.map(|event| event.signed_header()))
     }
 }

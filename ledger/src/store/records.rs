@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use dagger_ledger_core::interface::{CommitRecord, Memory, Record};
 use dagger_payload::codec;
-use dagger_payload::event::{CommitEnd, Event};
+use dagger_payload::event::{CommitEnd, Event, Parent};
 use dagger_payload::handover::{EpochEnd, Handover};
 use dagger_payload::hashing::Purpose;
 use dagger_payload::id::{
@@ -18,14 +18,14 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::limits::MEMBERS_MAX;
-use dagger_payload::payload::SignedPayload;
 use dagger_payload::peer::Highest;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
 use minicbor::{Decode, Encode};
 
+use super::pool::Pool;
 use super::witness::Signed;
 use super::{Change, Direction, Store, StoreError, Table};
-use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RECORDS};
+use crate::limits::STORE_PAGE_EVENTS;
 
 const CHECKSUM_BYTES: usize = 8;
 const INSTANCE_KEY: &[u8] = b"instance";
@@ -98,6 +98,12 @@ impl EventKey {
             author: header.author,
             digest: event.digest,
         }
+    }
+
+    /// The key of an event of `epoch` that others name.
+    pub fn at(epoch: Epoch, event: Parent) -> Self {
+        let Parent { author, round, digest } = event;
+        Self { epoch, round, author, digest }
     }
 
     pub(super) fn to_bytes(self) -> Vec<u8> {
@@ -178,13 +184,14 @@ pub(super) fn index_key(index: CommitIndex) -> Vec<u8> {
 pub struct Recorder {
     me: AuthorIndex,
     highest: BTreeMap<AuthorIndex, Round>,
+    pool: Pool,
 }
 
 impl Recorder {
-    /// For the member `me`, with the `highest` rounds that the store knows.
-    pub fn new(me: AuthorIndex, highest: &[Highest]) -> Self {
+    /// For the member `me`, with the `highest` rounds and the `pool` that the store has.
+    pub fn new(me: AuthorIndex, highest: &[Highest], pool: Pool) -> Self {
         let highest = highest.iter().map(|entry| (entry.author, entry.round)).collect();
-        Self { me, highest }
+        Self { me, highest, pool }
     }
 
     /// What is written for `records`, and how far this host has signed with those events in them
@@ -206,14 +213,11 @@ impl Recorder {
                     changes.push(put_encoded(Table::Commits, index_key(commit.index), commit));
                 }
                 Record::Packed(digests) => {
-                    changes.extend(digests.iter().map(|digest| Change::Delete {
-                        table: Table::Pool,
-                        key: digest.as_bytes().to_vec(),
-                    }));
+                    changes.extend(digests.iter().filter_map(|each| self.pool.removal(each)));
                 }
                 Record::Returned(payloads) => {
                     let returned = payloads.iter();
-                    changes.extend(returned.map(|each| pool_change(&each.digest(), each)));
+                    changes.extend(returned.map(|each| self.pool.entry(&each.digest(), each)));
                 }
                 Record::Fork(fork) => {
                     let key = fork_key(fork.author, fork.round);
@@ -242,17 +246,15 @@ impl Recorder {
 
     fn event_changes(&mut self, event: &Event, changes: &mut Vec<Change>) {
         let (author, round) = (event.header.author, event.header.round);
-        let key = EventKey::of(event).to_bytes();
-        let digest = event.digest.as_bytes().to_vec();
-        changes.push(put(Table::EventKeys, digest.clone(), key.clone()));
-        changes.push(put(Table::Events, key, event.bytes.to_vec()));
+        let place = EventKey::of(event).to_bytes();
+        changes.push(put(Table::Events, place.clone(), event.bytes.to_vec()));
         let highest = self.highest.entry(author).or_default();
         if round > *highest {
             *highest = round;
             let key = author.0.to_be_bytes().to_vec();
             changes.push(put_encoded(Table::Highest, key, &Highest { author, round }));
             if author == self.me {
-                changes.push(put(Table::Meta, OWN_LAST_KEY.to_vec(), digest));
+                changes.push(put(Table::Meta, OWN_LAST_KEY.to_vec(), place));
             }
         }
     }
@@ -260,11 +262,6 @@ impl Recorder {
 
 fn fork_key(author: AuthorIndex, round: Round) -> Vec<u8> {
     [&author.0.to_be_bytes()[..], &round.0.to_be_bytes()].concat()
-}
-
-/// Keeps a payload in the pool.
-pub fn pool_change(digest: &PayloadDigest, payload: &SignedPayload) -> Change {
-    put(Table::Pool, digest.as_bytes().to_vec(), payload.to_record())
 }
 
 /// Keeps what the store is for.
@@ -383,29 +380,21 @@ impl Records {
         let Some(value) = self.store.get(Table::Meta, OWN_LAST_KEY)? else {
             return Ok(None);
         };
-        let digest = open(Table::Meta, OWN_LAST_KEY, value)?;
-        let digest = digest.try_into().map_err(|_| damaged(Table::Meta, OWN_LAST_KEY))?;
-        match self.event(&EventDigest(digest))? {
-            Some(event) => Ok(Some(event)),
-            None => Err(damaged(Table::EventKeys, &digest)),
+        let place = open(Table::Meta, OWN_LAST_KEY, value)?;
+        match self.store.get(Table::Events, &place)? {
+            Some(value) => open_event(&place, value).map(Some),
+            None => Err(damaged(Table::Events, &place)),
         }
     }
 
-    /// An event by its digest; none also when its body is pruned.
+    /// An event; none also when its body is pruned.
     ///
     /// # Errors
     /// [`StoreError`].
-    pub fn event(&self, digest: &EventDigest) -> Result<Option<Arc<Event>>, StoreError> {
-        let Some(value) = self.store.get(Table::EventKeys, digest.as_bytes())? else {
-            return Ok(None);
-        };
-        let key = open(Table::EventKeys, digest.as_bytes(), value)?;
-        match self.store.get(Table::Events, &key)? {
-            Some(value) => open_event(&key, value).map(Some),
-            // Its body is pruned.
-            None if self.store.contains(Table::Headers, &key)? => Ok(None),
-            None => Err(damaged(Table::Events, &key)),
-        }
+    pub fn event(&self, key: EventKey) -> Result<Option<Arc<Event>>, StoreError> {
+        let key = key.to_bytes();
+        let value = self.store.get(Table::Events, &key)?;
+        value.map(|value| open_event(&key, value)).transpose()
     }
 
     /// A page of events of `epoch` from `from` on, by round and author, and where the next page
@@ -459,8 +448,8 @@ impl Records {
         };
         let mut events = Vec::with_capacity(record.events.len());
         for parent in &record.events {
-            let event = self.event(&parent.digest)?;
-            events.push(event.ok_or_else(|| damaged(Table::Events, parent.digest.as_bytes()))?);
+            let key = EventKey::at(record.epoch, *parent);
+            events.push(self.event(key)?.ok_or_else(|| damaged(Table::Events, &key.to_bytes()))?);
         }
         let commit = record.to_ordered_commit(&events);
         commit.map(Some).ok_or_else(|| damaged(Table::Commits, &index_key(index)))
@@ -570,25 +559,5 @@ impl Records {
         let page =
             self.store.page(Table::Highest, &[], Direction::Forward, MEMBERS_MAX)?.into_iter();
         page.map(|(key, value)| open_encoded(Table::Highest, &key, value)).collect()
-    }
-
-    /// All payloads in the pool.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn pool(&self) -> Result<Vec<SignedPayload>, StoreError> {
-        let mut payloads = Vec::new();
-        let mut from = Vec::new();
-        loop {
-            let page =
-                self.store.page(Table::Pool, &from, Direction::Forward, STORE_PAGE_RECORDS)?;
-            let Some((last, _)) = page.last() else {
-                return Ok(payloads);
-            };
-            from = [&last[..], &[0]].concat();
-            for (key, value) in page {
-                payloads.push(open_encoded(Table::Pool, &key, value)?);
-            }
-        }
     }
 }

@@ -3,11 +3,11 @@
 //! Owns the list of seats as the own judge had it last, and what a store writes when its host goes
 //! on with another ledger key. Never decides who sits where. Called by delivery and at start.
 
-use dagger_payload::id::PayloadDigest;
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::roster::Roster;
 
-use super::records::{Instance, OWN_LAST_KEY, Records, instance_change, pool_change, put_encoded};
+use super::pool::Pool;
+use super::records::{Instance, OWN_LAST_KEY, Records, instance_change, put_encoded};
 use super::{Change, StoreError, Table};
 
 const ROSTER_KEY: &[u8] = b"roster";
@@ -17,18 +17,17 @@ pub fn roster_change(roster: &Roster) -> Change {
     put_encoded(Table::Meta, ROSTER_KEY.to_vec(), roster)
 }
 
-/// Forgets a payload of the pool: somebody else had it ordered, or nobody ever will.
-pub fn pool_removal(digest: &PayloadDigest) -> Change {
-    Change::Delete { table: Table::Pool, key: digest.as_bytes().to_vec() }
-}
-
 /// What is written when the host goes on with another seat: history stays as it is, and events of
 /// the seat before are another author's from now on. Payloads of those that may be `unordered`
 /// return to the pool. Store and witness stay the host's: what was signed on the seat before counts
 /// as signed.
-pub(crate) fn new_seat_changes(instance: &Instance, unordered: &[SignedPayload]) -> Vec<Change> {
+pub(crate) fn new_seat_changes(
+    instance: &Instance,
+    unordered: &[SignedPayload],
+    pool: &Pool,
+) -> Vec<Change> {
     let own_last = Change::Delete { table: Table::Meta, key: OWN_LAST_KEY.to_vec() };
-    let returned = unordered.iter().map(|payload| pool_change(&payload.digest(), payload));
+    let returned = unordered.iter().map(|payload| pool.entry(&payload.digest(), payload));
     [instance_change(instance), own_last].into_iter().chain(returned).collect()
 }
 

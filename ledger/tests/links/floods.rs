@@ -221,7 +221,9 @@ async fn a_flood_of_valid_haves_wants_and_questions_costs_bounded_memory_and_sto
             2 => {
                 let mut digest = [0x55; 32];
                 digest[..8].copy_from_slice(&number.to_be_bytes());
-                PeerMessage::Want { digests: vec![EventDigest(digest); 256] }
+                let (author, round) = (AuthorIndex(1), Round(number));
+                let wanted = Parent { author, round, digest: EventDigest(digest) };
+                PeerMessage::Want { events: vec![wanted; 256], epoch: Epoch(0) }
             }
             _ => PeerMessage::AskRecovery { nonce: number, epoch: Epoch(0) },
         },

@@ -79,7 +79,7 @@ fn frames_of_every_kind() -> Vec<(&'static str, Vec<u8>)> {
             epoch: Epoch(2),
         },
         PeerMessage::event(&event),
-        PeerMessage::Want { digests: vec![EventDigest([5; 32]), EventDigest([6; 32])] },
+        PeerMessage::Want { events: event.header.parents.clone(), epoch: Epoch(2) },
         PeerMessage::AskRecovery { nonce: 70_000, epoch: Epoch(1) },
         PeerMessage::AnswerRecovery {
             nonce: 3,

@@ -49,8 +49,8 @@ pub const REFUSED_REMEMBERED_PER_AUTHOR_MAX: usize = 1024;
 /// VMs and volumes of hosts that left against their operator's will, of which one commit says that
 /// they are lost: a commit is one message.
 pub const LOST_PER_COMMIT_MAX: usize = 1024;
-/// Digests that one `Want` may name.
-pub const WANT_DIGESTS_MAX: usize = 256;
+/// Events that one `Want` may name.
+pub const WANT_EVENTS_MAX: usize = 256;
 /// How far `not_after_ms` may lie ahead of ledger time, in milliseconds.
 pub const NOT_AFTER_AHEAD_MS_MAX: u64 = 24 * 60 * 60 * 1000;
 /// Bytes of one account's payloads that may wait unordered on one host.

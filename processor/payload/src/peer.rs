@@ -7,10 +7,10 @@
 use bytes::Bytes;
 
 use crate::codec;
-use crate::event::{Event, SignedHeader};
-use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, PayloadDigest, Round};
+use crate::event::{Event, Parent, SignedHeader};
+use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, PayloadDigest, Round};
 use crate::limits::{
-    EVENT_HEADER_BYTES_MAX, FRAME_BYTES_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, WANT_DIGESTS_MAX,
+    EVENT_HEADER_BYTES_MAX, FRAME_BYTES_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, WANT_EVENTS_MAX,
 };
 use crate::payload::SignedPayload;
 use crate::refusal::Refusal;
@@ -65,9 +65,12 @@ pub enum PeerMessage {
     /// The sender lacks these events.
     #[n(3)]
     Want {
-        /// Which, at most [`WANT_DIGESTS_MAX`].
+        /// Which, at most [`WANT_EVENTS_MAX`], each where those that name it say that it stands.
         #[n(0)]
-        digests: Vec<EventDigest>,
+        events: Vec<Parent>,
+        /// Their epoch.
+        #[n(1)]
+        epoch: Epoch,
     },
     /// Before it signs anything after a start, the sender asks what is known of its own past.
     #[n(4)]
@@ -257,7 +260,7 @@ impl PeerMessage {
         let message: Self = codec::decode(frame).map_err(|_| FrameError::Malformed)?;
         let fits = match &message {
             Self::Have { highest, .. } => highest.len() <= MEMBERS_MAX,
-            Self::Want { digests } => digests.len() <= WANT_DIGESTS_MAX,
+            Self::Want { events, .. } => events.len() <= WANT_EVENTS_MAX,
             Self::Closing { header } => header.header.len() <= EVENT_HEADER_BYTES_MAX,
             Self::Submit { payload } => payload.bytes.len() <= PAYLOAD_BYTES_MAX,
             Self::Hello { .. }
@@ -275,6 +278,7 @@ impl PeerMessage {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::id::EventDigest;
     use crate::key::Signature;
     use crate::payload::SignatureKind;
     use crate::refusal::RefusalCode;
@@ -287,6 +291,8 @@ mod tests {
 
     #[test]
     fn messages_read_back_and_lists_over_their_limit_are_refused() {
+        let (author, round, digest) = (AuthorIndex(1), Round(7), EventDigest([1; 32]));
+        let wanted = Parent { author, round, digest };
         for message in [
             PeerMessage::Hello { version: 1, cluster: ClusterId([1; 32]) },
             PeerMessage::Have {
@@ -294,7 +300,7 @@ mod tests {
                 epoch: Epoch(2),
             },
             PeerMessage::Event { bytes: Bytes::from_static(b"bytes") },
-            PeerMessage::Want { digests: vec![EventDigest([1; 32])] },
+            PeerMessage::Want { events: vec![wanted], epoch: Epoch(1) },
             PeerMessage::AskRecovery { nonce: 1, epoch: Epoch(2) },
             PeerMessage::AnswerRecovery {
                 nonce: 1,
@@ -330,7 +336,8 @@ mod tests {
         ] {
             assert_eq!(PeerMessage::read(&message.to_bytes()), Ok(message));
         }
-        let many = PeerMessage::Want { digests: vec![EventDigest([1; 32]); WANT_DIGESTS_MAX + 1] };
+        let events = vec![wanted; WANT_EVENTS_MAX + 1];
+        let many = PeerMessage::Want { events, epoch: Epoch(1) };
         assert_eq!(PeerMessage::read(&many.to_bytes()), Err(FrameError::TooLarge));
         let large = submit(PAYLOAD_BYTES_MAX + 1);
         assert_eq!(PeerMessage::read(&large.to_bytes()), Err(FrameError::TooLarge));

@@ -376,6 +376,7 @@ impl World {
             prefix_hash: PrefixHash([3; 32]),
             collection_round: Round(0),
             floor: Round(0),
+            epoch: self.handover().epoch,
         };
         Frontier { handover: Some(self.handover()), commits: (1..4).map(record).collect() }
     }

@@ -11,8 +11,9 @@ use std::sync::Arc;
 use dagger_ledger::delivery::retention::may_go;
 use dagger_ledger::driver::start::{overdue_testimony, restored_state};
 use dagger_ledger::store::memory::MemoryStore;
+use dagger_ledger::store::pool::Pool;
 use dagger_ledger::store::pruning::{Pruned, pruned_change};
-use dagger_ledger::store::records::{InstanceId, Recorder, Records, pool_change};
+use dagger_ledger::store::records::{InstanceId, Recorder, Records};
 use dagger_ledger::store::snapshots::{evidence_change, head_change};
 use dagger_ledger::store::witness::{SLOT_BYTES, Signed, Testimony, newest_of, to_slot};
 use dagger_ledger::store::{Change, Store};
@@ -214,6 +215,7 @@ pub(crate) struct Disk {
     me: AuthorIndex,
     store: Arc<MemoryStore>,
     instance: InstanceId,
+    pool: Pool,
     recorder: Recorder,
     pending: VecDeque<(WriteNumber, Vec<Record>)>,
     witness: Device,
@@ -233,7 +235,8 @@ impl Disk {
             me,
             store: Arc::default(),
             instance: InstanceId([0; 16].into()),
-            recorder: Recorder::new(me, &[]),
+            pool: Pool::default(),
+            recorder: Recorder::new(me, &[], Pool::default()),
             pending: VecDeque::new(),
             witness: Device::default(),
             next_slot: 0,
@@ -256,7 +259,8 @@ impl Disk {
         }
         let state = restored_state(&records, founders, self.instance, testimony);
         let state = state.expect("the store gives back what was written");
-        self.recorder = Recorder::new(self.me, &state.highest);
+        self.pool = Pool::restore(&records).expect("the store gives back what was written");
+        self.recorder = Recorder::new(self.me, &state.highest, self.pool.clone());
         state
     }
 
@@ -374,7 +378,7 @@ impl Disk {
     /// Makes a submitted payload durable.
     pub(crate) fn keep(&mut self, payload: SignedPayload) {
         let digest = payload.digest();
-        self.store.commit(&[pool_change(&digest, &payload)]).expect("memory has room");
+        self.store.commit(&[self.pool.entry(&digest, &payload)]).expect("memory has room");
         self.durable.pool.insert(digest, payload);
     }
 

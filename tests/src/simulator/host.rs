@@ -188,7 +188,7 @@ impl Host {
                 | Output::EpochBegan { after, .. }
                 | Output::Committed { after, .. } => *after,
                 Output::ServeStored { .. }
-                | Output::ServeDigests { .. }
+                | Output::ServeEvents { .. }
                 | Output::Write { .. }
                 | Output::WakeAt(_)
                 | Output::Halted(_) => WriteNumber::default(),

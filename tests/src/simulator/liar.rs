@@ -204,11 +204,11 @@ impl Liar {
     /// Hears anything else, and answers as it likes.
     pub(crate) fn hear(&mut self, from: usize, message: &PeerMessage) -> Vec<Lie> {
         match message {
-            PeerMessage::Want { digests } => {
+            PeerMessage::Want { events, .. } => {
                 let mut answers = Vec::new();
-                for digest in digests {
+                for wanted in events {
                     let answers_it = self.random.happens(self.habits.answer);
-                    if let (true, Some(event)) = (answers_it, self.held.get(digest)) {
+                    if let (true, Some(event)) = (answers_it, self.held.get(&wanted.digest)) {
                         answers.push((from, PeerMessage::event(event)));
                     }
                 }
@@ -367,15 +367,16 @@ impl Liar {
     fn noise(&mut self) -> Vec<Lie> {
         let peers = self.peers();
         let to = peers[self.random.index(peers.len())];
-        let stranger = EventDigest(self.random_bytes());
+        let (author, round, epoch) = (AuthorIndex(0), Round(1), self.configuration.epoch);
+        let stranger = Parent { author, round, digest: EventDigest(self.random_bytes()) };
         let known = self.held.values().next_back().cloned();
         let mut noise = vec![
-            (to, PeerMessage::Want { digests: vec![stranger] }),
+            (to, PeerMessage::Want { events: vec![stranger], epoch }),
             (
                 to,
                 PeerMessage::Have {
                     highest: vec![Highest { author: AuthorIndex(0), round: Round(u64::MAX) }],
-                    epoch: self.configuration.epoch,
+                    epoch,
                 },
             ),
             (

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use dagger_ledger::store::records::EventKey;
 use dagger_ledger_core::Frontier;
 use dagger_ledger_core::interface::{CoreConfiguration, Input, Output, WriteNumber};
 use dagger_payload::committee::Committee;
@@ -549,7 +550,7 @@ impl World {
                 Output::Send { .. }
                 | Output::Broadcast { .. }
                 | Output::ServeStored { .. }
-                | Output::ServeDigests { .. }
+                | Output::ServeEvents { .. }
                 | Output::EpochBegan { .. }
                 | Output::Committed { .. } => self.hosts[host].held.push_back(output),
             }
@@ -575,10 +576,11 @@ impl World {
                 Output::ServeStored { to, epoch, above, below } => {
                     self.serve_stored(host, to, epoch, &above, below)?;
                 }
-                Output::ServeDigests { to, digests } => {
-                    let image = &self.hosts[host].disk.durable;
-                    let events = digests.iter().filter_map(|digest| image.event(digest));
-                    let events: Vec<_> = events.cloned().collect();
+                Output::ServeEvents { to, events, epoch } => {
+                    let records = self.hosts[host].disk.records();
+                    let read = |event| records.event(EventKey::at(epoch, event));
+                    let events = events.into_iter().filter_map(|event| read(event).expect("reads"));
+                    let events: Vec<_> = events.collect();
                     self.serve(host, to, &events)?;
                 }
                 Output::Committed { commit, .. } => {

@@ -240,9 +240,11 @@ impl Net {
             Output::ServeStored { to, epoch, above, below } => {
                 self.serve(at, to, epoch, &above, below.0);
             }
-            Output::ServeDigests { to, digests } => {
-                for digest in digests {
-                    if let Some(event) = self.hosts[at].store.events.get(&digest).cloned() {
+            Output::ServeEvents { to, events, .. } => {
+                for wanted in events {
+                    let event = self.hosts[at].store.events.get(&wanted.digest);
+                    if let Some(event) = event.filter(|event| event.as_parent() == wanted).cloned()
+                    {
                         self.send(at, usize::from(to.0), &PeerMessage::event(&event));
                     }
                 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use dagger_images::header;
 use dagger_ledger::store::memory::MemoryStore;
+use dagger_ledger::store::pool::Pool;
 use dagger_ledger::store::pruning::{Pruned, pruned_change};
 use dagger_ledger::store::records::{
     self, EventKey, Instance, InstanceId, OrderedAt, Recorder, Records, Released,
@@ -58,9 +59,9 @@ fn changes(world: &World) -> Vec<Change> {
     records.extend(world.frontier.commits.iter().cloned().map(Record::Commit));
     records.push(Record::Returned(world.lived.clone()));
     records.push(Record::Fork(fork));
-    let (mut changes, _) = Recorder::new(author, &[]).changes_of(&records);
+    let (mut changes, _) = Recorder::new(author, &[], Pool::default()).changes_of(&records);
     let began = [Record::Handover { handover, memory: Memory::Agrees }];
-    changes.extend(Recorder::new(author, &[]).changes_of(&began).0);
+    changes.extend(Recorder::new(author, &[], Pool::default()).changes_of(&began).0);
     let (head, chunks) = &world.snapshot;
     let digest = world.lived[0].digest();
     let through = Released { seal_key: key(9).public_key(), through: commit };
@@ -126,7 +127,7 @@ fn stored_once() -> &'static [Vec<u8>] {
 
 /// Every reader answers; what, is for others to test.
 fn read_all(records: &Records) {
-    let (commit, digest) = (end().index, world().events[1].digest);
+    let (commit, key) = (end().index, EventKey::of(&world().events[1]));
     let first = EventKey {
         epoch: Epoch(0),
         round: Round(0),
@@ -135,7 +136,7 @@ fn read_all(records: &Records) {
     };
     let _ = (records.instance(), records.founding(), records.last_handover());
     let _ = (records.handover(Epoch(1)), records.epoch_end(), records.own_last());
-    let _ = (records.event(&digest), records.events(first), records.last_commit());
+    let _ = (records.event(key), records.events(first), records.last_commit());
     let _ = (records.ordered_commit(commit.next()), records.frontier(commit.next()));
     let _ = (records.ordered(&world().lived[0].digest()), records.placed(), records.highest());
     let _ = (records.judged(commit), records.last_judged(), records.released(), records.pool());

@@ -63,7 +63,7 @@ fn frames(world: &World) -> Vec<Vec<u8>> {
         PeerMessage::Hello { version: 1, cluster: world.cluster },
         PeerMessage::Have { highest: highest.collect(), epoch },
         PeerMessage::Have { highest: vec![Highest { author, round: Round(u64::MAX) }], epoch },
-        PeerMessage::Want { digests: world.events.iter().map(|event| event.digest).collect() },
+        PeerMessage::Want { events: world.events.iter().map(Event::as_parent).collect(), epoch },
         PeerMessage::AskRecovery { nonce, epoch },
         PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch },
         PeerMessage::Closing { header: world.events[1].signed_header() },
