@@ -108,4 +108,27 @@ fn real_guests_are_reached_as_their_owner_says_and_leave_nothing_behind() {
     }
     let found = cluster.ctl_from(1, &["host", "fsck"]);
     assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stdout));
+    stopping_the_cluster_ends_also_what_a_host_that_joined_has_made(&cluster);
+}
+
+/// A second operator brings a host; a guest of it has a card when the cluster is stopped.
+fn stopping_the_cluster_ends_also_what_a_host_that_joined_has_made(cluster: &Cluster) {
+    cluster.must(&["cluster", "add-host", "--name", "host2", "--admit"]);
+    let (second, developer) = (cluster.file("keys/op2"), cluster.file("keys/developer.pub"));
+    let granted = ["--cpus", "2", "--memory", "1GiB", "--disk", "4GiB", "--vms", "2"];
+    let grant = ["account", "grant", &developer, "--key", &second];
+    cluster.must(&[&grant[..], &granted].concat());
+    // Registered already: the new host gets the file.
+    let (first, file, api) =
+        (cluster.file("keys/op1"), image("small"), format!("unix:{}", cluster.api(2)));
+    let file = file.to_str().expect("plain names");
+    let register = ["image", "register", file, "--name", "op1/small", "--key", &first];
+    cluster.must(&[&["--api", &api][..], &register].concat());
+    let made = cluster.create(1, "web-3", "running", &["--host", "host2"]);
+    assert!(made.status.success(), "{made:?}");
+    let vm = cluster.vm(1, "web-3");
+    assert_eq!(vm["host_name"], "host2");
+    assert_ne!(remains(&vm), "");
+    cluster.must(&["cluster", "stop"]);
+    assert_eq!(remains(&vm), "");
 }

@@ -13,6 +13,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::arguments::{AcceleratorChoice, DevArguments, Hypervisor};
 use super::daemons::{self, Role};
+use super::forwarding::Forwarding;
 use super::lock::Lock;
 use super::record::{Accelerator, Directory, Libvirt, Record, make_private};
 use super::{
@@ -183,9 +184,11 @@ async fn start(
     children: &mut Children,
     progress: &Progress,
 ) -> Result<(), Failure> {
+    if record.network_helper.is_some() {
+        Forwarding::of_this_machine(record).note(machines::guests());
+    }
     if record.libvirt == Libvirt::Private {
         progress.working("starting libvirtd; its first look at QEMU takes some seconds");
-        machines::note_forwarding(directory);
         children.libvirtd = Some(libvirt::start(directory, record).await?);
         progress.done("libvirtd runs in a mount namespace of its own");
     }

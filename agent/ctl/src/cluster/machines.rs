@@ -7,15 +7,18 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use dagger_payload::genesis::Genesis;
+use dagger_payload::genesis::{Genesis, GenesisHost};
+use dagger_payload::id::HostId;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::configuration::libvirt_uri;
-use super::record::{Directory, Libvirt, Record};
+use super::forwarding::Guests;
+use super::identity::ledger_key;
+use super::record::{Directory, Libvirt, Membership, Record};
 use crate::failure::Failure;
 use crate::limits::VIRSH_MAX;
-use crate::signer::read_small;
+use crate::signer::{read_public_key, read_small, with_pub};
 
 /// Chains that libvirt makes in the firewall and leaves behind empty: table, chain that jumps
 /// there, chain.
@@ -31,25 +34,27 @@ const MANGLE_CHAIN: (&str, &str, &str) = ("mangle", "POSTROUTING", "LIBVIRT_PRT"
 /// What the names of guests' taps and tables begin with.
 const CARD: &str = "dgr-";
 const INTERFACES: &str = "/sys/class/net";
-const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
-/// The first eight digits of each host's id: what is in every name on this machine.
-pub(crate) fn host_marks(directory: &Directory) -> Result<Vec<String>, Failure> {
+/// The first eight digits of each host's id, of founders and of those that joined: what is in every
+/// name on this machine.
+pub(crate) fn host_marks(directory: &Directory, record: &Record) -> Result<Vec<String>, Failure> {
     let text = read_small(&directory.genesis())?;
     let genesis = Genesis::read(text.as_bytes()).map_err(|error| {
         let advice = "The cluster's genesis.json was changed; restore it.";
         Failure::refused("genesis_invalid", error.to_string(), advice)
     })?;
-    let mark = |host: &dagger_payload::genesis::GenesisHost| {
-        host.id().to_string().chars().take(8).collect()
-    };
-    Ok(genesis.hosts.iter().map(mark).collect())
+    let mut hosts: Vec<HostId> = genesis.hosts.iter().map(GenesisHost::id).collect();
+    for host in record.hosts.iter().filter(|host| host.membership == Membership::Joined) {
+        let key = directory.key(&ledger_key(&host.name));
+        hosts.push(HostId::of(&read_public_key(&with_pub(&key))?));
+    }
+    Ok(hosts.iter().map(|host| host.to_string().chars().take(8).collect()).collect())
 }
 
 /// Ends the cluster's VMs and removes their network cards. Whatever libvirt cannot be asked to end
 /// is ended by its process.
 pub(crate) async fn remove(directory: &Directory, record: &Record) -> Result<(), Failure> {
-    let marks = host_marks(directory)?;
+    let marks = host_marks(directory, record)?;
     let uri = libvirt_uri(directory, record);
     let ours = |prefix: &str, name: &str| {
         marks.iter().any(|mark| match name.strip_prefix(prefix) {
@@ -141,32 +146,24 @@ fn end_stray_guests(mark: &str) {
     }
 }
 
-/// Notes whether this machine forwarded packets before that was switched on for guests.
-pub(crate) fn note_forwarding(directory: &Directory) {
-    let note = directory.join("libvirt/ip_forward");
-    if !note.exists()
-        && let Ok(before) = std::fs::read_to_string(FORWARDING)
-    {
-        // Without the note forwarding stays on, as it does after libvirt itself.
-        let _ = std::fs::write(note, before);
+/// Whether a network of libvirt's or a guest's card is on this machine, of whatever cluster.
+pub(crate) fn guests() -> Guests {
+    match interfaces().any(|name| name.starts_with("virbr") || name.starts_with(CARD)) {
+        true => Guests::There,
+        false => Guests::Gone,
     }
 }
 
-/// Takes back what was changed for the whole machine, unless another network of libvirt's or
-/// another guest's card still needs it.
-pub(crate) fn restore_machine(directory: &Directory) {
-    let others = interfaces().any(|name| name.starts_with("virbr") || name.starts_with(CARD));
-    let note = directory.join("libvirt/ip_forward");
-    if !others {
-        for (table, from, chain) in CHAINS.into_iter().chain([MANGLE_CHAIN]) {
-            remove_empty_chain("iptables", table, from, chain);
-            remove_empty_chain("ip6tables", table, from, chain);
-        }
-        if std::fs::read_to_string(&note).is_ok_and(|before| before.trim() == "0") {
-            let _ = std::fs::write(FORWARDING, "0\n");
-        }
+/// Takes back what a private libvirtd changed in the firewall, unless another network of libvirt's
+/// or another guest's card still needs it.
+pub(crate) fn restore_firewall() {
+    if guests() == Guests::There {
+        return;
     }
-    let _ = std::fs::remove_file(note);
+    for (table, from, chain) in CHAINS.into_iter().chain([MANGLE_CHAIN]) {
+        remove_empty_chain("iptables", table, from, chain);
+        remove_empty_chain("ip6tables", table, from, chain);
+    }
 }
 
 fn remove_empty_chain(program: &str, table: &str, from: &str, chain: &str) {
@@ -191,4 +188,30 @@ fn run_quietly(program: &str, arguments: &[&str]) {
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .status();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arguments::{DirectoryArguments, Hypervisor};
+    use super::super::identity::{found, make_host_keys, parse_name};
+    use super::*;
+
+    #[test]
+    fn what_is_ended_is_that_of_founders_and_of_hosts_that_joined() {
+        let root = tempfile::tempdir().expect("a directory");
+        let arguments = DirectoryArguments { directory: Some(root.path().join("dev")) };
+        let directory = Directory::of(&arguments).expect("a directory");
+        let mut record = found(&directory, 2, Hypervisor::Test).expect("founds");
+        let founders = host_marks(&directory, &record).expect("two");
+        assert_eq!(founders.len(), 2);
+        let mut joined = record.hosts[0].clone();
+        joined.name = parse_name("host3").expect("a name");
+        joined.membership = Membership::Joined;
+        make_host_keys(&directory, &joined).expect("makes keys");
+        record.hosts.push(joined);
+        let all = host_marks(&directory, &record).expect("three");
+        assert_eq!(all[..2], founders);
+        let key = read_public_key(&with_pub(&directory.key("host3-ledger"))).expect("a key");
+        assert!(HostId::of(&key).to_string().starts_with(&all[2]) && all[2].len() == 8);
+    }
 }

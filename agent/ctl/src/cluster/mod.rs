@@ -10,6 +10,7 @@ mod cloud_hypervisor;
 mod configuration;
 mod daemons;
 mod dev;
+mod forwarding;
 mod identity;
 mod kvm;
 pub(crate) mod libvirt;

@@ -7,6 +7,7 @@
 use std::path::Path;
 
 use super::daemons::{Process, Role, stop_all};
+use super::forwarding::Forwarding;
 use super::lock::Lock;
 use super::record::{Directory, Libvirt, Record};
 use super::{cloud_hypervisor, libvirt, machines};
@@ -73,7 +74,7 @@ pub(crate) async fn stop(
     if record.cloud_hypervisor.is_some() {
         progress.working("ending the VMs");
         cloud_hypervisor::end(directory, record);
-        machines::remove_cards(&machines::host_marks(directory)?);
+        machines::remove_cards(&machines::host_marks(directory, record)?);
         progress.done("VMs ended");
     }
     progress.working("stopping the ledgers and processors");
@@ -84,12 +85,15 @@ pub(crate) async fn stop(
     if record.libvirt == Libvirt::Private {
         progress.working("stopping libvirtd");
         stop_all(directory, &[libvirt::process(directory)]).await;
-        machines::restore_machine(directory);
+        machines::restore_firewall();
         for path in libvirt::mount_points() {
             // Succeeds only for a directory that is empty: one that we made.
             let _ = std::fs::remove_dir(path);
         }
         progress.done("libvirtd stopped");
+    }
+    if record.network_helper.is_some() {
+        Forwarding::of_this_machine(record).restore(machines::guests());
     }
     remove_run_directory(&directory.run_directory(record));
     Ok(())
