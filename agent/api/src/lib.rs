@@ -54,6 +54,9 @@ pub struct Problem {
     pub code: String,
     /// What is wrong here.
     pub detail: String,
+    /// Which rule was broken, for a refusal code.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
     /// What to do next.
     pub advice: String,
     /// Who is missing, for `no_quorum`.

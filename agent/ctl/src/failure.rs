@@ -29,6 +29,8 @@ pub(crate) struct Told {
     pub(crate) code: String,
     /// What is wrong.
     pub(crate) what: String,
+    /// Which rule was broken, if the cluster refused.
+    pub(crate) rule: Option<String>,
     /// What to do next.
     pub(crate) advice: String,
     /// Who is missing, for `no_quorum`.
@@ -55,8 +57,13 @@ impl Failure {
         what: impl Into<String>,
         advice: impl Into<String>,
     ) -> Self {
-        let told =
-            Told { code: code.to_owned(), what: what.into(), advice: advice.into(), quorum: None };
+        let told = Told {
+            code: code.to_owned(),
+            what: what.into(),
+            rule: None,
+            advice: advice.into(),
+            quorum: None,
+        };
         Self::Told(class, Box::new(told))
     }
 
@@ -127,6 +134,10 @@ impl Failure {
                 missing.join(", ")
             ));
         }
+        if let Some(rule) = &told.rule {
+            text.push_str("\n  the rule: ");
+            text.push_str(rule);
+        }
         if !told.advice.is_empty() {
             text.push_str("\n  what to do: ");
             text.push_str(&told.advice);
@@ -145,6 +156,9 @@ impl Failure {
             "advice": told.advice,
             "exit_code": *class as u8,
         });
+        if let Some(rule) = &told.rule {
+            value["rule"] = rule.as_str().into();
+        }
         if let Some(quorum) = &told.quorum {
             value["quorum"] = serde_json::json!(quorum);
         }
@@ -162,6 +176,7 @@ impl From<Problem> for Failure {
         let told = Told {
             code: problem.code,
             what: problem.detail,
+            rule: problem.rule,
             advice: problem.advice,
             quorum: problem.quorum,
         };
@@ -172,7 +187,14 @@ impl From<Problem> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let code: RefusalCode = refusal.code;
-        Self::refused(code.as_str(), refusal.detail, code.advice())
+        let told = Told {
+            code: code.as_str().to_owned(),
+            what: refusal.detail,
+            rule: Some(code.rule().to_owned()),
+            advice: code.advice().to_owned(),
+            quorum: None,
+        };
+        Self::Told(ExitCode::Refused, Box::new(told))
     }
 }
 
@@ -188,6 +210,7 @@ mod tests {
             status: 503,
             code: "no_quorum".into(),
             detail: "changes need 3 hosts".into(),
+            rule: None,
             advice: "Start the missing hosts.".into(),
             quorum: Some(QuorumProblem {
                 have: 2,
@@ -206,8 +229,13 @@ mod tests {
         ] {
             assert!(text.contains(part), "{text}");
         }
-        problem.status = 422;
-        assert_eq!(Failure::from(problem).exit_code(), 1);
+        (problem.status, problem.rule) = (422, Some("As agreed.".into()));
+        let refused = Failure::from(problem);
+        assert_eq!(refused.exit_code(), 1);
+        assert!(refused.to_text().contains("\n  the rule: As agreed.\n  what to do: "));
+        let own = Failure::from(Refusal::new(RefusalCode::Protected, "web-1 is protected"));
+        assert!(own.to_text().contains(RefusalCode::Protected.rule()));
+        assert_eq!(own.to_json().expect("told")["rule"], RefusalCode::Protected.rule());
         assert_eq!(Failure::usage("x", "y").exit_code(), 2);
     }
 }

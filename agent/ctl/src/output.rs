@@ -44,9 +44,7 @@ impl Output {
 
     /// Writes `value` as indented JSON.
     pub(crate) fn json<T: Serialize>(&self, value: &T) -> Result<(), Failure> {
-        let text = serde_json::to_string_pretty(value)
-            .map_err(|error| Failure::broken(format!("cannot write JSON: {error}")))?;
-        self.line(text)
+        self.bytes(json_text(value)?.as_bytes())
     }
 
     /// Writes `value` as one line of JSON, for streams.
@@ -67,6 +65,13 @@ impl Output {
             Format::Text => self.line(text(value).trim_end()),
         }
     }
+}
+
+/// The bytes that `--json` writes: indented, with a newline at the end.
+pub(crate) fn json_text<T: Serialize>(value: &T) -> Result<String, Failure> {
+    let text = serde_json::to_string_pretty(value)
+        .map_err(|error| Failure::broken(format!("cannot write JSON: {error}")))?;
+    Ok(text + "\n")
 }
 
 /// A table without lines; `nothing` is what is said instead of an empty one.

@@ -106,6 +106,7 @@ impl ApiProblem {
             status: own.status.as_u16(),
             code: own.code.to_owned(),
             detail: detail.into(),
+            rule: None,
             advice: own.advice.to_owned(),
             quorum: None,
         }))
@@ -282,6 +283,7 @@ impl From<Refusal> for ApiProblem {
             status: refusal_status(refusal.code).as_u16(),
             code: code.to_owned(),
             detail: refusal.detail,
+            rule: Some(refusal.code.rule().to_owned()),
             advice: refusal.code.advice().to_owned(),
             quorum: None,
         }))

@@ -2,7 +2,7 @@
 
 use dagger_api::{PayloadState, PayloadView};
 use dagger_bus::ledger::Unavailable;
-use dagger_payload::id::LedgerTime;
+use dagger_payload::id::{LedgerTime, ProtocolVersion};
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::sshsig::{self, Namespace};
@@ -146,6 +146,7 @@ async fn what_the_processor_refuses_at_the_door_keeps_its_code_and_gets_its_stat
         agent.ledger.on_submit(OnSubmit::Refuse(Refusal::new(code, "because")));
         let answered = agent.unix.post_payload(&payload(&agent)).await;
         assert_refused(&answered, status, code.as_str());
+        assert_eq!(answered.problem().rule.as_deref(), Some(code.rule()));
     }
     let metrics = agent.unix.get("/metrics").await;
     let text = String::from_utf8(metrics.body.to_vec()).expect("text");
@@ -172,6 +173,21 @@ async fn without_a_quorum_the_answer_says_who_is_missing() {
     let quorum = health.parts.iter().find(|part| part.name == "quorum");
     let detail = &quorum.expect("shown").detail;
     assert_eq!(detail, "no quorum: have 2, need 3, missing op3, op4");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_does_not_know_the_rules_takes_nothing_and_says_to_upgrade_it() {
+    let agent = agent().await;
+    let needs = ProtocolVersion(2);
+    agent.ledger.on_submit(OnSubmit::Unavailable(Unavailable::UpgradeNeeded { needs }));
+    let answered = agent.unix.post_payload(&payload(&agent)).await;
+    assert_refused(&answered, StatusCode::SERVICE_UNAVAILABLE, "upgrade_needed");
+    let problem = answered.problem();
+    assert!(problem.detail.contains("version 2 of the rules counts"), "{problem:?}");
+    assert!(problem.advice.starts_with("Upgrade dagger on this host"), "{problem:?}");
+    let ledger: dagger_api::LedgerView = agent.unix.get_json("/v1/ledger").await;
+    let why = ledger.unavailable.expect("nothing can be changed here");
+    assert!(why.contains("version 2 of the rules counts"), "{why}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -5,7 +5,6 @@
 //! only the other operators can decide it signs with their keys when asked to, for on a development
 //! cluster they lie side by side, and else shows. Called by `cluster`.
 
-use std::path::PathBuf;
 use std::time::Instant;
 
 use dagger_api::{HostView, LedgerView, OperatorView, ProposalView, Vote};
@@ -121,7 +120,7 @@ impl Addition<'_> {
         if !self.is_admitted().await? {
             let key = self.directory.key(self.host.operator.as_str());
             if !arguments.admit {
-                return Ok(Some(self.admission_commands(&key)));
+                return Ok(Some(self.admission_commands(&key).await?));
             }
             self.progress.working("the operators admit the host's operator");
             let name = self.host.operator.clone();
@@ -133,7 +132,7 @@ impl Addition<'_> {
         self.start().await?;
         if self.vote().await? == Vote::Follows {
             if !arguments.vote {
-                return Ok(Some(self.vote_commands()));
+                return Ok(Some(self.vote_commands().await?));
             }
             self.progress.working("the operators let the host vote");
             let add = vec![self.seen().await?.id];
@@ -274,51 +273,51 @@ impl Addition<'_> {
         Ok(())
     }
 
-    fn admission_commands(&self, key: &std::path::Path) -> Waits {
+    async fn admission_commands(&self, key: &std::path::Path) -> Result<Waits, Failure> {
         let (operator, public) = (&self.host.operator, with_pub(key));
-        Waits {
+        let first = self.record.hosts.first().map_or(operator, |host| &host.operator);
+        Ok(Waits {
             what: format!("{operator} is no operator of this cluster yet"),
             commands: vec![
                 format!(
                     "daggerctl operator propose add-operator {operator} {} --key {}",
                     public.display(),
-                    self.some_key().display()
+                    self.directory.key(first.as_str()).display()
                 ),
-                self.approve_command(),
+                self.approve_command(first).await?,
                 self.again_command(),
             ],
-        }
+        })
     }
 
-    fn vote_commands(&self) -> Waits {
+    async fn vote_commands(&self) -> Result<Waits, Failure> {
         let host = &self.host.name;
-        Waits {
+        Ok(Waits {
             what: format!("{host} follows; it votes once the operators agree"),
             commands: vec![
                 format!(
                     "daggerctl operator propose add-voter {host} --key {}",
                     self.directory.key(self.host.operator.as_str()).display()
                 ),
-                self.approve_command(),
+                self.approve_command(&self.host.operator).await?,
             ],
-        }
+        })
     }
 
-    fn approve_command(&self) -> String {
-        format!(
-            "daggerctl operator approve PROPOSAL --operator-key {0}/op2,{0}/op3",
-            self.directory.join("keys").display()
-        )
+    /// As many operators as it takes, beside whoever proposes.
+    async fn approve_command(&self, proposer: &Name) -> Result<String, Failure> {
+        let operators = self.operators().await?;
+        let needed = 2 * operators.len() / 3 + 1;
+        let others = operators.iter().filter(|operator| operator.name != *proposer);
+        let key = |operator: &OperatorView| self.directory.key(operator.name.as_str());
+        let keys = others.take(needed - 1).map(|each| key(each).display().to_string());
+        let keys = keys.collect::<Vec<_>>().join(",");
+        Ok(format!("daggerctl operator approve PROPOSAL --operator-key {keys}"))
     }
 
     fn again_command(&self) -> String {
         let root = self.directory.root().display();
         format!("daggerctl cluster add-host --name {} --directory {root}", self.host.name)
-    }
-
-    fn some_key(&self) -> PathBuf {
-        let first = self.record.hosts.first().map_or("op1", |host| host.operator.as_str());
-        self.directory.key(first)
     }
 }
 

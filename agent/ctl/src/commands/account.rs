@@ -32,9 +32,9 @@ A grant replaces the same operator's earlier grant to the account.";
 const USAGE_EXAMPLES: &str = "\
 Examples:
   daggerctl account usage
-  # A bill, and the same one from another operator's host
+  # A bill, and whether another operator's host comes to the same one, byte for byte; else it ends with 4
   daggerctl account usage --commit 1200 --json > bill.json
-  daggerctl --api http://other-host:7480 account usage --commit 1200 --json | diff - bill.json
+  daggerctl --api http://other-host:7480 account usage --check bill.json
 
 Counted in ledger time: processors and memory while the host's signed reports say that the guest runs and its owner wants
 it to, disk from the host's acceptance to the deletion.";
@@ -82,6 +82,9 @@ pub(crate) enum AccountCommand {
         /// As of this commit [default: the newest one]
         #[arg(long, value_name = "N")]
         commit: Option<u64>,
+        /// Show nothing but whether the host that answers comes to this bill (written with --json)
+        #[arg(long, value_name = "BILL.json", conflicts_with_all = ["account", "commit"])]
+        check: Option<PathBuf>,
     },
     /// Change who signs for your account
     #[command(subcommand, after_help = keys::EXAMPLES)]
@@ -151,7 +154,8 @@ pub(crate) async fn run(command: AccountCommand, session: &Session) -> Result<()
             drop(progress);
             session.output.show(&view, super::payload::show)
         }
-        AccountCommand::Usage { account, commit } => {
+        AccountCommand::Usage { check: Some(bill), .. } => usage::check(&bill, session).await,
+        AccountCommand::Usage { account, commit, check: None } => {
             let id = named_or_own(account.as_deref(), session).await?;
             usage::run(id, commit, session).await
         }

@@ -406,6 +406,10 @@ pub(crate) fn show(view: &PayloadView) -> String {
             },
         ),
         ("refusal", view.refusal.as_ref().map(ToString::to_string).unwrap_or_default()),
+        (
+            "the rule",
+            view.refusal.as_ref().map(|why| why.code.rule().to_owned()).unwrap_or_default(),
+        ),
         ("vm", view.vm.map(|vm| vm.to_string()).unwrap_or_default()),
     ])
 }

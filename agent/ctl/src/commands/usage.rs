@@ -1,15 +1,18 @@
 //! `daggerctl account usage`: what an account's VMs and volumes have used.
 //!
-//! Owns how it is shown: hours for people, exact milliseconds with `--json`. Counts nothing itself.
-//! Called by `commands::account`.
+//! Owns how it is shown, hours for people, exact milliseconds with `--json`, and how two hosts'
+//! bills are compared. Counts nothing itself. Called by `commands::account`.
 
-use dagger_api::UsageView;
+use std::path::Path;
+
+use dagger_api::{ClusterView, UsageView};
 use dagger_payload::id::AccountId;
 use dagger_payload::usage::Used;
 
 use crate::failure::Failure;
-use crate::output::table;
+use crate::output::{Format, json_text, table};
 use crate::session::Session;
+use crate::signer::read_small;
 use crate::units::show_time;
 
 /// Asks for the meters and shows them.
@@ -24,7 +27,69 @@ pub(crate) async fn run(
     session.output.show(&usage, show)
 }
 
+/// Asks the host that answers for the same bill, and compares both byte for byte.
+pub(crate) async fn check(bill: &Path, session: &Session) -> Result<(), Failure> {
+    let text = read_small(bill)?;
+    let given: UsageView = serde_json::from_str(&text).map_err(|error| {
+        let what = format!("{} is no bill: {error}", bill.display());
+        let advice = "A bill is what `account usage --commit N --json` prints.";
+        Failure::refused("bill_malformed", what, advice)
+    })?;
+    let cluster: ClusterView = session.client.get("/v1/cluster").await?;
+    let path = format!("/v1/accounts/{}/usage?commit={}", given.account, given.commit);
+    let own: UsageView = session.client.get(&path).await?;
+    let is_same = json_text(&own)? == text;
+    let host = cluster.host_name;
+    if session.output.format == Format::Json {
+        let value = serde_json::json!({ "same": is_same, "host": host, "bill": own });
+        session.output.json(&value)?;
+    } else if is_same {
+        session.output.line(format!(
+            "{host} comes to the same bill for account {} as of commit {}, byte for byte ({} bytes)",
+            own.account,
+            own.commit,
+            text.len()
+        ))?;
+    } else {
+        session.output.line(format!("{host} comes to another bill"))?;
+        session.output.line(differences(&given, &own))?;
+    }
+    if is_same { Ok(()) } else { Err(Failure::Found) }
+}
+
+/// What stands in one of two bills alone, line by line, exactly.
+fn differences(given: &UsageView, own: &UsageView) -> String {
+    let (given, own) = (exact(given), exact(own));
+    let only = |mark: &'static str, these: &[[String; 5]], others: &[[String; 5]]| {
+        let alone = these.iter().filter(|line| !others.contains(line));
+        let marked = alone.map(|[host, vm, cpu, memory, disk]| {
+            [mark, host, vm, cpu, memory, disk].map(ToString::to_string)
+        });
+        marked.collect::<Vec<_>>()
+    };
+    let lines = only("bill", &given, &own).into_iter().chain(only("host", &own, &given));
+    let head = ["OF", "HOST", "VM", "VCPU MS", "MEMORY MIB MS", "DISK GIB MS"];
+    table(head, lines, "The numbers are the same; how they are written is not.")
+}
+
 fn show(usage: &UsageView) -> String {
+    let head = ["HOST", "VM", "VCPU HOURS", "MEMORY GIB HOURS", "DISK GIB HOURS"];
+    let when = show_time(usage.ledger_time_ms);
+    let rows = table(head, rows(usage, row), "");
+    format!("{rows}\n\nas of commit {}, ledger time {when}\n", usage.commit)
+}
+
+/// In milliseconds, as they are counted.
+fn exact(usage: &UsageView) -> Vec<[String; 5]> {
+    let in_milliseconds = |[host, vm]: [String; 2], used: &Used| {
+        let Used { cpu_ms, memory_mib_ms, disk_gib_ms } = used;
+        [host, vm, cpu_ms.to_string(), memory_mib_ms.to_string(), disk_gib_ms.to_string()]
+    };
+    rows(usage, in_milliseconds)
+}
+
+/// One of each VM, volume and sum of what is deleted, and the last one in all.
+fn rows(usage: &UsageView, row: impl Fn([String; 2], &Used) -> [String; 5]) -> Vec<[String; 5]> {
     let mut rows = Vec::new();
     for host in &usage.hosts {
         let name = host.name.as_ref().map_or_else(|| host.host.to_string(), ToString::to_string);
@@ -38,9 +103,7 @@ fn show(usage: &UsageView) -> String {
         );
     }
     rows.push(row(["in all".to_owned(), String::new()], &usage.used));
-    let head = ["HOST", "VM", "VCPU HOURS", "MEMORY GIB HOURS", "DISK GIB HOURS"];
-    let when = show_time(usage.ledger_time_ms);
-    format!("{}as of commit {}, ledger time {when}\n", table(head, rows, ""), usage.commit)
+    rows
 }
 
 fn row([host, vm]: [String; 2], used: &Used) -> [String; 5] {
@@ -56,6 +119,25 @@ fn hours(amount_ms: u64, per_unit: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_bills_that_differ_are_told_apart_line_by_line() {
+        let bill = |cpu_ms: u64| UsageView {
+            account: AccountId([1; 16]),
+            commit: dagger_payload::id::CommitIndex(7),
+            ledger_time_ms: dagger_payload::id::LedgerTime(0),
+            hosts: Vec::new(),
+            used: Used { cpu_ms, ..Used::default() },
+        };
+        let told = differences(&bill(3_600_000), &bill(3_600_001));
+        let lines: Vec<_> = told.lines().skip(1).collect();
+        assert!(lines[0].starts_with("bill  in all") && lines[0].contains("3600000"), "{told}");
+        assert!(lines[1].starts_with("host  in all") && lines[1].contains("3600001"), "{told}");
+        assert_eq!(lines.len(), 2, "{told}");
+        assert!(differences(&bill(1), &bill(1)).contains("The numbers are the same"));
+        let shown = show(&bill(3_600_000));
+        assert!(shown.contains("1.000") && shown.contains("\n\nas of commit 7, "), "{shown}");
+    }
 
     #[test]
     fn hours_are_rounded_down_to_thousandths() {

@@ -170,6 +170,7 @@ fn api_bodies(world: &World) -> Vec<Vec<u8>> {
         status: 404,
         code: "not_found".to_owned(),
         detail: "no such VM".to_owned(),
+        rule: Some("only what is there is shown".to_owned()),
         advice: "look again".to_owned(),
         quorum: None,
     };
