@@ -1,4 +1,4 @@
-# dagger: `make demo` shows it, `make test` tests it. `verify` never writes to the tree, `fix` does.
+# dagger: `make demo` and `make demo-membership` show it, `make test` tests it. `verify` never writes to the tree, `fix` does.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -22,7 +22,7 @@ DAGGER_FIRST_SEED := $(if $(filter soak,$(MAKECMDGOALS))$(if $(TREE),,clock),$(s
 endif
 export DAGGER_FIRST_SEED
 
-.PHONY: help demo build guest-image debian-image debian-tree verify fix test soak bench release install
+.PHONY: help demo demo-membership build guest-image debian-image debian-tree verify fix test soak bench release install
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 16
@@ -31,6 +31,11 @@ demo: ## build, start four hosts, boot a VM by one signed request, show its hist
 	@scripts/prerequisites.sh demo
 	@$(MAKE) --no-print-directory build guest-image
 	@scripts/demo.sh "$(CARGO_TARGET_DIR)/debug" "$(CACHE)"
+
+demo-membership: ## build, then: a refusal with its rule, a fifth operator joins, a dead host's VM goes elsewhere, one bill by two hosts
+	@scripts/prerequisites.sh demo-membership
+	@$(MAKE) --no-print-directory build
+	@scripts/demo-membership.sh "$(CARGO_TARGET_DIR)/debug" "$(CACHE)"
 
 build: ## build everything with the one profile of tests and demo
 	$(CARGO) build --locked --workspace --bins

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Installs the Debian packages that a purpose needs and that are missing: `prerequisites.sh build|demo|test`.
+# Installs the Debian packages that a purpose needs and that are missing: `prerequisites.sh build|demo|demo-membership|test`.
 # Asks apt only when something is missing, as root or by sudo; starts no service.
 set -euo pipefail
 
-purpose=${1:?usage: prerequisites.sh build|demo|test}
+purpose=${1:?usage: prerequisites.sh build|demo|demo-membership|test}
 
 packages=(gcc make pkg-config libvirt-dev)
 demo_packages=(
@@ -14,6 +14,7 @@ test_packages=(debootstrap systemd-container curl openssl python3 nftables)
 
 case $purpose in
   build) ;;
+  demo-membership) packages+=(openssh-client qemu-utils) ;;
   demo) packages+=("${demo_packages[@]}") ;;
   test) packages+=("${demo_packages[@]}" "${test_packages[@]}") ;;
   *) echo "prerequisites.sh: unknown purpose '$purpose'" >&2; exit 2 ;;
