@@ -7,10 +7,13 @@
 use std::fmt;
 
 use dagger_payload::attested::{AttestedEnd, AttestedProof};
+use dagger_payload::carried::Carried;
 use dagger_payload::codec::{self, CodecError};
 use dagger_payload::event::{CommitEnd, SignedHeader};
 use dagger_payload::id::{ClusterId, CommitIndex, Position, PrefixHash, StateRoot};
 use dagger_payload::key::Signature;
+use dagger_payload::payload::SignedPayload;
+use dagger_payload::proof::Path;
 use dagger_payload::state_tree::Subject;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use utoipa::ToSchema;
@@ -42,6 +45,25 @@ pub struct ProofView {
     /// The signed documents that the object names as its causes, as far as the answering host has
     /// them.
     pub documents: Vec<ProofDocument>,
+    /// Of a payload: the event that carried it; left out when the answering host has pruned that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub carried: Option<ProofCarried>,
+}
+
+/// A payload's way to the Merkle root of the event that carried it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProofCarried {
+    /// The payload's record: the document and its signature (CBOR, in hex).
+    #[schema(value_type = String, pattern = "^([0-9a-f]{2})*$")]
+    pub record: Hex,
+    /// Its place among the event's records, from 0.
+    pub index: u32,
+    /// The hashes beside its way to the event's Merkle root, lowest first, one after another.
+    #[schema(value_type = String, pattern = "^([0-9a-f]{64})*$")]
+    pub path: Hex,
+    /// The event's header, signed by whoever carried the payload.
+    pub event: ProofHeader,
 }
 
 /// A commit end.
@@ -95,6 +117,8 @@ pub enum UnreadableProof {
     Signature,
     /// A handover.
     Handover(CodecError),
+    /// What carried a payload.
+    Carried(CodecError),
 }
 
 impl fmt::Display for UnreadableProof {
@@ -107,8 +131,9 @@ impl fmt::Display for UnreadableProof {
                 )
             }
             Self::State(error) => write!(formatter, "its `state`: {error}"),
-            Self::Signature => formatter.write_str("a signature in `headers` has not 64 bytes"),
+            Self::Signature => formatter.write_str("the signature of a header has not 64 bytes"),
             Self::Handover(error) => write!(formatter, "one of its `handovers`: {error}"),
+            Self::Carried(error) => write!(formatter, "its `carried`: {error}"),
         }
     }
 }
@@ -128,6 +153,12 @@ impl ProofView {
             header: Hex(signed.header.to_vec()),
             signature: Hex(signed.signature.0.to_vec()),
         };
+        let carried = proof.carried.as_ref().map(|carried| ProofCarried {
+            record: Hex(carried.payload.to_record()),
+            index: carried.index,
+            path: Hex(carried.path.0.concat()),
+            event: header(&carried.header),
+        });
         Self {
             dagger_proof: PROOF_VERSION,
             cluster,
@@ -142,6 +173,7 @@ impl ProofView {
             headers: headers.iter().map(header).collect(),
             handovers: handovers.iter().map(|handover| Hex(codec::encode(handover))).collect(),
             documents,
+            carried,
         }
     }
 
@@ -159,19 +191,34 @@ impl ProofView {
             prefix_hash: self.end.prefix_hash,
             state_root: self.end.state_root,
         };
-        let mut headers = Vec::with_capacity(self.headers.len());
-        for signed in &self.headers {
-            let signature = signed.signature.0.as_slice().try_into();
-            let signature = Signature(signature.map_err(|_| UnreadableProof::Signature)?);
-            headers.push(SignedHeader { header: signed.header.0.clone().into(), signature });
-        }
+        let headers: Result<Vec<_>, _> = self.headers.iter().map(ProofHeader::read).collect();
+        let headers = headers?;
         let handovers = self.handovers.iter().map(|handover| codec::decode(&handover.0));
         let handovers: Result<Vec<_>, _> = handovers.collect();
         let handovers = handovers.map_err(UnreadableProof::Handover)?;
         Ok(AttestedProof {
             state: codec::decode(&self.state.0).map_err(UnreadableProof::State)?,
             attested: AttestedEnd { end, headers, handovers },
+            carried: self.carried.as_ref().map(ProofCarried::read).transpose()?,
         })
+    }
+}
+
+impl ProofHeader {
+    fn read(&self) -> Result<SignedHeader, UnreadableProof> {
+        let signature = self.signature.0.as_slice().try_into();
+        let signature = Signature(signature.map_err(|_| UnreadableProof::Signature)?);
+        Ok(SignedHeader { header: self.header.0.clone().into(), signature })
+    }
+}
+
+impl ProofCarried {
+    fn read(&self) -> Result<Carried, UnreadableProof> {
+        let payload: SignedPayload =
+            codec::decode(&self.record.0).map_err(UnreadableProof::Carried)?;
+        let path = Path::of_bytes(&self.path.0).ok_or(CodecError::Malformed);
+        let path = path.map_err(UnreadableProof::Carried)?;
+        Ok(Carried { payload, index: self.index, path, header: self.event.read()? })
     }
 }
 

@@ -139,7 +139,7 @@ fn mixed_up() -> ApiProblem {
         title = "dagger",
         description = "The API of one dagger host. Changes are signed payloads: POST /v1/payloads takes the exact \
 signed bytes and their OpenSSH signature; everything else reads. Errors are problem documents (RFC 9457) with a \
-stable `code` and the `advice` what to do next."
+stable `code`, the `rule` that was broken if the cluster refused, and the `advice` what to do next."
     ),
     tags(
         (name = "payloads", description = "Signed requests and what became of them"),
@@ -182,6 +182,10 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(proofs::host))
         .routes(routes!(proofs::image))
         .routes(routes!(proofs::payload))
+        .routes(routes!(proofs::seat))
+        .routes(routes!(proofs::epoch))
+        .routes(routes!(proofs::operator))
+        .routes(routes!(proofs::proposal))
         .layer(middleware::from_fn(bound_work));
     // These wait by their nature, and are bounded each in its own way.
     let waiting = OpenApiRouter::new()

@@ -11,7 +11,9 @@ use dagger_api::proof::{ProofDocument, ProofView};
 use dagger_bus::ledger::{Answer, Call};
 use dagger_bus::limits::ANSWER_WAIT_MAX;
 use dagger_payload::attested::AttestedProof;
-use dagger_payload::id::{AccountId, HostId, PayloadDigest, VmId, VolumeId};
+use dagger_payload::id::{
+    AccountId, AuthorIndex, Epoch, HostId, OperatorId, PayloadDigest, VmId, VolumeId,
+};
 use dagger_payload::name::{ImageName, Name};
 use dagger_payload::proven::Proven;
 use dagger_payload::state_tree::Subject;
@@ -210,6 +212,95 @@ pub(super) async fn payload(
     Path(digest): Path<PayloadDigest>,
 ) -> Result<Json<ProofView>, ApiProblem> {
     prove(&api, Subject::Payload(digest)).await
+}
+
+/// Proves whose seat it is, with which key its ledger signs, and whether anybody sits there.
+#[utoipa::path(
+    get,
+    path = "/v1/proofs/seat/{seat}",
+    tag = "proofs",
+    operation_id = "prove_seat",
+    params(("seat" = String, Path, description = "Its number, or the name of its host")),
+    responses(
+        (status = 200, body = ProofView),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            description = "`not_attested`, `ledger_unavailable`: not now")
+    )
+)]
+pub(super) async fn seat(
+    State(api): State<Api>,
+    Path(seat): Path<String>,
+) -> Result<Json<ProofView>, ApiProblem> {
+    let named = |name: &Name| api.parts.model.read(|model| model.members().seat_named(name));
+    let number = seat.parse::<u16>().ok().map(AuthorIndex);
+    let index = number.or_else(|| named(&seat.parse().ok()?));
+    let unknown = || ApiProblem::not_found(format!("no host is or was called {seat}"));
+    prove(&api, Subject::Seat(index.ok_or_else(unknown)?)).await
+}
+
+/// Proves who votes in an epoch, and by which version of the rules it is judged.
+#[utoipa::path(
+    get,
+    path = "/v1/proofs/epoch/{epoch}",
+    tag = "proofs",
+    operation_id = "prove_epoch",
+    params(("epoch" = Epoch, Path, description = "Its number; the first one is 0")),
+    responses(
+        (status = 200, body = ProofView),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            description = "`not_attested`, `ledger_unavailable`: not now")
+    )
+)]
+pub(super) async fn epoch(
+    State(api): State<Api>,
+    Path(epoch): Path<Epoch>,
+) -> Result<Json<ProofView>, ApiProblem> {
+    prove(&api, Subject::Epoch(epoch)).await
+}
+
+/// Proves who an operator is, which key signs for him, and whether he takes part.
+#[utoipa::path(
+    get,
+    path = "/v1/proofs/operator/{operator}",
+    tag = "proofs",
+    operation_id = "prove_operator",
+    params(("operator" = String, Path, description = "His id, or his name")),
+    responses(
+        (status = 200, body = ProofView),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            description = "`not_attested`, `ledger_unavailable`: not now")
+    )
+)]
+pub(super) async fn operator(
+    State(api): State<Api>,
+    Path(operator): Path<String>,
+) -> Result<Json<ProofView>, ApiProblem> {
+    let named = |name: &Name| api.parts.model.read(|model| model.members().operator_named(name));
+    let id = operator.parse::<OperatorId>().ok().or_else(|| named(&operator.parse().ok()?));
+    let unknown = || ApiProblem::not_found(format!("no operator is or was called {operator}"));
+    prove(&api, Subject::Operator(id.ok_or_else(unknown)?)).await
+}
+
+/// Proves what is proposed and who has approved; or that no such proposal is pending.
+#[utoipa::path(
+    get,
+    path = "/v1/proofs/proposal/{proposal}",
+    tag = "proofs",
+    operation_id = "prove_proposal",
+    params(("proposal" = PayloadDigest, Path, description = "Its id")),
+    responses(
+        (status = 200, body = ProofView),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            description = "`not_attested`, `ledger_unavailable`: not now")
+    )
+)]
+pub(super) async fn proposal(
+    State(api): State<Api>,
+    Path(proposal): Path<PayloadDigest>,
+) -> Result<Json<ProofView>, ApiProblem> {
+    prove(&api, Subject::Proposal(proposal)).await
 }
 
 async fn prove(api: &Shared, subject: Subject) -> Result<Json<ProofView>, ApiProblem> {

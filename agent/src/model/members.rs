@@ -95,6 +95,20 @@ impl Members {
         self.host_names.iter().find(|(_, own)| *own == name).map(|(id, _)| *id)
     }
 
+    /// The seat of the host that is called so; of several the one where it sits, or sat last.
+    pub fn seat_named(&self, name: &Name) -> Option<AuthorIndex> {
+        let seats = self.roster.seats().iter().filter(|seat| seat.name == *name);
+        let newest = seats.max_by_key(|seat| (seat.standing == SeatStanding::Present, seat.index));
+        newest.map(|seat| seat.index)
+    }
+
+    /// The operator who is called so; of several the present one, if any.
+    pub fn operator_named(&self, name: &Name) -> Option<OperatorId> {
+        let operators = self.operators.values().filter(|operator| operator.name == *name);
+        let is_present = |operator: &&Operator| operator.standing == OperatorStanding::Present;
+        operators.max_by_key(is_present).map(|operator| operator.id)
+    }
+
     /// The present operator for whom `key` signs now.
     pub fn operator_signed_by(&self, key: &PublicKey) -> Option<&Operator> {
         let operator = self.operators.get(self.operator_keys.get(key)?)?;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 35] = [
+const PROMISED: [(&str, &str); 39] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -26,9 +26,13 @@ const PROMISED: [(&str, &str); 35] = [
     ("get", "/v1/operators"),
     ("get", "/v1/payloads/{digest}"),
     ("get", "/v1/proofs/account/{account}"),
+    ("get", "/v1/proofs/epoch/{epoch}"),
     ("get", "/v1/proofs/host/{host}"),
     ("get", "/v1/proofs/image/{publisher}/{image}"),
+    ("get", "/v1/proofs/operator/{operator}"),
     ("get", "/v1/proofs/payload/{digest}"),
+    ("get", "/v1/proofs/proposal/{proposal}"),
+    ("get", "/v1/proofs/seat/{seat}"),
     ("get", "/v1/proofs/usage/{account}/{host}"),
     ("get", "/v1/proofs/vm/{vm}"),
     ("get", "/v1/proofs/volume/{volume}"),
@@ -65,6 +69,10 @@ async fn the_document_and_the_router_name_the_promised_routes_and_no_other() {
         let path = path
             .replace("{account}", &"0".repeat(32))
             .replace("{digest}", &"0".repeat(64))
+            .replace("{proposal}", &"0".repeat(64))
+            .replace("{epoch}", "0")
+            .replace("{seat}", "0")
+            .replace("{operator}", "none")
             .replace("{host}", &"0".repeat(32))
             .replace("{publisher}", "none")
             .replace("{image}", "none")

@@ -6,7 +6,8 @@ use dagger_payload::attested::{AttestedEnd, AttestedProof};
 use dagger_payload::codec;
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{
-    AccountId, CommitIndex, PayloadDigest, Position, PrefixHash, StateRoot, VmId,
+    AccountId, AuthorIndex, CommitIndex, Epoch, OperatorId, PayloadDigest, Position, PrefixHash,
+    StateRoot, VmId,
 };
 use dagger_payload::object::Vm;
 use dagger_payload::proof::{Finding, Path, StateProof};
@@ -33,6 +34,7 @@ fn proof(world: &World, subject: &Subject, value: Option<&[u8]>) -> AttestedProo
     AttestedProof {
         state: StateProof { path: Path(Vec::new()), finding },
         attested: AttestedEnd { end, headers, handovers: Vec::new() },
+        carried: None,
     }
 }
 
@@ -125,17 +127,26 @@ async fn a_proof_is_for_those_who_may_see_the_object() {
     }
     // These are for anybody to see.
     let digest = PayloadDigest::of(b"some");
+    let operator = OperatorId::of(&agent.world.genesis.operators[0].key);
     for (path, subject) in [
         ("host/host1".to_owned(), Subject::Host(host)),
         ("image/op1/small".to_owned(), Subject::Image("op1/small".parse().expect("a name"))),
         (format!("payload/{digest}"), Subject::Payload(digest)),
+        ("seat/3".to_owned(), Subject::Seat(AuthorIndex(3))),
+        ("seat/host1".to_owned(), Subject::Seat(AuthorIndex(0))),
+        ("epoch/2".to_owned(), Subject::Epoch(Epoch(2))),
+        (format!("operator/{operator}"), Subject::Operator(operator)),
+        ("operator/op1".to_owned(), Subject::Operator(operator)),
+        (format!("proposal/{digest}"), Subject::Proposal(digest)),
     ] {
         agent.ledger.prove(proof(&agent.world, &subject, None));
         let answered = agent.tcp.get(&format!("/v1/proofs/{path}")).await;
         assert_eq!(answered.json::<ProofView>().subject, subject);
     }
-    let unknown = agent.tcp.get("/v1/proofs/host/nobody").await;
-    assert_eq!(unknown.status, StatusCode::NOT_FOUND);
+    for unknown in ["host", "seat", "operator"] {
+        let answered = agent.tcp.get(&format!("/v1/proofs/{unknown}/nobody")).await;
+        assert_eq!(answered.status, StatusCode::NOT_FOUND, "{unknown}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,11 +11,13 @@ use std::sync::Arc;
 use dagger_bus::judging::ProofAt;
 use dagger_bus::ledger::{Answer, Unavailable};
 use dagger_payload::attested::{AttestedEnd, AttestedProof, EpochBeginning};
+use dagger_payload::carried::Carried;
 use dagger_payload::codec;
 use dagger_payload::event::{Header, SignedHeader};
-use dagger_payload::id::Epoch;
+use dagger_payload::id::{Epoch, PayloadDigest};
 use dagger_payload::limits::HANDOVERS_SHOWN_MAX;
-use dagger_payload::proof::JudgedProof;
+use dagger_payload::merkle;
+use dagger_payload::proof::{JudgedProof, Path};
 use dagger_payload::release::QuorumEvidence;
 use dagger_payload::state_tree::Subject;
 use tokio::sync::Semaphore;
@@ -25,7 +27,7 @@ use super::admission::NoAnswer;
 use super::{Delivery, DeliveryError};
 use crate::limits::{PROOF_REST, PROOF_WAIT_MAX, PROOFS_SOUGHT_MAX};
 use crate::store::StoreError;
-use crate::store::records::Records;
+use crate::store::records::{EventKey, Records};
 
 /// Places for proofs that are sought at the same time.
 pub struct Sought(Semaphore);
@@ -118,19 +120,54 @@ async fn attempt(
             return Ok(None);
         }
     };
-    let (records, shown) = (delivery.records.clone(), headers.clone());
-    let reading = tokio::task::spawn_blocking(move || handovers(&records, &shown));
-    let handovers = reading.await.expect("reading handovers does not panic")?;
-    Ok(Some(AttestedProof { state, attested: AttestedEnd::of(end, headers, handovers) }))
+    let (reader, shown, subject) = (delivery.clone(), headers.clone(), subject.clone());
+    let reading = tokio::task::spawn_blocking(move || {
+        let carried =
+            if let Subject::Payload(digest) = subject { carried(&reader, &digest)? } else { None };
+        let own = carried.iter().map(|carried| &carried.header);
+        let handovers = handovers(&reader.records, shown.iter().chain(own))?;
+        Ok::<_, StoreError>((carried, handovers))
+    });
+    let (carried, handovers) = reading.await.expect("reading what is kept does not panic")?;
+    let attested = AttestedEnd::of(end, headers, handovers);
+    Ok(Some(AttestedProof { state, attested, carried }))
 }
 
-/// How the epochs up to that of the headers began, as far as the store knows.
-fn handovers(
+/// The event by which a payload came into the order; none when it is not ordered, or when the body
+/// of that event is pruned here.
+fn carried(delivery: &Delivery, digest: &PayloadDigest) -> Result<Option<Carried>, StoreError> {
+    let Some(at) = delivery.places.find(digest)? else { return Ok(None) };
+    let Some(commit) = delivery.records.commit(at.commit)? else { return Ok(None) };
+    // Payloads are ordered by event, then by place in the event.
+    let mut before = at.position.0.checked_sub(commit.first_position.0);
+    for parent in &commit.events {
+        let key = EventKey::at(commit.epoch, *parent);
+        let Some(event) = delivery.records.event(key)? else { return Ok(None) };
+        let count = u64::try_from(event.payloads.len()).expect("a count fits into 64 bits");
+        let Some(index) = before.filter(|before| *before < count) else {
+            before = before.and_then(|before| before.checked_sub(count));
+            continue;
+        };
+        let at = usize::try_from(index).expect("below the number of an event's payloads");
+        let path = merkle::prove(&event.leaves, at);
+        let payload = &event.payloads[at];
+        return Ok(path.filter(|_| payload.digest() == *digest).map(|path| Carried {
+            payload: payload.clone(),
+            index: u32::try_from(index).expect("the header counts in 32 bits"),
+            path: Path(path),
+            header: event.signed_header(),
+        }));
+    }
+    Ok(None)
+}
+
+/// How the epochs up to the last one of the headers began, as far as the store knows.
+fn handovers<'h>(
     records: &Records,
-    headers: &[SignedHeader],
+    headers: impl Iterator<Item = &'h SignedHeader>,
 ) -> Result<Vec<EpochBeginning>, StoreError> {
-    let epoch = |signed: &SignedHeader| codec::decode::<Header>(&signed.header).ok();
-    let last = headers.first().and_then(epoch).map_or(Epoch(0), |header| header.epoch);
+    let read = headers.filter_map(|signed| codec::decode::<Header>(&signed.header).ok());
+    let last = read.map(|header| header.epoch).max().unwrap_or(Epoch(0));
     let mut handovers = Vec::new();
     for epoch in (1..=last.0).take(HANDOVERS_SHOWN_MAX) {
         handovers.extend(records.beginning_of(Epoch(epoch))?);

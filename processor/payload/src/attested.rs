@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::carried::Carried;
 use crate::codec;
 use crate::committee::Committee;
 use crate::event::{Attestation, CommitEnd, EventError, Header, SignedHeader};
@@ -14,6 +15,7 @@ use crate::handover::Handover;
 use crate::id::{AuthorIndex, ClusterId, CommitIndex, Epoch, LedgerTime, StateRoot};
 use crate::key::PublicKey;
 use crate::limits::{HANDOVERS_SHOWN_MAX, MEMBERS_MAX};
+use crate::name::Name;
 use crate::proof::StateProof;
 use crate::roster::{EpochMembers, Seat};
 use crate::state_tree::Subject;
@@ -57,6 +59,9 @@ pub struct AttestedProof {
     /// Who attests the state.
     #[n(1)]
     pub attested: AttestedEnd,
+    /// Of a payload: the event that carried it, if whoever made the proof still has that.
+    #[n(2)]
+    pub carried: Option<Carried>,
 }
 
 /// Who attests an end.
@@ -248,17 +253,19 @@ pub struct Walk {
     committees: BTreeMap<Epoch, Committee>,
     /// A seat keeps its key for ever.
     keys: BTreeMap<AuthorIndex, PublicKey>,
+    names: BTreeMap<AuthorIndex, Name>,
 }
 
 impl Walk {
     /// Before the first step: all founders vote.
     pub fn founding(genesis: &Genesis) -> Self {
-        let founders = (0..).map(AuthorIndex).zip(&genesis.hosts);
+        let founders = || (0..).map(AuthorIndex).zip(&genesis.hosts);
         let reached = (Epoch(0), genesis.committee());
         Self {
             reached,
             committees: BTreeMap::from([reached]),
-            keys: founders.map(|(index, host)| (index, host.ledger_key.clone())).collect(),
+            keys: founders().map(|(index, host)| (index, host.ledger_key.clone())).collect(),
+            names: founders().map(|(index, host)| (index, host.name.clone())).collect(),
         }
     }
 
@@ -272,12 +279,26 @@ impl Walk {
         self.reached.1
     }
 
+    /// What the host of one who votes, or voted before, was called when it got its seat.
+    pub fn name(&self, author: AuthorIndex) -> Option<&Name> {
+        self.names.get(&author)
+    }
+
+    /// Who voted in an epoch up to there.
+    pub fn committee_of(&self, epoch: Epoch) -> Option<Committee> {
+        self.committees.get(&epoch).copied()
+    }
+
     /// The key of one who votes in it, or voted before.
     pub fn key(&self, author: AuthorIndex) -> Option<&PublicKey> {
         self.keys.get(&author)
     }
 
-    fn along(
+    /// Over all these handovers.
+    ///
+    /// # Errors
+    /// [`AttestationError`]: one of them leads nowhere.
+    pub fn along(
         cluster: &ClusterId,
         genesis: &Genesis,
         beginnings: &[EpochBeginning],
@@ -324,6 +345,7 @@ impl Walk {
                 let seat: Option<Seat> = read(proof, root, Subject::Seat(*index));
                 let seat = seat.filter(|seat| seat.index == *index).ok_or(unproven)?;
                 self.keys.entry(*index).or_insert(seat.ledger_key);
+                self.names.entry(*index).or_insert(seat.name);
             }
         }
         if !handover.committee.authors().all(|author| self.keys.contains_key(&author)) {

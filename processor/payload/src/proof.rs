@@ -140,6 +140,16 @@ impl StateProof {
     }
 }
 
+impl Path {
+    /// The hashes that stand one after another in `bytes`; none when they are not whole, or more
+    /// than any tree is deep.
+    pub fn of_bytes(bytes: &[u8]) -> Option<Self> {
+        let (hashes, rest) = bytes.as_chunks::<HASH_BYTES>();
+        let is_path = rest.is_empty() && hashes.len() <= DEPTH_MAX;
+        is_path.then(|| Self(hashes.to_vec()))
+    }
+}
+
 /// As one byte string.
 impl<C> minicbor::Encode<C> for Path {
     fn encode<W: Write>(
@@ -153,13 +163,8 @@ impl<C> minicbor::Encode<C> for Path {
 
 impl<'b, C> minicbor::Decode<'b, C> for Path {
     fn decode(decoder: &mut Decoder<'b>, _: &mut C) -> Result<Self, DecodeError> {
-        let bytes = decoder.bytes()?;
-        let hashes = bytes.chunks_exact(HASH_BYTES);
-        if bytes.len() > DEPTH_MAX * HASH_BYTES || !hashes.remainder().is_empty() {
-            return Err(DecodeError::message("not a path of whole hashes"));
-        }
-        let whole = |hash: &[u8]| hash.try_into().expect("a chunk has its length");
-        Ok(Self(hashes.map(whole).collect()))
+        let path = Self::of_bytes(decoder.bytes()?);
+        path.ok_or_else(|| DecodeError::message("not a path of whole hashes"))
     }
 }
 

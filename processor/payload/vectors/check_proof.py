@@ -113,19 +113,49 @@ def check_genesis(document, signatures):
     return genesis, derived("dagger v1 genesis", document)
 
 
+def check_header(signed, genesis, cluster):
+    """The fields of a member's signed header, and who the member is."""
+    header = bytes.fromhex(signed["header"])
+    fields = whole(header)
+    require(fields[0] == 1 and fields[1] == cluster and fields[2] == 0, "a header of another cluster or epoch")
+    require(fields[4] < len(genesis["hosts"]), "a header of no member")
+    member = genesis["hosts"][fields[4]]
+    message = EVENT_DOMAIN + derived("dagger v1 event", header)
+    holds = counts(public_key(member["ledger_key"]), message, bytes.fromhex(signed["signature"]))
+    require(holds, "a header that its author did not sign")
+    return fields, member["name"]
+
+
+def check_carried(proof, genesis, cluster):
+    """Who carried the payload, or None when the proof does not show it."""
+    carried = proof.get("carried")
+    if carried is None:
+        return None
+    fields, member = check_header(carried["event"], genesis, cluster)
+    record, path = bytes.fromhex(carried["record"]), bytes.fromhex(carried["path"])
+    _, _, document = whole(record)
+    digest = derived("dagger v1 payload", document).hex()
+    require(proof["subject"] == {"kind": "payload", "id": digest}, "another payload is shown to be carried")
+    at, width, beside = carried["index"], fields[7], [path[at : at + 32] for at in range(0, len(path), 32)]
+    require(isinstance(at, int) and 0 <= at < width, "no place in the event")
+    found = derived("dagger v1 merkle leaf", record)
+    while width > 1:
+        if not (at == width - 1 and width % 2 == 1):
+            require(beside, "a path that ends too early")
+            pair = (found, beside.pop(0)) if at % 2 == 0 else (beside.pop(0), found)
+            found = derived("dagger v1 merkle node", b"".join(pair))
+        at, width = at // 2, (width + 1) // 2
+    require(not beside and found == fields[6], "the path does not lead to the event's Merkle root")
+    return member
+
+
 def check_headers(proof, genesis, cluster):
     end = proof["end"]
     state = [end["position"], bytes.fromhex(end["prefix_hash"]), bytes.fromhex(end["state_root"])]
     require(not proof["handovers"], "a later epoch, which this program does not follow")
     authors, commits = set(), []
     for signed in proof["headers"]:
-        header = bytes.fromhex(signed["header"])
-        fields = whole(header)
-        require(fields[0] == 1 and fields[1] == cluster and fields[2] == 0, "a header of another cluster or epoch")
-        require(fields[4] < len(genesis["hosts"]), "a header of no member")
-        key = public_key(genesis["hosts"][fields[4]]["ledger_key"])
-        message = EVENT_DOMAIN + derived("dagger v1 event", header)
-        require(counts(key, message, bytes.fromhex(signed["signature"])), "a header that its author did not sign")
+        fields, _ = check_header(signed, genesis, cluster)
         named = [named[0] for named in fields[9] if named is not None and named[1:] == state]
         require(named, "a header that attests another state")
         require(fields[4] not in authors, "one member twice")
@@ -142,6 +172,8 @@ def subject_key(subject):
     kind, name = subject["kind"], subject["id"]
     if kind == "image":
         return b"image/" + name.encode()
+    if kind in ("seat", "epoch"):
+        return kind.encode() + b"/" + name.to_bytes(8, "big")
     return kind.encode() + b"/" + bytes.fromhex("".join(name) if kind == "usage" else name)
 
 
@@ -205,9 +237,11 @@ def check(proof, document, signatures):
     for digest, kind in check_documents(proof):
         require(value is not None and digest in named_digests(object_, proof["subject"]), "a document that nothing names")
         kinds.append(kind)
+    carrier = check_carried(proof, genesis, cluster)
+    carried = f", carried by {carrier}" if carrier else ""
     there = "is there" if value is not None else "is not there"
     subject = f"{proof['subject']['kind']} {proof['subject']['id']}"
-    return f"{subject} {there} after commit {proof['end']['commit']}, attested by {', '.join(attested_by)}; signed: {', '.join(kinds) or '-'}"
+    return f"{subject} {there} after commit {proof['end']['commit']}{carried}, attested by {', '.join(attested_by)}; signed: {', '.join(kinds) or '-'}"
 
 
 # Domain of event signatures; see `Domain` in src/key.rs.

@@ -7,6 +7,7 @@ mod disk;
 mod documents;
 mod local;
 mod peers;
+mod proofs;
 
 use dagger_payload::codec;
 
@@ -39,7 +40,8 @@ pub struct Target {
 
 /// All decoders.
 pub fn all() -> impl Iterator<Item = &'static Target> {
-    let subjects = [documents::TARGETS, peers::TARGETS, local::TARGETS, disk::TARGETS];
+    let subjects =
+        [documents::TARGETS, proofs::TARGETS, peers::TARGETS, local::TARGETS, disk::TARGETS];
     subjects.into_iter().flatten()
 }
 

@@ -4,8 +4,9 @@
 //! `ledger verify`. Called by `commands::ledger`.
 
 use clap::Subcommand;
+use dagger_api::LedgerView;
 use dagger_api::proof::ProofView;
-use dagger_payload::id::{AccountId, HostId, PayloadDigest, VmId, VolumeId};
+use dagger_payload::id::{AccountId, Epoch, HostId, PayloadDigest, VmId, VolumeId};
 
 use super::super::{encode, image};
 use crate::failure::Failure;
@@ -18,7 +19,8 @@ Examples:
   # That there is no such VM (any more), by its id
   daggerctl ledger proof vm 0123456789abcdef0123456789abcdef > gone.json
 
-A proof is a small JSON document: the object, its path to the state root, and signed headers of a quorum that name this root.";
+A proof is a small JSON document: the object, its path to the state root, and signed headers of a quorum that name this root.
+That of a payload also shows the event that carried it: its path to the event's Merkle root, and the header that its carrier signed.";
 
 /// What can be proven.
 #[derive(Subcommand)]
@@ -67,6 +69,30 @@ pub(crate) enum ProofCommand {
         /// Its digest
         digest: PayloadDigest,
     },
+    /// Whose seat it is, and with which key that host's ledger signs
+    #[command(after_help = "Example:\n  daggerctl ledger proof seat host5 > proof.json")]
+    Seat {
+        /// The host's name, or the seat's number
+        seat: String,
+    },
+    /// Who votes in an epoch, and by which version of the rules it is judged
+    #[command(after_help = "Example:\n  daggerctl ledger proof epoch > proof.json")]
+    Epoch {
+        /// Its number [default: the present one]
+        epoch: Option<u64>,
+    },
+    /// Which key signs for an operator, and whether he takes part
+    #[command(after_help = "Example:\n  daggerctl ledger proof operator op5 > proof.json")]
+    Operator {
+        /// His name, or his id
+        operator: String,
+    },
+    /// What is proposed and who has approved; of one that is not pending, that it is not
+    #[command(after_help = "Example:\n  daggerctl ledger proof proposal ID > proof.json")]
+    Proposal {
+        /// Its whole id (`operator ls --json`)
+        proposal: PayloadDigest,
+    },
 }
 
 /// Prints a proof.
@@ -99,7 +125,18 @@ pub(super) async fn run(command: ProofCommand, session: &Session) -> Result<(), 
             format!("image/{}", parts.join("/"))
         }
         ProofCommand::Payload { digest } => format!("payload/{digest}"),
+        ProofCommand::Seat { seat } => format!("seat/{}", encode(&seat)),
+        ProofCommand::Epoch { epoch: Some(epoch) } => format!("epoch/{epoch}"),
+        ProofCommand::Epoch { epoch: None } => format!("epoch/{}", present(session).await?),
+        ProofCommand::Operator { operator } => format!("operator/{}", encode(&operator)),
+        ProofCommand::Proposal { proposal } => format!("proposal/{proposal}"),
     };
     let proof: ProofView = session.client.get(&format!("/v1/proofs/{below}")).await?;
     session.output.json(&proof)
+}
+
+/// The epoch of the next commit.
+async fn present(session: &Session) -> Result<Epoch, Failure> {
+    let ledger: LedgerView = session.client.get("/v1/ledger").await?;
+    Ok(ledger.epoch.epoch)
 }

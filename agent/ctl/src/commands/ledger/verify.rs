@@ -8,9 +8,11 @@ use std::path::PathBuf;
 
 use clap::Args;
 use dagger_api::proof::{ProofDocument, ProofView};
-use dagger_payload::attested::Witnesses;
+use dagger_payload::attested::{AttestedProof, Walk, Witnesses};
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{AuthorIndex, ClusterId, PayloadDigest, Position};
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, EventDigest, LedgerTime, PayloadDigest, Position, Round,
+};
 use dagger_payload::key::PublicKey;
 use dagger_payload::payload::Payload;
 use dagger_payload::proven::Proven;
@@ -68,6 +70,24 @@ struct Signed {
     kind: Option<String>,
 }
 
+/// Who carried a payload, in which event, and what the payload is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+struct CarriedBy {
+    member: String,
+    epoch: u64,
+    round: Round,
+    event: EventDigest,
+    /// Its place among the event's payloads, from 1.
+    number: u32,
+    /// How many those are.
+    count: u32,
+    /// By the member's clock.
+    signed_ms: LedgerTime,
+    /// Whoever signed the payload; none when its signature does not hold.
+    signer: Option<PublicKey>,
+    kind: Option<String>,
+}
+
 /// What holds.
 #[derive(Debug, Serialize)]
 struct Checked {
@@ -84,6 +104,7 @@ struct Checked {
     signed_from_ms: u64,
     signed_until_ms: u64,
     documents: Vec<Signed>,
+    carried: Option<CarriedBy>,
 }
 
 /// Why a proof shows nothing.
@@ -130,10 +151,12 @@ fn check(proof: &ProofView, cluster: ClusterId, genesis: &Genesis) -> Result<Che
     let value = parts.state.verify(&proof.end.state_root, &proof.subject)?;
     let object = value.map(|value| Proven::read(&proof.subject, value)).transpose()?;
     let documents = documents(proof, object.as_ref())?;
+    let walk = Walk::along(&cluster, genesis, &parts.attested.handovers)?;
     let name = |author: &AuthorIndex| {
-        let host = genesis.host(*author);
-        host.map_or_else(|| format!("member {author}"), |host| host.name.to_string())
+        let name = walk.name(*author);
+        name.map_or_else(|| format!("member {author}"), ToString::to_string)
     };
+    let carried = carried(proof, &parts, genesis, &name)?;
     Ok(Checked {
         shown: if object.is_some() { Shown::Present } else { Shown::Absent },
         cluster,
@@ -147,7 +170,37 @@ fn check(proof: &ProofView, cluster: ClusterId, genesis: &Genesis) -> Result<Che
         signed_from_ms: signed_at.0.0,
         signed_until_ms: signed_at.1.0,
         documents,
+        carried,
     })
+}
+
+/// Who carried the payload that the proof is about.
+fn carried(
+    proof: &ProofView,
+    parts: &AttestedProof,
+    genesis: &Genesis,
+    name: &impl Fn(&AuthorIndex) -> String,
+) -> Result<Option<CarriedBy>, False> {
+    let Some(carried) = &parts.carried else { return Ok(None) };
+    let carrier = carried.verify(&proof.cluster, genesis, &parts.attested.handovers)?;
+    if proof.subject != Subject::Payload(carrier.digest) {
+        let digest = carrier.digest;
+        return Err(False(format!("it shows who carried payload {digest}, and is not about it")));
+    }
+    // Members carry what they are given: that somebody signed it is another question.
+    let read = carried.payload.read().ok();
+    let signed = read.filter(|read| carried.payload.is_signed_by(&read.signer));
+    Ok(Some(CarriedBy {
+        member: name(&carrier.author),
+        epoch: carrier.epoch.0,
+        round: carrier.round,
+        event: carrier.event,
+        number: carrier.index + 1,
+        count: carrier.count,
+        signed_ms: carrier.timestamp,
+        kind: signed.as_ref().map(|signed| signed.body.kind().to_owned()),
+        signer: signed.map(|signed| signed.signer),
+    }))
 }
 
 /// The documents that the object names. Each that is shown must be one of them and be signed by
@@ -218,7 +271,7 @@ fn show(checked: &Checked, genesis: &Genesis) -> String {
         Shown::Present => format!("PROVEN: {what} is as shown below."),
         Shown::Absent => format!("PROVEN: there is no {what}."),
     };
-    let time = |milliseconds| show_time(dagger_payload::id::LedgerTime(milliseconds));
+    let time = |milliseconds| show_time(LedgerTime(milliseconds));
     let operators: Vec<&str> = genesis.operators.iter().map(|each| each.name.as_str()).collect();
     let head = facts([
         ("in the state", format!("after commit {}", checked.end.commit)),
@@ -247,11 +300,31 @@ fn show(checked: &Checked, genesis: &Genesis) -> String {
         ("founded by", operators.join(", ")),
     ]);
     let documents: String = checked.documents.iter().map(show_document).collect();
+    let carried = checked.carried.as_ref().map(show_carried).unwrap_or_default();
     let object = checked.object.as_ref().map_or_else(String::new, |object| {
         let text = serde_json::to_string_pretty(object).expect("plain data always writes");
         format!("\n{text}\n")
     });
-    format!("{verdict}\n\n{head}\n{documents}{object}\n{}", limits(checked))
+    format!("{verdict}\n\n{head}\n{documents}{carried}{object}\n{}", limits(checked))
+}
+
+fn show_carried(carried: &CarriedBy) -> String {
+    let what = match (&carried.signer, &carried.kind) {
+        (Some(signer), Some(kind)) => {
+            format!("{kind} signed by {signer}: digest and signature hold")
+        }
+        _ => "bytes under which no signature holds: noise, whatever they say".to_owned(),
+    };
+    format!(
+        "\ncarried by {}: payload {} of {} in its signed event of round {}, epoch {}, {}\n    event {}\n    {what}\n",
+        carried.member,
+        carried.number,
+        carried.count,
+        carried.round,
+        carried.epoch,
+        show_time(carried.signed_ms),
+        carried.event,
+    )
 }
 
 fn show_document(signed: &Signed) -> String {
@@ -288,14 +361,23 @@ fn limits(checked: &Checked) -> String {
         lines.push(line.to_owned());
     }
     if matches!(checked.subject, Subject::Payload(_)) {
-        let line = match checked.shown {
-            Shown::Present => "what the payload changed: prove the object that it is about",
-            Shown::Absent => {
+        let line = match (checked.shown, &checked.carried) {
+            (Shown::Present, _) => "what the payload changed: prove the object that it is about",
+            (Shown::Absent, None) => {
                 "that it was never ordered: the state forgets a payload when its not_after_ms has \
                  passed"
             }
+            (Shown::Absent, Some(_)) => {
+                "that it was ordered, or what was decided: the state forgets a payload when its \
+                 not_after_ms has passed, and that a member carried it is less"
+            }
         };
         lines.push(line.to_owned());
+        if checked.carried.is_none() {
+            let line = "which member carried it: the host that made the proof has not ordered it, \
+                        or has pruned the event";
+            lines.push(line.to_owned());
+        }
     }
     let lines: String = lines.iter().map(|line| format!("\n  * {line}")).collect();
     format!("This does not show:{lines}")

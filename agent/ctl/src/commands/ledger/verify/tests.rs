@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use dagger_payload::attested::{AttestedEnd, AttestedProof};
+use dagger_payload::carried::Carried;
 use dagger_payload::codec;
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header};
 use dagger_payload::genesis::{GenesisHost, GenesisMode, GenesisOperator};
@@ -14,6 +15,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::kind::{Body, ImageFormat, ImageRegister};
+use dagger_payload::merkle;
 use dagger_payload::object::{Cause, Image, ImageStatus};
 use dagger_payload::payload::SignedPayload;
 use dagger_payload::proof::{Finding, Path, StateProof};
@@ -120,12 +122,57 @@ fn proof() -> ProofView {
             headers: [0, 1, 3].map(|author| header(cluster, author, end)).to_vec(),
             handovers: Vec::new(),
         },
+        carried: None,
     };
     let document = ProofDocument {
         document: String::from_utf8(signed.bytes.to_vec()).expect("JSON"),
         signature: sshsig::to_armor(&signer, Namespace::Payload, &signed.signature),
     };
     ProofView::new(cluster, subject, &proof, vec![document])
+}
+
+/// That the state has forgotten a payload which host2 carried as the second of three.
+fn carried_proof() -> ProofView {
+    let (_, cluster) = genesis("0");
+    let signed = |number: u64| {
+        let body = Body::OperatorWithdraw(dagger_payload::kind::ProposalChange {
+            proposal: PayloadDigest([3; 32]),
+        });
+        let (signer, not_after) = (key(1).public_key(), LedgerTime(number));
+        SignedPayload::sign(&key(1), &Payload { cluster, signer, not_after, body })
+    };
+    let end = CommitEnd {
+        index: CommitIndex(4),
+        position: Position(3),
+        prefix_hash: PrefixHash([8; 32]),
+        state_root: StateRoot(dagger_payload::state_tree::EMPTY),
+    };
+    let header = Header {
+        version: EVENT_VERSION,
+        cluster,
+        epoch: Epoch(0),
+        round: Round(1),
+        author: AuthorIndex(2),
+        parents: Vec::new(),
+        payload_root: MerkleRoot::ZERO,
+        payload_count: 0,
+        timestamp: LedgerTime(1_700_000_000_000),
+        attestation: Attestation { newest: end, checkpoint: None },
+    };
+    let event = Event::make(header, (0..3).map(signed).collect(), |digest| {
+        key(12).sign_in(Domain::Event, digest.as_bytes())
+    });
+    let payload = event.payloads[1].clone();
+    let digest = payload.digest();
+    let path = Path(merkle::prove(&event.leaves, 1).expect("there"));
+    let carried = Carried { payload, index: 1, path, header: event.signed_header() };
+    let headers = [0, 1, 3].map(|author| self::header(cluster, author, end)).to_vec();
+    let proof = AttestedProof {
+        state: StateProof { path: Path(Vec::new()), finding: Finding::Nothing },
+        attested: AttestedEnd { end, headers, handovers: Vec::new() },
+        carried: Some(carried),
+    };
+    ProofView::new(cluster, Subject::Payload(digest), &proof, Vec::new())
 }
 
 fn checked(proof: &ProofView) -> Result<Checked, False> {
@@ -195,6 +242,41 @@ fn whatever_is_changed_in_a_proof_it_shows_nothing_any_more() {
     assert!(check(&pretending, cluster, &other).is_err());
 }
 
+#[test]
+fn who_carried_a_payload_is_shown_also_when_the_state_has_forgotten_it() {
+    let proof = carried_proof();
+    let checked = self::checked(&proof).expect("it holds");
+    let text = show(&checked, &genesis("0").0);
+    for part in [
+        "PROVEN: there is no payload ",
+        "carried by host2: payload 2 of 3 in its signed event of round 1, epoch 0,",
+        "operator.withdraw signed by ssh-ed25519",
+        "that a member carried it is less",
+    ] {
+        assert!(text.contains(part), "{part} in {text}");
+    }
+    let read = serde_json::from_str(&serde_json::to_string(&proof).expect("plain data"));
+    assert_eq!(read.ok().as_ref(), Some(&proof));
+    let changes: [fn(&mut ProofView); 5] = [
+        |proof| proof.subject = Subject::Payload(PayloadDigest([1; 32])),
+        |proof| proof.carried.as_mut().expect("some").index = 2,
+        |proof| proof.carried.as_mut().expect("some").path.0[3] ^= 1,
+        |proof| proof.carried.as_mut().expect("some").path.0.truncate(32),
+        |proof| proof.carried.as_mut().expect("some").event.signature.0[3] ^= 1,
+    ];
+    for (at, change) in changes.iter().enumerate() {
+        let mut changed = proof.clone();
+        change(&mut changed);
+        assert!(self::checked(&changed).is_err(), "change {at}");
+        assert!(other_language(&changed).0.contains("NOT PROVEN"), "change {at}");
+    }
+    // A member carries what it is given: the payload's own signature is another question.
+    let mut noise = proof;
+    let record = &mut noise.carried.as_mut().expect("some").record.0;
+    record[10] ^= 1;
+    assert!(self::checked(&noise).is_err(), "its leaf covers the signature");
+}
+
 /// What `processor/payload/vectors/check_proof.py` says, and whether it ended well.
 fn other_language(proof: &ProofView) -> (String, bool) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -225,6 +307,8 @@ fn a_verifier_in_another_language_finds_the_same() {
     assert!(holds, "{said}");
     assert!(said.contains("PROVEN: image op1/small is there after commit 4"), "{said}");
     assert!(said.contains("attested by host0, host1, host3; signed: image.register"), "{said}");
+    let (said, holds) = other_language(&carried_proof());
+    assert!(holds && said.contains("is not there after commit 4, carried by host2,"), "{said}");
     let changes: [fn(&mut ProofView); 6] = [
         |proof| *proof.state.0.last_mut().expect("bytes") ^= 1,
         |proof| proof.headers[1].signature.0[7] ^= 1,
