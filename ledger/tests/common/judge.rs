@@ -4,6 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -74,6 +75,8 @@ struct Court {
     genesis: Genesis,
     life: Mutex<Life>,
     lives: watch::Sender<u8>,
+    /// The newest version of the rules that this judge knows.
+    knows: AtomicU32,
 }
 
 pub struct TestJudge {
@@ -150,11 +153,17 @@ impl Life {
         Some(Box::new(NextMembers { epoch, members, seats }))
     }
 
-    fn judge(&mut self, commit: OrderedCommit) -> Judged {
+    fn judge(&mut self, commit: OrderedCommit, knows: ProtocolVersion) -> Judged {
         if commit.index != self.end.index.next() {
             let kept = self.kept.iter().find(|(index, _)| *index == commit.index);
             let expected = self.end.index.next();
             return kept.map_or(Judged::OutOfOrder { expected }, |(_, judged)| judged.clone());
+        }
+        let mut epochs = self.epochs.values().rev();
+        let epoch = epochs.find(|each| each.begins_after < commit.index);
+        let needs = epoch.expect("the first begins after nothing").protocol;
+        if needs > knows {
+            return Judged::Upgrade { needs };
         }
         let mut releases = Vec::new();
         let before = self.roster.clone();
@@ -258,21 +267,27 @@ impl Life {
         }
     }
 
-    /// The payload `members 0 2 3` names who votes in the next epoch.
+    /// The payload `members 0 2 3` names who votes in the next epoch, `protocol 2` the version of
+    /// the rules that counts from then on.
     fn change_members(&mut self, payload: &[u8], decided: CommitIndex) {
         let text = String::from_utf8_lossy(payload);
-        if let Some(members) = text.strip_prefix("members ") {
+        let present = *self.epochs.last_key_value().expect("the first one").1;
+        let (committee, protocol) = if let Some(members) = text.strip_prefix("members ") {
             let members = members.split(' ').map(|index| index.parse().expect("an index"));
             let committee = Committee::of(members.map(AuthorIndex)).expect("in range");
-            if self.epoch_end.is_some() {
-                return;
-            }
-            let last = CommitIndex(decided.0 + HANDOVER_DISTANCE_COMMITS);
-            self.epoch_end = Some(EpochEnd { last, committee });
-            let epoch = self.epochs.last_key_value().expect("the first one").0.next();
-            let (begins_after, protocol) = (last, ProtocolVersion::FIRST);
-            self.epochs.insert(epoch, EpochMembers { epoch, committee, begins_after, protocol });
+            (committee, present.protocol)
+        } else if let Some(version) = text.strip_prefix("protocol ") {
+            (present.committee, ProtocolVersion(version.parse().expect("a version")))
+        } else {
+            return;
+        };
+        if self.epoch_end.is_some() {
+            return;
         }
+        let last = CommitIndex(decided.0 + HANDOVER_DISTANCE_COMMITS);
+        self.epoch_end = Some(EpochEnd { last, committee });
+        let (epoch, begins_after) = (present.epoch.next(), last);
+        self.epochs.insert(epoch, EpochMembers { epoch, committee, begins_after, protocol });
     }
 
     /// `seat 4 SEED ADDRESS` gives the next seat to a new host, `rotate 5 SEED FROM` to the host of
@@ -353,6 +368,7 @@ impl TestJudge {
             genesis: genesis.clone(),
             life: Mutex::new(Life::begin(&cluster, genesis, first_life)),
             lives: watch::Sender::new(first_life),
+            knows: AtomicU32::new(u32::MAX),
         });
         let listener = dagger_bus::listener::bind(path).expect("binds");
         let serving = tokio::spawn(serve(court.clone(), listener));
@@ -368,6 +384,11 @@ impl TestJudge {
         self.court.lives.send_replace(next);
         let (cluster, genesis) = (self.court.cluster, self.court.genesis.clone());
         *self = Self::start(cluster, &genesis, &self.path.clone(), next);
+    }
+
+    /// From now on it knows the rules up to this version only.
+    pub fn knows_up_to(&self, version: u32) {
+        self.court.knows.store(version, Ordering::SeqCst);
     }
 
     /// Another judge takes its place, which refuses what this one accepted.
@@ -487,9 +508,10 @@ async fn converse(
                 _ = lives.changed() => return Ok(()),
                 judge = connection.receiver.receive() => judge?,
             };
-            let judged = court.life.lock().expect("no panics").judge(judge.commit);
+            let knows = ProtocolVersion(court.knows.load(Ordering::SeqCst));
+            let judged = court.life.lock().expect("no panics").judge(judge.commit, knows);
             connection.sender.send(&judged).await?;
-            if judge.then == Then::Snapshot {
+            if judge.then == Then::Snapshot && matches!(judged, Judged::Done { .. }) {
                 write_down(court, &mut connection).await?;
             }
         }
