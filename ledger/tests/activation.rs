@@ -53,10 +53,8 @@ async fn assert_it_stands_still_and_says_what_to_do(host: &Host) -> LedgerStatus
     let status = host.until(needs_upgrade).await;
     host.until_logged("the processor does not know the rules that count now: upgrade it").await;
     let answer = host.submit("at the host of the older build").await;
-    let needs = SECOND;
-    let says = matches!(answer, Answer::Unavailable { reason: Unavailable::UpgradeNeeded { needs: told } }
-        if told == needs);
-    assert!(says, "{answer:?}");
+    let Answer::Unavailable { reason } = answer else { panic!("{answer:?}") };
+    assert_eq!(reason, Unavailable::UpgradeNeeded { needs: SECOND });
     status
 }
 

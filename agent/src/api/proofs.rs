@@ -245,7 +245,7 @@ pub(super) async fn seat(
     path = "/v1/proofs/epoch/{epoch}",
     tag = "proofs",
     operation_id = "prove_epoch",
-    params(("epoch" = Epoch, Path, description = "Its number; the first one is 0")),
+    params(("epoch" = u64, Path, description = "Its number; the first one is 0")),
     responses(
         (status = 200, body = ProofView),
         (status = 503, body = Problem, content_type = "application/problem+json",

@@ -1,8 +1,8 @@
 //! Stable codes for everything that is refused because the outside is wrong.
 //!
-//! Owns the codes and, for each, the rule behind it and what the sender should change. Never carries
-//! a transient failure (those are *unavailable* and are retried). Called by the judge, the ledger's
-//! door, the API (problem+json) and `daggerctl`.
+//! Owns the codes and, for each, the rule behind it and what the sender should change. Never
+//! carries a transient failure (those are *unavailable* and are retried). Called by the judge, the
+//! ledger's door, the API (problem+json) and `daggerctl`.
 
 use serde::{Deserialize, Serialize};
 

@@ -1,9 +1,9 @@
 //! Whether this machine forwards packets: switched on for guests, and what it was once no cluster
 //! needs it any more.
 //!
-//! Owns the notes of what it was before, outside of the clusters' directories, since clusters of one
-//! machine come and go in any order. Never switches it on: whoever makes a guest's card does. Called
-//! by `cluster::dev` and `cluster::stop`.
+//! Owns the notes of what it was before, outside of the clusters' directories, since clusters of
+//! one machine come and go in any order. Never switches it on: whoever makes a guest's card does.
+//! Called by `cluster::dev` and `cluster::stop`.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
