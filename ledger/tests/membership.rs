@@ -196,6 +196,30 @@ async fn a_host_with_another_key_is_another_member_and_keeps_its_history() {
     cluster.attested_everywhere(&digests).await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_voter_is_no_burden_although_an_old_one_is_dead_when_the_epoch_begins() {
+    let mut cluster = Cluster::start(4).await;
+    let address = free_addresses(1)[0];
+    let mut digests = vec![cluster.hosts[0].submitted(&format!("seat 4 50 {address}")).await];
+    cluster.hosts[0].until(has_seat(4)).await;
+    cluster.add(4, 50, 0);
+    cluster.hosts[4].start();
+    cluster.hosts[4].until(has_seat(4)).await;
+    // It follows, and has had time to be told that it forgot nothing.
+    digests.push(ordered(&cluster.hosts[4], "from a follower").await);
+    cluster.attested_everywhere(&digests).await;
+    cluster.hosts[1].kill();
+    digests.push(cluster.hosts[0].submitted("members 0 1 2 3 4").await);
+    for host in [0, 2, 3, 4] {
+        cluster.hosts[host].until(in_epoch(1)).await;
+    }
+    // Four of five are there, the new one among them, and four are needed.
+    until_it_signs(&cluster.hosts[4]).await;
+    digests.push(ordered(&cluster.hosts[4], "four of five").await);
+    cluster.hosts[1].start();
+    cluster.attested_everywhere(&digests).await;
+}
+
 /// A roster in which a seat has another key than it should.
 fn with_other_key(roster: &Roster, index: u16) -> Roster {
     let other = |seat: Seat| Seat { ledger_key: key(99).public_key(), ..seat };

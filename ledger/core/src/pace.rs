@@ -122,6 +122,11 @@ impl Pace {
         if self.own_round() < self.floor { OwnChain::Muted } else { OwnChain::Open }
     }
 
+    /// What the own newest event attests.
+    pub(crate) fn attested(&self) -> CommitEnd {
+        self.attested
+    }
+
     pub(crate) fn own_round(&self) -> Round {
         self.own_last.as_ref().map_or(Round(0), |event| event.header.round)
     }
@@ -189,8 +194,10 @@ impl Core {
     pub(crate) fn next_wake(&self, now: Moment, wall: LedgerTime) -> Moment {
         let deadline = self.judging.next_deadline.filter(|deadline| *deadline > wall);
         let deadline = deadline.map(|deadline| now.plus_ms(deadline.0 - wall.0));
-        let votes = self.configuration.committee.contains(self.configuration.me);
-        let recovery = self.recovery.wake_at(self.pace.own_chain()).filter(|_| votes);
+        let recovery = match self.configuration.committee.contains(self.configuration.me) {
+            true => self.recovery.wake_at(self.pace.own_chain()),
+            false => self.recovery.wakes_follower_at(),
+        };
         let wakes = [
             self.pace.wake_at,
             deadline,

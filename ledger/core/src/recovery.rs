@@ -162,6 +162,20 @@ impl Recovery {
         }
     }
 
+    /// Whether this host, which has no vote in this epoch, knows that no earlier life of it signed
+    /// in a later one: a quorum of this epoch's members has told this life that they have not
+    /// attested its end. Any certificate of that end would have the word of an honest one of them,
+    /// who would have answered nothing. So the next epoch has not begun before, and from here on
+    /// this life's store holds all that is signed.
+    fn is_first_life(&self) -> bool {
+        self.answers.len() >= self.committee.quorum()
+    }
+
+    /// When a host without a vote asks again, while it may have forgotten something.
+    pub(crate) fn wakes_follower_at(&self) -> Option<Moment> {
+        (!self.is_over()).then_some(self.ask_at)
+    }
+
     /// Whether a later life may trust what this one leaves.
     pub(crate) fn memory(&self) -> Memory {
         if self.is_over() { Memory::Agrees } else { self.memory }
@@ -278,6 +292,7 @@ impl Core {
     pub(crate) fn ask_recovery(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
         let me = self.configuration.me;
         if !self.configuration.committee.contains(me) {
+            self.remember_as_follower(turn);
             return Ok(());
         }
         if self.recovery.is_over() {
@@ -311,6 +326,32 @@ impl Core {
         }
         self.ask_peers(turn);
         Ok(())
+    }
+
+    /// A host without a vote settles what it may have forgotten before it gets one: in its first
+    /// epoch as a voter it would need the word of all but f members, more than are alive when one
+    /// is dead.
+    fn remember_as_follower(&mut self, turn: &mut Turn<'_>) {
+        if self.recovery.is_over() {
+            return;
+        }
+        if self.recovery.is_first_life() {
+            self.recovery.memory = Memory::Agrees;
+            self.recovery.state = State::Over;
+            return;
+        }
+        self.ask_peers(turn);
+    }
+
+    /// Whether this host has not attested the end of the present epoch, and knows it: its judge has
+    /// come as far in this life as it ever attested.
+    fn has_not_attested_the_end(&self) -> bool {
+        let own = self.pace.attested().index.max(self.judging.attestation.newest.index);
+        let end = self.epoch_end.map(|end| end.last);
+        self.recovery.is_over()
+            && self.configuration.committee.contains(self.configuration.me)
+            && self.judging.index >= own
+            && end.is_none_or(|end| own < end)
     }
 
     /// Own events that came back and could not be accepted yet: their parents are asked for again.
@@ -349,7 +390,17 @@ impl Core {
         nonce: u64,
         epoch: Epoch,
     ) {
-        if !self.configuration.committee.contains(from) || epoch != self.configuration.epoch {
+        if epoch != self.configuration.epoch {
+            return;
+        }
+        if !self.configuration.committee.contains(from) {
+            // It has signed nothing here. That it is answered says that this epoch goes on.
+            if self.has_not_attested_the_end() {
+                let (highest_of_asker, quorum_round) = (Round(0), Round(0));
+                let message =
+                    PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch };
+                turn.outputs.push(Output::Send { to: from, message, after: self.written });
+            }
             return;
         }
         self.recovery.asked(from, turn.now, self.graph.quorum_round());
@@ -419,6 +470,34 @@ mod tests {
         assert_eq!(floor(2, 5, 30), None, "the rounds are not here");
         assert_eq!(floor(3, 5, 20), Some(Round(20 + RECOVERY_MARGIN_ROUNDS)));
         assert_eq!(floor(4, 6, 20), None, "more of the own events was shown to a peer");
+    }
+
+    #[test]
+    fn a_follower_is_sure_of_its_memory_once_a_quorum_says_that_its_epoch_goes_on() {
+        let (four, five) =
+            (Committee::new(4).expect("may vote"), Committee::new(5).expect("may vote"));
+        let vote = (four, Beginning::Handover);
+        let mut follower = Recovery::new(vote, AuthorIndex(4), Memory::Doubtful);
+        follower.nonce = 1;
+        for peer in [0, 1, 1, 4, 7] {
+            follower.answered(AuthorIndex(peer), 1, Round(0), Round(0));
+        }
+        assert!(!follower.is_first_life(), "two of four, one of them twice, and two strangers");
+        // Nothing of an earlier question, or of one that was not asked yet.
+        follower.answered(AuthorIndex(2), 2, Round(0), Round(0));
+        assert!(!follower.is_first_life());
+        let doubtful = follower.in_next_epoch(five, AuthorIndex(4), Moment(0));
+        assert_eq!((doubtful.memory(), doubtful.is_over()), (Memory::Doubtful, false));
+        follower.answered(AuthorIndex(2), 1, Round(0), Round(0));
+        assert!(follower.is_first_life());
+        (follower.memory, follower.state) = (Memory::Agrees, State::Over);
+        // With a vote it asks as after a plain restart: f + 1 answers are enough.
+        let mut votes = follower.in_next_epoch(five, AuthorIndex(4), Moment(0));
+        assert_eq!((votes.memory(), votes.is_over()), (Memory::Agrees, false));
+        votes.answered(AuthorIndex(0), 1, Round(0), Round(0));
+        assert_eq!(votes.floor(Round(0), Round(0), Round(0)), None);
+        votes.answered(AuthorIndex(2), 1, Round(0), Round(0));
+        assert_eq!(votes.floor(Round(0), Round(0), Round(0)), Some(Round(0)));
     }
 
     #[test]

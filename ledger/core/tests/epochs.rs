@@ -114,3 +114,60 @@ fn a_crash_at_any_moment_of_the_change_loses_neither_the_change_nor_a_payload() 
         assert_epoch(&net, 1);
     }
 }
+
+#[test]
+fn a_new_member_that_followed_before_it_votes_is_no_burden_although_another_one_is_dead() {
+    let mut net = Net::with_followers(4, 1);
+    net.run(1_000);
+    // Its store is new: for all that it knows it may have lost another one.
+    net.kill(4);
+    net.wipe(4);
+    net.restart(4);
+    net.run(3_000);
+    net.kill(1);
+    net.submit(0, "members 0 1 2 3 4");
+    net.run(5_000);
+    assert_epoch(&net, 1);
+    net.submit(4, "four of five");
+    net.run(3_000);
+    net.assert_all_ordered(&["members 0 1 2 3 4", "four of five"]);
+    assert_eq!(net.hosts[4].core.status().phase, Phase::Member);
+    // Nor is it one when it starts again.
+    net.kill(4);
+    net.run(1_000);
+    net.restart(4);
+    net.run(5_000);
+    net.submit(4, "again");
+    net.run(3_000);
+    net.assert_all_ordered(&["members 0 1 2 3 4", "four of five", "again"]);
+}
+
+#[test]
+fn a_member_that_lost_its_store_is_not_taken_for_a_new_one_while_it_follows_its_own_past() {
+    let mut net = Net::with_followers(4, 1);
+    net.run(1_000);
+    net.submit(0, "members 0 1 2 3 4");
+    net.run(3_000);
+    net.submit(4, "signed by the one that forgets");
+    net.run(3_000);
+    assert!(net.hosts[4].core.status().round.0 > 0);
+    net.kill(4);
+    net.wipe(4);
+    net.kill(1);
+    net.restart(4);
+    net.run(20_000);
+    // It has followed to the epoch in which it had signed, and waits for whoever is missing.
+    let status = net.hosts[4].core.status();
+    assert_eq!((status.epoch, status.phase), (Epoch(1), Phase::Recovering));
+    assert_eq!(status.round.0, 0);
+    net.restart(1);
+    net.run(20_000);
+    net.submit(4, "it remembers");
+    net.run(5_000);
+    net.assert_all_ordered(&[
+        "members 0 1 2 3 4",
+        "signed by the one that forgets",
+        "it remembers",
+    ]);
+    assert_eq!(net.hosts[4].core.status().phase, Phase::Member);
+}

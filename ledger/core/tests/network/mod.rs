@@ -387,7 +387,13 @@ impl Net {
                 Record::Returned(payloads) => {
                     store.pool.extend(payloads.into_iter().map(|p| (p.digest(), p)));
                 }
-                Record::Handover { handover, .. } => store.handovers.push(handover),
+                Record::Handover { handover, memory } => {
+                    store.handovers.push(handover);
+                    // The witness names an epoch that begins with a memory that is whole.
+                    if memory == Memory::Agrees {
+                        store.memory = memory;
+                    }
+                }
                 Record::Fork(_) => {}
             }
         }
