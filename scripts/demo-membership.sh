@@ -151,7 +151,7 @@ shows "is done" daggerctl operator approve "$proposal" \
 shows "host4, host5 vote" daggerctl ledger status
 [[ $(cd "$directory/pids" && sort -- *-host[1-4]) == "$founders" ]] || fail "a founder's daemon was started again"
 echo "the twelve daemons of the four founders are the same processes as before"
-# Before a new voter signs, it asks all others what they hold of a past that it may have forgotten.
+# Before it signs it has two of the others say what they hold of its events.
 host5=$(api host5)
 signs() { daggerctl --api "$host5" ledger status | grep -q '^changes *possible'; }
 until_true 30 "host5 signs" signs
