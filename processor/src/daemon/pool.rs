@@ -1,4 +1,4 @@
-//! The threads that check signatures.
+//! The threads that check signatures and read snapshots.
 //!
 //! Owns how many there are and how much may wait for them. They are started before the sandbox
 //! closes, for it allows no new ones. Called by the conversations in `serve`.
@@ -6,33 +6,38 @@
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use dagger_payload::payload::SignedPayload;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
+use crate::judge::snapshot::{ReadChunk, SnapshotError};
 use crate::verify::{Verified, verify};
 
-/// Batches that may wait; beyond that a conversation waits, and with it the ledger.
-const BATCHES_WAITING_MAX: usize = 64;
+/// Batches and chunks that may wait; beyond that a conversation waits, and with it the ledger.
+const JOBS_WAITING_MAX: usize = 64;
 /// Threads at most.
 const THREADS_MAX: usize = 8;
 /// Payloads of one commit that one thread takes at a time.
 const BATCH_PAYLOADS: usize = 256;
 
-struct Batch {
-    payloads: Vec<SignedPayload>,
-    answer: oneshot::Sender<Vec<Verified>>,
+enum Job {
+    Verify { payloads: Vec<SignedPayload>, answer: oneshot::Sender<Vec<Verified>> },
+    Read { chunk: Bytes, answer: oneshot::Sender<Result<ReadChunk, SnapshotError>> },
 }
+
+/// A chunk that is being read.
+pub(super) struct Reading(oneshot::Receiver<Result<ReadChunk, SnapshotError>>);
 
 /// A handle to the threads.
 #[derive(Clone)]
 pub(super) struct Pool {
-    batches: Sender<Batch>,
+    jobs: Sender<Job>,
 }
 
 impl Pool {
     pub(super) fn start() -> std::io::Result<Self> {
-        let (batches, waiting) = channel(BATCHES_WAITING_MAX);
+        let (jobs, waiting) = channel(JOBS_WAITING_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
         let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
         for number in 0..cores.min(THREADS_MAX) {
@@ -41,7 +46,7 @@ impl Pool {
                 .name(format!("verify-{number}"))
                 .spawn(move || work(&waiting))?;
         }
-        Ok(Self { batches })
+        Ok(Self { jobs })
     }
 
     /// Checks all payloads; the answers are in their order.
@@ -49,9 +54,7 @@ impl Pool {
         let mut answers = Vec::new();
         for batch in payloads.chunks(BATCH_PAYLOADS) {
             let (answer, verified) = oneshot::channel();
-            let batch = Batch { payloads: batch.to_vec(), answer };
-            let sent = self.batches.send(batch).await;
-            assert!(sent.is_ok(), "the verifying threads live as long as the process");
+            self.give(Job::Verify { payloads: batch.to_vec(), answer }).await;
             answers.push(verified);
         }
         let mut verified = Vec::with_capacity(payloads.len());
@@ -60,14 +63,39 @@ impl Pool {
         }
         verified
     }
+
+    /// Begins to read a chunk of a snapshot.
+    pub(super) async fn read(&self, chunk: Bytes) -> Reading {
+        let (answer, read) = oneshot::channel();
+        self.give(Job::Read { chunk, answer }).await;
+        Reading(read)
+    }
+
+    async fn give(&self, job: Job) {
+        let given = self.jobs.send(job).await;
+        assert!(given.is_ok(), "the verifying threads live as long as the process");
+    }
 }
 
-fn work(waiting: &Mutex<Receiver<Batch>>) {
+impl Reading {
+    /// The chunk, once it is read.
+    pub(super) async fn done(self) -> Result<ReadChunk, SnapshotError> {
+        self.0.await.expect("a verifying thread never drops a chunk")
+    }
+}
+
+fn work(waiting: &Mutex<Receiver<Job>>) {
     loop {
-        let batch = waiting.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
-        let Some(batch) = batch else { return };
-        let verified = batch.payloads.iter().map(verify).collect();
-        // Nobody waits any more when the conversation ended meanwhile.
-        let _ = batch.answer.send(verified);
+        let job = waiting.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv();
+        // Nobody waits for an answer any more when the conversation ended meanwhile.
+        match job {
+            Some(Job::Verify { payloads, answer }) => {
+                let _ = answer.send(payloads.iter().map(verify).collect());
+            }
+            Some(Job::Read { chunk, answer }) => {
+                let _ = answer.send(ReadChunk::read(&chunk));
+            }
+            None => return,
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! accepted connection.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -29,6 +30,10 @@ type SharedCourt = Rc<RefCell<Court>>;
 
 /// Pause after a failed accept (out of descriptors, mostly).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Chunks of a snapshot that are read ahead of the one that is taken in: enough that no thread
+/// waits, and few beside the state that they make.
+const CHUNKS_AHEAD_MAX: usize = 16;
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
@@ -103,7 +108,7 @@ async fn talk_to_ledger(
     }
     let mut life = court.borrow().life();
     if open.purpose == Purpose::JudgementFrom {
-        restore(&mut connection, court).await?;
+        restore(&mut connection, court, pool).await?;
         life = court.borrow().life();
         let opened = Box::new(court.borrow().opened());
         life.mark_unchanged();
@@ -188,19 +193,30 @@ async fn write_down(connection: &mut Connection, court: &SharedCourt) -> Result<
     Ok(())
 }
 
-/// Takes in a whole snapshot and begins a new life with it.
-async fn restore(connection: &mut Connection, court: &SharedCourt) -> Result<(), Ended> {
+/// Takes in a whole snapshot and begins a new life with it. Chunks are read by the pool, ahead of
+/// the one that is taken in.
+async fn restore(
+    connection: &mut Connection,
+    court: &SharedCourt,
+    pool: &Pool,
+) -> Result<(), Ended> {
     let Restore::Head { head } = connection.receiver.receive().await? else {
         return Err(BusError::Malformed.into());
     };
     tracing::info!(commit = %head.end.index, bytes = head.bytes, "a snapshot is read");
     let mut restoring = court.borrow().restoring(head);
     let mut taken = Ok(());
-    while restoring.left() > 0 && taken.is_ok() {
-        let Restore::Chunk { bytes } = connection.receiver.receive().await? else {
-            return Err(BusError::Malformed.into());
-        };
-        taken = restoring.take(&bytes);
+    let (mut left, mut ahead) = (restoring.left(), VecDeque::new());
+    while taken.is_ok() && (left > 0 || !ahead.is_empty()) {
+        if left > 0 && ahead.len() < CHUNKS_AHEAD_MAX {
+            let Restore::Chunk { bytes } = connection.receiver.receive().await? else {
+                return Err(BusError::Malformed.into());
+            };
+            ahead.push_back(pool.read(bytes).await);
+            left -= 1;
+        } else if let Some(reading) = ahead.pop_front() {
+            taken = reading.done().await.and_then(|chunk| restoring.take_read(chunk));
+        }
     }
     match taken.and_then(|()| restoring.finish()) {
         Ok(judge) => court.borrow_mut().reopen_from(judge).map_err(Ended::NoLife),

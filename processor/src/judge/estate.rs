@@ -25,7 +25,7 @@ pub(crate) struct Estate {
 
 /// The first word of a name's digest. Two names may share it by accident, and hardly on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct NameWord(u64);
+pub(crate) struct NameWord(u64);
 
 impl From<&Name> for NameWord {
     fn from(name: &Name) -> Self {
@@ -36,12 +36,12 @@ impl From<&Name> for NameWord {
 }
 
 impl Estate {
-    pub(crate) fn add_vm(&mut self, name: &Name, vm: VmId) {
-        self.vms.insert((name.into(), vm));
+    pub(crate) fn add_vm(&mut self, name: NameWord, vm: VmId) {
+        self.vms.insert((name, vm));
     }
 
-    pub(crate) fn remove_vm(&mut self, name: &Name, vm: VmId) {
-        self.vms.remove(&(name.into(), vm));
+    pub(crate) fn remove_vm(&mut self, name: NameWord, vm: VmId) {
+        self.vms.remove(&(name, vm));
     }
 
     /// The VMs that may be called `name`: hardly ever more than one.

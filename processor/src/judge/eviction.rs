@@ -67,7 +67,7 @@ pub(crate) fn is_due(state: &State, judged: CommitIndex) -> bool {
         || !leaving(state, judged.next()).is_empty()
 }
 
-fn lost_vm(state: &State, vm: &Vm) -> Vec<Effect> {
+fn lost_vm(state: &State, mut vm: Vm) -> Vec<Effect> {
     let now: LedgerTime = state.time;
     let host = match vm.placement {
         Placement::Accepted { host, .. } => host,
@@ -75,13 +75,12 @@ fn lost_vm(state: &State, vm: &Vm) -> Vec<Effect> {
         Placement::Offered { .. } => return vec![vms::offer_next(state, vm, now)],
         Placement::NoHost {} | Placement::Lost { .. } => return Vec::new(),
     };
-    let mut lost = vm.clone();
-    lost.placement = Placement::Lost { host };
-    lost.generation = vm.generation.next();
-    lost.meter = vm.meter.turned(Metered::Nothing, &vm.size, now);
-    lost.volumes.clear();
-    let past = (lost.state() == VmState::Deleted).then(|| reports::past_usage(state, host, &lost));
-    [Effect::Vm(Box::new(lost))].into_iter().chain(past).collect()
+    vm.placement = Placement::Lost { host };
+    vm.generation = vm.generation.next();
+    vm.meter = vm.meter.turned(Metered::Nothing, &vm.size, now);
+    vm.volumes.clear();
+    let past = (vm.state() == VmState::Deleted).then(|| reports::past_usage(state, host, &vm));
+    [Effect::Vm(Box::new(vm))].into_iter().chain(past).collect()
 }
 
 fn lost_volume(state: &State, volume: &Volume) -> Vec<Effect> {

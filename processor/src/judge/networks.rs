@@ -18,7 +18,7 @@ pub(crate) fn reach(state: &State, case: &Case<'_>, body: &VmNetworkChange) -> R
     if vm.network == body.network {
         return Ok(Vec::new()); // it is as wished already
     }
-    let vm = Vm { network: body.network.clone(), ..vm.clone() };
+    let vm = Vm { network: body.network.clone(), ..vm };
     if let Some(host) = vm.placement.host().and_then(|host| state.hosts.get(&host))
         && !can_forward(host, &vm)
     {

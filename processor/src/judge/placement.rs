@@ -301,7 +301,7 @@ impl<'a> Neighbours<'a> {
     fn of(state: &'a State, vm: &'a Vm) -> Self {
         let hosts_of = |apart: &Apart| {
             let mut hosts: BTreeMap<HostId, &Host> = BTreeMap::new();
-            for other in state.vms_of(&vm.account) {
+            for other in state.neighbours(&vm.account) {
                 if other.id != vm.id && carries(&other.labels, &apart.from) {
                     let host = other.placement.host().and_then(|host| state.hosts.get(&host));
                     hosts.extend(host.map(|host| (host.id, host)));

@@ -30,16 +30,12 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
             format!("generation {} reported, {} is wanted", body.generation, vm.generation);
         return refuse(RefusalCode::Conflict, detail);
     }
-    match (body.phase, &vm.placement) {
+    match (body.phase, vm.placement.clone()) {
         (ReportPhase::Accepted, Placement::Accepted { .. }) => Ok(Vec::new()),
         (ReportPhase::Accepted, Placement::Offered { host, address, .. }) => {
-            let placement = Placement::Accepted {
-                host: *host,
-                address: *address,
-                position: case.cause.position,
-            };
-            let accepted = Vm { placement, ..vm.clone() };
-            Ok(vec![Effect::Vm(Box::new(reported(accepted, *host, case, body)))])
+            let placement = Placement::Accepted { host, address, position: case.cause.position };
+            let accepted = Vm { placement, ..vm };
+            Ok(vec![Effect::Vm(Box::new(reported(accepted, host, case, body)))])
         }
         (ReportPhase::Refused, Placement::Offered { .. }) => {
             Ok(vec![offer_next(state, vm, case.now)])
@@ -69,12 +65,12 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
             | ReportPhase::Deleted,
             Placement::Accepted { host, .. },
         ) => {
-            if is_known(vm, body) {
+            if is_known(&vm, body) {
                 return Ok(Vec::new());
             }
-            let released = released_by(state, vm, body);
-            let vm = reported(vm.clone(), *host, case, body);
-            let past = (body.phase == ReportPhase::Deleted).then(|| past_usage(state, *host, &vm));
+            let released: Vec<_> = released_by(state, &vm, body).collect();
+            let vm = reported(vm, host, case, body);
+            let past = (body.phase == ReportPhase::Deleted).then(|| past_usage(state, host, &vm));
             Ok([Effect::Vm(Box::new(vm))].into_iter().chain(past).chain(released).collect())
         }
     }

@@ -11,6 +11,7 @@ use dagger_payload::limits::SNAPSHOT_CHUNKS_MAX;
 use dagger_payload::snapshot::{Anchor, HistoryRecord, SnapshotHead};
 
 use super::state::State;
+pub use super::state::reading::ReadChunk;
 use super::state::snapshot::Mark;
 pub use super::state::snapshot::SnapshotError;
 use super::{Judge, PROTOCOL_MAX};
@@ -71,13 +72,21 @@ impl Restoring {
         self.head.chunks.min(SNAPSHOT_CHUNKS_MAX).saturating_sub(self.chunks)
     }
 
-    /// Takes in the next chunk.
+    /// Reads and takes in the next chunk.
     ///
     /// # Errors
     /// [`SnapshotError`].
     pub fn take(&mut self, chunk: &[u8]) -> Result<(), SnapshotError> {
+        self.take_read(ReadChunk::read(chunk)?)
+    }
+
+    /// Takes in the next chunk, whoever read it.
+    ///
+    /// # Errors
+    /// [`SnapshotError`].
+    pub fn take_read(&mut self, chunk: ReadChunk) -> Result<(), SnapshotError> {
         self.chunks += 1;
-        self.bytes = self.bytes.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+        self.bytes = self.bytes.saturating_add(chunk.length());
         if self.chunks > self.head.chunks || self.bytes > self.head.bytes {
             return Err(SnapshotError::Incomplete);
         }

@@ -6,7 +6,9 @@
 //! a whole and reads it again. Called by the judge alone.
 
 mod holdings;
+mod kept;
 mod proofs;
+pub(crate) mod reading;
 pub(crate) mod snapshot;
 
 use std::cmp::Ordering;
@@ -40,6 +42,7 @@ use super::silence::Silence;
 use super::snapshots::SnapshotIndex;
 use super::tallies::Tallies;
 use super::tree::StateTree;
+use kept::{Called, KeptVm, Neighbour};
 use snapshot::Order;
 
 /// A public key, as the 32 bytes that name it.
@@ -104,8 +107,7 @@ pub(crate) struct State {
     pub(crate) hosts: BTreeMap<HostId, Host>,
     pub(crate) accounts: BTreeMap<AccountId, Account>,
     pub(crate) images: BTreeMap<ImageName, Image>,
-    /// Boxed, since a map moves its values about.
-    vms: BTreeMap<VmId, Box<Vm>>,
+    vms: BTreeMap<VmId, KeptVm>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
     pub(crate) past_usage: BTreeMap<(AccountId, HostId), PastUsage>,
     pub(crate) operators: BTreeMap<OperatorId, Operator>,
@@ -270,19 +272,21 @@ impl State {
         self.hosts.get(host).is_some_and(|host| host.duty == HostDuty::Left)
     }
 
-    pub(crate) fn vm(&self, id: &VmId) -> Option<&Vm> {
-        self.vms.get(id).map(|vm| &**vm)
+    /// Read from its bytes: whoever changes it needs a copy in any case.
+    pub(crate) fn vm(&self, id: &VmId) -> Option<Vm> {
+        self.vms.get(id).map(KeptVm::read)
     }
 
     pub(crate) fn vm_named(&self, account: AccountId, name: &Name) -> Option<VmId> {
         let mut named = self.estates.get(&account)?.vms_named(name);
-        named.find(|id| self.vm(id).is_some_and(|vm| vm.name == *name))
+        let is_called = |vm: &KeptVm| vm.some::<Called<'_>>().name == name.as_str();
+        named.find(|id| self.vms.get(id).is_some_and(is_called))
     }
 
-    /// In an order of their own.
-    pub(crate) fn vms_of(&self, account: &AccountId) -> impl Iterator<Item = &Vm> {
+    /// The VMs of an account, in an order of their own.
+    pub(crate) fn neighbours(&self, account: &AccountId) -> impl Iterator<Item = Neighbour> {
         let ids = self.estates.get(account).into_iter().flat_map(Estate::vms);
-        ids.filter_map(|id| self.vm(&id))
+        ids.filter_map(|id| self.vms.get(&id).map(KeptVm::some))
     }
 
     /// What an account has; nothing if it never had anything.
@@ -395,7 +399,7 @@ impl State {
                 }
                 self.images_of.entry(image.digest).or_default().insert(image.name.clone());
             }
-            Effect::Vm(vm) => self.absorb_vm(vm.clone(), object),
+            Effect::Vm(vm) => self.absorb_vm(vm, object),
             Effect::Volume(volume) => self.absorb_volume(volume, object),
             Effect::Usage(past) => {
                 self.tree.set(&Subject::Usage(past.account, past.host), object);

@@ -76,7 +76,7 @@ struct Leaf {
 
 /// What is to become of the leaf at a place.
 #[derive(Debug, Clone, Copy)]
-struct Change {
+pub(crate) struct Change {
     place: Hash,
     /// The hashes of the leaf's new value and of itself; none when it goes.
     leaf: Option<(Hash, Hash)>,
@@ -111,8 +111,8 @@ impl StateTree {
 
     /// Sets what stands under `subject`.
     pub(crate) fn set(&mut self, subject: &Subject, value: &[u8]) {
-        let place = self.place(subject);
-        self.set_at(place, value);
+        let change = Change::set(subject, value, &mut self.key);
+        self.change(change);
     }
 
     /// Removes what stands under `subject`, if anything does.
@@ -123,18 +123,12 @@ impl StateTree {
 
     /// Sets the value of a `key` that is no subject's.
     pub(crate) fn set_key(&mut self, key: &[u8], value: &[u8]) {
-        self.set_at(key_hash(key), value);
+        self.change(Change::set_at(key_hash(key), value));
     }
 
     fn place(&mut self, subject: &Subject) -> Hash {
         subject.write_key(&mut self.key);
         key_hash(&self.key)
-    }
-
-    fn set_at(&mut self, place: Hash, value: &[u8]) {
-        let value_hash = value_hash(value);
-        let leaf = Some((value_hash, leaf_of(&place, &value_hash)));
-        self.change(Change { place, leaf });
     }
 
     /// What stands under `key`, for whoever knows the root; `value` gives the bytes that were last
@@ -162,7 +156,8 @@ impl StateTree {
         StateProof { path: Path(path), finding }
     }
 
-    fn change(&mut self, change: Change) {
+    /// Takes in one change, whoever hashed it.
+    pub(crate) fn change(&mut self, change: Change) {
         self.changes.push(change);
         if self.changes.len() >= CHANGES_WAITING_MAX {
             self.settle();
@@ -283,6 +278,19 @@ impl StateTree {
                 only(children).unwrap_or_else(|| self.branches.add(children))
             }
         }
+    }
+}
+
+impl Change {
+    /// That `value` stands under `subject`; its key is written over what stands in `key`.
+    pub(crate) fn set(subject: &Subject, value: &[u8], key: &mut Vec<u8>) -> Self {
+        subject.write_key(key);
+        Self::set_at(key_hash(key), value)
+    }
+
+    fn set_at(place: Hash, value: &[u8]) -> Self {
+        let value_hash = value_hash(value);
+        Self { place, leaf: Some((value_hash, leaf_of(&place, &value_hash))) }
     }
 }
 

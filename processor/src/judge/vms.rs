@@ -89,7 +89,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
 
 /// Also gives a VM that found no host another round of offers, and lets a paused guest go on.
 pub(crate) fn start(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
-    let mut vm = owned(state, case, body)?.clone();
+    let mut vm = owned(state, case, body)?;
     let homeless = vm.placement == Placement::NoHost {};
     if vm.wanted == Wanted::Running && !homeless && vm.state() != VmState::Stopped {
         return Ok(Vec::new()); // it is wanted running already, and has not stopped by itself
@@ -111,7 +111,7 @@ pub(crate) fn stop(state: &State, case: &Case<'_>, body: &VmStop) -> Ruling {
     if vm.wanted == Wanted::Stopped && (is_forced(vm.stop_manner) || !is_forced(body.manner)) {
         return Ok(Vec::new()); // it is wanted stopped already
     }
-    let vm = Vm { stop_manner: body.manner, ..vm.clone() };
+    let vm = Vm { stop_manner: body.manner, ..vm };
     Ok(change(vm, Wanted::Stopped, case))
 }
 
@@ -120,7 +120,7 @@ pub(crate) fn pause(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
     let vm = owned(state, case, body)?;
     match vm.wanted {
         Wanted::Paused => Ok(Vec::new()), // it is wanted paused already
-        Wanted::Running => Ok(change(vm.clone(), Wanted::Paused, case)),
+        Wanted::Running => Ok(change(vm, Wanted::Paused, case)),
         Wanted::Stopped | Wanted::Deleted => {
             refuse(RefusalCode::StateWrong, "the VM is not wanted running: start it")
         }
@@ -132,7 +132,7 @@ pub(crate) fn resume(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling 
     let vm = owned(state, case, body)?;
     match vm.wanted {
         Wanted::Running => Ok(Vec::new()), // it is wanted running already
-        Wanted::Paused => Ok(change(vm.clone(), Wanted::Running, case)),
+        Wanted::Paused => Ok(change(vm, Wanted::Running, case)),
         Wanted::Stopped | Wanted::Deleted => {
             refuse(RefusalCode::StateWrong, "the VM is not paused: start it")
         }
@@ -145,7 +145,7 @@ pub(crate) fn reboot(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling 
     if vm.wanted != Wanted::Running {
         return refuse(RefusalCode::StateWrong, "the VM is not wanted running: start it");
     }
-    let vm = Vm { booted_since: vm.generation.next(), ..vm.clone() };
+    let vm = Vm { booted_since: vm.generation.next(), ..vm };
     Ok(change(vm, Wanted::Running, case))
 }
 
@@ -166,9 +166,9 @@ pub(crate) fn resize(state: &State, case: &Case<'_>, body: &VmResize) -> Ruling 
         let detail = "a VM in memory can only grow: stop it before it becomes smaller";
         return refuse(RefusalCode::StateWrong, detail);
     }
-    require_room(state, vm, &size, case.now)?;
+    require_room(state, &vm, &size, case.now)?;
     let meter = vm.meter.turned(vm.meter.counts, &vm.size, case.now);
-    let vm = Vm { size, meter, ..vm.clone() };
+    let vm = Vm { size, meter, ..vm };
     let wanted = vm.wanted;
     Ok(change(vm, wanted, case))
 }
@@ -183,10 +183,10 @@ pub(crate) fn delete(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling 
     }
     let past = match vm.placement {
         // Nobody is left to report it gone.
-        Placement::Lost { host } => Some(past_usage(state, host, vm)),
+        Placement::Lost { host } => Some(past_usage(state, host, &vm)),
         Placement::Offered { .. } | Placement::Accepted { .. } | Placement::NoHost {} => None,
     };
-    Ok(change(vm.clone(), Wanted::Deleted, case).into_iter().chain(past).collect())
+    Ok(change(vm, Wanted::Deleted, case).into_iter().chain(past).collect())
 }
 
 pub(crate) fn protect(state: &State, case: &Case<'_>, body: &VmProtect) -> Ruling {
@@ -195,7 +195,7 @@ pub(crate) fn protect(state: &State, case: &Case<'_>, body: &VmProtect) -> Rulin
     if vm.protection == body.protection {
         return Ok(Vec::new()); // it is as wished already
     }
-    let vm = Vm { protection: body.protection, ..vm.clone() };
+    let vm = Vm { protection: body.protection, ..vm };
     let wanted = vm.wanted;
     Ok(change(vm, wanted, case))
 }
@@ -222,11 +222,7 @@ pub(super) fn change(mut vm: Vm, wanted: Wanted, case: &Case<'_>) -> Vec<Effect>
 
 /// The VM that `body` names, if the signer owns it, it may still be changed, and it is not out of
 /// the cluster's reach.
-pub(super) fn owned<'s>(
-    state: &'s State,
-    case: &Case<'_>,
-    body: &VmChange,
-) -> Result<&'s Vm, Refusal> {
+pub(super) fn owned(state: &State, case: &Case<'_>, body: &VmChange) -> Result<Vm, Refusal> {
     let vm = owned_or_lost(state, case, body)?;
     if let Placement::Lost { .. } = vm.placement {
         let detail = "the VM is lost: its host has left the cluster. It can be deleted";
@@ -236,11 +232,7 @@ pub(super) fn owned<'s>(
 }
 
 /// The VM that `body` names, if the signer owns it and it may still be changed.
-fn owned_or_lost<'s>(
-    state: &'s State,
-    case: &Case<'_>,
-    body: &VmChange,
-) -> Result<&'s Vm, Refusal> {
+fn owned_or_lost(state: &State, case: &Case<'_>, body: &VmChange) -> Result<Vm, Refusal> {
     // Who holds no grant any more may still stop and delete what is his.
     let account = acting(state, case)?.id;
     let Some(vm) = state.vm(&body.vm) else {
@@ -257,10 +249,8 @@ fn owned_or_lost<'s>(
 }
 
 /// The present host did not take the VM: the next one is offered it, or there is none.
-pub(crate) fn offer_next(state: &State, vm: &Vm, now: LedgerTime) -> Effect {
-    let mut vm = vm.clone();
+pub(crate) fn offer_next(state: &State, mut vm: Vm, now: LedgerTime) -> Effect {
     vm.tried.extend(vm.placement.host());
-
     vm.placement = place(state, &vm, now).unwrap_or(Placement::NoHost {});
     vm.generation = vm.generation.next();
     Effect::Vm(Box::new(vm))

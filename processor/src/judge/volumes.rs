@@ -96,7 +96,7 @@ pub(crate) fn attach(state: &State, case: &Case<'_>, body: &VolumeAttach) -> Rul
         let detail = format!("the volume is on {host}, and no host or another one has the VM");
         return refuse(RefusalCode::StateWrong, detail);
     }
-    require_not_paused(vm)?;
+    require_not_paused(&vm)?;
     let Some(slot) = free_slot(&vm.volumes) else {
         let detail = format!("the VM has {} volumes, and may have no more", vm.volumes.len());
         return refuse(RefusalCode::LimitExceeded, detail);
@@ -114,10 +114,11 @@ pub(crate) fn detach(state: &State, case: &Case<'_>, body: &VolumeDetach) -> Rul
     };
     let expected_generation = body.expected_generation;
     let vm = owned(state, case, &VmChange { vm, expected_generation })?;
-    require_not_paused(vm)?;
-    let kept = vm.volumes.iter().filter(|used| used.volume != volume.id);
+    require_not_paused(&vm)?;
+    let mut kept = vm.volumes.clone();
+    kept.retain(|used| used.volume != volume.id);
     let used_by = VolumeUse::Detaching { vm: vm.id };
-    Ok(give(vm, kept.copied().collect(), Volume { used_by, ..volume.clone() }, case))
+    Ok(give(vm, kept, Volume { used_by, ..volume.clone() }, case))
 }
 
 /// Counts at once. A VM that has the volume is told too, since its machine holds the disk.
@@ -138,7 +139,7 @@ pub(crate) fn grow(state: &State, case: &Case<'_>, body: &VolumeGrow) -> Ruling 
         VolumeUse::Free {} => None,
         VolumeUse::Attached { vm } => {
             let vm = owned(state, case, &VmChange { vm, expected_generation: None })?;
-            require_not_paused(vm)?;
+            require_not_paused(&vm)?;
             Some(vm)
         }
         VolumeUse::Detaching { vm } => {
@@ -308,9 +309,9 @@ fn require_not_paused(vm: &Vm) -> Result<(), Refusal> {
 }
 
 /// The next versions of a VM that is to have `volumes`, and of the volume that this is about.
-fn give(vm: &Vm, volumes: Vec<VmVolume>, volume: Volume, case: &Case<'_>) -> Vec<Effect> {
+fn give(vm: Vm, volumes: Vec<VmVolume>, volume: Volume, case: &Case<'_>) -> Vec<Effect> {
     let volumes_since = vm.generation.next();
-    let vm = Vm { volumes, volumes_since, ..vm.clone() };
+    let vm = Vm { volumes, volumes_since, ..vm };
     let wanted = vm.wanted;
     let mut effects = vec![Effect::Volume(Box::new(volume))];
     effects.extend(change(vm, wanted, case));

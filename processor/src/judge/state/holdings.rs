@@ -11,11 +11,13 @@ use dagger_payload::object::{Host, HostDuty, Placement, Vm, VmState};
 use dagger_payload::state_tree::Subject;
 use dagger_payload::volume::{Volume, VolumeDisk, VolumeState};
 
+use super::kept::{Holding, KeptVm};
 use super::{Addresses, GUEST_ADDRESS_FIRST, KeyBytes, State, Usage, guest_addresses};
+use crate::judge::estate::NameWord;
 
 /// What a version of a VM holds.
-#[derive(Debug, Clone, Copy)]
-struct Held {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
     vm: VmId,
     account: AccountId,
     size: Capacity,
@@ -27,19 +29,23 @@ struct Held {
 }
 
 impl Held {
-    fn of(vm: &Vm) -> Self {
-        let deadline = match vm.placement {
-            Placement::Offered { deadline, .. } => Some(deadline),
+    pub(super) fn of(vm: &Vm) -> Self {
+        Self::new((vm.id, vm.account), vm.size, &vm.placement)
+    }
+
+    fn by(kept: &KeptVm) -> Self {
+        let Holding { id, account, size, placement } = kept.some();
+        Self::new((id, account), size, &placement)
+    }
+
+    fn new((vm, account): (VmId, AccountId), size: Capacity, placement: &Placement) -> Self {
+        let deadline = match placement {
+            Placement::Offered { deadline, .. } => Some(*deadline),
             Placement::Accepted { .. } | Placement::NoHost {} | Placement::Lost { .. } => None,
         };
-        Self {
-            vm: vm.id,
-            account: vm.account,
-            size: vm.size,
-            place: vm.placement.host().zip(vm.placement.address()),
-            deadline,
-            is_homeless: vm.placement == Placement::NoHost {},
-        }
+        let place = placement.host().zip(placement.address());
+        let is_homeless = *placement == Placement::NoHost {};
+        Self { vm, account, size, place, deadline, is_homeless }
     }
 }
 
@@ -56,8 +62,9 @@ impl State {
             let carried =
                 self.rooms.get(&host.id).is_some_and(|room| room.used != Usage::default());
             if carried {
-                let vms = self.vms.values().filter(|vm| vm.placement.host() == Some(host.id));
-                self.stranded.0.extend(vms.map(|vm| vm.id));
+                let vms = self.vms.values().map(Held::by);
+                let carried = vms.filter(|held| held.place.is_some_and(|(at, _)| at == host.id));
+                self.stranded.0.extend(carried.map(|held| held.vm));
                 let volumes = self.volumes.values().filter(|volume| volume.host == host.id);
                 self.stranded.1.extend(volumes.map(|volume| volume.id));
             }
@@ -70,28 +77,51 @@ impl State {
         self.agent_keys.insert(KeyBytes::from(&host.agent_key), host.id);
     }
 
-    pub(super) fn absorb_vm(&mut self, vm: Box<Vm>, object: &[u8]) {
+    pub(super) fn absorb_vm(&mut self, vm: &Vm, object: &[u8]) {
         let subject = Subject::Vm(vm.id);
         if vm.state() == VmState::Deleted {
-            if let Some(old) = self.vms.remove(&vm.id) {
-                self.release(&Held::of(&old));
+            if let Some(old) = self.vms.remove(&vm.id).map(|old| Held::by(&old)) {
+                self.release(&old);
+                // A VM keeps its name.
                 let estate = self.estates.entry(old.account).or_default();
-                estate.remove_vm(&old.name, old.id);
+                estate.remove_vm(NameWord::from(&vm.name), vm.id);
             }
             self.tree.remove(&subject);
             return;
         }
         self.tree.set(&subject, object);
-        let (held, name) = (Held::of(&vm), vm.name.clone());
-        let before = self.vms.insert(held.vm, vm).map(|old| Held::of(&old));
-        match &before {
-            Some(before) => self.release(before),
-            // A VM keeps its name.
-            None => self.estates.entry(held.account).or_default().add_vm(&name, held.vm),
+        let before = self.vms.insert(vm.id, KeptVm::new(object)).map(|old| Held::by(&old));
+        match before {
+            Some(before) => self.move_vm(&before, &Held::of(vm)),
+            None => {
+                let held = Held::of(vm);
+                self.add_vm(&held, NameWord::from(&vm.name));
+                if let Some((host, address)) = held.place {
+                    self.advance_cursor(host, address);
+                }
+            }
         }
-        self.take(&held);
+    }
+
+    /// Takes in a VM that was not there.
+    pub(super) fn keep_new(&mut self, held: &Held, name: NameWord, kept: KeptVm) {
+        self.vms.insert(held.vm, kept);
+        self.add_vm(held, name);
+    }
+
+    fn add_vm(&mut self, held: &Held, name: NameWord) {
+        self.estates.entry(held.account).or_default().add_vm(name, held.vm);
+        self.take(held);
+    }
+
+    fn move_vm(&mut self, before: &Held, held: &Held) {
+        if before == held {
+            return; // most changes are of what a VM is told to do where it is
+        }
+        self.release(before);
+        self.take(held);
         if let Some((host, address)) = held.place
-            && before.and_then(|before| before.place) != held.place
+            && before.place != held.place
         {
             self.advance_cursor(host, address);
         }

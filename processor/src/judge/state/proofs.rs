@@ -25,7 +25,7 @@ impl State {
             Subject::Host(id) => self.hosts.get(id).map(encode),
             Subject::Account(id) => self.accounts.get(id).map(encode),
             Subject::Image(name) => self.images.get(name).map(encode),
-            Subject::Vm(id) => self.vm(id).map(encode),
+            Subject::Vm(id) => self.vms.get(id).map(|vm| vm.bytes().to_vec()),
             Subject::Volume(id) => self.volumes.get(id).map(encode),
             Subject::Usage(account, host) => self.past_usage.get(&(*account, *host)).map(encode),
             Subject::Payload(digest) => self.memory.get(digest).map(encode),

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
-use dagger_payload::codec::{encode, is_canonical};
+use dagger_payload::codec::encode;
 use dagger_payload::id::{
     AccountId, AuthorIndex, Epoch, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest,
     StateRoot, VmId, VolumeId,
@@ -22,6 +22,7 @@ use minicbor::{Decode, Encode};
 
 use super::super::silence::Silence;
 use super::State;
+use super::kept::KeptVm;
 
 /// What follows from the order itself and changes with every commit that has content.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -35,11 +36,11 @@ pub(crate) struct Order {
 }
 
 /// How many bytes stand in an encoded entry before its effect: as in an effect before its object.
-const ENTRY_HEAD_BYTES: usize = EFFECT_HEAD_BYTES;
+pub(super) const ENTRY_HEAD_BYTES: usize = EFFECT_HEAD_BYTES;
 
 /// One entry of a snapshot.
 #[derive(Debug, Encode, Decode)]
-enum Entry {
+pub(super) enum Entry {
     #[n(0)]
     Order(#[n(0)] Order),
     #[n(1)]
@@ -71,7 +72,7 @@ pub(crate) enum Mark {
 }
 
 impl Entry {
-    fn mark(&self) -> Mark {
+    pub(super) fn mark(&self) -> Mark {
         match self {
             Self::Order(_) => Mark::Order,
             Self::Object(Effect::Host(host)) => Mark::Host(host.id),
@@ -177,6 +178,44 @@ macro_rules! left {
     };
 }
 
+/// The next entry that is to be written.
+enum Next<'s> {
+    Entry(Entry),
+    /// An [`Entry::Object`] with an [`Effect::Vm`], of which the bytes are at hand.
+    Vm(VmId, &'s KeptVm),
+}
+
+/// As [`Entry`].
+#[derive(Encode)]
+enum KeptEntry<'s> {
+    #[n(1)]
+    Object(#[n(0)] KeptEffect<'s>),
+}
+
+/// As [`Effect`].
+#[derive(Encode)]
+enum KeptEffect<'s> {
+    #[n(3)]
+    Vm(#[n(0)] &'s KeptVm),
+}
+
+impl Next<'_> {
+    fn mark(&self) -> Mark {
+        match self {
+            Self::Entry(entry) => entry.mark(),
+            Self::Vm(id, _) => Mark::Vm(*id),
+        }
+    }
+
+    fn write(&self, bytes: &mut Vec<u8>) {
+        let written = match self {
+            Self::Entry(entry) => minicbor::encode(entry, bytes),
+            Self::Vm(_, vm) => minicbor::encode(KeptEntry::Object(KeptEffect::Vm(vm)), bytes),
+        };
+        written.expect("writing to memory cannot fail");
+    }
+}
+
 impl State {
     /// Brings what the root says about the order into step: called when a commit changes anything.
     pub(crate) fn note_order(&mut self) {
@@ -191,8 +230,8 @@ impl State {
         let mut bytes = Vec::new();
         let mut reached = None;
         for entry in self.entries_after(mark) {
-            bytes.extend(encode(&entry));
             reached = Some(entry.mark());
+            entry.write(&mut bytes);
             if bytes.len() >= SNAPSHOT_CHUNK_BYTES_MAX {
                 break;
             }
@@ -201,7 +240,7 @@ impl State {
         Some(bytes)
     }
 
-    fn entries_after<'s>(&'s self, mark: &'s Mark) -> impl Iterator<Item = Entry> {
+    fn entries_after<'s>(&'s self, mark: &'s Mark) -> impl Iterator<Item = Next<'s>> {
         // Every field by name: who adds one decides here whether it is an entry, or an index that
         // follows from entries.
         let Self {
@@ -255,51 +294,24 @@ impl State {
         let objects = hosts
             .map(|(_, host)| Effect::Host(Box::new(host.clone())))
             .chain(accounts.map(|(_, account)| Effect::Account(Box::new(account.clone()))))
-            .chain(images.map(|(_, image)| Effect::Image(Box::new(image.clone()))))
-            .chain(vms.map(|(_, vm)| Effect::Vm(vm.clone())))
-            .chain(volumes.map(|(_, volume)| Effect::Volume(Box::new(volume.clone()))))
+            .chain(images.map(|(_, image)| Effect::Image(Box::new(image.clone()))));
+        let vms = vms.map(|(id, vm)| Next::Vm(*id, vm));
+        let objects_after = volumes
+            .map(|(_, volume)| Effect::Volume(Box::new(volume.clone())))
             .chain(past_usage.map(|(_, past)| Effect::Usage(Box::new(past.clone()))))
             .chain(seats.map(|seat| Effect::Seat(Box::new(seat.clone()))))
             .chain(epochs.map(|(_, members)| Effect::Epoch(Box::new(*members))))
             .chain(operators.map(|(_, operator)| Effect::Operator(Box::new(operator.clone()))))
             .chain(proposals.map(|(_, proposal)| Effect::Proposal(Box::new(proposal.clone()))));
-        order
-            .into_iter()
-            .chain(objects.map(Entry::Object))
-            .chain(addresses.map(|(host, each)| Entry::AddressCursor(*host, each.cursor)))
-            .chain(remembered.map(|(digest, each)| Entry::Remembered(*digest, *each)))
-    }
-
-    /// Takes in the entries of one chunk that follow `mark`, which moves on.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]; the state is worthless then.
-    pub(crate) fn load_chunk(
-        &mut self,
-        bytes: &[u8],
-        mark: &mut Mark,
-    ) -> Result<(), SnapshotError> {
-        let mut decoder = minicbor::Decoder::new(bytes);
-        while decoder.position() < bytes.len() {
-            let from = decoder.position();
-            let entry: Entry = decoder.decode().map_err(|_| SnapshotError::Malformed)?;
-            // A reader tolerates longer lists than it knows, which would swallow the next entry.
-            let written = &bytes[from..decoder.position()];
-            if !is_canonical(&entry, written) {
-                return Err(SnapshotError::Malformed);
-            }
-            let at = entry.mark();
-            if at <= *mark || (*mark == Mark::Start) != (at == Mark::Order) {
-                return Err(SnapshotError::Disordered);
-            }
-            *mark = at;
-            self.load(entry, written);
-        }
-        Ok(())
+        let cursors = addresses.map(|(host, each)| Entry::AddressCursor(*host, each.cursor));
+        let remembered = remembered.map(|(digest, each)| Entry::Remembered(*digest, *each));
+        let before = order.into_iter().chain(objects.map(Entry::Object));
+        let after = objects_after.map(Entry::Object).chain(cursors).chain(remembered);
+        before.map(Next::Entry).chain(vms).chain(after.map(Next::Entry))
     }
 
     /// Takes in an entry whose canonical bytes are `written`.
-    fn load(&mut self, entry: Entry, written: &[u8]) {
+    pub(super) fn load(&mut self, entry: Entry, written: &[u8]) {
         match entry {
             Entry::Order(order) => {
                 (self.time, self.history, self.silence) =
@@ -307,12 +319,7 @@ impl State {
                 self.note_order();
             }
             Entry::Object(effect) => {
-                let object = &written[ENTRY_HEAD_BYTES + EFFECT_HEAD_BYTES..];
-                match effect {
-                    // Most of a large state: it is taken in as it is, without a copy.
-                    Effect::Vm(vm) => self.absorb_vm(vm, object),
-                    other => self.absorb(&other, object),
-                }
+                self.absorb(&effect, &written[ENTRY_HEAD_BYTES + EFFECT_HEAD_BYTES..]);
             }
             Entry::AddressCursor(host, cursor) => self.set_cursor(host, cursor),
             Entry::Remembered(digest, judgement) => self.remember(digest, judgement),
