@@ -12,7 +12,6 @@ use dagger_payload::kind::{
     VmChange, VmCreate, VmImage, VmProtect,
 };
 use dagger_payload::limits::MEMBERS_MAX;
-use dagger_payload::merkle;
 use dagger_payload::object::Effect;
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::release::{
@@ -230,11 +229,7 @@ impl World {
         let verified = payloads
             .into_iter()
             .zip(&signed)
-            .map(|(payload, signed)| Verified {
-                digest: signed.digest(),
-                outcome: Ok(Box::new(payload)),
-                leaf: merkle::leaf(&signed.to_record()),
-            })
+            .map(|(payload, signed)| Verified::of(signed, Ok(Box::new(payload))))
             .collect();
         let end = self.judge.end();
         let commit = OrderedCommit {

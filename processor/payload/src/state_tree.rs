@@ -122,6 +122,11 @@ impl Subject {
         key
     }
 
+    /// The place of its leaf.
+    pub fn place(&self) -> Hash {
+        key_hash(&self.key())
+    }
+
     /// Writes the key of its leaf over what stands in `key`.
     pub fn write_key(&self, key: &mut Vec<u8>) {
         let number;

@@ -84,7 +84,7 @@ pub(crate) fn acting<'s>(state: &'s State, case: &Case<'_>) -> Result<&'s Accoun
 }
 
 fn signing<'s>(state: &'s State, case: &Case<'_>) -> Result<(&'s Account, KeyRole), Refusal> {
-    let account = state.account_id(case.signer).and_then(|id| state.accounts.get(&id));
+    let account = case.account.and_then(|id| state.accounts.get(&id));
     if let Some((account, role)) = account.zip(account.and_then(|own| own.role_of(case.signer))) {
         return Ok((account, role));
     }

@@ -5,11 +5,10 @@
 
 use std::collections::BTreeSet;
 
-use dagger_payload::hashing::Purpose;
 use dagger_payload::id::{OperatorId, VmId};
-use dagger_payload::name::Name;
 
 use super::state::Usage;
+use crate::verify::NameWord;
 
 /// What one account has.
 #[derive(Debug, Default)]
@@ -23,30 +22,22 @@ pub(crate) struct Estate {
     used: Vec<(OperatorId, Usage)>,
 }
 
-/// The first word of a name's digest. Two names may share it by accident, and hardly on purpose.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct NameWord(u64);
-
-impl From<&Name> for NameWord {
-    fn from(name: &Name) -> Self {
-        static PURPOSE: Purpose = Purpose::new("dagger v1 name word");
-        let hash = PURPOSE.hash(name.as_str().as_bytes());
-        Self(hash.first_chunk().copied().map_or(0, u64::from_be_bytes))
-    }
-}
-
 impl Estate {
     pub(crate) fn add_vm(&mut self, name: NameWord, vm: VmId) {
         self.vms.insert((name, vm));
+    }
+
+    /// All its VMs at once, where it had none.
+    pub(crate) fn load_vms(&mut self, vms: Vec<(NameWord, VmId)>) {
+        self.vms = vms.into_iter().collect();
     }
 
     pub(crate) fn remove_vm(&mut self, name: NameWord, vm: VmId) {
         self.vms.remove(&(name, vm));
     }
 
-    /// The VMs that may be called `name`: hardly ever more than one.
-    pub(crate) fn vms_named(&self, name: &Name) -> impl Iterator<Item = VmId> {
-        let word = NameWord::from(name);
+    /// The VMs whose names have this word: hardly ever more than one.
+    pub(crate) fn vms_named(&self, word: NameWord) -> impl Iterator<Item = VmId> {
         let from = self.vms.range((word, VmId::ZERO)..);
         from.take_while(move |(other, _)| *other == word).map(|(_, vm)| *vm)
     }

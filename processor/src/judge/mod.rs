@@ -50,7 +50,7 @@ use dagger_payload::roster::Roster;
 use dagger_payload::snapshot::HistoryRecord;
 use dagger_payload::state_tree::{Author, Judgement, Subject};
 
-use crate::verify::Verified;
+use crate::verify::{Newborn, Verified};
 use state::State;
 
 /// What a rule needs to know about the payload in hand.
@@ -61,6 +61,10 @@ pub(crate) struct Case<'a> {
     pub(crate) now: LedgerTime,
     /// The last judged commit: the payload is in the one after it.
     pub(crate) judged: CommitIndex,
+    /// The account for which the signer signs.
+    pub(crate) account: Option<AccountId>,
+    /// The VM that the payload makes, if it makes one.
+    pub(crate) newborn: Option<Newborn>,
 }
 
 /// What a rule decides: new versions of objects, or why not.
@@ -235,7 +239,13 @@ impl Judge {
         let digest = verified.digest;
         self.record.judged(position, &digest, &verdict);
         let state = &mut self.state;
-        self.record.effects(&effects, |effect, object| state.absorb(effect, object));
+        let newborn = verified.newborn;
+        self.record.effects(&effects, |effect, object| match (effect, &newborn) {
+            (Effect::Vm(vm), Some(newborn)) if vm.id == newborn.id => {
+                state.absorb_newborn(vm, object, newborn);
+            }
+            _ => state.absorb(effect, object),
+        });
         Release { position, digest, ordered: ordered.clone(), verdict, effects }
     }
 
@@ -247,16 +257,20 @@ impl Judge {
             let detail = "these bytes were ordered before";
             return Err(Refusal::new(RefusalCode::Duplicate, detail));
         }
-        let author = self.state.author(&payload.signer);
-        let ruling = self.rule_at(&verified.digest, payload, now, position);
-        let ruling = self.bounded(author, ruling, now);
+        let account = self.state.account_id(&payload.signer);
+        let author = self.state.author(&payload.signer, account);
+        let cause = Cause { digest: verified.digest, position };
+        let newborn = verified.newborn;
+        let case =
+            Case { signer: &payload.signer, cause, now, judged: self.end.index, account, newborn };
+        let ruling = self.bounded(author, self.rule_on(&case, payload), now);
         // Refused payloads are remembered too: what was refused once is not accepted by sending it
         // again.
         if let Some(author) = author.filter(|_| leaves_trace(&ruling)) {
             let not_after = payload.not_after;
             let refused = ruling.as_ref().err().map(|refusal| refusal.code);
             let judgement = Judgement { position, not_after, refused, author };
-            self.state.remember(verified.digest, judgement);
+            self.state.remember(verified.digest, &verified.place, judgement);
         }
         ruling
     }
@@ -287,70 +301,71 @@ impl Judge {
         payload: &Payload,
         now: LedgerTime,
     ) -> Ruling {
-        let ruling = self.rule_at(digest, payload, now, self.end.position.next());
-        self.bounded(self.state.author(&payload.signer), ruling, now)
+        let case = self.case(digest, payload, now);
+        let author = self.state.author(&payload.signer, case.account);
+        self.bounded(author, self.rule_on(&case, payload), now)
     }
 
-    fn rule_at(
-        &self,
-        digest: &PayloadDigest,
-        payload: &Payload,
-        now: LedgerTime,
-        position: Position,
-    ) -> Ruling {
+    fn rule_on(&self, case: &Case<'_>, payload: &Payload) -> Ruling {
         if payload.cluster != self.state.cluster {
             let detail = format!("this is cluster {}", self.state.cluster);
             return Err(Refusal::new(RefusalCode::ClusterWrong, detail));
         }
-        check_time(payload, now)?;
-        let cause = Cause { digest: *digest, position };
-        let case = self.case(payload, cause, now);
+        check_time(payload, case.now)?;
         let state = &self.state;
         match &payload.body {
-            Body::HostJoin(body) => hosts::join(state, &case, body),
-            Body::HostDrain(body) => hosts::set_duty(state, &case, body, HostDuty::Draining),
-            Body::HostResume(body) => hosts::set_duty(state, &case, body, HostDuty::Open),
-            Body::HostLeave(body) => hosts::leave(state, &case, body),
-            Body::HostRotateLedgerKey(body) => hosts::rotate_ledger_key(state, &case, body),
-            Body::OperatorPropose(body) => members::propose(state, &case, body),
-            Body::OperatorApprove(body) => members::approve(state, &case, body),
-            Body::OperatorWithdraw(body) => members::withdraw(state, &case, body),
-            Body::OperatorRotateKey(body) => members::rotate_key(state, &case, body),
-            Body::AccountGrant(body) => accounts::grant(state, &case, body),
-            Body::AccountRevoke(body) => accounts::revoke(state, &case, body),
-            Body::AccountAddKey(body) => accounts::add_key(state, &case, body),
-            Body::AccountRemoveKey(body) => accounts::remove_key(state, &case, body),
-            Body::AccountRotateKey(body) => accounts::rotate_key(state, &case, body),
-            Body::ImageRegister(body) => images::register(state, &case, body),
-            Body::ImageRetire(body) => images::retire(state, &case, body),
-            Body::VmCreate(body) => vms::create(state, &case, body),
-            Body::VmStart(body) => vms::start(state, &case, body),
-            Body::VmStop(body) => vms::stop(state, &case, body),
-            Body::VmPause(body) => vms::pause(state, &case, body),
-            Body::VmResume(body) => vms::resume(state, &case, body),
-            Body::VmReboot(body) => vms::reboot(state, &case, body),
-            Body::VmResize(body) => vms::resize(state, &case, body),
-            Body::VmProtect(body) => vms::protect(state, &case, body),
-            Body::VmNetwork(body) => networks::reach(state, &case, body),
-            Body::VmDelete(body) => vms::delete(state, &case, body),
-            Body::VolumeCreate(body) => volumes::create(state, &case, body),
-            Body::VolumeAttach(body) => volumes::attach(state, &case, body),
-            Body::VolumeDetach(body) => volumes::detach(state, &case, body),
-            Body::VolumeSnapshot(body) => snapshots::take(state, &case, body),
-            Body::VolumeRestore(body) => snapshots::restore(state, &case, body),
-            Body::VolumeClone(body) => snapshots::clone(state, &case, body),
-            Body::SnapshotDelete(body) => snapshots::delete(state, &case, body),
-            Body::ReportSnapshot(body) => snapshots::report(state, &case, body),
-            Body::VolumeGrow(body) => volumes::grow(state, &case, body),
-            Body::VolumeProtect(body) => volumes::protect(state, &case, body),
-            Body::VolumeDelete(body) => volumes::delete(state, &case, body),
-            Body::ReportVm(body) => reports::report(state, &case, body),
-            Body::ReportVolume(body) => volumes::report(state, &case, body),
+            Body::HostJoin(body) => hosts::join(state, case, body),
+            Body::HostDrain(body) => hosts::set_duty(state, case, body, HostDuty::Draining),
+            Body::HostResume(body) => hosts::set_duty(state, case, body, HostDuty::Open),
+            Body::HostLeave(body) => hosts::leave(state, case, body),
+            Body::HostRotateLedgerKey(body) => hosts::rotate_ledger_key(state, case, body),
+            Body::OperatorPropose(body) => members::propose(state, case, body),
+            Body::OperatorApprove(body) => members::approve(state, case, body),
+            Body::OperatorWithdraw(body) => members::withdraw(state, case, body),
+            Body::OperatorRotateKey(body) => members::rotate_key(state, case, body),
+            Body::AccountGrant(body) => accounts::grant(state, case, body),
+            Body::AccountRevoke(body) => accounts::revoke(state, case, body),
+            Body::AccountAddKey(body) => accounts::add_key(state, case, body),
+            Body::AccountRemoveKey(body) => accounts::remove_key(state, case, body),
+            Body::AccountRotateKey(body) => accounts::rotate_key(state, case, body),
+            Body::ImageRegister(body) => images::register(state, case, body),
+            Body::ImageRetire(body) => images::retire(state, case, body),
+            Body::VmCreate(body) => vms::create(state, case, body),
+            Body::VmStart(body) => vms::start(state, case, body),
+            Body::VmStop(body) => vms::stop(state, case, body),
+            Body::VmPause(body) => vms::pause(state, case, body),
+            Body::VmResume(body) => vms::resume(state, case, body),
+            Body::VmReboot(body) => vms::reboot(state, case, body),
+            Body::VmResize(body) => vms::resize(state, case, body),
+            Body::VmProtect(body) => vms::protect(state, case, body),
+            Body::VmNetwork(body) => networks::reach(state, case, body),
+            Body::VmDelete(body) => vms::delete(state, case, body),
+            Body::VolumeCreate(body) => volumes::create(state, case, body),
+            Body::VolumeAttach(body) => volumes::attach(state, case, body),
+            Body::VolumeDetach(body) => volumes::detach(state, case, body),
+            Body::VolumeSnapshot(body) => snapshots::take(state, case, body),
+            Body::VolumeRestore(body) => snapshots::restore(state, case, body),
+            Body::VolumeClone(body) => snapshots::clone(state, case, body),
+            Body::SnapshotDelete(body) => snapshots::delete(state, case, body),
+            Body::ReportSnapshot(body) => snapshots::report(state, case, body),
+            Body::VolumeGrow(body) => volumes::grow(state, case, body),
+            Body::VolumeProtect(body) => volumes::protect(state, case, body),
+            Body::VolumeDelete(body) => volumes::delete(state, case, body),
+            Body::ReportVm(body) => reports::report(state, case, body),
+            Body::ReportVolume(body) => volumes::report(state, case, body),
         }
     }
 
-    fn case<'a>(&self, payload: &'a Payload, cause: Cause, now: LedgerTime) -> Case<'a> {
-        Case { signer: &payload.signer, cause, now, judged: self.end.index }
+    /// A payload as if it were ordered next.
+    fn case<'a>(&self, digest: &PayloadDigest, payload: &'a Payload, now: LedgerTime) -> Case<'a> {
+        Case {
+            signer: &payload.signer,
+            cause: Cause { digest: *digest, position: self.end.position.next() },
+            now,
+            judged: self.end.index,
+            account: self.state.account_id(&payload.signer),
+            newborn: Newborn::of(digest, payload),
+        }
     }
 
     /// What follows from the order itself, after the payloads of `commit`.
@@ -390,8 +405,7 @@ impl Judge {
         now: LedgerTime,
     ) -> Vec<HostOutlook> {
         let Body::VmCreate(body) = &payload.body else { return Vec::new() };
-        let cause = Cause { digest: *digest, position: self.end.position.next() };
-        let case = self.case(payload, cause, now);
+        let case = self.case(digest, payload, now);
         let newborn = vms::newborn(&self.state, &case, body);
         newborn.map_or_else(|_| Vec::new(), |vm| placement::outlook(&self.state, &vm, now))
     }

@@ -217,9 +217,9 @@ impl<'a> Search<'a> {
         best.map(|(_, room)| room)
     }
 
+    #[inline] // asked for every host
     fn rank(&self, room: &Room, share: u64) -> Rank {
-        let has_preferences = self.neighbours.has(ApartStrength::Preferred);
-        let broken = if has_preferences { self.broken_preferences(room) } else { 0 };
+        let broken = if self.neighbours.is_empty() { 0 } else { self.broken_preferences(room) };
         (Reverse(broken), share, tie(&self.vm.id, &room.host), room.host)
     }
 
@@ -310,6 +310,10 @@ impl<'a> Neighbours<'a> {
             hosts.into_values().collect()
         };
         Self { wishes: vm.apart.iter().map(|apart| (apart, hosts_of(apart))).collect() }
+    }
+
+    fn is_empty(&self) -> bool {
+        self.wishes.is_empty()
     }
 
     fn has(&self, strength: ApartStrength) -> bool {

@@ -11,6 +11,7 @@ use dagger_payload::limits::SNAPSHOT_CHUNKS_MAX;
 use dagger_payload::snapshot::{Anchor, HistoryRecord, SnapshotHead};
 
 use super::state::State;
+use super::state::loading::Loading;
 pub use super::state::reading::ReadChunk;
 use super::state::snapshot::Mark;
 pub use super::state::snapshot::SnapshotError;
@@ -56,6 +57,7 @@ pub struct Restoring {
     state: State,
     head: SnapshotHead,
     mark: Mark,
+    loading: Loading,
     chunks: u32,
     bytes: u64,
 }
@@ -64,7 +66,8 @@ impl Restoring {
     /// From the snapshot of this head.
     pub fn begin(genesis: Genesis, cluster: ClusterId, head: SnapshotHead) -> Self {
         let state = State::empty(&genesis, cluster);
-        Self { state, head, mark: Mark::Start, chunks: 0, bytes: 0 }
+        let loading = Loading::default();
+        Self { state, head, mark: Mark::Start, loading, chunks: 0, bytes: 0 }
     }
 
     /// How many chunks are still to come.
@@ -90,7 +93,7 @@ impl Restoring {
         if self.chunks > self.head.chunks || self.bytes > self.head.bytes {
             return Err(SnapshotError::Incomplete);
         }
-        self.state.load_chunk(chunk, &mut self.mark)
+        self.state.load_chunk(chunk, &mut self.mark, &mut self.loading)
     }
 
     /// The judge, if all chunks together lead to the root of the head.
@@ -98,10 +101,11 @@ impl Restoring {
     /// # Errors
     /// [`SnapshotError`].
     pub fn finish(self) -> Result<Judge, SnapshotError> {
-        let Self { mut state, head, chunks, bytes, .. } = self;
+        let Self { mut state, head, loading, chunks, bytes, mark: _ } = self;
         if (chunks, bytes) != (head.chunks, head.bytes) {
             return Err(SnapshotError::Incomplete);
         }
+        state.finish_loading(loading);
         let found = state.root();
         if found != head.end.state_root {
             return Err(SnapshotError::AnotherRoot { found });

@@ -7,6 +7,7 @@
 
 mod holdings;
 mod kept;
+pub(crate) mod loading;
 mod proofs;
 pub(crate) mod reading;
 pub(crate) mod snapshot;
@@ -31,7 +32,7 @@ use dagger_payload::object::{
     Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, HostDuty, Image, Vm,
 };
 use dagger_payload::roster::{EpochMembers, Roster};
-use dagger_payload::state_tree::{Author, Judgement, Subject};
+use dagger_payload::state_tree::{Author, Hash, Judgement, Subject};
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::Volume;
 
@@ -41,7 +42,8 @@ use super::rooms::Rooms;
 use super::silence::Silence;
 use super::snapshots::SnapshotIndex;
 use super::tallies::Tallies;
-use super::tree::StateTree;
+use super::tree::{Change, StateTree};
+use crate::verify::NameWord;
 use kept::{Called, KeptVm, Neighbour};
 use snapshot::Order;
 
@@ -252,12 +254,11 @@ impl State {
         self.account_keys.get(&KeyBytes::from(key)).copied()
     }
 
-    /// For whom `key` signs, if for anybody.
-    pub(crate) fn author(&self, key: &PublicKey) -> Option<Author> {
+    /// For whom `key` signs, if for anybody; `account` is the one for which it does.
+    pub(crate) fn author(&self, key: &PublicKey, account: Option<AccountId>) -> Option<Author> {
         let operator = || self.operator(key).map(Author::Operator);
         let host = || self.host_of_agent(key).map(|host| Author::Host(host.id));
-        let account = self.account_id(key).map(Author::Account);
-        operator().or_else(host).or(account)
+        operator().or_else(host).or(account.map(Author::Account))
     }
 
     pub(crate) fn stranded_vms(&self) -> impl Iterator<Item = &VmId> {
@@ -277,8 +278,9 @@ impl State {
         self.vms.get(id).map(KeptVm::read)
     }
 
-    pub(crate) fn vm_named(&self, account: AccountId, name: &Name) -> Option<VmId> {
-        let mut named = self.estates.get(&account)?.vms_named(name);
+    /// The VM of an account that is called `name`, of which `word` is the word.
+    pub(crate) fn vm_named(&self, estate: &Estate, word: NameWord, name: &Name) -> Option<VmId> {
+        let mut named = estate.vms_named(word);
         let is_called = |vm: &KeptVm| vm.some::<Called<'_>>().name == name.as_str();
         named.find(|id| self.vms.get(id).is_some_and(is_called))
     }
@@ -349,9 +351,9 @@ impl State {
     }
 
     /// Remembers what became of a payload until it has expired by itself.
-    pub(crate) fn remember(&mut self, digest: PayloadDigest, judgement: Judgement) {
+    pub(crate) fn remember(&mut self, digest: PayloadDigest, place: &Hash, judgement: Judgement) {
         encode_over(&judgement, &mut self.scratch);
-        self.tree.set(&Subject::Payload(digest), &self.scratch);
+        self.tree.change(Change::set_at(*place, &self.scratch));
         self.memory.insert(digest, judgement);
     }
 

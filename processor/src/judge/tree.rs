@@ -16,9 +16,9 @@ use dagger_payload::id::StateRoot;
 use dagger_payload::proof::{Finding, Path, StateProof};
 use dagger_payload::state_tree::{EMPTY, Hash, Subject, key_hash, leaf_of, node, side, value_hash};
 
-/// Changes that wait for the root to be asked for; more are taken in at once. Many together visit
-/// few branches each, which is what beginning from a snapshot lives on.
-const CHANGES_WAITING_MAX: usize = 1 << 18;
+/// Changes that wait for the root to be asked for; more are taken in at once. Only beginning from a
+/// snapshot makes so many: all together they are made a tree without a look at one that is there.
+const CHANGES_WAITING_MAX: usize = 1 << 21;
 
 /// For so many changes memory is kept; what a snapshot needed beyond that is given back.
 const CHANGES_KEPT: usize = 1 << 14;
@@ -96,7 +96,9 @@ pub(crate) struct StateTree {
     branches: Branches,
     leaves: Numbered<Leaf>,
     changes: Vec<Change>,
-    /// Empty between two uses: its memory is asked for once.
+    /// Empty between two uses, as those that follow: their memory is asked for once.
+    order: Vec<(u64, u32)>,
+    sorted: Vec<Change>,
     visits: Vec<Visit>,
     /// Where keys are written.
     key: Vec<u8>,
@@ -166,18 +168,42 @@ impl StateTree {
 
     /// Takes in the changes that wait.
     fn settle(&mut self) {
-        let mut changes = std::mem::take(&mut self.changes);
-        // The newest of each place first: the sort keeps the order of equals.
-        changes.reverse();
-        changes.sort_by_key(|change| change.place);
-        changes.dedup_by_key(|change| change.place);
+        let mut changes = std::mem::take(&mut self.sorted);
+        self.sort_into(&mut changes);
         match self.root.link {
             Link::Branch(number) => self.change_below(number, &changes),
-            Link::Empty | Link::Leaf(_) => self.root = self.replanted(self.root, &changes, 0),
+            Link::Empty | Link::Leaf(_) => {
+                self.leaves.things.reserve(changes.len());
+                self.branches.reserve(changes.len());
+                self.root = self.replanted(self.root, &changes, 0);
+            }
         }
         changes.clear();
         changes.shrink_to(CHANGES_KEPT);
-        self.changes = changes;
+        self.sorted = changes;
+    }
+
+    /// Moves the changes that wait into `sorted`, by place, the newest one of each place alone. What
+    /// is sorted are words and numbers: changes themselves are long to move about.
+    fn sort_into(&mut self, sorted: &mut Vec<Change>) {
+        let changes = &self.changes;
+        let numbers = 0..numbered(changes.len());
+        self.order.extend(changes.iter().map(|change| first_word(&change.place)).zip(numbers));
+        let place = |number: u32| &changes[index(number)].place;
+        self.order.sort_unstable_by(|(word, number), (other_word, other)| {
+            let by_place = || place(*number).cmp(place(*other));
+            word.cmp(other_word).then_with(by_place).then_with(|| other.cmp(number))
+        });
+        sorted.reserve(changes.len());
+        for (_, number) in self.order.drain(..) {
+            let change = &changes[index(number)];
+            if sorted.last().is_none_or(|newest| newest.place != change.place) {
+                sorted.push(*change);
+            }
+        }
+        self.order.shrink_to(CHANGES_KEPT);
+        self.changes.clear();
+        self.changes.shrink_to(CHANGES_KEPT);
     }
 
     /// Takes in `changes`, which are sorted, one for each place, where `root` is the root.
@@ -288,7 +314,8 @@ impl Change {
         Self::set_at(key_hash(key), value)
     }
 
-    fn set_at(place: Hash, value: &[u8]) -> Self {
+    /// That `value` stands at `place`.
+    pub(crate) fn set_at(place: Hash, value: &[u8]) -> Self {
         let value_hash = value_hash(value);
         Self { place, leaf: Some((value_hash, leaf_of(&place, &value_hash))) }
     }
@@ -326,6 +353,12 @@ impl Branches {
             return only;
         }
         Subtree { link: Link::Branch(number), hash: node(&hashes[0], &hashes[1]) }
+    }
+
+    /// Room for so many more.
+    fn reserve(&mut self, count: usize) {
+        self.links.reserve(count);
+        self.hashes.reserve(count);
     }
 
     fn add(&mut self, children: [Subtree; 2]) -> Subtree {
@@ -386,6 +419,11 @@ fn numbered(index: usize) -> u32 {
 
 fn index(number: u32) -> usize {
     usize::try_from(number).expect("memory holds what has a number")
+}
+
+/// The first word of a hash, in the order of hashes.
+fn first_word(hash: &Hash) -> u64 {
+    hash.first_chunk().copied().map_or(0, u64::from_be_bytes)
 }
 
 /// The changes on either side of the branch at `depth`.

@@ -4,7 +4,7 @@
 //! Owns who may change a VM and what a change makes of it. Every state accepts delete. Reports of
 //! hosts are in `reports`.
 
-use dagger_payload::id::{Generation, HostId, LedgerTime, VmId};
+use dagger_payload::id::{Generation, HostId, LedgerTime};
 use dagger_payload::kind::{
     Capacity, Protection, StopManner, VmChange, VmCreate, VmProtect, VmResize, VmStop,
 };
@@ -28,16 +28,18 @@ pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling 
 /// The VM that `body` asks for, before it has a host.
 pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result<Box<Vm>, Refusal> {
     let account = acting(state, case)?;
+    let made = case.newborn.expect("who asks for a VM makes one");
+    let estate = state.estate(&account.id);
     if !account.grants.iter().any(|grant| is_live(grant, case.now)) {
         return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
     }
-    if state.estate(&account.id).is_some_and(|own| own.homeless >= HOMELESS_VMS_PER_ACCOUNT_MAX) {
+    if estate.is_some_and(|own| own.homeless >= HOMELESS_VMS_PER_ACCOUNT_MAX) {
         let detail = format!(
             "{HOMELESS_VMS_PER_ACCOUNT_MAX} of your VMs have no host: start or delete one of them"
         );
         return refuse(RefusalCode::LimitExceeded, detail);
     }
-    if let Some(other) = state.vm_named(account.id, &body.name) {
+    if let Some(other) = estate.and_then(|own| state.vm_named(own, made.name, &body.name)) {
         let detail = format!("your VM {other} is called {}", body.name);
         return refuse(RefusalCode::NameTaken, detail);
     }
@@ -56,7 +58,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         return refuse(RefusalCode::ImageUnknown, detail);
     }
     Ok(Box::new(Vm {
-        id: VmId::of(&case.cause.digest),
+        id: made.id,
         account: account.id,
         name: body.name.clone(),
         generation: Generation(1),

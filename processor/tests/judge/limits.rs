@@ -8,7 +8,6 @@ use dagger_payload::limits::{
     IMAGES_PER_PUBLISHER_MAX, REFUSED_REMEMBERED_PER_AUTHOR_MAX,
     SEATS_PER_OPERATOR_KEPT_FOR_VOTERS, SEATS_PER_OPERATOR_MAX,
 };
-use dagger_payload::merkle;
 use dagger_payload::payload::SignatureKind;
 use dagger_payload::proof::Finding;
 use dagger_payload::state_tree::Subject;
@@ -33,8 +32,7 @@ impl Court {
                     signature: Signature([0; 64]),
                     bytes: payload.to_bytes().into(),
                 };
-                let (digest, leaf) = (signed.digest(), merkle::leaf(&signed.to_record()));
-                let verified = Verified { digest, outcome: Ok(Box::new(payload)), leaf };
+                let verified = Verified::of(&signed, Ok(Box::new(payload)));
                 (signed, verified)
             });
             let (signed, verified): (Vec<_>, Vec<_>) = verified.unzip();

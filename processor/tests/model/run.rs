@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, LedgerTime, ProtocolVersion, Round};
 use dagger_payload::key::Signature;
-use dagger_payload::merkle;
 use dagger_payload::object::{Cause, Effect, Placement};
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -162,8 +161,7 @@ impl Run {
                     signature: Signature([0; 64]),
                     bytes: payload.to_bytes().into(),
                 };
-                let (digest, leaf) = (signed.digest(), merkle::leaf(&signed.to_record()));
-                let verified = Verified { digest, outcome: Ok(Box::new(payload)), leaf };
+                let verified = Verified::of(&signed, Ok(Box::new(payload)));
                 (signed, verified)
             }
         };

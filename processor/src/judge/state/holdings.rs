@@ -5,26 +5,27 @@
 
 use std::net::Ipv4Addr;
 
-use dagger_payload::id::{AccountId, HostId, LedgerTime, VmId};
-use dagger_payload::kind::Capacity;
+use dagger_payload::id::{AccountId, HostId, LedgerTime, OperatorId, VmId};
+use dagger_payload::kind::{Capacity, GuestSubnet};
 use dagger_payload::object::{Host, HostDuty, Placement, Vm, VmState};
 use dagger_payload::state_tree::Subject;
 use dagger_payload::volume::{Volume, VolumeDisk, VolumeState};
 
 use super::kept::{Holding, KeptVm};
 use super::{Addresses, GUEST_ADDRESS_FIRST, KeyBytes, State, Usage, guest_addresses};
-use crate::judge::estate::NameWord;
+use crate::judge::tree::Change;
+use crate::verify::{NameWord, Newborn};
 
 /// What a version of a VM holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Held {
-    vm: VmId,
-    account: AccountId,
+    pub(super) vm: VmId,
+    pub(super) account: AccountId,
     size: Capacity,
     /// Its host, accepted or not, and its address there.
     place: Option<(HostId, Ipv4Addr)>,
     /// When its offer lapses.
-    deadline: Option<LedgerTime>,
+    pub(super) deadline: Option<LedgerTime>,
     is_homeless: bool,
 }
 
@@ -93,25 +94,20 @@ impl State {
         let before = self.vms.insert(vm.id, KeptVm::new(object)).map(|old| Held::by(&old));
         match before {
             Some(before) => self.move_vm(&before, &Held::of(vm)),
-            None => {
-                let held = Held::of(vm);
-                self.add_vm(&held, NameWord::from(&vm.name));
-                if let Some((host, address)) = held.place {
-                    self.advance_cursor(host, address);
-                }
-            }
+            None => self.add_vm(&Held::of(vm), NameWord::from(&vm.name)),
         }
     }
 
-    /// Takes in a VM that was not there.
-    pub(super) fn keep_new(&mut self, held: &Held, name: NameWord, kept: KeptVm) {
-        self.vms.insert(held.vm, kept);
-        self.add_vm(held, name);
+    /// The same for a VM that was just made.
+    pub(crate) fn absorb_newborn(&mut self, vm: &Vm, object: &[u8], newborn: &Newborn) {
+        self.tree.change(Change::set_at(newborn.place, object));
+        self.vms.insert(vm.id, KeptVm::new(object));
+        self.add_vm(&Held::of(vm), newborn.name);
     }
 
     fn add_vm(&mut self, held: &Held, name: NameWord) {
         self.estates.entry(held.account).or_default().add_vm(name, held.vm);
-        self.take(held);
+        self.take(held, None);
     }
 
     fn move_vm(&mut self, before: &Held, held: &Held) {
@@ -119,12 +115,7 @@ impl State {
             return; // most changes are of what a VM is told to do where it is
         }
         self.release(before);
-        self.take(held);
-        if let Some((host, address)) = held.place
-            && before.place != held.place
-        {
-            self.advance_cursor(host, address);
-        }
+        self.take(held, before.place);
     }
 
     pub(super) fn absorb_volume(&mut self, volume: &Volume, object: &[u8]) {
@@ -163,38 +154,46 @@ impl State {
         self.volumes.insert(volume.id, volume.clone());
     }
 
-    /// The next guest of `host` gets an address after this one, which was just given.
-    fn advance_cursor(&mut self, host: HostId, address: Ipv4Addr) {
-        let Some(subnet) = self.hosts.get(&host).map(|host| host.guest_subnet) else { return };
-        let index = u32::from(address).saturating_sub(u32::from(subnet.network));
-        let next = index.saturating_sub(GUEST_ADDRESS_FIRST).saturating_add(1);
-        self.set_cursor(host, next % guest_addresses(&subnet).max(1));
-    }
-
     pub(super) fn set_cursor(&mut self, host: HostId, cursor: u32) {
         self.addresses.entry(host).or_default().cursor = cursor;
         self.moved.insert(host);
     }
 
-    fn take(&mut self, held: &Held) {
-        if held.is_homeless {
-            self.estates.entry(held.account).or_default().homeless += 1;
-        }
+    /// Takes what a VM holds; the version before it was at `before`.
+    fn take(&mut self, held: &Held, before: Option<(HostId, Ipv4Addr)>) {
         if let Some(deadline) = held.deadline {
             self.deadlines.insert((deadline, held.vm));
         }
-        let Some((host, address)) = held.place else { return };
-        for usage in self.usages(held.account, host) {
+        let Some((host, address)) = self.count(held) else { return };
+        let of_host = self.addresses.entry(host).or_default();
+        if of_host.taken.insert(address)
+            && let Some(room) = self.rooms.get_mut(&host)
+        {
+            room.addresses_left = room.addresses_left.saturating_sub(1);
+        }
+        if before != held.place
+            && let Some(known) = self.hosts.get(&host)
+        {
+            of_host.cursor = cursor_after(&known.guest_subnet, address);
+            self.moved.insert(host);
+        }
+    }
+
+    /// Counts a VM in all sums; its place is still to be taken.
+    pub(super) fn count(&mut self, held: &Held) -> Option<(HostId, Ipv4Addr)> {
+        if held.is_homeless {
+            self.estates.entry(held.account).or_default().homeless += 1;
+        }
+        let (host, address) = held.place?;
+        let known = self.hosts.get(&host).map(|host| (host.operator, host.duty));
+        for usage in self.sums(held.account, host, known.map(|(operator, _)| operator)) {
             usage.capacity = usage.capacity.plus(&held.size);
             usage.vms = usage.vms.saturating_add(1);
         }
-        if self.has_left(&host) {
+        if known.is_some_and(|(_, duty)| duty == HostDuty::Left) {
             self.stranded.0.insert(held.vm);
         }
-        let is_given = self.addresses.entry(host).or_default().taken.insert(address);
-        if let Some(room) = self.rooms.get_mut(&host).filter(|_| is_given) {
-            room.addresses_left = room.addresses_left.saturating_sub(1);
-        }
+        Some((host, address))
     }
 
     fn release(&mut self, held: &Held) {
@@ -221,8 +220,25 @@ impl State {
     /// The two sums that what an account has on `host` counts in.
     fn usages(&mut self, account: AccountId, host: HostId) -> impl Iterator<Item = &mut Usage> {
         let operator = self.hosts.get(&host).map(|host| host.operator);
+        self.sums(account, host, operator)
+    }
+
+    /// The same, where the host's operator is known.
+    fn sums(
+        &mut self,
+        account: AccountId,
+        host: HostId,
+        operator: Option<OperatorId>,
+    ) -> impl Iterator<Item = &mut Usage> {
         let by =
             operator.map(|operator| self.estates.entry(account).or_default().used_by_mut(operator));
         by.into_iter().chain(self.rooms.get_mut(&host).map(|room| &mut room.used))
     }
+}
+
+/// Where the search for the next guest's address begins, after this one was given.
+fn cursor_after(subnet: &GuestSubnet, address: Ipv4Addr) -> u32 {
+    let index = u32::from(address).saturating_sub(u32::from(subnet.network));
+    let next = index.saturating_sub(GUEST_ADDRESS_FIRST).saturating_add(1);
+    next % guest_addresses(subnet).max(1)
 }

@@ -14,9 +14,10 @@ use dagger_payload::state_tree::{Judgement, Subject};
 use super::State;
 use super::holdings::Held;
 use super::kept::KeptVm;
+use super::loading::Loading;
 use super::snapshot::{ENTRY_HEAD_BYTES, Entry, Mark, SnapshotError};
-use crate::judge::estate::NameWord;
 use crate::judge::tree::Change;
+use crate::verify::NameWord;
 
 /// A chunk whose entries are in order, each by itself as it should be.
 #[derive(Debug)]
@@ -33,9 +34,9 @@ pub struct ReadChunk {
 #[derive(Debug)]
 enum Part {
     Vm(Box<NewVm>),
-    Remembered(PayloadDigest, Judgement, Change),
+    Remembered(Box<(PayloadDigest, Judgement, Change)>),
     /// One of the few others, and where it stands.
-    Other(Entry, Range<usize>),
+    Other(Box<Entry>, Range<usize>),
 }
 
 /// A VM that is there: most of a large state.
@@ -84,12 +85,12 @@ impl ReadChunk {
                 Entry::Remembered(digest, judgement) => {
                     encode_over(&judgement, &mut value);
                     let leaf = Change::set(&Subject::Payload(digest), &value, &mut key);
-                    Part::Remembered(digest, judgement, leaf)
+                    Part::Remembered(Box::new((digest, judgement, leaf)))
                 }
                 other => {
                     let from = chunk.bytes.len();
                     chunk.bytes.extend(&bytes[written]);
-                    Part::Other(other, from..chunk.bytes.len())
+                    Part::Other(Box::new(other), from..chunk.bytes.len())
                 }
             };
             chunk.parts.push(part);
@@ -104,7 +105,8 @@ impl ReadChunk {
 }
 
 impl State {
-    /// Takes in a chunk whose entries follow `mark`, which moves on.
+    /// Takes in a chunk whose entries follow `mark`, which moves on. Entries come in order, so that
+    /// no VM is there already; where its host gives the next address stands in one that comes later.
     ///
     /// # Errors
     /// [`SnapshotError`]; the state is worthless then.
@@ -112,6 +114,7 @@ impl State {
         &mut self,
         chunk: ReadChunk,
         mark: &mut Mark,
+        loading: &mut Loading,
     ) -> Result<(), SnapshotError> {
         let ReadChunk { length: _, bytes, ends, parts } = chunk;
         let Some((first, last)) = ends else { return Ok(()) };
@@ -121,22 +124,19 @@ impl State {
         *mark = last;
         for part in parts {
             match part {
-                Part::Vm(vm) => self.load_vm(*vm),
-                Part::Remembered(digest, judgement, leaf) => {
+                Part::Vm(vm) => {
+                    let NewVm { held, name, kept, leaf } = *vm;
+                    self.tree.change(leaf);
+                    self.load_vm(loading, &held, (name, kept));
+                }
+                Part::Remembered(remembered) => {
+                    let (digest, judgement, leaf) = *remembered;
                     self.tree.change(leaf);
                     self.memory.insert(digest, judgement);
                 }
-                Part::Other(entry, written) => self.load(entry, &bytes[written]),
+                Part::Other(entry, written) => self.load(*entry, &bytes[written]),
             }
         }
         Ok(())
-    }
-
-    /// Entries come in order, so that none is there already; where its host gives the next address
-    /// stands in an entry that comes later.
-    fn load_vm(&mut self, vm: NewVm) {
-        let NewVm { held, name, kept, leaf } = vm;
-        self.tree.change(leaf);
-        self.keep_new(&held, name, kept);
     }
 }

@@ -17,7 +17,7 @@ use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use dagger_payload::name::ImageName;
 use dagger_payload::object::{EFFECT_HEAD_BYTES, Effect};
 use dagger_payload::roster::{Roster, Seat};
-use dagger_payload::state_tree::Judgement;
+use dagger_payload::state_tree::{Judgement, Subject};
 use minicbor::{Decode, Encode};
 
 use super::super::silence::Silence;
@@ -322,7 +322,9 @@ impl State {
                 self.absorb(&effect, &written[ENTRY_HEAD_BYTES + EFFECT_HEAD_BYTES..]);
             }
             Entry::AddressCursor(host, cursor) => self.set_cursor(host, cursor),
-            Entry::Remembered(digest, judgement) => self.remember(digest, judgement),
+            Entry::Remembered(digest, judgement) => {
+                self.remember(digest, &Subject::Payload(digest).place(), judgement);
+            }
         }
     }
 }
