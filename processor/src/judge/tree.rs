@@ -551,6 +551,22 @@ mod tests {
     }
 
     #[test]
+    fn places_that_share_their_first_word_are_told_apart_and_the_newest_value_counts() {
+        let place = |last| {
+            let mut place = [5; 32];
+            place[31] = last;
+            place
+        };
+        let mut tree = StateTree::default();
+        for (last, value) in [(3, b"old"), (1, b"old"), (2, b"one"), (3, b"new"), (1, b"one")] {
+            tree.change(Change::set_at(place(last), value));
+        }
+        let leaves = [(1, b"one"), (2, b"one"), (3, b"new")];
+        let leaves = leaves.map(|(last, value)| (place(last), leaf(&place(last), value)));
+        assert_eq!(tree.root().0, defined(&leaves, 0));
+    }
+
+    #[test]
     fn the_root_depends_on_the_contents_alone() {
         let up = tree_of(0..500).root();
         assert_eq!(tree_of((0..500).rev()).root(), up);

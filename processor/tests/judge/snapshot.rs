@@ -1,7 +1,7 @@
 //! Judges begun from snapshots.
 
 use dagger_payload::snapshot::{SnapshotHead, extend_history};
-use dagger_processor::judge::snapshot::{Restoring, Snapshot, SnapshotError};
+use dagger_processor::judge::snapshot::{ReadChunk, Restoring, Snapshot, SnapshotError};
 
 use super::*;
 
@@ -13,7 +13,10 @@ fn write_down(judge: &Judge) -> (SnapshotHead, Vec<Vec<u8>>) {
 
 fn read(court: &Court, head: SnapshotHead, chunks: &[Vec<u8>]) -> Result<Judge, SnapshotError> {
     let mut restoring = Restoring::begin(court.genesis.clone(), court.cluster, head);
-    chunks.iter().try_for_each(|chunk| restoring.take(chunk))?;
+    // They may be read in any order, by anybody.
+    let read = chunks.iter().rev().map(|chunk| ReadChunk::read(chunk));
+    let read: Vec<_> = read.collect::<Result<_, _>>()?;
+    read.into_iter().rev().try_for_each(|chunk| restoring.take_read(chunk))?;
     restoring.finish()
 }
 
