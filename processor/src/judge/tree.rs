@@ -183,8 +183,8 @@ impl StateTree {
         self.sorted = changes;
     }
 
-    /// Moves the changes that wait into `sorted`, by place, the newest one of each place alone. What
-    /// is sorted are words and numbers: changes themselves are long to move about.
+    /// Moves the changes that wait into `sorted`, by place, the newest one of each place alone.
+    /// What is sorted are words and numbers: changes themselves are long to move about.
     fn sort_into(&mut self, sorted: &mut Vec<Change>) {
         let changes = &self.changes;
         let numbers = 0..numbered(changes.len());

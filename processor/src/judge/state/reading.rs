@@ -105,8 +105,8 @@ impl ReadChunk {
 }
 
 impl State {
-    /// Takes in a chunk whose entries follow `mark`, which moves on. Entries come in order, so that
-    /// no VM is there already; where its host gives the next address stands in one that comes later.
+    /// Takes in a chunk whose entries follow `mark`, which moves on. They come in order, so that no
+    /// VM is there already; where its host gives the next address stands in one that comes later.
     ///
     /// # Errors
     /// [`SnapshotError`]; the state is worthless then.
