@@ -268,8 +268,8 @@ pub enum HaltReason {
     },
 }
 
-/// What the store keeps. Keys: events by (epoch, round, author, digest) and by digest, commits by
-/// index, the pool by payload digest, forks by (author, round).
+/// What the store keeps. Keys: events by (epoch, round, author, digest), commits by index, the pool
+/// by arrival, forks by (author, round).
 #[derive(Debug, Clone)]
 pub enum Record {
     /// An accepted event. When its author is this host, it was made now, and the witness file must

@@ -13,14 +13,14 @@ use dagger_ledger::driver::start::{overdue_testimony, restored_state};
 use dagger_ledger::store::memory::MemoryStore;
 use dagger_ledger::store::pool::Pool;
 use dagger_ledger::store::pruning::{Pruned, pruned_change};
-use dagger_ledger::store::records::{InstanceId, Recorder, Records};
+use dagger_ledger::store::records::{EventKey, InstanceId, Recorder, Records};
 use dagger_ledger::store::snapshots::{evidence_change, head_change};
 use dagger_ledger::store::witness::{SLOT_BYTES, Signed, Testimony, newest_of, to_slot};
 use dagger_ledger::store::{Change, Store};
 use dagger_ledger_core::Frontier;
 use dagger_ledger_core::interface::{CommitRecord, Fork, Record, RestoredState, WriteNumber};
 use dagger_payload::committee::Committee;
-use dagger_payload::event::Event;
+use dagger_payload::event::{Event, Parent};
 use dagger_payload::handover::Handover;
 use dagger_payload::id::{
     AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, PrefixHash, Round,
@@ -267,6 +267,14 @@ impl Disk {
     /// The records of the real store.
     pub(crate) fn records(&self) -> Records {
         Records::new(self.store.clone())
+    }
+
+    /// Those of these events that are stored.
+    pub(crate) fn stored(&self, epoch: Epoch, events: &[Parent]) -> Vec<Arc<Event>> {
+        let records = self.records();
+        let read = |event: &Parent| records.event(EventKey::at(epoch, *event));
+        let read = |event| read(event).expect("the store gives back what was written");
+        events.iter().filter_map(read).collect()
     }
 
     /// Whether events of `epoch` above what a peer has are gone.

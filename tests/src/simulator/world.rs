@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use dagger_ledger::store::records::EventKey;
 use dagger_ledger_core::Frontier;
 use dagger_ledger_core::interface::{CoreConfiguration, Input, Output, WriteNumber};
 use dagger_payload::committee::Committee;
@@ -577,10 +576,7 @@ impl World {
                     self.serve_stored(host, to, epoch, &above, below)?;
                 }
                 Output::ServeEvents { to, events, epoch } => {
-                    let records = self.hosts[host].disk.records();
-                    let read = |event| records.event(EventKey::at(epoch, event));
-                    let events = events.into_iter().filter_map(|event| read(event).expect("reads"));
-                    let events: Vec<_> = events.collect();
+                    let events = self.hosts[host].disk.stored(epoch, &events);
                     self.serve(host, to, &events)?;
                 }
                 Output::Committed { commit, .. } => {
