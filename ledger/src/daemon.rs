@@ -305,8 +305,7 @@ impl Daemon {
         let (stop, reasons) = exit::channel();
         let prepared = Arc::new(prepared);
         let memory = open_memory(&prepared, &stop)?;
-        let configuration = &prepared.configuration;
-        let seats = memory.seats.clone();
+        let (configuration, seats) = (&prepared.configuration, memory.seats.clone());
         let address = configuration.listen.unwrap_or_else(|| own_address(&prepared, &seats));
         let peers = peers_socket(&mut handed, address).await.map_err(doing("listen for peers"))?;
         let agent_socket = agent_socket(&mut handed, configuration.sockets.agent.as_deref())
