@@ -15,9 +15,7 @@ use dagger_payload::object::{Host, HostDuty, Image, Wanted};
 
 use super::desk::{phases, reason, steps};
 use super::sources::image;
-use super::support::{ELSEWHERE, HERE, accepted, host, wants};
-
-const IMAGE: ImageDigest = ImageDigest([6; 32]);
+use super::support::{ELSEWHERE, HERE, IMAGE, accepted, host, wants};
 
 /// A controller of several VMs, and its clock.
 struct Bench {
@@ -111,7 +109,7 @@ fn stopped(outputs: &[Output]) -> Vec<ImageDigest> {
 }
 
 /// One host besides this one has an endpoint, and the image is registered with one source.
-fn surroundings() -> Vec<Order> {
+pub(crate) fn surroundings() -> Vec<Order> {
     vec![
         Order::Host(Box::new(neighbour(Some("192.0.2.7:7481")))),
         Order::Image(Box::new(image("op1/small", &["/a", "https://example.org/small"]))),

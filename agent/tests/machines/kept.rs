@@ -8,7 +8,7 @@ use dagger_agent::controller::{
     DiskRule, Input, LocalPolicy, Outcome, Output, VolumeAction, VolumeFinished,
 };
 use dagger_agent::handover::{AttestedVolume, ReportSubject};
-use dagger_payload::id::{Generation, SnapshotId, VmId, VolumeId};
+use dagger_payload::id::{Generation, SnapshotId, VolumeId};
 use dagger_payload::kind::VolumePhase;
 use dagger_payload::volume::{VolumeUse, VolumeWanted};
 
@@ -20,9 +20,25 @@ use super::volumes::{Desk, NextVolume, SNAPSHOT, VOLUME, actions, told, volume};
 pub(crate) struct FakeKept {
     bytes: BTreeMap<VolumeId, u32>,
     snapshots: BTreeMap<SnapshotId, u32>,
-    quarantined: BTreeMap<SnapshotId, u32>,
-    made: usize,
-    replaced: BTreeSet<Generation>,
+    /// What was on them when they were made, those that are gone too.
+    taken: BTreeMap<SnapshotId, u32>,
+    quarantined: BTreeSet<SnapshotId>,
+    /// Which volume was put back in which generations, and of which what it held is still there.
+    restored: BTreeSet<Generation>,
+    replaced: BTreeSet<(VolumeId, Generation)>,
+    cloned: BTreeMap<VolumeId, SnapshotId>,
+    quarantines: usize,
+}
+
+/// What must have come of all snapshots in the end.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct KeptEnd {
+    /// Made, and gone.
+    pub(crate) snapshots: usize,
+    /// How often a volume was put back, and is as it was then.
+    pub(crate) restored: usize,
+    /// Volumes that began with a snapshot.
+    pub(crate) cloned: usize,
 }
 
 impl FakeKept {
@@ -43,42 +59,63 @@ impl FakeKept {
         if rule == DiskRule::MustExist {
             return Err(DiskError::DiskMissing("the snapshot was there".to_owned()));
         }
-        self.snapshots.insert(snapshot, self.bytes.get(&volume).copied().unwrap_or_default());
-        self.made += 1;
+        let bytes = self.bytes.get(&volume).copied().unwrap_or_default();
+        self.snapshots.insert(snapshot, bytes);
+        assert_eq!(self.taken.insert(snapshot, bytes), None, "a snapshot was made twice");
         Ok(())
     }
 
     pub(crate) fn clone(&mut self, volume: VolumeId, snapshot: SnapshotId) {
         self.bytes.insert(volume, self.snapshots[&snapshot]);
+        assert_eq!(self.cloned.insert(volume, snapshot), None, "a clone was made twice");
     }
 
     pub(crate) fn restore(&mut self, proof: &RestoreProof) {
-        if self.replaced.insert(proof.generation()) {
+        if self.restored.insert(proof.generation()) {
             let before = self.bytes.insert(proof.volume(), self.snapshots[&proof.snapshot()]);
             assert!(before > self.bytes.get(&proof.volume()).copied(), "nothing was written since");
+            self.replaced.insert((proof.volume(), proof.generation()));
         }
     }
 
     pub(crate) fn quarantine(&mut self, snapshot: SnapshotId) {
-        if let Some(bytes) = self.snapshots.remove(&snapshot) {
-            self.quarantined.insert(snapshot, bytes);
+        if self.snapshots.remove(&snapshot).is_some() {
+            self.quarantined.insert(snapshot);
+            self.quarantines += 1;
         }
     }
 
-    /// The one snapshot, if there was one, was made once and put back once, and went.
-    pub(crate) fn check(&self, snapshots: usize) {
+    /// What lies in quarantine.
+    pub(crate) fn remains(&self) -> impl Iterator<Item = Remnant> + '_ {
+        let of = |snapshot: &SnapshotId| Remnant::Of(ReportSubject::Snapshot(VOLUME, *snapshot));
+        let replaced =
+            |(volume, generation): &(VolumeId, Generation)| Remnant::Replaced(*volume, *generation);
+        self.quarantined.iter().map(of).chain(self.replaced.iter().map(replaced))
+    }
+
+    pub(crate) fn collect(&mut self, subject: Remnant) {
+        self.quarantined
+            .retain(|snapshot| Remnant::Of(ReportSubject::Snapshot(VOLUME, *snapshot)) != subject);
+        self.replaced
+            .retain(|(volume, generation)| Remnant::Replaced(*volume, *generation) != subject);
+    }
+
+    /// Each was made once, put back once, and went; and nothing that was written is lost.
+    pub(crate) fn check(&self, end: KeptEnd) {
         assert!(self.snapshots.is_empty(), "{self:?}");
-        let counts = (self.made, self.quarantined.len(), self.replaced.len());
-        assert_eq!(counts, (snapshots, snapshots, snapshots), "{self:?}");
-        if let Some(kept) = self.quarantined.get(&SNAPSHOT) {
-            assert_eq!(self.bytes.get(&VOLUME), Some(kept), "{self:?}");
+        let counts = (self.taken.len(), self.quarantines, self.restored.len(), self.cloned.len());
+        let expected = (end.snapshots, end.snapshots, end.restored, end.cloned);
+        assert_eq!(counts, expected, "{self:?}");
+        if end.restored > 0 {
+            assert_eq!(self.bytes.get(&VOLUME), self.taken.get(&SNAPSHOT), "{self:?}");
+        }
+        for (volume, snapshot) in &self.cloned {
+            assert!(
+                self.bytes[volume] > self.taken[snapshot],
+                "what was written is lost: {self:?}"
+            );
         }
     }
-}
-
-/// A VM that was deleted.
-pub(crate) fn deleted(vm: VmId) -> Remnant {
-    Remnant::Of(ReportSubject::Vm(vm))
 }
 
 fn told_snapshot(outputs: &[Output]) -> Vec<VolumePhase> {

@@ -10,6 +10,7 @@ mod controller;
 mod crash;
 mod crossing;
 mod desk;
+mod disks;
 mod fetches;
 mod kept;
 mod libvirt;

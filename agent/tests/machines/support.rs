@@ -6,14 +6,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard};
 
-use dagger_agent::actuator::disks::{DiskError, Disks, SeedContents};
-use dagger_agent::controller::proof::{
-    DeleteProof, RemainsProof, RestoreProof, SnapshotProof, StopProof, UnusedProof, VolumeProof,
-};
-use dagger_agent::controller::{DiskRule, Stored};
+use dagger_agent::controller::proof::{DeleteProof, StopProof};
 use dagger_agent::handover::AttestedVm;
 use dagger_agent::hypervisor::{
     ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
@@ -21,16 +16,14 @@ use dagger_agent::hypervisor::{
 };
 use dagger_payload::id::{
     AccountId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
-    Position, SnapshotId, VmId, VolumeId,
+    Position, VmId, VolumeId,
 };
 use dagger_payload::key::SecretKey;
 use dagger_payload::kind::{Capacity, GuestSubnet, ImageFormat, Protection, ReportPhase, VmImage};
-use dagger_payload::name::ImageSource;
 use dagger_payload::network::VmNetwork;
 use dagger_payload::object::{Cause, Host, HostDuty, Placement, Vm, VmReport, Wanted};
-use dagger_payload::volume::Origin;
 
-use super::kept::{FakeKept, deleted};
+use super::kept::FakeKept;
 
 /// The host under test.
 pub(crate) const HERE: HostId = HostId([1; 16]);
@@ -38,6 +31,9 @@ pub(crate) const HERE: HostId = HostId([1; 16]);
 pub(crate) const ELSEWHERE: HostId = HostId([2; 16]);
 /// The VM.
 pub(crate) const VM: VmId = VmId([7; 16]);
+
+/// The image that it boots.
+pub(crate) const IMAGE: ImageDigest = ImageDigest([6; 32]);
 
 /// The address that the ledger gave the guest.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
@@ -85,11 +81,7 @@ pub(crate) fn offered() -> AttestedVm {
         created: cause(1),
         changed: cause(1),
         wanted: Wanted::Running,
-        image: VmImage {
-            digest: ImageDigest([6; 32]),
-            format: ImageFormat::Qcow2,
-            virtual_size_bytes: 1 << 30,
-        },
+        image: VmImage { digest: IMAGE, format: ImageFormat::Qcow2, virtual_size_bytes: 1 << 30 },
         size: Capacity { cpus: 1, memory_mib: 256, disk_gib: 1 },
         ssh_keys: Vec::new(),
         public_user_data: None,
@@ -222,6 +214,9 @@ pub(crate) struct FakeState {
     pub(crate) fuse: Fuse,
     pub(crate) guest: Guest,
     pub(crate) machines: Inventory,
+    /// Image files that are here.
+    pub(crate) images: BTreeSet<ImageDigest>,
+    pub(crate) images_fetched: usize,
     pub(crate) disks: BTreeSet<VmId>,
     pub(crate) seeds: BTreeSet<VmId>,
     pub(crate) quarantine: BTreeSet<VmId>,
@@ -239,6 +234,8 @@ pub(crate) struct FakeState {
     pub(crate) disks_made: usize,
     pub(crate) starts: usize,
     pub(crate) power_cuts: usize,
+    /// How many things were in quarantine and are gone for ever.
+    pub(crate) collected: usize,
 }
 
 impl FakeHost {
@@ -247,6 +244,8 @@ impl FakeHost {
             fuse: Fuse::default(),
             guest,
             machines: Inventory::new(),
+            images: [IMAGE].into(),
+            images_fetched: 0,
             disks: BTreeSet::new(),
             seeds: BTreeSet::new(),
             quarantine: BTreeSet::new(),
@@ -260,6 +259,7 @@ impl FakeHost {
             disks_made: 0,
             starts: 0,
             power_cuts: 0,
+            collected: 0,
         };
         Self { state: Mutex::new(state) }
     }
@@ -288,17 +288,10 @@ impl FakeHost {
     ) -> Result<T, HypervisorError> {
         self.change(|| HypervisorError::Unavailable("the agent is dead".to_owned()), effect)
     }
-
-    fn disk(
-        &self,
-        effect: impl FnOnce(&mut FakeState) -> Result<(), DiskError>,
-    ) -> Result<(), DiskError> {
-        self.change(|| DiskError::Failed("the agent is dead".to_owned()), effect)
-    }
 }
 
 impl FakeState {
-    fn is_given(&self, volume: VolumeId) -> bool {
+    pub(crate) fn is_given(&self, volume: VolumeId) -> bool {
         self.given.values().any(|given| given.contains(&volume))
     }
 
@@ -442,153 +435,5 @@ impl Hypervisor for FakeHost {
 
     fn open_console(&self, _vm: VmId) -> Result<Box<dyn ConsoleInput>, HypervisorError> {
         Err(HypervisorError::Refused("a fake has no consoles".to_owned()))
-    }
-}
-
-impl Disks for FakeHost {
-    fn ensure_image(&self, _image: &VmImage, _sources: &[ImageSource]) -> Result<(), DiskError> {
-        self.disk(|_| Ok(()))
-    }
-
-    fn ensure_disk(
-        &self,
-        vm: VmId,
-        _image: &VmImage,
-        _size_gib: u64,
-        rule: DiskRule,
-    ) -> Result<(), DiskError> {
-        self.disk(|state| {
-            if state.disks.contains(&vm) {
-                return Ok(());
-            }
-            if rule == DiskRule::MustExist {
-                return Err(DiskError::DiskMissing("it was there".to_owned()));
-            }
-            state.disks.insert(vm);
-            state.disks_made += 1;
-            Ok(())
-        })
-    }
-
-    fn ensure_seed(&self, seed: &SeedContents) -> Result<(), DiskError> {
-        self.disk(|state| {
-            state.seeds.insert(seed.vm);
-            Ok(())
-        })
-    }
-
-    fn quarantine(&self, proof: &DeleteProof) -> Result<(), DiskError> {
-        self.disk(|state| {
-            assert!(!state.machines.contains_key(&proof.vm()), "a disk was taken from a machine");
-            if state.disks.remove(&proof.vm()) {
-                state.quarantine.insert(proof.vm());
-            }
-            state.seeds.remove(&proof.vm());
-            Ok(())
-        })
-    }
-
-    fn ensure_volume(
-        &self,
-        volume: VolumeId,
-        size_gib: u64,
-        rule: DiskRule,
-    ) -> Result<(), DiskError> {
-        self.disk(|state| {
-            if let Some(size) = state.volumes.get_mut(&volume) {
-                *size = (*size).max(size_gib);
-                return Ok(());
-            }
-            if rule == DiskRule::MustExist {
-                return Err(DiskError::DiskMissing("it was there".to_owned()));
-            }
-            state.volumes.insert(volume, size_gib);
-            state.volumes_made += 1;
-            Ok(())
-        })
-    }
-
-    fn ensure_clone(&self, volume: VolumeId, origin: &Origin) -> Result<(), DiskError> {
-        self.disk(|state| {
-            state.kept.clone(volume, origin.snapshot);
-            state.volumes.entry(volume).or_insert(1);
-            Ok(())
-        })
-    }
-
-    fn restore_volume(&self, proof: &RestoreProof) -> Result<(), DiskError> {
-        self.disk(|state| {
-            assert!(!state.is_given(proof.volume()), "a volume was put back under a machine");
-            state.kept.restore(proof);
-            Ok(())
-        })
-    }
-
-    fn ensure_snapshot(
-        &self,
-        volume: VolumeId,
-        snapshot: SnapshotId,
-        rule: DiskRule,
-    ) -> Result<(), DiskError> {
-        self.disk(|state| {
-            assert!(rule == DiskRule::MustExist || !state.is_given(volume), "a torn snapshot");
-            state.kept.keep(volume, snapshot, rule)
-        })
-    }
-
-    fn quarantine_snapshot(&self, proof: &SnapshotProof) -> Result<(), DiskError> {
-        self.disk(|state| {
-            state.kept.quarantine(proof.snapshot());
-            Ok(())
-        })
-    }
-
-    fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError> {
-        let here = self.state().volumes.contains_key(&volume).then_some(());
-        here.ok_or_else(|| DiskError::DiskMissing("it was there".to_owned()))
-    }
-
-    fn quarantine_volume(&self, proof: &VolumeProof) -> Result<(), DiskError> {
-        self.disk(|state| {
-            let volume = proof.volume();
-            assert!(!state.is_given(volume), "a volume was taken from a machine");
-            if let Some(size) = state.volumes.remove(&volume) {
-                state.volumes_quarantined.insert(volume, size);
-            }
-            Ok(())
-        })
-    }
-
-    fn stored(&self) -> Result<Stored, DiskError> {
-        let state = self.state();
-        let remains = state.quarantine.iter().copied().map(deleted).collect();
-        Ok(Stored { remains, ..Stored::default() })
-    }
-
-    fn collect(&self, proof: &RemainsProof) -> Result<(), DiskError> {
-        self.disk(|state| {
-            state.quarantine.retain(|vm| deleted(*vm) != proof.subject());
-            Ok(())
-        })
-    }
-
-    fn collect_image(&self, _proof: &UnusedProof) -> Result<(), DiskError> {
-        Err(DiskError::Failed("a fake has no images".to_owned()))
-    }
-
-    fn volume_path(&self, volume: VolumeId) -> PathBuf {
-        PathBuf::from(format!("/volumes/{volume}"))
-    }
-
-    fn image_path(&self, image: &VmImage) -> PathBuf {
-        PathBuf::from(format!("/images/{}", image.digest))
-    }
-
-    fn disk_path(&self, vm: VmId) -> PathBuf {
-        PathBuf::from(format!("/disks/{vm}"))
-    }
-
-    fn seed_path(&self, vm: VmId) -> PathBuf {
-        PathBuf::from(format!("/seeds/{vm}"))
     }
 }
