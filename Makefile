@@ -80,8 +80,9 @@ soak: build debian-image ## the long simulations (SEEDS=1000 for each size), hos
 	$(CARGO) run --locked -p dagger-tests --features planted-bugs --bin sim -- --planted all
 	DAGGER_MODEL_PAYLOADS=1000000 $(CARGO) test --locked -p dagger-processor --test model -- --nocapture
 
-bench: ## what judging costs, as JSON, each figure beside a bound measured in the same run
+bench: ## what judging and the agent cost, as JSON, each figure beside a bound measured in the same run
 	@$(CARGO) bench --locked -p dagger-processor --bench judge
+	@$(CARGO) bench --locked -p dagger-tests --bench agent
 
 release: ## optimised binaries, as they are installed
 	$(CARGO) build --locked --release --bins

@@ -11,6 +11,7 @@ pub mod endure;
 pub mod fuzz;
 pub mod hammer;
 pub mod ledgers;
+pub mod libvirtd;
 pub mod nspawn;
 pub mod promise;
 pub mod simulator;

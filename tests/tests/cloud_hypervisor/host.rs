@@ -3,85 +3,31 @@
 //! Owns directories, disks and processes of one test; what is left of them ends with it.
 
 use std::io::{Read, Write};
-use std::net::Ipv4Addr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use dagger_agent::controller::proof::{DeleteProof, StopProof};
-use dagger_agent::handover::AttestedVm;
 use dagger_agent::hypervisor::announcer::Announcer;
-use dagger_agent::hypervisor::cloud_hypervisor::{
-    CloudHypervisor, CloudHypervisorConfiguration, Supervision,
-};
+use dagger_agent::hypervisor::cloud_hypervisor::CloudHypervisor;
 use dagger_agent::hypervisor::{
-    Change, GuestNetwork, Hypervisor, Machine, MachineSpecification, Power, Tags,
+    Change, GuestNetwork, Hypervisor, Machine, MachineSpecification, Power,
 };
-use dagger_payload::id::{
-    AccountId, CommitIndex, Generation, HostId, ImageDigest, PayloadDigest, Position, VmId,
-};
-use dagger_payload::kind::{Capacity, ImageFormat, Protection, VmImage};
-use dagger_payload::object::{Cause, Placement, Vm, Wanted};
+use dagger_payload::id::VmId;
+use dagger_payload::kind::ImageFormat;
+use dagger_payload::object::Wanted;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-pub(crate) const HERE: HostId = HostId([1; 16]);
+use super::program_under_test::{configuration, firmware};
+use super::versions::{HERE, attested, tags};
+
 pub(crate) const VM: VmId = VmId([7; 16]);
 /// Longer than anything here takes on a busy machine.
 const WAIT: Duration = Duration::from_secs(60);
 /// What the guest says when it starts.
 pub(crate) const GREETING: &str = "TINY-GUEST UP";
-
-pub(crate) fn tags(vm: VmId, generation: u64) -> Tags {
-    let payload = PayloadDigest([u8::try_from(generation).unwrap(); 32]);
-    Tags { host: HERE, vm, generation: Generation(generation), payload }
-}
-
-/// A version of the VM that this host carries.
-pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm {
-    let cause =
-        |generation| Cause { digest: tags(vm, generation).payload, position: Position(generation) };
-    let vm = Vm {
-        id: vm,
-        account: AccountId([5; 16]),
-        name: "web-1".parse().unwrap(),
-        generation: Generation(generation),
-        created: cause(1),
-        changed: cause(generation),
-        wanted,
-        image: VmImage {
-            digest: ImageDigest([6; 32]),
-            format: ImageFormat::Raw,
-            virtual_size_bytes: 1 << 20,
-        },
-        size: Capacity { cpus: 1, memory_mib: 64, disk_gib: 1 },
-        ssh_keys: Vec::new(),
-        public_user_data: None,
-        labels: std::collections::BTreeMap::new(),
-        region: None,
-        host_labels: std::collections::BTreeMap::new(),
-        pinned_host: None,
-        apart: Vec::new(),
-        network: Default::default(),
-        protection: Protection::Unprotected,
-        booted_since: Generation(1),
-        volumes: Vec::new(),
-        volumes_since: Generation(1),
-        meter: dagger_payload::usage::Meter::NEW,
-        stop_manner: dagger_payload::kind::StopManner::Graceful,
-        restart: dagger_payload::kind::RestartPolicy::Always,
-        placement: Placement::Accepted {
-            host: HERE,
-            address: Ipv4Addr::new(10, 77, 1, 2),
-            position: Position(1),
-        },
-        tried: Vec::new(),
-        reported: None,
-        guest_host_key: None,
-    };
-    AttestedVm { vm, commit: CommitIndex(generation) }
-}
 
 fn delete_proof(vm: VmId) -> DeleteProof {
     DeleteProof::of(&attested(vm, Wanted::Deleted, 9), HERE).unwrap()
@@ -89,12 +35,6 @@ fn delete_proof(vm: VmId) -> DeleteProof {
 
 pub(crate) fn stop_proof(vm: VmId) -> StopProof {
     delete_proof(vm).stop().clone()
-}
-
-/// The program under test: the real one where it is named, else the one that behaves like it.
-pub(crate) fn program() -> PathBuf {
-    std::env::var_os("DAGGER_CLOUD_HYPERVISOR")
-        .map_or_else(|| env!("CARGO_BIN_EXE_cloud-hypervisor-contract").into(), PathBuf::from)
 }
 
 /// Waits until this holds.
@@ -109,22 +49,6 @@ pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
 fn run(command: &mut Command) {
     let output = command.output().expect("the tool runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-}
-
-/// Makes the guest: a few hundred instructions, so that a machine starts in milliseconds.
-pub(crate) fn firmware(directory: &Path) -> PathBuf {
-    let path = |name: &str| directory.join(name);
-    let file = path("guest.elf");
-    std::fs::write(path("guest.S"), include_str!("guest.S")).unwrap();
-    std::fs::write(path("guest.ld"), include_str!("guest.ld")).unwrap();
-    run(Command::new("as").arg("--64").arg("-o").arg(path("guest.o")).arg(path("guest.S")));
-    run(Command::new("ld")
-        .args(["-m", "elf_x86_64", "-n", "-T"])
-        .arg(path("guest.ld"))
-        .arg("-o")
-        .arg(&file)
-        .arg(path("guest.o")));
-    file
 }
 
 pub(crate) struct Host {
@@ -257,15 +181,6 @@ fn agent(directory: &Path) -> (CloudHypervisor, mpsc::Receiver<Change>) {
     let (announced, changes) = mpsc::channel(1024);
     let configuration = configuration(directory);
     (CloudHypervisor::new(configuration, Announcer::new(HERE, announced)), changes)
-}
-
-pub(crate) fn configuration(directory: &Path) -> CloudHypervisorConfiguration {
-    CloudHypervisorConfiguration {
-        program: program(),
-        firmware: directory.join("guest.elf"),
-        run_directory: directory.join("vm"),
-        supervision: Supervision::Direct,
-    }
 }
 
 /// One call to a process, behind the agent's back.

@@ -8,9 +8,12 @@
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]
 
-mod half;
 mod host;
 mod program;
+#[path = "../shared/program_under_test.rs"]
+mod program_under_test;
+#[path = "../shared/versions.rs"]
+mod versions;
 
 use std::os::unix::net::UnixListener;
 use std::process::Command;
@@ -22,7 +25,8 @@ use dagger_agent::hypervisor::{
 use dagger_payload::id::{HostId, VmId, VolumeId};
 use nix::sys::signal::Signal;
 
-use self::host::{GREETING, HERE, Host, VM, call, stop_proof, tags, until};
+use self::host::{GREETING, Host, VM, call, stop_proof, until};
+use self::versions::{HERE, tags};
 
 #[test]
 fn cloud_hypervisor_runs_a_machine_through_its_whole_life() {

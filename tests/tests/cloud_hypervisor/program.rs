@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use super::host::{answer, call, firmware, program, until};
+use super::host::{answer, call, until};
+use super::program_under_test::{firmware, program};
 
 /// A process without the agent.
 struct Process {
