@@ -18,6 +18,7 @@ use dagger_payload::kind::{Body, ReportSnapshot, ReportVm, ReportVolume, StopMan
 use dagger_payload::object::{Host, Image, Vm};
 use dagger_payload::volume::Volume;
 
+use crate::exports::Exporter;
 use crate::inspection::Inspector;
 
 /// Orders that may wait for the controller.
@@ -261,6 +262,8 @@ pub struct SightContents {
     pub downloads: BTreeMap<ImageDigest, ImageDownload>,
     /// Looks at everything on this host, once the machines' half has begun.
     pub inspector: Option<Inspector>,
+    /// Copies disks of this host, once the machines' half has begun.
+    pub exporter: Option<Exporter>,
 }
 
 /// What is seen of one VM.

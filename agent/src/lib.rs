@@ -8,6 +8,7 @@ pub mod configuration;
 pub mod controller;
 pub mod daemon;
 pub mod downloads;
+pub mod exports;
 pub mod handover;
 pub mod hypervisor;
 pub mod inspection;

@@ -58,6 +58,8 @@ pub const API_IMAGE_STREAMS_MAX: usize = 8;
 pub const API_IMAGE_PIECE_BYTES: usize = 256 * 1024;
 /// How long sending one may take; who was not done asks for the rest.
 pub const API_IMAGE_STREAM_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+/// How long sending a VM's file may take.
+pub const API_EXPORT_STREAM_WAIT_MAX: Duration = Duration::from_secs(6 * 60 * 60);
 /// Longest long poll.
 pub const API_POLL_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Long poll when the caller names no time.

@@ -26,6 +26,7 @@ use crate::controller::{
     VolumeFinished,
 };
 use crate::downloads::{DownloadConfiguration, Downloads};
+use crate::exports::Exporter;
 use crate::handover::{
     HostReport, LocalStopRequest, NoSuchMachine, Order, ReportSender, ReportSubject, Requests,
     SightBoard,
@@ -187,7 +188,11 @@ pub async fn run(
     let announcer = Announcer::new(*host_id, announced);
     let hypervisor = configuration.backend.hypervisor(announcer.clone());
     let inspector = Inspector::new(Arc::clone(&hypervisor), Arc::clone(&disks), networks.clone());
-    board.update(|contents| contents.inspector = Some(inspector));
+    let exporter = Exporter::new(Arc::clone(&disks));
+    board.update(|contents| {
+        contents.inspector = Some(inspector);
+        contents.exporter = Some(exporter);
+    });
     let tickets = Tickets::default();
     let (looks, looks_asked) = mpsc::channel(LOOKS_WAITING_MAX);
     let (inputs, inputs_told) = mpsc::channel(INPUTS_WAITING_MAX);

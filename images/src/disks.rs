@@ -5,6 +5,7 @@
 //! meet. A disk that exists is never overwritten, and none is ever deleted here: quarantine
 //! renames. Called by the agent's actuator.
 
+mod flat;
 mod snapshots;
 
 use std::fs::{self, OpenOptions};
@@ -23,6 +24,7 @@ use crate::seed::Seed;
 use crate::store::StoredImage;
 use crate::tool::Tool;
 
+pub use flat::FlatDisk;
 pub use snapshots::{ReplacedName, SnapshotName};
 
 /// What a file is to its VM.

@@ -30,7 +30,7 @@ pub mod store;
 pub mod tool;
 
 pub use consoles::ConsoleStore;
-pub use disks::{Disk, DiskStore, Outcome};
+pub use disks::{Disk, DiskStore, FlatDisk, Outcome};
 pub use error::{ImageError, Kind};
 pub use header::{Geometry, HeaderRefusal};
 pub use import::{ImportDirectories, SourceRefusal};

@@ -23,6 +23,8 @@ pub const REFCOUNT_TABLE_BYTES_MAX: u64 = 8 << 20;
 pub const COPY_BYTES_MAX: usize = 1 << 20;
 /// How long one run of `qemu-img` may take. Making an overlay takes 10 ms.
 pub const TOOL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// How long copying a whole disk may take.
+pub const FLATTEN_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 /// What is kept of a tool's complaint, in bytes.
 pub const TOOL_MESSAGE_BYTES_MAX: usize = 4096;
 /// Entries that one directory may list.

@@ -33,6 +33,12 @@ impl Tool {
         Self { program: program.to_owned(), wait_max }
     }
 
+    /// The same program, killed after `wait_max`.
+    #[must_use]
+    pub fn within(&self, wait_max: Duration) -> Self {
+        Self::new(&self.program, wait_max)
+    }
+
     /// Runs it to its end.
     ///
     /// # Errors

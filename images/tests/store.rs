@@ -192,6 +192,35 @@ fn a_disk_that_is_there_is_kept_with_what_is_on_it() {
 }
 
 #[test]
+fn a_copy_of_a_disk_has_all_that_a_guest_sees_depends_on_nothing_and_has_no_name() {
+    let place = Place::new();
+    let image = place.image();
+    let disks = place.disks(HOST);
+    let disk = disks.ensure_disk(VM, &image, 64 * MIB).unwrap();
+    let write = Command::new("qemu-io")
+        .args(["-f", "qcow2", "-c", "write -P 0x5a 32M 64k"])
+        .arg(&disk.path)
+        .output();
+    assert!(write.unwrap().status.success());
+    let before = (fs::read(&disk.path).unwrap(), files_in(disks.directory()));
+    let mut copy = disks.flatten(VM, &image).unwrap();
+    assert_eq!((fs::read(&disk.path).unwrap(), files_in(disks.directory())), before);
+    assert_eq!(copy.virtual_size_bytes, 64 * MIB);
+
+    let kept = place.directory.path().join("copy.qcow2");
+    let length = std::io::copy(&mut copy.file, &mut File::create(&kept).unwrap()).unwrap();
+    assert_eq!(length, copy.file_bytes);
+    let compared = Command::new("qemu-img")
+        .args(["compare", "-f", "qcow2", "-F", "qcow2"])
+        .args([&disk.path, &kept])
+        .output()
+        .unwrap();
+    assert!(compared.status.success(), "{}", String::from_utf8_lossy(&compared.stdout));
+    // An image may not lie over another file: it depends on nothing.
+    place.images.import(&kept, ImageFormat::Qcow2, None).unwrap();
+}
+
+#[test]
 fn a_disk_over_another_image_is_reported_and_left_alone() {
     let place = Place::new();
     let disks = place.disks(HOST);

@@ -30,7 +30,7 @@ use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::endpoint::Endpoint;
 use crate::failure::Failure;
-use crate::limits::{ANSWER_BYTES_MAX, ANSWER_MAX, IMPORT_MAX, LOCAL_STOP_MAX};
+use crate::limits::{ANSWER_BYTES_MAX, ANSWER_MAX, EXPORT_MAX, IMPORT_MAX, LOCAL_STOP_MAX};
 use crate::login::{Login, SESSION_NEEDED};
 
 /// One request, before it is known who answers it.
@@ -206,6 +206,12 @@ impl Client {
         body(response).await.map_err(Failure::broken)
     }
 
+    /// A VM's file, piece by piece, from the agent whose host has it.
+    pub(crate) async fn export(&self, path: &str) -> Result<Incoming, Failure> {
+        let ask = Ask { deadline: EXPORT_MAX, ..Ask::get(path) };
+        Ok(self.open_at_its_host(&ask, StatusCode::OK).await?.into_body())
+    }
+
     /// Asks one agent after the other until one has what stays on its host.
     async fn open_at_its_host(
         &self,
@@ -217,7 +223,9 @@ impl Client {
             match self.open_with_session(endpoint, ask, expected).await {
                 Ok(response) => return Ok(response),
                 // Which host it is on tells more than that another one does not answer.
-                Err(error) if error.has_code(ELSEWHERE) => failure = Some(error),
+                Err(error) if ELSEWHERE.iter().any(|code| error.has_code(code)) => {
+                    failure = Some(error);
+                }
                 Err(error) if error.is_unavailable() => {
                     failure.get_or_insert(error);
                 }
@@ -285,8 +293,8 @@ impl Client {
 /// A console's messages.
 pub(crate) type Console = WebSocketStream<TokioIo<Upgraded>>;
 
-/// Code of an agent whose host does not have what stays on its host.
-const ELSEWHERE: &str = "console_elsewhere";
+/// Codes of an agent whose host does not have what stays on its host.
+const ELSEWHERE: [&str; 2] = ["console_elsewhere", "vm_elsewhere"];
 /// Code of an agent that did not answer at all.
 const UNREACHABLE: &str = "unreachable";
 /// Code of a ledger that is well but reaches too few others.

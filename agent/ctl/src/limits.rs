@@ -14,6 +14,12 @@ pub(crate) const LONG_POLL: Duration = Duration::from_secs(10);
 pub(crate) const IMPORT_MAX: Duration = Duration::from_secs(600);
 /// Switching a machine off by hand: its guest has 30 seconds before the plug is pulled.
 pub(crate) const LOCAL_STOP_MAX: Duration = Duration::from_secs(60);
+/// Copying a VM's disk on its host, before the first byte of the file comes.
+pub(crate) const EXPORT_MAX: Duration = Duration::from_secs(65 * 60);
+/// How long the next bytes of such a file may take.
+pub(crate) const VM_FILE_PIECE_WAIT_MAX: Duration = Duration::from_secs(60);
+/// How much of it is read at a time.
+pub(crate) const VM_FILE_PIECE_BYTES: usize = 1024 * 1024;
 /// How long a session with an agent over TCP is asked to last.
 pub(crate) const SESSION_LIFE: Duration = Duration::from_secs(300);
 /// Bytes of one answer.

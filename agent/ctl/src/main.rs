@@ -20,6 +20,7 @@ mod progress;
 mod session;
 mod signer;
 mod units;
+mod vm_file;
 
 use std::process::ExitCode;
 

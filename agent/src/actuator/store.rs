@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use dagger_images::{
-    ConsoleStore, DiskStore, ImageError, ImageStore, ImportDirectories, Network,
+    ConsoleStore, DiskStore, FlatDisk, ImageError, ImageStore, ImportDirectories, Network,
     Outcome as FileOutcome, Quarantine, Remains, RemainsOf, Seed, StoredImage,
 };
 use dagger_payload::id::{HostId, ImageDigest, SnapshotId, VmId, VolumeId};
@@ -89,6 +89,16 @@ impl StoredDisks {
             all.extend(remains.into_iter().map(|remains| (quarantine.clone(), remains)));
         }
         Ok(all)
+    }
+
+    /// A copy of what the guest of `vm`, which no machine holds, would see.
+    ///
+    /// # Errors
+    /// Those of the image, `DiskRefused`, `Failed`.
+    pub fn flatten(&self, vm: VmId, image: &VmImage) -> Result<FlatDisk, DiskError> {
+        let _in_use = self.images_in_use.read().unwrap_or_else(PoisonError::into_inner);
+        let stored = self.verified(image).map_err(|error| disk_error(&error))?;
+        self.disks.flatten(vm, &stored).map_err(|error| disk_error(&error))
     }
 
     fn require_snapshot(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), DiskError> {

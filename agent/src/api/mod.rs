@@ -8,6 +8,7 @@
 mod cluster;
 mod console;
 mod events;
+mod exports;
 mod fsck;
 mod guard;
 mod image_files;
@@ -191,6 +192,7 @@ fn documented() -> OpenApiRouter<Api> {
     let waiting = OpenApiRouter::new()
         .routes(routes!(payloads::show))
         .routes(routes!(image_files::show))
+        .routes(routes!(exports::export))
         .routes(routes!(events::events))
         .routes(routes!(console::console))
         .routes(routes!(local_stop::local_stop));

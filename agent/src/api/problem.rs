@@ -63,6 +63,12 @@ own_codes! {
         "Start the VM first; without `Upgrade: websocket` the answer is what it said before.";
     CONSOLE = "console_unavailable", SERVICE_UNAVAILABLE, "The console cannot be opened",
         "Look at the detail; somebody else may sit at it, or the hypervisor is away: try again in a moment.";
+    VM_ELSEWHERE = "vm_elsewhere", CONFLICT, "The VM is on another host",
+        "Ask the agent of the host that the detail names, through its own socket.";
+    NOT_STOPPED = "vm_not_stopped", CONFLICT, "The VM is not switched off",
+        "Stop it with daggerctl vm stop --wait applied, then ask again.";
+    EXPORT = "export_unavailable", SERVICE_UNAVAILABLE, "The disk could not be copied",
+        "Look at the detail, the agent's log and the disk's free space, then ask again.";
     AMBIGUOUS = "name_ambiguous", CONFLICT, "The name exists in several accounts",
         "Give ?account=ID, or the VM's id instead of its name.";
     NO_QUORUM = "no_quorum", SERVICE_UNAVAILABLE, "Too few hosts can be reached to change anything",
@@ -155,6 +161,21 @@ impl ApiProblem {
     /// The VM is on the host `name`.
     pub fn console_elsewhere(name: &str) -> Self {
         Self::own(&CONSOLE_ELSEWHERE, format!("it runs on {name}"))
+    }
+
+    /// The VM is elsewhere.
+    pub fn vm_elsewhere(detail: impl Into<String>) -> Self {
+        Self::own(&VM_ELSEWHERE, detail)
+    }
+
+    /// Somebody may write to the VM's disk.
+    pub fn not_stopped(detail: impl Into<String>) -> Self {
+        Self::own(&NOT_STOPPED, detail)
+    }
+
+    /// The VM's disk could not be copied.
+    pub fn export(detail: impl Into<String>) -> Self {
+        Self::own(&EXPORT, detail)
     }
 
     /// There is no guest.

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 39] = [
+const PROMISED: [(&str, &str); 40] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -41,6 +41,7 @@ const PROMISED: [(&str, &str); 39] = [
     ("get", "/v1/vms"),
     ("get", "/v1/vms/{vm}"),
     ("get", "/v1/vms/{vm}/console"),
+    ("get", "/v1/vms/{vm}/export"),
     ("get", "/v1/vms/{vm}/history"),
     ("get", "/v1/volumes"),
     ("get", "/v1/volumes/{volume}"),

@@ -9,6 +9,7 @@ mod document;
 mod door;
 mod epochs;
 mod events;
+mod exports;
 mod fakes;
 mod fsck;
 mod http;

@@ -4,11 +4,11 @@
 //! Owns the arguments of the group. Never judges whether an image is safe to boot: hosts do. Called
 //! by `main`, `commands::vm` and `commands::payload`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use dagger_api::{AccountView, Held, ImageDownload, ImageImport, ImageView};
-use dagger_payload::id::OperatorId;
+use dagger_api::{AccountView, Held, ImageDownload, ImageImport, ImageView, PayloadView};
+use dagger_payload::id::{ImageDigest, OperatorId};
 use dagger_payload::kind::{Body, ImageFormat, ImageRegister, ImageRetire};
 use dagger_payload::name::{ImageName, ImageSource};
 use dagger_payload::object::{Image, ImageStatus};
@@ -134,17 +134,46 @@ pub(crate) fn register_body(
     })
 }
 
+/// An image that is registered.
+pub(crate) struct Registered {
+    /// What stands in the request.
+    pub(crate) body: ImageRegister,
+    /// What came of it, unless it was registered already.
+    view: Option<PayloadView>,
+}
+
 async fn run_register(
     arguments: &RegisterArguments,
     options: &ChangeOptions,
     session: &Session,
 ) -> Result<(), Failure> {
+    let registered = register(arguments, options, session).await?;
+    match registered.view {
+        Some(view) => session.output.show(&view, super::payload::show),
+        None => {
+            let import = import_of(&arguments.file, registered.body.digest)?;
+            session.output.show(&import, |import| format!("image {}", import.digest))
+        }
+    }
+}
+
+/// What a host on this machine is asked to take.
+fn import_of(file: &Path, digest: ImageDigest) -> Result<ImageImport, Failure> {
+    let path = std::path::absolute(file).map_err(|error| Failure::file(file, &error))?;
+    Ok(ImageImport { path: path.to_string_lossy().into_owned(), digest })
+}
+
+/// Registers an image, unless it is, and hands its file to the hosts on this machine.
+pub(crate) async fn register(
+    arguments: &RegisterArguments,
+    options: &ChangeOptions,
+    session: &Session,
+) -> Result<Registered, Failure> {
     let deadline = options.deadline();
     let progress = Progress::new(session.output.format);
     let body = register_body(arguments, &progress)?;
     progress.done(format!("digest {}", body.digest));
-    let digest = body.digest;
-    let signed = session.sign(None, Body::ImageRegister(body)).await?;
+    let signed = session.sign(None, Body::ImageRegister(body.clone())).await?;
     let view = match session.submit(&signed, options.until(), deadline, &progress).await {
         // The same file under the same name: its file may still be missing on a host.
         Err(failure) if failure.has_code("already_exists") => {
@@ -153,9 +182,7 @@ async fn run_register(
         }
         answered => Some(answered?),
     };
-    let path = std::path::absolute(&arguments.file)
-        .map_err(|error| Failure::file(&arguments.file, &error))?;
-    let import = ImageImport { path: path.to_string_lossy().into_owned(), digest };
+    let import = import_of(&arguments.file, body.digest)?;
     let on_this_machine =
         session.client.endpoints().iter().filter(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
     for endpoint in on_this_machine {
@@ -168,11 +195,7 @@ async fn run_register(
             Err(failure) => return Err(failure),
         }
     }
-    drop(progress);
-    match view {
-        Some(view) => session.output.show(&view, super::payload::show),
-        None => session.output.show(&import, |import| format!("image {}", import.digest)),
-    }
+    Ok(Registered { body, view })
 }
 
 /// Finds a registered image by its full name, or by its last part, among the images of the key's

@@ -21,6 +21,7 @@ pub(crate) mod ssh;
 mod stop_vm;
 mod usage;
 pub(crate) mod vm;
+mod vm_copy;
 mod vm_network;
 mod vm_view;
 pub(crate) mod volume;

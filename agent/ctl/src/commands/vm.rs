@@ -19,7 +19,7 @@ use dagger_payload::object::Wanted;
 use super::follow::{Goal, Story, follow};
 use super::vm_network::{self, NetworkArguments, NetworkWishes};
 use super::vm_view::{list, show};
-use super::{ChangeOptions, Wait, console, dry_run, encode, history, image, why};
+use super::{ChangeOptions, Wait, console, dry_run, encode, history, image, vm_copy, why};
 use crate::failure::Failure;
 use crate::progress::{Progress, say};
 use crate::session::{Session, Until};
@@ -120,6 +120,12 @@ pub(crate) enum VmCommand {
     /// Say why a VM is in its state, and what would change it
     #[command(after_help = "Example:\n  daggerctl vm why web-1")]
     Why(VmName),
+    /// Write a VM that is switched off into one file that tells whether it is whole
+    #[command(after_help = vm_copy::EXPORT_EXAMPLES)]
+    Export(vm_copy::ExportArguments),
+    /// Order a VM that begins with such a file
+    #[command(after_help = vm_copy::IMPORT_EXAMPLES)]
+    Import(vm_copy::ImportArguments),
 }
 
 /// How far `vm create` waits.
@@ -335,6 +341,8 @@ pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Fai
         VmCommand::History(arguments) => history::run(&arguments, session).await,
         VmCommand::Console(arguments) => console::run(&arguments, session).await,
         VmCommand::Why(name) => why::run(&name, session).await,
+        VmCommand::Export(arguments) => vm_copy::export(&arguments, session).await,
+        VmCommand::Import(arguments) => vm_copy::import(&arguments, session).await,
     }
 }
 
@@ -484,9 +492,19 @@ async fn run_create(
     timeout: Duration,
     session: &Session,
 ) -> Result<(), Failure> {
+    order_new(create_body(create, session).await?, wait, timeout, session).await
+}
+
+/// Orders a new VM and shows what comes of it.
+pub(crate) async fn order_new(
+    body: Body,
+    wait: CreateWait,
+    timeout: Duration,
+    session: &Session,
+) -> Result<(), Failure> {
     let deadline = std::time::Instant::now() + timeout;
     let progress = Progress::new(session.output.format);
-    let signed = session.sign(None, create_body(create, session).await?).await?;
+    let signed = session.sign(None, body).await?;
     let until = match wait {
         CreateWait::Received => Until::Received,
         _ => Until::Judged,

@@ -1,0 +1,68 @@
+//! Copies of disks that are handed out whole.
+//!
+//! Owns the way from the API to the store; one at a time, since each may fill a disk. Changes
+//! nothing. Asked by the API through the [`SightBoard`](crate::handover::SightBoard).
+
+use std::sync::Arc;
+
+use dagger_images::FlatDisk;
+use dagger_payload::object::Vm;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::actuator::store::StoredDisks;
+
+/// Copies that are made or handed out at the same time.
+const EXPORTS_TOGETHER_MAX: usize = 1;
+
+/// Makes copies. Cheap to clone.
+#[derive(Clone)]
+pub struct Exporter {
+    disks: Arc<StoredDisks>,
+    turns: Arc<Semaphore>,
+}
+
+impl std::fmt::Debug for Exporter {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Exporter").finish_non_exhaustive()
+    }
+}
+
+/// A copy, and the turn that ends with it.
+#[derive(Debug)]
+pub struct Copied {
+    /// The copy.
+    pub disk: FlatDisk,
+    /// Held for as long as the copy is.
+    pub turn: OwnedSemaphorePermit,
+}
+
+/// Why there is no copy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoCopy {
+    /// Another one is being made or handed out.
+    Busy,
+    /// The store says why.
+    Failed(String),
+}
+
+impl Exporter {
+    /// One that copies these disks.
+    pub fn new(disks: Arc<StoredDisks>) -> Self {
+        Self { disks, turns: Arc::new(Semaphore::new(EXPORTS_TOGETHER_MAX)) }
+    }
+
+    /// A copy of what the guest of `vm`, which is switched off, would see.
+    ///
+    /// # Errors
+    /// [`NoCopy`].
+    pub async fn copy(&self, vm: &Vm) -> Result<Copied, NoCopy> {
+        let turn = Arc::clone(&self.turns).try_acquire_owned().map_err(|_| NoCopy::Busy)?;
+        let (disks, vm, image) = (Arc::clone(&self.disks), vm.id, vm.image.clone());
+        // The work keeps its turn also when nobody waits for it any more.
+        let work = move || disks.flatten(vm, &image).map(|disk| Copied { disk, turn });
+        match tokio::task::spawn_blocking(work).await {
+            Ok(copied) => copied.map_err(|error| NoCopy::Failed(error.to_string())),
+            Err(error) => Err(NoCopy::Failed(format!("the copying ended: {error}"))),
+        }
+    }
+}
