@@ -8,6 +8,8 @@
 // What it meets and does not expect ends it.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+// The lifecycle table asks more of it.
+#[allow(dead_code)]
 #[path = "../tests/shared/half.rs"]
 mod half;
 #[path = "../tests/shared/versions.rs"]

@@ -285,65 +285,6 @@ async fn an_agent_that_restarts_touches_no_running_vm_and_adopts_it_without_its_
 }
 
 #[tokio::test]
-async fn twenty_vms_outlive_the_loss_of_the_state_directory_and_none_is_started_again() {
-    let connection = Connect::open(Some(URI)).unwrap();
-    let directory = tempfile::tempdir().unwrap();
-    let (image, vm) = with_image(directory.path());
-    let versions: Vec<_> = (1..=20)
-        .map(|number| {
-            let mut version = vm(accepted());
-            version.vm.id = VmId([100 + number; 16]);
-            version
-        })
-        .collect();
-    let mut half = Half::start(directory.path(), &[]).await;
-    half.order(Order::Image(Box::new(image))).await;
-    for version in &versions {
-        half.vm(version).await;
-    }
-    for _ in &versions {
-        assert_eq!(half.report().await.phase, ReportPhase::Running);
-    }
-    half.end().await;
-    let starts = || -> Vec<_> {
-        let names = HostNames::of(HERE);
-        let name = |version: &AttestedVm| names.domain(version.vm.id);
-        let domain = |name: String| connection.lookup_domain_by_name(&name).unwrap().id();
-        versions.iter().map(name).map(domain).collect()
-    };
-    let before = starts();
-    assert!(before.iter().all(Option::is_some));
-
-    fs::remove_dir_all(directory.path().join("state")).unwrap();
-    let told = |version: &AttestedVm| {
-        after(version, |vm| vm.reported = Some(report(1, ReportPhase::Running)))
-    };
-    let told: Vec<_> = versions.iter().map(told).collect();
-    let mut half = Half::start(directory.path(), &told).await;
-    let adopted = async {
-        let journal = |version: &AttestedVm| format!("state/journal/{}.json", version.vm.id);
-        while !versions.iter().all(|version| directory.path().join(journal(version)).exists()) {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(WAIT, adopted).await.expect("not all were adopted");
-    assert_eq!(starts(), before, "a running VM was touched");
-    assert!(half.reports.try_recv().is_err(), "something was told about the adoption");
-    for version in &versions {
-        let disk = format!("disks/{HERE}-{}.qcow2", version.vm.id);
-        assert!(directory.path().join(disk).exists());
-    }
-    // And they are all still the owner's to stop.
-    for version in &told {
-        half.vm(&wants(version, Wanted::Deleted)).await;
-    }
-    for _ in &told {
-        assert_eq!(half.report().await.phase, ReportPhase::Deleted);
-    }
-    half.end().await;
-}
-
-#[tokio::test]
 async fn a_machine_is_stopped_by_hand_without_ledger_and_journal_and_told_when_it_is_back() {
     let connection = Connect::open(Some(URI)).unwrap();
     let directory = tempfile::tempdir().unwrap();
