@@ -188,11 +188,7 @@ pub async fn run(
     let announcer = Announcer::new(*host_id, announced);
     let hypervisor = configuration.backend.hypervisor(announcer.clone());
     let inspector = Inspector::new(Arc::clone(&hypervisor), Arc::clone(&disks), networks.clone());
-    let exporter = Exporter::new(Arc::clone(&disks));
-    board.update(|contents| {
-        contents.inspector = Some(inspector);
-        contents.exporter = Some(exporter);
-    });
+    lay_out(&board, inspector, Exporter::new(Arc::clone(&disks)));
     let tickets = Tickets::default();
     let (looks, looks_asked) = mpsc::channel(LOOKS_WAITING_MAX);
     let (inputs, inputs_told) = mpsc::channel(INPUTS_WAITING_MAX);
@@ -245,6 +241,14 @@ pub async fn run(
     observing.await.map_err(|error| Broken::Task(error.to_string()))?;
     giving_consoles.await.map_err(|error| Broken::Task(error.to_string()))?;
     ended
+}
+
+/// What the other half asks without waiting for the controller.
+fn lay_out(board: &SightBoard, inspector: Inspector, exporter: Exporter) {
+    board.update(|contents| {
+        contents.inspector = Some(inspector);
+        contents.exporter = Some(exporter);
+    });
 }
 
 fn read_journal(journal: &Journal) -> Result<BTreeMap<VmId, Record>, Broken> {
