@@ -1,9 +1,9 @@
 //! A whole VM as one file: what `GET /v1/vms/{vm}/export` gives and `daggerctl vm import` takes.
 //!
 //! Owns the file's layout, one part after the other: [`VM_FILE_MAGIC`]; the length of the head in
-//! eight bytes, big-endian; the head, a [`VmExport`] in JSON; the disk, a qcow2 file that depends on
-//! no other; and the BLAKE3 digest of all bytes before it. So whoever has read the file to its end
-//! knows whether it is whole.
+//! eight bytes, big-endian; the head, a [`VmExport`] in JSON; the disk, a qcow2 file that depends
+//! on no other; and the BLAKE3 digest of all bytes before it. So whoever has read the file to its
+//! end knows whether it is whole.
 
 use dagger_payload::id::{ClusterId, Generation, HostId, VmId};
 use dagger_payload::kind::VmCreate;

@@ -32,6 +32,10 @@ pub fn dead_files(sources: &[Source], roots: &[String]) -> Vec<Finding> {
             let [file, folder] = [format!("{module}.rs"), format!("{module}/mod.rs")];
             open.extend([(file, module.clone()), (folder, module)]);
         }
+        for file in named(source) {
+            let modules = file.trim_end_matches(".rs").to_owned();
+            open.push((file, modules));
+        }
     }
     let dead = rust.keys().filter(|path| !alive.contains(**path));
     dead.map(|path| Finding::about(path, "no `mod` leads to this file: delete it")).collect()
@@ -39,6 +43,25 @@ pub fn dead_files(sources: &[Source], roots: &[String]) -> Vec<Finding> {
 
 fn folder(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(folder, _)| folder)
+}
+
+/// Files that a `path` attribute of this one names, which several targets may share.
+fn named(source: &Source) -> Vec<String> {
+    let lines = source.text.lines().filter_map(|line| line.trim().strip_prefix("#[path = \""));
+    let files = lines.filter_map(|rest| Some(rest.split_once('"')?.0));
+    files.map(|file| resolved(folder(&source.path), file)).collect()
+}
+
+/// `file`, which may go up with `..`, counted from `below`.
+fn resolved(below: &str, file: &str) -> String {
+    let mut parts: Vec<&str> = below.split('/').collect();
+    for part in file.split('/') {
+        match part {
+            ".." => drop(parts.pop()),
+            part => parts.push(part),
+        }
+    }
+    parts.join("/")
 }
 
 /// Paths, without `.rs`, of the modules that a file declares; `below` is the folder for the file's
@@ -91,8 +114,11 @@ mod tests {
             Source::new("a/src/two/three.rs", ""),
             Source::new("a/src/three.rs", "// mod three; stands elsewhere"),
             Source::new("a/tests/common/mod.rs", ""),
+            Source::new("a/tests/b/main.rs", "#[path = \"../shared/one.rs\"]\nmod one;\n"),
+            Source::new("a/tests/shared/one.rs", "mod deep;\n"),
+            Source::new("a/tests/shared/one/deep.rs", ""),
         ];
-        let dead = dead_files(&sources, &["a/src/lib.rs".into()]);
+        let dead = dead_files(&sources, &["a/src/lib.rs".into(), "a/tests/b/main.rs".into()]);
         let places: Vec<_> = dead.iter().map(|finding| finding.place.as_str()).collect();
         assert_eq!(places, ["a/src/three.rs", "a/tests/common/mod.rs"]);
     }

@@ -33,8 +33,8 @@ const WAIT: Duration = Duration::from_secs(120);
 /// A sector that firmware boots: it says `UP` on its serial line, and from then on sleeps, looks at
 /// the power button with each tick of the clock, and switches itself off when that is pressed.
 ///
-/// Stack; `UP\n` to port 3f8; the button's bit in the power management's enabled events (602); `sti`;
-/// `hlt` until that bit is in its status (600); soft off to its control (604).
+/// Stack; `UP\n` to port 3f8; the button's bit in the power management's enabled events (602);
+/// `sti`; `hlt` until that bit is in its status (600); soft off to its control (604).
 #[rustfmt::skip]
 const GUEST: [u8; 48] = [
     0xfa, 0x31, 0xc0, 0x8e, 0xd8, 0x8e, 0xd0, 0xbc, 0x00, 0x7c,
