@@ -8,7 +8,7 @@ use crate::support::{Chronicle, World, create_vm};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_vm_leaves_its_host_only_through_the_hosts_own_socket_and_only_switched_off() {
-    let mut agent = Agent::start().await;
+    let agent = Agent::start().await;
     let mut chronicle = Chronicle::new(&agent.world);
     let vm = create_vm(&agent.world, &mut chronicle, World::DEVELOPER, "web-1");
     agent.ledger.say(chronicle.newest());
