@@ -168,9 +168,11 @@ impl Core {
         events: Vec<Parent>,
         epoch: Epoch,
     ) {
+        let events: BTreeSet<_> = events.into_iter().collect();
         let (held, stored): (Vec<_>, Vec<_>) =
             events.into_iter().partition(|event| self.graph.contains(&event.digest));
-        let held = held.iter().filter_map(|event| self.graph.get(&event.digest));
+        let held: BTreeSet<_> = held.into_iter().map(|event| event.digest).collect();
+        let held = held.iter().filter_map(|digest| self.graph.get(digest));
         let after = self.written;
         turn.outputs.extend(held.map(|event| {
             let message = PeerMessage::event(event);

@@ -34,25 +34,24 @@ struct Missing {
     /// Whom to ask next, counted from the peer who sent the child.
     ask: AuthorIndex,
     ask_at: Moment,
-    /// How often it was asked for since somebody showed last that he has it.
+    /// How often it was asked for since it was last found to be worth asking for anew.
     asked: u32,
-    /// Where its children say that it stands: one of them may lie.
-    places: BTreeSet<(Round, AuthorIndex)>,
+    /// Who showed an event above it after all had been asked in vain: each is believed once.
+    shown_by: BTreeSet<AuthorIndex>,
+    /// Where it stands as the authors of its children say: all honest ones say the same.
+    places: BTreeMap<AuthorIndex, (Round, AuthorIndex)>,
 }
 
 impl Missing {
     /// Whether one of its children takes it for something that nobody needs any more.
     fn has_sunk_below(&self, floor: Round) -> bool {
-        self.places.first().is_some_and(|(round, _)| *round <= floor)
+        self.places.values().any(|(round, _)| *round <= floor)
     }
 
     /// All that it may be.
     fn as_parents(&self, digest: EventDigest) -> impl Iterator<Item = Parent> {
-        self.places.iter().map(move |(round, author)| Parent {
-            author: *author,
-            round: *round,
-            digest,
-        })
+        let places: BTreeSet<_> = self.places.values().copied().collect();
+        places.into_iter().map(move |(round, author)| Parent { author, round, digest })
     }
 }
 
@@ -209,7 +208,8 @@ impl Intake {
     }
 
     /// `from` showed an event above `below`, so he has it all. What all of so many `peers` were
-    /// asked for in vain is asked for anew, him first: they may have got it since.
+    /// asked for in vain is asked for anew, him first: they may have got it since. He is believed
+    /// once, or a liar could keep it asked for for ever.
     fn is_with(
         &mut self,
         from: AuthorIndex,
@@ -220,6 +220,7 @@ impl Intake {
         for digest in below {
             if let Some(missing) = self.missing.get_mut(digest)
                 && missing.asked >= peers
+                && missing.shown_by.insert(from)
             {
                 (missing.ask, missing.ask_at, missing.asked) = (from, at, 0);
             }
@@ -258,10 +259,11 @@ impl Intake {
                 ask: from,
                 ask_at: now,
                 asked: 0,
-                places: BTreeSet::new(),
+                shown_by: BTreeSet::new(),
+                places: BTreeMap::new(),
             });
             wish.children.insert(event.digest);
-            wish.places.insert((parent.round, parent.author));
+            wish.places.entry(event.header.author).or_insert((parent.round, parent.author));
         }
         let missing = missing.iter().map(|parent| parent.digest).collect();
         self.suspended.insert(event.digest, Suspended { event, from, missing });
@@ -345,7 +347,8 @@ impl Core {
     ) -> Result<(), HaltReason> {
         let mut ready = vec![(from, event)];
         while let Some((from, event)) = ready.pop() {
-            if self.graph.contains(&event.digest) || !self.parents_are_true(&event) {
+            let waits = self.intake.suspended.contains_key(&event.digest);
+            if waits || self.graph.contains(&event.digest) || !self.parents_are_true(&event) {
                 continue;
             }
             let missing = self.missing_parents(&event);
@@ -436,7 +439,7 @@ impl Core {
         if self.intake.suspended.contains_key(digest) {
             return Wish::Here;
         }
-        let named = missing.places.iter().any(|(round, author)| {
+        let named = missing.places.values().any(|(round, author)| {
             let twin = self.graph.at(*round, *author).iter().any(|first| first != digest);
             !twin || self.intake.named_by(digest, *author).is_some()
         });

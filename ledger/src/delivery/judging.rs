@@ -123,7 +123,7 @@ pub async fn run(
         // Whatever a connection was about when it is given up, the store knows.
         let ended = tokio::select! {
             ended = serve(&delivery, &socket, &how, &founding, &mut patience) => ended,
-            Some(fetched) = fetched.recv() => Ok(Next::Take(Box::new(fetched))),
+            Some(fetched) = fetched.recv() => Ok(take(&delivery, fetched)),
         };
         how = How::AsItStands;
         match ended {
@@ -146,6 +146,17 @@ pub async fn run(
             },
         }
     }
+}
+
+/// Takes a snapshot that took its time to be fetched, if it is still ahead of what is here: to go
+/// back to an older one would need what was ordered since, which may be pruned by now.
+fn take(delivery: &Delivery, fetched: Fetched) -> Next {
+    if fetched.offer.head.end.index > *delivery.commits.newest().borrow() {
+        return Next::Take(Box::new(fetched));
+    }
+    // Who fetched it waits for this one answer.
+    let _ = fetched.outcome.try_send(Outcome::NotAhead);
+    Next::ComeAgain
 }
 
 /// Whether the history cannot be judged from the founding on; then the daemon stops.

@@ -13,7 +13,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use bytes::Bytes;
 use dagger_ledger_core::{
     ClockDoubt, Core, CoreStatus, Input, Moment, Output, Record, WriteNumber,
 };
@@ -47,8 +46,8 @@ pub type LocalInputs = mpsc::Sender<Input>;
 
 /// What waits until a write is durable.
 enum Waiting {
-    Send(AuthorIndex, Bytes),
-    Broadcast(Bytes),
+    Send(AuthorIndex, PeerMessage),
+    Broadcast(PeerMessage),
     Committed(OrderedCommit),
     Stored(Arc<Event>),
     EpochBegan(Handover),
@@ -201,10 +200,10 @@ impl Driver {
                     self.record(number, &records);
                 }
                 Output::Send { to, message, after } => {
-                    self.wait_for(after, Waiting::Send(to, message.to_bytes().into()));
+                    self.wait_for(after, Waiting::Send(to, message));
                 }
                 Output::Broadcast { message, after } => {
-                    self.wait_for(after, Waiting::Broadcast(message.to_bytes().into()));
+                    self.wait_for(after, Waiting::Broadcast(message));
                 }
                 Output::Committed { commit, after } => {
                     self.wait_for(after, Waiting::Committed(commit));
@@ -295,8 +294,13 @@ impl Driver {
             && let Some((_, what)) = self.waiting.pop_front()
         {
             match what {
-                Waiting::Send(to, frame) => self.links.send(to, frame),
-                Waiting::Broadcast(frame) => self.links.broadcast(&frame),
+                // Encoded only now, and for nobody who is gone: what a peer asks for again and
+                // again shares its bytes until then.
+                Waiting::Send(to, message) if self.links.is_connected(to) => {
+                    self.links.send(to, message.to_bytes().into());
+                }
+                Waiting::Send(..) => {}
+                Waiting::Broadcast(message) => self.links.broadcast(&message.to_bytes().into()),
                 Waiting::Committed(commit) => self.commits.publish(commit),
                 Waiting::Stored(event) => self.evidence.note(&event),
                 Waiting::EpochBegan(handover) => {

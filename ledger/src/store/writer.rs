@@ -213,15 +213,17 @@ impl Writer {
     fn commit(&mut self, mut group: Group) -> Result<(), StoreError> {
         let mut wait = STORE_FULL_WAIT_MIN;
         loop {
-            let kept = group.changes.len();
-            group.changes.append(&mut group.submitted);
-            match self.store.commit(&group.changes) {
+            // Submissions first: what the core has packed meanwhile does not come back.
+            let submitted = group.submitted.len();
+            group.submitted.append(&mut group.changes);
+            let committed = self.store.commit(&group.submitted);
+            group.changes = group.submitted.split_off(submitted);
+            match committed {
                 Ok(()) => break,
                 Err(StoreError::Full(reason)) => {
                     if !self.full.swap(true, Ordering::Relaxed) {
                         tracing::error!(reason, "the store is full: nothing new is accepted");
                     }
-                    group.changes.truncate(kept);
                     group.refuse_submissions();
                     if group.changes.is_empty() {
                         return Ok(());

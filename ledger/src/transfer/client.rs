@@ -236,6 +236,10 @@ impl Client {
                 self.forget(&head).await?;
                 Err(TransferError::FalsePast)
             }
+            Some(Outcome::NotAhead) => {
+                self.forget(&head).await?;
+                Err(TransferError::NotAhead)
+            }
             // All parts are here when it is tried again.
             None => Err(TransferError::NotTaken),
         }

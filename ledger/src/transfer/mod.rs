@@ -66,4 +66,6 @@ pub enum Outcome {
     FalseSnapshot,
     /// The releases are not the history of that state.
     FalsePast,
+    /// This host has come as far by itself meanwhile.
+    NotAhead,
 }

@@ -324,6 +324,11 @@ impl World {
         }
         let Fetched { offer, frontier, judge } = *fetched;
         let end = offer.head.end;
+        if end.index <= self.handed_on[host] {
+            // It has come as far by itself meanwhile.
+            self.hosts[host].transfers.asks = false;
+            return Ok(());
+        }
         self.snapshots.adopted += 1;
         self.log.note(self.now(), host, "begins from a snapshot", end.index.0);
         let state = &mut self.hosts[host];
