@@ -42,7 +42,7 @@ pub struct EpochBeginning {
     #[n(0)]
     pub handover: Handover,
     /// Who votes now: the leaf of [`Subject::Epoch`] in the state where the epoch before ended.
-    /// Needed when other members vote than before.
+    /// Needed also when the same members vote as before: nobody has signed who they are.
     #[n(1)]
     pub members: Option<StateProof>,
     /// The leaves of [`Subject::Seat`] there, of those who are members for the first time.
@@ -147,7 +147,7 @@ pub enum AttestationError {
         /// The epoch that it should begin.
         epoch: Epoch,
     },
-    /// A handover to other members, whom or whose keys nothing shown binds to the genesis.
+    /// A handover to members whom, or whose keys, nothing shown binds to the genesis.
     #[error("nothing shown proves who the members of epoch {epoch} are")]
     MembersUnproven {
         /// The epoch that it begins.
@@ -327,26 +327,23 @@ impl Walk {
             return Err(AttestationError::Uncertified { epoch });
         }
         // What a quorum signed is the end of the epoch before, not who comes next: one member
-        // could write any others into a true handover. That end's state root names them.
+        // could write any others into a true handover, or itself where it votes no more. That
+        // end's state root names them.
         let unproven = AttestationError::MembersUnproven { epoch };
-        if handover.committee != voters {
-            let root = &handover.founding.end.state_root;
-            let proven: Option<EpochMembers> = beginning
-                .members
-                .as_ref()
-                .and_then(|proof| read(proof, root, Subject::Epoch(epoch)));
-            let is_proven = proven.is_some_and(|members| {
-                (members.epoch, members.committee) == (epoch, handover.committee)
-            });
-            if !is_proven {
-                return Err(unproven);
-            }
-            for (index, proof) in &beginning.seats {
-                let seat: Option<Seat> = read(proof, root, Subject::Seat(*index));
-                let seat = seat.filter(|seat| seat.index == *index).ok_or(unproven)?;
-                self.keys.entry(*index).or_insert(seat.ledger_key);
-                self.names.entry(*index).or_insert(seat.name);
-            }
+        let root = &handover.founding.end.state_root;
+        let proven: Option<EpochMembers> =
+            beginning.members.as_ref().and_then(|proof| read(proof, root, Subject::Epoch(epoch)));
+        let is_proven = proven.is_some_and(|members| {
+            (members.epoch, members.committee) == (epoch, handover.committee)
+        });
+        if !is_proven {
+            return Err(unproven);
+        }
+        for (index, proof) in &beginning.seats {
+            let seat: Option<Seat> = read(proof, root, Subject::Seat(*index));
+            let seat = seat.filter(|seat| seat.index == *index).ok_or(unproven)?;
+            self.keys.entry(*index).or_insert(seat.ledger_key);
+            self.names.entry(*index).or_insert(seat.name);
         }
         if !handover.committee.authors().all(|author| self.keys.contains_key(&author)) {
             return Err(unproven);
@@ -495,15 +492,20 @@ mod tests {
         let headers = || (0..3).map(|author| newest(author, 1, end(7, 2))).collect::<Vec<_>>();
         let unreached = AttestationError::EpochNotReached { epoch: Epoch(1), reached: Epoch(0) };
         assert_eq!(verify(headers(), Vec::new()), Err(unreached));
-        let some_root = end(3, 8).state_root;
-        let same = |certifiers| vec![beginning(&[0, 1, 2, 3], certifiers, some_root, None)];
+        let (root, members, _) = two_leaves(&[0, 1, 2, 3]);
+        let begun = |certifiers, members| vec![beginning(&[0, 1, 2, 3], certifiers, root, members)];
+        let same = |certifiers| begun(certifiers, Some(members.clone()));
         let reached = verify(headers(), same(3));
         assert_eq!(reached.map(|witnesses| witnesses.epoch), Ok(Epoch(1)));
         let uncertified = AttestationError::Uncertified { epoch: Epoch(1) };
         assert_eq!(verify(headers(), same(2)), Err(uncertified));
+        let unproven = Err(AttestationError::MembersUnproven { epoch: Epoch(1) });
+        assert_eq!(verify(headers(), begun(3, None)), unproven);
         // A true end with members of the teller's choice: he alone would be their quorum.
-        let alone = verify(headers()[..1].to_vec(), vec![beginning(&[0], 3, some_root, None)]);
-        assert_eq!(alone, Err(AttestationError::MembersUnproven { epoch: Epoch(1) }));
+        for members in [None, Some(members.clone())] {
+            let alone = vec![beginning(&[0], 3, root, members)];
+            assert_eq!(verify(headers()[..1].to_vec(), alone), unproven);
+        }
     }
 
     /// A state with two leaves: who votes in epoch 1, and the seat of author 4; and the proofs.

@@ -129,11 +129,16 @@ mod tests {
 
     use super::*;
     use crate::codec;
+    use crate::committee::Committee;
     use crate::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header};
     use crate::genesis::{GenesisHost, GenesisMode, GenesisOperator};
-    use crate::id::{CommitIndex, MerkleRoot, Position, PrefixHash, StateRoot};
+    use crate::handover::{Founding, Handover};
+    use crate::id::{CommitIndex, MerkleRoot, Position, PrefixHash, ProtocolVersion, StateRoot};
     use crate::key::{Domain, SecretKey, Signature};
     use crate::payload::SignatureKind;
+    use crate::proof::{Finding, StateProof};
+    use crate::roster::EpochMembers;
+    use crate::state_tree::{Subject, key_hash, leaf, node, side};
 
     fn key(byte: u8) -> SecretKey {
         SecretKey::from_seed(&Zeroizing::new([byte; 32]))
@@ -167,14 +172,22 @@ mod tests {
         SignedPayload { signature_kind: SignatureKind::SshEd25519, signature, bytes }
     }
 
-    /// The event of member `author` in this epoch, with `count` payloads, signed by `signer`.
-    fn event(author: u8, epoch: u64, count: u8, signer: u8) -> Event {
-        let newest = CommitEnd {
-            index: CommitIndex(0),
+    fn end() -> CommitEnd {
+        CommitEnd {
+            index: CommitIndex(3),
             position: Position(0),
             prefix_hash: PrefixHash::ZERO,
             state_root: StateRoot::ZERO,
-        };
+        }
+    }
+
+    /// The event of member `author` in this epoch, with `count` payloads, signed by `signer`.
+    fn event(author: u8, epoch: u64, count: u8, signer: u8) -> Event {
+        signed_event((author, signer), epoch, count, end())
+    }
+
+    fn signed_event(by: (u8, u8), epoch: u64, count: u8, newest: CommitEnd) -> Event {
+        let (author, signer) = by;
         let header = Header {
             version: EVENT_VERSION,
             cluster: genesis().1,
@@ -257,6 +270,51 @@ mod tests {
         let cluster = ClusterId::of(&other.to_bytes());
         let foreign = carried(&event(1, 0, 2, 1), 0).verify(&cluster, &other, &[]);
         assert_eq!(foreign, Err(CarriageError::AnotherCluster));
+    }
+
+    /// How epoch 1 began with `told` members, where the state named `named`; a proof of those, too.
+    fn beginning(told: &[u16], named: &[u16]) -> (EpochBeginning, StateProof) {
+        let committee = |members: &[u16]| {
+            Committee::of(members.iter().copied().map(AuthorIndex)).expect("some")
+        };
+        let members = EpochMembers {
+            epoch: Epoch(1),
+            committee: committee(named),
+            begins_after: CommitIndex(3),
+            protocol: ProtocolVersion::FIRST,
+        };
+        let value = codec::encode(&members);
+        let place = key_hash(&Subject::Epoch(Epoch(1)).key());
+        let (own, beside) = (leaf(&place, &value), [7; 32]);
+        let root = if side(&place, 0) == 0 { node(&own, &beside) } else { node(&beside, &own) };
+        let proof = StateProof { path: Path(vec![beside]), finding: Finding::Value(value.into()) };
+        let newest = CommitEnd { state_root: StateRoot(root), ..end() };
+        let attested = |author| signed_event((author, author), 0, 0, newest).signed_header();
+        let handover = Handover {
+            epoch: Epoch(1),
+            committee: committee(told),
+            founding: Founding { end: newest, ledger_time: LedgerTime(9) },
+            headers: (0..3).map(attested).collect(),
+        };
+        (EpochBeginning { handover, members: None, seats: Vec::new() }, proof)
+    }
+
+    #[test]
+    fn who_left_cannot_write_himself_into_the_next_epoch_and_carry_anything_there() {
+        let unproven = AttestationError::MembersUnproven { epoch: Epoch(1) };
+        let (genesis, cluster) = genesis();
+        let verify = |author: u8, told: &[u16], is_shown: Option<()>| {
+            let (mut begun, proof) = beginning(told, &[0, 1, 2]);
+            begun.members = is_shown.map(|()| proof);
+            carried(&event(author, 1, 2, author), 0).verify(&cluster, &genesis, &[begun])
+        };
+        for is_shown in [None, Some(())] {
+            let written = verify(3, &[0, 1, 2, 3], is_shown);
+            assert_eq!(written, Err(CarriageError::Handovers(unproven)));
+        }
+        assert_eq!(verify(3, &[0, 1, 2], Some(())), Err(CarriageError::NoMember(Epoch(1))));
+        let stayed = verify(2, &[0, 1, 2], Some(())).expect("it votes");
+        assert_eq!((stayed.author, stayed.epoch), (AuthorIndex(2), Epoch(1)));
     }
 
     #[test]
