@@ -83,7 +83,7 @@ struct CarriedBy {
     count: u32,
     /// By the member's clock.
     signed_ms: LedgerTime,
-    /// Whoever signed the payload; none when its signature does not hold.
+    /// Whoever signed the payload; none when nobody signed it for this cluster.
     signer: Option<PublicKey>,
     kind: Option<String>,
 }
@@ -189,7 +189,8 @@ fn carried(
     }
     // Members carry what they are given: that somebody signed it is another question.
     let read = carried.payload.read().ok();
-    let signed = read.filter(|read| carried.payload.is_signed_by(&read.signer));
+    let signed = read
+        .filter(|read| read.cluster == proof.cluster && carried.payload.is_signed_by(&read.signer));
     Ok(Some(CarriedBy {
         member: name(&carrier.author),
         epoch: carrier.epoch.0,
@@ -313,7 +314,7 @@ fn show_carried(carried: &CarriedBy) -> String {
         (Some(signer), Some(kind)) => {
             format!("{kind} signed by {signer}: digest and signature hold")
         }
-        _ => "bytes under which no signature holds: noise, whatever they say".to_owned(),
+        _ => "bytes that nobody signed for this cluster: noise, whatever they say".to_owned(),
     };
     format!(
         "\ncarried by {}: payload {} of {} in its signed event of round {}, epoch {}, {}\n    event {}\n    {what}\n",

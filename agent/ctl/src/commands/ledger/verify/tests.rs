@@ -133,13 +133,18 @@ fn proof() -> ProofView {
 
 /// That the state has forgotten a payload which host2 carried as the second of three.
 fn carried_proof() -> ProofView {
+    carried_proof_of(genesis("0").1)
+}
+
+/// The same with payloads that were signed for the cluster `meant`.
+fn carried_proof_of(meant: ClusterId) -> ProofView {
     let (_, cluster) = genesis("0");
     let signed = |number: u64| {
         let body = Body::OperatorWithdraw(dagger_payload::kind::ProposalChange {
             proposal: PayloadDigest([3; 32]),
         });
         let (signer, not_after) = (key(1).public_key(), LedgerTime(number));
-        SignedPayload::sign(&key(1), &Payload { cluster, signer, not_after, body })
+        SignedPayload::sign(&key(1), &Payload { cluster: meant, signer, not_after, body })
     };
     let end = CommitEnd {
         index: CommitIndex(4),
@@ -275,6 +280,15 @@ fn who_carried_a_payload_is_shown_also_when_the_state_has_forgotten_it() {
     let record = &mut noise.carried.as_mut().expect("some").record.0;
     record[10] ^= 1;
     assert!(self::checked(&noise).is_err(), "its leaf covers the signature");
+}
+
+#[test]
+fn a_payload_that_was_signed_for_another_cluster_is_shown_as_noise_that_a_member_carried() {
+    let checked = checked(&carried_proof_of(genesis("1").1)).expect("a member carried it");
+    let carried = checked.carried.as_ref().expect("shown");
+    assert_eq!((&carried.signer, &carried.kind), (&None, &None));
+    let text = show(&checked, &genesis("0").0);
+    assert!(text.contains("bytes that nobody signed for this cluster"), "{text}");
 }
 
 /// What `processor/payload/vectors/check_proof.py` says, and whether it ended well.
