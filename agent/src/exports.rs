@@ -1,7 +1,8 @@
 //! Copies of disks that are handed out whole.
 //!
 //! Owns the way from the API to the store; one at a time, since each may fill a disk. Changes
-//! nothing. Asked by the API through the [`SightBoard`](crate::handover::SightBoard).
+//! no disk; an image that is found damaged below one is put aside by the store. Asked by the API
+//! through the [`SightBoard`](crate::handover::SightBoard).
 
 use std::sync::Arc;
 

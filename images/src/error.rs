@@ -74,6 +74,32 @@ pub enum ImageError {
         /// The image that was asked for.
         expected: String,
     },
+    /// A copy of the disk would be larger than any image may be.
+    #[error(
+        "a copy of the disk would have {bytes} bytes, and an image has at most {max_bytes}; free \
+         space inside the guest (`fstrim`), or take its files away from inside"
+    )]
+    CopyTooLarge {
+        /// What it would have.
+        bytes: u64,
+        /// The maximum.
+        max_bytes: u64,
+    },
+    /// There is no room for a copy of the disk.
+    #[error(
+        "a copy of the disk needs {bytes} bytes and a reserve of {reserve_bytes} in {directory}, \
+         and {free_bytes} are free; make room there"
+    )]
+    NoRoom {
+        /// What it would have.
+        bytes: u64,
+        /// What has to stay free.
+        reserve_bytes: u64,
+        /// What is free.
+        free_bytes: u64,
+        /// Where.
+        directory: PathBuf,
+    },
     /// The seed's contents cannot be written.
     #[error("the seed cannot be made: {0}")]
     Seed(String),
@@ -118,6 +144,8 @@ impl ImageError {
             Self::DiskTooSmall { .. } => "disk_too_small",
             Self::DiskSize(_) => "disk_size_invalid",
             Self::DiskDiffers { .. } => "disk_differs",
+            Self::CopyTooLarge { .. } => "copy_too_large",
+            Self::NoRoom { .. } => "no_room",
             Self::Seed(_) => "seed_invalid",
             Self::Tool { .. } => "disk_tool_failed",
             Self::ToolTooSlow { .. } => "disk_tool_too_slow",
@@ -129,9 +157,11 @@ impl ImageError {
     pub fn kind(&self) -> Kind {
         match self {
             // A missing image may come.
-            Self::Missing(_) | Self::Tool { .. } | Self::ToolTooSlow { .. } | Self::File { .. } => {
-                Kind::Unavailable
-            }
+            Self::Missing(_)
+            | Self::NoRoom { .. }
+            | Self::Tool { .. }
+            | Self::ToolTooSlow { .. }
+            | Self::File { .. } => Kind::Unavailable,
             _ => Kind::Refused,
         }
     }

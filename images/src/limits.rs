@@ -25,6 +25,8 @@ pub const COPY_BYTES_MAX: usize = 1 << 20;
 pub const TOOL_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long copying a whole disk may take.
 pub const FLATTEN_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
+/// What a copy of a disk leaves free on its file system, for what runs there meanwhile.
+pub const FLATTEN_RESERVE_BYTES: u64 = 1 << 30;
 /// What is kept of a tool's complaint, in bytes.
 pub const TOOL_MESSAGE_BYTES_MAX: usize = 4096;
 /// Entries that one directory may list.

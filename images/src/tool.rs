@@ -45,12 +45,17 @@ impl Tool {
     /// [`ImageError::Tool`] if it cannot be run or ends badly, [`ImageError::ToolTooSlow`] after
     /// the deadline.
     pub fn run(&self, command: &mut Command) -> Result<(), ImageError> {
+        self.run_into(command, Stdio::null())
+    }
+
+    /// Runs it to its end, with its answer going into `answer`.
+    fn run_into(&self, command: &mut Command, answer: Stdio) -> Result<(), ImageError> {
         let failed = |message: String| ImageError::Tool { program: self.name(), message };
         let mut child = command
             .env_clear()
             .env("LC_ALL", "C")
             .stdin(Stdio::null())
-            .stdout(Stdio::null())
+            .stdout(answer)
             .stderr(Stdio::piped())
             .spawn()
             .map_err(|error| failed(format!("{error}; is qemu-utils installed?")))?;
@@ -65,7 +70,25 @@ impl Tool {
         if status.success() { Ok(()) } else { Err(failed(message)) }
     }
 
-    /// A command for [`Tool::run`].
+    /// Runs it to its end and gives its answer, which fits into a pipe or makes it too slow.
+    ///
+    /// # Errors
+    /// Those of [`Tool::run`].
+    pub fn ask(&self, mut command: Command) -> Result<String, ImageError> {
+        let failed = |error: std::io::Error| {
+            let message = format!("its answer does not read: {error}");
+            ImageError::Tool { program: self.name(), message }
+        };
+        let (mut answer, writer) = std::io::pipe().map_err(failed)?;
+        self.run_into(&mut command, writer.into())?;
+        // It holds the other end of the pipe.
+        drop(command);
+        let mut text = String::new();
+        answer.read_to_string(&mut text).map_err(failed)?;
+        Ok(text)
+    }
+
+    /// A command for [`Tool::run`] and [`Tool::ask`].
     pub fn command(&self) -> Command {
         Command::new(&self.program)
     }

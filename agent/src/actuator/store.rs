@@ -96,7 +96,9 @@ impl StoredDisks {
     /// # Errors
     /// Those of the image, `DiskRefused`, `Failed`.
     pub fn flatten(&self, vm: VmId, image: &VmImage) -> Result<FlatDisk, DiskError> {
-        let _in_use = self.images_in_use.read().unwrap_or_else(PoisonError::into_inner);
+        // `images_in_use` is not held for as long as a copy takes: whoever waits to remove an image
+        // would keep all others from making disks. The disk is there, and no image below one is
+        // removed.
         let stored = self.verified(image).map_err(|error| disk_error(&error))?;
         self.disks.flatten(vm, &stored).map_err(|error| disk_error(&error))
     }
@@ -435,9 +437,11 @@ fn disk_error(error: &ImageError) -> DiskError {
         ImageError::DiskTooSmall { .. }
         | ImageError::DiskSize(_)
         | ImageError::DiskDiffers { .. }
+        | ImageError::CopyTooLarge { .. }
         | ImageError::Seed(_) => DiskError::DiskRefused(format!("{}: {text}", error.code())),
-        ImageError::Tool { .. } | ImageError::ToolTooSlow { .. } | ImageError::File { .. } => {
-            DiskError::Failed(format!("{}: {text}", error.code()))
-        }
+        ImageError::NoRoom { .. }
+        | ImageError::Tool { .. }
+        | ImageError::ToolTooSlow { .. }
+        | ImageError::File { .. } => DiskError::Failed(format!("{}: {text}", error.code())),
     }
 }

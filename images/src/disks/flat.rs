@@ -4,15 +4,17 @@
 //! while no hypervisor holds the disk: `qemu-img` takes QEMU's own locks. Changes nothing.
 
 use std::fs::{self, File};
+use std::path::Path;
 
 use dagger_payload::id::VmId;
 use dagger_payload::kind::ImageFormat;
+use nix::sys::statvfs::statvfs;
 
 use super::{DiskStore, check_kept};
 use crate::error::ImageError;
 use crate::files::Partial;
 use crate::header::{self, HeaderRefusal};
-use crate::limits::FLATTEN_WAIT_MAX;
+use crate::limits::{FLATTEN_RESERVE_BYTES, FLATTEN_WAIT_MAX, IMAGE_FILE_BYTES_MAX};
 use crate::store::StoredImage;
 
 /// A disk without anything below it.
@@ -30,11 +32,13 @@ impl DiskStore {
     /// Copies what a guest sees of the VM's disk over `image`, which the store has just verified.
     ///
     /// # Errors
-    /// [`ImageError::DiskDiffers`], [`ImageError::Tool`] also while a machine holds the disk,
+    /// [`ImageError::DiskDiffers`], [`ImageError::CopyTooLarge`] and [`ImageError::NoRoom`] before
+    /// anything is written, [`ImageError::Tool`] also while a machine holds the disk,
     /// [`ImageError::ToolTooSlow`], [`ImageError::File`].
     pub fn flatten(&self, vm: VmId, image: &StoredImage) -> Result<FlatDisk, ImageError> {
         let path = self.disk_path(vm);
         check_kept(&path, image)?;
+        self.require_room(self.copy_bytes(&path)?)?;
         let copy = Partial::create(&self.directory)?;
         let tool = self.tool.within(FLATTEN_WAIT_MAX);
         let mut command = tool.command();
@@ -51,5 +55,56 @@ impl DiskStore {
         // Without a name nobody has to remember to remove it.
         fs::remove_file(copy.path()).map_err(failed)?;
         Ok(FlatDisk { file, file_bytes, virtual_size_bytes: geometry.virtual_size_bytes })
+    }
+
+    /// How large a copy of this disk, with all that lies below it, can become. Neither file's own
+    /// size tells: what is compressed in the image is not in the copy.
+    fn copy_bytes(&self, path: &Path) -> Result<u64, ImageError> {
+        let mut command = self.tool.command();
+        command.args(["measure", "--output=json", "-f", "qcow2", "-O", "qcow2"]).arg(path);
+        let answer = self.tool.ask(command)?;
+        serde_json::from_str(&answer).map(|Measured { required }| required).map_err(|error| {
+            let message = format!("what it measured does not read: {error}");
+            ImageError::Tool { program: "qemu-img".to_owned(), message }
+        })
+    }
+
+    fn require_room(&self, bytes: u64) -> Result<(), ImageError> {
+        let there = statvfs(&self.directory)
+            .map_err(|error| ImageError::file("cannot look at", &self.directory)(error.into()))?;
+        let free_bytes = there.blocks_available().saturating_mul(there.fragment_size());
+        fits(bytes, free_bytes, &self.directory)
+    }
+}
+
+/// What `qemu-img measure` says.
+#[derive(serde::Deserialize)]
+struct Measured {
+    required: u64,
+}
+
+/// Whether a copy of so many bytes may be made where so many are free.
+fn fits(bytes: u64, free_bytes: u64, directory: &Path) -> Result<(), ImageError> {
+    if bytes > IMAGE_FILE_BYTES_MAX {
+        return Err(ImageError::CopyTooLarge { bytes, max_bytes: IMAGE_FILE_BYTES_MAX });
+    }
+    if free_bytes < bytes + FLATTEN_RESERVE_BYTES {
+        let reserve_bytes = FLATTEN_RESERVE_BYTES;
+        let directory = directory.to_owned();
+        return Err(ImageError::NoRoom { bytes, reserve_bytes, free_bytes, directory });
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_refused_before_it_is_begun_when_it_could_be_too_large_or_fill_the_file_system() {
+        let code = |bytes, free| fits(bytes, free, Path::new("/")).map_err(|error| error.code());
+        assert_eq!(code(1 << 30, (1 << 30) + FLATTEN_RESERVE_BYTES), Ok(()));
+        assert_eq!(code((1 << 30) + 1, (1 << 30) + FLATTEN_RESERVE_BYTES), Err("no_room"));
+        assert_eq!(code(IMAGE_FILE_BYTES_MAX + 1, u64::MAX), Err("copy_too_large"));
     }
 }
