@@ -226,7 +226,7 @@ impl Client {
                 Err(error) if ELSEWHERE.iter().any(|code| error.has_code(code)) => {
                     failure = Some(error);
                 }
-                Err(error) if error.is_unavailable() => {
+                Err(error) if error.is_unavailable() || error.has_code(UNIX_SOCKET_ONLY) => {
                     failure.get_or_insert(error);
                 }
                 Err(refused) => return Err(refused),
@@ -295,6 +295,8 @@ pub(crate) type Console = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Codes of an agent whose host does not have what stays on its host.
 const ELSEWHERE: [&str; 2] = ["console_elsewhere", "vm_elsewhere"];
+/// Code of an agent that hands it out by its host's own socket only.
+const UNIX_SOCKET_ONLY: &str = "unix_socket_only";
 /// Code of an agent that did not answer at all.
 const UNREACHABLE: &str = "unreachable";
 /// Code of a ledger that is well but reaches too few others.

@@ -7,6 +7,7 @@
 use dagger_api::export::{
     VM_FILE_DIGEST_BYTES, VM_FILE_DISK_BYTES_MAX, VM_FILE_HEAD_BYTES_MAX, VM_FILE_MAGIC, VmExport,
 };
+use dagger_payload::kind::VmCreate;
 
 use crate::failure::Failure;
 
@@ -37,6 +38,14 @@ fn refused(what: impl Into<String>) -> Failure {
         what,
         "Make it again with `daggerctl vm export`; nothing of it was used.",
     )
+}
+
+/// The digest protects against damage, not against whoever edits a file: what its reader would sign
+/// unseen must not be in it.
+fn orders_only_what_exports_name(create: &VmCreate) -> bool {
+    let VmCreate { region, host, host_labels, apart, network, .. } = create;
+    let is_anywhere = region.is_none() && host.is_none() && host_labels.is_empty();
+    is_anywhere && apart.is_empty() && network.is_none()
 }
 
 impl Reading {
@@ -87,6 +96,11 @@ impl Reading {
             let what = format!("its disk has more than {VM_FILE_DISK_BYTES_MAX} bytes");
             return Err(refused(what));
         }
+        if !orders_only_what_exports_name(&head.create) {
+            return Err(refused(
+                "its head says where the VM may be or who reaches it; no export does",
+            ));
+        }
         self.hasher.update(&self.kept);
         self.kept.clear();
         self.disk_left = head.disk_bytes;
@@ -116,7 +130,7 @@ impl Reading {
 #[cfg(test)]
 mod tests {
     use dagger_payload::id::{ClusterId, Generation, HostId, ImageDigest, VmId};
-    use dagger_payload::kind::{ImageFormat, RestartPolicy, VmCreate, VmImage};
+    use dagger_payload::kind::{ImageFormat, RestartPolicy, VmImage};
 
     use super::*;
 
@@ -194,6 +208,19 @@ mod tests {
         }
         assert!(read(&[&file[..], b"x"].concat(), file.len()).is_err());
         assert!(read(&[&file[..], b"x"].concat(), 1).is_err());
+    }
+
+    #[test]
+    fn an_edited_head_that_says_what_no_export_says_is_refused_although_its_digest_is_right() {
+        let changes: [fn(&mut VmCreate); 2] = [
+            |create| create.region = Some("north".parse().expect("a name")),
+            |create| create.host = Some(HostId([9; 16])),
+        ];
+        for change in changes {
+            let mut edited = head();
+            change(&mut edited.create);
+            assert!(read(&file_of(&edited, DISK), 64).is_err(), "{:?}", edited.create);
+        }
     }
 
     #[test]

@@ -140,6 +140,8 @@ pub(crate) struct Registered {
     pub(crate) body: ImageRegister,
     /// What came of it, unless it was registered already.
     view: Option<PayloadView>,
+    /// How many hosts on this machine have its file now.
+    pub(crate) hosts: usize,
 }
 
 async fn run_register(
@@ -185,17 +187,21 @@ pub(crate) async fn register(
     let import = import_of(&arguments.file, body.digest)?;
     let on_this_machine =
         session.client.endpoints().iter().filter(|endpoint| matches!(endpoint, Endpoint::Unix(_)));
+    let mut hosts = 0;
     for endpoint in on_this_machine {
         progress.working(format!("{endpoint} reads and checks the file"));
         match Client::import_image(endpoint, &import).await {
-            Ok(()) => progress.done(format!("taken by {endpoint}")),
+            Ok(()) => {
+                hosts += 1;
+                progress.done(format!("taken by {endpoint}"));
+            }
             Err(failure) if failure.is_unavailable() => {
                 progress.done(format!("NOT taken by {endpoint}: {}", failure.to_text()));
             }
             Err(failure) => return Err(failure),
         }
     }
-    Ok(Registered { body, view })
+    Ok(Registered { body, view, hosts })
 }
 
 /// Finds a registered image by its full name, or by its last part, among the images of the key's
