@@ -178,10 +178,7 @@ fn open_memory(prepared: &Prepared, stop: &StopHandle) -> Result<Memory, StartEr
         }
         Some(_) => return Err(StartError::ForeignStore),
         None => {
-            let mut random = [0; 16];
-            getrandom::fill(&mut random)
-                .map_err(|error| doing("draw random bytes")(io::Error::other(error)))?;
-            let id = InstanceId(random.into());
+            let id = InstanceId(random::<16>()?.into());
             let instance = Instance { id, cluster, author };
             store.commit(&[records::instance_change(&instance)])?;
             id
@@ -242,6 +239,7 @@ fn restored(
 ) -> Result<(RestoredState, Vec<Change>), StartError> {
     let (records, founders) = (&delivery.records, prepared.genesis.committee());
     let mut state = start::restored_state(records, founders, instance, testimony)?;
+    state.questions_above = u64::from_be_bytes(random()?) >> 1;
     if !founders.contains(prepared.me) && records.last_handover()?.is_none() {
         // Only founders know that nobody has signed anything before.
         state.memory = Trust::Doubtful;
@@ -254,6 +252,13 @@ fn restored(
     }
     let changes = pool::settle(delivery, &mut state)?;
     Ok((state, changes))
+}
+
+fn random<const BYTES: usize>() -> Result<[u8; BYTES], StartError> {
+    let mut random = [0; BYTES];
+    getrandom::fill(&mut random)
+        .map_err(|error| doing("draw random bytes")(io::Error::other(error)))?;
+    Ok(random)
 }
 
 /// Where the own seat says that this ledger listens.

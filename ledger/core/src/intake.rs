@@ -36,8 +36,14 @@ struct Missing {
     ask_at: Moment,
     /// How often it was asked for since it was last found to be worth asking for anew.
     asked: u32,
-    /// Who showed an event above it after all had been asked in vain: each is believed once.
+    /// Who showed an event above it: an honest one has it. What is below it bears his mark, too.
     shown_by: BTreeSet<AuthorIndex>,
+    /// For whose sake it was asked for anew after all had been asked in vain: once for each, or a
+    /// liar could keep it asked for for ever.
+    believed: BTreeSet<AuthorIndex>,
+    /// Whether an event of another author names it, directly or through events of its own author.
+    /// That one may have been dropped since.
+    is_named: bool,
     /// Where it stands as the authors of its children say: all honest ones say the same.
     places: BTreeMap<AuthorIndex, (Round, AuthorIndex)>,
 }
@@ -46,6 +52,17 @@ impl Missing {
     /// Whether one of its children takes it for something that nobody needs any more.
     fn has_sunk_below(&self, floor: Round) -> bool {
         self.places.values().any(|(round, _)| *round <= floor)
+    }
+
+    /// Begins to ask anew, the peer first who is believed now, if all were asked in vain and one is
+    /// left: he may have got it since.
+    fn believe_another(&mut self, peers: u32) {
+        let all_in_vain = self.asked >= peers;
+        let another = self.shown_by.difference(&self.believed).next().filter(|_| all_in_vain);
+        if let Some(peer) = another.copied() {
+            self.believed.insert(peer);
+            (self.ask, self.asked) = (peer, 0);
+        }
     }
 
     /// All that it may be.
@@ -185,46 +202,53 @@ impl Intake {
         None
     }
 
-    /// All that `digest`, which was just suspended, waits for, whether it is here or not.
-    fn below(&self, digest: &EventDigest) -> BTreeSet<EventDigest> {
-        let (mut next, mut seen) = (vec![*digest], BTreeSet::new());
-        while let Some(child) = next.pop() {
-            let missing = self.suspended.get(&child).into_iter().flat_map(|it| &it.missing);
-            next.extend(missing.filter(|parent| seen.insert(**parent)));
-        }
-        seen
-    }
-
-    /// Those of `below` that are twins which were kept, and that are named now.
-    fn twins_named(&mut self, below: &BTreeSet<EventDigest>) -> Vec<(AuthorIndex, Arc<Event>)> {
-        let mut named = Vec::new();
-        for digest in below {
-            let author = self.twins.get(digest).map(|twin| twin.header.author);
-            if author.is_some_and(|author| self.named_by(digest, author).is_some()) {
-                named.extend(self.twins.take(digest));
+    /// Marks all that `digest`, which `from` sent and which was just suspended, waits for, whether
+    /// it is here or not: as shown by him, and by whoever showed an event above `digest`. What bears
+    /// a mark was marked down to the ground, so each is visited once for each peer.
+    fn note_shown(&mut self, digest: &EventDigest, from: AuthorIndex, peers: u32, now: Moment) {
+        let above = self.missing.get(digest).map(|missing| missing.shown_by.clone());
+        let mut shown_by = above.unwrap_or_default();
+        shown_by.insert(from);
+        for peer in shown_by {
+            let mut next = vec![*digest];
+            while let Some(child) = next.pop() {
+                for parent in self.suspended.get(&child).into_iter().flat_map(|it| &it.missing) {
+                    if let Some(missing) = self.missing.get_mut(parent)
+                        && missing.shown_by.insert(peer)
+                    {
+                        if missing.asked >= peers {
+                            missing.ask_at = now;
+                        }
+                        next.push(*parent);
+                    }
+                }
             }
         }
-        named
     }
 
-    /// `from` showed an event above `below`, so he has it all. What all of so many `peers` were
-    /// asked for in vain is asked for anew, him first: they may have got it since. He is believed
-    /// once, or a liar could keep it asked for for ever.
-    fn is_with(
-        &mut self,
-        from: AuthorIndex,
-        below: &BTreeSet<EventDigest>,
-        peers: u32,
-        at: Moment,
-    ) {
-        for digest in below {
-            if let Some(missing) = self.missing.get_mut(digest)
-                && missing.asked >= peers
-                && missing.shown_by.insert(from)
-            {
-                (missing.ask, missing.ask_at, missing.asked) = (from, at, 0);
+    /// Marks what `event`, which was just suspended, is the first of another author to name:
+    /// directly, or through events of its own author. Gives those of it that are twins which were
+    /// kept until then.
+    fn note_named(&mut self, event: &Event) -> Vec<(AuthorIndex, Arc<Event>)> {
+        let own = event.header.author;
+        let is_named = self.missing.get(&event.digest).is_some_and(|missing| missing.is_named);
+        let parents = event.header.parents.iter();
+        let named = parents.filter(|parent| is_named || parent.author != own);
+        let mut next: Vec<_> = named.map(|parent| parent.digest).collect();
+        let mut twins = Vec::new();
+        while let Some(digest) = next.pop() {
+            let Some(missing) = self.missing.get_mut(&digest) else { continue };
+            if std::mem::replace(&mut missing.is_named, true) {
+                continue; // and what its author built it upon
             }
+            twins.extend(self.twins.take(&digest));
+            let before = self.suspended.get(&digest).and_then(|waiting| {
+                let author = waiting.event.header.author;
+                waiting.event.header.parents.first().filter(|parent| parent.author == author)
+            });
+            next.extend(before.map(|parent| parent.digest));
         }
+        twins
     }
 
     /// Takes a suspended event out, with its wishes.
@@ -260,6 +284,8 @@ impl Intake {
                 ask_at: now,
                 asked: 0,
                 shown_by: BTreeSet::new(),
+                believed: BTreeSet::new(),
+                is_named: false,
                 places: BTreeMap::new(),
             });
             wish.children.insert(event.digest);
@@ -353,12 +379,10 @@ impl Core {
             }
             let missing = self.missing_parents(&event);
             if !missing.is_empty() {
-                let digest = event.digest;
-                self.intake.suspend(from, event, missing, turn.now);
-                let below = self.intake.below(&digest);
-                self.intake.is_with(from, &below, self.peers_asked(), turn.now);
+                self.intake.suspend(from, event.clone(), missing, turn.now);
+                self.intake.note_shown(&event.digest, from, self.peers_asked(), turn.now);
                 // A twin that another author names is wanted now.
-                ready.extend(self.intake.twins_named(&below));
+                ready.extend(self.intake.note_named(&event));
                 continue;
             }
             if !self.may_take(turn, from, &event) {
@@ -377,6 +401,12 @@ impl Core {
             ready.extend(self.intake.freed.drain(..).map(|freed| (freed.from, freed.event)));
         }
         Ok(())
+    }
+
+    /// Takes in what a commit has left without missing parents.
+    pub(crate) fn admit_freed(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
+        let freed = std::mem::take(&mut self.intake.freed);
+        freed.into_iter().try_for_each(|freed| self.admit(turn, freed.from, freed.event))
     }
 
     fn accept(
@@ -469,6 +499,7 @@ impl Core {
         let (mut hopeless, mut taken) = (Vec::new(), Vec::new());
         for (digest, wish) in due {
             let Some(missing) = self.intake.missing.get_mut(&digest) else { continue };
+            missing.believe_another(peers);
             let turns = missing.asked / peers;
             missing.ask_at = turn.now.plus_ms(WANT_AGAIN_MS << turns.min(WANT_TURNS_MAX));
             match wish {

@@ -401,6 +401,9 @@ pub struct RestoredState {
     pub pool: Vec<SignedPayload>,
     /// Whether this memory can be trusted.
     pub memory: Memory,
+    /// What this life asks its peers is numbered from the next number on. Drawn anew for each life,
+    /// far from the end of 64 bits, so that no answer to an earlier life passes for one to this.
+    pub questions_above: u64,
 }
 
 /// Whether the store still knows everything that this host ever signed.

@@ -146,7 +146,12 @@ impl Core {
             });
         let unjudged = state.commits.iter().map(|c| (c.index, c.prefix_hash)).collect();
         Self {
-            recovery: Recovery::new((committee, beginning), configuration.me, state.memory),
+            recovery: Recovery::new(
+                (committee, beginning),
+                configuration.me,
+                state.memory,
+                state.questions_above,
+            ),
             pace: Pace::new(state.own_last, state.pool, founding),
             intake: Intake::new(committee),
             gossip: Gossip::default(),
@@ -231,6 +236,7 @@ impl Core {
 
     /// Does what time or the input has made due.
     fn advance(&mut self, turn: &mut Turn<'_>) -> Result<(), HaltReason> {
+        self.admit_freed(turn)?;
         self.hand_over(turn);
         self.ask_recovery(turn)?;
         self.ask_missing(turn)?;

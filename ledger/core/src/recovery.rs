@@ -33,7 +33,9 @@ pub(crate) struct Recovery {
     /// Those of them that rest on an event that nobody has any more.
     groundless: BTreeSet<EventDigest>,
     ask_at: Moment,
+    /// Number of the newest question of this life, and the one below its first.
     nonce: u64,
+    nonces_above: u64,
     state: State,
     /// Peers that asked and have made no event since.
     askers: BTreeMap<AuthorIndex, Asker>,
@@ -94,6 +96,7 @@ impl Recovery {
         (committee, beginning): (Committee, Beginning),
         me: AuthorIndex,
         memory: Memory,
+        nonces_above: u64,
     ) -> Self {
         let state = State::at_start(committee, me, memory);
         Self {
@@ -105,7 +108,8 @@ impl Recovery {
             shown: BTreeMap::new(),
             groundless: BTreeSet::new(),
             ask_at: Moment(0),
-            nonce: 0,
+            nonce: nonces_above,
+            nonces_above,
             state: if planted!(SignBeforeAsking) { State::Over } else { state },
             askers: BTreeMap::new(),
             help_round: Round(0),
@@ -156,6 +160,7 @@ impl Recovery {
             groundless: BTreeSet::new(),
             ask_at: now,
             nonce: self.nonce,
+            nonces_above: self.nonces_above,
             state: if planted!(DoubtEndsWithTheEpoch) { State::Over } else { state },
             askers: BTreeMap::new(),
             help_round: Round(0),
@@ -198,7 +203,9 @@ impl Recovery {
         highest_of_asker: Round,
         quorum_round: Round,
     ) {
-        if self.is_over() || nonce == 0 || nonce > self.nonce || !self.committee.contains(from) {
+        // Whoever was paused may answer an earlier life, and does not know what that one signed since.
+        let was_asked = nonce > self.nonces_above && nonce <= self.nonce;
+        if self.is_over() || !was_asked || !self.committee.contains(from) {
             return;
         }
         let answer = self.answers.entry(from).or_insert(Answer { highest_of_asker, quorum_round });
@@ -370,7 +377,7 @@ impl Core {
     fn ask_peers(&mut self, turn: &mut Turn<'_>) {
         if self.recovery.ask_at <= turn.now {
             self.recovery.ask_at = turn.now.plus_ms(RECOVERY_ASK_MS);
-            self.recovery.nonce += 1;
+            self.recovery.nonce = self.recovery.nonce.saturating_add(1);
             let nonce = self.recovery.nonce;
             let ask = PeerMessage::AskRecovery { nonce, epoch: self.configuration.epoch };
             turn.outputs.push(Output::Broadcast { message: ask, after: self.written });
@@ -428,7 +435,7 @@ mod tests {
         let committee = Committee::new(4).expect("four may vote");
         let floor = |beginning| {
             let vote = (committee, beginning);
-            let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful);
+            let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful, 0);
             recovery.nonce = 1;
             for peer in 1..4 {
                 recovery.answered(AuthorIndex(peer), 1, Round(0), Round(0));
@@ -442,7 +449,7 @@ mod tests {
     #[test]
     fn a_peers_later_rounds_do_not_move_the_goal_of_a_host_that_follows_slowly() {
         let vote = (Committee::new(4).expect("four may vote"), Beginning::Handover);
-        let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful);
+        let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful, 0);
         for asked in 1..10 {
             recovery.nonce = asked;
             for peer in 1..4 {
@@ -458,7 +465,7 @@ mod tests {
     #[test]
     fn a_peer_that_lost_what_it_claimed_is_believed_when_it_says_less() {
         let vote = (Committee::new(4).expect("four may vote"), Beginning::Handover);
-        let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful);
+        let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful, 0);
         let mut floor = |asked: u64, own: u64, rounds: u64| {
             recovery.nonce = asked;
             for peer in 1..4 {
@@ -477,7 +484,7 @@ mod tests {
         let (four, five) =
             (Committee::new(4).expect("may vote"), Committee::new(5).expect("may vote"));
         let vote = (four, Beginning::Handover);
-        let mut follower = Recovery::new(vote, AuthorIndex(4), Memory::Doubtful);
+        let mut follower = Recovery::new(vote, AuthorIndex(4), Memory::Doubtful, 0);
         follower.nonce = 1;
         for peer in [0, 1, 1, 4, 7] {
             follower.answered(AuthorIndex(peer), 1, Round(0), Round(0));
@@ -501,11 +508,26 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_to_an_earlier_life_counts_for_nothing() {
+        let vote = (Committee::new(4).expect("four may vote"), Beginning::Handover);
+        let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Agrees, 1_000);
+        recovery.nonce = 1_001;
+        let mut floor = |nonce| {
+            for peer in 1..4 {
+                recovery.answered(AuthorIndex(peer), nonce, Round(0), Round(0));
+            }
+            recovery.floor(Round(7), Round(7), Round(7))
+        };
+        assert_eq!([1, 1_000, 1_002].map(&mut floor), [None; 3]);
+        assert_eq!(floor(1_001), Some(Round(7)));
+    }
+
+    #[test]
     fn a_lone_host_that_forgot_may_sign_nothing() {
         let committee = Committee::new(1).expect("one may vote");
         for beginning in [Beginning::Founding, Beginning::Handover] {
             let vote = (committee, beginning);
-            let recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful);
+            let recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful, 0);
             assert!(!recovery.is_over());
             assert_eq!(recovery.floor(Round(7), Round(7), Round(7)), None);
         }

@@ -52,10 +52,6 @@ impl Twins {
         self.kept.contains_key(digest)
     }
 
-    pub(crate) fn get(&self, digest: &EventDigest) -> Option<&Arc<Event>> {
-        self.kept.get(digest).map(|(_, event)| event)
-    }
-
     /// Gives a twin back, and who sent it.
     pub(crate) fn take(&mut self, digest: &EventDigest) -> Option<(AuthorIndex, Arc<Event>)> {
         self.kept.remove(digest)

@@ -143,7 +143,7 @@ pub fn new_seat_changes(
     Ok(seats::new_seat_changes(&instance, &packed, &Pool::restore(records)?))
 }
 
-/// Reads what the core continues from.
+/// Reads what the core continues from: all but the number above which it asks, which is drawn.
 ///
 /// # Errors
 /// [`StoreError`].
@@ -165,6 +165,7 @@ pub fn restored_state(
         own_last: records.own_last()?,
         highest: records.highest()?,
         pool: records.pool()?,
+        questions_above: 0,
     })
 }
 

@@ -134,7 +134,8 @@ impl Host {
         self.started_at = now;
         let snapshot = self.disk.durable.snapshots.values().next_back().cloned();
         self.judge = snapshot.unwrap_or_else(|| Judge::new(self.configuration.founding.end));
-        let restored = self.disk.open(self.configuration.committee);
+        let mut restored = self.disk.open(self.configuration.committee);
+        restored.questions_above = self.incarnation.0 << 32;
         let mut configuration = self.configuration.clone();
         if let Some(handover) = self.disk.durable.handovers.values().next_back() {
             configuration.epoch = handover.epoch;

@@ -76,6 +76,7 @@ pub struct Host {
     /// The end that the judge has named, until it is judged.
     epoch_end: Option<EpochEnd>,
     pub alive: bool,
+    lives: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -164,6 +165,7 @@ impl Net {
                 root: StateRoot::ZERO,
                 epoch_end: None,
                 alive: true,
+                lives: 0,
             })
             .collect();
         let mut net = Self {
@@ -430,6 +432,7 @@ impl Net {
 
     /// Starts a killed host from what was durable.
     pub fn restart(&mut self, host: usize) {
+        self.hosts[host].lives += 1;
         let store = self.hosts[host].store.clone();
         let last = store.handovers.last();
         let epoch = last.map_or(Epoch(0), |handover| handover.epoch);
@@ -448,6 +451,7 @@ impl Net {
             commits,
             pool: store.pool.values().cloned().collect(),
             memory: store.memory,
+            questions_above: self.hosts[host].lives << 32,
         };
         let (members, hosts) = (self.members, self.hosts.len());
         let restarted = &mut self.hosts[host];
