@@ -64,7 +64,7 @@ test: ## everything that decides whether a change may land
 	@echo "fresh seeds from $(DAGGER_FIRST_SEED) on (DAGGER_FIRST_SEED=... repeats them)"
 	DAGGER_CACHE="$(CACHE)" $(CARGO) nextest run --locked --workspace
 	$(CARGO) nextest run --locked -p dagger-tests --features planted-bugs --test planted
-	$(CARGO) nextest run --locked -p dagger-ledger-core --features planted-bugs --test directed
+	$(CARGO) nextest run --locked -p dagger-ledger-core --features planted-bugs --lib --test directed
 
 soak: build debian-image ## the long simulations (SEEDS=1000 for each size), hostile bytes for every decoder, storms of real processes, a Debian guest, the hunt for all planted bugs, and a million payloads against the model
 	@scripts/prerequisites.sh test

@@ -20,6 +20,7 @@ use dagger_payload::id::{
     Round, StateRoot,
 };
 use dagger_payload::key::Signature;
+use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::release::{CommitRelease, QuorumEvidence, SealedRelease};
 use dagger_payload::snapshot::{SnapshotHead, SnapshotOffer};
 
@@ -58,7 +59,8 @@ fn who_began_from_a_snapshot_can_offer_it_to_the_next() {
     let frontier = Frontier { handover: None, commits: (16..=20).map(commit).collect() };
     let head = SnapshotHead { end: end(20), chunks: 0, bytes: 0, made_after: CommitIndex(20) };
     let offer = SnapshotOffer { head, evidence: QuorumEvidence { headers: Vec::new() } };
-    let changes = records.beginning_changes(&offer, &frontier).expect("reads");
+    let own = (AuthorIndex(0), &Pool::default());
+    let changes = records.beginning_changes(&offer, &frontier, own).expect("reads");
     store.commit(&changes).expect("commits");
     assert_eq!(records.newest_offer().expect("reads"), Some(offer));
     assert_eq!(records.frontier(CommitIndex(20)).expect("reads"), Some(frontier));
@@ -71,6 +73,15 @@ fn who_began_from_a_snapshot_can_offer_it_to_the_next() {
 }
 
 fn event(author: u16, round: u64, parents: Vec<Parent>) -> Arc<Event> {
+    carrying(Vec::new(), author, round, parents)
+}
+
+fn carrying(
+    payloads: Vec<SignedPayload>,
+    author: u16,
+    round: u64,
+    parents: Vec<Parent>,
+) -> Arc<Event> {
     let header = Header {
         version: EVENT_VERSION,
         cluster: ClusterId([3; 32]),
@@ -83,7 +94,41 @@ fn event(author: u16, round: u64, parents: Vec<Parent>) -> Arc<Event> {
         timestamp: LedgerTime(9),
         attestation: Attestation { newest: end(1), checkpoint: None },
     };
-    Arc::new(Event::make(header, Vec::new(), |_| Signature([1; 64])))
+    Arc::new(Event::make(header, payloads, |_| Signature([1; 64])))
+}
+
+#[test]
+fn what_a_snapshot_leaves_behind_is_back_in_the_pool_before_the_core_hears_of_it() {
+    let payload = |text: &'static str| {
+        let (signature_kind, signature) = (SignatureKind::SshEd25519, Signature([3; 64]));
+        SignedPayload { signature_kind, signature, bytes: text.into() }
+    };
+    let carried = |text, author, round: u64| {
+        let (by, digest) = (AuthorIndex(author), EventDigest::ZERO);
+        let before = Parent { author: by, round: Round(round - 1), digest };
+        carrying(vec![payload(text)], author, round, vec![before])
+    };
+    let (ordered, left) = (carried("ordered", 0, 2), carried("left behind", 0, 3));
+    let (other, above) = (carried("another's", 1, 3), carried("may be ordered", 0, 18));
+    let store = Arc::new(MemoryStore::default());
+    let (records, pool) = (Records::new(store.clone()), Pool::default());
+    let mut last = commit(4);
+    last.events = vec![ordered.as_parent()];
+    let kept = [&ordered, &left, &other, &above].map(|event| Record::Event(event.clone()));
+    let kept: Vec<_> = kept.into_iter().chain([Record::Commit(last)]).collect();
+    let (changes, _) = Recorder::new(AuthorIndex(0), &[], pool.clone()).changes_of(&kept);
+    store.commit(&changes).expect("commits");
+    let begin = |frontier: &Frontier| {
+        let head = SnapshotHead { end: end(20), chunks: 0, bytes: 0, made_after: CommitIndex(20) };
+        let offer = SnapshotOffer { head, evidence: QuorumEvidence { headers: Vec::new() } };
+        let changes = records.beginning_changes(&offer, frontier, (AuthorIndex(0), &pool));
+        store.commit(&changes.expect("reads")).expect("commits");
+    };
+    begin(&Frontier { handover: None, commits: (16..=20).map(commit).collect() });
+    assert_eq!(records.pool().expect("reads"), [payload("left behind")]);
+    begin(&Frontier { handover: None, commits: (20..=24).map(commit).collect() });
+    let both = [payload("left behind"), payload("may be ordered")];
+    assert_eq!(records.pool().expect("reads"), both, "the first one only once");
 }
 
 #[test]

@@ -39,6 +39,9 @@ const KEPT: [(u64, usize); 10] = [
     // A snapshot that took long to be fetched was begun with although the host had come further by
     // itself, and pruned what it would have had to judge again.
     (179596966747, 4),
+    // A host crashed between the write with which it began from a snapshot and the core's word on
+    // what that left behind: a payload in an old event of its own was in no pool and in no order.
+    (179597788290, 10),
 ];
 
 fn first_seed() -> u64 {

@@ -363,3 +363,67 @@ pub(crate) fn lower_median(mut times: Vec<LedgerTime>) -> LedgerTime {
     times.sort_unstable();
     times.get(times.len().saturating_sub(1) / 2).copied().unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Header};
+    use dagger_payload::id::{ClusterId, MerkleRoot, StateRoot};
+    use dagger_payload::key::Signature;
+
+    use super::*;
+
+    const END: CommitEnd = CommitEnd {
+        index: CommitIndex(0),
+        position: Position(0),
+        prefix_hash: PrefixHash::ZERO,
+        state_root: StateRoot::ZERO,
+    };
+
+    /// Twins differ in their time.
+    fn event(author: AuthorIndex, parents: &[Parent], time: u64) -> Arc<Event> {
+        let below = parents.iter().map(|parent| parent.round.0).max().unwrap_or(0);
+        let header = Header {
+            version: EVENT_VERSION,
+            cluster: ClusterId([3; 32]),
+            epoch: Epoch(0),
+            round: Round(below + 1),
+            author,
+            parents: parents.to_vec(),
+            payload_root: MerkleRoot::ZERO,
+            payload_count: 0,
+            timestamp: LedgerTime(time),
+            attestation: Attestation { newest: END, checkpoint: None },
+        };
+        Arc::new(Event::make(header, Vec::new(), |_| Signature([1; 64])))
+    }
+
+    /// Four members, of whom one blames the first leader of round 1, and another one does so twice.
+    fn decision_on_a_leader_blamed_by_two() -> Decision {
+        let committee = Committee::new(4).expect("four may vote");
+        let founding = Founding { end: END, ledger_time: LedgerTime(0) };
+        let committer = Committer::new(committee, Epoch(0), 20, &founding);
+        let slot = Slot { round: Round(1), index: 0 };
+        let leader = committer.leader(slot);
+        let mut graph = Graph::new(committee);
+        let first: Vec<_> = committee.authors().map(|author| event(author, &[], 1)).collect();
+        first.iter().for_each(|event| graph.insert(event.clone()));
+        let against: Vec<_> = first.iter().map(|event| event.as_parent()).collect();
+        let against: Vec<_> = against.into_iter().filter(|at| at.author != leader).collect();
+        let honest = event(against[0].author, &against, 2);
+        let twins = [2, 3].map(|time| event(against[1].author, &against, time));
+        [&honest, &twins[0], &twins[1]].map(|event| graph.insert(event.clone()));
+        committer.decide_directly(&graph, slot).expect("nobody is certified")
+    }
+
+    #[test]
+    fn twins_of_one_author_are_one_blame() {
+        assert_eq!(decision_on_a_leader_blamed_by_two(), Decision::Undecided);
+        #[cfg(feature = "planted-bugs")]
+        {
+            crate::planted::plant(Some(crate::planted::Bug::AuthorCountedTwice));
+            let wrong = decision_on_a_leader_blamed_by_two();
+            crate::planted::plant(None);
+            assert_eq!(wrong, Decision::Skip, "it holds with the wrong rule, too");
+        }
+    }
+}

@@ -74,9 +74,10 @@ pub enum Bug {
     ClockNotDoubted,
 }
 
-/// All that the simulator finds. The others take a coincidence or a liar that no run has; each has
-/// a directed test of its own, which fails with it.
-pub const ALL: [Bug; 24] = [
+/// All that the simulator finds. The others take a coincidence or liars that no run has; each has a
+/// directed test of its own, which fails with it. An author who is counted twice is among them since
+/// a twin is taken in only if another author names it: that takes two liars who know each other.
+pub const ALL: [Bug; 22] = [
     Bug::SendBeforePersist,
     Bug::HandOnBeforePersist,
     Bug::QuorumMinusOne,
@@ -84,7 +85,6 @@ pub const ALL: [Bug; 24] = [
     Bug::DecidePastUndecidedAnchor,
     Bug::TiesByWhatArrived,
     Bug::CollectionRoundFromLocalView,
-    Bug::AuthorCountedTwice,
     Bug::TwinsOrdered,
     Bug::LedgerTimeGoesBack,
     Bug::SkippedRound,
@@ -100,7 +100,6 @@ pub const ALL: [Bug; 24] = [
     Bug::CommitsPastTheEnd,
     Bug::DoubtEndsWithTheEpoch,
     Bug::FrontierFatesForgotten,
-    Bug::ReturnedOnceOnly,
 ];
 
 static PLANTED: AtomicU8 = AtomicU8::new(0);

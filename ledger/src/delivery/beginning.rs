@@ -42,7 +42,8 @@ pub(super) async fn settle(
     if frontier.last().is_none() {
         return Ok(Outcome::FalseSnapshot);
     }
-    let mut changes = delivery.records.beginning_changes(offer, frontier)?;
+    let own = (delivery.me, &delivery.pool);
+    let mut changes = delivery.records.beginning_changes(offer, frontier, own)?;
     changes.extend(opened.epoch_end.iter().map(records::epoch_end_change));
     changes.push(roster_change(&opened.roster));
     delivery.seats.take(opened.roster.clone())?;

@@ -194,7 +194,10 @@ pub fn configuration(
 
 /// The last commit after `began` and all before it whose leader's round is at or above its
 /// collection round.
-fn recent_commits(records: &Records, began: CommitIndex) -> Result<Vec<CommitRecord>, StoreError> {
+pub(crate) fn recent_commits(
+    records: &Records,
+    began: CommitIndex,
+) -> Result<Vec<CommitRecord>, StoreError> {
     let mut commits = Vec::new();
     let mut next = records.last_commit()?;
     let lowest = next.as_ref().map_or(Round(0), |commit| commit.collection_round);
@@ -216,8 +219,7 @@ fn events_from(
     round: Round,
 ) -> Result<Vec<Arc<Event>>, StoreError> {
     let mut events = Vec::new();
-    let mut next =
-        Some(EventKey { epoch, round, author: AuthorIndex(0), digest: EventDigest::ZERO });
+    let mut next = Some(EventKey::first_of(epoch, round));
     while let Some(from) = next {
         let (page, following) = records.events(from)?;
         events.extend(page);

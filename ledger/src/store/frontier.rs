@@ -4,16 +4,23 @@
 //! Owns the mark at which the history that was judged here begins, and how a frontier is read and
 //! written. Never decides whether one is true. Called by `transfer` and by delivery.
 
+use std::cmp::Ordering;
+use std::collections::BTreeSet;
+
 use dagger_ledger_core::Frontier;
 use dagger_payload::handover::Handover;
-use dagger_payload::id::CommitIndex;
+use dagger_payload::id::{AuthorIndex, CommitIndex, Round};
+use dagger_payload::payload::SignedPayload;
 use dagger_payload::snapshot::SnapshotOffer;
 
+use super::pool::Pool;
 use super::pruning::{Pruned, pruned_change};
-use super::records::{OWN_LAST_KEY, Records, index_key, judged_change, open_encoded, put_encoded};
+use super::records::{
+    EventKey, OWN_LAST_KEY, Records, index_key, judged_change, open_encoded, put_encoded,
+};
 use super::snapshots::{evidence_change, head_change};
 use super::{Change, Direction, StoreError, Table};
-use crate::driver::start::FIRST_EPOCH;
+use crate::driver::start::{FIRST_EPOCH, recent_commits};
 
 const BEGAN_KEY: &[u8] = b"began";
 
@@ -80,8 +87,49 @@ impl Records {
         Ok(Some(frontier))
     }
 
-    /// The one write with which this host's own history begins with the snapshot of `offer`, whose
-    /// commit is the last one of `frontier`: after it a restart finds the same.
+    /// Payloads of events of `me` that `frontier` leaves behind, as far as is known here: nobody may
+    /// order those events any more. What came to be ordered meanwhile is among them; the judge
+    /// knows, and refuses the second copy.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn left_behind(
+        &self,
+        me: AuthorIndex,
+        frontier: &Frontier,
+    ) -> Result<Vec<SignedPayload>, StoreError> {
+        let handover = self.last_handover()?;
+        let epoch = handover.as_ref().map_or(FIRST_EPOCH, |handover| handover.epoch);
+        let began = handover.map_or(CommitIndex(0), |handover| handover.founding.end.index);
+        let commits = recent_commits(self, began)?;
+        // What lies at or below this round was ordered, or came back when it got there.
+        let settled = commits.last().map(|last| last.collection_round).unwrap_or_default();
+        let ordered = commits.iter().chain(&frontier.commits).flat_map(|commit| &commit.events);
+        let ordered: BTreeSet<_> = ordered.map(|event| event.digest).collect();
+        let last = frontier.last().map(|last| last.collection_round).unwrap_or_default();
+        let through = match frontier.epoch(FIRST_EPOCH).cmp(&epoch) {
+            Ordering::Greater => Round(u64::MAX),
+            Ordering::Equal => last,
+            Ordering::Less => Round(0),
+        };
+        let mut left = Vec::new();
+        let from = Some(EventKey::first_of(epoch, settled.next()));
+        let mut next = from.filter(|from| from.round <= through);
+        while let Some(from) = next {
+            let (page, following) = self.events(from)?;
+            let own = page.into_iter().filter(|event| {
+                let behind = event.header.author == me && event.header.round <= through;
+                behind && !ordered.contains(&event.digest)
+            });
+            left.extend(own.flat_map(|event| event.payloads.clone()));
+            next = following.filter(|following| following.round <= through);
+        }
+        Ok(left)
+    }
+
+    /// The one write with which the own history of `me` begins with the snapshot of `offer`, whose
+    /// commit is the last one of `frontier`: after it a restart finds the same. What it leaves
+    /// behind is back in the pool with it: after a restart the core would not know of it.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -89,11 +137,14 @@ impl Records {
         &self,
         offer: &SnapshotOffer,
         frontier: &Frontier,
+        (me, pool): (AuthorIndex, &Pool),
     ) -> Result<Vec<Change>, StoreError> {
         let (head, end) = (&offer.head, &offer.head.end);
         let floor = frontier.last().map(|last| last.floor).unwrap_or_default();
         let lacking = Pruned { epoch: frontier.epoch(FIRST_EPOCH), round: floor };
+        let left = self.left_behind(me, frontier)?;
         let mut changes = self.frontier_changes(frontier)?;
+        changes.extend(left.iter().map(|payload| pool.entry(&payload.digest(), payload)));
         changes.extend([
             head_change(head),
             evidence_change(head.made_after, &offer.evidence),

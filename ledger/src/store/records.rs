@@ -100,6 +100,11 @@ impl EventKey {
         }
     }
 
+    /// Where the events of a round begin.
+    pub(crate) fn first_of(epoch: Epoch, round: Round) -> Self {
+        Self { epoch, round, author: AuthorIndex(0), digest: EventDigest::ZERO }
+    }
+
     /// The key of an event of `epoch` that others name.
     pub fn at(epoch: Epoch, event: Parent) -> Self {
         let Parent { author, round, digest } = event;

@@ -346,12 +346,16 @@ impl Disk {
 
     /// Writes what a host writes that begins from another one's snapshot. Nothing may be pending.
     pub(crate) fn begin_from(&mut self, offer: &SnapshotOffer, frontier: &Frontier, judge: &Judge) {
-        let changes = self.records().beginning_changes(offer, frontier);
+        let (records, own) = (self.records(), (self.me, &self.pool));
+        let left = records.left_behind(self.me, frontier);
+        let left = left.expect("the store gives back what was written");
+        let changes = records.beginning_changes(offer, frontier, own);
         let changes = changes.expect("the store gives back what was written");
         self.store.commit(&changes).expect("memory has room");
         let pruned = self.records().pruned().expect("the store gives back what was written");
         let image = &mut self.durable;
         image.pruned = pruned;
+        image.pool.extend(left.into_iter().map(|payload| (payload.digest(), payload)));
         image.snapshots.insert(offer.head.made_after, judge.clone());
         let commits = frontier.commits.iter().map(|commit| (commit.index, commit.clone()));
         image.commits.extend(commits);

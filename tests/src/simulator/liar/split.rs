@@ -4,7 +4,8 @@
 //! Once the victim's event names no event of a leader for whom everybody else votes, the liar votes
 //! for him too, and shows the victim two twins of that vote that name no such event either. Three
 //! events against the leader are then there, of two authors: who counts events instead of authors
-//! skips him. Works in clusters of four, where two twins are enough. Called by the liar.
+//! skips him, if he also takes in a twin that only its own author names. Works in clusters of four,
+//! where two twins are enough. Called by the liar.
 
 use std::sync::Arc;
 
