@@ -411,7 +411,9 @@ mod tests {
         let against: Vec<_> = against.into_iter().filter(|at| at.author != leader).collect();
         let honest = event(against[0].author, &against, 2);
         let twins = [2, 3].map(|time| event(against[1].author, &against, time));
-        [&honest, &twins[0], &twins[1]].map(|event| graph.insert(event.clone()));
+        for event in [honest].into_iter().chain(twins) {
+            graph.insert(event);
+        }
         committer.decide_directly(&graph, slot).expect("nobody is certified")
     }
 
