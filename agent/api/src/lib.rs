@@ -11,7 +11,7 @@ pub mod proof;
 
 use dagger_payload::id::{
     AccountId, ClusterId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, PayloadDigest,
-    Position, SnapshotId, VmId, VolumeId,
+    Position, ProtocolVersion, SnapshotId, VmId, VolumeId,
 };
 use dagger_payload::kind::{Capacity, ReportPhase};
 use dagger_payload::name::{ImageName, Name};
@@ -92,6 +92,9 @@ pub struct ClusterView {
     pub ledger_time: LedgerTime,
     /// Version of the agent.
     pub version: String,
+    /// The newest rules that its build knows.
+    #[schema(value_type = u32)]
+    pub protocol_max: ProtocolVersion,
 }
 
 /// Where a payload stands.

@@ -10,7 +10,7 @@ use dagger_api::{
     Problem,
 };
 use dagger_bus::ledger::{ForkStatus, LedgerStatus, LinkStatus, MemberStatus};
-use dagger_payload::id::CommitIndex;
+use dagger_payload::id::{CommitIndex, ProtocolVersion};
 
 use super::problem::{ApiProblem, unavailable_text};
 use super::{Api, Shared};
@@ -35,6 +35,7 @@ pub(super) async fn cluster(State(api): State<Api>) -> Json<ClusterView> {
         host_name: api.parts.host.name.clone(),
         ledger_time: api.now(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        protocol_max: ProtocolVersion::KNOWN,
     })
 }
 

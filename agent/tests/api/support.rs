@@ -290,6 +290,7 @@ pub(crate) fn host_object(world: &World, author: u16, cause: Cause) -> Effect {
         },
         site: None,
         forward_ports_first: None,
+        protocol_max: None,
         reserve: Capacity::default(),
         duty: HostDuty::Open,
         generation: Generation(1),

@@ -63,6 +63,7 @@ pub(crate) fn host() -> Host {
         capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
         guest_subnet: subnet(),
         forward_ports_first: Some(20_000),
+        protocol_max: None,
         site: None,
         reserve: Capacity::default(),
         duty: HostDuty::Open,

@@ -264,6 +264,7 @@ fn join(number: usize) -> Body {
         labels: [("rack".parse().expect("a name"), format!("r{third}").parse().expect("a label"))]
             .into(),
         forward_ports_first: None,
+        protocol_max: None,
     }))
 }
 

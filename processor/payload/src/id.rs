@@ -339,6 +339,8 @@ counter!(
 impl ProtocolVersion {
     /// The rules of every founding.
     pub const FIRST: Self = Self(1);
+    /// The newest rules that this build knows.
+    pub const KNOWN: Self = Self::FIRST;
 }
 
 counter!(

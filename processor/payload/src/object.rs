@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::id::{
     AccountId, Generation, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest, Position,
-    VmId,
+    ProtocolVersion, VmId,
 };
 use crate::key::PublicKey;
 use crate::kind::{
@@ -111,6 +111,9 @@ pub struct Host {
     /// The first of its own ports that lead to guests; without one none does.
     #[n(14)]
     pub forward_ports_first: Option<u16>,
+    /// The newest rules that its build knows, as its operator declared; without a word the first.
+    #[n(15)]
+    pub protocol_max: Option<ProtocolVersion>,
 }
 
 impl Host {
@@ -592,7 +595,3 @@ pub enum Effect {
     #[n(9)]
     Proposal(#[n(0)] Box<Proposal>),
 }
-
-/// How many bytes stand in an encoded effect before its object: an array of two, the number of the
-/// kind, an array of one.
-pub const EFFECT_HEAD_BYTES: usize = 3;

@@ -12,8 +12,12 @@ use crate::event::{Attestation, CommitEnd, Header, SignedHeader};
 use crate::hashing::Purpose;
 use crate::id::{ClusterId, CommitIndex, HistoryHash, LedgerTime, PayloadDigest, Position};
 use crate::key::{Domain, PublicKey, Signature};
-use crate::object::{EFFECT_HEAD_BYTES, Effect};
+use crate::object::Effect;
 use crate::release::{CommitRelease, QuorumEvidence, SealedRelease, Verdict};
+
+/// How many bytes stand in an encoded effect before its object: an array of two, the number of the
+/// kind, an array of one.
+pub const EFFECT_HEAD_BYTES: usize = 3;
 
 /// What a snapshot is of. Its chunks lead to the state root of `end`, or it is none.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]

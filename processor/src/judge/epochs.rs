@@ -23,6 +23,9 @@ use super::members::{removed, require_removable};
 use super::refuse;
 use super::state::State;
 
+/// So many hosts are named where some lack something.
+const TOLD_MAX: usize = 4;
+
 /// Members as they will be.
 #[derive(Debug, Clone)]
 pub(crate) struct Draft {
@@ -74,7 +77,9 @@ impl Draft {
                     let detail = format!("version: {next} is the one after the present rules");
                     return refuse(RefusalCode::Conflict, detail);
                 }
-                Ok(Self { protocol: *version, ..self.clone() })
+                let draft = Self { protocol: *version, ..self.clone() };
+                draft.require_known(state)?;
+                Ok(draft)
             }
             Change::LedgerKey { host, key } => self.with_ledger_key(state, host, key),
         }
@@ -143,7 +148,34 @@ impl Draft {
             let detail = words.unwrap_or_else(|| unbalanced.to_string());
             Refusal::new(RefusalCode::Unbalanced, detail)
         })?;
-        Ok(Self { committee, ..self.clone() })
+        let draft = Self { committee, ..self.clone() };
+        draft.require_known(state)?;
+        Ok(draft)
+    }
+
+    /// Whether a quorum of those who will vote has declared that it knows the rules that will
+    /// count: fewer would judge nothing, and no build could say so from what it knows itself.
+    fn require_known(&self, state: &State) -> Result<(), Refusal> {
+        let seats = self.committee.authors().filter_map(|author| self.roster.seat(author));
+        let knows = |seat: &&Seat| {
+            let declared = state.hosts.get(&seat.host).and_then(|host| host.protocol_max);
+            declared.unwrap_or(ProtocolVersion::FIRST) >= self.protocol
+        };
+        let (knowing, others): (Vec<&Seat>, Vec<&Seat>) = seats.partition(knows);
+        let (knowing, quorum) = (knowing.len(), self.committee.quorum());
+        if knowing >= quorum {
+            return Ok(());
+        }
+        let others: Vec<&str> =
+            others.iter().take(TOLD_MAX).map(|seat| seat.name.as_str()).collect();
+        let detail = format!(
+            "{knowing} of {} hosts that will vote declare that they know version {} of the rules, \
+             and it takes {quorum}; not: {}",
+            self.committee.members(),
+            self.protocol,
+            others.join(", ")
+        );
+        refuse(RefusalCode::StateWrong, detail)
     }
 
     /// A host that votes sits on both seats until the epoch ends; any other one moves.

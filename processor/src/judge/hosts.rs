@@ -53,6 +53,7 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
         duty: old.map_or(HostDuty::Open, |old| old.duty),
         guest_subnet: body.guest_subnet,
         forward_ports_first: body.forward_ports_first,
+        protocol_max: body.protocol_max,
         generation: old.map_or(Generation(1), |old| old.generation.next()),
         cause: case.cause,
     };

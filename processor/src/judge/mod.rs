@@ -94,9 +94,6 @@ pub enum CommitError {
     },
 }
 
-/// The newest rules that this build knows.
-pub const PROTOCOL_MAX: ProtocolVersion = ProtocolVersion::FIRST;
-
 /// The judge of one cluster.
 #[derive(Debug)]
 pub struct Judge {
@@ -120,7 +117,7 @@ impl Judge {
             state_root: state.root(),
         };
         let record = HistoryRecord::default();
-        Self { state, end, changed: end, record, protocol_max: PROTOCOL_MAX }
+        Self { state, end, changed: end, record, protocol_max: ProtocolVersion::KNOWN }
     }
 
     /// The same judge, of a build that knows other rules: in a test, one that comes later.

@@ -6,16 +6,16 @@
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{ClusterId, Epoch};
+use dagger_payload::id::{ClusterId, Epoch, ProtocolVersion};
 use dagger_payload::limits::SNAPSHOT_CHUNKS_MAX;
 use dagger_payload::snapshot::{Anchor, HistoryRecord, SnapshotHead};
 
+use super::Judge;
 use super::state::State;
 use super::state::loading::Loading;
 pub use super::state::reading::ReadChunk;
 use super::state::snapshot::Mark;
 pub use super::state::snapshot::SnapshotError;
-use super::{Judge, PROTOCOL_MAX};
 
 /// A snapshot that is being made.
 #[derive(Debug)]
@@ -115,7 +115,7 @@ impl Restoring {
             return Err(SnapshotError::Malformed);
         }
         let (end, record) = (head.end, HistoryRecord::default());
-        Ok(Judge { state, end, changed: end, record, protocol_max: PROTOCOL_MAX })
+        Ok(Judge { state, end, changed: end, record, protocol_max: ProtocolVersion::KNOWN })
     }
 }
 

@@ -28,10 +28,9 @@ use dagger_payload::membership::{
     Operator, OperatorStanding, Proposal, ProposalStanding, founding,
 };
 use dagger_payload::name::{ImageName, Name};
-use dagger_payload::object::{
-    Account, EFFECT_HEAD_BYTES, Effect, Grant, Host, HostDuty, Image, Vm,
-};
+use dagger_payload::object::{Account, Effect, Grant, Host, HostDuty, Image, Vm};
 use dagger_payload::roster::{EpochMembers, Roster};
+use dagger_payload::snapshot::EFFECT_HEAD_BYTES;
 use dagger_payload::state_tree::{Author, Hash, Judgement, Subject};
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::Volume;

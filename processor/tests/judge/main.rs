@@ -212,6 +212,7 @@ fn join(index: u8) -> Body {
         guest_subnet: GuestSubnet { network: [10, 77, index, 0].into(), prefix_length: 29 },
         labels: Default::default(),
         forward_ports_first: None,
+        protocol_max: None,
     }))
 }
 

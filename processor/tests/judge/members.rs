@@ -54,6 +54,19 @@ pub(super) fn come(index: u8) -> Body {
     Body::HostJoin(body)
 }
 
+/// Founders say that their hosts know the rules up to `version`.
+fn declare(court: &mut Court, hosts: &[u8], version: u32) {
+    for index in hosts {
+        let Body::HostJoin(mut body) = join(*index) else { panic!("a host.join") };
+        body.protocol_max = Some(ProtocolVersion(version));
+        court.accept(&operator(*index), Body::HostJoin(body));
+    }
+}
+
+fn protocol(version: u32) -> Change {
+    Change::Protocol { version: ProtocolVersion(version) }
+}
+
 pub(super) fn leave(index: u8) -> Body {
     Body::HostLeave(HostChange { host: host(index), expected_generation: None })
 }
@@ -166,8 +179,9 @@ fn two_of_four_operators_change_nothing() {
 #[test]
 fn approvals_of_an_operator_who_left_do_not_count() {
     let mut court = Court::of(4);
+    declare(&mut court, &[0, 1, 2], 2);
     court.agree(&[0, 1, 2], add_operator(4));
-    let next = Change::Protocol { version: ProtocolVersion(2) };
+    let next = protocol(2);
     let waiting = court.agree(&[4, 0, 1], next);
     let waiting = proposal(&waiting.releases[0].effects);
     assert_eq!((waiting.standing, waiting.approvals.len()), (ProposalStanding::Open, 3));
@@ -186,8 +200,9 @@ fn approvals_of_an_operator_who_left_do_not_count() {
 #[test]
 fn fewer_operators_need_fewer_approvals_when_one_of_them_approves_again() {
     let mut court = Court::of(4);
+    declare(&mut court, &[0, 1, 2], 2);
     court.agree(&[0, 1, 2], add_operator(4));
-    let waiting = court.agree(&[0, 1, 2], Change::Protocol { version: ProtocolVersion(2) });
+    let waiting = court.agree(&[0, 1, 2], protocol(2));
     let waiting = proposal(&waiting.releases[0].effects);
     court.agree(&[0, 1, 2, 3], remove_operator(4));
     assert_eq!(waiting.standing, ProposalStanding::Open);
@@ -246,9 +261,10 @@ fn an_approval_is_taken_back_and_a_proposer_ends_what_he_proposed() {
 #[test]
 fn what_passes_while_an_epoch_ends_is_decided_with_the_first_commit_of_the_next_one() {
     let mut court = Court::of(4);
+    declare(&mut court, &[0, 1, 2], 2);
     let release = court.agree(&[0, 1, 2], voters(&[], &[3]));
     let first = epoch(&release).expect("decided");
-    let release = court.agree(&[0, 1, 2], Change::Protocol { version: ProtocolVersion(2) });
+    let release = court.agree(&[0, 1, 2], protocol(2));
     assert_eq!(proposal(&release.releases[0].effects).standing, ProposalStanding::Passed);
     assert!(release.time_effects.is_empty());
     let release = court.agree(&[0, 1, 2], voters(&[], &[2]));
@@ -459,7 +475,7 @@ fn a_proposal_that_expects_another_epoch_or_repeats_a_pending_one_is_refused() {
     assert_eq!(court.submit(&operator(0), expecting(1)), Err(RefusalCode::Conflict));
     court.accept(&operator(0), expecting(0));
     assert_eq!(court.submit(&operator(1), expecting(0)), Err(RefusalCode::AlreadyExists));
-    let skipped = propose(Change::Protocol { version: ProtocolVersion(3) });
+    let skipped = propose(protocol(3));
     assert_eq!(court.submit(&operator(0), skipped), Err(RefusalCode::Conflict));
     for index in 40..47 {
         court.accept(&operator(0), propose(add_operator(index)));
@@ -471,8 +487,8 @@ fn a_proposal_that_expects_another_epoch_or_repeats_a_pending_one_is_refused() {
 #[test]
 fn a_judge_that_does_not_know_the_rules_of_an_epoch_judges_none_of_its_commits() {
     let mut court = Court::of(1);
-    let release =
-        court.whole(&operator(0), propose(Change::Protocol { version: ProtocolVersion(2) }));
+    declare(&mut court, &[0], 2);
+    let release = court.whole(&operator(0), propose(protocol(2)));
     let members = epoch(&release).expect("decided");
     assert_eq!((members.committee, members.protocol), (committee([0]), ProtocolVersion(2)));
     court.finish_epoch();
@@ -489,4 +505,60 @@ fn a_judge_that_does_not_know_the_rules_of_an_epoch_judges_none_of_its_commits()
         upgraded.apply(&commit, &[]).expect("the next commit");
     }
     assert!(upgraded.apply(&commit, &[]).is_ok());
+}
+
+#[test]
+fn rules_are_activated_only_once_more_than_two_thirds_of_the_voting_hosts_know_them() {
+    let mut court = Court::of(4);
+    assert_eq!(court.submit(&operator(0), propose(protocol(2))), Err(RefusalCode::StateWrong));
+    declare(&mut court, &[0, 1], 2);
+    let payload = court.sign(&operator(0), propose(protocol(2)));
+    let AdmissionOutcome::Refused { refusal } = court.judge.admit(&verify(&payload), court.now)
+    else {
+        panic!("admitted")
+    };
+    assert_eq!(
+        refusal.detail,
+        "2 of 4 hosts that will vote declare that they know version 2 of the rules, and it takes \
+         3; not: host2, host3"
+    );
+    // One that follows counts for nothing.
+    court.accept(&operator(0), come(4));
+    let Body::HostJoin(mut follower) = join(4) else { panic!("a host.join") };
+    follower.protocol_max = Some(ProtocolVersion(2));
+    court.accept(&operator(0), Body::HostJoin(follower));
+    assert_eq!(court.submit(&operator(0), propose(protocol(2))), Err(RefusalCode::StateWrong));
+    declare(&mut court, &[2], 2);
+    let release = court.agree(&[0, 1, 2], protocol(2));
+    assert_eq!(epoch(&release).expect("decided").protocol, ProtocolVersion(2));
+    // No version is skipped, whoever knows it.
+    assert_eq!(court.submit(&operator(0), propose(protocol(4))), Err(RefusalCode::Conflict));
+    assert_eq!(court.submit(&operator(0), propose(protocol(3))), Err(RefusalCode::StateWrong));
+}
+
+#[test]
+fn voters_change_only_so_that_enough_of_them_know_the_rules_that_count() {
+    let mut court = Court::of(4);
+    declare(&mut court, &[0, 1, 2], 2);
+    court.agree(&[0, 1, 2], protocol(2));
+    // Of three all must know them.
+    let change = voters(&[], &[1]);
+    assert_eq!(court.submit(&operator(0), propose(change)), Err(RefusalCode::StateWrong));
+    court.submit(&operator(0), propose(voters(&[], &[3]))).expect("the one that does not");
+    declare(&mut court, &[3], 2);
+    court.submit(&operator(0), propose(voters(&[], &[1]))).expect("all know them now");
+}
+
+#[test]
+fn rules_that_too_few_know_any_more_when_their_turn_comes_are_not_activated() {
+    let mut court = Court::of(4);
+    declare(&mut court, &[0, 1, 2], 2);
+    court.agree(&[0, 1, 2], voters(&[], &[3]));
+    let queued = court.agree(&[0, 1, 2], protocol(2));
+    assert_eq!(proposal(&queued.releases[0].effects).standing, ProposalStanding::Passed);
+    declare(&mut court, &[1], 1);
+    court.finish_epoch();
+    let release = court.commit(vec![]);
+    assert_eq!(proposal(&release.time_effects).standing, ProposalStanding::Failed);
+    assert_eq!((epoch(&release), court.judge.epoch_end()), (None, None));
 }

@@ -1,6 +1,6 @@
 //! `host.*` in the model.
 
-use dagger_payload::id::{AuthorIndex, Generation, HostId};
+use dagger_payload::id::{AuthorIndex, Generation, HostId, ProtocolVersion};
 use dagger_payload::kind::{
     Body, Capacity, GuestSubnet, HostChange, HostJoin, HostRotateLedgerKey,
 };
@@ -49,6 +49,7 @@ fn draw_join(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let called = if comes { format!("host{number}") } else { seat.name.to_string() };
     let called = if random.happens(970) { called } else { format!("host{}", random.index(4)) };
     let label = [("disk".parse().expect("a name"), "nvme".parse().expect("a label"))].into();
+    let newest = scene.model.newest_epoch().protocol;
     let address = format!("192.0.2.{}:7400", random.below(3)).parse().expect("an address");
     let body = HostJoin {
         ledger_key: ledger,
@@ -72,6 +73,7 @@ fn draw_join(scene: &Scene, random: &mut Random) -> (Person, Body) {
         },
         labels: random.of(&[Default::default(), label]),
         forward_ports_first: random.of(&[None, Some(20_000), Some(20_000), Some(30_000)]),
+        protocol_max: random.of(&[None, Some(newest.next()), Some(ProtocolVersion(99))]),
     };
     let who = if comes { scene.operator_mostly(random) } else { scene.owner_mostly(seat, random) };
     (who, Body::HostJoin(Box::new(body)))
@@ -120,6 +122,7 @@ fn judge_join(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         capacity: body.capacity,
         guest_subnet: body.guest_subnet,
         forward_ports_first: body.forward_ports_first,
+        protocol_max: body.protocol_max,
         generation: old.map_or(Generation(0), |old| old.generation),
         cause: old.map_or(asked.cause, |old| old.cause),
         site: body.site.clone(),

@@ -49,7 +49,10 @@ fn random_payloads_are_judged_as_a_slow_model_of_the_rules_judges_them() {
     while run.judged < payloads || (lack(&run).is_some() && run.judged < longest) {
         let _ = run.commit();
     }
-    println!("{} commits, {} epochs, verdicts: {:#?}", run.commits, run.epochs, run.verdicts);
+    println!(
+        "{} commits, {} epochs, {} of other rules, verdicts: {:#?}",
+        run.commits, run.epochs, run.versions, run.verdicts
+    );
     assert_eq!(lack(&run), None);
 }
 
@@ -70,6 +73,7 @@ fn lack(run: &Run) -> Option<String> {
     let lack = [
         (run.lapsed, "no offer lapsed"),
         (run.epochs / 3, "too few epochs"),
+        (run.versions, "no other rules were activated"),
         (run.lost, "nothing was lost with its host"),
     ];
     lack.iter().find(|(times, _)| *times == 0).map(|(_, lack)| (*lack).to_owned())

@@ -413,10 +413,11 @@ impl Plan {
                 require_removable(model, *operator, &self.removed)?;
                 plan.voters.retain(|seat| self.seats[usize::from(seat.0)].operator != *operator);
                 plan.removed.push(*operator);
-                plan.check()?;
+                plan.check(model)?;
             }
             Change::Protocol { version } if version.0 == self.protocol.0 + 1 => {
                 plan.protocol = *version;
+                plan.check(model)?;
             }
             Change::Protocol { .. } => return Err(RefusalCode::Conflict),
             Change::Voters { add, remove } => {
@@ -434,7 +435,7 @@ impl Plan {
                     }
                     plan.voters.push(seat);
                 }
-                plan.check()?;
+                plan.check(model)?;
             }
             Change::LedgerKey { host, key } => {
                 let mut seat = self.seat(model, *host)?.clone();
@@ -456,7 +457,7 @@ impl Plan {
         Ok(plan)
     }
 
-    fn check(&self) -> Result<(), RefusalCode> {
+    fn check(&self, model: &Model) -> Result<(), RefusalCode> {
         let mut votes = BTreeMap::<OperatorId, usize>::new();
         for voter in &self.voters {
             *votes.entry(self.seats[usize::from(voter.0)].operator).or_default() += 1;
@@ -465,7 +466,14 @@ impl Plan {
         if votes.len() >= 4 && 3 * most > self.voters.len() - 1 {
             return Err(RefusalCode::Unbalanced);
         }
-        Ok(())
+        // More than two thirds know the rules.
+        let mut knowing = 0;
+        for voter in &self.voters {
+            let host = model.host(self.seats[usize::from(voter.0)].host);
+            let known = host.and_then(|host| host.protocol_max).map_or(1, |known| known.0);
+            knowing += usize::from(known >= self.protocol.0);
+        }
+        if 3 * knowing > 2 * self.voters.len() { Ok(()) } else { Err(RefusalCode::StateWrong) }
     }
 }
 

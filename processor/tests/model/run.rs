@@ -51,6 +51,8 @@ pub(crate) struct Run {
     pub(crate) commits: u64,
     /// Epochs that were decided.
     pub(crate) epochs: usize,
+    /// How often other rules were activated.
+    pub(crate) versions: usize,
     pub(crate) judged: u64,
     pub(crate) lapsed: usize,
     /// VMs and volumes whose hosts left with their operator.
@@ -74,6 +76,7 @@ impl Run {
             round: 0,
             awake: (0..4).map(AuthorIndex).collect(),
             epochs: 0,
+            versions: 0,
             sent: Vec::new(),
             commits: 0,
             judged: 0,
@@ -211,6 +214,7 @@ impl Run {
         by_itself.extend(lost);
         assert_eq!(release.time_effects, by_itself, "{context}: what the order changed");
         self.epochs = model.epochs.len() - 1;
+        self.versions = model.newest_epoch().protocol.0 as usize - 1;
         if !release.is_empty() {
             model.close(release);
         }

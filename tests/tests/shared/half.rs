@@ -58,6 +58,7 @@ fn host() -> Host {
         capacity: Capacity { cpus: 8, memory_mib: 8192, disk_gib: 100 },
         site: None,
         forward_ports_first: None,
+        protocol_max: None,
         reserve: Capacity::default(),
         duty: HostDuty::Open,
         guest_subnet: GuestSubnet { network: [10, 77, 1, 0].into(), prefix_length: 24 },

@@ -7,6 +7,7 @@ use std::net::Ipv4Addr;
 use std::time::Instant;
 
 use dagger_api::{HostView, IMAGE_ENDPOINT_LABEL};
+use dagger_payload::id::ProtocolVersion;
 use dagger_payload::kind::{Body, Capacity, GuestSubnet, HostJoin};
 use dagger_payload::limits::VM_FORWARDS_MAX;
 use dagger_payload::name::{Labels, Name};
@@ -91,6 +92,7 @@ pub(crate) fn join(
         guest_subnet: GuestSubnet { network: host.guest_network, prefix_length: 24 },
         labels: labels(host)?,
         forward_ports_first: forward_ports_first(index),
+        protocol_max: Some(ProtocolVersion::KNOWN),
     })))
 }
 

@@ -8,7 +8,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, Subcommand};
-use dagger_api::{HostLink, HostView, LedgerView, Vote};
+use dagger_api::{ClusterView, HostLink, HostView, LedgerView, Vote};
+use dagger_payload::id::ProtocolVersion;
 use dagger_payload::kind::{
     Body, Capacity, GuestSubnet, HostChange, HostJoin, HostRotateLedgerKey,
 };
@@ -19,7 +20,7 @@ use super::vm::{find_host, labels};
 use super::{ChangeOptions, Expected, Wait, short};
 use crate::failure::Failure;
 use crate::output::table;
-use crate::progress::Progress;
+use crate::progress::{Progress, say};
 use crate::session::Session;
 use crate::signer::read_public_key;
 use crate::units;
@@ -29,7 +30,8 @@ Example (signed by the host's operator):
   daggerctl host join host1 --region eu-1 --cpus 32 --memory 128GiB --disk 2TiB \\
       --guest-subnet 10.77.1.0/24 --ledger-key ledger_key.pub --agent-key agent_key.pub --key operator_key
 
-Repeat it with other numbers to change the offer.
+Repeat it with other numbers to change the offer, and after an upgrade: it says which rules the host's build knows, and
+rules are only activated that more than two thirds of the voting hosts know.
 
 A host that is not of the genesis names the address at which the others reach its ledger:
   daggerctl host join host5 --address 192.0.2.5:7400 --region eu-2 ... --key operator_key
@@ -181,9 +183,19 @@ pub(crate) struct JoinArguments {
     /// The public half of its agent's key
     #[arg(long, value_name = "FILE.pub")]
     pub(crate) agent_key: PathBuf,
+    /// The newest version of the rules that the host's build knows [default: what this command's
+    /// build knows]
+    #[arg(long, value_name = "VERSION")]
+    pub(crate) protocol_max: Option<u32>,
     /// Label for placement; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = units::label)]
     pub(crate) label: Vec<(Name, LabelValue)>,
+}
+
+impl JoinArguments {
+    fn protocol_max(&self) -> ProtocolVersion {
+        self.protocol_max.map_or(ProtocolVersion::KNOWN, ProtocolVersion)
+    }
 }
 
 /// A network as people write it: `10.77.1.0/24`.
@@ -253,6 +265,10 @@ async fn run_join(
     options: &ChangeOptions,
     session: &Session,
 ) -> Result<(), Failure> {
+    let cluster: ClusterView = session.client.get("/v1/cluster").await?;
+    if let Some(warning) = unknown_to(&cluster, join) {
+        say(&warning);
+    }
     let progress = Progress::new(session.output.format);
     let signed = session.sign(None, join_body(join)?).await?;
     let view = session.submit(&signed, options.until(), options.deadline(), &progress).await?;
@@ -261,6 +277,18 @@ async fn run_join(
     session.output.show(&view, |view| {
         let shown = super::payload::show(view);
         if follows { format!("{shown}\n\n{}", next_steps(&join.name)) } else { shown }
+    })
+}
+
+/// What speaks against a declaration, where the host itself answers.
+fn unknown_to(cluster: &ClusterView, join: &JoinArguments) -> Option<String> {
+    let (declared, known) = (join.protocol_max(), cluster.protocol_max);
+    (cluster.host_name == join.name && declared > known).then(|| {
+        format!(
+            "warning: {} itself says that its build knows the rules up to version {known}, not \
+             {declared}: once those count it would judge nothing",
+            join.name
+        )
     })
 }
 
@@ -314,6 +342,7 @@ pub(crate) fn join_body(arguments: &JoinArguments) -> Result<Body, Failure> {
         },
         guest_subnet: arguments.guest_subnet.0,
         forward_ports_first: arguments.forward_ports_first,
+        protocol_max: Some(arguments.protocol_max()),
         labels: labels(&arguments.label)?,
     })))
 }

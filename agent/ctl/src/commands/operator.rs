@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
-use dagger_api::{LedgerView, OperatorView, ProposalView};
+use dagger_api::{HostView, LedgerView, OperatorView, ProposalView, Vote};
 use dagger_payload::id::{Epoch, HostId, OperatorId, PayloadDigest, ProtocolVersion};
 use dagger_payload::kind::{Body, OperatorPropose, OperatorRotateKey, ProposalChange};
 use dagger_payload::membership::{Change, OperatorStanding, ProposalStanding};
@@ -18,7 +18,7 @@ use super::vm::find_host;
 use super::{ChangeOptions, Wait, short};
 use crate::failure::Failure;
 use crate::output::{facts, table};
-use crate::progress::Progress;
+use crate::progress::{Progress, say};
 use crate::session::{Pause, Session};
 use crate::signer::read_public_key;
 
@@ -30,7 +30,10 @@ Examples:
   daggerctl operator propose protocol 2 --key op1_key
 
 Proposing approves. The change counts once more than two thirds of the operators approve: operators at once, voters and
-rules from the next epoch on. `daggerctl operator ls` names who is missing.";
+rules from the next epoch on. `daggerctl operator ls` names who is missing.
+
+Rules are only activated that more than two thirds of the hosts that will vote know, as their operators declare: upgrade the
+hosts, then declare each of them anew with `daggerctl host join`.";
 
 const APPROVE_EXAMPLES: &str = "\
 Examples:
@@ -190,6 +193,9 @@ pub(crate) async fn run(command: OperatorCommand, session: &Session) -> Result<(
             let Body::OperatorPropose(mut propose) = what.body(session).await? else {
                 return Err(Failure::broken("a proposal is none"));
             };
+            if let Change::Protocol { version } = propose.change {
+                warn_of_unknown(version, session).await?;
+            }
             propose.expected_epoch = options.expected_epoch.map(Epoch);
             order(Body::OperatorPropose(propose), &[], None, &options.change(), session).await
         }
@@ -212,6 +218,39 @@ pub(crate) async fn run(command: OperatorCommand, session: &Session) -> Result<(
             session.output.show(&view, super::payload::show)
         }
     }
+}
+
+/// Says before anything is signed which voting hosts do not know the rules.
+async fn warn_of_unknown(version: ProtocolVersion, session: &Session) -> Result<(), Failure> {
+    let hosts: Vec<HostView> = session.client.get("/v1/hosts").await?;
+    if let Some(warning) = unknown_to(&hosts, version) {
+        say(&warning);
+    }
+    Ok(())
+}
+
+fn unknown_to(hosts: &[HostView], version: ProtocolVersion) -> Option<String> {
+    let votes = |view: &&HostView| matches!(view.vote, Vote::Votes | Vote::Coming);
+    let voting: Vec<_> = hosts.iter().filter(votes).collect();
+    let is_older = |view: &&&HostView| {
+        let declared = view.host.as_ref().and_then(|host| host.protocol_max);
+        declared.unwrap_or(ProtocolVersion::FIRST) < version
+    };
+    let not: Vec<Name> = voting.iter().filter(is_older).map(|view| view.name.clone()).collect();
+    if not.is_empty() {
+        return None;
+    }
+    let outcome = match 3 * not.len() < voting.len() {
+        true => "they will stop judging until they are upgraded",
+        false => "the proposal will be refused",
+    };
+    Some(format!(
+        "warning: {} of {} voting hosts do not declare that they know version {version} of the \
+         rules, and {outcome}: {}",
+        not.len(),
+        voting.len(),
+        joined(&not)
+    ))
 }
 
 async fn proposals(session: &Session) -> Result<Vec<ProposalView>, Failure> {
@@ -490,6 +529,26 @@ mod tests {
         let words: Vec<_> = row.split_whitespace().collect();
         assert_eq!(words[..5], ["acme", "2", "a1,", "a2", "a3"]);
         assert!(row.contains(&key.to_string()), "{row}");
+    }
+
+    #[test]
+    fn who_does_not_know_the_rules_is_named_before_they_are_proposed() {
+        let host = |number: u8, vote| HostView {
+            id: HostId([number; 16]),
+            name: name(&format!("host{number}")),
+            operator: name("op1"),
+            host: None,
+            used: Default::default(),
+            vms: 0,
+            link: dagger_api::HostLink::Connected,
+            seat: dagger_payload::id::AuthorIndex(number.into()),
+            vote,
+        };
+        let hosts = [host(1, Vote::Votes), host(2, Vote::Follows), host(3, Vote::Coming)];
+        assert_eq!(unknown_to(&hosts, ProtocolVersion::FIRST), None);
+        let told = unknown_to(&hosts, ProtocolVersion(2)).expect("nobody declared anything");
+        assert!(told.contains("2 of 2 voting hosts") && told.contains("will be refused"), "{told}");
+        assert!(told.ends_with(": host1, host3"), "{told}");
     }
 
     #[test]

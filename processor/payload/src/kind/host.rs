@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capacity::Capacity;
 use super::{Checked, require};
-use crate::id::{Generation, HostId};
+use crate::id::{Generation, HostId, ProtocolVersion};
 use crate::key::PublicKey;
 use crate::name::{Labels, Name, labels_are_within_limits};
 use crate::network::are_host_ports;
@@ -111,6 +111,10 @@ pub struct HostJoin {
     /// does. Each guest address has eight.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub forward_ports_first: Option<u16>,
+    /// The newest rules that its build knows; the first ones where it is left out. Rules can only
+    /// be activated that enough hosts know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol_max: Option<ProtocolVersion>,
 }
 
 /// `host.drain` and `host.resume`, signed by the host's operator: no VM is offered to the host, or
@@ -144,6 +148,9 @@ impl Checked for HostJoin {
         let ports = self.forward_ports_first;
         let reach = ports.is_none_or(|first| are_host_ports(first, &self.guest_subnet));
         require(reach, "forward_ports_first: from 1024 on, eight ports for each guest address")?;
+        let protocol = self.protocol_max;
+        let is_one = protocol.is_none_or(|version| version >= ProtocolVersion::FIRST);
+        require(is_one, "protocol_max: 1 is the first version")?;
         require(labels_are_within_limits(&self.labels), "labels: at most 32")
     }
 }

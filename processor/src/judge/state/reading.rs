@@ -8,7 +8,8 @@ use std::ops::Range;
 
 use dagger_payload::codec::{encode_over, is_canonical};
 use dagger_payload::id::PayloadDigest;
-use dagger_payload::object::{EFFECT_HEAD_BYTES, Effect, VmState};
+use dagger_payload::object::{Effect, VmState};
+use dagger_payload::snapshot::EFFECT_HEAD_BYTES;
 use dagger_payload::state_tree::{Judgement, Subject};
 
 use super::State;

@@ -15,8 +15,9 @@ use dagger_payload::id::{
 };
 use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
 use dagger_payload::name::ImageName;
-use dagger_payload::object::{EFFECT_HEAD_BYTES, Effect};
+use dagger_payload::object::Effect;
 use dagger_payload::roster::{Roster, Seat};
+use dagger_payload::snapshot::EFFECT_HEAD_BYTES;
 use dagger_payload::state_tree::{Judgement, Subject};
 use minicbor::{Decode, Encode};
 

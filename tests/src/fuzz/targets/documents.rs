@@ -163,6 +163,7 @@ fn api_bodies(world: &World) -> Vec<Vec<u8>> {
         host_name: world.genesis.hosts[0].name.clone(),
         ledger_time: NOW,
         version: "0.1.0".to_owned(),
+        protocol_max: dagger_payload::id::ProtocolVersion::KNOWN,
     };
     let problem = Problem {
         type_uri: "https://dagger.example/problems/not_found".to_owned(),
