@@ -74,6 +74,8 @@ pub const LOG_ENTRIES_DEFAULT: usize = 100;
 pub const LOG_ENTRIES_MAX: usize = 1000;
 /// Payloads that are looked at for one part, most of which its reader may not see.
 pub const LOG_LOOKED_AT_MAX: usize = 100_000;
+/// Commits of an exported history that are written down at once.
+pub const API_HISTORY_TOGETHER_MAX: usize = 16;
 /// Event streams at the same time.
 pub const EVENT_STREAMS_MAX: usize = 128;
 /// Events that wait for one reader of the event stream.

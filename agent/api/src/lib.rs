@@ -5,6 +5,7 @@
 //! Owns names and units of what is shown. Never opens a connection and never decides.
 #![forbid(unsafe_code)]
 
+pub mod bill;
 pub mod export;
 pub mod log;
 pub mod proof;

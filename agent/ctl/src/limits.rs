@@ -20,6 +20,8 @@ pub(crate) const EXPORT_MAX: Duration = Duration::from_secs(65 * 60);
 pub(crate) const VM_FILE_PIECE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How much of it is read at a time.
 pub(crate) const VM_FILE_PIECE_BYTES: usize = 1024 * 1024;
+/// How long the next bytes of an exported history may take.
+pub(crate) const HISTORY_PIECE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a session with an agent over TCP is asked to last.
 pub(crate) const SESSION_LIFE: Duration = Duration::from_secs(300);
 /// Bytes of one answer.

@@ -16,6 +16,7 @@ mod images;
 mod local_stop;
 mod log;
 mod objects;
+mod past;
 mod payloads;
 mod predictions;
 mod problem;
@@ -187,12 +188,14 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(proofs::epoch))
         .routes(routes!(proofs::operator))
         .routes(routes!(proofs::proposal))
+        .routes(routes!(proofs::order))
         .layer(middleware::from_fn(bound_work));
     // These wait by their nature, and are bounded each in its own way.
     let waiting = OpenApiRouter::new()
         .routes(routes!(payloads::show))
         .routes(routes!(image_files::show))
         .routes(routes!(exports::export))
+        .routes(routes!(past::history))
         .routes(routes!(events::events))
         .routes(routes!(console::console))
         .routes(routes!(local_stop::local_stop));

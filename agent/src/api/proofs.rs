@@ -303,6 +303,23 @@ pub(super) async fn proposal(
     prove(&api, Subject::Proposal(proposal)).await
 }
 
+/// Proves what everything ordered and judged so far adds up to, so that an exported history is
+/// believed without believing whoever exported it.
+#[utoipa::path(
+    get,
+    path = "/v1/proofs/order",
+    tag = "proofs",
+    operation_id = "prove_order",
+    responses(
+        (status = 200, body = ProofView),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            description = "`not_attested`, `ledger_unavailable`: not now")
+    )
+)]
+pub(super) async fn order(State(api): State<Api>) -> Result<Json<ProofView>, ApiProblem> {
+    prove(&api, Subject::Order).await
+}
+
 async fn prove(api: &Shared, subject: Subject) -> Result<Json<ProofView>, ApiProblem> {
     let call = Call::Prove { subject: subject.clone() };
     let proof = match api.parts.ledger.ask(call, ANSWER_WAIT_MAX).await? {

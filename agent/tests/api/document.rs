@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 40] = [
+const PROMISED: [(&str, &str); 42] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -17,6 +17,7 @@ const PROMISED: [(&str, &str); 40] = [
     ("get", "/v1/events"),
     ("get", "/v1/fsck"),
     ("get", "/v1/health"),
+    ("get", "/v1/history"),
     ("get", "/v1/hosts"),
     ("get", "/v1/images"),
     ("get", "/v1/images/{digest}"),
@@ -30,6 +31,7 @@ const PROMISED: [(&str, &str); 40] = [
     ("get", "/v1/proofs/host/{host}"),
     ("get", "/v1/proofs/image/{publisher}/{image}"),
     ("get", "/v1/proofs/operator/{operator}"),
+    ("get", "/v1/proofs/order"),
     ("get", "/v1/proofs/payload/{digest}"),
     ("get", "/v1/proofs/proposal/{proposal}"),
     ("get", "/v1/proofs/seat/{seat}"),

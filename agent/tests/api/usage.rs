@@ -1,15 +1,18 @@
 //! What an account has used, as the API reads it from the judged objects.
 
 use dagger_api::UsageView;
+use dagger_api::bill::Bill;
+use dagger_payload::history::{self, Chains, HISTORY_MAGIC};
 use dagger_payload::id::LedgerTime;
 use dagger_payload::kind::{Body, ReportPhase};
 use dagger_payload::object::{Effect, Vm, Wanted};
-use dagger_payload::release::Verdict;
+use dagger_payload::release::{CommitRelease, Verdict};
 use dagger_payload::usage::{Meter, Metered, PastUsage, Used};
 use hyper::StatusCode;
 
 use crate::agent::Agent;
-use crate::support::{Chronicle, TIME, World, after_report, create_vm, report};
+use crate::sessions::{get, two_accounts};
+use crate::support::{Chronicle, TIME, World, after_report, create_vm, key, report};
 
 /// The host says `phase`, and the judge makes `change` of the VM, and perhaps more.
 fn commit_report(
@@ -66,4 +69,44 @@ async fn usage_is_read_as_of_any_judged_commit() {
     assert_eq!(later.status, StatusCode::NOT_FOUND);
     let stranger = agent.tcp.get(&path).await;
     assert_eq!(stranger.problem().code, "session_needed");
+}
+
+/// The releases of an exported history, and what they add up to.
+fn read(world: &World, file: &[u8]) -> (Vec<CommitRelease>, Chains) {
+    let mut left = file.strip_prefix(&HISTORY_MAGIC).expect("it begins so");
+    let (mut releases, mut chains) = (Vec::new(), Chains::founding(&world.cluster));
+    while let Some((head, rest)) = left.split_first_chunk() {
+        let (bytes, rest) = rest.split_at(history::length(*head).expect("a release"));
+        releases.push(chains.take(bytes).expect("the next one"));
+        left = rest;
+    }
+    assert_eq!(left.len(), 0);
+    (releases, chains)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_has_the_exported_history_comes_to_the_same_bill_byte_for_byte() {
+    let agent = two_accounts().await;
+    let world = &agent.world;
+    let exported = agent.unix.get("/v1/history").await;
+    assert_eq!(exported.status, StatusCode::OK);
+    let (releases, chains) = read(world, &exported.body);
+    assert_eq!((releases.len(), chains.at.0), (2, 2));
+    let vms = agent.model.read(|model| model.vms().cloned().collect::<Vec<_>>());
+    for vm in vms {
+        let mut bill = Bill::new(vm.account);
+        for (release, commit) in releases.iter().zip(1..) {
+            bill.take(release);
+            let path = format!("/v1/accounts/{}/usage?commit={commit}", vm.account);
+            let told = agent.unix.get(&path).await;
+            let own = bill.read(|host| agent.model.read(|model| model.host_name(host).cloned()));
+            assert_eq!(serde_json::to_vec(&own).ok().as_deref(), Some(&told.body[..]), "{commit}");
+        }
+    }
+    // It names all accounts' objects.
+    let developer = get(&agent, "/v1/history", &key(World::DEVELOPER), 0).await;
+    assert_eq!(developer.problem().code, "session_refused");
+    let operator = get(&agent, "/v1/history", &key(1), 0).await;
+    assert_eq!((operator.status, operator.body), (StatusCode::OK, exported.body));
+    assert_eq!(agent.tcp.get("/v1/history").await.problem().code, "session_needed");
 }

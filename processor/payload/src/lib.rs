@@ -14,6 +14,7 @@ pub mod event;
 pub mod genesis;
 pub mod handover;
 pub mod hashing;
+pub mod history;
 pub mod id;
 pub mod key;
 pub mod kind;

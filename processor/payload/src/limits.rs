@@ -119,6 +119,8 @@ pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 256 * 1024;
 pub const SNAPSHOT_CHUNKS_MAX: u32 = 16 * 1024;
 /// Handovers that a proof may show: each costs its reader a quorum of signatures.
 pub const HANDOVERS_SHOWN_MAX: usize = 1024;
+/// One release in an exported history, in bytes: what the bus carries as one message.
+pub const RELEASE_BYTES_MAX: usize = 256 * 1024 * 1024;
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX + 256 <= EVENT_BODY_BYTES_MAX);

@@ -9,7 +9,7 @@ use crate::codec::{self, CodecError};
 use crate::membership::{Operator, Proposal};
 use crate::object::{Account, Cause, Host, Image, Vm};
 use crate::roster::{EpochMembers, Seat};
-use crate::state_tree::{Judgement, Subject};
+use crate::state_tree::{Judgement, Ordered, Subject};
 use crate::usage::PastUsage;
 use crate::volume::Volume;
 
@@ -39,6 +39,8 @@ pub enum Proven {
     Operator(Box<Operator>),
     /// Of [`Subject::Proposal`].
     Proposal(Box<Proposal>),
+    /// Of [`Subject::Order`].
+    Order(Ordered),
 }
 
 impl Proven {
@@ -59,6 +61,10 @@ impl Proven {
             Subject::Epoch(_) => Self::Epoch(codec::decode(value)?),
             Subject::Operator(_) => Self::Operator(codec::decode(value)?),
             Subject::Proposal(_) => Self::Proposal(codec::decode(value)?),
+            // Of a leaf that says more.
+            Subject::Order => {
+                Self::Order(minicbor::decode(value).map_err(|_| CodecError::Malformed)?)
+            }
         })
     }
 
@@ -91,7 +97,7 @@ impl Proven {
                 let kept = snapshots.map(|snapshot| ("asked for a snapshot", snapshot.created));
                 made.into_iter().chain(reported).chain(kept).collect()
             }
-            Self::Usage(_) | Self::Seat(_) | Self::Epoch(_) => Vec::new(),
+            Self::Usage(_) | Self::Seat(_) | Self::Epoch(_) | Self::Order(_) => Vec::new(),
             Self::Payload(judgement) => {
                 let Subject::Payload(digest) = subject else { return Vec::new() };
                 let cause = Cause { digest: *digest, position: judgement.position };

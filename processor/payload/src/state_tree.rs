@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::hashing::Purpose;
 use crate::id::{
-    AccountId, AuthorIndex, Epoch, HostId, LedgerTime, OperatorId, PayloadDigest, Position, VmId,
-    VolumeId,
+    AccountId, AuthorIndex, Epoch, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest,
+    Position, VmId, VolumeId,
 };
 use crate::name::ImageName;
 use crate::refusal::RefusalCode;
@@ -68,6 +68,21 @@ pub enum Subject {
     /// A pending proposal, as `membership::Proposal`.
     #[n(10)]
     Proposal(#[n(0)] PayloadDigest),
+    /// What the state says of the order itself, as [`Ordered`].
+    #[n(11)]
+    Order,
+}
+
+/// What the state says of everything that led to it. The leaf has more after these, which is for
+/// the judge alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, minicbor::Decode)]
+pub struct Ordered {
+    /// Ledger time of the last commit with content.
+    #[n(0)]
+    pub time: LedgerTime,
+    /// The chain over all that was judged: see [`crate::snapshot::extend_history`].
+    #[n(1)]
+    pub history: HistoryHash,
 }
 
 /// On whose account a payload is remembered: whoever its signer signs for.
@@ -140,6 +155,7 @@ impl Subject {
             Self::Payload(digest) => (b"payload/", digest.as_bytes()),
             Self::Operator(id) => (b"operator/", id.as_bytes()),
             Self::Proposal(id) => (b"proposal/", id.as_bytes()),
+            Self::Order => (b"order", b""),
             Self::Seat(index) => {
                 number = u64::from(index.0).to_be_bytes();
                 (b"seat/", &number)
@@ -200,10 +216,11 @@ impl utoipa::PartialSchema for Subject {
                 "id",
                 ObjectBuilder::new()
                     .schema_type(utoipa::openapi::schema::SchemaType::AnyValue)
-                    .description(Some("its id or name; for `usage` a list of account and host")),
+                    .description(Some(
+                        "its id or name; for `usage` a list of account and host; for `order` none",
+                    )),
             )
             .required("kind")
-            .required("id")
             .description(Some("What a proof is about"))
             .into()
     }

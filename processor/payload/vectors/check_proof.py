@@ -169,7 +169,9 @@ def check_headers(proof, genesis, cluster):
 
 
 def subject_key(subject):
-    kind, name = subject["kind"], subject["id"]
+    kind, name = subject["kind"], subject.get("id")
+    if kind == "order":
+        return b"order"
     if kind == "image":
         return b"image/" + name.encode()
     if kind in ("seat", "epoch"):
@@ -240,7 +242,7 @@ def check(proof, document, signatures):
     carrier = check_carried(proof, genesis, cluster)
     carried = f", carried by {carrier}" if carrier else ""
     there = "is there" if value is not None else "is not there"
-    subject = f"{proof['subject']['kind']} {proof['subject']['id']}"
+    subject = " ".join(map(str, proof["subject"].values()))
     return f"{subject} {there} after commit {proof['end']['commit']}{carried}, attested by {', '.join(attested_by)}; signed: {', '.join(kinds) or '-'}"
 
 

@@ -2,14 +2,19 @@
 //! is not there.
 
 use dagger_payload::codec;
+use dagger_payload::history::Chains;
 use dagger_payload::id::{AccountId, PayloadDigest, VmId, VolumeId};
 use dagger_payload::kind::ReportPhase;
 use dagger_payload::object::{Effect, Vm};
 use dagger_payload::proof::StateProof;
 use dagger_payload::proven::Proven;
+use dagger_payload::refusal::Refusal;
 use dagger_payload::state_tree::Subject;
 
-use super::{Court, agent_key, change, create, developer, host, report};
+use super::{
+    CommitRelease, Court, RefusalCode, Verdict, agent_key, change, create, developer, grant, host,
+    join, operator, report,
+};
 
 /// What a stranger finds who has the root; the proof goes over a wire in between.
 fn shown(court: &mut Court, subject: &Subject) -> Option<Proven> {
@@ -61,6 +66,42 @@ fn every_kind_of_object_is_proven_as_it_is_and_no_other() {
     let now = court.judge.end().state_root;
     assert!(before.state.verify(&now, &present[0]).is_err());
     assert!(before.state.verify(&before.end.state_root, &present[0]).is_ok());
+}
+
+/// What an exported history is believed by: see `dagger_payload::history`.
+#[test]
+fn the_order_is_proven_and_everything_released_adds_up_to_it_and_to_nothing_else() {
+    let mut court = Court::found();
+    let mut releases = vec![court.whole(&operator(0), join(0))];
+    court.pass(2);
+    releases.push(court.whole(&operator(0), grant(4, 4)));
+    let refused = court.sign(&operator(1), join(0));
+    releases.push(court.commit(vec![refused]));
+    court.pass(1);
+    let Some(Proven::Order(ordered)) = shown(&mut court, &Subject::Order) else { panic!("it is") };
+    let end = court.judge.prove(&Subject::Order).end;
+    let lead = |releases: &[CommitRelease]| {
+        let mut chains = Chains::founding(&court.cluster);
+        let took = releases.iter().all(|release| chains.take(&codec::encode(release)).is_ok());
+        took && chains.lead_to(&end, &ordered)
+    };
+    assert!(lead(&releases));
+    assert!(!lead(&releases[..2]) && !lead(&releases[1..]));
+    let changed = |change: fn(&mut CommitRelease)| {
+        let mut changed = releases.clone();
+        change(&mut changed[1]);
+        lead(&changed)
+    };
+    assert!(!changed(|release| release.ledger_time.0 += 1));
+    assert!(!changed(|release| release.releases[0].effects.clear()));
+    assert!(!changed(|release| release.releases[0].position.0 += 1));
+    assert!(!changed(|release| release.releases[0].verdict = Verdict::Refused(unheard_of())));
+    assert!(!changed(|release| release.releases[0].ordered.payload.signature.0[3] ^= 1));
+    assert!(!changed(|release| release.releases.clear()));
+}
+
+fn unheard_of() -> Refusal {
+    Refusal::new(RefusalCode::Conflict, "")
 }
 
 #[test]

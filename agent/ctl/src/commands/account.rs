@@ -35,6 +35,9 @@ Examples:
   # A bill, and whether another operator's host comes to the same one, byte for byte; else it ends with 4
   daggerctl account usage --commit 1200 --json > bill.json
   daggerctl --api http://other-host:7480 account usage --check bill.json
+  # The same without asking anybody: from the history that an operator has exported for you, and a proof of any host
+  daggerctl ledger export > history; daggerctl ledger proof order > order.json               # (operators: the history)
+  daggerctl account usage --check bill.json --from-log history --proof order.json --genesis genesis.json
 
 Counted in ledger time: processors and memory while the host's signed reports say that the guest runs and its owner wants
 it to, disk from the host's acceptance to the deletion.";
@@ -82,9 +85,13 @@ pub(crate) enum AccountCommand {
         /// As of this commit [default: the newest one]
         #[arg(long, value_name = "N")]
         commit: Option<u64>,
-        /// Show nothing but whether the host that answers comes to this bill (written with --json)
+        /// Show nothing but whether the host that answers, or the history, comes to this bill
+        /// (written with --json)
         #[arg(long, value_name = "BILL.json", conflicts_with_all = ["account", "commit"])]
         check: Option<PathBuf>,
+        /// From which history, if nobody is to be asked.
+        #[command(flatten)]
+        from_log: usage::FromLog,
     },
     /// Change who signs for your account
     #[command(subcommand, after_help = keys::EXAMPLES)]
@@ -154,10 +161,15 @@ pub(crate) async fn run(command: AccountCommand, session: &Session) -> Result<()
             drop(progress);
             session.output.show(&view, super::payload::show)
         }
-        AccountCommand::Usage { check: Some(bill), .. } => usage::check(&bill, session).await,
-        AccountCommand::Usage { account, commit, check: None } => {
-            let id = named_or_own(account.as_deref(), session).await?;
-            usage::run(id, commit, session).await
+        AccountCommand::Usage { check: Some(bill), from_log, .. } => {
+            usage::check(&bill, &from_log, session).await
+        }
+        AccountCommand::Usage { account, commit, check: None, from_log } => {
+            let id = match from_log.is_given() {
+                true => named_offline(account.as_deref())?,
+                false => named_or_own(account.as_deref(), session).await?,
+            };
+            usage::run(id, commit, &from_log, session).await
         }
         AccountCommand::Show { account } => {
             let id = named_or_own(account.as_deref(), session).await?;
@@ -181,6 +193,18 @@ async fn named_or_own(account: Option<&str>, session: &Session) -> Result<Accoun
     match account {
         None => session.account().await,
         Some(text) => account_id(text, session).await,
+    }
+}
+
+/// Nobody is asked: a key file counts as the account's first key.
+fn named_offline(account: Option<&str>) -> Result<AccountId, Failure> {
+    let Some(text) = account else {
+        let advice = "Give its id, or the file of its first public key.";
+        return Err(Failure::usage("an offline bill needs the account", advice));
+    };
+    match text.parse() {
+        Ok(id) => Ok(id),
+        Err(_) => Ok(AccountId::of(&read_public_key(std::path::Path::new(text))?)),
     }
 }
 

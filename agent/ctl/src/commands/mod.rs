@@ -16,6 +16,7 @@ pub(crate) mod image;
 mod keys;
 pub(crate) mod ledger;
 pub(crate) mod operator;
+mod past;
 pub(crate) mod payload;
 pub(crate) mod ssh;
 mod stop_vm;

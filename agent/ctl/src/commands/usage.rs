@@ -1,57 +1,109 @@
 //! `daggerctl account usage`: what an account's VMs and volumes have used.
 //!
-//! Owns how it is shown, hours for people, exact milliseconds with `--json`, and how two hosts'
-//! bills are compared. Counts nothing itself. Called by `commands::account`.
+//! Owns how it is shown, hours for people, exact milliseconds with `--json`, and how two bills are
+//! compared. Counts nothing itself: hosts do, or `commands::past` from an exported history. Called
+//! by `commands::account`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+use clap::Args;
 use dagger_api::{ClusterView, UsageView};
-use dagger_payload::id::AccountId;
+use dagger_payload::id::{AccountId, CommitIndex};
 use dagger_payload::usage::Used;
 
+use super::past;
 use crate::failure::Failure;
 use crate::output::{Format, json_text, table};
 use crate::session::Session;
 use crate::signer::read_small;
 use crate::units::show_time;
 
-/// Asks for the meters and shows them.
+/// From what a bill is computed when nobody is asked.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct FromLog {
+    /// Compute it here, from this exported history (`ledger export`), and ask nobody
+    #[arg(long, value_name = "HISTORY", requires_all = ["proof", "genesis"])]
+    from_log: Option<PathBuf>,
+    /// What shows that the history is the true one (`ledger proof order`)
+    #[arg(long, value_name = "PROOF.json", requires = "from_log")]
+    proof: Option<PathBuf>,
+    /// The document that founded the cluster; have it from somebody whom you trust
+    #[arg(long, value_name = "FILE", requires = "from_log")]
+    genesis: Option<PathBuf>,
+    /// Its operators' signatures [default: the genesis file's name and .sig]
+    #[arg(long, value_name = "FILE", requires = "from_log")]
+    signatures: Option<PathBuf>,
+}
+
+impl FromLog {
+    /// What is to be read, if nobody is to be asked.
+    fn sources(&self) -> Option<past::Sources<'_>> {
+        Some(past::Sources {
+            history: self.from_log.as_deref()?,
+            proof: self.proof.as_deref()?,
+            genesis: self.genesis.as_deref()?,
+            signatures: self.signatures.as_deref(),
+        })
+    }
+
+    /// Whether nobody is to be asked.
+    pub(crate) fn is_given(&self) -> bool {
+        self.from_log.is_some()
+    }
+}
+
+/// Asks for the meters, or reads them from a history, and shows them.
 pub(crate) async fn run(
     account: AccountId,
     commit: Option<u64>,
+    from_log: &FromLog,
     session: &Session,
 ) -> Result<(), Failure> {
-    let query = commit.map_or_else(String::new, |commit| format!("?commit={commit}"));
-    let path = format!("/v1/accounts/{account}/usage{query}");
-    let usage: UsageView = session.client.get(&path).await?;
+    let usage = match from_log.sources() {
+        Some(sources) => past::bill(&sources, account, commit.map(CommitIndex))?,
+        None => {
+            let query = commit.map_or_else(String::new, |commit| format!("?commit={commit}"));
+            session.client.get(&format!("/v1/accounts/{account}/usage{query}")).await?
+        }
+    };
     session.output.show(&usage, show)
 }
 
-/// Asks the host that answers for the same bill, and compares both byte for byte.
-pub(crate) async fn check(bill: &Path, session: &Session) -> Result<(), Failure> {
+/// Compares a bill byte for byte with what the host that answers, or a history, comes to.
+pub(crate) async fn check(
+    bill: &Path,
+    from_log: &FromLog,
+    session: &Session,
+) -> Result<(), Failure> {
     let text = read_small(bill)?;
     let given: UsageView = serde_json::from_str(&text).map_err(|error| {
         let what = format!("{} is no bill: {error}", bill.display());
         let advice = "A bill is what `account usage --commit N --json` prints.";
         Failure::refused("bill_malformed", what, advice)
     })?;
-    let cluster: ClusterView = session.client.get("/v1/cluster").await?;
-    let path = format!("/v1/accounts/{}/usage?commit={}", given.account, given.commit);
-    let own: UsageView = session.client.get(&path).await?;
+    let (who, own) = match from_log.sources() {
+        Some(sources) => {
+            ("the history".to_owned(), past::bill(&sources, given.account, Some(given.commit))?)
+        }
+        None => {
+            let cluster: ClusterView = session.client.get("/v1/cluster").await?;
+            let path = format!("/v1/accounts/{}/usage?commit={}", given.account, given.commit);
+            (cluster.host_name.to_string(), session.client.get(&path).await?)
+        }
+    };
     let is_same = json_text(&own)? == text;
-    let host = cluster.host_name;
     if session.output.format == Format::Json {
-        let value = serde_json::json!({ "same": is_same, "host": host, "bill": own });
+        let value = serde_json::json!({ "same": is_same, "host": who, "bill": own });
         session.output.json(&value)?;
     } else if is_same {
         session.output.line(format!(
-            "{host} comes to the same bill for account {} as of commit {}, byte for byte ({} bytes)",
+            "{who} comes to the same bill for account {} as of commit {}, byte for byte ({} bytes)",
             own.account,
             own.commit,
             text.len()
         ))?;
     } else {
-        session.output.line(format!("{host} comes to another bill"))?;
+        session.output.line(format!("{who} comes to another bill"))?;
         session.output.line(differences(&given, &own))?;
     }
     if is_same { Ok(()) } else { Err(Failure::Found) }
@@ -67,7 +119,7 @@ fn differences(given: &UsageView, own: &UsageView) -> String {
         });
         marked.collect::<Vec<_>>()
     };
-    let lines = only("bill", &given, &own).into_iter().chain(only("host", &own, &given));
+    let lines = only("bill", &given, &own).into_iter().chain(only("computed", &own, &given));
     let head = ["OF", "HOST", "VM", "VCPU MS", "MEMORY MIB MS", "DISK GIB MS"];
     table(head, lines, "The numbers are the same; how they are written is not.")
 }
@@ -131,8 +183,8 @@ mod tests {
         };
         let told = differences(&bill(3_600_000), &bill(3_600_001));
         let lines: Vec<_> = told.lines().skip(1).collect();
-        assert!(lines[0].starts_with("bill  in all") && lines[0].contains("3600000"), "{told}");
-        assert!(lines[1].starts_with("host  in all") && lines[1].contains("3600001"), "{told}");
+        assert!(lines[0].starts_with("bill      in all") && lines[0].contains("3600000"), "{told}");
+        assert!(lines[1].starts_with("computed  in all") && lines[1].contains("3600001"), "{told}");
         assert_eq!(lines.len(), 2, "{told}");
         assert!(differences(&bill(1), &bill(1)).contains("The numbers are the same"));
         let shown = show(&bill(3_600_000));

@@ -33,6 +33,7 @@ impl State {
             Subject::Epoch(epoch) => self.epochs.get(epoch).map(encode),
             Subject::Operator(id) => self.operators.get(id).map(encode),
             Subject::Proposal(id) => self.proposals.get(id).map(encode),
+            Subject::Order => self.order.as_ref().map(encode),
         }
     }
 }

@@ -25,7 +25,8 @@ use super::super::silence::Silence;
 use super::State;
 use super::kept::KeptVm;
 
-/// What follows from the order itself and changes with every commit that has content.
+/// What follows from the order itself and changes with every commit that has content. Readers of
+/// proofs know its beginning as `state_tree::Ordered`.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub(crate) struct Order {
     #[n(0)]
@@ -222,7 +223,7 @@ impl State {
     pub(crate) fn note_order(&mut self) {
         let (time, history) = (self.time, self.history);
         let order = Order { time, history, silence: self.silence.clone() };
-        self.tree.set_key(b"order", &encode(&order));
+        self.tree.set_key(&Subject::Order.key(), &encode(&order));
         self.order = Some(order);
     }
 

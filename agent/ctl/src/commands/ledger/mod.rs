@@ -5,7 +5,7 @@
 
 mod log;
 mod proof;
-mod verify;
+pub(super) mod verify;
 
 use clap::Subcommand;
 use dagger_api::{EpochView, LedgerView};
@@ -33,6 +33,9 @@ pub(crate) enum LedgerCommand {
     /// List what was ordered, with signer and verdict of each payload, also of refused ones
     #[command(after_help = log::EXAMPLES)]
     Log(log::LogArguments),
+    /// Write the whole history as one file: what everybody can recompute everything from
+    #[command(after_help = super::past::EXAMPLES)]
+    Export,
     /// Print a proof of what an object is, for somebody who has only the cluster's genesis
     #[command(subcommand, after_help = proof::EXAMPLES)]
     Proof(proof::ProofCommand),
@@ -56,6 +59,7 @@ pub(crate) async fn run(command: LedgerCommand, session: &Session) -> Result<(),
             session.output.bytes(&text)
         }
         LedgerCommand::Log(arguments) => log::run(&arguments, session).await,
+        LedgerCommand::Export => super::past::export(session).await,
         LedgerCommand::Proof(command) => proof::run(command, session).await,
         LedgerCommand::Verify(arguments) => verify::run(&arguments, session),
     }

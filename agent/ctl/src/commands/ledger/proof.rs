@@ -93,6 +93,9 @@ pub(crate) enum ProofCommand {
         /// Its whole id (`operator ls --json`)
         proposal: PayloadDigest,
     },
+    /// What everything so far adds up to: shows that an exported history is the true one
+    #[command(after_help = "Example:\n  daggerctl ledger proof order > proof.json")]
+    Order,
 }
 
 /// Prints a proof.
@@ -130,6 +133,7 @@ pub(super) async fn run(command: ProofCommand, session: &Session) -> Result<(), 
         ProofCommand::Epoch { epoch: None } => format!("epoch/{}", present(session).await?),
         ProofCommand::Operator { operator } => format!("operator/{}", encode(&operator)),
         ProofCommand::Proposal { proposal } => format!("proposal/{proposal}"),
+        ProofCommand::Order => "order".to_owned(),
     };
     let proof: ProofView = session.client.get(&format!("/v1/proofs/{below}")).await?;
     session.output.json(&proof)

@@ -4,11 +4,12 @@
 //! Owns the order of the checks and the words of the result. Opens no connection, asks nobody, and
 //! says what no proof can show. Called by `commands::ledger`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use dagger_api::proof::{ProofDocument, ProofView};
 use dagger_payload::attested::{AttestedProof, Walk, Witnesses};
+use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
     AuthorIndex, ClusterId, EventDigest, LedgerTime, PayloadDigest, Position, Round,
@@ -17,7 +18,7 @@ use dagger_payload::key::PublicKey;
 use dagger_payload::payload::Payload;
 use dagger_payload::proven::Proven;
 use dagger_payload::sshsig::{self, Namespace};
-use dagger_payload::state_tree::Subject;
+use dagger_payload::state_tree::{Ordered, Subject};
 use serde::Serialize;
 
 use super::super::genesis::signatures_path;
@@ -119,22 +120,51 @@ impl<E: std::error::Error> From<E> for False {
 
 /// Checks a proof and shows what it shows.
 pub(super) fn run(arguments: &VerifyArguments, session: &Session) -> Result<(), Failure> {
-    let text = read_small(&arguments.genesis)?;
-    let default = || signatures_path(&arguments.genesis);
-    let signatures = read_small(&arguments.signatures.clone().unwrap_or_else(default))?;
-    let read = Genesis::read_signed(text.as_bytes(), &signatures);
-    let (genesis, cluster) = read.map_err(|error| {
-        let advice = "Have the document and its signatures from somebody whom you trust.";
-        Failure::refused("genesis_invalid", error.to_string(), advice)
-    })?;
-    let false_proof = |False(why): False| {
-        let advice = "Believe nothing of it. Ask another host of the cluster for a new one.";
-        Failure::refused("proof_false", format!("NOT PROVEN: {why}"), advice)
-    };
-    let proof: ProofView = serde_json::from_str(&read_small(&arguments.proof)?)
-        .map_err(|error| false_proof(False(format!("it is no proof: {error}"))))?;
+    let (genesis, cluster) = founded(&arguments.genesis, arguments.signatures.as_deref())?;
+    let proof = read_proof(&arguments.proof)?;
     let checked = check(&proof, cluster, &genesis).map_err(false_proof)?;
     session.output.show(&checked, |checked| show(checked, &genesis))
+}
+
+/// The genesis that its operators signed, and the cluster that it founds.
+pub(crate) fn founded(
+    genesis: &Path,
+    signatures: Option<&Path>,
+) -> Result<(Genesis, ClusterId), Failure> {
+    let text = read_small(genesis)?;
+    let signatures = signatures.map_or_else(|| signatures_path(genesis), Path::to_owned);
+    let read = Genesis::read_signed(text.as_bytes(), &read_small(&signatures)?);
+    read.map_err(|error| {
+        let advice = "Have the document and its signatures from somebody whom you trust.";
+        Failure::refused("genesis_invalid", error.to_string(), advice)
+    })
+}
+
+/// What a proof of the order shows, and after which commit.
+pub(crate) fn order(
+    proof: &Path,
+    cluster: ClusterId,
+    genesis: &Genesis,
+) -> Result<(CommitEnd, Ordered), Failure> {
+    let proof = read_proof(proof)?;
+    let checked = check(&proof, cluster, genesis).map_err(false_proof)?;
+    match (checked.object, proof.read()) {
+        (Some(Proven::Order(ordered)), Ok(parts)) => Ok((parts.attested.end, ordered)),
+        _ => {
+            let what = format!("it proves {}, and not the order", subject_text(&proof.subject));
+            Err(false_proof(False(what)))
+        }
+    }
+}
+
+fn read_proof(path: &Path) -> Result<ProofView, Failure> {
+    let read = serde_json::from_str(&read_small(path)?);
+    read.map_err(|error| false_proof(False(format!("it is no proof: {error}"))))
+}
+
+fn false_proof(False(why): False) -> Failure {
+    let advice = "Believe nothing of it. Ask another host of the cluster for a new one.";
+    Failure::refused("proof_false", format!("NOT PROVEN: {why}"), advice)
 }
 
 /// Everything that can be checked, from the genesis to the signatures of the documents.
@@ -263,6 +293,7 @@ fn subject_text(subject: &Subject) -> String {
         Subject::Epoch(epoch) => format!("epoch {epoch}"),
         Subject::Operator(id) => format!("operator {id}"),
         Subject::Proposal(id) => format!("proposal {id}"),
+        Subject::Order => "order".to_owned(),
     }
 }
 
@@ -385,4 +416,4 @@ fn limits(checked: &Checked) -> String {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -24,11 +24,11 @@ use zeroize::Zeroizing;
 
 use super::*;
 
-fn key(byte: u8) -> SecretKey {
+pub(crate) fn key(byte: u8) -> SecretKey {
     SecretKey::from_seed(&Zeroizing::new([byte; 32]))
 }
 
-fn genesis(nonce: &str) -> (Genesis, ClusterId) {
+pub(crate) fn genesis(nonce: &str) -> (Genesis, ClusterId) {
     let host = |number: u8| GenesisHost {
         name: format!("host{number}").parse().expect("a name"),
         operator: "op1".parse().expect("a name"),
@@ -52,7 +52,7 @@ fn genesis(nonce: &str) -> (Genesis, ClusterId) {
     (genesis, cluster)
 }
 
-fn header(
+pub(crate) fn header(
     cluster: ClusterId,
     author: u8,
     newest: CommitEnd,
