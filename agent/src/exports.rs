@@ -6,11 +6,11 @@
 
 use std::sync::Arc;
 
-use dagger_images::FlatDisk;
+use dagger_images::{FlatDisk, ImageError};
 use dagger_payload::object::Vm;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::actuator::store::StoredDisks;
+use crate::actuator::store::{StoredDisks, disk_error};
 
 /// Copies that are made or handed out at the same time.
 const EXPORTS_TOGETHER_MAX: usize = 1;
@@ -42,8 +42,19 @@ pub struct Copied {
 pub enum NoCopy {
     /// Another one is being made or handed out.
     Busy,
+    /// It would be larger than any image: asking again helps nothing.
+    TooLarge(String),
     /// The store says why.
     Failed(String),
+}
+
+impl From<&ImageError> for NoCopy {
+    fn from(error: &ImageError) -> Self {
+        if matches!(error, ImageError::CopyTooLarge { .. }) {
+            return Self::TooLarge(error.to_string());
+        }
+        Self::Failed(disk_error(error).to_string())
+    }
 }
 
 impl Exporter {
@@ -62,8 +73,30 @@ impl Exporter {
         // The work keeps its turn also when nobody waits for it any more.
         let work = move || disks.flatten(vm, &image).map(|disk| Copied { disk, turn });
         match tokio::task::spawn_blocking(work).await {
-            Ok(copied) => copied.map_err(|error| NoCopy::Failed(error.to_string())),
+            Ok(copied) => copied.map_err(|error| NoCopy::from(&error)),
             Err(error) => Err(NoCopy::Failed(format!("the copying ended: {error}"))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::response::IntoResponse;
+    use hyper::StatusCode;
+
+    use super::*;
+    use crate::api::ApiProblem;
+
+    #[test]
+    fn a_disk_that_is_too_large_is_refused_and_one_without_room_may_be_asked_for_again() {
+        let too_large = NoCopy::from(&ImageError::CopyTooLarge { bytes: 2, max_bytes: 1 });
+        let NoCopy::TooLarge(why) = too_large else { panic!("{too_large:?}") };
+        assert!(why.contains("fstrim"), "{why}");
+        let status = ApiProblem::copy_too_large(why).into_response().status();
+        assert_eq!(status, StatusCode::CONFLICT);
+        let directory = "/srv".into();
+        let (bytes, reserve_bytes, free_bytes) = (2, 1, 1);
+        let full = ImageError::NoRoom { bytes, reserve_bytes, free_bytes, directory };
+        assert!(matches!(NoCopy::from(&full), NoCopy::Failed(why) if why.contains("no_room")));
     }
 }

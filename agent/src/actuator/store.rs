@@ -94,13 +94,13 @@ impl StoredDisks {
     /// A copy of what the guest of `vm`, which no machine holds, would see.
     ///
     /// # Errors
-    /// Those of the image, `DiskRefused`, `Failed`.
-    pub fn flatten(&self, vm: VmId, image: &VmImage) -> Result<FlatDisk, DiskError> {
+    /// Those of the image, and those of [`DiskStore::flatten`].
+    pub fn flatten(&self, vm: VmId, image: &VmImage) -> Result<FlatDisk, ImageError> {
         // `images_in_use` is not held for as long as a copy takes: whoever waits to remove an image
         // would keep all others from making disks. The disk is there, and no image below one is
         // removed.
-        let stored = self.verified(image).map_err(|error| disk_error(&error))?;
-        self.disks.flatten(vm, &stored).map_err(|error| disk_error(&error))
+        let stored = self.verified(image)?;
+        self.disks.flatten(vm, &stored)
     }
 
     fn require_snapshot(&self, volume: VolumeId, snapshot: SnapshotId) -> Result<(), DiskError> {
@@ -228,6 +228,9 @@ impl Disks for StoredDisks {
                 self.disks.disk_path(vm).display()
             )));
         }
+        // The file is hashed here, before anybody is kept from removing images; below, where it must
+        // stay, the store finds it unchanged.
+        self.verified(image).map_err(|error| disk_error(&error))?;
         let _in_use = self.images_in_use.read().unwrap_or_else(PoisonError::into_inner);
         let stored = self.verified(image).map_err(|error| disk_error(&error))?;
         let disk = self
@@ -425,7 +428,7 @@ fn told(error: &ImageError) -> String {
 }
 
 /// The store's errors in the actuator's words; its stable code goes in front where ours says less.
-fn disk_error(error: &ImageError) -> DiskError {
+pub(crate) fn disk_error(error: &ImageError) -> DiskError {
     let text = told(error);
     match error {
         ImageError::Missing(_) => DiskError::ImageMissing(text),

@@ -41,7 +41,7 @@ use crate::model::{Model, VmQuery};
             description = "`unix_socket_only`"),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, body = Problem, content_type = "application/problem+json",
-            description = "`vm_elsewhere`, `vm_not_stopped`, `name_ambiguous`"),
+            description = "`vm_elsewhere`, `vm_not_stopped`, `copy_too_large`, `name_ambiguous`"),
         (status = 503, body = Problem, content_type = "application/problem+json",
             description = "`export_unavailable`: the disk could not be copied; `overloaded`: another export is made")
     )
@@ -61,6 +61,7 @@ pub(super) async fn export(
     let exporter = exporter.ok_or_else(|| ApiProblem::overloaded("the agent is still starting"))?;
     let Copied { disk, turn } = exporter.copy(&before).await.map_err(|error| match error {
         NoCopy::Busy => ApiProblem::overloaded("another export is made"),
+        NoCopy::TooLarge(why) => ApiProblem::copy_too_large(why),
         NoCopy::Failed(why) => ApiProblem::export(why),
     })?;
     // Nobody wrote to the disk while it was copied, or there were no copy; what the head says has

@@ -69,6 +69,8 @@ own_codes! {
         "Stop it with daggerctl vm stop --wait applied, then ask again.";
     EXPORT = "export_unavailable", SERVICE_UNAVAILABLE, "The disk could not be copied",
         "Look at the detail, the agent's log and the disk's free space, then ask again.";
+    COPY_TOO_LARGE = "copy_too_large", CONFLICT, "A copy of the disk would be larger than any image",
+        "Free space inside the guest (fstrim), or take its files away from inside.";
     AMBIGUOUS = "name_ambiguous", CONFLICT, "The name exists in several accounts",
         "Give ?account=ID, or the VM's id instead of its name.";
     NO_QUORUM = "no_quorum", SERVICE_UNAVAILABLE, "Too few hosts can be reached to change anything",
@@ -176,6 +178,11 @@ impl ApiProblem {
     /// The VM's disk could not be copied.
     pub fn export(detail: impl Into<String>) -> Self {
         Self::own(&EXPORT, detail)
+    }
+
+    /// The VM's disk is too large to be copied.
+    pub fn copy_too_large(detail: impl Into<String>) -> Self {
+        Self::own(&COPY_TOO_LARGE, detail)
     }
 
     /// There is no guest.
