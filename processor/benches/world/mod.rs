@@ -23,6 +23,9 @@ use dagger_processor::judge::snapshot::Restoring;
 use dagger_processor::verify::Verified;
 
 const NOW: LedgerTime = LedgerTime(1_700_000_000_000);
+/// How long payloads live where they are to be remembered for a while: ten such times are shorter
+/// than any offer waits, and no VM here is ever accepted.
+const LIFE_MS: u64 = 900;
 /// Hosts of one operator, unless the cluster is small: he gets only so many seats.
 const HOSTS_PER_OPERATOR: usize = 31;
 
@@ -135,6 +138,25 @@ impl World {
             self.time = self.time.plus_ms(1);
             self.create_all((count - first).min(1000));
         }
+    }
+
+    /// From now on payloads are remembered, until [`World::let_payloads_expire`].
+    pub(crate) fn let_payloads_live(&mut self) {
+        self.life_ms = LIFE_MS;
+        self.let_payloads_expire();
+    }
+
+    /// All payloads expire and are forgotten.
+    pub(crate) fn let_payloads_expire(&mut self) {
+        self.time = self.time.plus_ms(LIFE_MS);
+        self.not_after = 0;
+        let (commit, verified) = self.protections(1);
+        self.judge.apply(&commit, &verified).expect("the next commit");
+    }
+
+    /// Ledger time goes on, and payloads that live no longer are forgotten with the next commit.
+    pub(crate) fn pass_a_millisecond(&mut self) {
+        self.time = self.time.plus_ms(1);
     }
 
     /// A judge that begins again from a snapshot's chunks, which are given one by one.
