@@ -208,10 +208,8 @@ shows "byte for byte" alone "$directory/bill.json" "$directory/history"
 status=0
 run alone "$directory/padded.json" "$directory/history" || status=$?
 ((status == 4)) || fail "one millisecond too much was to be found"
-# One byte of the history is another one.
-size=$(stat -c %s "$directory/history")
-cp "$directory/history" "$directory/forged"
-printf '\377' | dd of="$directory/forged" bs=1 seek=$((size / 2)) conv=notrunc status=none
+# A VM of that history is called something else.
+LC_ALL=C sed 's/steady/studio/' "$directory/history" >"$directory/forged"
 cmp -s "$directory/history" "$directory/forged" && fail "the forged history was to differ"
 status=0
 run alone "$directory/bill.json" "$directory/forged" || status=$?

@@ -1,9 +1,12 @@
-//! Proofs, as somebody hands them to a stranger who has the genesis and nothing else.
+//! Proofs and exported histories, as somebody hands them to a stranger who has the genesis and
+//! nothing else.
 
 use dagger_api::proof::ProofView;
 use dagger_payload::attested::{AttestedEnd, AttestedProof};
 use dagger_payload::carried::Carried;
+use dagger_payload::codec;
 use dagger_payload::event::{CommitEnd, Event};
+use dagger_payload::history::Chains;
 use dagger_payload::id::{CommitIndex, Position, PrefixHash, StateRoot};
 use dagger_payload::merkle;
 use dagger_payload::proof::{Finding, Path, StateProof};
@@ -13,8 +16,10 @@ use super::super::mutate::Form;
 use super::super::samples::{World, world};
 use super::{Answer, Target, require};
 
-pub(super) const TARGETS: &[Target] =
-    &[Target { name: "proof", form: Form::Text, samples: proofs, read: proof }];
+pub(super) const TARGETS: &[Target] = &[
+    Target { name: "proof", form: Form::Text, samples: proofs, read: proof },
+    Target { name: "history", form: Form::Cbor, samples: releases, read: history },
+];
 
 /// The end that the headers of the world attest.
 fn end() -> CommitEnd {
@@ -61,6 +66,21 @@ fn proofs(world: &World) -> Vec<Vec<u8>> {
     // Without the handover, whose headers attest another end, all of it but the leaf holds.
     let both = views.flat_map(|view| [ProofView { handovers: Vec::new(), ..view.clone() }, view]);
     both.map(|view| serde_json::to_vec(&view).expect("plain data always writes")).collect()
+}
+
+/// The parts of an exported history.
+fn releases(world: &World) -> Vec<Vec<u8>> {
+    let releases = world.releases.iter().map(|sealed| &sealed.release);
+    releases.filter(|release| !release.is_empty()).map(codec::encode).collect()
+}
+
+fn history(bytes: &[u8]) -> Result<Answer, String> {
+    let mut chains = Chains::founding(&world().cluster);
+    let before = chains;
+    let Ok(release) = chains.take(bytes) else { return Ok(Answer::Refused) };
+    require(codec::encode(&release) == bytes, "it takes bytes that it would write otherwise")?;
+    require(chains.at == release.end.index && chains != before, "what it took counts for nothing")?;
+    Ok(Answer::Accepted)
 }
 
 fn proof(bytes: &[u8]) -> Result<Answer, String> {
