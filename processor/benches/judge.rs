@@ -116,8 +116,8 @@ fn thread_time() -> Duration {
 /// 100 hosts, 1,000 accounts and 10,000 VMs, and little besides: as the goal has it. Whenever the
 /// payloads of five commits are remembered they expire, which is not measured.
 fn vm_create_at(quick: bool) -> Value {
-    let (vms, count, passes) = if quick { (500, 100, 2) } else { (10_000, COMMIT_PAYLOADS, 9) };
     const TOGETHER: usize = 5;
+    let (vms, count, passes) = if quick { (500, 100, 2) } else { (10_000, COMMIT_PAYLOADS, 9) };
     let mut world = World::furnished(100, 1000);
     world.create_plain(vms);
     world.let_payloads_live();
