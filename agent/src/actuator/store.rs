@@ -228,8 +228,8 @@ impl Disks for StoredDisks {
                 self.disks.disk_path(vm).display()
             )));
         }
-        // The file is hashed here, before anybody is kept from removing images; below, where it must
-        // stay, the store finds it unchanged.
+        // The file is hashed here, before anybody is kept from removing images; below, where it
+        // must stay, the store finds it unchanged.
         self.verified(image).map_err(|error| disk_error(&error))?;
         let _in_use = self.images_in_use.read().unwrap_or_else(PoisonError::into_inner);
         let stored = self.verified(image).map_err(|error| disk_error(&error))?;
