@@ -2,7 +2,7 @@
 //! read model, API) and the one that works on machines (controller, journal, actuator,
 //! hypervisors).
 //!
-//! Owns only these shapes. Never decides. The first half sends [`Order`]s through a bounded
+//! Owns only these shapes, and those of the controller that pass here. Never decides. The first half sends [`Order`]s through a bounded
 //! channel, the second answers with [`HostReport`]s through a bounded channel and keeps a
 //! [`SightBoard`] for the API to show.
 
@@ -10,13 +10,10 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
-use dagger_api::{ImageDownload, Sight};
-use dagger_payload::id::{
-    CommitIndex, Generation, HostId, ImageDigest, LedgerTime, SnapshotId, VmId, VolumeId,
-};
+use dagger_api::ImageDownload;
+pub use dagger_controller::order::{AttestedVm, AttestedVolume, Order, ReportSubject, VmSight};
+use dagger_payload::id::{Generation, HostId, ImageDigest, VmId};
 use dagger_payload::kind::{Body, ReportSnapshot, ReportVm, ReportVolume, StopManner};
-use dagger_payload::object::{Host, Image, Vm};
-use dagger_payload::volume::Volume;
 
 use crate::exports::Exporter;
 use crate::inspection::Inspector;
@@ -30,47 +27,6 @@ pub const LOCAL_STOPS_WAITING_MAX: usize = 16;
 /// Reports that may wait to be submitted.
 pub const REPORTS_WAITING_MAX: usize = 1024;
 
-/// What the controller is told, in order of commits. Everything in it is sealed by the processor
-/// and attested by a quorum, as checked by the agent itself.
-#[derive(Debug, Clone)]
-pub enum Order {
-    /// The new version of a VM whose placement names this host, or named it before.
-    Vm(Box<AttestedVm>),
-    /// The new version of a volume of this host.
-    Volume(Box<AttestedVolume>),
-    /// The new version of a host: this one's own object says its guests' subnet, among others;
-    /// those of others say where they serve images.
-    Host(Box<Host>),
-    /// The new version of a registered image: where its file may be had.
-    Image(Box<Image>),
-    /// Ledger time moved on (with each attested commit).
-    LedgerTime(LedgerTime),
-    /// The history up to this commit has been told; before the first of these nothing is done to
-    /// any machine.
-    CaughtUp(CommitIndex),
-    /// What the ledger shows is older than what this host has seen before: nothing may change until
-    /// [`Order::CaughtUp`] comes again. VMs run on.
-    Hold(String),
-}
-
-/// A version of a VM that a quorum attests.
-#[derive(Debug, Clone)]
-pub struct AttestedVm {
-    /// The whole object.
-    pub vm: Vm,
-    /// The commit that made this version.
-    pub commit: CommitIndex,
-}
-
-/// A version of a volume that a quorum attests.
-#[derive(Debug, Clone)]
-pub struct AttestedVolume {
-    /// The whole object.
-    pub volume: Volume,
-    /// The commit that made this version.
-    pub commit: CommitIndex,
-}
-
 /// What this host says about one of its VMs or volumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostReport {
@@ -80,29 +36,6 @@ pub enum HostReport {
     Volume(ReportVolume),
     /// About a volume's snapshot.
     Snapshot(ReportSnapshot),
-}
-
-/// What a report is about: a later one takes the place of an earlier one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum ReportSubject {
-    /// A VM.
-    Vm(VmId),
-    /// A volume.
-    Volume(VolumeId),
-    /// A volume's snapshot.
-    Snapshot(VolumeId, SnapshotId),
-}
-
-impl std::fmt::Display for ReportSubject {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Vm(vm) => write!(formatter, "VM {vm}"),
-            Self::Volume(volume) => write!(formatter, "volume {volume}"),
-            Self::Snapshot(volume, snapshot) => {
-                write!(formatter, "snapshot {snapshot} of volume {volume}")
-            }
-        }
-    }
 }
 
 impl From<ReportVm> for HostReport {
@@ -264,19 +197,6 @@ pub struct SightContents {
     pub inspector: Option<Inspector>,
     /// Copies disks of this host, once the machines' half has begun.
     pub exporter: Option<Exporter>,
-}
-
-/// What is seen of one VM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VmSight {
-    /// What the hypervisor shows.
-    pub sight: Sight,
-    /// The generation that was carried out last.
-    pub applied_generation: Option<Generation>,
-    /// Why it is not as wanted, if so.
-    pub reason: Option<String>,
-    /// It waits for its image to be fetched.
-    pub awaits_image: bool,
 }
 
 impl SightBoard {

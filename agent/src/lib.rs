@@ -5,7 +5,6 @@ pub mod actuator;
 pub mod api;
 pub mod clock;
 pub mod configuration;
-pub mod controller;
 pub mod daemon;
 pub mod downloads;
 pub mod exports;
@@ -25,3 +24,6 @@ pub mod one_shot;
 mod service_manager;
 pub mod submit;
 pub mod verify;
+
+/// The rules for machines: a package of its own, so that nothing impure can come in.
+pub use dagger_controller as controller;

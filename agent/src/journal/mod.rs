@@ -6,8 +6,6 @@
 //! one; at the start all are read. A file that does not read is set aside: its VM is adopted again
 //! from what is seen.
 
-mod record;
-
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -15,9 +13,8 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
+pub use dagger_controller::record::{DiskMark, Evidence, Halt, Record};
 use dagger_payload::id::{HostId, VmId};
-
-pub use record::{DiskMark, Evidence, Halt, Record};
 
 /// A record's file, in bytes: ten times what the largest record takes.
 const RECORD_BYTES_MAX: u64 = 64 * 1024;

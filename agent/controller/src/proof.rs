@@ -11,8 +11,8 @@ use dagger_payload::id::{
 use dagger_payload::object::{Placement, VmState, Wanted};
 use dagger_payload::volume::{Snapshot, VolumeState, VolumeUse, VolumeWanted};
 
-use crate::handover::{AttestedVm, AttestedVolume, ReportSubject};
-use crate::journal::Record;
+use crate::order::{AttestedVm, AttestedVolume, ReportSubject};
+use crate::record::Record;
 
 /// The VM's owner wants it switched off (for good, for a reboot, or gone), and this host has it; or
 /// this host's operator wants it off.

@@ -14,9 +14,9 @@ use dagger_payload::object::{Placement, Wanted};
 use super::limits::{RESTARTS_MAX, RETRY_WAIT_FIRST, RETRY_WAIT_MAX, SILENT_TRIES_MAX};
 use super::step::{DiskRule, Finished, Outcome, Seen, Sighting, Step};
 use super::{Monotonic, report::Told};
-use crate::handover::AttestedVm;
-use crate::hypervisor::{Machine, Tags};
-use crate::journal::{DiskMark, Evidence, Record};
+use crate::machine::{Machine, Tags};
+use crate::order::AttestedVm;
+use crate::record::{DiskMark, Evidence, Record};
 
 /// One VM.
 #[derive(Debug, Clone)]

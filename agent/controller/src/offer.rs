@@ -9,7 +9,7 @@ use dagger_payload::object::{Placement, Wanted};
 use super::entry::Entry;
 use super::step::Seen;
 use super::{Controller, Output, report};
-use crate::hypervisor::Machine;
+use crate::machine::Machine;
 
 impl Controller {
     /// Accepts or refuses, once the hypervisor could be asked; an offer whose time has passed is

@@ -1,6 +1,7 @@
 //! What is written down about one VM.
 //!
-//! Owns the record's shape and nothing else. Made by the controller.
+//! Owns the record's shape and nothing else. Made by the controller,
+//! kept by the agent's journal.
 
 use std::collections::BTreeSet;
 
@@ -8,7 +9,7 @@ use dagger_payload::id::{CommitIndex, Generation, HostId, PayloadDigest, VmId};
 use dagger_payload::kind::StopManner;
 use serde::{Deserialize, Serialize};
 
-use crate::controller::Step;
+use crate::step::Step;
 
 /// Versions of one generation that are kept as evidence.
 const EVIDENCE_MAX: usize = 8;
@@ -112,7 +113,7 @@ impl Record {
 
     /// Keeps what `there`, the record that this one replaces, says once and for all, if this one
     /// was made before that.
-    pub(super) fn keep_words_of(&mut self, there: &Self) {
+    pub fn keep_words_of(&mut self, there: &Self) {
         let mine = self.halted_at.as_ref().map(|halt| halt.generation);
         let counts =
             |halt: &&Halt| halt.generation >= self.generation && Some(halt.generation) > mine;

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::{COLLECT_LOOK_EVERY, COLLECTIONS_WAITING_MAX};
 use super::proof::{RemainsProof, Remnant, UnusedProof};
 use super::{Controller, Mode, Monotonic, Output};
-use crate::handover::{AttestedVm, AttestedVolume};
+use crate::order::{AttestedVm, AttestedVolume};
 
 /// How long this host keeps what nobody needs any more, in hours of ledger time.
 #[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -9,8 +9,8 @@ use dagger_payload::object::Vm;
 use serde::{Deserialize, Serialize};
 
 use super::proof::{DeleteProof, StopProof};
-use crate::hypervisor::{Machine, Tags};
-use crate::journal::Record;
+use crate::machine::{Machine, Tags};
+use crate::record::Record;
 
 /// What can be done for a VM; each only makes sure that something holds, so it may be repeated
 /// (R6).

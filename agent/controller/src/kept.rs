@@ -15,7 +15,7 @@ use super::report::{code, shorten};
 use super::step::{DiskRule, Outcome};
 use super::volumes::{Failure, Next, Then, VolumeAction};
 use super::{Monotonic, Output};
-use crate::handover::AttestedVolume;
+use crate::order::AttestedVolume;
 
 /// Whether the volume's contents may be copied.
 pub(super) enum Source {

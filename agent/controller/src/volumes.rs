@@ -16,7 +16,7 @@ use super::proof::{RestoreProof, SnapshotProof, VolumeProof};
 use super::report::{code, shorten};
 use super::step::{DiskRule, Outcome};
 use super::{Controller, Mode, Monotonic, Output};
-use crate::handover::AttestedVolume;
+use crate::order::AttestedVolume;
 
 /// One step for a volume.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 //!
 //! Owns every decision about a machine: [`Controller::handle`] takes one input and says what to do.
 //! Never touches a machine, and knows no clock, socket, file, thread or randomness: the time is
-//! told with each input. Called by [`crate::machines`], and by tests that crash it at every step.
+//! told with each input. Called by the machines' half of the agent, by tests that crash it at every
+//! step, and by the simulator of machines.
 
 mod collector;
 mod decide;
@@ -12,9 +13,12 @@ mod fetches;
 mod halt;
 mod kept;
 mod limits;
+pub mod machine;
 mod offer;
+pub mod order;
 mod policy;
 pub mod proof;
+pub mod record;
 mod report;
 mod sources;
 mod step;
@@ -36,9 +40,9 @@ use self::fetches::Fetches;
 use self::halt::Charge;
 use self::sources::Sources;
 use self::volumes::VolumeEntry;
-use crate::handover::{AttestedVm, Order, VmSight};
-use crate::hypervisor::{Inventory, Machine, Power, Tags};
-use crate::journal::Record;
+use crate::machine::{Inventory, Machine, Power, Tags};
+use crate::order::{AttestedVm, Order, VmSight};
+use crate::record::Record;
 
 pub use collector::{Collection, Retention, Stored, StoredOverlay};
 pub use fetches::{FetchJob, FetchPlace, Fetched};

@@ -13,8 +13,8 @@ use super::entry::{Entry, Then};
 use super::proof::StopProof;
 use super::step::{HaltJob, Rung, Seen};
 use super::{Controller, Monotonic, Output};
-use crate::hypervisor::{Machine, Power};
-use crate::journal::{DiskMark, Halt, Record};
+use crate::machine::{Machine, Power};
+use crate::record::{DiskMark, Halt, Record};
 
 /// The stable code before the operator's own words.
 const CODE: &str = "local_stop";

@@ -14,8 +14,8 @@ use super::entry::{Asked, Entry, Then};
 use super::limits::{RESTART_WINDOW, RESTARTS_MAX, SHUTDOWN_ASK_AGAIN, SHUTDOWN_WAIT_MAX};
 use super::proof::{DeleteProof, StopProof};
 use super::step::{Action, Guests, Rung, Seen, Step};
-use crate::handover::AttestedVm;
-use crate::hypervisor::{Machine, Power, Tags};
+use crate::machine::{Machine, Power, Tags};
+use crate::order::AttestedVm;
 
 /// What else the decision rests on.
 pub(super) struct Surroundings<'a> {
