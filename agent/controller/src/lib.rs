@@ -20,6 +20,7 @@ mod policy;
 pub mod proof;
 pub mod record;
 mod report;
+pub mod selection;
 mod sources;
 mod step;
 mod volumes;

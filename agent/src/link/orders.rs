@@ -1,18 +1,16 @@
 //! Tells the machines' half what is attested, in order of commits, and nothing else.
 //!
-//! Owns the choice of what concerns this host, and the mark: it is durable before anything that
-//! follows from it is told. Called once by the daemon.
+//! Owns the mark: it is durable before anything that follows from it is told. What concerns this
+//! host says [`Selection`]. Called once by the daemon.
 
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use dagger_payload::id::{CommitIndex, HostId, VmId};
-use dagger_payload::object::{Effect, Vm};
-use dagger_payload::release::CommitRelease;
+use dagger_controller::selection::Selection;
+use dagger_payload::id::{CommitIndex, HostId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::handover::{AttestedVm, AttestedVolume, Order};
+use crate::handover::Order;
 use crate::model::SharedModel;
 use crate::verify::mark::{Mark, MarkFile};
 use crate::verify::reader::{Progress, Trust};
@@ -21,60 +19,6 @@ use crate::verify::reader::{Progress, Trust};
 const RELEASES_TOGETHER_MAX: usize = 256;
 /// How far the mark may lag behind commits that do not concern this host.
 const MARK_EVERY_MAX: Duration = Duration::from_secs(1);
-
-/// What of the history concerns one host.
-#[derive(Debug, Clone)]
-struct Selection {
-    host: HostId,
-    /// VMs that were placed here at some time.
-    placed_here: BTreeSet<VmId>,
-}
-
-impl Selection {
-    fn new(host: HostId) -> Self {
-        Self { host, placed_here: BTreeSet::new() }
-    }
-
-    /// What the machines' half must know of an attested release, in its order.
-    fn orders(&mut self, release: &CommitRelease) -> Vec<Order> {
-        let mut orders = Vec::new();
-        for effect in release.effects() {
-            match effect {
-                Effect::Vm(vm) if self.concerns(vm) => {
-                    orders.push(Order::Vm(Box::new(AttestedVm {
-                        vm: (**vm).clone(),
-                        commit: release.end.index,
-                    })));
-                }
-                Effect::Volume(volume) if volume.host == self.host => {
-                    orders.push(Order::Volume(Box::new(AttestedVolume {
-                        volume: (**volume).clone(),
-                        commit: release.end.index,
-                    })));
-                }
-                Effect::Host(host) => orders.push(Order::Host(host.clone())),
-                Effect::Image(image) => orders.push(Order::Image(image.clone())),
-                Effect::Vm(_)
-                | Effect::Volume(_)
-                | Effect::Account(_)
-                | Effect::Usage(_)
-                | Effect::Seat(_)
-                | Effect::Epoch(_)
-                | Effect::Operator(_)
-                | Effect::Proposal(_) => {}
-            }
-        }
-        orders.push(Order::LedgerTime(release.ledger_time));
-        orders
-    }
-
-    fn concerns(&mut self, vm: &Vm) -> bool {
-        if vm.placement.host() == Some(self.host) {
-            self.placed_here.insert(vm.id);
-        }
-        self.placed_here.contains(&vm.id)
-    }
-}
 
 /// Tells orders from the model to `orders`.
 pub struct OrderTeller {
