@@ -73,11 +73,14 @@ soak: build debian-image ## the long simulations (SEEDS=1000 for each size), hos
 	  $(CARGO) run --locked -p dagger-tests --bin sim -- --first-seed $(DAGGER_FIRST_SEED) \
 	    --seeds $(SEEDS) --hosts $$hosts; \
 	done
+	$(CARGO) run --locked -p dagger-tests --bin sim-machines -- --first-seed $(DAGGER_FIRST_SEED) \
+	  --seeds $(SEEDS)
 	$(CARGO) run --locked -p dagger-tests --bin fuzz -- --seconds 60 --first-seed $(DAGGER_FIRST_SEED)
 	$(CARGO) run --locked -p dagger-tests --bin endure -- storm --seconds 120 --faults 125
 	$(CARGO) run --locked -p dagger-tests --bin endure -- storm --hosts 1 --kinds kill --seconds 60 --faults 60
 	$(CARGO) run --locked -p dagger-tests --bin endure -- outages
 	$(CARGO) run --locked -p dagger-tests --features planted-bugs --bin sim -- --planted all
+	$(CARGO) run --locked -p dagger-tests --features planted-bugs --bin sim-machines -- --planted all
 	DAGGER_MODEL_PAYLOADS=1000000 $(CARGO) test --locked -p dagger-processor --test model -- --nocapture
 
 bench: ## what judging and the agent cost, as JSON, each figure beside a bound measured in the same run

@@ -1,5 +1,5 @@
-//! Tests of the whole: a simulator of the ledger under faults, the promises that every run is held
-//! to, hostile bytes for every decoder, a load generator, endurance runs of real processes, the
+//! Tests of the whole: simulators of the ledger and of machines under faults, the promises that every
+//! run is held to, hostile bytes for every decoder, a load generator, endurance runs of real processes, the
 //! house rules, and machines with systemd to install into.
 //!
 //! Owns what no single package can test alone. Never ships. Called by `make test` and by the
@@ -12,6 +12,7 @@ pub mod fuzz;
 pub mod hammer;
 pub mod ledgers;
 pub mod libvirtd;
+pub mod machines_simulator;
 pub mod nspawn;
 pub mod promise;
 pub mod simulator;

@@ -173,7 +173,7 @@ impl Collector {
 
 /// Whether `hours` of ledger time have passed since `at`.
 fn is_past(at: LedgerTime, hours: u64, now: LedgerTime) -> bool {
-    at.plus_ms(hours.saturating_mul(3_600_000)) <= now
+    at.plus_ms(hours.saturating_mul(3_600_000)) <= now || planted!(RetentionIgnored)
 }
 
 /// The images that this host's VMs need.

@@ -62,7 +62,9 @@ pub(super) fn decide(entry: &Entry, around: &Surroundings<'_>) -> Decision {
         return Decision::Hold(objection);
     }
     let power = match &entry.sighting.seen {
+        Seen::Unknown if planted!(UnknownIsAbsent) => None,
         Seen::Unknown => return Decision::Look,
+        Seen::Present(Machine::Foreign(_)) if planted!(StrangerIsAbsent) => None,
         Seen::Present(Machine::Foreign(why)) => {
             return Decision::Degraded(format!("name_occupied: {why}"));
         }
@@ -161,7 +163,11 @@ fn objection(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Option<String>
 /// The power is as wanted; the tags should say for which generation.
 fn settle(entry: &Entry, wanted: &AttestedVm, phase: ReportPhase) -> Decision {
     let tagged = entry.tags().is_some_and(|tags| tags.generation == wanted.vm.generation);
-    if tagged { Decision::Settled(phase) } else { Decision::Act(Action::Tag) }
+    if tagged && !planted!(TaggedForEver) {
+        Decision::Settled(phase)
+    } else {
+        Decision::Act(Action::Tag)
+    }
 }
 
 /// The host's own object comes with the history.
@@ -223,7 +229,9 @@ fn reboot_proof(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Option<Stop
 /// which are written after that.
 fn needs_volumes(entry: &Entry, wanted: &AttestedVm) -> bool {
     let is_older = |tags: &Tags| tags.generation < wanted.vm.volumes_since;
-    entry.tags().is_some_and(is_older) && !entry.ensured.contains(&Step::Volumes)
+    entry.tags().is_some_and(is_older)
+        && !entry.ensured.contains(&Step::Volumes)
+        && !planted!(VolumesNotGiven)
 }
 
 fn switch_off(
@@ -273,7 +281,10 @@ pub(super) fn ladder(asked: Option<Asked>, now: Monotonic) -> Rungs {
 /// for nobody.
 fn delete(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Decision {
     let Some(proof) = DeleteProof::of(wanted, here) else { return Decision::Wait(None) };
-    match REMOVING.into_iter().find(|step| !entry.ensured.contains(step)) {
+    let is_due = |step: &Step| {
+        !entry.ensured.contains(step) && !(planted!(CardForgotten) && *step == Step::Disconnect)
+    };
+    match REMOVING.into_iter().find(is_due) {
         Some(Step::Destroy) => Decision::Act(Action::Destroy(proof.stop().clone())),
         Some(Step::Undefine) => Decision::Act(Action::Undefine(proof)),
         Some(Step::Disconnect) => Decision::Act(Action::Disconnect(proof)),

@@ -130,7 +130,7 @@ impl Entry {
         if let Some(known) = &self.wanted {
             let (known_order, told_order) =
                 ((known.vm.generation, known.commit), (attested.vm.generation, attested.commit));
-            if told_order < known_order {
+            if told_order < known_order && !planted!(OlderVersionTaken) {
                 return Taken::Older;
             }
             if attested.vm.generation > known.vm.generation {
@@ -218,7 +218,11 @@ impl Entry {
     /// Whether the VM's disk may be made.
     pub(super) fn disk_rule(&self) -> DiskRule {
         let made = self.record.as_ref().is_some_and(|record| record.disk == DiskMark::Made);
-        if made || self.tags().is_some() { DiskRule::MustExist } else { DiskRule::MayMake }
+        if (made || self.tags().is_some()) && !planted!(DiskMadeAnew) {
+            DiskRule::MustExist
+        } else {
+            DiskRule::MayMake
+        }
     }
 
     /// Takes the end of a step.
@@ -228,7 +232,7 @@ impl Entry {
         if let Some(sighting) = sighting {
             self.see(sighting);
         }
-        if self.generation() != Some(generation) {
+        if self.generation() != Some(generation) && !planted!(OldEndCounts) {
             self.finish_older(step, &outcome, ticket);
             return;
         }
@@ -242,6 +246,7 @@ impl Entry {
             Outcome::Retryable(reason) => self.fail(now, step, reason),
             Outcome::ImageMissing(reason) => self.missing_image = Some(reason),
             Outcome::Terminal(reason) => self.give_up(step, reason),
+            Outcome::Unknown(_) if planted!(UnknownIsDone) => self.succeed(step),
             Outcome::Unknown(reason) => {
                 self.lose_sight(ticket);
                 self.fail(now, step, reason);

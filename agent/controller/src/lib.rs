@@ -6,6 +6,17 @@
 //! told with each input. Called by the machines' half of the agent, by tests that crash it at every
 //! step, and by the simulator of machines.
 
+/// Whether a bug is planted here: never, but under the simulator's feature.
+macro_rules! planted {
+    ($bug:ident) => {{
+        #[cfg(feature = "planted-bugs")]
+        let planted = crate::planted::is(crate::planted::Bug::$bug);
+        #[cfg(not(feature = "planted-bugs"))]
+        let planted = false;
+        planted
+    }};
+}
+
 mod collector;
 mod decide;
 mod entry;
@@ -16,6 +27,8 @@ mod limits;
 pub mod machine;
 mod offer;
 pub mod order;
+#[cfg(feature = "planted-bugs")]
+pub mod planted;
 mod policy;
 pub mod proof;
 pub mod record;
@@ -331,6 +344,7 @@ impl Controller {
                 self.advance_all(now, outputs);
                 self.look_at_stores(now, outputs);
             }
+            Order::Hold(_) if planted!(HoldIgnored) => {}
             Order::Hold(reason) => self.mode = Mode::Hold(reason),
         }
     }
@@ -406,6 +420,9 @@ impl Controller {
         if wanted.vm.state() == VmState::Deleted && entry.is_accepted_by(here) {
             // Its deletion is told and ordered: nothing is left to remember.
             self.entries.remove(&vm);
+            if planted!(RecordNotForgotten) {
+                return;
+            }
             outputs.push(Output::Forget(vm));
             return;
         }
@@ -467,7 +484,7 @@ fn carry_out(
             entry.told_failure()
         }
         Decision::Wait(until) => {
-            entry.wake = until;
+            entry.wake = until.filter(|_| !planted!(RetryForgotten));
             entry.told_failure()
         }
         Decision::Restart | Decision::Fetch => None,
@@ -520,7 +537,7 @@ fn act(
     let step = action.step();
     let record = entry.record_now(here, wanted);
     record.attempts = if record.step == Some(step) { record.attempts.saturating_add(1) } else { 1 };
-    record.step = Some(step);
+    record.step = if planted!(StepNotWrittenDown) { None } else { Some(step) };
     let record = record.clone();
     entry.busy = Some(step);
     let tags = Tags {

@@ -252,7 +252,8 @@ impl VolumeEntry {
                 return;
             }
         }
-        let is_still = is_free && self.done == Some(self.wanted.volume.generation);
+        let is_still = planted!(SnapshotWhileUsed)
+            || is_free && self.done == Some(self.wanted.volume.generation);
         let source = if is_still { Source::Still(refusal) } else { Source::Unsettled };
         let kept = self.kept.next_kept(now, &self.wanted.volume, &source, outputs);
         self.act(kept, outputs);
@@ -307,7 +308,9 @@ impl VolumeEntry {
                     .map_or(Next::Nothing, |proof| Next::Act(VolumeAction::Restore(proof)))
             }
             (VolumeWanted::Kept, VolumeDisk::Made) => {
-                Next::Act(VolumeAction::Make(DiskRule::MustExist))
+                let anew = planted!(VolumeMadeAnew);
+                let rule = if anew { DiskRule::MayMake } else { DiskRule::MustExist };
+                Next::Act(VolumeAction::Make(rule))
             }
             // This host has left the cluster: what is here stays as it is.
             (VolumeWanted::Kept, VolumeDisk::Lost) => Next::Nothing,
@@ -370,7 +373,7 @@ impl Controller {
         id: VolumeId,
         outputs: &mut Vec<Output>,
     ) {
-        if self.mode != Mode::Live {
+        if self.mode != Mode::Live && !planted!(VolumesActOnHold) {
             return;
         }
         let used = self.used_beside(id);
