@@ -183,6 +183,8 @@ pub struct Controller {
     strangers: Inventory,
     /// The ticket of that listing.
     listed: u64,
+    /// When sight was lost last: what began before that counts for nobody.
+    lost: u64,
     volumes: BTreeMap<VolumeId, VolumeEntry>,
     collector: Collector,
 }
@@ -203,6 +205,7 @@ impl Controller {
             entries,
             strangers: Inventory::new(),
             listed: 0,
+            lost: 0,
             volumes: BTreeMap::new(),
             collector: Collector::default(),
         }
@@ -219,6 +222,7 @@ impl Controller {
         let mut outputs = Vec::new();
         match input {
             Input::Order(order) => self.take_order(now, order, &mut outputs),
+            Input::Inventory { ticket, .. } if ticket <= self.lost => {}
             Input::Inventory { ticket, mut machines } => {
                 for (vm, entry) in &mut self.entries {
                     let seen = machines.remove(vm).map_or(Seen::Absent, Seen::Present);
@@ -227,6 +231,7 @@ impl Controller {
                 (self.strangers, self.listed) = (machines, ticket);
                 self.advance_all(now, &mut outputs);
             }
+            Input::Sighting(_, sighting) if sighting.ticket <= self.lost => {}
             Input::Sighting(vm, sighting) => {
                 if let Some(entry) = self.entries.get_mut(&vm) {
                     entry.see(sighting);
@@ -235,6 +240,9 @@ impl Controller {
             }
             Input::SightLost { ticket } => {
                 self.strangers.clear();
+                if !planted!(OldListingCounts) {
+                    self.lost = self.lost.max(ticket);
+                }
                 for entry in self.entries.values_mut() {
                     entry.lose_sight(ticket);
                 }

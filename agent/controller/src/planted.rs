@@ -39,8 +39,8 @@ pub enum Bug {
     TaggedForEver,
     /// After a failure nobody is woken to try again.
     RetryForgotten,
-    /// A snapshot is taken of whatever is on the volume.
-    SnapshotWhileUsed,
+    /// A listing that began before the sight was lost counts for VMs that were told since.
+    OldListingCounts,
     /// A volume is worked on while its ledger's view is older.
     VolumesActOnHold,
     /// Volumes are not given to a machine that runs.
@@ -64,7 +64,7 @@ pub const ALL: [Bug; 17] = [
     Bug::OldEndCounts,
     Bug::TaggedForEver,
     Bug::RetryForgotten,
-    Bug::SnapshotWhileUsed,
+    Bug::OldListingCounts,
     Bug::VolumesActOnHold,
     Bug::VolumesNotGiven,
     Bug::RecordNotForgotten,

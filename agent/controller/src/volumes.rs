@@ -252,8 +252,7 @@ impl VolumeEntry {
                 return;
             }
         }
-        let is_still = planted!(SnapshotWhileUsed)
-            || is_free && self.done == Some(self.wanted.volume.generation);
+        let is_still = is_free && self.done == Some(self.wanted.volume.generation);
         let source = if is_still { Source::Still(refusal) } else { Source::Unsettled };
         let kept = self.kept.next_kept(now, &self.wanted.volume, &source, outputs);
         self.act(kept, outputs);

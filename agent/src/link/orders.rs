@@ -39,6 +39,8 @@ pub struct OrderTeller {
 enum Told {
     Nothing,
     CaughtUp,
+    /// That, in an earlier reading of the history.
+    CaughtUpBefore,
     Hold(String),
 }
 
@@ -95,6 +97,9 @@ impl OrderTeller {
             self.reading = progress.reading;
             self.told = CommitIndex(0);
             self.selection = Selection::new(self.host);
+            if self.state == Told::CaughtUp {
+                self.state = Told::CaughtUpBefore;
+            }
         }
         match &progress.trust {
             // What a quorum attested stays true while the ledger's history is read again, but more
@@ -116,6 +121,14 @@ impl OrderTeller {
         &mut self,
         progress: &Progress,
     ) -> std::io::Result<Result<(), NobodyListens>> {
+        if self.state == Told::CaughtUpBefore && self.told < progress.attested {
+            // Of what is over nothing may follow while it is told once more.
+            self.state = Told::Nothing;
+            let why = "the ledger's history is told again from its beginning";
+            if self.tell(Order::Hold(why.to_owned())).await.is_err() {
+                return Ok(Err(NobodyListens));
+            }
+        }
         while self.told < progress.attested {
             let releases =
                 self.model.read(|model| model.releases_after(self.told, RELEASES_TOGETHER_MAX));

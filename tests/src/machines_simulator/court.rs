@@ -1,8 +1,8 @@
 //! The total order and what it means: the real judge over payloads that are really signed.
 //!
-//! Owns the keys of the people, ledger time, every release, and every version of each VM and volume.
-//! Never shows anything to a host: the world does, later. Called by the world, the owners and the
-//! promises.
+//! Owns the keys of the people, ledger time, every release, and every version of each VM and
+//! volume. Never shows anything to a host: the world does, later. Called by the world, the owners
+//! and the promises.
 
 use std::collections::BTreeMap;
 

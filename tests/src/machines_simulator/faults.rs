@@ -1,7 +1,7 @@
 //! Kinds of faults, and how often each comes in a run.
 //!
-//! Owns the list and the mixture of one seed: every run draws its own, so that some runs are full of
-//! one kind and others know nothing of it. Never does any harm itself. Called by the world.
+//! Owns the list and the mixture of one seed: every run draws its own, so that some runs are full
+//! of one kind and others know nothing of it. Never does any harm itself. Called by the world.
 
 use std::collections::BTreeMap;
 
@@ -124,14 +124,14 @@ impl Mixture {
         let weight = |random: &mut Random, kind| match (kind, random.below(4)) {
             (_, 0) => 0,
             // These leave something behind for the rest of the run.
-            (F::DiskLost | F::VolumeLost | F::Stranger | F::LocalStop, _) => random.within((1, 3)),
+            (F::DiskLost | F::VolumeLost | F::Stranger | F::LocalStop, _) => random.within((2, 5)),
             _ => random.within((1, 10)),
         };
         let weights = STRIKES.map(|kind| (kind, weight(random, kind))).to_vec();
         let chance = |random: &mut Random, kind| match (kind, random.below(4)) {
             (_, 0) => 0,
             (F::LateCall | F::FetchFailed, _) => random.within((100, 500)),
-            (F::StepRefused, _) => random.within((1, 10)),
+            (F::StepRefused, _) => random.within((3, 20)),
             (F::PayloadTwice, _) => random.within((5, 100)),
             _ => random.within((2, 40)),
         };

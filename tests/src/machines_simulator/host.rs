@@ -8,7 +8,7 @@ use dagger_controller::order::ReportSubject;
 use dagger_controller::record::Record;
 use dagger_controller::selection::Selection;
 use dagger_controller::{Controller, LocalPolicy, Retention};
-use dagger_payload::id::{HostId, ImageDigest, VmId};
+use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
 use dagger_payload::kind::Body;
 
 use super::metal::Metal;
@@ -66,6 +66,8 @@ pub(super) struct Host {
     pub(super) older_until_ms: u64,
     pub(super) deaf_until_ms: u64,
     pub(super) hangs_until_ms: u64,
+    /// Volumes whose disk went while this agent lived: it need not look before it uses them.
+    pub(super) lost: BTreeSet<VolumeId>,
     pub(super) agent: Option<Agent>,
     /// Which life this is: what was begun in another one ends nowhere.
     pub(super) life: u64,
@@ -86,6 +88,7 @@ impl Host {
             older_until_ms: 0,
             deaf_until_ms: 0,
             hangs_until_ms: 0,
+            lost: BTreeSet::new(),
             agent: None,
             life: 0,
         }

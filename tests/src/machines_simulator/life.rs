@@ -40,6 +40,7 @@ impl World {
         let here = &mut self.hosts[host];
         let records: BTreeMap<_, _> =
             here.journal.keys().filter_map(|vm| Some((*vm, here.record(*vm)?))).collect();
+        here.lost.clear();
         let controller = Controller::new(here.id, here.policy.clone(), records);
         here.agent = Some(Agent {
             controller: controller.keeping(here.retention.clone()),
@@ -99,6 +100,10 @@ impl World {
         } else {
             // Durable before anything that follows from it is told.
             here.mark = here.shown;
+            if agent.told == 0 && agent.state == Told::CaughtUp {
+                agent.state = Told::Nothing;
+                orders.push(Order::Hold("told again".to_owned()));
+            }
             for index in agent.told..here.shown {
                 let index = usize::try_from(index).expect("few");
                 orders.extend(agent.selection.orders(&self.court.releases[index]));

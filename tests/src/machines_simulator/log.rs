@@ -1,7 +1,7 @@
 //! The log of a run: a hash over everything that happened, and on request its lines.
 //!
-//! Owns the hash. Never influences the run. Same seed, same hash: a run that differs from its replay
-//! has a source of chance that the seed does not decide.
+//! Owns the hash. Never influences the run. Same seed, same hash: a run that differs from its
+//! replay has a source of chance that the seed does not decide.
 
 use crate::simulator::Verbosity;
 

@@ -1,4 +1,5 @@
-//! What outlives an agent: machines, disks, volumes, seeds, cards and images of one host, in memory.
+//! What outlives an agent: machines, disks, volumes, seeds, cards and images of one host, in
+//! memory.
 //!
 //! Owns what is there and what each call of a hypervisor or a store does to it, as the real ones
 //! promise in `dagger-agent`: who is not ours is refused, what is locked does not start. Never

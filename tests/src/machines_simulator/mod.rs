@@ -4,8 +4,8 @@
 //! Real are the judge, the controller with its journal's records and rules, the choice of what
 //! concerns a host, and every signature. Simulated are the hypervisors and disks, the journal's
 //! files, the way from the ledger to a host, and time. It injects faults and shows every event to
-//! the promises. Never touches a clock, socket, file or thread. Called by the `sim-machines` program
-//! and by tests.
+//! the promises. Never touches a clock, socket, file or thread. Called by the `sim-machines`
+//! program and by tests.
 
 mod court;
 mod faults;

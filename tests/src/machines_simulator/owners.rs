@@ -34,12 +34,12 @@ pub(super) fn draw(random: &mut Random, court: &Court, now_ms: u64) -> Option<(P
     let number = court.releases.len();
     let body = match random.below(10) {
         0..=1 if vms.len() < VMS_MAX => create_vm(random, court, number),
-        2 if volumes.len() < VOLUMES_MAX => Body::VolumeCreate(VolumeCreate {
+        2..=3 if volumes.len() < VOLUMES_MAX => Body::VolumeCreate(VolumeCreate {
             name: format!("volume{number}").parse().expect("a name"),
             size_gib: random.within((1, 4)),
             host: random.choose(&court.hosts),
         }),
-        3..=5 if !volumes.is_empty() => {
+        4..=6 if !volumes.is_empty() => {
             let volume = volumes[random.index(volumes.len())];
             change_volume(random, volume, &vms, number)?
         }
@@ -123,10 +123,13 @@ fn change_volume(random: &mut Random, volume: &Volume, vms: &[&Vm], number: usiz
         0 => None,
         count => Some(volume.snapshots[random.index(count)].id),
     };
-    let body = match (random.below(16), volume.used_by) {
+    let body = match (random.below(18), volume.used_by) {
         (0..=6, VolumeUse::Free {}) => {
-            let beside = |vm: &&&Vm| matches!(vm.placement, Placement::Accepted { host, .. } if host == volume.host);
-            let beside: Vec<_> = vms.iter().filter(beside).collect();
+            let is_beside = |vm: &&&Vm| {
+                let at = vm.placement.host();
+                at == Some(volume.host) && matches!(vm.placement, Placement::Accepted { .. })
+            };
+            let beside: Vec<_> = vms.iter().filter(is_beside).collect();
             let vm = beside.get(random.index(beside.len().max(1)))?.id;
             Body::VolumeAttach(VolumeAttach { volume: id, vm, expected_generation })
         }
@@ -135,19 +138,19 @@ fn change_volume(random: &mut Random, volume: &Volume, vms: &[&Vm], number: usiz
             let size_gib = volume.size_gib + 1;
             Body::VolumeGrow(VolumeGrow { volume: id, size_gib, expected_generation })
         }
-        (8..=9, _) => {
+        (8..=10, _) => {
             Body::VolumeSnapshot(VolumeSnapshot { volume: id, name: name(), expected_generation })
         }
-        (10..=11, _) => {
+        (11..=12, _) => {
             let snapshot = snapshot?;
             Body::VolumeRestore(VolumeRestore { volume: id, snapshot, expected_generation })
         }
-        (12, _) => {
+        (13, _) => {
             let (snapshot, size_gib) = (snapshot?, volume.size_gib + 1);
             Body::VolumeClone(VolumeClone { name: name(), volume: id, snapshot, size_gib })
         }
-        (13, _) => Body::SnapshotDelete(SnapshotDelete { volume: id, snapshot: snapshot? }),
-        (14, _) => {
+        (14..=15, _) => Body::SnapshotDelete(SnapshotDelete { volume: id, snapshot: snapshot? }),
+        (16, _) => {
             let protection = Protection::Unprotected;
             Body::VolumeProtect(VolumeProtect { volume: id, protection, expected_generation })
         }

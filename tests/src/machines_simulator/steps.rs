@@ -47,9 +47,6 @@ impl World {
         }
         if let Some(record) = work.record() {
             self.hosts[host].write(record);
-            if self.crashes(host, FaultKind::CrashAfterPersist) {
-                return Ok(());
-            }
         }
         let hangs_until_ms = self.hosts[host].hangs_until_ms;
         self.at(self.now_ms + DEADLINE_MS, Event::Deadline(life, number, Rc::clone(&work)));
@@ -58,6 +55,8 @@ impl World {
         } else {
             self.after((1, 60), Event::Effect(life, number, work));
         }
+        // A call that was made may outlive who made it.
+        self.crashes(host, FaultKind::CrashAfterPersist);
         Ok(())
     }
 

@@ -185,6 +185,7 @@ impl World {
         }
         let volume = self.random.choose(&volumes);
         self.hosts[host].metal.volumes.remove(&volume);
+        self.hosts[host].lost.insert(volume);
         true
     }
 
@@ -261,6 +262,9 @@ impl World {
             }
             self.view(host);
             self.hear(host);
+            if self.random.happens(500) {
+                self.kill(host, "for the last time");
+            }
             self.after((1, 1_000), Event::AgentStarts(host));
         }
     }

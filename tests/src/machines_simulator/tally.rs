@@ -10,7 +10,7 @@ use std::fmt;
 use super::possible_kinds;
 
 /// A kind is too rare when it came fewer times than once in this many runs.
-const RUNS_PER_KIND_MAX: u64 = 10;
+const RUNS_PER_KIND_MAX: u64 = 50;
 /// A tally of fewer runs says nothing about kinds.
 const RUNS_MIN: u64 = 100;
 /// Of all VMs so many may end degraded, in hundredths: a run in which nothing works proves nothing.

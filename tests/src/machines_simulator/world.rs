@@ -1,7 +1,7 @@
 //! The world of one run: the queue of what is still to happen, the court, the hosts.
 //!
-//! Owns simulated time and the order of everything. Lives of agents are in [`super::life`], steps in
-//! [`super::steps`], strikes in [`super::strikes`]. Called by the run.
+//! Owns simulated time and the order of everything. Lives of agents are in [`super::life`], steps
+//! in [`super::steps`], strikes in [`super::strikes`]. Called by the run.
 
 use std::collections::BTreeMap;
 use std::rc::Rc;

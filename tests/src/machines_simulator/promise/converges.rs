@@ -61,6 +61,8 @@ fn of_vm(vm: &Vm, host: &Host) -> Result<(), String> {
         _ => return wrong("is otherwise than wanted"),
     }
     match domain {
+        // Its operator's word came first: the tags are written when its owner's counts again.
+        Some(_) if by_hand => Ok(()),
         Some(domain) => of_machine(vm, domain).or_else(|what| wrong(what)),
         None => wrong("has no machine"),
     }
@@ -102,13 +104,18 @@ fn of_volume(scene: &Scene<'_>, volume: &Volume, host: &Host) -> Result<(), Stri
         VolumeUse::Detaching { vm } | VolumeUse::Attached { vm } => {
             // Its file changes only with the machine's next version.
             let holder = scene.court.vms.get(&vm);
-            let is_degraded = holder.is_none_or(|vm| vm.state() == VmState::Degraded);
+            let is_degraded = holder
+                .and_then(|vm| vm.reported.as_ref())
+                .is_none_or(|report| report.phase == ReportPhase::Degraded);
             let is_attached = matches!(volume.used_by, VolumeUse::Attached { .. });
             if is_degraded || is_attached { Ok(()) } else { wrong("is never let go of") }
         }
         VolumeUse::Free {} => {
             if said.is_none_or(|report| report.phase != VolumePhase::Ready) {
                 return wrong("is not reported in its generation");
+            }
+            if host.lost.contains(&volume.id) {
+                return Ok(()); // found to be gone by the next start, or by the next use
             }
             let file = host.metal.volumes.get(&volume.id);
             if file.is_none_or(|file| file.size_gib < volume.size_gib) {

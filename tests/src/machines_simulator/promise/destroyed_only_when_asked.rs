@@ -1,5 +1,5 @@
-//! Nothing is switched off, undefined or put into quarantine without an ordered and accepted request
-//! for that id in that generation (or, to switch off, the word of the host's own operator).
+//! Nothing is switched off, undefined or put into quarantine without an ordered and accepted
+//! request for that id in that generation (or, to switch off, the word of the host's own operator).
 
 use std::collections::BTreeSet;
 

@@ -1,5 +1,5 @@
-//! No step is carried out for a VM before its intent is durable: which step, in which generation, by
-//! which payload.
+//! No step is carried out for a VM before its intent is durable: which step, in which generation,
+//! by which payload.
 
 use super::super::work::Work;
 use super::{Observed, Scene};

@@ -1,5 +1,6 @@
-//! In the end everything has an owner: each machine, disk, seed and card a VM that its host carries,
-//! each volume and snapshot an order that wants it (or cannot be carried out, and says so).
+//! In the end everything has an owner: each machine, disk, seed and card a VM that its host
+//! carries, each volume and snapshot an order that wants it (or cannot be carried out, and says
+//! so).
 
 use dagger_payload::id::VmId;
 use dagger_payload::object::{Placement, VmState};
