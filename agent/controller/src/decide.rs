@@ -282,7 +282,8 @@ pub(super) fn ladder(asked: Option<Asked>, now: Monotonic) -> Rungs {
 fn delete(entry: &Entry, wanted: &AttestedVm, here: HostId) -> Decision {
     let Some(proof) = DeleteProof::of(wanted, here) else { return Decision::Wait(None) };
     let is_due = |step: &Step| {
-        !entry.ensured.contains(step) && !(planted!(CardForgotten) && *step == Step::Disconnect)
+        let is_forgotten = planted!(CardForgotten) && *step == Step::Disconnect;
+        !entry.ensured.contains(step) && !is_forgotten
     };
     match REMOVING.into_iter().find(is_due) {
         Some(Step::Destroy) => Decision::Act(Action::Destroy(proof.stop().clone())),

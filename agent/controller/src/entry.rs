@@ -232,7 +232,7 @@ impl Entry {
         if let Some(sighting) = sighting {
             self.see(sighting);
         }
-        if self.generation() != Some(generation) && !planted!(OldEndCounts) {
+        if self.generation() != Some(generation) {
             self.finish_older(step, &outcome, ticket);
             return;
         }

@@ -240,9 +240,7 @@ impl Controller {
             }
             Input::SightLost { ticket } => {
                 self.strangers.clear();
-                if !planted!(OldListingCounts) {
-                    self.lost = self.lost.max(ticket);
-                }
+                self.lost = self.lost.max(ticket);
                 for entry in self.entries.values_mut() {
                     entry.lose_sight(ticket);
                 }
@@ -492,7 +490,7 @@ fn carry_out(
             entry.told_failure()
         }
         Decision::Wait(until) => {
-            entry.wake = until.filter(|_| !planted!(RetryForgotten));
+            entry.wake = until;
             entry.told_failure()
         }
         Decision::Restart | Decision::Fetch => None,

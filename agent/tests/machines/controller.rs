@@ -93,6 +93,18 @@ fn nothing_is_done_while_what_is_seen_is_unknown() {
 }
 
 #[test]
+fn a_look_from_before_the_sight_was_lost_counts_for_nobody_that_is_told_since() {
+    let mut desk = Desk::new();
+    desk.caught_up();
+    desk.take(Input::SightLost { ticket: 5 });
+    assert_eq!(desk.vm(&accepted()), [Output::Look(VM)]);
+    desk.ticket = 3;
+    assert_eq!(desk.inventory(None), [], "a look from before the loss was believed");
+    desk.ticket = 9;
+    assert_eq!(steps(&desk.inventory(None)), [Step::Image]);
+}
+
+#[test]
 fn a_vm_is_made_step_by_step_and_reported_once_it_runs() {
     let (mut desk, outputs) = Desk::live(&[accepted()], None);
     assert_eq!(steps(&outputs), [Step::Image]);

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use dagger_controller::order::{Order, ReportSubject};
+use dagger_controller::record::Record;
 use dagger_controller::selection::Selection;
 use dagger_controller::{Controller, Fetched, Input, Monotonic, Output, Seen, Sighting};
 use dagger_payload::id::{CommitIndex, ImageDigest, VmId};
@@ -171,24 +172,8 @@ impl World {
             Output::Act(job) => self.begin(life, super::work::Work::Vm(job)),
             Output::Halt(job) => self.begin(life, super::work::Work::Halt(job)),
             Output::ActOnVolume(job) => self.begin(life, super::work::Work::Volume(job)),
-            Output::Persist(record) => {
-                self.observe(host, &Observed::Says("persist"))?;
-                if self.crashes(host, FaultKind::CrashBeforePersist) {
-                    return Ok(());
-                }
-                self.hosts[host].write(&record);
-                self.crashes(host, FaultKind::CrashAfterPersist);
-                Ok(())
-            }
-            Output::Forget(vm) => {
-                self.observe(host, &Observed::Says("forget"))?;
-                if self.crashes(host, FaultKind::CrashBeforePersist) {
-                    return Ok(());
-                }
-                self.hosts[host].journal.remove(&vm);
-                self.crashes(host, FaultKind::CrashAfterPersist);
-                Ok(())
-            }
+            Output::Persist(record) => self.keep(host, record.vm, Some(&record)),
+            Output::Forget(vm) => self.keep(host, vm, None),
             Output::Report(report) => {
                 self.put(life, ReportSubject::Vm(report.vm), Body::ReportVm(report))
             }
@@ -243,6 +228,20 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// Writes a record down, or forgets it.
+    fn keep(&mut self, host: usize, vm: VmId, record: Option<&Record>) -> Result<(), Broken> {
+        self.observe(host, &Observed::Says("change of the journal"))?;
+        if self.crashes(host, FaultKind::CrashBeforePersist) {
+            return Ok(());
+        }
+        match record {
+            Some(record) => self.hosts[host].write(record),
+            None => drop(self.hosts[host].journal.remove(&vm)),
+        }
+        self.crashes(host, FaultKind::CrashAfterPersist);
+        Ok(())
     }
 
     /// Whether the agent dies here.

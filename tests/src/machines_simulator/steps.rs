@@ -113,7 +113,9 @@ impl World {
 
     fn act(&mut self, life: Life, work: &Work) -> Result<Outcome, Broken> {
         let host = life.host;
-        self.observe(host, &Observed::Acts(work))?;
+        if self.agent(life).is_some() {
+            self.observe(host, &Observed::Acts(work))?;
+        }
         let outcome = work.carry_out(&mut self.hosts[host].metal);
         self.log.note(self.now_ms, host, &format!("{}: {outcome:?}", work.line()));
         self.show_deeds(host, Some(work))?;

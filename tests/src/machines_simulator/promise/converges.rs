@@ -63,7 +63,7 @@ fn of_vm(vm: &Vm, host: &Host) -> Result<(), String> {
     match domain {
         // Its operator's word came first: the tags are written when its owner's counts again.
         Some(_) if by_hand => Ok(()),
-        Some(domain) => of_machine(vm, domain).or_else(|what| wrong(what)),
+        Some(domain) => of_machine(vm, domain).or_else(wrong),
         None => wrong("has no machine"),
     }
 }

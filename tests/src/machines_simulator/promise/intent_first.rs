@@ -8,15 +8,12 @@ pub(super) fn watch(observed: &Observed<'_>, scene: &Scene<'_>) -> Result<(), St
     let Observed::Acts(work) = observed else { return Ok(()) };
     let Some(vm) = work.vm() else { return Ok(()) };
     let Some(record) = scene.here().record(vm) else {
-        // A call that outlived its agent may find that the journal was lost since.
-        return match scene.here().agent {
-            Some(_) => Err(format!("{}, and nothing is written down", work.line())),
-            None => Ok(()),
-        };
+        return Err(format!("{}, and nothing is written down", work.line()));
     };
-    let is_late = |generation| record.generation > generation || scene.here().agent.is_none();
+    // A newer request may have been written down since.
+    let is_older = |generation| record.generation > generation;
     match work {
-        Work::Vm(job) if is_late(job.tags.generation) => Ok(()),
+        Work::Vm(job) if is_older(job.tags.generation) => Ok(()),
         Work::Vm(job) => {
             let told = (record.step, record.generation, record.payload);
             let done = (work.step(), job.tags.generation, job.tags.payload);
@@ -27,7 +24,7 @@ pub(super) fn watch(observed: &Observed<'_>, scene: &Scene<'_>) -> Result<(), St
         }
         Work::Halt(job) => {
             let is_written = record.halted_at.is_some() && record.step == work.step();
-            let is_right = is_written || is_late(job.generation);
+            let is_right = is_written || is_older(job.generation);
             if is_right { Ok(()) } else { Err(format!("{} is not written down", work.line())) }
         }
         Work::Volume(_) => Ok(()),

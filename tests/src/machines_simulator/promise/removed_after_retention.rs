@@ -15,8 +15,11 @@ use super::{Observed, Scene};
 
 const HOUR_MS: u64 = 3_600_000;
 
-/// By host, what each VM that its agent was told of boots, while it is wanted there.
-pub(super) struct Watch(Vec<BTreeMap<VmId, (Generation, CommitIndex, Option<ImageDigest>)>>);
+/// What each VM that an agent was told of boots, while it is wanted there.
+type Needed = BTreeMap<VmId, (Generation, CommitIndex, Option<ImageDigest>)>;
+
+/// By host.
+pub(super) struct Watch(Vec<Needed>);
 
 impl Watch {
     pub(super) fn new(hosts: usize) -> Self {
@@ -62,7 +65,7 @@ fn remains(scene: &Scene<'_>, remnant: Remnant) -> Result<(), String> {
     let Some(since) = ended(scene, remnant) else {
         return Err(format!("{remnant} is removed, and its end was never ordered"));
     };
-    let index = usize::try_from(scene.here().shown).expect("few");
+    let index = usize::try_from(scene.here().newest).expect("few");
     let now = scene.court.releases.get(index.saturating_sub(1)).map(|one| one.ledger_time);
     if now.is_none_or(|now| now < since.plus_ms(hours * HOUR_MS)) {
         return Err(format!("{remnant} is removed at {now:?}, kept since {since:?}"));
