@@ -476,7 +476,7 @@ fn log_trouble(ended: &Ended) {
     match outcome {
         Outcome::Done => {}
         Outcome::Retryable(reason) => tracing::warn!(step = subject, %reason, "step failed"),
-        Outcome::ImageMissing(reason) => tracing::info!(step = subject, %reason, "not here"),
+        Outcome::ImageMissing(_, reason) => tracing::info!(step = subject, %reason, "not here"),
         Outcome::Terminal(reason) => tracing::warn!(step = subject, %reason, "step was given up"),
         Outcome::Unknown(reason) => tracing::warn!(step = subject, %reason, "outcome unknown"),
     }

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use dagger_payload::id::{HostId, SnapshotId, VmId, VolumeId};
-use dagger_payload::kind::ImageFormat;
+use dagger_payload::kind::{ImageFormat, ImageUse};
 
 use crate::error::ImageError;
 use crate::files::{self, Existing, Partial};
@@ -406,7 +406,8 @@ impl DiskStore {
 /// The name by which tools know a format.
 pub fn format_name(format: ImageFormat) -> &'static str {
     match format {
-        ImageFormat::Raw => "raw",
+        // No disk is made over the last two: to a tool they would be bytes as they stand.
+        ImageFormat::Raw | ImageFormat::Kernel | ImageFormat::Initrd => "raw",
         ImageFormat::Qcow2 => "qcow2",
     }
 }
@@ -439,6 +440,9 @@ fn check_sectors(size_bytes: u64) -> Result<(), ImageError> {
 
 fn check_size(image: &StoredImage, size_bytes: u64) -> Result<(), ImageError> {
     check_sectors(size_bytes)?;
+    if image.format.use_of() != ImageUse::Disk {
+        return Err(ImageError::NotADisk(image.digest));
+    }
     let image_bytes = image.virtual_size_bytes;
     if size_bytes < image_bytes {
         return Err(ImageError::DiskTooSmall { size_bytes, image_bytes });

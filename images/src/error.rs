@@ -61,6 +61,9 @@ pub enum ImageError {
         /// The image's virtual size.
         image_bytes: u64,
     },
+    /// The image is a kernel or an initial RAM disk.
+    #[error("the image {0} is no disk image, and no disk is made over it")]
+    NotADisk(ImageDigest),
     /// The disk's size is no multiple of a sector, or over the maximum.
     #[error("a disk of {0} bytes cannot be made: multiples of 512 up to 64 TiB")]
     DiskSize(u64),
@@ -142,6 +145,7 @@ impl ImageError {
             Self::NotAFile(_) => "image_no_file",
             Self::Header(refusal) => refusal.code(),
             Self::DiskTooSmall { .. } => "disk_too_small",
+            Self::NotADisk(_) => "image_no_disk",
             Self::DiskSize(_) => "disk_size_invalid",
             Self::DiskDiffers { .. } => "disk_differs",
             Self::CopyTooLarge { .. } => "copy_too_large",

@@ -15,6 +15,7 @@ use std::os::unix::fs::FileExt;
 
 use dagger_payload::kind::ImageFormat;
 
+use crate::boot_files::{judge_initrd, judge_kernel};
 use crate::limits::{
     BACKING_NAME_BYTES_MAX, HEADER_BYTES_MAX, HEADER_EXTENSIONS_MAX, L1_TABLE_BYTES_MAX,
     REFCOUNT_TABLE_BYTES_MAX, VIRTUAL_SIZE_BYTES_MAX,
@@ -60,7 +61,7 @@ const FOREIGN_ENDS: [(&[u8], &str); 2] = [(b"conectix", "vhd"), (b"koly", "dmg")
 /// What a good image is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Geometry {
-    /// Size of the disk that a guest sees, in bytes.
+    /// Size of the disk that a guest sees, in bytes; of what is no disk, the size of the file.
     pub virtual_size_bytes: u64,
 }
 
@@ -76,6 +77,15 @@ pub enum HeaderRefusal {
     /// Declared raw, but its bytes claim another format.
     #[error("the image is declared raw but claims to be {0}; declare its format as it is")]
     RawClaimsFormat(&'static str),
+    /// Declared a kernel, but it is none that a machine boots directly.
+    #[error(
+        "the image is declared a kernel but {0}; name a bzImage (`/boot/vmlinuz-...`), or a \
+         `vmlinux` with an entry for PVH"
+    )]
+    Kernel(&'static str),
+    /// Declared an initial RAM disk, but it is none.
+    #[error("the image is declared an initial RAM disk but {0}; declare its format as it is")]
+    Initrd(&'static str),
     /// A version that we do not know.
     #[error("qcow2 version {0} is not accepted; convert the image to version 3 (compat=1.1)")]
     Version(u32),
@@ -109,6 +119,8 @@ impl HeaderRefusal {
             Self::Unreadable(_) => "image_unreadable",
             Self::NotQcow2 => "image_not_qcow2",
             Self::RawClaimsFormat(_) => "image_raw_claims_format",
+            Self::Kernel(_) => "image_not_kernel",
+            Self::Initrd(_) => "image_not_initrd",
             Self::Version(_) => "image_version_unknown",
             Self::BackingFile => "image_has_backing_file",
             Self::DataFile => "image_has_data_file",
@@ -143,6 +155,8 @@ pub fn inspect(file: &File, declared: ImageFormat) -> Result<Geometry, HeaderRef
             }
             judge_raw(&beginning, &end, file_bytes)
         }
+        ImageFormat::Kernel => judge_kernel(file, &beginning),
+        ImageFormat::Initrd => judge_initrd(&beginning, file_bytes),
     }
 }
 

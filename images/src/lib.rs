@@ -1,7 +1,8 @@
 //! Images, disks and seeds: everything that a virtual machine's files are made of.
 //!
 //! * [`store`]: image files by the digest of their bytes, verified before use.
-//! * [`header`]: what an image file says of itself, read before any tool opens it.
+//! * [`header`]: what an image file says of itself, read before any tool opens it; kernels and
+//!   initial RAM disks too.
 //! * [`disks`]: a VM's disk as a qcow2 overlay over a stored image, its seed, volumes and their
 //!   snapshots, quarantine.
 //! * [`import`]: which files of the host may be taken in on somebody else's word.
@@ -15,6 +16,7 @@
 //! never fetches, and deletes nothing that was in use but out of quarantine. The agent calls it;
 //! tests and the demo take their guest from `recipes/small`.
 
+mod boot_files;
 pub mod consoles;
 pub mod disks;
 pub mod error;

@@ -13,6 +13,10 @@ pub const VIRTUAL_SIZE_BYTES_MAX: u64 = VM_DISK_GIB_MAX << 30;
 pub const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// Header extensions of one qcow2 file.
 pub const HEADER_EXTENSIONS_MAX: usize = 64;
+/// Program headers of a kernel that is an ELF file; Linux has five.
+pub const PROGRAM_HEADERS_MAX: u16 = 64;
+/// Notes of such a kernel, in bytes; Linux has some hundred.
+pub const NOTES_BYTES_MAX: u64 = 64 * 1024;
 /// The name of a backing file, in bytes (QEMU's own limit).
 pub const BACKING_NAME_BYTES_MAX: usize = 1023;
 /// A qcow2 file's first-level table, in bytes (QEMU's own limit).

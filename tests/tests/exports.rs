@@ -28,6 +28,18 @@ fn disk(cluster: &Cluster, name: &str) -> PathBuf {
     stored(cluster, "disks", &format!("{id}.qcow2"))
 }
 
+/// The fields by which a bzImage is known, and nothing behind them: enough for machines on paper.
+fn register_paper_kernel(cluster: &Cluster) {
+    let mut bytes = vec![0; 4096];
+    bytes[0x1fe..0x208].copy_from_slice(b"\x55\xaa\xeb\x00HdrS\x0f\x02");
+    bytes[0x211] = 1;
+    let file = cluster.file("linux");
+    std::fs::write(&file, bytes).expect("written");
+    let key = cluster.file("keys/op1");
+    let named = ["image", "register", &file, "--format", "kernel", "--name", "op1/linux"];
+    cluster.must(&[&named[..], &["--key", &key]].concat());
+}
+
 fn import<'a>(file: &'a str, name: &'a str, image: &'a str) -> [&'a str; 9] {
     ["vm", "import", file, "--name", name, "--image", image, "--wait", "running"]
 }
@@ -46,7 +58,9 @@ fn a_vm_that_is_taken_away_in_one_file_begins_another_and_a_file_that_is_not_who
     let cluster = Cluster::start(1, Machines::Paper);
     cluster.grant(4);
     cluster.register_paper_image();
-    let made = cluster.create(1, "web-1", "running", &["--label", "tier=web"]);
+    register_paper_kernel(&cluster);
+    let more = ["--label", "tier=web", "--kernel", "op1/linux", "--command-line", "quiet"];
+    let made = cluster.create(1, "web-1", "running", &more);
     assert!(made.status.success(), "{made:?}");
     let volume = ["volume", "create", "data", "--size", "1GiB", "--vm", "web-1"];
     cluster.must(&[&volume[..], &["--wait", "applied"]].concat());
@@ -64,7 +78,9 @@ fn a_vm_that_is_taken_away_in_one_file_begins_another_and_a_file_that_is_not_who
     let exported = cluster.json(&["vm", "export", "web-1", &file]);
     let left_out: Vec<&str> =
         exported["left_out"].as_array().expect("a list").iter().filter_map(Value::as_str).collect();
-    assert!(left_out.iter().any(|what| what.contains("volume data")), "{left_out:?}");
+    for left in ["volume data", "what it boots"] {
+        assert!(left_out.iter().any(|what| what.contains(left)), "{left_out:?}");
+    }
     assert_eq!(names(files.path()), ["web-1.vm"]);
     let (_, said) = cluster.refused(&["vm", "export", "web-1", &file]);
     assert!(said.contains("is there already"), "{said}");
@@ -75,13 +91,19 @@ fn a_vm_that_is_taken_away_in_one_file_begins_another_and_a_file_that_is_not_who
     cluster.must(&import(&file, "web-2", &image));
     assert_eq!(names(files.path()), ["web-1.vm"]);
     let (one, two) = (cluster.vm(1, "web-1"), cluster.vm(1, "web-2"));
-    for what in ["size", "labels", "ssh_keys"] {
+    assert_eq!(one["vm"]["boot"]["command_line"], "quiet");
+    for what in ["size", "labels", "ssh_keys", "boot"] {
         assert_eq!(one["vm"][what], two["vm"][what], "{what}");
     }
     assert_eq!(two["vm"]["volumes"], Value::Array(Vec::new()));
     let theirs = disk(&cluster, "web-2");
     let compare = ["compare", "-U", "-f", "qcow2", "-F", "qcow2"];
     ok(Command::new("qemu-img").args(compare).args([&ours, &theirs]));
+
+    // Without its kernel nothing is published, let alone ordered.
+    cluster.must(&["image", "retire", "op1/linux", "--key", &cluster.file("keys/op1")]);
+    let (_, said) = cluster.refused(&import(&file, "web-3", &format!("{image}-3")));
+    assert!(said.contains("the VM boots a kernel that no image"), "{said}");
 
     // What was cut or changed begins nothing, and registers nothing.
     let whole = std::fs::read(&file).expect("readable");
@@ -95,6 +117,6 @@ fn a_vm_that_is_taken_away_in_one_file_begins_another_and_a_file_that_is_not_who
     std::fs::write(&file, &whole[..whole.len() - 1]).expect("written");
     let (_, said) = cluster.refused(&import(&file, "web-3", &format!("{image}-3")));
     assert!(said.contains("it is torn"), "{said}");
-    assert_eq!(cluster.json(&["image", "ls"]).as_array().map(Vec::len), Some(2));
+    assert_eq!(cluster.json(&["image", "ls"]).as_array().map(Vec::len), Some(3));
     assert_eq!(names(files.path()), ["web-1.vm"]);
 }

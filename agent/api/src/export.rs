@@ -31,7 +31,7 @@ pub struct VmExport {
     /// In which generation.
     pub generation: Generation,
     /// What would order it again. Its image is the one that it was made from; the disk in the file
-    /// has everything of that.
+    /// has everything of that. A kernel that it boots directly stands here by digest alone.
     pub create: VmCreate,
     /// Bytes of the disk's file.
     pub disk_bytes: u64,

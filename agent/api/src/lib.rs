@@ -189,12 +189,18 @@ pub struct VmView {
     /// Name of its image, while registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_name: Option<ImageName>,
+    /// Name of the kernel that it boots directly, while registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_name: Option<ImageName>,
+    /// Name of that kernel's initial RAM disk, while registered.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub initrd_name: Option<ImageName>,
     /// Which ports of its host lead to it, once it has a host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forwards: Vec<HostForward>,
     /// What the answering host sees.
     pub sight: Sight,
-    /// How far its image has come, while the answering host fetches it for this VM.
+    /// How far its image, kernel or initial RAM disk has come, while the answering host fetches it for this VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_download: Option<ImageDownload>,
     /// The generation that the carrying host has applied, if the answering host knows.

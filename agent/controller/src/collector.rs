@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId};
+use dagger_payload::kind::VmBoot;
 use serde::{Deserialize, Serialize};
 
 use super::limits::{COLLECT_LOOK_EVERY, COLLECTIONS_WAITING_MAX};
@@ -177,17 +178,25 @@ fn is_past(at: LedgerTime, hours: u64, now: LedgerTime) -> bool {
 }
 
 /// The images that this host's VMs need.
-struct Used(BTreeMap<VmId, ImageDigest>);
+struct Used {
+    /// Those below their disks.
+    below: BTreeMap<VmId, ImageDigest>,
+    /// All others: kernels and initial RAM disks.
+    booted: BTreeSet<ImageDigest>,
+}
 
 impl Used {
     /// Whether something may need the image; a disk that nobody can read, of a VM that nobody
     /// knows, may need any.
     fn is_used(&self, stored: &Stored, image: &ImageDigest) -> bool {
-        let by_disk = |disk: &StoredOverlay| match disk.image.or(self.0.get(&disk.vm).copied()) {
+        let by_disk = |disk: &StoredOverlay| match disk.image.or(self.below.get(&disk.vm).copied())
+        {
             Some(below) => below == *image,
             None => true,
         };
-        self.0.values().any(|used| used == image) || stored.overlays.iter().any(by_disk)
+        self.booted.contains(image)
+            || self.below.values().any(|used| used == image)
+            || stored.overlays.iter().any(by_disk)
     }
 }
 
@@ -205,10 +214,11 @@ impl Controller {
         if self.mode != Mode::Live {
             return;
         }
-        let wanted =
-            self.entries.iter().filter_map(|(vm, entry)| Some((vm, entry.wanted.as_ref()?)));
-        let used = wanted.map(|(vm, wanted)| (*vm, wanted.vm.image.digest)).collect();
-        self.collector.take_stored(stored, &Used(used), self.ledger_time);
+        let wanted = self.entries.values().filter_map(|entry| Some(&entry.wanted.as_ref()?.vm));
+        let below = wanted.clone().map(|vm| (vm.id, vm.image.digest)).collect();
+        let booted = wanted.filter_map(|vm| vm.boot.as_ref());
+        let booted = booted.flat_map(VmBoot::images).map(|image| image.digest).collect();
+        self.collector.take_stored(stored, &Used { below, booted }, self.ledger_time);
         self.collect_next(outputs);
     }
 
@@ -216,7 +226,7 @@ impl Controller {
         let entries = &self.entries;
         let is_needed = |image: &ImageDigest| {
             let mut wanted = entries.values().filter_map(|entry| entry.wanted.as_ref());
-            wanted.any(|wanted| wanted.vm.image.digest == *image)
+            wanted.any(|wanted| wanted.vm.images().any(|used| used.digest == *image))
         };
         outputs.extend(self.collector.next(is_needed));
     }

@@ -4,16 +4,15 @@
 //! seen is unknown (R3, R8, R9). Changes nothing. Called by the controller whenever something about
 //! the VM changed.
 
-use dagger_payload::id::HostId;
+use dagger_payload::id::{HostId, ImageDigest};
 use dagger_payload::kind::{ReportPhase, RestartPolicy, StopManner};
-use dagger_payload::name::ImageSource;
 use dagger_payload::object::{Placement, Wanted};
 
 use super::Monotonic;
 use super::entry::{Asked, Entry, Then};
 use super::limits::{RESTART_WINDOW, RESTARTS_MAX, SHUTDOWN_ASK_AGAIN, SHUTDOWN_WAIT_MAX};
 use super::proof::{DeleteProof, StopProof};
-use super::step::{Action, Guests, Rung, Seen, Step};
+use super::step::{Action, Guests, NeededImage, Rung, Seen, Step};
 use crate::machine::{Machine, Power, Tags};
 use crate::order::AttestedVm;
 
@@ -22,8 +21,8 @@ pub(super) struct Surroundings<'a> {
     pub(super) here: HostId,
     pub(super) now: Monotonic,
     pub(super) guests: Option<Guests>,
-    /// Where the VM's image may be had; asked only before it is made sure of.
-    pub(super) sources: &'a dyn Fn() -> Vec<ImageSource>,
+    /// What the VM needs and where it may be had; asked only before it is made sure of.
+    pub(super) images: &'a dyn Fn() -> Vec<NeededImage>,
 }
 
 /// What to do for one VM.
@@ -33,8 +32,8 @@ pub(super) enum Decision {
     Settled(ReportPhase),
     /// Carry this out.
     Act(Action),
-    /// See that the VM's image is fetched.
-    Fetch,
+    /// See that this image is fetched for the VM.
+    Fetch(ImageDigest),
     /// It is off because this host's operator wants that: why.
     Halted(String),
     /// Start it again, counted: it stopped by itself.
@@ -186,8 +185,10 @@ fn make(entry: &Entry, around: &Surroundings<'_>) -> Option<Decision> {
         return Some(Decision::Wait(None));
     };
     Some(Decision::Act(match step {
-        Step::Image if entry.missing_image.is_some() => return Some(Decision::Fetch),
-        Step::Image => Action::Image((around.sources)()),
+        Step::Image if let Some((image, _)) = &entry.missing_image => {
+            return Some(Decision::Fetch(*image));
+        }
+        Step::Image => Action::Image((around.images)()),
         Step::Disk => Action::Disk(entry.disk_rule()),
         Step::Seed => Action::Seed(guests.subnet),
         Step::Network => Action::Network(guests),

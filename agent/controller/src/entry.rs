@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeSet, VecDeque};
 
-use dagger_payload::id::{Generation, HostId, VmId};
+use dagger_payload::id::{Generation, HostId, ImageDigest, VmId};
 use dagger_payload::kind::{ReportPhase, RestartPolicy};
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, Wanted};
@@ -35,8 +35,8 @@ pub(super) struct Entry {
     pub(super) busy: Option<Step>,
     /// Steps ensured for this generation since the agent started.
     pub(super) ensured: BTreeSet<Step>,
-    /// Its image is not here and has to be fetched: what was said of that.
-    pub(super) missing_image: Option<String>,
+    /// An image that it needs is not here and has to be fetched: which, and what was said of that.
+    pub(super) missing_image: Option<(ImageDigest, String)>,
     /// The last failure, until something succeeds.
     pub(super) failure: Option<Failure>,
     /// The guest was asked to switch itself off.
@@ -244,7 +244,7 @@ impl Entry {
         match outcome {
             Outcome::Done => self.succeed(step),
             Outcome::Retryable(reason) => self.fail(now, step, reason),
-            Outcome::ImageMissing(reason) => self.missing_image = Some(reason),
+            Outcome::ImageMissing(image, reason) => self.missing_image = Some((image, reason)),
             Outcome::Terminal(reason) => self.give_up(step, reason),
             Outcome::Unknown(_) if planted!(UnknownIsDone) => self.succeed(step),
             Outcome::Unknown(reason) => {
@@ -265,7 +265,7 @@ impl Entry {
                 }
             }
             Outcome::Unknown(_) => self.lose_sight(ticket),
-            Outcome::Retryable(_) | Outcome::ImageMissing(_) | Outcome::Terminal(_) => {}
+            Outcome::Retryable(_) | Outcome::ImageMissing(..) | Outcome::Terminal(_) => {}
         }
     }
 
@@ -299,8 +299,16 @@ impl Entry {
         let tries = self.failure.as_ref().map_or(1, |failure| failure.tries + 1);
         self.failure = Some(Failure { step, reason, tries, then: Then::Retry(at) });
         // What stood before may be what is missing now; reading a whole image again is too dear,
-        // unless the disk that lies over it could not be made.
-        self.ensured.retain(|ensured| *ensured == Step::Image && step != Step::Disk);
+        // unless what rests on it could not be made: a disk lies over it, and a machine that boots a
+        // kernel is defined with its file.
+        let rests_on_images = match step {
+            Step::Disk => true,
+            Step::Define | Step::Start => {
+                self.wanted.as_ref().is_some_and(|wanted| wanted.vm.boot.is_some())
+            }
+            _ => false,
+        };
+        self.ensured.retain(|ensured| *ensured == Step::Image && !rests_on_images);
     }
 
     /// Why the last step failed, once that is worth telling.

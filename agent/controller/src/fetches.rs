@@ -176,7 +176,7 @@ impl Controller {
             }
             Next::Begin if places.is_empty() => {
                 // There is nothing to wait for but that somebody brings it.
-                if let Some(reason) = entry.missing_image.take() {
+                if let Some((_, reason)) = entry.missing_image.take() {
                     entry.fail(now, Step::Image, reason);
                 }
                 self.advance(now, vm, outputs);
@@ -226,8 +226,9 @@ impl Controller {
     /// Which VMs wait for which image.
     fn awaiting(&self) -> impl Iterator<Item = (VmId, ImageDigest)> {
         self.entries.iter().filter_map(|(vm, entry)| {
-            let wanted = entry.wanted.as_ref().filter(|_| entry.missing_image.is_some())?;
-            (wanted.vm.wanted != Wanted::Deleted).then_some((*vm, wanted.vm.image.digest))
+            let (image, _) = entry.missing_image.as_ref()?;
+            let wanted = entry.wanted.as_ref()?;
+            (wanted.vm.wanted != Wanted::Deleted).then_some((*vm, *image))
         })
     }
 

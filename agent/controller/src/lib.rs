@@ -43,7 +43,9 @@ use std::time::Duration;
 
 use dagger_api::Sight;
 use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId, VolumeId};
-use dagger_payload::kind::{ReportPhase, ReportSnapshot, ReportVm, ReportVolume, StopManner};
+use dagger_payload::kind::{
+    ReportPhase, ReportSnapshot, ReportVm, ReportVolume, StopManner, VmImage,
+};
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, VmState};
 
@@ -62,7 +64,8 @@ pub use collector::{Collection, Retention, Stored, StoredOverlay};
 pub use fetches::{FetchJob, FetchPlace, Fetched};
 pub use policy::LocalPolicy;
 pub use step::{
-    Action, DiskRule, Finished, Guests, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step,
+    Action, DiskRule, Finished, Guests, HaltJob, Job, NeededImage, Outcome, Rung, Seen, Sighting,
+    Step,
 };
 pub use volumes::{VolumeAction, VolumeFinished, VolumeJob};
 
@@ -432,8 +435,14 @@ impl Controller {
             outputs.push(Output::Forget(vm));
             return;
         }
-        let sources = || self.sources.of(&wanted.vm.image.digest);
-        let around = Surroundings { here, now, guests, sources: &sources };
+        let images = || {
+            let needed = |image: &VmImage| NeededImage {
+                image: image.clone(),
+                sources: self.sources.of(&image.digest),
+            };
+            wanted.vm.images().map(needed).collect()
+        };
+        let around = Surroundings { here, now, guests, images: &images };
         entry.wake = None;
         let mut decision = decide(entry, &around);
         if decision == Decision::Restart {
@@ -441,8 +450,8 @@ impl Controller {
             entry.record_now(here, &wanted).done.remove(&Step::Start);
             decision = decide(entry, &around);
         }
-        if decision == Decision::Fetch {
-            return self.await_image(now, (vm, wanted.vm.image.digest), outputs);
+        if let Decision::Fetch(image) = decision {
+            return self.await_image(now, (vm, image), outputs);
         }
         carry_out(entry, here, &wanted, decision, outputs);
     }
@@ -493,7 +502,7 @@ fn carry_out(
             entry.wake = until;
             entry.told_failure()
         }
-        Decision::Restart | Decision::Fetch => None,
+        Decision::Restart | Decision::Fetch(_) => None,
     };
     if let Some(reason) = told {
         let news = report::news(entry, here, ReportPhase::Degraded, Some(&reason));

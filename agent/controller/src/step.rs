@@ -2,8 +2,8 @@
 //!
 //! Owns these shapes. Made by the controller, carried out by the actuator.
 
-use dagger_payload::id::{Generation, VmId};
-use dagger_payload::kind::GuestSubnet;
+use dagger_payload::id::{Generation, ImageDigest, VmId};
+use dagger_payload::kind::{GuestSubnet, VmImage};
 use dagger_payload::name::ImageSource;
 use dagger_payload::object::Vm;
 use serde::{Deserialize, Serialize};
@@ -17,7 +17,7 @@ use crate::record::Record;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// The image file is here and has its digest.
+    /// The image file is here and has its digest; so have kernel and initial RAM disk.
     Image,
     /// The VM's disk is here.
     Disk,
@@ -52,8 +52,8 @@ pub enum Step {
 /// A step with what it needs; destroying needs a proof.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// [`Step::Image`], with the places where the file may be had.
-    Image(Vec<ImageSource>),
+    /// [`Step::Image`], with all files that the VM needs.
+    Image(Vec<NeededImage>),
     /// [`Step::Disk`]
     Disk(DiskRule),
     /// [`Step::Seed`]
@@ -105,6 +105,15 @@ impl Action {
             Self::Quarantine(_) => Step::Quarantine,
         }
     }
+}
+
+/// A registered file that a VM needs on its host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NeededImage {
+    /// Which.
+    pub image: VmImage,
+    /// The places where it may be had.
+    pub sources: Vec<ImageSource>,
 }
 
 /// What the host's own object says of its guests.
@@ -178,8 +187,8 @@ pub enum Outcome {
     Done,
     /// Not now; the reason begins with a stable code and a colon.
     Retryable(String),
-    /// The image is not here, nor where this host may copy it from: it has to be fetched.
-    ImageMissing(String),
+    /// This image is not here, nor where this host may copy it from: it has to be fetched.
+    ImageMissing(ImageDigest, String),
     /// Not ever in this generation.
     Terminal(String),
     /// Nobody can say whether it took effect: look before doing anything else.

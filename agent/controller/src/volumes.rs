@@ -125,7 +125,7 @@ impl Failure {
             Outcome::Done => None,
             Outcome::Terminal(reason) => Some(Self { reason, tries, again: None }),
             Outcome::Retryable(reason)
-            | Outcome::ImageMissing(reason)
+            | Outcome::ImageMissing(_, reason)
             | Outcome::Unknown(reason) => Some(Self { reason, tries, again }),
         }
     }

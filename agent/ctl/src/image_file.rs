@@ -29,7 +29,7 @@ pub(crate) struct ImageFile {
     pub(crate) format: ImageFormat,
     /// Its size, in bytes.
     pub(crate) size_bytes: u64,
-    /// What a guest would see, in bytes.
+    /// What a guest would see, in bytes; of what is no disk, its size.
     pub(crate) virtual_size_bytes: u64,
     /// BLAKE3 of its bytes, as `b3sum` prints it.
     pub(crate) digest: ImageDigest,
@@ -43,6 +43,10 @@ pub(crate) enum NamedFormat {
     Raw,
     /// QEMU's copy-on-write format, without backing file
     Qcow2,
+    /// A kernel that a VM boots directly: a bzImage, or a vmlinux with an entry for PVH
+    Kernel,
+    /// An initial RAM disk for such a kernel
+    Initrd,
 }
 
 /// Reads and digests a file.
@@ -71,6 +75,8 @@ pub(crate) fn read(
     let (format, virtual_size_bytes) = match format {
         NamedFormat::Raw => (ImageFormat::Raw, size_bytes),
         NamedFormat::Qcow2 => (ImageFormat::Qcow2, qcow2_virtual_size(path, &header)?),
+        NamedFormat::Kernel => (ImageFormat::Kernel, size_bytes),
+        NamedFormat::Initrd => (ImageFormat::Initrd, size_bytes),
     };
     Ok(ImageFile {
         format,

@@ -157,6 +157,7 @@ mod tests {
             public_user_data: None,
             restart: RestartPolicy::Always,
             network: None,
+            boot: None,
         };
         VmExport {
             cluster: ClusterId([1; 32]),

@@ -10,19 +10,19 @@ use std::sync::Arc;
 
 use dagger_net::request::{Card, Owner};
 use dagger_payload::id::VmId;
-use dagger_payload::kind::GuestSubnet;
+use dagger_payload::kind::{GuestSubnet, VmBoot};
 use dagger_payload::object::Vm;
 use dagger_payload::volume::{VmVolume, Volume};
 
 use super::disks::{DiskError, Disks, SeedContents};
 use crate::controller::{
-    Action, DiskRule, Finished, Guests, HaltJob, Job, Outcome, Rung, Seen, Sighting, Step,
-    VolumeAction, VolumeFinished, VolumeJob,
+    Action, DiskRule, Finished, Guests, HaltJob, Job, NeededImage, Outcome, Rung, Seen, Sighting,
+    Step, VolumeAction, VolumeFinished, VolumeJob,
 };
 use crate::hypervisor::names::HostNames;
 use crate::hypervisor::{
-    GivenVolume, GuestNetwork, Hypervisor, HypervisorError, Machine, MachineSpecification, Power,
-    Tags,
+    DirectBoot, GivenVolume, GuestNetwork, Hypervisor, HypervisorError, Machine,
+    MachineSpecification, Power, Tags,
 };
 use crate::journal::Journal;
 use crate::network::{NetworkError, Networks};
@@ -96,12 +96,7 @@ impl Performer {
     fn act(&self, job: &Job) -> Outcome {
         let vm = &job.vm;
         match &job.action {
-            Action::Image(sources) => match self.disks.ensure_image(&vm.image, sources) {
-                Err(error @ (DiskError::ImageMissing(_) | DiskError::ImageDamaged(_))) => {
-                    Outcome::ImageMissing(error.to_string())
-                }
-                other => disk_outcome(other),
-            },
+            Action::Image(needed) => self.ensure_images(needed),
             Action::Disk(rule) => {
                 disk_outcome(self.disks.ensure_disk(vm.id, &vm.image, vm.size.disk_gib, *rule))
             }
@@ -110,7 +105,7 @@ impl Performer {
                 None => Outcome::Terminal("address_missing: the placement has none".to_owned()),
             },
             Action::Network(guests) => self.connect(vm, guests),
-            Action::Define => match self.ensure_volumes(vm) {
+            Action::Define => match self.ensure_volumes(vm).and_then(|()| self.require_boot(vm)) {
                 Ok(()) => outcome(self.define(job), Refusal::Final),
                 missing => disk_outcome(missing),
             },
@@ -136,6 +131,27 @@ impl Performer {
                 Err(error) => Outcome::Retryable(error.to_string()),
             },
         }
+    }
+
+    /// One after the other, until one is not here.
+    fn ensure_images(&self, needed: &[NeededImage]) -> Outcome {
+        for NeededImage { image, sources } in needed {
+            match self.disks.ensure_image(image, sources) {
+                Ok(()) => {}
+                Err(error @ (DiskError::ImageMissing(_) | DiskError::ImageDamaged(_))) => {
+                    return Outcome::ImageMissing(image.digest, error.to_string());
+                }
+                refused => return disk_outcome(refused),
+            }
+        }
+        Outcome::Done
+    }
+
+    /// Whether what the VM boots is still here: no disk lies over it, so it may have been collected
+    /// since it was made sure of, for want of anybody who needed it.
+    fn require_boot(&self, vm: &Vm) -> Result<(), DiskError> {
+        let mut files = vm.boot.iter().flat_map(VmBoot::images);
+        files.try_for_each(|image| self.disks.ensure_image(image, &[]))
     }
 
     fn seed(&self, vm: &Vm, subnet: &GuestSubnet) -> Option<SeedContents> {
@@ -244,6 +260,11 @@ impl Performer {
                 Some(_) => GuestNetwork::Tap,
                 None => GuestNetwork::None,
             },
+            boot: vm.boot.as_ref().map(|boot| DirectBoot {
+                kernel: self.disks.image_path(&boot.kernel),
+                initrd: boot.initrd.as_ref().map(|initrd| self.disks.image_path(initrd)),
+                command_line: boot.command_line.clone(),
+            }),
         })
     }
 

@@ -439,6 +439,7 @@ pub(crate) fn disk_error(error: &ImageError) -> DiskError {
         | ImageError::Header(_) => DiskError::ImageRefused(format!("{}: {text}", error.code())),
         ImageError::DiskTooSmall { .. }
         | ImageError::DiskSize(_)
+        | ImageError::NotADisk(_)
         | ImageError::DiskDiffers { .. }
         | ImageError::CopyTooLarge { .. }
         | ImageError::Seed(_) => DiskError::DiskRefused(format!("{}: {text}", error.code())),

@@ -139,6 +139,7 @@ fn again(vm: &Vm) -> VmCreate {
         public_user_data: vm.public_user_data.clone(),
         restart: vm.restart,
         network: None,
+        boot: vm.boot.clone(),
     }
 }
 
@@ -154,6 +155,11 @@ fn left_out(api: &Shared, vm: &Vm) -> Vec<String> {
     });
     let mut left_out = volumes;
     left_out.push("its address, and what its guest said on the console".to_owned());
+    if let Some(boot) = &vm.boot {
+        let files = boot.images().map(|image| format!("{} {}", image.format.word(), image.digest));
+        let files = files.collect::<Vec<_>>().join(", ");
+        left_out.push(format!("what it boots, which has to be registered where it goes: {files}"));
+    }
     let network = &vm.network;
     if network.allow.is_some() || !network.forwards.is_empty() {
         left_out.push("who may reach it, and ports of its host that lead to it".to_owned());

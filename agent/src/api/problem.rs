@@ -298,6 +298,7 @@ fn refusal_status(code: RefusalCode) -> StatusCode {
         | RefusalCode::GrantExceeded
         | RefusalCode::NoHostFits
         | RefusalCode::ImageUnknown
+        | RefusalCode::ImageUseWrong
         | RefusalCode::LimitExceeded => StatusCode::UNPROCESSABLE_ENTITY,
     }
 }

@@ -14,6 +14,7 @@ use std::path::PathBuf;
 pub use dagger_controller::machine::{Inventory, Machine, Power, Tags};
 use dagger_payload::id::{VmId, VolumeId};
 use dagger_payload::kind::ImageFormat;
+use dagger_payload::name::CommandLine;
 
 use crate::controller::proof::{DeleteProof, StopProof};
 
@@ -43,6 +44,19 @@ pub struct MachineSpecification {
     pub console: PathBuf,
     /// Whether the guest is connected.
     pub network: GuestNetwork,
+    /// What it boots directly; the boot loader on its disk, if nothing.
+    pub boot: Option<DirectBoot>,
+}
+
+/// A kernel that is booted without a boot loader.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DirectBoot {
+    /// Its file.
+    pub kernel: PathBuf,
+    /// The initial RAM disk's file.
+    pub initrd: Option<PathBuf>,
+    /// What it is told.
+    pub command_line: Option<CommandLine>,
 }
 
 /// A volume that a machine is to have: a qcow2 without a backing file.

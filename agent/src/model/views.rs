@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use dagger_api::{AccountSummary, AccountView, HostForward, HostLink, HostView, Sight, VmView};
 use dagger_payload::id::{AccountId, CommitIndex, HostId, VmId};
 use dagger_payload::key::PublicKey;
-use dagger_payload::kind::Capacity;
+use dagger_payload::kind::{Capacity, VmImage};
 use dagger_payload::network::host_port;
-use dagger_payload::object::{Account, Placement, Vm, VmState};
+use dagger_payload::object::{Account, Image, Placement, Vm, VmState};
 use dagger_payload::roster::Seat;
 use dagger_payload::volume::Volume;
 
@@ -79,17 +79,26 @@ impl Model {
             (true, None) => Sight::Unknown,
         };
         let host = vm.placement.host();
-        let image = self.images.values().find(|image| image.digest == vm.image.digest);
+        let named = |image: &VmImage| {
+            let is_it = |known: &&Image| {
+                known.digest == image.digest && known.format.use_of() == image.format.use_of()
+            };
+            self.images.values().find(is_it).map(|known| known.name.clone())
+        };
+        let boot = vm.boot.as_ref();
         VmView {
             state: vm.state(),
             reason: reason(vm, own, here.then_some(sights)),
             host_name: host.and_then(|host| self.host_name(&host)).cloned(),
-            image_name: image.map(|image| image.name.clone()),
+            image_name: named(&vm.image),
+            kernel_name: boot.and_then(|boot| named(&boot.kernel)),
+            initrd_name: boot.and_then(|boot| boot.initrd.as_ref()).and_then(named),
             forwards: self.forwards(vm),
             sight,
-            image_download: own
-                .filter(|own| own.awaits_image)
-                .and_then(|_| sights.downloads.get(&vm.image.digest).cloned()),
+            image_download: own.filter(|own| own.awaits_image).and_then(|_| {
+                // One after the other is made sure of, so one of them at a time is fetched for it.
+                vm.images().find_map(|image| sights.downloads.get(&image.digest).cloned())
+            }),
             applied_generation: own.and_then(|own| own.applied_generation),
             vm: vm.clone(),
         }

@@ -118,6 +118,7 @@ pub(crate) fn vm_create(vm_name: &str) -> Body {
         public_user_data: None,
         restart: Default::default(),
         network: None,
+        boot: None,
     }))
 }
 
@@ -352,6 +353,7 @@ pub(crate) fn vm_object(
         restart: dagger_payload::kind::RestartPolicy::Always,
         apart: Vec::new(),
         network: Default::default(),
+        boot: None,
     }
 }
 

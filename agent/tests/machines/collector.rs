@@ -21,7 +21,7 @@ use super::volumes::{NextVolume, VOLUME, volume};
 const HOUR_MS: u64 = 3_600_000;
 const OTHER: VmId = VmId([9; 16]);
 
-fn keeping(quarantine: Option<u64>, images: Option<u64>) -> Desk {
+pub(crate) fn keeping(quarantine: Option<u64>, images: Option<u64>) -> Desk {
     let mut desk = Desk::new();
     let retention = Retention { quarantine_hours: quarantine, unused_image_hours: images };
     desk.controller =
@@ -38,7 +38,7 @@ fn deleted(vm: VmId) -> AttestedVm {
     deleted
 }
 
-fn at(hours: u64) -> Input {
+pub(crate) fn at(hours: u64) -> Input {
     Input::Order(Order::LedgerTime(LedgerTime(hours * HOUR_MS)))
 }
 
@@ -57,7 +57,7 @@ fn collected(outputs: &[Output]) -> Vec<Remnant> {
     outputs.iter().filter_map(subject).collect()
 }
 
-fn images(outputs: &[Output]) -> Vec<ImageDigest> {
+pub(crate) fn images(outputs: &[Output]) -> Vec<ImageDigest> {
     let image = |output: &Output| match output {
         Output::Collect(collection) => match &**collection {
             Collection::Image(proof) => Some(proof.image()),

@@ -79,7 +79,13 @@ impl Bench {
 
     /// The image step says that the image is not here.
     fn misses(&mut self, vm: VmId) -> Vec<Output> {
-        self.finish(vm, Outcome::ImageMissing("image_missing: it is not here".to_owned()))
+        self.misses_one(vm, IMAGE)
+    }
+
+    /// The image step says that this image is not here.
+    fn misses_one(&mut self, vm: VmId, image: ImageDigest) -> Vec<Output> {
+        let reason = "image_missing: it is not here".to_owned();
+        self.finish(vm, Outcome::ImageMissing(image, reason))
     }
 
     fn wait(&mut self, seconds: u64) -> Vec<Output> {
@@ -92,7 +98,7 @@ fn one(version: AttestedVm) -> Order {
     Order::Vm(Box::new(version))
 }
 
-fn fetched(outputs: &[Output]) -> Vec<FetchJob> {
+pub(crate) fn fetched(outputs: &[Output]) -> Vec<FetchJob> {
     let job = |output: &Output| match output {
         Output::Fetch(job) => Some((**job).clone()),
         _ => None,
@@ -219,8 +225,10 @@ fn a_few_images_are_fetched_at_a_time_and_the_next_when_one_has_ended() {
         orders.push(one(version));
     }
     let (mut bench, _) = Bench::live(orders);
-    let begun: Vec<_> =
-        (10..15).map(|number| fetched(&bench.misses(VmId([number; 16]))).len()).collect();
+    let missed = |bench: &mut Bench, number: u8| {
+        fetched(&bench.misses_one(VmId([number; 16]), ImageDigest([number; 32]))).len()
+    };
+    let begun: Vec<_> = (10..15).map(|number| missed(&mut bench, number)).collect();
     assert_eq!(begun, [1, 1, 1, 0, 0]);
     let outputs = bench.take(Input::Fetched(ImageDigest([10; 32]), Fetched::Here));
     assert_eq!(fetched(&outputs).len(), 1);

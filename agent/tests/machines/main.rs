@@ -4,6 +4,7 @@
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]
 
+mod boot;
 mod cards;
 mod collector;
 mod controller;

@@ -34,7 +34,10 @@ fn tried(registrations: &[Image]) -> Vec<String> {
     let outputs = desk.go_live(&[accepted()], None);
     match &outputs[..] {
         [Output::Act(job)] => match &job.action {
-            Action::Image(sources) => sources.iter().map(ImageSource::to_string).collect(),
+            Action::Image(needed) => {
+                let sources = needed.iter().flat_map(|needed| &needed.sources);
+                sources.map(ImageSource::to_string).collect()
+            }
             other => panic!("not an image step: {other:?}"),
         },
         other => panic!("not one step: {other:?}"),

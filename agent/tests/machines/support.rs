@@ -107,6 +107,7 @@ pub(crate) fn offered() -> AttestedVm {
         restart: dagger_payload::kind::RestartPolicy::Always,
         apart: Vec::new(),
         network: VmNetwork::default(),
+        boot: None,
     };
     AttestedVm { vm, commit: CommitIndex(1) }
 }

@@ -6,7 +6,8 @@
 #
 # Prints the path of the finished image as its last line. The image is kept in the cache under the digest of
 # everything it is made from (this folder, package versions, tool versions), so a second run only prints the path. The
-# cache is $DAGGER_CACHE, or .cache at the top of the source tree, unless named.
+# cache is $DAGGER_CACHE, or .cache at the top of the source tree, unless named. Beside it, under the same name, stands
+# what its boot loader starts, for machines that boot it directly: .kernel, .initrd and .command-line.
 # Missing Debian packages are installed through apt (as root, or with sudo); what goes into the guest is downloaded and
 # unpacked, never installed. No root, loop device or mount is needed to build. Same inputs, same bytes.
 set -euo pipefail
@@ -53,7 +54,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --cache) cache=${2:?--cache needs a directory} && shift 2 ;;
     --output) output=${2:?--output needs a file} && shift 2 ;;
-    -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    -h | --help) sed -n '2,15s/^# \{0,1\}//p' "$0" && exit 0 ;;
     *) fail "unknown argument $1; see --help" ;;
     esac
 done
@@ -132,9 +133,13 @@ versions=$(remembered_versions) || {
 }
 key=$( (recipe_digest && echo "$versions" && tool_versions) | sha256sum | cut -c 1-32)
 image=$cache/small-$key.qcow2
+# The image comes last: where it is, they are.
+beside=(kernel initrd command-line)
 
 finish() {
     if [ -n "$output" ]; then
+        local part
+        for part in "${beside[@]}"; do cp "${image%.qcow2}.$part" "${output%.qcow2}.$part"; done
         cp "$image" "$output.new" && mv "$output.new" "$output"
         image=$output
     fi
@@ -306,7 +311,9 @@ make_root
 make_root_filesystem
 make_disk
 qemu-img convert -f raw -O qcow2 -c -o compat=1.1,lazy_refcounts=off "$work/disk.raw" "$work/image.qcow2"
-sync "$work/image.qcow2"
+printf '%s\n' "$COMMAND_LINE" >"$work/command-line"
+sync "$work"/{image.qcow2,kernel,initrd,command-line}
+for part in "${beside[@]}"; do mv "$work/$part" "${image%.qcow2}.$part"; done
 mv "$work/image.qcow2" "$image"
 say "$(stat -c %s "$image") bytes"
 finish

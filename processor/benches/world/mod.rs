@@ -332,5 +332,6 @@ fn create(number: usize) -> Body {
         public_user_data: None,
         restart: Default::default(),
         network: None,
+        boot: None,
     }))
 }

@@ -38,5 +38,6 @@ pub mod sshsig;
 pub mod state_tree;
 pub mod strict_json;
 pub mod usage;
+pub mod vm_state;
 pub mod volume;
 pub mod votes;

@@ -74,6 +74,12 @@ pub const LABEL_VALUE_BYTES_MAX: usize = 128;
 pub const IMAGE_SOURCES_MAX: usize = 8;
 /// Bytes of one image source.
 pub const IMAGE_SOURCE_BYTES_MAX: usize = 512;
+/// A kernel that is booted directly, in bytes.
+pub const KERNEL_BYTES_MAX: u64 = 256 << 20;
+/// An initial RAM disk, in bytes.
+pub const INITRD_BYTES_MAX: u64 = 1 << 30;
+/// A kernel's command line, in bytes: what Linux reads on x86-64, without its end.
+pub const COMMAND_LINE_BYTES_MAX: usize = 2047;
 /// Virtual CPUs of one VM.
 pub const VM_CPUS_MAX: u32 = 256;
 /// Memory of one VM, in MiB.

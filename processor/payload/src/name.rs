@@ -11,7 +11,8 @@ use std::sync::Arc;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 use crate::limits::{
-    IMAGE_SOURCE_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX, SSH_KEY_LINE_BYTES_MAX,
+    COMMAND_LINE_BYTES_MAX, IMAGE_SOURCE_BYTES_MAX, LABEL_VALUE_BYTES_MAX, LABELS_MAX,
+    SSH_KEY_LINE_BYTES_MAX,
 };
 
 /// A text that breaks the grammar of what it should name; the message says the rule.
@@ -125,6 +126,15 @@ text_newtype!(
     LabelValue,
     |text| text.len() <= LABEL_VALUE_BYTES_MAX && text.bytes().all(|c| (b' '..=b'~').contains(&c)),
     "a label value is at most 128 printable ASCII characters"
+);
+text_newtype!(
+    /// What a kernel is told at its start: one line of printable ASCII, at most 2047 bytes.
+    CommandLine,
+    |text| {
+        (1..=COMMAND_LINE_BYTES_MAX).contains(&text.len())
+            && text.bytes().all(|c| (b' '..=b'~').contains(&c))
+    },
+    "a command line is 1 to 2047 printable ASCII characters"
 );
 text_newtype!(
     /// One line of an `authorized_keys` file without options: type, base64, perhaps a comment.

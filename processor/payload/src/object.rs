@@ -16,13 +16,14 @@ use crate::id::{
 use crate::key::PublicKey;
 use crate::kind::{
     Apart, Capacity, GuestSubnet, ImageFormat, KeyRole, Protection, ReportPhase, RestartPolicy,
-    StopManner, VmImage,
+    StopManner, VmBoot, VmImage,
 };
 use crate::membership::{Operator, Proposal};
 use crate::name::{ImageName, ImageSource, Labels, Name, SshKeyLine};
 use crate::network::VmNetwork;
 use crate::roster::{EpochMembers, Seat};
 use crate::usage::{Meter, PastUsage};
+pub use crate::vm_state::VmState;
 use crate::volume::{VmVolume, Volume};
 
 /// Which payload made a version of an object.
@@ -239,7 +240,7 @@ pub struct Image {
     /// Size of the file, in bytes.
     #[n(4)]
     pub size_bytes: u64,
-    /// Size of the guest's disk, in bytes.
+    /// Size of the guest's disk, in bytes; of what is no disk, the size of the file.
     #[n(5)]
     pub virtual_size_bytes: u64,
     /// Where hosts may fetch it.
@@ -417,7 +418,7 @@ pub struct Vm {
     /// What its owner wants.
     #[n(6)]
     pub wanted: Wanted,
-    /// What it boots.
+    /// What its disk began with.
     #[n(7)]
     pub image: VmImage,
     /// Its size.
@@ -484,60 +485,18 @@ pub struct Vm {
     /// How its network card is reached.
     #[n(27)]
     pub network: VmNetwork,
-}
-
-/// A VM's state in one word (design R11); every state accepts delete.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
-pub enum VmState {
-    /// Waiting for a host to accept.
-    Pending,
-    /// The host works towards what is wanted.
-    Converging,
-    /// Reported running, as wanted.
-    Running,
-    /// Reported stopped, as wanted, or by itself and to stay so.
-    Stopped,
-    /// Reported paused, as wanted.
-    Paused,
-    /// Cannot be brought to what is wanted; see the reason.
-    Degraded,
-    /// To be deleted, and not yet gone.
-    Deleting,
-    /// Gone; its disk is in quarantine.
-    Deleted,
-}
-
-impl VmState {
-    /// All of them.
-    pub const ALL: [Self; 8] = [
-        Self::Pending,
-        Self::Converging,
-        Self::Running,
-        Self::Stopped,
-        Self::Paused,
-        Self::Degraded,
-        Self::Deleting,
-        Self::Deleted,
-    ];
-
-    /// The word that stands for it in JSON, in metrics and where people read it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::Converging => "converging",
-            Self::Running => "running",
-            Self::Stopped => "stopped",
-            Self::Paused => "paused",
-            Self::Degraded => "degraded",
-            Self::Deleting => "deleting",
-            Self::Deleted => "deleted",
-        }
-    }
+    /// The kernel that it boots directly; without one, what the boot loader on its disk finds.
+    #[n(28)]
+    pub boot: Option<VmBoot>,
 }
 
 impl Vm {
+    /// The registered files that it is made of and boots: what its host has to have.
+    pub fn images(&self) -> impl Iterator<Item = &VmImage> {
+        let boot = self.boot.iter().flat_map(VmBoot::images);
+        std::iter::once(&self.image).chain(boot)
+    }
+
     /// The state in one word, from wanted, placement and the last report about this generation.
     pub fn state(&self) -> VmState {
         let phase = self.reported.as_ref().map(|report| (report.phase, report.generation));

@@ -150,6 +150,10 @@ codes! {
     TooManyRemembered = 25, "too_many_remembered",
         "Of one signer so many documents are remembered at a time as the limits say.",
         "Wait until earlier requests have expired; give the next ones an earlier `not_after_ms`.";
+    /// A registered file is named for what it is not: a kernel as a disk, a disk as a kernel.
+    ImageUseWrong = 26, "image_use_wrong",
+        "A disk begins with a disk image; what is booted directly was registered as a kernel.",
+        "Name an image of the right format; `daggerctl image ls` shows the format of each.";
 }
 
 impl std::fmt::Display for RefusalCode {

@@ -12,6 +12,7 @@ mod estate;
 mod eviction;
 mod hosts;
 mod images;
+mod made_of;
 mod members;
 mod memory;
 mod networks;

@@ -9,11 +9,12 @@ use dagger_payload::kind::{
     Capacity, Protection, StopManner, VmChange, VmCreate, VmProtect, VmResize, VmStop,
 };
 use dagger_payload::limits::HOMELESS_VMS_PER_ACCOUNT_MAX;
-use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, VmState, Wanted};
+use dagger_payload::object::{Effect, Placement, Vm, VmState, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::usage::Meter;
 
 use super::accounts::acting;
+use super::made_of::require_images;
 use super::placement::{place, require_room};
 use super::reports::past_usage;
 use super::state::{State, is_live};
@@ -43,20 +44,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         let detail = format!("your VM {other} is called {}", body.name);
         return refuse(RefusalCode::NameTaken, detail);
     }
-    let usable = state.images_with(&body.image.digest).any(|image| {
-        let mut granting = account.grants.iter().filter(|grant| is_live(grant, case.now));
-        let trusted = image.publisher == account.key
-            || granting.any(|grant| state.publishes(&grant.operator, &image.publisher));
-        trusted
-            && image.status == ImageStatus::Offered
-            && image.format == body.image.format
-            && image.virtual_size_bytes == body.image.virtual_size_bytes
-    });
-    if !usable {
-        let detail = "no image of yours or of an operator who granted you capacity has this \
-                      digest, format and virtual size and is not retired";
-        return refuse(RefusalCode::ImageUnknown, detail);
-    }
+    require_images(state, case, account, body)?;
     Ok(Box::new(Vm {
         id: made.id,
         account: account.id,
@@ -86,6 +74,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         volumes: Vec::new(),
         volumes_since: Generation(1),
         network: body.network.clone().unwrap_or_default(),
+        boot: body.boot.clone(),
     }))
 }
 
@@ -166,6 +155,10 @@ pub(crate) fn resize(state: &State, case: &Case<'_>, body: &VmResize) -> Ruling 
     }
     if vm.wanted != Wanted::Stopped && !size.covers(&vm.size) {
         let detail = "a VM in memory can only grow: stop it before it becomes smaller";
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    if vm.boot.as_ref().is_some_and(|boot| !boot.fits_memory(size.memory_mib)) {
+        let detail = "its kernel and initial RAM disk take more than half of so much memory";
         return refuse(RefusalCode::StateWrong, detail);
     }
     require_room(state, &vm, &size, case.now)?;

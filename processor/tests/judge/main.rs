@@ -1,6 +1,7 @@
 //! The judge's rules, one sentence each. The cluster has three operators with one host each and one
 //! developer.
 
+mod boot;
 mod eviction;
 mod keys;
 mod limits;
@@ -266,6 +267,7 @@ fn create_body(name: &str, cpus: u32) -> VmCreate {
         public_user_data: None,
         restart: Default::default(),
         network: None,
+        boot: None,
     }
 }
 

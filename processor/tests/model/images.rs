@@ -25,7 +25,9 @@ fn draw_name(scene: &Scene, who: Person, random: &mut Random) -> ImageName {
         Ok(called) if !random.happens(150) => called,
         _ => random.of(&["op0", "op1", "dev"]).to_owned(),
     };
-    format!("{publisher}/{}", random.of(&["one", "two"])).parse().expect("an image name")
+    format!("{publisher}/{}", random.of(&["one", "two", "kernel", "initrd"]))
+        .parse()
+        .expect("an image name")
 }
 
 fn draw_publisher(scene: &Scene, random: &mut Random) -> Person {
@@ -38,12 +40,25 @@ fn draw_publisher(scene: &Scene, random: &mut Random) -> Person {
 
 fn draw_register(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let who = draw_publisher(scene, random);
+    let format = random.of(&[
+        ImageFormat::Qcow2,
+        ImageFormat::Qcow2,
+        ImageFormat::Raw,
+        ImageFormat::Kernel,
+        ImageFormat::Initrd,
+    ]);
+    // What is no disk has one size.
+    let is_disk = matches!(format, ImageFormat::Qcow2 | ImageFormat::Raw);
+    let size_bytes = if is_disk { 1 << 20 } else { random.of(&[1 << 20, 1 << 26, 1 << 27]) };
     let body = ImageRegister {
         name: draw_name(scene, who, random),
         digest: ImageDigest([u8::try_from(random.below(3)).expect("few"); 32]),
-        format: random.of(&[ImageFormat::Qcow2, ImageFormat::Qcow2, ImageFormat::Raw]),
-        size_bytes: 1 << 20,
-        virtual_size_bytes: random.of(&[1 << 26, 1 << 26, 1 << 27]),
+        format,
+        size_bytes,
+        virtual_size_bytes: match is_disk {
+            true => random.of(&[1 << 26, 1 << 26, 1 << 27]),
+            false => size_bytes,
+        },
         sources: Vec::new(),
     };
     (who, Body::ImageRegister(body))

@@ -4,6 +4,7 @@
 //! `DAGGER_FIRST_SEED` repeats a run; `DAGGER_MODEL_PAYLOADS` says how long it is.
 
 mod accounts;
+mod boot;
 mod eviction;
 mod history;
 mod hosts;

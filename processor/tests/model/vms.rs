@@ -1,18 +1,18 @@
 //! `vm.*` in the model, and the way of an offer from host to host.
 
-use dagger_payload::id::{Generation, ImageDigest, VmId};
+use dagger_payload::id::{Generation, VmId};
 use dagger_payload::kind::{
-    Apart, ApartBy, ApartStrength, Body, ImageFormat, Protection, ReportPhase, RestartPolicy,
-    StopManner, VmChange, VmCreate, VmImage, VmProtect, VmResize, VmStop,
+    Apart, ApartBy, ApartStrength, Body, Protection, ReportPhase, RestartPolicy, StopManner,
+    VmChange, VmCreate, VmProtect, VmResize, VmStop,
 };
 use dagger_payload::name::Labels;
-use dagger_payload::object::{Effect, ImageStatus, Placement, Vm, Wanted};
+use dagger_payload::object::{Effect, Placement, Vm, Wanted};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::usage::Meter;
 
+use super::boot::{draw_boot, draw_image, fits_in_half, judge_images};
 use super::eviction::past;
 use super::kinds::{Kind, of_kind};
-use super::members::is_present;
 use super::networks::draw_network;
 use super::people::{Person, Scene};
 use super::placement::{place, require_room};
@@ -48,30 +48,15 @@ fn draw_apart(random: &mut Random) -> Vec<Apart> {
     vec![Apart { from, by, strength }]
 }
 
-/// Mostly one that is offered: else few VMs would ever be.
-fn draw_image(scene: &Scene, random: &mut Random) -> VmImage {
-    let images = scene.model.images.iter();
-    let offered: Vec<_> = images.filter(|image| image.status == ImageStatus::Offered).collect();
-    if !offered.is_empty() && random.happens(800) {
-        let image = offered[random.index(offered.len())];
-        let (digest, format) = (image.digest, image.format);
-        return VmImage { digest, format, virtual_size_bytes: image.virtual_size_bytes };
-    }
-    VmImage {
-        digest: ImageDigest([u8::try_from(random.below(3)).expect("few"); 32]),
-        format: ImageFormat::Qcow2,
-        virtual_size_bytes: random.of(&[1 << 26, 1 << 26, 1 << 26, 1 << 27]),
-    }
-}
-
 fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let nvme = [("disk".parse().expect("a name"), "nvme".parse().expect("a label"))].into();
     let pinned = scene.host(random);
+    let memory_mib = random.of(&[128, 512, 2048]);
     let body = VmCreate {
         name: format!("vm{}", random.below(12)).parse().expect("a name"),
         image: draw_image(scene, random),
         cpus: random.of(&[1, 1, 2, 4]),
-        memory_mib: random.of(&[128, 512, 2048]),
+        memory_mib,
         disk_gib: random.of(&[1, 5, 50]),
         ssh_keys: Vec::new(),
         region: random.happens(200).then(|| "east".parse().expect("a name")),
@@ -82,6 +67,7 @@ fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
         public_user_data: None,
         restart: random.of(&[RestartPolicy::Always, RestartPolicy::Never]),
         network: random.happens(300).then(|| draw_network(random)),
+        boot: draw_boot(scene, memory_mib, random),
     };
     let who = scene.acting(random);
     let who = if random.happens(950) { who } else { Person::any(random) };
@@ -101,21 +87,7 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if model.vms.iter().any(|vm| vm.account == account.id && vm.name == body.name) {
         return Err(RefusalCode::NameTaken);
     }
-    let live = account.grants.iter().filter(|grant| grant.until >= model.now);
-    let granting: Vec<_> = live.map(|grant| grant.operator).collect();
-    let is_usable = model.images.iter().any(|image| {
-        let mut present = model.operators.iter().filter(|own| is_present(own));
-        let by_operator = present.find(|own| own.first_key == image.publisher).map(|own| own.id);
-        let is_trusted = image.publisher == account.key
-            || by_operator.is_some_and(|operator| granting.contains(&operator));
-        let asked = (body.image.digest, body.image.format, body.image.virtual_size_bytes);
-        is_trusted
-            && image.status == ImageStatus::Offered
-            && (image.digest, image.format, image.virtual_size_bytes) == asked
-    });
-    if !is_usable {
-        return Err(RefusalCode::ImageUnknown);
-    }
+    judge_images(model, account, body)?;
     let mut vm = Vm {
         id: VmId::of(&asked.cause.digest),
         account: account.id,
@@ -145,6 +117,7 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         volumes: Vec::new(),
         volumes_since: Generation(1),
         network: body.network.clone().unwrap_or_default(),
+        boot: body.boot.clone(),
     };
     vm.placement = place(model, &vm)?;
     Ok(vec![Effect::Vm(Box::new(vm))])
@@ -304,6 +277,9 @@ fn judge_resize(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         return Ok(Vec::new());
     }
     if vm.wanted != Wanted::Stopped && !vm.size.covers(&before) {
+        return Err(RefusalCode::StateWrong);
+    }
+    if !fits_in_half(vm.boot.as_ref(), vm.size.memory_mib) {
         return Err(RefusalCode::StateWrong);
     }
     if let Some(host) = vm.placement.host().and_then(|host| model.host(host)) {

@@ -95,6 +95,7 @@ impl Host {
             volumes: Vec::new(),
             console: path("log"),
             network: GuestNetwork::None,
+            boot: None,
         };
         if !specification.disk.exists() {
             std::fs::write(&specification.image, vec![0x5a; 1 << 20]).unwrap();

@@ -8,6 +8,7 @@
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]
 
+mod direct_boot;
 mod host;
 mod program;
 #[path = "../shared/program_under_test.rs"]

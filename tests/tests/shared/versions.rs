@@ -46,6 +46,7 @@ pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm 
         pinned_host: None,
         apart: Vec::new(),
         network: Default::default(),
+        boot: None,
         protection: Protection::Unprotected,
         booted_since: Generation(1),
         volumes: Vec::new(),

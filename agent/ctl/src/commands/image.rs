@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use dagger_api::{AccountView, Held, ImageDownload, ImageImport, ImageView, PayloadView};
 use dagger_payload::id::{ImageDigest, OperatorId};
-use dagger_payload::kind::{Body, ImageFormat, ImageRegister, ImageRetire};
+use dagger_payload::kind::{Body, ImageRegister, ImageRetire, ImageUse, VmImage};
 use dagger_payload::name::{ImageName, ImageSource};
 use dagger_payload::object::{Image, ImageStatus};
 
@@ -27,6 +27,8 @@ const REGISTER_EXAMPLES: &str = "\
 Examples:
   daggerctl image register debian-12.qcow2 --name acme/debian-12 --source https://images.example/debian-12.qcow2
   daggerctl image register disk.img --format raw --name acme/disk
+  daggerctl image register /boot/vmlinuz-6.1.0-30-cloud-amd64 --format kernel --name acme/linux-6.1
+  daggerctl image register /boot/initrd.img-6.1.0-30-cloud-amd64 --format initrd --name acme/initrd-6.1
 
 An operator publishes under his own name, as `daggerctl operator ls` shows it; an account under its id, as `daggerctl
 account show` shows it. No other name is accepted.
@@ -207,6 +209,38 @@ pub(crate) async fn register(
 /// Finds a registered image by its full name, or by its last part, among the images of the key's
 /// account and of the operators who granted it: no other boots.
 pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Failure> {
+    choose(name, usable(session, name).await?)
+}
+
+/// The same among those that are for this; as it stands in an order.
+pub(crate) async fn resolve_for(
+    session: &Session,
+    name: &str,
+    as_what: ImageUse,
+) -> Result<VmImage, Failure> {
+    let found = usable(session, name).await?;
+    let (fitting, others): (Vec<_>, Vec<_>) =
+        found.into_iter().partition(|image| image.format.use_of() == as_what);
+    if let (true, Some(other)) = (fitting.is_empty(), others.first()) {
+        let (format, wanted) = (other.format.word(), as_what.word());
+        return Err(Failure::refused(
+            "image_use_wrong",
+            format!("{} is of the format {format}, and no {wanted}", other.name),
+            "Name another one: `daggerctl image ls` shows the format of each.",
+        ));
+    }
+    let Image { digest, format, virtual_size_bytes, .. } = choose(name, fitting)?;
+    Ok(VmImage { digest, format, virtual_size_bytes })
+}
+
+/// Those that may be meant.
+async fn usable(session: &Session, name: &str) -> Result<Vec<Image>, Failure> {
+    let offered = offered(session).await?.into_iter();
+    Ok(offered.filter(|image| is_called(image, name)).collect())
+}
+
+/// The images that VMs of the key's account may be made of.
+pub(crate) async fn offered(session: &Session) -> Result<Vec<Image>, Failure> {
     let images: Vec<ImageView> = session.client.get("/v1/images").await?;
     let key = session.signing_key()?;
     let account = session.account().await?;
@@ -229,7 +263,7 @@ pub(crate) async fn resolve(session: &Session, name: &str) -> Result<Image, Fail
     };
     let images = images.into_iter().map(|view| view.image);
     let offered = images.filter(|image| image.status == ImageStatus::Offered && trusted(image));
-    choose(name, offered.filter(|image| is_called(image, name)).collect())
+    Ok(offered.collect())
 }
 
 /// Whether `name` is all of the image's name, or its last part.
@@ -267,12 +301,12 @@ fn list(images: &[ImageView]) -> String {
         let image = &view.image;
         [
             image.name.to_string(),
-            match image.format {
-                ImageFormat::Raw => "raw".to_owned(),
-                ImageFormat::Qcow2 => "qcow2".to_owned(),
-            },
+            image.format.word().to_owned(),
             show_bytes(image.size_bytes),
-            show_bytes(image.virtual_size_bytes),
+            match image.format.use_of() {
+                ImageUse::Disk => show_bytes(image.virtual_size_bytes),
+                ImageUse::Kernel | ImageUse::InitialRamDisk => "-".to_owned(),
+            },
             match (view.held, &view.download) {
                 (Held::Yes, _) => "yes".to_owned(),
                 (Held::No, Some(download)) => show_download(download),

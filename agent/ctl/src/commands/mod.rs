@@ -22,6 +22,7 @@ pub(crate) mod ssh;
 mod stop_vm;
 mod usage;
 pub(crate) mod vm;
+mod vm_boot;
 mod vm_copy;
 mod vm_network;
 mod vm_view;

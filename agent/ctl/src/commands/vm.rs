@@ -10,13 +10,14 @@ use clap::{Args, Subcommand, ValueEnum};
 use dagger_api::{HostView, VmView};
 use dagger_payload::id::{Generation, VmId};
 use dagger_payload::kind::{
-    Apart, ApartBy, ApartStrength, Body, Protection, RestartPolicy, StopManner, VmChange, VmCreate,
-    VmImage, VmProtect, VmResize, VmStop,
+    Apart, ApartBy, ApartStrength, Body, ImageUse, Protection, RestartPolicy, StopManner, VmChange,
+    VmCreate, VmProtect, VmResize, VmStop,
 };
 use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
 use dagger_payload::object::Wanted;
 
 use super::follow::{Goal, Story, follow};
+use super::vm_boot::BootWishes;
 use super::vm_network::{self, NetworkArguments, NetworkWishes};
 use super::vm_view::{list, show};
 use super::{ChangeOptions, Wait, console, dry_run, encode, history, image, vm_copy, why};
@@ -32,6 +33,11 @@ Examples:
       --ssh-key ~/.ssh/id_ed25519.pub --wait ssh
   daggerctl vm create db-1 --image acme/postgres --cpus 4 --memory 8GiB --disk 100GiB \\
       --ssh-key ~/.ssh/id_ed25519.pub --region eu-1 --label tier=database --dry-run
+  daggerctl vm create kernel-1 --image debian-12 --cpus 2 --memory 1GiB --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub \\
+      --kernel acme/linux-6.1 --initrd acme/initrd-6.1 --command-line 'console=ttyS0 root=LABEL=root ro'
+
+With --kernel the hypervisor starts that kernel itself, without a boot loader; the disk is there as always. Kernel and initial
+RAM disk are images, registered with `image register --format kernel` and `--format initrd`.
 
 Everything in the request is public and stays in the ledger for ever: names, labels, SSH public keys, and the file given
 with --user-data-public. Put no secret into it.";
@@ -287,6 +293,9 @@ pub(crate) struct CreateArguments {
     /// How its network card is reached.
     #[command(flatten)]
     pub(crate) network: NetworkWishes,
+    /// What it boots directly.
+    #[command(flatten)]
+    pub(crate) boot: BootWishes,
     /// cloud-init user-data; PUBLIC: it stays readable in the ledger for ever
     #[arg(long, value_name = "FILE")]
     pub(crate) user_data_public: Option<PathBuf>,
@@ -365,7 +374,8 @@ pub(crate) async fn create_body(
     arguments: &CreateArguments,
     session: &Session,
 ) -> Result<Body, Failure> {
-    let image = image::resolve(session, &arguments.image).await?;
+    let image = image::resolve_for(session, &arguments.image, ImageUse::Disk).await?;
+    let boot = arguments.boot.of_new(session).await?;
     let mut ssh_keys = Vec::new();
     for path in &arguments.ssh_key {
         let line = read_small(path)?;
@@ -385,11 +395,7 @@ pub(crate) async fn create_body(
     let public_user_data = user_data.map(read_small).transpose()?;
     Ok(Body::VmCreate(Box::new(VmCreate {
         name: arguments.name.clone(),
-        image: VmImage {
-            digest: image.digest,
-            format: image.format,
-            virtual_size_bytes: image.virtual_size_bytes,
-        },
+        image,
         cpus: arguments.cpus,
         memory_mib: arguments.memory,
         disk_gib: arguments.disk,
@@ -405,6 +411,7 @@ pub(crate) async fn create_body(
             NamedRestart::Never => RestartPolicy::Never,
         },
         network: arguments.network.of_new()?,
+        boot,
     })))
 }
 

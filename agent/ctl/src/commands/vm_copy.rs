@@ -21,7 +21,7 @@ use serde::Serialize;
 
 use super::image::{self, RegisterArguments};
 use super::vm::{CreateWait, VmName, find, find_host, order_new, vm_path};
-use super::{ChangeOptions, Wait};
+use super::{ChangeOptions, Wait, vm_boot};
 use crate::endpoint::Endpoint;
 use crate::failure::Failure;
 use crate::image_file::NamedFormat;
@@ -39,7 +39,8 @@ Examples:
 
 Run it on the host that has the VM: a disk leaves a host only through its own socket. The VM cannot start while it is copied.
 The file holds the whole disk, which needs no image below it, and what orders the VM again; it tells at its end whether it is
-damaged. What is left out is printed: volumes among others. Whoever has the file has everything on the disk, the guest's own
+damaged. What is left out is printed: volumes among others, and the files of a kernel that the VM boots directly, which the
+file names by their digests. Whoever has the file has everything on the disk, the guest's own
 keys too: two VMs that begin with it answer with the same SSH host key.";
 
 pub(crate) const IMPORT_EXAMPLES: &str = "\
@@ -51,7 +52,7 @@ It PUBLISHES THE DISK: an image can be read by every operator and every host of 
 checked for damage before anything of it is used; that you trust whoever made it, you have to know by other means. Then its
 disk is registered as an image (under a name of yours, as with `daggerctl image register`), handed to the hosts on this
 machine, and a VM with the size, the keys, the labels and the public user-data that the file names is ordered, as printed
-before. On a first boot cloud-init gives the guest its new address and name.";
+before. A kernel and an initial RAM disk that the file names have to be registered already. On a first boot cloud-init gives the guest its new address and name.";
 
 /// Arguments of `vm export`.
 #[derive(Debug, Clone, Args)]
@@ -210,6 +211,7 @@ pub(crate) async fn import(arguments: &ImportArguments, session: &Session) -> Re
         create.name = name.clone();
     }
     require_free(&create, session).await?;
+    vm_boot::require_registered(create.boot.as_ref(), session).await?;
     for what in &whole.head.left_out {
         say(&format!("not in the file: {}", what.escape_debug()));
     }
@@ -296,9 +298,15 @@ fn told(create: &VmCreate) -> String {
         Some(text) => format!("{} bytes of public user-data", text.len()),
         None => "no user-data".to_owned(),
     };
+    let boot = create.boot.as_ref().map_or_else(String::new, |boot| {
+        let files = boot.images().map(|image| format!("{} {}", image.format.word(), image.digest));
+        let files = files.collect::<Vec<_>>().join(" and ");
+        let line = boot.command_line.as_ref().map_or("nothing", |line| line.as_str());
+        format!(", booting {files}, told {line:?}")
+    });
     format!(
-        "ordered is VM {}: {} CPUs, {} of memory, {} of disk, {} labels, {data}, {} keys that may \
-         log in{keys}",
+        "ordered is VM {}: {} CPUs, {} of memory, {} of disk, {} labels, {data}{boot}, {} keys that \
+         may log in{keys}",
         create.name,
         create.cpus,
         show_bytes(create.memory_mib.saturating_mul(1 << 20)),

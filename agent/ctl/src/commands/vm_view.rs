@@ -9,7 +9,7 @@ use dagger_payload::name::{Name, SshKeyLine};
 use dagger_payload::object::{Agreement, VmReport};
 
 use super::image::show_download;
-use super::{short, vm_network};
+use super::{short, vm_boot, vm_network};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::session::Session;
@@ -84,7 +84,7 @@ pub(crate) fn show(view: &VmView) -> String {
     let optional = |text: Option<String>| text.unwrap_or_default();
     let labels: Vec<_> = vm.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
     let volumes: Vec<_> = vm.volumes.iter().map(|used| short(&used.volume)).collect();
-    facts([
+    let mut lines = vec![
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
         ("state", view.state.word().to_owned()),
@@ -105,6 +105,9 @@ pub(crate) fn show(view: &VmView) -> String {
                 + " "
                 + &short(&vm.image.digest),
         ),
+    ];
+    lines.extend(vm_boot::show(view));
+    lines.extend([
         ("image fetched", optional(view.image_download.as_ref().map(show_download))),
         ("volumes", volumes.join(" ")),
         ("labels", labels.join(" ")),
@@ -116,7 +119,8 @@ pub(crate) fn show(view: &VmView) -> String {
             format!("payload {} at position {}", vm.created.digest, vm.created.position),
         ),
         ("host key", optional(vm.guest_host_key.as_ref().map(SshKeyLine::to_string))),
-    ])
+    ]);
+    facts(lines)
 }
 
 #[cfg(test)]

@@ -6,10 +6,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use dagger_payload::name::CommandLine;
 use serde::{Deserialize, Serialize};
 
 use crate::hypervisor::names::{HostNames, uuid};
-use crate::hypervisor::{GivenVolume, GuestNetwork, MachineSpecification, Tags};
+use crate::hypervisor::{DirectBoot, GivenVolume, GuestNetwork, MachineSpecification, Tags};
 
 /// What stands in front of our tags among a machine's OEM strings.
 const TAGS_BEGINNING: &str = "dagger:1:";
@@ -44,9 +45,42 @@ struct Memory {
     size: u64,
 }
 
+/// What starts first: the firmware, which looks for a boot loader on the disks, or a kernel.
 #[derive(Debug, Serialize)]
-struct Payload {
-    firmware: PathBuf,
+#[serde(untagged)]
+enum Payload {
+    Firmware {
+        firmware: PathBuf,
+    },
+    Kernel {
+        kernel: PathBuf,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        initramfs: Option<PathBuf>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cmdline: Option<CommandLine>,
+    },
+}
+
+impl Payload {
+    fn of(machine: &MachineSpecification, firmware: &Path) -> Self {
+        match &machine.boot {
+            None => Self::Firmware { firmware: firmware.to_owned() },
+            Some(DirectBoot { kernel, initrd, command_line }) => Self::Kernel {
+                kernel: kernel.clone(),
+                initramfs: initrd.clone(),
+                cmdline: command_line.clone(),
+            },
+        }
+    }
+
+    /// Its files, which the confined process has to read, again at every reset of the guest.
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let (first, second) = match self {
+            Self::Firmware { firmware } => (firmware, None),
+            Self::Kernel { kernel, initramfs, .. } => (kernel, initramfs.as_ref()),
+        };
+        std::iter::once(first.as_path()).chain(second.map(PathBuf::as_path))
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -124,10 +158,16 @@ pub(super) fn configuration(
     landlock: Landlock,
 ) -> VmConfig {
     let below = |path: &Path| LandlockRule { path: path.to_owned(), access: "r" };
+    let payload = Payload::of(machine, firmware);
+    // The whole directory: a reboot makes the serial socket anew, which a rule on the socket would
+    // forbid.
+    let mut landlock_rules =
+        vec![LandlockRule { path: directory.to_owned(), access: "rw" }, below(&machine.image)];
+    landlock_rules.extend(payload.files().map(below));
     VmConfig {
         cpus: Cpus { boot_vcpus: machine.cpus, max_vcpus: machine.cpus },
         memory: Memory { size: machine.memory_mib << 20 },
-        payload: Payload { firmware: firmware.to_owned() },
+        payload,
         disks: [
             Disk {
                 id: "root".to_owned(),
@@ -159,13 +199,7 @@ pub(super) fn configuration(
         },
         pvpanic: true,
         landlock_enable: landlock == Landlock::On,
-        // The whole directory: a reboot makes the serial socket anew, which a rule on the socket
-        // would forbid.
-        landlock_rules: vec![
-            LandlockRule { path: directory.to_owned(), access: "rw" },
-            below(&machine.image),
-            below(firmware),
-        ],
+        landlock_rules,
     }
 }
 

@@ -30,7 +30,7 @@ struct Domain<'a> {
     metadata: Metadata,
     memory: Memory,
     vcpu: u32,
-    os: OperatingSystem,
+    os: OperatingSystem<'a>,
     features: Features,
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu: Option<Cpu>,
@@ -70,10 +70,18 @@ struct Memory {
 }
 
 #[derive(Serialize)]
-struct OperatingSystem {
+struct OperatingSystem<'a> {
     #[serde(rename = "type")]
     kind: OperatingSystemType,
-    boot: Boot,
+    /// The firmware boots its disk.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    boot: Option<Boot>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kernel: Option<&'a Path>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    initrd: Option<&'a Path>,
+    #[serde(rename = "cmdline", skip_serializing_if = "Option::is_none")]
+    command_line: Option<&'a str>,
 }
 
 #[derive(Serialize)]
@@ -336,14 +344,7 @@ pub(super) fn domain(
         metadata: Metadata { tags: tags_element(&machine.tags) },
         memory: Memory { unit: "MiB", value: machine.memory_mib },
         vcpu: machine.cpus,
-        os: OperatingSystem {
-            kind: OperatingSystemType {
-                architecture: operating_system.0,
-                machine: operating_system.1,
-                value: "hvm",
-            },
-            boot: Boot { device: "hd" },
-        },
+        os: boot(machine, operating_system),
         features: Features { acpi: () },
         cpu,
         clock: Clock { offset: "utc" },
@@ -353,6 +354,23 @@ pub(super) fn domain(
         devices: Devices { channel, ..devices(machine, names, log) },
     };
     quick_xml::se::to_string(&definition)
+}
+
+/// What starts first: a kernel, handed over by the hypervisor, or the boot loader on the disk.
+fn boot<'a>(
+    machine: &'a MachineSpecification,
+    (architecture, kind): (Option<&'static str>, Option<&'static str>),
+) -> OperatingSystem<'a> {
+    let direct = machine.boot.as_ref();
+    OperatingSystem {
+        kind: OperatingSystemType { architecture, machine: kind, value: "hvm" },
+        boot: direct.is_none().then_some(Boot { device: "hd" }),
+        kernel: direct.map(|direct| direct.kernel.as_path()),
+        initrd: direct.and_then(|direct| direct.initrd.as_deref()),
+        command_line: direct
+            .and_then(|direct| direct.command_line.as_ref())
+            .map(|line| line.as_str()),
+    }
 }
 
 fn devices<'a>(
@@ -503,7 +521,8 @@ pub(super) fn read_volumes(xml: &str) -> Result<BTreeMap<u8, PathBuf>, quick_xml
 
 fn format_name(format: ImageFormat) -> &'static str {
     match format {
-        ImageFormat::Raw => "raw",
+        // No disk lies over the last two.
+        ImageFormat::Raw | ImageFormat::Kernel | ImageFormat::Initrd => "raw",
         ImageFormat::Qcow2 => "qcow2",
     }
 }

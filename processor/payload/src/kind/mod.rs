@@ -5,6 +5,7 @@
 //! checked against `limits` by [`Body::check`].
 
 mod account;
+mod boot;
 mod capacity;
 mod host;
 mod image;
@@ -22,10 +23,11 @@ use crate::refusal::{Refusal, RefusalCode};
 pub use account::{
     AccountAddKey, AccountGrant, AccountRemoveKey, AccountRevoke, AccountRotateKey, KeyRole,
 };
+pub use boot::VmBoot;
 pub use capacity::Capacity;
 pub(crate) use host::ipv4;
 pub use host::{GuestSubnet, HostChange, HostJoin, HostRotateLedgerKey};
-pub use image::{ImageFormat, ImageRegister, ImageRetire};
+pub use image::{ImageFormat, ImageRegister, ImageRetire, ImageUse};
 pub use operator::{OperatorPropose, OperatorRotateKey, ProposalChange};
 pub use report::{ReportPhase, ReportVm};
 pub use snapshot::{ReportSnapshot, SnapshotDelete, VolumeClone, VolumeRestore, VolumeSnapshot};

@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::boot::VmBoot;
 use super::capacity::Capacity;
 use super::image::ImageFormat;
 use super::{Checked, require};
@@ -94,7 +95,7 @@ pub struct VmImage {
 pub struct VmCreate {
     /// Unique within the account; also the guest's host name.
     pub name: Name,
-    /// What it boots.
+    /// What its disk begins with.
     pub image: VmImage,
     /// Virtual CPUs.
     pub cpus: u32,
@@ -128,6 +129,9 @@ pub struct VmCreate {
     /// How its network card is reached; from everywhere and by no port of its host, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<VmNetwork>,
+    /// The kernel that it boots directly; the boot loader on its disk, if not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot: Option<VmBoot>,
 }
 
 /// `vm.start`, `vm.pause`, `vm.resume`, `vm.reboot` and `vm.delete`, signed by the account.
@@ -305,6 +309,8 @@ impl Checked for VmCreate {
         let user_data = self.public_user_data.as_ref().map_or(0, String::len);
         require(user_data <= USER_DATA_BYTES_MAX, "public_user_data: at most 32768 bytes")?;
         self.network.as_ref().map_or(Ok(()), require_network)?;
+        let boot_fits = self.boot.as_ref().is_none_or(|boot| boot.fits_memory(self.memory_mib));
+        require(boot_fits, "boot: kernel and initrd take at most half of memory_mib")?;
         require(labels_are_within_limits(&self.labels), "labels: at most 32")?;
         require(labels_are_within_limits(&self.host_labels), "host_labels: at most 32")?;
         require(self.apart.len() <= VM_APART_MAX, "apart: at most 8")?;

@@ -195,6 +195,12 @@ impl Monitor {
         if kernel.is_none_or(|path| !path.is_file()) {
             return failed("Error manipulating firmware file");
         }
+        if payload["firmware"].is_string() && payload["kernel"].is_string() {
+            return failed("Both firmware and kernel are given");
+        }
+        if text(payload, "initramfs").is_some_and(|path| !path.is_file()) {
+            return failed("Cannot load initramfs into memory");
+        }
         let disks = config["disks"].as_array().cloned().unwrap_or_default();
         if disks.iter().any(|disk| text(disk, "path").is_none_or(|path| !path.is_file())) {
             return failed("Failed to open disk");

@@ -232,8 +232,24 @@ fn qcow2(version: u32) -> Vec<u8> {
     bytes
 }
 
+/// A kernel that is an ELF file with an entry for PVH and nothing else.
+fn kernel() -> Vec<u8> {
+    let mut bytes = vec![0; 160];
+    let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
+    put(0, b"\x7fELF\x02\x01\x01");
+    put(18, &62_u16.to_le_bytes());
+    put(32, &64_u64.to_le_bytes());
+    put(54, &56_u16.to_le_bytes());
+    put(56, &1_u16.to_le_bytes());
+    put(64, &4_u32.to_le_bytes());
+    put(72, &128_u64.to_le_bytes());
+    put(96, &20_u64.to_le_bytes());
+    put(128, &[4, 0, 0, 0, 4, 0, 0, 0, 18, 0, 0, 0, b'X', b'e', b'n', 0]);
+    bytes
+}
+
 fn images(_: &World) -> Vec<Vec<u8>> {
-    vec![qcow2(2), qcow2(3)]
+    vec![qcow2(2), qcow2(3), kernel()]
 }
 
 thread_local! {
@@ -248,6 +264,8 @@ fn image(bytes: &[u8]) -> Result<Answer, String> {
         write.map_err(|error| error.to_string())?;
         let _raw = header::inspect(file, ImageFormat::Raw);
         let _overlay = header::read_overlay(file);
+        let _kernel = header::inspect(file, ImageFormat::Kernel);
+        let _initrd = header::inspect(file, ImageFormat::Initrd);
         let judged = header::inspect(file, ImageFormat::Qcow2);
         let told = header::judge_qcow2(&bytes[..bytes.len().min(64 * 1024)], length);
         require(judged == told, "the file and its bytes are judged differently")?;
