@@ -228,20 +228,23 @@ impl DiskStore {
         if self.has_volume(volume)? {
             return Ok(Disk { path, outcome: Outcome::Kept });
         }
-        check_sectors(size_bytes)?;
-        let partial = Partial::create(&self.directory)?;
-        let mut command = self.tool.command();
-        command.args(["create", "-q", "-f", "qcow2"]).arg(partial.path());
-        self.tool.run(command.arg(size_bytes.to_string()))?;
-        let made = header::inspect(partial.file(), ImageFormat::Qcow2)?;
-        if made.virtual_size_bytes != size_bytes {
-            return Err(ImageError::DiskSize(made.virtual_size_bytes));
-        }
+        let partial = self.empty(size_bytes)?;
         let outcome = match partial.finish(&path, Existing::Keep)? {
             true => Outcome::Created,
             false => Outcome::Kept,
         };
         Ok(Disk { path, outcome })
+    }
+
+    /// An empty disk of its own, under a temporary name.
+    fn empty(&self, size_bytes: u64) -> Result<Partial, ImageError> {
+        check_sectors(size_bytes)?;
+        let partial = Partial::create(&self.directory)?;
+        let mut command = self.tool.command();
+        command.args(["create", "-q", "-f", "qcow2"]).arg(partial.path());
+        self.tool.run(command.arg(size_bytes.to_string()))?;
+        require_size(&partial, size_bytes)?;
+        Ok(partial)
     }
 
     /// Makes sure that the volume's disk, which no machine holds, has at least `size_bytes`. It
@@ -428,6 +431,14 @@ fn is_here(path: &Path) -> Result<bool, ImageError> {
         }
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
         Err(error) => Err(ImageError::file("cannot see", path)(error)),
+    }
+}
+
+/// What is being made is a whole disk of this size.
+fn require_size(partial: &Partial, size_bytes: u64) -> Result<(), ImageError> {
+    match header::inspect(partial.file(), ImageFormat::Qcow2)?.virtual_size_bytes {
+        seen if seen == size_bytes => Ok(()),
+        seen => Err(ImageError::DiskSize(seen)),
     }
 }
 

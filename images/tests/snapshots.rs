@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use dagger_images::disks::{Outcome, ReplacedName, SnapshotName};
-use dagger_images::{DiskStore, Quarantine, RemainsOf};
+use dagger_images::{DiskStore, ImageError, Quarantine, RemainsOf};
 use dagger_payload::id::{Generation, HostId, SnapshotId, VolumeId};
 
 const HERE: HostId = HostId([1; 16]);
@@ -109,4 +109,53 @@ fn what_somebody_writes_to_is_neither_copied_nor_replaced() {
     let name = SnapshotName { host: HERE, volume: VOLUME, snapshot: other }.to_string();
     assert_eq!(name.parse::<SnapshotName>().unwrap().snapshot, other);
     qemu_io(&store.snapshot_path(VOLUME, other), "read -P 0x44 0 1M");
+}
+
+#[test]
+fn a_snapshot_that_somebody_else_writes_is_whole_and_of_the_volumes_size_or_there_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let volume = store.ensure_volume(VOLUME, SIZE).unwrap().path;
+    qemu_io(&volume, "write -P 0x11 1M 2M");
+    let of = (VOLUME, SNAPSHOT);
+    let copy = |copy: &Path| -> Result<(), ImageError> {
+        let convert = ["convert", "-n", "-f", "qcow2", "-O", "qcow2"];
+        let done = Command::new("qemu-img").args(convert).arg(&volume).arg(copy).status().unwrap();
+        assert!(done.success());
+        Ok(())
+    };
+    let nothing_is_left = || {
+        assert_eq!(store.survey().unwrap().snapshots, []);
+        let partial = |name: &std::ffi::OsStr| name.to_string_lossy().starts_with(".partial");
+        let entries = std::fs::read_dir(directory.path()).unwrap().flatten();
+        assert_eq!(entries.filter(|entry| partial(&entry.file_name())).count(), 0);
+    };
+    // It ends early, leaves no disk, or one of another size.
+    let early = store.ensure_snapshot_by(of, SIZE, |_| Err(ImageError::DiskSize(7)));
+    assert!(matches!(early, Err(ImageError::DiskSize(7))));
+    nothing_is_left();
+    let overwrite = |bytes: &'static [u8]| {
+        move |copy: &Path| -> Result<(), ImageError> {
+            std::fs::write(copy, bytes).unwrap();
+            Ok(())
+        }
+    };
+    assert!(store.ensure_snapshot_by(of, SIZE, overwrite(b"no disk")).is_err());
+    nothing_is_left();
+    let resized = |copy: &Path| -> Result<(), ImageError> {
+        let resize = ["resize", "-q", "-f", "qcow2"];
+        let done = Command::new("qemu-img").args(resize).arg(copy).arg("128M").status().unwrap();
+        assert!(done.success());
+        Ok(())
+    };
+    let larger = store.ensure_snapshot_by(of, SIZE, resized);
+    assert!(matches!(larger, Err(ImageError::DiskSize(bytes)) if bytes == 2 * SIZE));
+    nothing_is_left();
+
+    let made = store.ensure_snapshot_by(of, SIZE, copy).unwrap();
+    assert_eq!(made.outcome, Outcome::Created);
+    qemu_io(&made.path, "read -P 0x11 1M 2M");
+    let again =
+        store.ensure_snapshot_by(of, SIZE, |_| -> Result<(), ImageError> { panic!("twice") });
+    assert_eq!(again.unwrap().outcome, Outcome::Kept);
 }

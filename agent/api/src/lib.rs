@@ -200,7 +200,8 @@ pub struct VmView {
     pub forwards: Vec<HostForward>,
     /// What the answering host sees.
     pub sight: Sight,
-    /// How far its image, kernel or initial RAM disk has come, while the answering host fetches it for this VM.
+    /// How far its image, kernel or initial RAM disk has come, while the answering host fetches it
+    /// for this VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_download: Option<ImageDownload>,
     /// The generation that the carrying host has applied, if the answering host knows.

@@ -299,8 +299,8 @@ impl Entry {
         let tries = self.failure.as_ref().map_or(1, |failure| failure.tries + 1);
         self.failure = Some(Failure { step, reason, tries, then: Then::Retry(at) });
         // What stood before may be what is missing now; reading a whole image again is too dear,
-        // unless what rests on it could not be made: a disk lies over it, and a machine that boots a
-        // kernel is defined with its file.
+        // unless what rests on it could not be made: a disk lies over it, and a machine that boots
+        // a kernel is defined with its file.
         let rests_on_images = match step {
             Step::Disk => true,
             Step::Define | Step::Start => {

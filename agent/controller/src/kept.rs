@@ -1,7 +1,8 @@
 //! From what is wanted of a volume's snapshots to their files: made, found, or put into quarantine.
 //!
-//! Owns every decision about those files. One is made only while no VM uses the volume and the
-//! volume's own disk is as wanted; it goes at any time, for no machine ever has it. Keeps no
+//! Owns every decision about those files. One is made while no VM uses the volume and the volume's
+//! own disk is as wanted, or while a VM has it that is not to lose it; it goes at any time, for no
+//! machine ever has it. Keeps no
 //! journal, like [`super::volumes`], which calls it.
 
 use std::collections::BTreeMap;
@@ -19,10 +20,11 @@ use crate::order::AttestedVolume;
 
 /// Whether the volume's contents may be copied.
 pub(super) enum Source {
-    /// A machine may write to them, or they are not there yet.
+    /// They are not there yet, or nobody knows who writes to them.
     Unsettled,
-    /// They stay as they are; this is why the host's operator takes no more, if so.
-    Still(Option<String>),
+    /// They are there, and whoever copies them knows whether a machine holds them; this is why the
+    /// host's operator takes no more, if so.
+    There(Option<String>),
 }
 
 /// What the controller knows about a volume's snapshots.
@@ -152,12 +154,12 @@ impl KeptEntries {
             let rule = match (snapshot.disk, source) {
                 (VolumeDisk::Made, _) => DiskRule::MustExist,
                 (VolumeDisk::NotReported, Source::Unsettled) | (VolumeDisk::Lost, _) => continue,
-                (VolumeDisk::NotReported, Source::Still(Some(refusal))) => {
+                (VolumeDisk::NotReported, Source::There(Some(refusal))) => {
                     let phase = VolumePhase::Degraded;
                     outputs.extend(entry.news(volume, snapshot, phase, Some(refusal)));
                     continue;
                 }
-                (VolumeDisk::NotReported, Source::Still(None)) => DiskRule::MayMake,
+                (VolumeDisk::NotReported, Source::There(None)) => DiskRule::MayMake,
             };
             match entry.turn(now, (volume, snapshot), outputs) {
                 Then::TryNow => return Next::Act(VolumeAction::Keep(snapshot.id, rule)),

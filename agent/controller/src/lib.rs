@@ -421,6 +421,7 @@ impl Controller {
     /// Works on a VM that this host carries.
     fn work(&mut self, now: Monotonic, vm: VmId, outputs: &mut Vec<Output>) {
         let (here, guests) = (self.here, self.guests);
+        let is_copied = self.copies_for(vm);
         let Some(entry) = self.entries.get_mut(&vm) else { return };
         let Some(wanted) = entry.wanted.clone() else {
             entry.reason = Some("unknown_to_ledger: only this host's journal knows it".to_owned());
@@ -452,6 +453,13 @@ impl Controller {
         }
         if let Decision::Fetch(image) = decision {
             return self.await_image(now, (vm, image), outputs);
+        }
+        if let Decision::Act(Action::Define | Action::Start) = decision
+            && is_copied
+        {
+            // Its machine would not get its disks; it goes on when the copy ends.
+            entry.reason = Some("volume_copied: a snapshot of a volume is being made".to_owned());
+            return;
         }
         carry_out(entry, here, &wanted, decision, outputs);
     }

@@ -6,9 +6,9 @@
 //! whether the file was ever made, and each step only ensures (see `decisions.md`). Called by the
 //! controller only.
 
-use dagger_payload::id::{Generation, HostId, SnapshotId, VolumeId};
+use dagger_payload::id::{Generation, HostId, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::{Capacity, ReportVolume, VolumePhase};
-use dagger_payload::volume::{Volume, VolumeDisk, VolumeState, VolumeWanted};
+use dagger_payload::volume::{Volume, VolumeDisk, VolumeState, VolumeUse, VolumeWanted};
 
 use super::kept::{KeptEntries, Source};
 use super::limits::{RETRY_WAIT_FIRST, RETRY_WAIT_MAX, SILENT_TRIES_MAX};
@@ -57,6 +57,15 @@ pub enum VolumeAction {
     Quarantine(VolumeProof),
 }
 
+/// Whose turn it is to be copied, of the volumes of one VM: a hypervisor copies one at a time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CopyTurn {
+    /// This one's.
+    Own,
+    /// Another one is being copied.
+    Others,
+}
+
 /// What is next for a volume or one of its snapshots.
 pub(super) enum Next {
     /// Nothing.
@@ -84,8 +93,8 @@ pub struct VolumeFinished {
 #[derive(Debug, Clone)]
 pub(super) struct VolumeEntry {
     wanted: AttestedVolume,
-    /// A step is being carried out.
-    is_busy: bool,
+    /// The step that is being carried out.
+    busy: Option<VolumeAction>,
     /// The generation whose step ended well.
     done: Option<Generation>,
     failure: Option<Failure>,
@@ -151,7 +160,7 @@ impl VolumeEntry {
     fn new(wanted: AttestedVolume) -> Self {
         Self {
             wanted,
-            is_busy: false,
+            busy: None,
             done: None,
             failure: None,
             is_held: false,
@@ -159,6 +168,11 @@ impl VolumeEntry {
             kept: KeptEntries::default(),
             wake: None,
         }
+    }
+
+    /// Whether what is on it is being copied.
+    fn is_copied(&self) -> bool {
+        matches!(self.busy, Some(VolumeAction::Keep(_, DiskRule::MayMake)))
     }
 
     /// The newest version.
@@ -187,7 +201,7 @@ impl VolumeEntry {
     }
 
     fn finish(&mut self, now: Monotonic, finished: VolumeFinished) {
-        self.is_busy = false;
+        self.busy = None;
         if let Some((snapshot, wanted)) = finished.snapshot {
             self.kept.finish(now, (snapshot, wanted), finished.outcome);
             return;
@@ -225,12 +239,12 @@ impl VolumeEntry {
     }
 
     /// Says what is next, while nothing is carried out; `refusal` says why this host's operator
-    /// does not take it, if it is new.
+    /// does not take it, if it is new, and `turn` whether it may be copied beside its VM.
     fn next(
         &mut self,
         now: Monotonic,
         here: HostId,
-        refusal: Option<String>,
+        (refusal, turn): (Option<String>, CopyTurn),
         outputs: &mut Vec<Output>,
     ) {
         self.wake = None;
@@ -252,8 +266,13 @@ impl VolumeEntry {
                 return;
             }
         }
-        let is_still = is_free && self.done == Some(self.wanted.volume.generation);
-        let source = if is_still { Source::Still(refusal) } else { Source::Unsettled };
+        let volume = &self.wanted.volume;
+        let can_be_copied = match volume.used_by {
+            VolumeUse::Free {} => self.done == Some(volume.generation),
+            VolumeUse::Attached { .. } => turn == CopyTurn::Own,
+            VolumeUse::Detaching { .. } => false,
+        };
+        let source = if can_be_copied { Source::There(refusal) } else { Source::Unsettled };
         let kept = self.kept.next_kept(now, &self.wanted.volume, &source, outputs);
         self.act(kept, outputs);
     }
@@ -268,7 +287,7 @@ impl VolumeEntry {
             }
             Next::Act(action) => action,
         };
-        self.is_busy = true;
+        self.busy = Some(action.clone());
         let volume = self.wanted.volume.clone();
         outputs.push(Output::ActOnVolume(Box::new(VolumeJob { volume, action })));
         true
@@ -359,10 +378,16 @@ impl Controller {
         outputs: &mut Vec<Output>,
     ) {
         let id = finished.volume;
-        if let Some(entry) = self.volumes.get_mut(&id) {
-            entry.finish(now, finished);
-        }
+        let Some(entry) = self.volumes.get_mut(&id) else { return };
+        let was_copied = entry.is_copied();
+        entry.finish(now, finished);
+        let user = entry.wanted.volume.used_by.vm().filter(|_| was_copied);
         self.advance_volume(now, id, outputs);
+        let Some(vm) = user else { return };
+        // Its VM, and the volumes beside it, have waited for the end of that.
+        let beside: Vec<_> = self.volumes_of(vm).filter(|other| *other != id).collect();
+        beside.into_iter().for_each(|other| self.advance_volume(now, other, outputs));
+        self.advance(now, vm, outputs);
     }
 
     /// Says what is next for one volume.
@@ -376,8 +401,13 @@ impl Controller {
             return;
         }
         let used = self.used_beside(id);
+        let user = self.volumes.get(&id).and_then(|entry| entry.wanted.volume.used_by.vm());
+        let turn = match user.is_some_and(|vm| self.copies_for(vm)) {
+            true => CopyTurn::Others,
+            false => CopyTurn::Own,
+        };
         let Some(entry) = self.volumes.get_mut(&id) else { return };
-        if entry.is_busy {
+        if entry.busy.is_some() {
             return;
         }
         if entry.wanted.volume.state() == VolumeState::Deleted {
@@ -385,7 +415,18 @@ impl Controller {
             return;
         }
         let refusal = self.policy.admit_volume(&entry.wanted.volume.size(), &used).err();
-        entry.next(now, self.here, refusal, outputs);
+        entry.next(now, self.here, (refusal, turn), outputs);
+    }
+
+    /// Whether what a VM is to be switched on with is being copied: nobody may write to it before
+    /// that ends.
+    pub(super) fn copies_for(&self, vm: VmId) -> bool {
+        self.volumes_of(vm).any(|id| self.volumes.get(&id).is_some_and(VolumeEntry::is_copied))
+    }
+
+    fn volumes_of(&self, vm: VmId) -> impl Iterator<Item = VolumeId> + '_ {
+        let wanted = self.entries.get(&vm).and_then(|entry| entry.wanted.as_ref());
+        wanted.into_iter().flat_map(|wanted| &wanted.vm.volumes).map(|used| used.volume)
     }
 
     /// What all but one volume take of this host.

@@ -4,7 +4,7 @@
 //! repeated.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dagger_payload::id::{SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
@@ -15,6 +15,7 @@ use crate::controller::proof::{
     DeleteProof, RemainsProof, RestoreProof, SnapshotProof, UnusedProof, VolumeProof,
 };
 use crate::controller::{DiskRule, Stored};
+use crate::hypervisor::HypervisorError;
 
 /// What a guest reads at its first boot.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +61,17 @@ pub enum DiskError {
     /// It did not work this time.
     #[error("disk_failed: {0}")]
     Failed(String),
+}
+
+/// Why what a machine holds was not copied.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LiveCopyError {
+    /// The place for it could not be made, or what came of it is no disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// The hypervisor did not copy it.
+    #[error(transparent)]
+    Hypervisor(#[from] HypervisorError),
 }
 
 /// Images, disks and seeds of one host.
@@ -130,6 +142,19 @@ pub trait Disks: Send + Sync + 'static {
         snapshot: SnapshotId,
         rule: DiskRule,
     ) -> Result<(), DiskError>;
+
+    /// Makes sure that the snapshot's file is here: what `copy` writes into the empty disk at this
+    /// path, while a machine holds the volume.
+    ///
+    /// # Errors
+    /// [`LiveCopyError`].
+    fn ensure_snapshot_by(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        size_gib: u64,
+        copy: &dyn Fn(&Path) -> Result<(), HypervisorError>,
+    ) -> Result<(), LiveCopyError>;
 
     /// Puts the snapshot's file into quarantine.
     ///

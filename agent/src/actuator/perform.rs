@@ -5,23 +5,23 @@
 //! the middle.
 
 use std::net::Ipv4Addr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dagger_net::request::{Card, Owner};
-use dagger_payload::id::VmId;
+use dagger_payload::id::{SnapshotId, VmId};
 use dagger_payload::kind::{GuestSubnet, VmBoot};
 use dagger_payload::object::Vm;
 use dagger_payload::volume::{VmVolume, Volume};
 
-use super::disks::{DiskError, Disks, SeedContents};
+use super::disks::{DiskError, Disks, LiveCopyError, SeedContents};
 use crate::controller::{
     Action, DiskRule, Finished, Guests, HaltJob, Job, NeededImage, Outcome, Rung, Seen, Sighting,
     Step, VolumeAction, VolumeFinished, VolumeJob,
 };
 use crate::hypervisor::names::HostNames;
 use crate::hypervisor::{
-    DirectBoot, GivenVolume, GuestNetwork, Hypervisor, HypervisorError, Machine,
+    DirectBoot, GivenVolume, GuestNetwork, Hypervisor, HypervisorError, LiveCopy, Machine,
     MachineSpecification, Power, Tags,
 };
 use crate::journal::Journal;
@@ -203,12 +203,45 @@ impl Performer {
                 restored.and_then(|()| self.make_volume(volume, DiskRule::MustExist))
             }
             VolumeAction::Keep(snapshot, rule) => {
-                self.disks.ensure_snapshot(volume.id, *snapshot, *rule)
+                return job.finished(self.keep(volume, *snapshot, *rule));
             }
             VolumeAction::QuarantineSnapshot(proof) => self.disks.quarantine_snapshot(proof),
             VolumeAction::Quarantine(proof) => self.disks.quarantine_volume(proof),
         };
         job.finished(disk_outcome(done))
+    }
+
+    /// If a machine in memory holds the volume its hypervisor copies it, while its guest goes on.
+    /// Otherwise its file is copied, and no machine may begin to write to it meanwhile.
+    fn keep(&self, volume: &Volume, snapshot: SnapshotId, rule: DiskRule) -> Outcome {
+        let user = volume.used_by.vm().filter(|_| rule == DiskRule::MayMake);
+        let holder = match user.map(|vm| self.hypervisor.look(vm)) {
+            None | Some(Ok(None)) => None,
+            Some(Ok(Some(Machine::Ours { power: Power::Stopped, .. }))) => None,
+            Some(Ok(Some(Machine::Ours { power: Power::Running | Power::Paused, .. }))) => user,
+            Some(Ok(Some(Machine::Foreign(why)))) => {
+                return Outcome::Retryable(format!("name_occupied: {why}"));
+            }
+            Some(Err(error)) => return Outcome::Unknown(error.to_string()),
+        };
+        let Some(vm) = holder else {
+            return disk_outcome(self.disks.ensure_snapshot(volume.id, snapshot, rule));
+        };
+        let copy = |path: &Path| {
+            self.hypervisor.copy_volume(&LiveCopy {
+                vm,
+                disk: self.disks.volume_path(volume.id),
+                size_bytes: volume.size_gib << 30,
+                copy: path.to_owned(),
+            })
+        };
+        match self.disks.ensure_snapshot_by(volume.id, snapshot, volume.size_gib, &copy) {
+            Ok(()) => Outcome::Done,
+            Err(LiveCopyError::Disk(error)) => disk_outcome(Err(error)),
+            // The reason begins with a code of its own.
+            Err(LiveCopyError::Hypervisor(HypervisorError::Refused(why))) => Outcome::Terminal(why),
+            Err(LiveCopyError::Hypervisor(error)) => outcome(Err(error), Refusal::Passing),
+        }
     }
 
     fn make_volume(&self, volume: &Volume, rule: DiskRule) -> Result<(), DiskError> {

@@ -17,12 +17,13 @@ use dagger_payload::kind::VmImage;
 use dagger_payload::name::ImageSource;
 use dagger_payload::volume::Origin;
 
-use super::disks::{DiskError, Disks, SeedContents};
+use super::disks::{DiskError, Disks, LiveCopyError, SeedContents};
 use crate::controller::proof::{
     DeleteProof, RemainsProof, Remnant, RestoreProof, SnapshotProof, UnusedProof, VolumeProof,
 };
 use crate::controller::{DiskRule, Stored, StoredOverlay};
 use crate::handover::ReportSubject;
+use crate::hypervisor::HypervisorError;
 use crate::inspection::Files;
 
 /// The stores below one host's storage directory.
@@ -327,6 +328,22 @@ impl Disks for StoredDisks {
         Ok(())
     }
 
+    fn ensure_snapshot_by(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        size_gib: u64,
+        copy: &dyn Fn(&Path) -> Result<(), HypervisorError>,
+    ) -> Result<(), LiveCopyError> {
+        let copy = |path: &Path| copy(path).map_err(StoredCopyError::Hypervisor);
+        let of = (volume, snapshot);
+        let made = self.disks.ensure_snapshot_by(of, size_gib << 30, copy);
+        if made.map_err(LiveCopyError::from)?.outcome == FileOutcome::Created {
+            tracing::info!(%volume, %snapshot, "made a snapshot beside a guest");
+        }
+        Ok(())
+    }
+
     fn quarantine_snapshot(&self, proof: &SnapshotProof) -> Result<(), DiskError> {
         let (volume, snapshot) = (proof.volume(), proof.snapshot());
         let moved = self.disks.quarantine_snapshot(volume, snapshot);
@@ -410,6 +427,27 @@ impl Disks for StoredDisks {
 
     fn seed_path(&self, vm: VmId) -> PathBuf {
         self.disks.seed_path(vm)
+    }
+}
+
+/// What the store and the hypervisor may say of one copy.
+enum StoredCopyError {
+    Store(ImageError),
+    Hypervisor(HypervisorError),
+}
+
+impl From<ImageError> for StoredCopyError {
+    fn from(error: ImageError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<StoredCopyError> for LiveCopyError {
+    fn from(error: StoredCopyError) -> Self {
+        match error {
+            StoredCopyError::Store(error) => Self::Disk(disk_error(&error)),
+            StoredCopyError::Hypervisor(error) => Self::Hypervisor(error),
+        }
     }
 }
 

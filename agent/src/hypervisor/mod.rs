@@ -80,6 +80,19 @@ impl GivenVolume {
     }
 }
 
+/// A copy that a hypervisor makes of a volume that it holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveCopy {
+    /// Whose volume.
+    pub vm: VmId,
+    /// The volume's file.
+    pub disk: PathBuf,
+    /// Its size.
+    pub size_bytes: u64,
+    /// Where it is copied to: an empty qcow2 of that size.
+    pub copy: PathBuf,
+}
+
 /// Whether a guest is connected, and how.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuestNetwork {
@@ -193,6 +206,14 @@ pub trait Hypervisor: Send + Sync + 'static {
     /// `Refused` where this hypervisor cannot do that to a running machine, `Occupied`; `Failed`,
     /// also while the guest does not let go of a volume; `Unavailable`.
     fn give(&self, vm: VmId, volumes: &[GivenVolume]) -> Result<(), HypervisorError>;
+
+    /// Has what is on a volume of a machine in memory copied while its guest goes on, as it is at
+    /// one moment: what a power cut would leave. Returns once all of it is in the copy.
+    ///
+    /// # Errors
+    /// `Refused` where this hypervisor cannot do that, `Occupied`; `Failed`, also while the machine
+    /// does not have the volume, or not in this size; `Unavailable`.
+    fn copy_volume(&self, copy: &LiveCopy) -> Result<(), HypervisorError>;
 
     /// Asks the guest to switch itself off (ACPI power button).
     ///

@@ -1,14 +1,15 @@
 //! The disks, seeds, volumes and images of the fake host: what is made once, and never under a
 //! machine.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use dagger_agent::actuator::disks::{DiskError, Disks, SeedContents};
+use dagger_agent::actuator::disks::{DiskError, Disks, LiveCopyError, SeedContents};
 use dagger_agent::controller::proof::{
     DeleteProof, RemainsProof, Remnant, RestoreProof, SnapshotProof, UnusedProof, VolumeProof,
 };
 use dagger_agent::controller::{DiskRule, Stored, StoredOverlay};
 use dagger_agent::handover::ReportSubject;
+use dagger_agent::hypervisor::HypervisorError;
 use dagger_payload::id::{ImageDigest, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::ImageSource;
@@ -135,6 +136,20 @@ impl Disks for FakeHost {
             assert!(rule == DiskRule::MustExist || !state.is_given(volume), "a torn snapshot");
             state.kept.keep(volume, snapshot, rule)
         })
+    }
+
+    fn ensure_snapshot_by(
+        &self,
+        volume: VolumeId,
+        snapshot: SnapshotId,
+        _size_gib: u64,
+        copy: &dyn Fn(&Path) -> Result<(), HypervisorError>,
+    ) -> Result<(), LiveCopyError> {
+        if !self.state().kept.has(snapshot) {
+            copy(&PathBuf::from(format!("/snapshots/{snapshot}")))?;
+        }
+        let kept = self.disk(|state| state.kept.keep(volume, snapshot, DiskRule::MayMake));
+        kept.map_err(LiveCopyError::Disk)
     }
 
     fn quarantine_snapshot(&self, proof: &SnapshotProof) -> Result<(), DiskError> {

@@ -5,15 +5,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use dagger_agent::actuator::disks::DiskError;
 use dagger_agent::controller::proof::{RemainsProof, Remnant, RestoreProof, SnapshotProof};
 use dagger_agent::controller::{
-    DiskRule, Input, LocalPolicy, Outcome, Output, VolumeAction, VolumeFinished,
+    DiskRule, Input, LocalPolicy, Outcome, Output, Step, VolumeAction, VolumeFinished,
 };
-use dagger_agent::handover::{AttestedVolume, ReportSubject};
+use dagger_agent::handover::{AttestedVm, AttestedVolume, Order, ReportSubject};
+use dagger_agent::hypervisor::Power;
 use dagger_payload::id::{Generation, SnapshotId, VolumeId};
 use dagger_payload::kind::VolumePhase;
+use dagger_payload::object::Wanted;
 use dagger_payload::volume::{VolumeUse, VolumeWanted};
 
-use super::support::{ELSEWHERE, HERE, VM};
-use super::volumes::{Desk, NextVolume, SNAPSHOT, VOLUME, actions, told, volume};
+use super::desk::steps;
+use super::support::{ELSEWHERE, HERE, VM, accepted, ours, wants};
+use super::volumes::{Desk, NextVolume, SNAPSHOT, VOLUME, actions, told, volume, with_volumes};
 
 /// What is on the volumes and snapshots of a fake host: how often somebody wrote to it.
 #[derive(Debug, Default)]
@@ -63,6 +66,11 @@ impl FakeKept {
         self.snapshots.insert(snapshot, bytes);
         assert_eq!(self.taken.insert(snapshot, bytes), None, "a snapshot was made twice");
         Ok(())
+    }
+
+    /// Whether the snapshot's file is here.
+    pub(crate) fn has(&self, snapshot: SnapshotId) -> bool {
+        self.snapshots.contains_key(&snapshot)
     }
 
     pub(crate) fn clone(&mut self, volume: VolumeId, snapshot: SnapshotId) {
@@ -183,10 +191,10 @@ fn a_snapshot_is_made_once_and_from_then_on_only_found() {
 }
 
 #[test]
-fn what_a_machine_may_write_to_or_what_is_not_as_wanted_is_not_copied() {
+fn what_a_machine_is_to_lose_or_what_is_not_as_wanted_is_not_copied() {
     let mut desk = Desk::new(LocalPolicy::default());
     let asked = volume().reported(VolumePhase::Ready).asked_snapshot();
-    desk.volume(&attached(&asked));
+    desk.volume(&asked.after(|volume| volume.used_by = VolumeUse::Detaching { vm: VM }));
     assert_eq!(desk.caught_up(), []);
     let free = attached(&asked).after(|volume| volume.used_by = VolumeUse::Free {});
     assert_eq!(actions(&desk.volume(&free)), [VolumeAction::Make(DiskRule::MustExist)]);
@@ -262,4 +270,75 @@ fn a_snapshot_goes_on_an_order_also_while_a_machine_has_the_volume_and_before_th
     desk.wait(30);
     let outputs = desk.finish_snapshot(&both, VolumeWanted::Deleted, Outcome::Done);
     assert!(matches!(actions(&outputs)[..], [VolumeAction::Quarantine(_)]), "{outputs:?}");
+}
+
+/// A volume that a VM has and of which a snapshot is asked for.
+fn asked_while_attached() -> AttestedVolume {
+    attached(&volume().reported(VolumePhase::Ready)).asked_snapshot()
+}
+
+#[test]
+fn what_a_vm_has_is_copied_at_once_and_a_host_that_cannot_says_why_and_does_not_try_again() {
+    let asked = asked_while_attached();
+    let mut desk = Desk::new(LocalPolicy::default());
+    desk.volume(&asked);
+    let begun = [VolumeAction::Keep(SNAPSHOT, DiskRule::MayMake)];
+    assert_eq!(actions(&desk.caught_up()), begun);
+    let outputs = desk.finish_snapshot(&asked, VolumeWanted::Kept, Outcome::Done);
+    assert_eq!(told_snapshot(&outputs), [VolumePhase::Ready]);
+
+    let mut desk = Desk::new(LocalPolicy::default());
+    desk.volume(&asked);
+    desk.caught_up();
+    let cannot = Outcome::Terminal("snapshot_while_off_only: delete it".to_owned());
+    let outputs = desk.finish_snapshot(&asked, VolumeWanted::Kept, cannot);
+    assert_eq!(told_snapshot(&outputs), [VolumePhase::Degraded]);
+    assert_eq!(desk.wait(600), []);
+    // Once it was given up, there is nothing of it to keep.
+    let given_up = asked.without_snapshot();
+    assert!(matches!(actions(&desk.volume(&given_up))[..], [VolumeAction::QuarantineSnapshot(_)]));
+}
+
+/// The accepted VM with two volumes, switched off.
+fn off_with_two() -> AttestedVm {
+    let with = with_volumes(&accepted(), &[VOLUME, OTHER]);
+    let mut off = wants(&with, Wanted::Stopped);
+    off.vm.volumes_since = with.vm.generation;
+    off
+}
+
+const OTHER: VolumeId = VolumeId([12; 16]);
+
+fn other(volume: &AttestedVolume) -> AttestedVolume {
+    volume.after(|volume| {
+        volume.id = OTHER;
+        volume.snapshots[0].id = SnapshotId([13; 16]);
+    })
+}
+
+#[test]
+fn a_vm_is_not_switched_on_while_a_volume_of_it_is_copied_and_its_volumes_take_turns() {
+    let off = off_with_two();
+    let generation = off.vm.generation.0;
+    let (mut desk, _) =
+        super::desk::Desk::live(&[off.clone()], Some(ours(Power::Stopped, generation)));
+    let asked = asked_while_attached();
+    let order = |volume: &AttestedVolume| Order::Volume(Box::new(volume.clone()));
+    assert_eq!(actions(&desk.order(order(&asked))).len(), 1);
+    assert_eq!(actions(&desk.order(order(&other(&asked)))), [], "one at a time");
+
+    desk.vm(&wants(&off, Wanted::Running));
+    for step in [Step::Image, Step::Disk, Step::Seed] {
+        desk.done(step, None);
+    }
+    assert_eq!(steps(&desk.done(Step::Network, None)), [], "it was defined under a copy");
+    let finished = |of: &AttestedVolume| {
+        let snapshot = Some((of.volume.snapshots[0].id, VolumeWanted::Kept));
+        let (volume, generation) = (of.volume.id, of.volume.generation);
+        let outcome = Outcome::Done;
+        Input::VolumeFinished(VolumeFinished { volume, generation, snapshot, outcome })
+    };
+    let outputs = desk.take(finished(&asked));
+    assert_eq!((actions(&outputs).len(), steps(&outputs)), (1, vec![]), "the other's turn");
+    assert_eq!(steps(&desk.take(finished(&other(&asked)))), [Step::Define]);
 }

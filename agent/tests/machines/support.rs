@@ -8,10 +8,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard};
 
+use dagger_agent::actuator::disks::Disks;
 use dagger_agent::controller::proof::{DeleteProof, StopProof};
 use dagger_agent::handover::AttestedVm;
 use dagger_agent::hypervisor::{
-    ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
+    ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, LiveCopy, Machine,
     MachineSpecification, Power, Tags,
 };
 use dagger_payload::id::{
@@ -235,6 +236,8 @@ pub(crate) struct FakeState {
     pub(crate) cards: BTreeMap<VmId, VmNetwork>,
     pub(crate) disks_made: usize,
     pub(crate) starts: usize,
+    /// How often a machine was asked to copy a volume that it holds.
+    pub(crate) live_copies: usize,
     pub(crate) power_cuts: usize,
     /// How many things were in quarantine and are gone for ever.
     pub(crate) collected: usize,
@@ -260,6 +263,7 @@ impl FakeHost {
             cards: BTreeMap::new(),
             disks_made: 0,
             starts: 0,
+            live_copies: 0,
             power_cuts: 0,
             collected: 0,
         };
@@ -398,6 +402,18 @@ impl Hypervisor for FakeHost {
                 let volumes = volumes.iter().map(|given| given.volume).collect();
                 state.take(vm, volumes);
             }
+            Ok(())
+        })
+    }
+
+    fn copy_volume(&self, copy: &LiveCopy) -> Result<(), HypervisorError> {
+        self.machine(|state| {
+            assert_ne!(*state.power(copy.vm)?, Power::Stopped, "nobody holds the disk");
+            let path = |volume: &VolumeId| self.volume_path(*volume);
+            let given = state.given.get(&copy.vm).into_iter().flatten().map(path);
+            let is_given = given.into_iter().any(|given| given == copy.disk);
+            assert!(is_given, "the machine does not hold the disk");
+            state.live_copies += 1;
             Ok(())
         })
     }

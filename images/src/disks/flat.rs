@@ -69,7 +69,8 @@ impl DiskStore {
         })
     }
 
-    fn require_room(&self, bytes: u64) -> Result<(), ImageError> {
+    /// Whether a copy of so many bytes may be made here.
+    pub(super) fn require_room(&self, bytes: u64) -> Result<(), ImageError> {
         let there = statvfs(&self.directory)
             .map_err(|error| ImageError::file("cannot look at", &self.directory)(error.into()))?;
         let free_bytes = there.blocks_available().saturating_mul(there.fragment_size());

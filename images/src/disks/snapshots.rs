@@ -2,11 +2,13 @@
 //!
 //! Owns the copies: each is a whole file of its own, made under a temporary name, so that what has
 //! a final name is complete and depends on nothing. Where the file system shares blocks, a copy
-//! costs none. A volume's file is copied only while no hypervisor holds it. What a volume held
+//! costs none. A volume's file is copied only while no hypervisor holds it; while one does, it is
+//! the hypervisor that copies. What a volume held
 //! before it was put back goes into quarantine, and says there for which order that was.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -15,7 +17,7 @@ use dagger_payload::kind::ImageFormat;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
-use super::{Disk, DiskStore, ForeignName, Outcome, is_here};
+use super::{Disk, DiskStore, ForeignName, Outcome, is_here, require_size};
 use crate::error::ImageError;
 use crate::files::{self, Existing, Partial};
 use crate::header;
@@ -24,6 +26,8 @@ use crate::header;
 const SNAPSHOT: &str = "snapshot";
 /// The extension of what a volume held before it was put back, in quarantine.
 const REPLACED: &str = "replaced";
+/// What file systems count in.
+const BLOCK_BYTES: u64 = 512;
 /// Where QEMU marks that somebody writes to an image (`RAW_PERM_BASE` and the bit for writing).
 const QEMU_WRITES_AT: libc::off_t = 101;
 /// Where QEMU marks that nobody else may write (`RAW_SHARED_BASE` and the same bit).
@@ -130,6 +134,32 @@ impl DiskStore {
             return Ok(Disk { path, outcome: Outcome::Kept });
         }
         publish(self.copy(&self.volume_path(volume))?, path)
+    }
+
+    /// Makes sure that the snapshot's file is here: what `copy` writes into an empty disk of the
+    /// volume's size, while a machine holds the volume. One that is here is kept as it is.
+    ///
+    /// # Errors
+    /// [`ImageError::NoRoom`] before anything is written, [`ImageError::Header`],
+    /// [`ImageError::DiskSize`], [`ImageError::Tool`], [`ImageError::File`], and what `copy` says.
+    pub fn ensure_snapshot_by<E: From<ImageError>>(
+        &self,
+        (volume, snapshot): (VolumeId, SnapshotId),
+        size_bytes: u64,
+        copy: impl FnOnce(&Path) -> Result<(), E>,
+    ) -> Result<Disk, E> {
+        let path = self.snapshot_path(volume, snapshot);
+        if self.has_snapshot(volume, snapshot)? {
+            return Ok(Disk { path, outcome: Outcome::Kept });
+        }
+        let from = self.volume_path(volume);
+        let there = fs::metadata(&from).map_err(ImageError::file("cannot see", &from))?;
+        // A copy has what is there when it begins, and a guest that finds no room waits for ever.
+        self.require_room(there.blocks().saturating_mul(BLOCK_BYTES))?;
+        let partial = self.empty(size_bytes)?;
+        copy(partial.path())?;
+        require_size(&partial, size_bytes)?;
+        Ok(publish(partial, path)?)
     }
 
     /// Makes sure that the volume has a file: a copy of a snapshot's. One that is here is kept as

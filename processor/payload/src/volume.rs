@@ -163,7 +163,8 @@ pub struct Snapshot {
     /// What asked for it.
     #[n(3)]
     pub created: Cause,
-    /// When, in ledger time. Nobody has used the volume since then until the snapshot was made.
+    /// When, in ledger time. It holds what was on the volume then, or, if a VM had the volume, at a
+    /// moment between then and the report that it is ready, as after a power cut.
     #[n(4)]
     pub created_at: LedgerTime,
     /// What its owner wants.
@@ -325,8 +326,8 @@ impl Volume {
         self.snapshots.iter().find(|snapshot| snapshot.id == id)
     }
 
-    /// The snapshot that is still to be made of what is on the volume, which must not change before
-    /// that.
+    /// The snapshot that is still to be made of what is on the volume, which nobody gets, and which
+    /// does not grow, before that.
     pub fn due_snapshot(&self) -> Option<&Snapshot> {
         self.snapshots.iter().find(|snapshot| snapshot.is_due())
     }

@@ -1,9 +1,10 @@
 //! `volume.snapshot`, `volume.restore`, `volume.clone`, `snapshot.delete` and `report.snapshot`:
 //! what a volume held at a time, kept.
 //!
-//! Owns when a volume's contents may be copied (while no VM can write to it, and one copy at a
-//! time), that nothing is deleted of which a copy is still to be made, and which names of snapshots
-//! are taken ([`SnapshotIndex`]). Not to be confused with the judge's own `snapshot`.
+//! Owns when a volume's contents may be copied (never while a VM is to lose it, put back only while
+//! none has it, and one copy at a time), that nothing is deleted of which a copy is still to be
+//! made, and which names of snapshots are taken ([`SnapshotIndex`]). Not to be confused with the
+//! judge's own `snapshot`.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -84,12 +85,8 @@ pub(crate) fn take(state: &State, case: &Case<'_>, body: &VolumeSnapshot) -> Rul
         let detail = format!("your snapshot {other} is called {}", body.name);
         return refuse(RefusalCode::NameTaken, detail);
     }
-    require_free(volume)?;
     require_still(volume)?;
-    if volume.state() != VolumeState::Ready {
-        let detail = "its host has not said that the volume is ready";
-        return refuse(RefusalCode::StateWrong, detail);
-    }
+    require_there(volume)?;
     if volume.snapshots.len() >= VOLUME_SNAPSHOTS_MAX {
         let detail = format!("the volume has {VOLUME_SNAPSHOTS_MAX} snapshots: delete one first");
         return refuse(RefusalCode::LimitExceeded, detail);
@@ -229,7 +226,23 @@ fn being_made(due: &Snapshot) -> String {
     format!("the snapshot {} is being made: wait until it is ready, or delete it", due.name)
 }
 
-/// A copy of what a VM may be writing to would be torn.
+/// What is on it can be copied: nobody has it, or a VM has and its host knows how to copy beside a
+/// guest, or while that is off. While a VM is to lose it nobody knows which of the two is true.
+fn require_there(volume: &Volume) -> Result<(), Refusal> {
+    match (volume.state(), volume.used_by) {
+        (VolumeState::Ready | VolumeState::Attached, _) => Ok(()),
+        (_, VolumeUse::Detaching { vm }) => {
+            let detail = format!("VM {vm} is to lose the volume: wait until it is off");
+            refuse(RefusalCode::StateWrong, detail)
+        }
+        _ => {
+            let detail = "its host has not said that the volume is ready";
+            refuse(RefusalCode::StateWrong, detail)
+        }
+    }
+}
+
+/// What a VM may be writing to is not put back under it.
 fn require_free(volume: &Volume) -> Result<(), Refusal> {
     match volume.used_by {
         VolumeUse::Free {} => Ok(()),

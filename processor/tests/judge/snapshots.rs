@@ -78,21 +78,33 @@ fn nobody_gets_a_volume_before_its_host_has_made_the_snapshot_that_was_asked_for
 }
 
 #[test]
-fn what_a_vm_may_be_writing_to_is_neither_kept_nor_put_back_and_can_still_be_cloned_from() {
+fn what_a_vm_may_be_writing_to_is_not_put_back_and_can_be_kept_and_cloned_from() {
     let mut court = Court::furnished();
     let vm = running(&mut court, "web");
     let volume = ready(&mut court, "data");
     let (volume, snapshot) = kept(&mut court, &volume, "monday");
     court.vm(&developer(), attach(&volume, &vm));
-    for torn in [take(&volume, "tuesday"), restore(&volume, snapshot)] {
-        assert_eq!(court.submit(&developer(), torn), Err(RefusalCode::StateWrong));
+    let torn = court.submit(&developer(), restore(&volume, snapshot));
+    assert_eq!(torn, Err(RefusalCode::StateWrong));
+    let (pending, tuesday) = asked(&mut court, &volume, "tuesday");
+    assert_eq!((pending.state(), tuesday.state()), (VolumeState::Attached, SnapshotState::Pending));
+    // One at a time, and in the size that its host was told.
+    for early in [take(&volume, "wednesday"), grow(&volume, 20), clone(&volume, tuesday.id, 10)] {
+        assert_eq!(court.submit(&developer(), early), Err(RefusalCode::StateWrong));
     }
+    // Its host cannot: whoever asked gives up, and everything else goes on.
+    court.accept(&agent_key(1), said(&volume, tuesday.id, VolumePhase::Degraded));
+    let given_up = changed(&court.accept(&developer(), forget(&volume, tuesday.id)));
+    assert_eq!(given_up.state(), VolumeState::Attached);
+    court.accept(&agent_key(1), said(&volume, tuesday.id, VolumePhase::Deleted));
+    kept(&mut court, &volume, "wednesday");
     let copy = changed(&court.accept(&developer(), clone(&volume, snapshot, 12)));
     assert_eq!((copy.size_gib, copy.host, copy.disk), (12, volume.host, VolumeDisk::NotReported));
     assert_eq!(copy.origin.map(|origin| origin.snapshot), Some(snapshot));
     court.accept(&developer(), detach(&volume));
-    let detaching = court.submit(&developer(), restore(&volume, snapshot));
-    assert_eq!(detaching, Err(RefusalCode::StateWrong));
+    for leaving in [restore(&volume, snapshot), take(&volume, "thursday")] {
+        assert_eq!(court.submit(&developer(), leaving), Err(RefusalCode::StateWrong));
+    }
 }
 
 #[test]

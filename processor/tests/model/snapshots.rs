@@ -126,8 +126,12 @@ fn judge_take(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if mine.flat_map(|other| &other.snapshots).any(|snapshot| snapshot.name == body.name) {
         return Err(RefusalCode::NameTaken);
     }
-    let is_free = volume.used_by == (VolumeUse::Free {});
-    if !is_free || !is_still(&volume) || said(&volume) != Some(VolumePhase::Ready) {
+    let is_there = match volume.used_by {
+        VolumeUse::Free {} => said(&volume) == Some(VolumePhase::Ready),
+        VolumeUse::Attached { .. } => said(&volume) != Some(VolumePhase::Degraded),
+        VolumeUse::Detaching { .. } => false,
+    };
+    if !is_there || !is_still(&volume) {
         return Err(RefusalCode::StateWrong);
     }
     if volume.snapshots.len() == 16 {

@@ -6,11 +6,12 @@ use serde_json::{Value, json};
 
 use super::host::{GREETING, Host, VM, call, until};
 
-/// The guest as a kernel of its own, beside an initial RAM disk that it does not read; the firmware
-/// is away.
+/// The guest as a kernel of its own, beside an initial RAM disk that it does not read; what stands
+/// in the firmware's place is none.
 fn kernel(host: &Host) -> DirectBoot {
     let (kernel, initrd) = (host.path("kernel.elf"), host.path("initrd"));
     std::fs::rename(host.path("guest.elf"), &kernel).unwrap();
+    std::fs::write(host.path("guest.elf"), "no firmware").unwrap();
     std::fs::write(&initrd, b"070701").unwrap();
     let command_line = Some("console=ttyS0 \"a b\"".parse().unwrap());
     DirectBoot { kernel, initrd: Some(initrd), command_line }

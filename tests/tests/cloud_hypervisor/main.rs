@@ -21,7 +21,7 @@ use std::process::Command;
 
 use dagger_agent::hypervisor::names::HostNames;
 use dagger_agent::hypervisor::{
-    GivenVolume, GuestNetwork, Hypervisor, HypervisorError, Machine, Power, Tags,
+    GivenVolume, GuestNetwork, Hypervisor, HypervisorError, LiveCopy, Machine, Power, Tags,
 };
 use dagger_payload::id::{HostId, VmId, VolumeId};
 use nix::sys::signal::Signal;
@@ -315,4 +315,19 @@ fn cloud_hypervisor_a_machine_keeps_the_volumes_that_it_was_switched_on_with() {
         );
     }
     assert_eq!(host.pid(VM), before);
+}
+
+#[test]
+fn cloud_hypervisor_a_volume_of_a_machine_that_runs_is_not_copied_and_the_refusal_has_its_own_code()
+{
+    let host = Host::new();
+    let before = host.running(VM);
+    let (disk, copy) = (host.path("data.volume"), host.path("copy"));
+    let refused =
+        host.hypervisor.copy_volume(&LiveCopy { vm: VM, disk, size_bytes: 4 << 20, copy });
+    assert!(
+        matches!(&refused, Err(HypervisorError::Refused(why)) if why.starts_with("snapshot_while_off_only")),
+        "{refused:?}"
+    );
+    assert_eq!((host.pid(VM), host.power(VM)), (before, Some(Power::Running)));
 }

@@ -18,12 +18,13 @@ use crate::session::Session;
 use crate::units;
 
 pub(super) const TAKE_EXAMPLES: &str = "\
-Example:
-  daggerctl volume detach data --wait applied
+Examples:
   daggerctl volume snapshot data monday --wait applied
-  daggerctl volume attach data web-1
+  daggerctl ssh web-1 -- sync && daggerctl volume snapshot data tuesday --wait applied
 
-Only while no VM has the volume, so that the copy is whole. It stays on the volume's host, never changes, and counts against
+Of a volume that no VM has, or whose VM is switched off: what is on it. Of a running guest's volume: what a power cut would
+leave at one moment between the order and the report that it is ready; only where QEMU runs the VM, elsewhere it is refused
+with snapshot_while_off_only: delete it, stop the VM, and ask again. A VM is not switched on while its volume is copied. It stays on the volume's host, never changes, and counts against
 your grant like the volume itself: its whole size. `volume show` lists a volume's snapshots.";
 
 pub(super) const RESTORE_EXAMPLES: &str = "\

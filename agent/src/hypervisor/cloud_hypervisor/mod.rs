@@ -45,7 +45,7 @@ use self::watch::Watch;
 use super::announcer::Announcer;
 use super::names::HostNames;
 use super::{
-    ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
+    ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, LiveCopy, Machine,
     MachineSpecification, Power, Tags,
 };
 use crate::controller::proof::{DeleteProof, StopProof};
@@ -478,6 +478,16 @@ impl Hypervisor for CloudHypervisor {
         Err(HypervisorError::Refused(
             "volumes_at_start_only: a machine of Cloud Hypervisor changes its volumes when it is \
              switched off and on; stop and start the VM"
+                .to_owned(),
+        ))
+    }
+
+    fn copy_volume(&self, copy: &LiveCopy) -> Result<(), HypervisorError> {
+        self.existing(copy.vm)?;
+        // It copies no disk itself, and pausing a guest does not write a qcow2's tables.
+        Err(HypervisorError::Refused(
+            "snapshot_while_off_only: Cloud Hypervisor cannot copy a disk that it holds; delete \
+             the snapshot, stop the VM, and ask again"
                 .to_owned(),
         ))
     }

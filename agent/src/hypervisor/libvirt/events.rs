@@ -2,8 +2,8 @@
 //! wrap.
 //!
 //! Owns the event loop's thread, the registration of two callbacks and their removal. Never asks
-//! libvirt anything about a machine: an event only says where to look. The one file of this package
-//! with `unsafe` code.
+//! libvirt anything about a machine: an event only says where to look. With [`super::backup`] the
+//! only file of this package with `unsafe` code.
 //!
 //! Why it is sound: each registration hands libvirt a pointer to its own boxed [`Listener`] and a
 //! function that frees that box; libvirt calls the free function exactly once, after the last

@@ -5,6 +5,7 @@
 //! makes a daemon that hangs a connection that ends, so that calls into it return. Called through
 //! [`Hypervisor`] by the actuator and the observation.
 
+mod backup;
 mod console;
 mod domain_xml;
 mod events;
@@ -26,7 +27,7 @@ use self::flavour::Flavour;
 use super::announcer::Announcer;
 use super::names::{HostNames, TAGS_NAMESPACE};
 use super::{
-    ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, Machine,
+    ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, LiveCopy, Machine,
     MachineSpecification, Power, Tags,
 };
 use crate::controller::proof::{DeleteProof, StopProof};
@@ -290,6 +291,17 @@ impl Hypervisor for Libvirt {
         let (connection, _) = self.connection()?;
         let domain = self.existing(&connection, vm)?;
         if domain.is_active().map_err(failed)? { volumes::give(&domain, volumes) } else { Ok(()) }
+    }
+
+    fn copy_volume(&self, copy: &LiveCopy) -> Result<(), HypervisorError> {
+        let (connection, flavour) = self.connection()?;
+        let domain = self.existing(&connection, copy.vm)?;
+        match flavour {
+            Flavour::Qemu { .. } => backup::copy(&domain, copy),
+            Flavour::Test => Err(HypervisorError::Refused(
+                "snapshot_while_off_only: machines on paper copy no disks".to_owned(),
+            )),
+        }
     }
 
     fn ask_shutdown(&self, proof: &StopProof) -> Result<(), HypervisorError> {

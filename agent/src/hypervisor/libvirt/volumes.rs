@@ -51,7 +51,7 @@ pub(super) fn give(domain: &Domain, volumes: &[GivenVolume]) -> Result<(), Hyper
     }
 }
 
-fn look(domain: &Domain) -> Result<BTreeMap<u8, PathBuf>, HypervisorError> {
+pub(super) fn look(domain: &Domain) -> Result<BTreeMap<u8, PathBuf>, HypervisorError> {
     let xml = domain.xml_desc(0).map_err(failed)?;
     domain_xml::read_volumes(&xml).map_err(|error| refused(&error))
 }

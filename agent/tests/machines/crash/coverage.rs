@@ -94,6 +94,9 @@ names!(REMNANTS, remnant, Remnant, {
     Remnant::Replaced(..) => "collect: what a volume held",
 });
 
+/// [`VolumeAction::Keep`] of a volume that a VM has.
+const SNAPSHOT_IN_USE: &str = "volume: make a snapshot of one in use";
+
 /// [`Collection::Image`].
 const COLLECT_IMAGE: &str = "collect: an image";
 
@@ -215,6 +218,9 @@ pub(super) fn name(act: &Output) -> &'static str {
 fn name_of_volume_job(job: &VolumeJob) -> &'static str {
     match (&job.action, &job.volume.origin) {
         (VolumeAction::Make(DiskRule::MayMake), Some(_)) => CLONE,
+        (VolumeAction::Keep(_, DiskRule::MayMake), _) if job.volume.used_by.vm().is_some() => {
+            SNAPSHOT_IN_USE
+        }
         (action, _) => volume_step(action),
     }
 }
@@ -250,6 +256,7 @@ fn no_operation_and_no_step_of_a_host_is_left_out_of_the_lives_that_are_lived_wi
     let general = ["act", "halt", "act on a volume", "collect"];
     let plain = OUTPUTS.iter().filter(|it| !general.contains(it) && !NEVER.contains(it));
     let kinds = [STEPS, RUNGS, VOLUME_STEPS, REMNANTS].into_iter().flatten();
-    let all: BTreeSet<&str> = plain.chain(kinds).copied().chain([CLONE, COLLECT_IMAGE]).collect();
+    let all: BTreeSet<&str> =
+        plain.chain(kinds).copied().chain([CLONE, SNAPSHOT_IN_USE, COLLECT_IMAGE]).collect();
     assert_eq!(lived, all, "what no life has is on the right only");
 }

@@ -278,3 +278,29 @@ pub(super) const CLONED: Life = Life {
     kept: KeptEnd { snapshots: 1, restored: 0, cloned: 1 },
     ..SHORT
 };
+
+/// A volume of a machine that runs is kept, copied beside its guest.
+pub(super) const KEPT_LIVE: Life = Life {
+    wishes: &[RUN, NEW_VOLUME, ATTACH, SNAPSHOT, DETACH, DELETE_SNAPSHOT, DELETE_VOLUME, DELETE],
+    volumes: &[(VOLUME, VolumeEnd::Quarantined(1))],
+    kept: KeptEnd { snapshots: 1, restored: 0, cloned: 0 },
+    ..SHORT
+};
+
+/// The same of one that is switched off, and switched on after it.
+pub(super) const KEPT_OFF: Life = Life {
+    wishes: &[
+        RUN,
+        NEW_VOLUME,
+        ATTACH,
+        STOP,
+        SNAPSHOT,
+        RUN,
+        DETACH,
+        DELETE_SNAPSHOT,
+        DELETE_VOLUME,
+        DELETE,
+    ],
+    starts: 2,
+    ..KEPT_LIVE
+};

@@ -138,6 +138,8 @@ lives! {
     a_vm_that_is_deleted_with_a_volume_leaves_the_volume_whenever_the_agent_dies: ATTACHED, 30;
     a_crash_while_a_volume_comes_to_and_leaves_a_vm_that_is_off_loses_nothing: OFF, 60;
     a_crash_while_a_volume_is_kept_and_put_back_copies_the_same_bytes_once: KEPT, 60;
+    a_crash_while_a_volume_is_copied_beside_a_guest_leaves_one_whole_snapshot: KEPT_LIVE, 60;
+    a_crash_while_a_volume_of_a_vm_that_is_off_is_kept_leaves_one_whole_snapshot: KEPT_OFF, 60;
     a_crash_while_remains_are_collected_removes_those_and_nothing_else: COLLECTED, 60;
     a_crash_while_a_volume_is_cloned_copies_the_snapshot_once_and_loses_nothing: CLONED, 60;
 }
