@@ -33,6 +33,7 @@ pub(super) const TARGETS: &[Target] = &[
     Target { name: "record", form: Form::Cbor, samples: contents, read: content },
     Target { name: "witness", form: Form::Fixed, samples: slots, read: slot },
     Target { name: "image", form: Form::Fixed, samples: images, read: image },
+    Target { name: "kernel", form: Form::Fixed, samples: kernels, read: kernel },
 ];
 
 fn instance() -> InstanceId {
@@ -233,7 +234,7 @@ fn qcow2(version: u32) -> Vec<u8> {
 }
 
 /// A kernel that is an ELF file with an entry for PVH and nothing else.
-fn kernel() -> Vec<u8> {
+fn pvh() -> Vec<u8> {
     let mut bytes = vec![0; 160];
     let mut put = |at: usize, field: &[u8]| bytes[at..at + field.len()].copy_from_slice(field);
     put(0, b"\x7fELF\x02\x01\x01");
@@ -249,7 +250,11 @@ fn kernel() -> Vec<u8> {
 }
 
 fn images(_: &World) -> Vec<Vec<u8>> {
-    vec![qcow2(2), qcow2(3), kernel()]
+    vec![qcow2(2), qcow2(3)]
+}
+
+fn kernels(_: &World) -> Vec<Vec<u8>> {
+    vec![pvh()]
 }
 
 thread_local! {
@@ -257,18 +262,32 @@ thread_local! {
     static IMAGE: File = tempfile::tempfile().expect("a file without a name");
 }
 
+/// Lets the file hold these bytes; tells how many they are.
+fn put(file: &File, bytes: &[u8]) -> Result<u64, String> {
+    let length = u64::try_from(bytes.len()).expect("fits");
+    let write = file.set_len(length).and_then(|()| file.write_all_at(bytes, 0));
+    write.map(|()| length).map_err(|error| error.to_string())
+}
+
 fn image(bytes: &[u8]) -> Result<Answer, String> {
     IMAGE.with(|file| {
-        let length = u64::try_from(bytes.len()).expect("fits");
-        let write = file.set_len(length).and_then(|()| file.write_all_at(bytes, 0));
-        write.map_err(|error| error.to_string())?;
+        let length = put(file, bytes)?;
         let _raw = header::inspect(file, ImageFormat::Raw);
         let _overlay = header::read_overlay(file);
-        let _kernel = header::inspect(file, ImageFormat::Kernel);
-        let _initrd = header::inspect(file, ImageFormat::Initrd);
         let judged = header::inspect(file, ImageFormat::Qcow2);
         let told = header::judge_qcow2(&bytes[..bytes.len().min(64 * 1024)], length);
         require(judged == told, "the file and its bytes are judged differently")?;
+        answer(judged)
+    })
+}
+
+fn kernel(bytes: &[u8]) -> Result<Answer, String> {
+    IMAGE.with(|file| {
+        let length = put(file, bytes)?;
+        let _initrd = header::inspect(file, ImageFormat::Initrd);
+        let judged = header::inspect(file, ImageFormat::Kernel);
+        let size = judged.as_ref().map(|seen| seen.virtual_size_bytes);
+        require(size.is_ok_and(|size| size == length) == judged.is_ok(), "it has another size")?;
         answer(judged)
     })
 }
