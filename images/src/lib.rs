@@ -38,5 +38,5 @@ pub use header::{Geometry, HeaderRefusal};
 pub use import::{ImportDirectories, SourceRefusal};
 pub use incoming::Incoming;
 pub use quarantine::{Quarantine, Remains, RemainsOf};
-pub use seed::{MacAddress, Network, Seed};
+pub use seed::{Addressing, MacAddress, Network, Seed, SeedCard};
 pub use store::{ImageStore, StoredImage};

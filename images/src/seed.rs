@@ -15,7 +15,7 @@ use std::io::{self, Cursor, Write};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use dagger_payload::limits::{USER_DATA_BYTES_MAX, VM_SSH_KEYS_MAX};
+use dagger_payload::limits::{USER_DATA_BYTES_MAX, VM_CARDS_MAX, VM_SSH_KEYS_MAX};
 use dagger_payload::name::{Name, SshKeyLine};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use serde_json::{Value, json};
@@ -67,24 +67,78 @@ impl FromStr for MacAddress {
     }
 }
 
-/// How the guest's network card is set up.
+/// How the guest's network cards are set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Network {
-    /// As the ledger decided.
+    /// Each as it was decided; the first one leads out.
+    Cards {
+        /// The cards, which become `eth0`, `eth1` and so on.
+        cards: Vec<SeedCard>,
+        /// Who resolves names, unless a DHCP server says.
+        nameservers: Vec<Ipv4Addr>,
+    },
+    /// The guest asks for an address (DHCP), by whatever cards it has.
+    Dhcp,
+}
+
+/// How one card is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SeedCard {
+    /// Which card.
+    pub mac: MacAddress,
+    /// Its address.
+    pub addressing: Addressing,
+}
+
+/// Where a card has its address from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Addressing {
+    /// It was decided.
     Static {
-        /// Which card.
-        mac: MacAddress,
-        /// Its address.
+        /// The address.
         address: Ipv4Addr,
         /// How many bits of it are the network's.
         prefix_length: u8,
         /// The way out.
-        gateway: Ipv4Addr,
-        /// Who resolves names.
-        nameservers: Vec<Ipv4Addr>,
+        gateway: Option<Ipv4Addr>,
     },
-    /// The guest asks for an address (DHCP).
+    /// The guest asks for it there (DHCP).
     Dhcp,
+}
+
+impl SeedCard {
+    fn is_valid(&self) -> bool {
+        match self.addressing {
+            Addressing::Static { prefix_length, .. } => (1..=32).contains(&prefix_length),
+            Addressing::Dhcp => true,
+        }
+    }
+
+    /// Only the first card says who resolves names, and leads out.
+    fn configuration(&self, at: usize, nameservers: &[Ipv4Addr]) -> Value {
+        let mut card = json!({
+            "match": { "macaddress": self.mac.to_string() },
+            "set-name": format!("eth{at}"),
+            "dhcp4": self.addressing == Addressing::Dhcp,
+        });
+        match self.addressing {
+            Addressing::Static { address, prefix_length, gateway } => {
+                card["addresses"] = json!([format!("{address}/{prefix_length}")]);
+                if let Some(gateway) = gateway {
+                    card["routes"] = json!([{ "to": "0.0.0.0/0", "via": gateway.to_string() }]);
+                }
+                if at == 0 {
+                    let servers: Vec<_> = nameservers.iter().map(ToString::to_string).collect();
+                    card["nameservers"] = json!({ "addresses": servers });
+                }
+            }
+            Addressing::Dhcp if at > 0 => {
+                card["dhcp4-overrides"] = json!({ "use-routes": false, "use-dns": false });
+            }
+            Addressing::Dhcp => {}
+        }
+        card
+    }
 }
 
 /// What a guest is told.
@@ -144,11 +198,16 @@ impl Seed {
             return Err("the user-data is over 32 KiB");
         }
         match &self.network {
-            Network::Static { nameservers, .. } if nameservers.len() > NAMESERVERS_MAX => {
+            Network::Cards { nameservers, .. } if nameservers.len() > NAMESERVERS_MAX => {
                 Err("there are too many name servers")
             }
-            Network::Static { prefix_length: 1..=32, .. } | Network::Dhcp => Ok(()),
-            Network::Static { .. } => Err("a prefix length is 1 to 32"),
+            Network::Cards { cards, .. } if cards.len() > usize::from(VM_CARDS_MAX) => {
+                Err("there are too many network cards")
+            }
+            Network::Cards { cards, .. } if !cards.iter().all(SeedCard::is_valid) => {
+                Err("a prefix length is 1 to 32")
+            }
+            Network::Cards { .. } | Network::Dhcp => Ok(()),
         }
     }
 
@@ -162,22 +221,13 @@ impl Seed {
     }
 
     fn network_configuration(&self) -> Option<Value> {
-        let Network::Static { mac, address, prefix_length, gateway, nameservers } = &self.network
-        else {
-            return None;
-        };
-        let nameservers: Vec<_> = nameservers.iter().map(ToString::to_string).collect();
-        Some(json!({
-            "version": 2,
-            "ethernets": { "eth0": {
-                "match": { "macaddress": mac.to_string() },
-                "set-name": "eth0",
-                "dhcp4": false,
-                "addresses": [format!("{address}/{prefix_length}")],
-                "routes": [{ "to": "0.0.0.0/0", "via": gateway.to_string() }],
-                "nameservers": { "addresses": nameservers },
-            }},
-        }))
+        let Network::Cards { cards, nameservers } = &self.network else { return None };
+        let ethernets: serde_json::Map<_, _> = cards
+            .iter()
+            .enumerate()
+            .map(|(at, card)| (format!("eth{at}"), card.configuration(at, nameservers)))
+            .collect();
+        Some(json!({ "version": 2, "ethernets": ethernets }))
     }
 
     /// The volume's bytes: [`SEED_BYTES`] of them.

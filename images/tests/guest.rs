@@ -13,7 +13,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
-use dagger_images::{DiskStore, ImageStore, Network, Seed};
+use dagger_images::{Addressing, DiskStore, ImageStore, Network, Seed, SeedCard};
 use dagger_payload::id::{HostId, VmId};
 use dagger_payload::kind::ImageFormat;
 use serde_json::{Value, json};
@@ -235,11 +235,13 @@ fn read_report(console: &Receiver<String>) -> Vec<String> {
 }
 
 fn fixed_network() -> Network {
-    Network::Static {
-        mac: MAC.parse().unwrap(),
+    let addressing = Addressing::Static {
         address: FIXED_ADDRESS.parse().unwrap(),
         prefix_length: 24,
-        gateway: "10.0.2.2".parse().unwrap(),
+        gateway: Some("10.0.2.2".parse().unwrap()),
+    };
+    Network::Cards {
+        cards: vec![SeedCard { mac: MAC.parse().unwrap(), addressing }],
         nameservers: vec!["10.0.2.3".parse().unwrap()],
     }
 }

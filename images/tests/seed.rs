@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use dagger_images::{Network, Seed};
+use dagger_images::{Addressing, Network, Seed, SeedCard};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -17,11 +17,15 @@ fn seed(comment: &str) -> Seed {
         instance_id: "c3c3".to_owned(),
         hostname: "web-1".parse().unwrap(),
         ssh_keys: vec![format!("{KEY} {comment}").parse().unwrap()],
-        network: Network::Static {
-            mac: "52:54:00:AB:cd:01".parse().unwrap(),
-            address: "10.1.2.3".parse().unwrap(),
-            prefix_length: 24,
-            gateway: "10.1.2.1".parse().unwrap(),
+        network: Network::Cards {
+            cards: vec![SeedCard {
+                mac: "52:54:00:AB:cd:01".parse().unwrap(),
+                addressing: Addressing::Static {
+                    address: "10.1.2.3".parse().unwrap(),
+                    prefix_length: 24,
+                    gateway: Some("10.1.2.1".parse().unwrap()),
+                },
+            }],
             nameservers: vec!["9.9.9.9".parse().unwrap()],
         },
         user_data: None,
@@ -114,6 +118,43 @@ fn a_card_is_found_by_its_address_and_gets_the_network_that_was_decided() {
     assert_eq!(card["addresses"][0], "10.1.2.3/24");
     assert_eq!(card["routes"][0]["via"], "10.1.2.1");
     assert_eq!(card["nameservers"]["addresses"][0], "9.9.9.9");
+}
+
+#[test]
+fn of_several_cards_the_first_leads_out_and_each_has_its_own_address() {
+    let card = |last: u8, addressing| SeedCard {
+        mac: format!("52:54:00:00:00:{last:02x}").parse().unwrap(),
+        addressing,
+    };
+    let chosen = Addressing::Static {
+        address: "192.0.2.5".parse().unwrap(),
+        prefix_length: 24,
+        gateway: None,
+    };
+    let dhcp = Addressing::Dhcp;
+    let cards = vec![card(1, dhcp), card(2, chosen), card(3, dhcp)];
+    let nameservers = vec!["9.9.9.9".parse().unwrap()];
+    let network = Network::Cards { cards, nameservers };
+    let seed = Seed { network, ..seed("a") };
+    let written = json_document(&seed, "network-config");
+    let [first, second, third] = ["eth0", "eth1", "eth2"].map(|name| &written["ethernets"][name]);
+    assert_eq!(
+        (&first["dhcp4"], &first["match"]["macaddress"]),
+        (&true.into(), &"52:54:00:00:00:01".into())
+    );
+    assert!(first.get("dhcp4-overrides").is_none(), "it leads out");
+    assert_eq!(
+        (&second["dhcp4"], &second["addresses"][0]),
+        (&false.into(), &"192.0.2.5/24".into())
+    );
+    assert!(second.get("routes").is_none() && second.get("nameservers").is_none());
+    assert_eq!(third["dhcp4-overrides"]["use-routes"], false);
+    let lines = paths(&document(&seed, "network-config")).unwrap();
+    assert!(lines.contains("ethernets/eth2/dhcp4\ttrue\n"), "{lines}");
+    let Network::Cards { cards, .. } = &seed.network else { panic!("it has some") };
+    let (cards, nameservers) = (vec![cards[0]; 5], Vec::new());
+    let many = Seed { network: Network::Cards { cards, nameservers }, ..seed.clone() };
+    assert!(many.documents().is_err());
 }
 
 #[test]

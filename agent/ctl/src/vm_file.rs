@@ -43,9 +43,9 @@ fn refused(what: impl Into<String>) -> Failure {
 /// The digest protects against damage, not against whoever edits a file: what its reader would sign
 /// unseen must not be in it.
 fn orders_only_what_exports_name(create: &VmCreate) -> bool {
-    let VmCreate { region, host, host_labels, apart, network, .. } = create;
+    let VmCreate { region, host, host_labels, apart, network, more_cards, .. } = create;
     let is_anywhere = region.is_none() && host.is_none() && host_labels.is_empty();
-    is_anywhere && apart.is_empty() && network.is_none()
+    is_anywhere && apart.is_empty() && network.is_none() && more_cards.is_empty()
 }
 
 impl Reading {
@@ -158,6 +158,7 @@ mod tests {
             restart: RestartPolicy::Always,
             network: None,
             boot: None,
+            more_cards: Vec::new(),
         };
         VmExport {
             cluster: ClusterId([1; 32]),

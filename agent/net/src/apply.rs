@@ -9,11 +9,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use dagger_payload::id::{HostId, VmId};
+use dagger_payload::limits::VM_CARDS_MAX;
 use nix::unistd::User;
 
+use crate::bridge_rules;
+use crate::bridges::Bridges;
 use crate::command::Program;
 use crate::names;
-use crate::request::{Action, Answer, Card, Owner, Request};
+use crate::request::{Action, Answer, BridgedCard, Card, Owner, Request};
 use crate::rules;
 
 /// The user of machines under systemd.
@@ -21,13 +24,22 @@ const MACHINES: &str = "dagger-vm";
 /// Where the kernel shows its interfaces.
 const INTERFACES: &str = "/sys/class/net";
 
-/// Carries `request` out.
-pub fn apply(request: &Request) -> Answer {
+/// Carries `request` out; the file `allowed` names the bridges on which guests may be.
+pub fn apply(request: &Request, allowed: &Path) -> Answer {
     if let Some(objection) = request.objection() {
         return Answer::Refused(objection);
     }
     let done = match &request.action {
         Action::Ensure(card) => ensure(request.host, card).map(|()| Answer::Done),
+        Action::Bridge(card) => {
+            let bridges = Bridges::read(allowed);
+            let found = bridges.map(|bridges| bridges.find(&card.bridge).map(str::to_owned));
+            match found {
+                Ok(Ok(device)) => plug(request.host, card, &device).map(|()| Answer::Done),
+                Ok(Err(why)) => return Answer::Refused(why),
+                Err(error) => Err(error),
+            }
+        }
         Action::Remove(vm) => remove(request.host, *vm).map(|()| Answer::Done),
         Action::List => list(request.host).map(Answer::Cards),
     };
@@ -56,9 +68,55 @@ fn look(name: &str) -> io::Result<Interface> {
     }
 }
 
+/// The host answers for every neighbour of the guest and carries what is meant for them, so that
+/// all a guest sends and gets passes the host's filters.
 fn ensure(host: HostId, card: &Card) -> io::Result<()> {
-    let name = names::interface(host, card.vm);
-    let (user, number) = match card.owner {
+    let name = make_tap(host, (card.vm, 0), card.owner)?;
+    set_kernel(&[
+        ("ipv4/ip_forward".to_owned(), "1"),
+        (format!("ipv4/conf/{name}/forwarding"), "1"),
+        (format!("ipv4/conf/{name}/proxy_arp"), "1"),
+        (format!("ipv4/conf/{name}/accept_redirects"), "0"),
+        (format!("ipv4/neigh/{name}/proxy_delay"), "0"),
+    ])?;
+    Program::Nft.tell(&rules::ensure(host, card))?;
+    let gateway = card.subnet.address(1).ok_or_else(|| io::Error::other("subnet without host"))?;
+    Program::Ip
+        .tell(&format!(
+            "address replace {gateway}/32 dev {name}
+link set dev {name} up
+route replace {}/32 dev {name} src {gateway}\n",
+            card.address
+        ))
+        .map(drop)
+}
+
+/// Makes the tap a port of a bridge. The bridge keeps its MAC address, which would follow its
+/// ports' lowest, and its MTU, which would follow their smallest.
+fn plug(host: HostId, card: &BridgedCard, device: &str) -> io::Result<()> {
+    let bridge = Path::new(INTERFACES).join(device);
+    if !bridge.join("bridge").exists() {
+        return Err(io::Error::other(format!("{device} is no bridge of this host")));
+    }
+    let mtu = fs::read_to_string(bridge.join("mtu"))?;
+    let mtu: u32 = mtu.trim().parse().map_err(|_| io::Error::other("an MTU is no number"))?;
+    let name = make_tap(host, (card.vm, card.card), card.owner)?;
+    Program::Nft.tell(&bridge_rules::ensure(host, card))?;
+    let own = card.mac.get(2..).unwrap_or_default();
+    Program::Ip
+        .tell(&format!(
+            "link set dev {name} address fe{own}
+link set dev {name} mtu {mtu}
+link set dev {name} master {device}
+link set dev {name} up\n"
+        ))
+        .map(drop)
+}
+
+/// The card's tap, which says whose it is. IPv6 is neither filtered nor carried: it has none.
+fn make_tap(host: HostId, (vm, card): (VmId, u8), owner: Owner) -> io::Result<String> {
+    let name = names::interface(host, vm, card);
+    let (user, number) = match owner {
         Owner::Root => ("root", 0),
         Owner::Machines => {
             let found = User::from_name(MACHINES)?;
@@ -74,19 +132,10 @@ fn ensure(host: HostId, card: &Card) -> io::Result<()> {
             Program::Ip.tell(&add)?;
         }
     }
-    let alias = names::alias(host, card.vm);
+    let alias = names::alias(host, vm, card);
     Program::Ip.tell(&format!("link set dev {name} alias {alias}\n"))?;
-    set_kernel(&name)?;
-    Program::Nft.tell(&rules::ensure(host, card))?;
-    let gateway = card.subnet.address(1).ok_or_else(|| io::Error::other("subnet without host"))?;
-    Program::Ip
-        .tell(&format!(
-            "address replace {gateway}/32 dev {name}
-link set dev {name} up
-route replace {}/32 dev {name} src {gateway}\n",
-            card.address
-        ))
-        .map(drop)
+    set_kernel(&[(format!("ipv6/conf/{name}/disable_ipv6"), "1")])?;
+    Ok(name)
 }
 
 fn occupied(name: &str) -> io::Error {
@@ -94,28 +143,17 @@ fn occupied(name: &str) -> io::Error {
     io::Error::new(io::ErrorKind::AlreadyExists, what)
 }
 
-/// The host answers for every neighbour of the guest and carries what is meant for them, so that
-/// all a guest sends and gets passes the host's filters. IPv6 is neither filtered nor carried: the
-/// tap has none.
-fn set_kernel(name: &str) -> io::Result<()> {
-    let settings = [
-        ("ipv4/ip_forward".to_owned(), "1"),
-        (format!("ipv4/conf/{name}/forwarding"), "1"),
-        (format!("ipv4/conf/{name}/proxy_arp"), "1"),
-        (format!("ipv4/conf/{name}/accept_redirects"), "0"),
-        (format!("ipv4/neigh/{name}/proxy_delay"), "0"),
-        (format!("ipv6/conf/{name}/disable_ipv6"), "1"),
-    ];
+fn set_kernel(settings: &[(String, &str)]) -> io::Result<()> {
     for (setting, value) in settings {
-        let path = PathBuf::from("/proc/sys/net").join(&setting);
+        let path = PathBuf::from("/proc/sys/net").join(setting);
         match fs::read_to_string(&path) {
             // Writing what stands there already may reset other settings of the same interface.
-            Ok(present) if present.trim() == value => {}
-            Ok(_) => fs::write(&path, value).map_err(|error| named(&setting, &error))?,
+            Ok(present) if present.trim() == *value => {}
+            Ok(_) => fs::write(&path, value).map_err(|error| named(setting, &error))?,
             // A kernel without IPv6 has none to switch off.
             Err(error)
                 if error.kind() == io::ErrorKind::NotFound && setting.starts_with("ipv6") => {}
-            Err(error) => return Err(named(&setting, &error)),
+            Err(error) => return Err(named(setting, &error)),
         }
     }
     Ok(())
@@ -125,17 +163,38 @@ fn named(setting: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{setting}: {error}"))
 }
 
-/// The tap goes first: nothing passes it while its filters go.
+/// The taps go first: nothing passes them while their filters go.
 fn remove(host: HostId, vm: VmId) -> io::Result<()> {
-    let name = names::interface(host, vm);
-    match look(&name)? {
-        Interface::Absent => {}
-        Interface::Other => return Err(occupied(&name)),
-        Interface::Tap { .. } => {
-            Program::Ip.tell(&format!("link delete dev {name}\n")).map(drop)?;
+    for card in 0..VM_CARDS_MAX {
+        let name = names::interface(host, vm, card);
+        match look(&name)? {
+            Interface::Absent => {}
+            Interface::Other => return Err(occupied(&name)),
+            Interface::Tap { .. } => {
+                Program::Ip.tell(&format!("link delete dev {name}\n")).map(drop)?;
+            }
         }
     }
-    Program::Nft.tell(&rules::remove(host, vm)).map(drop)
+    let own = tables(host)?.into_iter().filter(|table| table.vm == vm);
+    let script = own.map(|table| format!("delete table {}\n", table.place)).collect::<String>();
+    if script.is_empty() { Ok(()) } else { Program::Nft.tell(&script).map(drop) }
+}
+
+/// A table of a VM of this host.
+struct Table {
+    vm: VmId,
+    /// Its family and its name.
+    place: String,
+}
+
+fn tables(host: HostId) -> io::Result<Vec<Table>> {
+    let said = Program::Nft.tell("list tables\n")?;
+    let table = |line: &str| {
+        let place = line.strip_prefix("table ")?.trim();
+        let vm = names::vm_of_table(host, place.split_whitespace().nth(1)?)?;
+        Some(Table { vm, place: place.to_owned() })
+    };
+    Ok(said.lines().filter_map(table).collect())
 }
 
 /// The VMs of this host of which a tap or a table is there.
@@ -153,9 +212,7 @@ fn list(host: HostId) -> io::Result<Vec<VmId>> {
             Err(error) => return Err(error),
         }
     }
-    let tables = Program::Nft.tell("list tables\n")?;
-    let named = tables.lines().filter_map(|line| line.split_whitespace().nth(2));
-    vms.extend(named.filter_map(|table| names::vm_of_table(host, table)));
+    vms.extend(tables(host)?.into_iter().map(|table| table.vm));
     vms.sort();
     vms.dedup();
     Ok(vms)

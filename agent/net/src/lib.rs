@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod bridge_rules;
+pub mod bridges;
 pub mod command;
 pub mod names;
 pub mod request;

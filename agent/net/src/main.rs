@@ -1,25 +1,35 @@
 //! `dagger-net`: one request, one answer, the end.
 //!
-//! Owns where both are: standard input and output, which are one socket of the agent's. Started by
-//! the agent, as its child, or by `dagger-net.socket`.
+//! Owns where both are: standard input and output, which are one socket of the agent's; and where
+//! the list of bridges is. Started by the agent, as its child, or by `dagger-net.socket`.
 #![forbid(unsafe_code)]
 
 use std::io::{self, Read, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use dagger_net::apply::apply;
+use dagger_net::bridges::LIST;
 use dagger_net::request::{Answer, REQUEST_BYTES_MAX, Request};
 
 const USAGE: &str = "\
-Usage: dagger-net    reads a request on standard input, writes the answer to standard output
-Makes, changes and removes the network card of one guest; started by dagger-agent, needs CAP_NET_ADMIN.";
+Usage: dagger-net [--bridges FILE]    reads a request on standard input, writes the answer to standard output
+Makes, changes and removes the network cards of one guest; started by dagger-agent, needs CAP_NET_ADMIN.
+FILE says on which bridges guests may be: /etc/dagger-net.conf unless named; without it on none. A line each, root's alone to
+write: NAME BRIDGE [NETWORK], such as `lan br0`. With NETWORK guests have static addresses of it, and none by DHCP.";
 
 fn main() -> ExitCode {
-    if std::env::args().len() > 1 {
-        eprintln!("{USAGE}");
-        return ExitCode::from(2);
-    }
-    let done = answer(io::stdin().lock()).and_then(|answer| io::stdout().lock().write_all(&answer));
+    let words: Vec<_> = std::env::args_os().skip(1).collect();
+    let list = match &words[..] {
+        [] => Path::new(LIST),
+        [option, file] if option == "--bridges" => Path::new(file),
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    let done =
+        answer(io::stdin().lock(), list).and_then(|said| io::stdout().lock().write_all(&said));
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -29,11 +39,11 @@ fn main() -> ExitCode {
     }
 }
 
-fn answer(request: impl Read) -> io::Result<Vec<u8>> {
+fn answer(request: impl Read, list: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     request.take(REQUEST_BYTES_MAX).read_to_end(&mut bytes)?;
     let answer = match serde_json::from_slice::<Request>(&bytes) {
-        Ok(request) => apply(&request),
+        Ok(request) => apply(&request, list),
         Err(error) => Answer::Refused(format!("request_malformed: {error}")),
     };
     Ok(serde_json::to_vec(&answer)?)

@@ -4,40 +4,63 @@
 //! tells hypervisors the interface.
 
 use dagger_payload::id::{HostId, VmId};
+use dagger_payload::limits::VM_CARDS_MAX;
 
 /// What every interface and table of ours begins with.
 pub const BEGINNING: &str = "dgr-";
 /// What stands in front of the ids in an interface's alias.
 const ALIAS: &str = "dagger:";
 
-/// The tap of a VM: fifteen bytes, which is what Linux allows.
-pub fn interface(host: HostId, vm: VmId) -> String {
-    let digest = blake3::Hasher::new_derive_key("dagger v1 tap")
-        .update(host.as_bytes())
-        .update(vm.as_bytes())
-        .finalize();
+/// The tap of a VM's card, from 0: fifteen bytes, which is what Linux allows.
+pub fn interface(host: HostId, vm: VmId, card: u8) -> String {
+    let mut hasher = blake3::Hasher::new_derive_key("dagger v1 tap");
+    hasher.update(host.as_bytes()).update(vm.as_bytes());
+    if card > 0 {
+        hasher.update(&[card]);
+    }
+    let digest = hasher.finalize();
     format!("{BEGINNING}{}", &digest.to_hex()[..11])
 }
 
 /// What the tap says of itself, for people and for who looks for what has no owner.
-pub fn alias(host: HostId, vm: VmId) -> String {
-    format!("{ALIAS}{host}:{vm}")
+pub fn alias(host: HostId, vm: VmId, card: u8) -> String {
+    format!("{ALIAS}{host}:{}", of_card(vm, card, ':'))
+}
+
+/// The first card goes without a number.
+fn of_card(vm: VmId, card: u8, between: char) -> String {
+    match card {
+        0 => vm.to_string(),
+        card => format!("{vm}{between}{card}"),
+    }
+}
+
+/// The VM of what [`of_card`] made.
+fn read_card(text: &str, between: char) -> Option<VmId> {
+    match text.split_once(between) {
+        None => text.parse().ok(),
+        Some((vm, card)) => {
+            let card = card.parse().ok().filter(|card| (1..VM_CARDS_MAX).contains(card))?;
+            let vm = vm.parse().ok()?;
+            (of_card(vm, card, between) == text).then_some(vm)
+        }
+    }
 }
 
 /// The VM of an alias, if it is one of this host's.
 pub fn vm_of_alias(host: HostId, alias: &str) -> Option<VmId> {
     let ids = alias.trim().strip_prefix(ALIAS)?;
-    ids.strip_prefix(&host.to_string())?.strip_prefix(':')?.parse().ok()
+    read_card(ids.strip_prefix(&host.to_string())?.strip_prefix(':')?, ':')
 }
 
-/// The nftables tables of a VM.
-pub fn table(host: HostId, vm: VmId) -> String {
-    format!("{}{vm}", table_beginning(host))
+/// The nftables tables of a VM's card, from 0.
+pub fn table(host: HostId, vm: VmId, card: u8) -> String {
+    format!("{}{}", table_beginning(host), of_card(vm, card, '-'))
 }
 
 /// The VM of a table, if it is one of this host's.
 pub fn vm_of_table(host: HostId, table: &str) -> Option<VmId> {
-    table.strip_prefix(&table_beginning(host))?.parse().ok()
+    read_card(table.strip_prefix(&table_beginning(host))?, '-')
 }
 
 fn table_beginning(host: HostId) -> String {
@@ -53,18 +76,23 @@ mod tests {
 
     #[test]
     fn two_hosts_give_one_vm_two_interfaces_that_linux_takes() {
-        let name = interface(HERE, VM);
+        let name = interface(HERE, VM, 0);
         assert_eq!(name.len(), 15);
-        assert_ne!(name, interface(HostId([2; 16]), VM));
+        assert_ne!(name, interface(HostId([2; 16]), VM, 0));
+        assert_ne!(name, interface(HERE, VM, 1));
     }
 
     #[test]
     fn what_was_made_for_a_vm_is_known_again_on_its_own_host_only() {
         let other = HostId([2; 16]);
-        assert_eq!(vm_of_alias(HERE, &alias(HERE, VM)), Some(VM));
-        assert_eq!(vm_of_alias(other, &alias(HERE, VM)), None);
-        assert_eq!(vm_of_table(HERE, &table(HERE, VM)), Some(VM));
-        assert_eq!(vm_of_table(other, &table(HERE, VM)), None);
+        for card in 0..VM_CARDS_MAX {
+            assert_eq!(vm_of_alias(HERE, &alias(HERE, VM, card)), Some(VM));
+            assert_eq!(vm_of_alias(other, &alias(HERE, VM, card)), None);
+            assert_eq!(vm_of_table(HERE, &table(HERE, VM, card)), Some(VM));
+            assert_eq!(vm_of_table(other, &table(HERE, VM, card)), None);
+        }
+        assert_eq!(vm_of_table(HERE, &table(HERE, VM, VM_CARDS_MAX)), None);
+        assert_eq!(vm_of_table(HERE, &format!("{}-01", table(HERE, VM, 0))), None);
         assert_eq!(vm_of_table(HERE, "filter"), None);
     }
 }

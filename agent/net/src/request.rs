@@ -5,9 +5,11 @@
 
 use std::net::Ipv4Addr;
 
+use dagger_payload::bridge::Bridged;
 use dagger_payload::id::{HostId, VmId};
 use dagger_payload::kind::GuestSubnet;
-use dagger_payload::network::{VmNetwork, host_port};
+use dagger_payload::limits::VM_CARDS_MAX;
+use dagger_payload::network::{Allowed, VmNetwork, host_port};
 use serde::{Deserialize, Serialize};
 
 /// The version of these shapes; agent and helper are installed together.
@@ -33,15 +35,17 @@ pub struct Request {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
-    /// The VM has this card, and no other filters.
+    /// The VM has this card by NAT, and no other filters for it.
     Ensure(Box<Card>),
+    /// The VM has this card on a bridge, and no other filters for it.
+    Bridge(Box<BridgedCard>),
     /// Nothing of the VM is left.
     Remove(VmId),
     /// Nothing changes; the answer names the VMs of which something is there.
     List,
 }
 
-/// A guest's network card, seen from the host.
+/// A guest's first network card by NAT, seen from the host.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Card {
@@ -59,6 +63,24 @@ pub struct Card {
     pub network: VmNetwork,
     /// Where the host's ports for guests begin.
     pub forward_ports_first: Option<u16>,
+}
+
+/// A guest's network card on a bridge, seen from the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BridgedCard {
+    /// Whose.
+    pub vm: VmId,
+    /// Which of its cards, from 0.
+    pub card: u8,
+    /// Its MAC address: six lower-case hex pairs with colons.
+    pub mac: String,
+    /// Who opens the tap.
+    pub owner: Owner,
+    /// Which bridge, by the operator's name for it, and the guest's address there.
+    pub bridge: Bridged,
+    /// What may begin a conversation with the guest; everything, if not given.
+    pub allow: Option<Vec<Allowed>>,
 }
 
 /// Who opens a tap.
@@ -98,27 +120,46 @@ impl Request {
         }
         match &self.action {
             Action::Ensure(card) => card.objection(),
+            Action::Bridge(card) => card.objection(),
             Action::Remove(_) | Action::List => None,
+        }
+    }
+}
+
+fn is_mac_of_ours(mac: &str) -> bool {
+    let is_hex = |pair: &str| {
+        pair.len() == 2 && pair.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    };
+    mac.starts_with("52:54:00:") && mac.len() == 17 && mac.split(':').all(is_hex)
+}
+
+impl BridgedCard {
+    fn objection(&self) -> Option<String> {
+        let (allow, bridge) = (self.allow.clone(), Some(self.bridge.clone()));
+        let network = VmNetwork { allow, bridge, ..VmNetwork::default() };
+        if self.card >= VM_CARDS_MAX {
+            Some(format!("card: {} is over the last", self.card))
+        } else if !is_mac_of_ours(&self.mac) {
+            Some(format!("mac: {:?} is none of ours", self.mac))
+        } else {
+            network.broken_rule().map(str::to_owned)
         }
     }
 }
 
 impl Card {
     fn objection(&self) -> Option<String> {
-        let mut pairs = self.mac.split(':');
-        let is_hex = |pair: &str| {
-            pair.len() == 2 && pair.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        let is_ours = self.mac.starts_with("52:54:00:") && self.mac.len() == 17;
         let index = u32::from(self.address).checked_sub(u32::from(self.subnet.network));
         let is_guest = index
             .is_some_and(|index| index > 1 && self.subnet.address(index) == Some(self.address));
-        if !(is_ours && pairs.all(is_hex)) {
+        if !is_mac_of_ours(&self.mac) {
             Some(format!("mac: {:?} is none of ours", self.mac))
         } else if !self.subnet.is_valid() {
             Some("subnet: not a private IPv4 network /16../29".to_owned())
         } else if !is_guest {
             Some(format!("address: {} is none of a guest", self.address))
+        } else if self.network.bridge.is_some() {
+            Some("bridge: a card by NAT is on none".to_owned())
         } else if let Some(rule) = self.network.broken_rule() {
             Some(rule.to_owned())
         } else if self.network.forwards.iter().any(|forward| self.port(forward.slot).is_none()) {
@@ -137,6 +178,7 @@ impl Card {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use dagger_payload::bridge::StaticAddress;
     use dagger_payload::network::{Forward, Protocol};
 
     use super::*;
@@ -149,7 +191,7 @@ pub(crate) mod tests {
             address: [10, 77, 0, 5].into(),
             subnet: GuestSubnet { network: [10, 77, 0, 0].into(), prefix_length: 24 },
             owner: Owner::Root,
-            network: VmNetwork { allow: None, forwards },
+            network: VmNetwork { forwards, ..VmNetwork::default() },
             forward_ports_first: Some(20_000),
         }
     }
@@ -158,6 +200,32 @@ pub(crate) mod tests {
         let mut card = card();
         change(&mut card);
         Request::new(HostId([1; 16]), Action::Ensure(Box::new(card))).objection()
+    }
+
+    #[test]
+    fn a_card_on_a_bridge_is_checked_again_too() {
+        let address = Some(StaticAddress {
+            address: [192, 0, 2, 5].into(),
+            prefix_length: 24,
+            gateway: None,
+        });
+        let card = BridgedCard {
+            vm: VmId([7; 16]),
+            card: 3,
+            mac: "52:54:00:01:02:ff".to_owned(),
+            owner: Owner::Machines,
+            bridge: Bridged { bridge: "lan".parse().unwrap(), address },
+            allow: Some(Vec::new()),
+        };
+        let objection = |card: BridgedCard| {
+            Request::new(HostId([1; 16]), Action::Bridge(Box::new(card))).objection()
+        };
+        assert_eq!(objection(card.clone()), None);
+        assert!(objection(BridgedCard { card: 4, ..card.clone() }).is_some());
+        assert!(objection(BridgedCard { mac: "x".to_owned(), ..card.clone() }).is_some());
+        let mut wrong = card;
+        wrong.bridge.address.as_mut().unwrap().address = [192, 0, 2, 255].into();
+        assert!(objection(wrong).is_some());
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! One guest's filters as nftables' own text.
+//! The filters of one guest's card by NAT, as nftables' own text.
 //!
 //! Owns what a guest may send (its own MAC and address, IPv4 and ARP alone), what may reach it, and
 //! which ports of the host lead to it. Every guest has tables of its own, replaced as a whole in
@@ -18,9 +18,9 @@ const FAMILIES: [&str; 2] = ["ip", "netdev"];
 
 /// The transaction after which the guest's filters are these and no others.
 pub fn ensure(host: HostId, card: &Card) -> String {
-    let table = names::table(host, card.vm);
-    let interface = names::interface(host, card.vm);
-    let mut text = remove_table(&table);
+    let table = names::table(host, card.vm, 0);
+    let interface = names::interface(host, card.vm, 0);
+    let mut text = remove_tables(&FAMILIES, &table);
     let Card { mac, address, subnet, .. } = card;
     let _ = write!(
         text,
@@ -63,14 +63,10 @@ reject with icmp type host-unreachable
     text
 }
 
-/// The transaction after which the guest has no filters.
-pub fn remove(host: HostId, vm: dagger_payload::id::VmId) -> String {
-    remove_table(&names::table(host, vm))
-}
-
-/// A table that is not there is made first: only what is there can be deleted.
-fn remove_table(table: &str) -> String {
-    FAMILIES.iter().fold(String::new(), |mut text, family| {
+/// Every one of these tables goes. One that is not there is made first: only what is there can be
+/// deleted.
+pub(crate) fn remove_tables(families: &[&str], table: &str) -> String {
+    families.iter().fold(String::new(), |mut text, family| {
         let _ = writeln!(text, "add table {family} {table}\ndelete table {family} {table}");
         text
     })
@@ -88,7 +84,8 @@ fn forwards(card: &Card, condition: &str) -> String {
     })
 }
 
-fn allowed(rules: Option<&[Allowed]>) -> String {
+/// What ends a chain for what is on its way to a guest.
+pub(crate) fn allowed(rules: Option<&[Allowed]>) -> String {
     let Some(rules) = rules else { return String::new() };
     let mut text = String::new();
     for rule in rules {

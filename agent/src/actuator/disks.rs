@@ -6,6 +6,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
+use dagger_images::SeedCard;
 use dagger_payload::id::{SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::{ImageSource, Name, SshKeyLine};
@@ -28,14 +29,8 @@ pub struct SeedContents {
     pub ssh_keys: Vec<SshKeyLine>,
     /// Public cloud-init user-data of its owner.
     pub public_user_data: Option<String>,
-    /// Its network card.
-    pub mac: String,
-    /// Its address, as the ledger decided it.
-    pub address: Ipv4Addr,
-    /// The host's address on the same network.
-    pub gateway: Ipv4Addr,
-    /// Prefix length of both.
-    pub prefix_length: u8,
+    /// Its network cards, and where each has its address from.
+    pub cards: Vec<SeedCard>,
     /// Who resolves names for it.
     pub nameservers: Vec<Ipv4Addr>,
 }

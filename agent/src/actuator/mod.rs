@@ -5,6 +5,7 @@
 //! Never decides: the controller does. A thread that missed its deadline keeps its VM until it
 //! returns, so that a late call never crosses a newer one.
 
+mod cards;
 pub mod disks;
 mod limits;
 mod perform;

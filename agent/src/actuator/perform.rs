@@ -8,12 +8,13 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dagger_net::request::{Card, Owner};
+use dagger_net::request::Owner;
 use dagger_payload::id::{SnapshotId, VmId};
 use dagger_payload::kind::{GuestSubnet, VmBoot};
 use dagger_payload::object::Vm;
 use dagger_payload::volume::{VmVolume, Volume};
 
+use super::cards::{self, HostCard};
 use super::disks::{DiskError, Disks, LiveCopyError, SeedContents};
 use crate::controller::{
     Action, DiskRule, Finished, Guests, HaltJob, Job, NeededImage, Outcome, Rung, Seen, Sighting,
@@ -21,8 +22,8 @@ use crate::controller::{
 };
 use crate::hypervisor::names::HostNames;
 use crate::hypervisor::{
-    DirectBoot, GivenVolume, GuestNetwork, Hypervisor, HypervisorError, LiveCopy, Machine,
-    MachineSpecification, Power, Tags,
+    DirectBoot, GivenVolume, Hypervisor, HypervisorError, LiveCopy, Machine, MachineSpecification,
+    Power, Tags,
 };
 use crate::journal::Journal;
 use crate::network::{NetworkError, Networks};
@@ -160,10 +161,7 @@ impl Performer {
             name: vm.name.clone(),
             ssh_keys: vm.ssh_keys.clone(),
             public_user_data: vm.public_user_data.clone(),
-            mac: self.names.mac(vm.id),
-            address: vm.placement.address()?,
-            gateway: subnet.address(1)?,
-            prefix_length: subnet.prefix_length,
+            cards: cards::of_seed(vm, &self.names, subnet)?,
             nameservers: self.nameservers.clone(),
         })
     }
@@ -171,26 +169,21 @@ impl Performer {
     fn connect(&self, vm: &Vm, guests: &Guests) -> Outcome {
         let Some((networks, owner)) = &self.networks else {
             // Lists let nobody in where nobody comes; a port that leads nowhere is another matter.
-            return match vm.network.forwards.is_empty() {
-                true => Outcome::Done,
-                false => Outcome::Terminal(
+            return match cards::asks_for_more_than_nat(vm) {
+                false => Outcome::Done,
+                true => Outcome::Terminal(
                     "network_unsupported: guests of this host have no network card".to_owned(),
                 ),
             };
         };
-        let Some(address) = vm.placement.address() else {
+        let Some(wished) = cards::of_host(vm, (&self.names, *owner), guests) else {
             return Outcome::Terminal("address_missing: the placement has none".to_owned());
         };
-        let card = Card {
-            vm: vm.id,
-            mac: self.names.mac(vm.id),
-            address,
-            subnet: guests.subnet,
-            owner: *owner,
-            network: vm.network.clone(),
-            forward_ports_first: guests.forward_ports_first,
-        };
-        network_outcome(networks.ensure(card), Refusal::Final)
+        let made = wished.into_iter().try_for_each(|card| match card {
+            HostCard::Routed(card) => networks.ensure(*card),
+            HostCard::Bridged(card) => networks.bridge(*card),
+        });
+        network_outcome(made, Refusal::Final)
     }
 
     /// Carries out a step for a volume.
@@ -289,10 +282,7 @@ impl Performer {
             seed: self.disks.seed_path(vm.id),
             volumes: self.volumes(vm),
             console: self.consoles.join(format!("{}.log", vm.id)),
-            network: match self.networks {
-                Some(_) => GuestNetwork::Tap,
-                None => GuestNetwork::None,
-            },
+            cards: if self.networks.is_some() { cards::count(vm) } else { 0 },
             boot: vm.boot.as_ref().map(|boot| DirectBoot {
                 kernel: self.disks.image_path(&boot.kernel),
                 initrd: boot.initrd.as_ref().map(|initrd| self.disks.image_path(initrd)),

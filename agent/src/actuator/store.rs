@@ -245,16 +245,12 @@ impl Disks for StoredDisks {
     }
 
     fn ensure_seed(&self, seed: &SeedContents) -> Result<(), DiskError> {
-        let refused = |error: &dyn std::fmt::Display| DiskError::Failed(error.to_string());
         let contents = Seed {
             instance_id: seed.vm.to_string(),
             hostname: seed.name.clone(),
             ssh_keys: seed.ssh_keys.clone(),
-            network: Network::Static {
-                mac: seed.mac.parse().map_err(|error| refused(&error))?,
-                address: seed.address,
-                prefix_length: seed.prefix_length,
-                gateway: seed.gateway,
+            network: Network::Cards {
+                cards: seed.cards.clone(),
                 nameservers: seed.nameservers.clone(),
             },
             user_data: seed.public_user_data.clone(),

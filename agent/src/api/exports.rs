@@ -140,6 +140,7 @@ fn again(vm: &Vm) -> VmCreate {
         restart: vm.restart,
         network: None,
         boot: vm.boot.clone(),
+        more_cards: Vec::new(),
     }
 }
 
@@ -163,6 +164,9 @@ fn left_out(api: &Shared, vm: &Vm) -> Vec<String> {
     let network = &vm.network;
     if network.allow.is_some() || !network.forwards.is_empty() {
         left_out.push("who may reach it, and ports of its host that lead to it".to_owned());
+    }
+    if vm.cards().any(|card| card.bridge.is_some()) {
+        left_out.push("the bridges that it is on, and its addresses there".to_owned());
     }
     let is_bound = vm.region.is_some() || vm.pinned_host.is_some();
     if is_bound || !vm.host_labels.is_empty() || !vm.apart.is_empty() {

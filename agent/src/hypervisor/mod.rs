@@ -42,8 +42,8 @@ pub struct MachineSpecification {
     /// The file that receives what the guest says on its serial console, where the hypervisor can
     /// write one.
     pub console: PathBuf,
-    /// Whether the guest is connected.
-    pub network: GuestNetwork,
+    /// How many network cards it has, each on the tap that was made for it.
+    pub cards: u8,
     /// What it boots directly; the boot loader on its disk, if nothing.
     pub boot: Option<DirectBoot>,
 }
@@ -91,15 +91,6 @@ pub struct LiveCopy {
     pub size_bytes: u64,
     /// Where it is copied to: an empty qcow2 of that size.
     pub copy: PathBuf,
-}
-
-/// Whether a guest is connected, and how.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GuestNetwork {
-    /// By the tap that was made for it.
-    Tap,
-    /// Not at all.
-    None,
 }
 
 /// Why a hypervisor did not do what it was asked.

@@ -43,18 +43,20 @@ impl HostNames {
         rest.strip_prefix('-')?.parse().ok()
     }
 
-    /// The tap of a VM, as the helper names it.
-    pub fn tap(&self, vm: VmId) -> String {
-        dagger_net::names::interface(self.host, vm)
+    /// The tap of a VM's card, from 0, as the helper names it.
+    pub fn tap(&self, vm: VmId, card: u8) -> String {
+        dagger_net::names::interface(self.host, vm, card)
     }
 
-    /// The MAC address of a VM's network card on this host, as six lower-case hex pairs with
+    /// The MAC address of a VM's network card, from 0, on this host: six lower-case hex pairs with
     /// colons.
-    pub fn mac(&self, vm: VmId) -> String {
-        let digest = blake3::Hasher::new_derive_key("dagger v1 mac")
-            .update(self.host.as_bytes())
-            .update(vm.as_bytes())
-            .finalize();
+    pub fn mac(&self, vm: VmId, card: u8) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("dagger v1 mac");
+        hasher.update(self.host.as_bytes()).update(vm.as_bytes());
+        if card > 0 {
+            hasher.update(&[card]);
+        }
+        let digest = hasher.finalize();
         digest.as_bytes()[..3].iter().fold("52:54:00".to_owned(), |mut text, byte| {
             let _ = write!(text, ":{byte:02x}");
             text
@@ -85,8 +87,10 @@ mod tests {
     #[test]
     fn two_hosts_give_one_vm_two_mac_addresses() {
         let vm = VmId([7; 16]);
-        let mac = HostNames::of(HostId([1; 16])).mac(vm);
-        assert_ne!(mac, HostNames::of(HostId([2; 16])).mac(vm));
+        let names = HostNames::of(HostId([1; 16]));
+        let mac = names.mac(vm, 0);
+        assert_ne!(mac, HostNames::of(HostId([2; 16])).mac(vm, 0));
+        assert_ne!(mac, names.mac(vm, 1));
         assert!(mac.starts_with("52:54:00:") && mac.len() == 17);
     }
 }

@@ -6,7 +6,7 @@
 use std::collections::BTreeSet;
 use std::io;
 
-use dagger_net::request::{ANSWER_BYTES_MAX, Action, Answer, Card, Request};
+use dagger_net::request::{ANSWER_BYTES_MAX, Action, Answer, BridgedCard, Card, Request};
 use dagger_payload::id::{HostId, VmId};
 
 use super::limits::HELPER_WAIT_MAX;
@@ -40,6 +40,10 @@ impl Helper {
 impl Networks for Helper {
     fn ensure(&self, card: Card) -> Result<(), NetworkError> {
         self.ask(Action::Ensure(Box::new(card))).map(drop)
+    }
+
+    fn bridge(&self, card: BridgedCard) -> Result<(), NetworkError> {
+        self.ask(Action::Bridge(Box::new(card))).map(drop)
     }
 
     fn remove(&self, proof: &DeleteProof) -> Result<(), NetworkError> {

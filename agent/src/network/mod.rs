@@ -9,7 +9,7 @@ mod limits;
 
 use std::collections::BTreeSet;
 
-use dagger_net::request::Card;
+use dagger_net::request::{BridgedCard, Card};
 use dagger_payload::id::VmId;
 
 use crate::controller::proof::DeleteProof;
@@ -29,19 +29,26 @@ pub enum NetworkError {
 
 /// The network cards of this host's guests.
 pub trait Networks: Send + Sync + 'static {
-    /// Gives a guest this card and these filters, and no others, whether it runs or not.
+    /// Gives a guest this card by NAT and these filters, and no others, whether it runs or not.
     ///
     /// # Errors
     /// `Refused` or `Failed`.
     fn ensure(&self, card: Card) -> Result<(), NetworkError>;
 
-    /// Removes card and filters of a guest, if there are any.
+    /// Gives a guest this card on a bridge of the host and these filters, and no others, whether it
+    /// runs or not.
+    ///
+    /// # Errors
+    /// `Refused`, also where the operator's list does not name the bridge, or `Failed`.
+    fn bridge(&self, card: BridgedCard) -> Result<(), NetworkError>;
+
+    /// Removes all cards and filters of a guest, if there are any.
     ///
     /// # Errors
     /// `Refused` when something of somebody else's has the name, `Failed`.
     fn remove(&self, proof: &DeleteProof) -> Result<(), NetworkError>;
 
-    /// The VMs of which a card or filters are there: complete or an error.
+    /// The VMs of which any card or filters are there: complete or an error.
     ///
     /// # Errors
     /// `Failed`.

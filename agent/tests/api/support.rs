@@ -119,6 +119,7 @@ pub(crate) fn vm_create(vm_name: &str) -> Body {
         restart: Default::default(),
         network: None,
         boot: None,
+        more_cards: Vec::new(),
     }))
 }
 
@@ -292,6 +293,7 @@ pub(crate) fn host_object(world: &World, author: u16, cause: Cause) -> Effect {
         site: None,
         forward_ports_first: None,
         protocol_max: None,
+        bridges: Vec::new(),
         reserve: Capacity::default(),
         duty: HostDuty::Open,
         generation: Generation(1),
@@ -354,6 +356,7 @@ pub(crate) fn vm_object(
         apart: Vec::new(),
         network: Default::default(),
         boot: None,
+        more_cards: Vec::new(),
     }
 }
 

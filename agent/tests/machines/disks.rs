@@ -71,7 +71,7 @@ impl Disks for FakeHost {
 
     fn ensure_seed(&self, seed: &SeedContents) -> Result<(), DiskError> {
         self.disk(|state| {
-            state.seeds.insert(seed.vm);
+            state.seeds.insert(seed.vm, seed.clone());
             Ok(())
         })
     }

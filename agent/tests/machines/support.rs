@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::sync::{Mutex, MutexGuard};
 
-use dagger_agent::actuator::disks::Disks;
+use dagger_agent::actuator::disks::{Disks, SeedContents};
 use dagger_agent::controller::proof::{DeleteProof, StopProof};
 use dagger_agent::handover::AttestedVm;
 use dagger_agent::hypervisor::{
@@ -37,7 +37,7 @@ pub(crate) const VM: VmId = VmId([7; 16]);
 pub(crate) const IMAGE: ImageDigest = ImageDigest([6; 32]);
 
 /// The address that the ledger gave the guest.
-const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
+pub(crate) const ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 1, 2);
 
 /// The network of this host's guests.
 pub(crate) fn subnet() -> GuestSubnet {
@@ -65,6 +65,7 @@ pub(crate) fn host() -> Host {
         guest_subnet: subnet(),
         forward_ports_first: Some(20_000),
         protocol_max: None,
+        bridges: Vec::new(),
         site: None,
         reserve: Capacity::default(),
         duty: HostDuty::Open,
@@ -109,6 +110,7 @@ pub(crate) fn offered() -> AttestedVm {
         apart: Vec::new(),
         network: VmNetwork::default(),
         boot: None,
+        more_cards: Vec::new(),
     };
     AttestedVm { vm, commit: CommitIndex(1) }
 }
@@ -221,7 +223,7 @@ pub(crate) struct FakeState {
     pub(crate) images: BTreeSet<ImageDigest>,
     pub(crate) images_fetched: usize,
     pub(crate) disks: BTreeSet<VmId>,
-    pub(crate) seeds: BTreeSet<VmId>,
+    pub(crate) seeds: BTreeMap<VmId, SeedContents>,
     pub(crate) quarantine: BTreeSet<VmId>,
     /// Volumes whose disk is here.
     pub(crate) volumes: BTreeMap<VolumeId, u64>,
@@ -233,7 +235,8 @@ pub(crate) struct FakeState {
     pub(crate) given: BTreeMap<VmId, BTreeSet<VolumeId>>,
     /// What each machine gets when it is switched on.
     defined: BTreeMap<VmId, BTreeSet<VolumeId>>,
-    pub(crate) cards: BTreeMap<VmId, VmNetwork>,
+    /// By machine, and by number.
+    pub(crate) cards: BTreeMap<VmId, BTreeMap<u8, VmNetwork>>,
     pub(crate) disks_made: usize,
     pub(crate) starts: usize,
     /// How often a machine was asked to copy a volume that it holds.
@@ -252,7 +255,7 @@ impl FakeHost {
             images: [IMAGE].into(),
             images_fetched: 0,
             disks: BTreeSet::new(),
-            seeds: BTreeSet::new(),
+            seeds: BTreeMap::new(),
             quarantine: BTreeSet::new(),
             volumes: BTreeMap::new(),
             volumes_made: 0,
@@ -362,7 +365,7 @@ impl Hypervisor for FakeHost {
     fn start(&self, vm: VmId) -> Result<(), HypervisorError> {
         self.machine(|state| {
             assert!(state.disks.contains(&vm), "a machine was started without its disk");
-            assert!(state.seeds.contains(&vm), "a machine was started without its seed");
+            assert!(state.seeds.contains_key(&vm), "a machine was started without its seed");
             assert!(state.cards.contains_key(&vm), "a machine was started without its card");
             if *state.power(vm)? == Power::Stopped {
                 *state.power(vm)? = Power::Running;

@@ -287,6 +287,7 @@ fn join(number: usize) -> Body {
             .into(),
         forward_ports_first: None,
         protocol_max: None,
+        bridges: Vec::new(),
     }))
 }
 
@@ -333,5 +334,6 @@ fn create(number: usize) -> Body {
         restart: Default::default(),
         network: None,
         boot: None,
+        more_cards: Vec::new(),
     }))
 }

@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attested;
+pub mod bridge;
 pub mod carried;
 pub mod codec;
 pub mod committee;

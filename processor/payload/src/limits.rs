@@ -97,6 +97,10 @@ pub const VOLUME_SNAPSHOTS_MAX: usize = 16;
 pub const VM_ALLOW_MAX: usize = 32;
 /// Ports of its host that may lead to one VM.
 pub const VM_FORWARDS_MAX: u8 = 8;
+/// Network cards of one VM.
+pub const VM_CARDS_MAX: u8 = 4;
+/// Bridges that one host may offer to guests.
+pub const HOST_BRIDGES_MAX: usize = 16;
 /// Wishes of one VM to be kept apart from others.
 pub const VM_APART_MAX: usize = 8;
 /// How long a session may live, in milliseconds of its host's time.

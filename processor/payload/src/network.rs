@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::bridge::Bridged;
 use crate::kind::GuestSubnet;
 use crate::limits::{VM_ALLOW_MAX, VM_FORWARDS_MAX};
 
@@ -36,6 +37,12 @@ pub struct Ipv4Prefix {
 impl Ipv4Prefix {
     /// All addresses.
     pub const ALL: Self = Self { network: Ipv4Addr::UNSPECIFIED, prefix_length: 0 };
+
+    /// Whether it is one of them.
+    pub fn contains(&self, address: Ipv4Addr) -> bool {
+        let differing = u32::from(self.network) ^ u32::from(address);
+        differing.leading_zeros() >= self.prefix_length.into()
+    }
 
     fn is_valid(&self) -> bool {
         let host_bits = 32_u32.checked_sub(self.prefix_length.into());
@@ -164,6 +171,10 @@ pub struct VmNetwork {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[n(1)]
     pub forwards: Vec<Forward>,
+    /// On which bridge of the host it is; by NAT, if not given. Decided when the VM is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[n(2)]
+    pub bridge: Option<Bridged>,
 }
 
 impl VmNetwork {
@@ -191,8 +202,10 @@ impl VmNetwork {
             Some("forwards: slot 0 to 7, tcp or udp, a port above 0")
         } else if self.forwards.iter().enumerate().any(is_twice) {
             Some("forwards: each slot once")
+        } else if self.bridge.is_some() && !self.forwards.is_empty() {
+            Some("forwards: of a card by NAT alone")
         } else {
-            None
+            self.bridge.as_ref().and_then(Bridged::broken_rule)
         }
     }
 
@@ -258,6 +271,11 @@ mod tests {
             assert_eq!(text.parse::<Ipv4Prefix>().expect("a prefix").to_string(), text);
         }
         assert_eq!("192.0.2.7".parse::<Ipv4Prefix>().expect("one").prefix_length, 32);
+        let network: Ipv4Prefix = "192.0.2.64/26".parse().expect("one");
+        for (address, is_in) in [(63, false), (64, true), (127, true), (128, false)] {
+            assert_eq!(network.contains([192, 0, 2, address].into()), is_in, "{address}");
+        }
+        assert!(Ipv4Prefix::ALL.contains([255, 255, 255, 255].into()));
         for text in ["192.0.2.1/24", "192.0.2.0/33", "::/0", "", "/"] {
             assert!(text.parse::<Ipv4Prefix>().is_err(), "{text}");
         }
@@ -266,7 +284,7 @@ mod tests {
     #[test]
     fn what_cannot_be_carried_out_breaks_a_rule() {
         let forward = |slot, protocol, guest_port| Forward { slot, protocol, guest_port };
-        let forwards = |forwards| VmNetwork { allow: None, forwards };
+        let forwards = |forwards| VmNetwork { forwards, ..VmNetwork::default() };
         let tcp = Protocol::Tcp;
         assert_eq!(forwards(vec![forward(0, tcp, 22), forward(7, tcp, 22)]).broken_rule(), None);
         for wrong in [
@@ -282,7 +300,7 @@ mod tests {
             protocol,
             ports: ports.map(|(first, last)| PortRange { first, last }),
         };
-        let allow = |rule| VmNetwork { allow: Some(vec![rule]), forwards: Vec::new() };
+        let allow = |rule| VmNetwork { allow: Some(vec![rule]), ..VmNetwork::default() };
         assert_eq!(allow(rule(Some(tcp), Some((22, 22)))).broken_rule(), None);
         assert_eq!(allow(rule(None, None)).broken_rule(), None);
         for wrong in [

@@ -1,6 +1,6 @@
 //! Objects of the judged state: what the ordered history has made so far.
 //!
-//! Owns their shape and what follows from it alone (a VM's state in one word). Never decides a
+//! Owns their shape. Never decides a
 //! change: the judge in `dagger-processor` does, and publishes the whole new version of each object
 //! as an [`Effect`]. Called by the processor (writes), the agent (folds and shows) and `daggerctl`
 //! (shows). CBOR maps with the keys below.
@@ -115,6 +115,11 @@ pub struct Host {
     /// The newest rules that its build knows, as its operator declared; without a word the first.
     #[n(15)]
     pub protocol_max: Option<ProtocolVersion>,
+    /// Bridges that guests may be on.
+    #[n(16)]
+    #[cbor(skip_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<Name>,
 }
 
 impl Host {
@@ -482,12 +487,17 @@ pub struct Vm {
     /// The machine must have been given its volumes for this generation or a later one.
     #[n(26)]
     pub volumes_since: Generation,
-    /// How its network card is reached.
+    /// Its first network card, and how that is reached.
     #[n(27)]
     pub network: VmNetwork,
     /// The kernel that it boots directly; without one, what the boot loader on its disk finds.
     #[n(28)]
     pub boot: Option<VmBoot>,
+    /// Its other network cards, each on a bridge.
+    #[n(30)]
+    #[cbor(skip_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_cards: Vec<VmNetwork>,
 }
 
 impl Vm {
@@ -495,28 +505,6 @@ impl Vm {
     pub fn images(&self) -> impl Iterator<Item = &VmImage> {
         let boot = self.boot.iter().flat_map(VmBoot::images);
         std::iter::once(&self.image).chain(boot)
-    }
-
-    /// The state in one word, from wanted, placement and the last report about this generation.
-    pub fn state(&self) -> VmState {
-        let phase = self.reported.as_ref().map(|report| (report.phase, report.generation));
-        let current = |wanted: ReportPhase| phase == Some((wanted, self.generation));
-        match (self.wanted, &self.placement) {
-            (Wanted::Deleted, _) if current(ReportPhase::Deleted) => VmState::Deleted,
-            (
-                Wanted::Deleted,
-                Placement::NoHost {} | Placement::Offered { .. } | Placement::Lost { .. },
-            ) => VmState::Deleted,
-            (Wanted::Deleted, Placement::Accepted { .. }) => VmState::Deleting,
-            (_, Placement::NoHost {} | Placement::Lost { .. }) => VmState::Degraded,
-            (_, Placement::Offered { .. }) => VmState::Pending,
-            (_, Placement::Accepted { .. }) if current(ReportPhase::Degraded) => VmState::Degraded,
-            (Wanted::Running, _) if current(ReportPhase::Running) => VmState::Running,
-            (Wanted::Paused, _) if current(ReportPhase::Paused) => VmState::Paused,
-            // A paused guest that was switched off, or one that stopped by itself, may stay so.
-            (_, _) if current(ReportPhase::Stopped) => VmState::Stopped,
-            (Wanted::Running | Wanted::Stopped | Wanted::Paused, _) => VmState::Converging,
-        }
     }
 }
 

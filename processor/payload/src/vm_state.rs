@@ -1,9 +1,14 @@
-//! A VM's state in one word.
+//! What follows from a VM's object alone: its state in one word, its cards, its address.
 //!
-//! Owns the words; which one a VM is in follows from the VM alone, and stands with it in
-//! [`crate::object`]. Called by whoever shows a VM.
+//! Owns these rules. Never changes the object. Called by whoever looks at a VM.
+
+use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
+
+use crate::kind::ReportPhase;
+use crate::network::VmNetwork;
+use crate::object::{Placement, Vm, Wanted};
 
 /// A VM's state in one word (design R11); every state accepts delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +57,45 @@ impl VmState {
             Self::Degraded => "degraded",
             Self::Deleting => "deleting",
             Self::Deleted => "deleted",
+        }
+    }
+}
+
+impl Vm {
+    /// All its network cards, the first one first.
+    pub fn cards(&self) -> impl Iterator<Item = &VmNetwork> {
+        std::iter::once(&self.network).chain(&self.more_cards)
+    }
+
+    /// Where it is reached, as far as the ledger knows: by its first card that has an address of
+    /// its owner's or of its host's.
+    pub fn address(&self) -> Option<Ipv4Addr> {
+        let known = |card: &VmNetwork| match &card.bridge {
+            None => self.placement.address(),
+            Some(bridged) => Some(bridged.address?.address),
+        };
+        self.placement.host().and_then(|_| self.cards().find_map(known))
+    }
+
+    /// The state in one word, from wanted, placement and the last report about this generation.
+    pub fn state(&self) -> VmState {
+        let phase = self.reported.as_ref().map(|report| (report.phase, report.generation));
+        let current = |wanted: ReportPhase| phase == Some((wanted, self.generation));
+        match (self.wanted, &self.placement) {
+            (Wanted::Deleted, _) if current(ReportPhase::Deleted) => VmState::Deleted,
+            (
+                Wanted::Deleted,
+                Placement::NoHost {} | Placement::Offered { .. } | Placement::Lost { .. },
+            ) => VmState::Deleted,
+            (Wanted::Deleted, Placement::Accepted { .. }) => VmState::Deleting,
+            (_, Placement::NoHost {} | Placement::Lost { .. }) => VmState::Degraded,
+            (_, Placement::Offered { .. }) => VmState::Pending,
+            (_, Placement::Accepted { .. }) if current(ReportPhase::Degraded) => VmState::Degraded,
+            (Wanted::Running, _) if current(ReportPhase::Running) => VmState::Running,
+            (Wanted::Paused, _) if current(ReportPhase::Paused) => VmState::Paused,
+            // A paused guest that was switched off, or one that stopped by itself, may stay so.
+            (_, _) if current(ReportPhase::Stopped) => VmState::Stopped,
+            (Wanted::Running | Wanted::Stopped | Wanted::Paused, _) => VmState::Converging,
         }
     }
 }

@@ -39,6 +39,10 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
     if remapped && state.used_on(&id).vms > 0 {
         return refuse(RefusalCode::StateWrong, "forward_ports_first: VMs have ports of the old");
     }
+    let mut withdrawn = old.iter().flat_map(|old| &old.bridges);
+    if withdrawn.any(|bridge| !body.bridges.contains(bridge)) && state.used_on(&id).vms > 0 {
+        return refuse(RefusalCode::StateWrong, "bridges: VMs may be on one that would go");
+    }
     let host = Host {
         id,
         name: body.name.clone(),
@@ -54,6 +58,7 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
         guest_subnet: body.guest_subnet,
         forward_ports_first: body.forward_ports_first,
         protocol_max: body.protocol_max,
+        bridges: body.bridges.clone(),
         generation: old.map_or(Generation(1), |old| old.generation.next()),
         cause: case.cause,
     };

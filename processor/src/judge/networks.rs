@@ -1,9 +1,13 @@
-//! `vm.network`: how a VM's card is reached, and which hosts can make it so.
+//! `vm.network`: how a VM's cards are reached, and which hosts can make them so.
 //!
 //! Owns both rules. A port of a host follows from the guest's address, so none is given away here
-//! and none is ever taken twice; where guests are is for `placement`.
+//! and none is ever taken twice; where guests are is for `placement`. An address on a bridge is its
+//! owner's choice: only what he has given away himself is known here.
 
+use dagger_payload::bridge::Bridged;
+use dagger_payload::id::HostId;
 use dagger_payload::kind::{VmChange, VmNetworkChange};
+use dagger_payload::name::Name;
 use dagger_payload::object::{Host, Vm};
 use dagger_payload::refusal::RefusalCode;
 
@@ -14,11 +18,22 @@ use super::{Case, Ruling, refuse};
 /// Counts at once, for a running guest too.
 pub(crate) fn reach(state: &State, case: &Case<'_>, body: &VmNetworkChange) -> Ruling {
     let expected_generation = body.expected_generation;
-    let vm = owned(state, case, &VmChange { vm: body.vm, expected_generation })?;
-    if vm.network == body.network {
+    let mut vm = owned(state, case, &VmChange { vm: body.vm, expected_generation })?;
+    let card = match body.card.checked_sub(1) {
+        None => Some(&mut vm.network),
+        Some(more) => vm.more_cards.get_mut(usize::from(more)),
+    };
+    let Some(card) = card else {
+        return refuse(RefusalCode::NotFound, format!("the VM has no card {}", body.card));
+    };
+    if *card == body.network {
         return Ok(Vec::new()); // it is as wished already
     }
-    let vm = Vm { network: body.network.clone(), ..vm };
+    if card.bridge != body.network.bridge {
+        let detail = "bridge: a card stays where it was when the VM was made";
+        return refuse(RefusalCode::StateWrong, detail);
+    }
+    card.clone_from(&body.network);
     if let Some(host) = vm.placement.host().and_then(|host| state.hosts.get(&host))
         && !can_forward(host, &vm)
     {
@@ -32,4 +47,28 @@ pub(crate) fn reach(state: &State, case: &Case<'_>, body: &VmNetworkChange) -> R
 /// Whether the host offers what the VM's forwards need.
 pub(super) fn can_forward(host: &Host, vm: &Vm) -> bool {
     vm.network.forwards.is_empty() || host.forward_ports_first.is_some()
+}
+
+/// A bridge that the VM asks for and the host does not offer.
+pub(super) fn missing_bridge<'a>(host: &Host, vm: &'a Vm) -> Option<&'a Name> {
+    bridged(vm).map(|card| &card.bridge).find(|bridge| !host.bridges.contains(bridge))
+}
+
+/// The cards of a VM that are on bridges.
+pub(super) fn bridged(vm: &Vm) -> impl Iterator<Item = &Bridged> {
+    vm.cards().filter_map(|card| card.bridge.as_ref())
+}
+
+/// The hosts on which another VM of the account has one of the VM's own addresses, on a bridge of
+/// the same name.
+pub(super) fn contested(state: &State, vm: &Vm) -> Vec<HostId> {
+    let chosen = |card: &Bridged| Some((card.bridge.clone(), card.address?.address));
+    let own: Vec<_> = bridged(vm).filter_map(chosen).collect();
+    if own.is_empty() {
+        return Vec::new();
+    }
+    let others = state.vms_of(&vm.account).filter(|other| other.id != vm.id);
+    let clashing =
+        others.filter(|other| bridged(other).filter_map(chosen).any(|taken| own.contains(&taken)));
+    clashing.filter_map(|other| other.placement.host()).collect()
 }

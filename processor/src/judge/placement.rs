@@ -15,7 +15,7 @@ use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
 use dagger_payload::prediction::{HostFit, HostOutlook};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
-use super::networks::can_forward;
+use super::networks::{bridged, can_forward, contested, missing_bridge};
 use super::rooms::{Among, Room};
 use super::state::{State, Usage, is_live};
 
@@ -142,7 +142,7 @@ fn describe_grants(
 
 /// Why a granted host cannot take a VM.
 #[derive(Debug, Clone, Copy)]
-enum Reason {
+enum Reason<'a> {
     Tried,
     Silent,
     Draining,
@@ -150,6 +150,8 @@ enum Reason {
     OtherRegion,
     LabelsMissing,
     NoPorts,
+    NoBridge(&'a Name),
+    AddressTaken,
     NotApart(ApartBy),
     Full(Capacity),
     NoAddress,
@@ -162,6 +164,8 @@ struct Search<'a> {
     /// Those whose grant has room.
     operators: Among,
     silent: Vec<HostId>,
+    /// Those on which an address of the VM on a bridge is another's.
+    contested: Vec<HostId>,
     neighbours: Neighbours<'a>,
 }
 
@@ -185,6 +189,7 @@ impl<'a> Search<'a> {
             vm,
             operators: state.rooms.among(&operators),
             silent: state.silent(now),
+            contested: contested(state, vm),
             neighbours: Neighbours::of(state, vm),
         })
     }
@@ -224,13 +229,13 @@ impl<'a> Search<'a> {
     }
 
     /// Every granted host, and the first thing that speaks against it.
-    fn rejected(&self) -> Vec<(&'a Name, Reason)> {
+    fn rejected(&self) -> Vec<(&'a Name, Reason<'a>)> {
         let named = self.granted().map(|(room, host)| (&host.name, self.rejection(room, host)));
         named.collect()
     }
 
     /// Why a host that does not fit does not.
-    fn rejection(&self, room: &Room, host: &Host) -> Reason {
+    fn rejection(&self, room: &Room, host: &Host) -> Reason<'a> {
         self.reason_against(room).unwrap_or_else(|| {
             let free = host.offered().minus(&room.used.capacity);
             match free.covers(&self.vm.size) {
@@ -256,7 +261,7 @@ impl<'a> Search<'a> {
     }
 
     /// What speaks against a host, apart from how much room it has.
-    fn reason_against(&self, room: &Room) -> Option<Reason> {
+    fn reason_against(&self, room: &Room) -> Option<Reason<'a>> {
         let vm = self.vm;
         if vm.tried.contains(&room.host) {
             return Some(Reason::Tried);
@@ -270,6 +275,7 @@ impl<'a> Search<'a> {
             && vm.host_labels.is_empty()
             && vm.apart.is_empty()
             && vm.network.forwards.is_empty()
+            && bridged(vm).next().is_none()
         {
             return None; // nothing that the host itself would have to be looked at for
         }
@@ -280,6 +286,10 @@ impl<'a> Search<'a> {
             Some(Reason::LabelsMissing)
         } else if !can_forward(host, vm) {
             Some(Reason::NoPorts)
+        } else if let Some(bridge) = missing_bridge(host, vm) {
+            Some(Reason::NoBridge(bridge))
+        } else if self.contested.contains(&host.id) {
+            Some(Reason::AddressTaken)
         } else {
             let required = self.neighbours.broken(host, ApartStrength::Required).next();
             required.map(Reason::NotApart)
@@ -356,7 +366,7 @@ fn tie(vm: &VmId, host: &HostId) -> u64 {
 }
 
 /// Which host lacks what, as far as the refusal has room for it.
-fn describe(rejected: &[(&Name, Reason)]) -> String {
+fn describe(rejected: &[(&Name, Reason<'_>)]) -> String {
     if rejected.is_empty() {
         return "no operator whose grant has room for it has declared a host".to_owned();
     }
@@ -373,7 +383,7 @@ fn describe(rejected: &[(&Name, Reason)]) -> String {
     text
 }
 
-impl Reason {
+impl Reason<'_> {
     fn words(self) -> String {
         match self {
             Self::Tried => "did not take it".to_owned(),
@@ -383,6 +393,8 @@ impl Reason {
             Self::OtherRegion => "is in another region".to_owned(),
             Self::LabelsMissing => "does not carry the labels asked for".to_owned(),
             Self::NoPorts => "offers no ports for guests".to_owned(),
+            Self::NoBridge(bridge) => format!("offers no bridge {bridge}"),
+            Self::AddressTaken => "carries a VM of yours with this address".to_owned(),
             Self::NotApart(ApartBy::Host) => "carries a VM to keep away from".to_owned(),
             Self::NotApart(ApartBy::Operator) => {
                 "has the operator of a VM to keep away from".to_owned()

@@ -290,6 +290,12 @@ impl State {
         ids.filter_map(|id| self.vms.get(&id).map(KeptVm::some))
     }
 
+    /// The VMs of an account, whole.
+    pub(crate) fn vms_of(&self, account: &AccountId) -> impl Iterator<Item = Vm> {
+        let ids = self.estates.get(account).into_iter().flat_map(Estate::vms);
+        ids.filter_map(|id| self.vms.get(&id).map(KeptVm::read))
+    }
+
     /// What an account has; nothing if it never had anything.
     pub(crate) fn estate(&self, account: &AccountId) -> Option<&Estate> {
         self.estates.get(account)

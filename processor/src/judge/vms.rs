@@ -75,6 +75,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         volumes_since: Generation(1),
         network: body.network.clone().unwrap_or_default(),
         boot: body.boot.clone(),
+        more_cards: body.more_cards.clone(),
     }))
 }
 

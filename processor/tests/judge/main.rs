@@ -2,6 +2,7 @@
 //! developer.
 
 mod boot;
+mod bridges;
 mod eviction;
 mod keys;
 mod limits;
@@ -214,6 +215,7 @@ fn join(index: u8) -> Body {
         labels: Default::default(),
         forward_ports_first: None,
         protocol_max: None,
+        bridges: Vec::new(),
     }))
 }
 
@@ -268,6 +270,7 @@ fn create_body(name: &str, cpus: u32) -> VmCreate {
         restart: Default::default(),
         network: None,
         boot: None,
+        more_cards: Vec::new(),
     }
 }
 

@@ -8,15 +8,15 @@ use super::*;
 
 fn forwarding() -> VmNetwork {
     let forward = Forward { slot: 3, protocol: Protocol::Tcp, guest_port: 22 };
-    VmNetwork { allow: None, forwards: vec![forward] }
+    VmNetwork { forwards: vec![forward], ..VmNetwork::default() }
 }
 
 fn closed() -> VmNetwork {
-    VmNetwork { allow: Some(Vec::new()), forwards: Vec::new() }
+    VmNetwork { allow: Some(Vec::new()), ..VmNetwork::default() }
 }
 
 fn reach(vm: &Vm, network: VmNetwork) -> Body {
-    Body::VmNetwork(VmNetworkChange { vm: vm.id, network, expected_generation: None })
+    Body::VmNetwork(VmNetworkChange { vm: vm.id, network, expected_generation: None, card: 0 })
 }
 
 /// A declaration like the first one, with or without ports for guests.
@@ -39,6 +39,7 @@ fn an_owner_closes_and_opens_his_vm_and_nobody_else_does() {
         vm: vm.id,
         network: VmNetwork::default(),
         expected_generation: Some(vm.generation),
+        card: 0,
     };
     let late = court.submit(&developer(), Body::VmNetwork(late));
     assert_eq!(late, Err(RefusalCode::Conflict));
@@ -47,6 +48,7 @@ fn an_owner_closes_and_opens_his_vm_and_nobody_else_does() {
         vm: vm.id,
         network: closed(),
         expected_generation: Some(shut.generation),
+        card: 0,
     };
     assert_eq!(court.accept(&developer(), Body::VmNetwork(again)), vec![]);
     let gone = court.vm(&developer(), Body::VmDelete(change(&vm)));

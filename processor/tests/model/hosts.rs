@@ -5,6 +5,7 @@ use dagger_payload::kind::{
     Body, Capacity, GuestSubnet, HostChange, HostJoin, HostRotateLedgerKey,
 };
 use dagger_payload::membership::{Change, Proposal, ProposalStanding};
+use dagger_payload::name::Name;
 use dagger_payload::object::{Effect, Host, HostDuty};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::roster::{Seat, SeatStanding};
@@ -13,6 +14,7 @@ use super::kinds::{Kind, of_kind};
 use super::members::{
     Plan, as_effect, count_seats, is_account_key, is_member_key, require_few, with_key,
 };
+use super::networks::draw_bridges;
 use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling, require_generation};
@@ -74,6 +76,7 @@ fn draw_join(scene: &Scene, random: &mut Random) -> (Person, Body) {
         labels: random.of(&[Default::default(), label]),
         forward_ports_first: random.of(&[None, Some(20_000), Some(20_000), Some(30_000)]),
         protocol_max: random.of(&[None, Some(newest.next()), Some(ProtocolVersion(99))]),
+        bridges: draw_bridges(random),
     };
     let who = if comes { scene.operator_mostly(random) } else { scene.owner_mostly(seat, random) };
     (who, Body::HostJoin(Box::new(body)))
@@ -111,6 +114,10 @@ fn judge_join(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     if carries && ports.is_some() && ports != body.forward_ports_first {
         return Err(RefusalCode::StateWrong);
     }
+    let goes = |bridge: &Name| !body.bridges.iter().any(|kept| kept == bridge);
+    if carries && old.is_some_and(|old| old.bridges.iter().any(goes)) {
+        return Err(RefusalCode::StateWrong);
+    }
     let mut host = Host {
         id,
         name: body.name.clone(),
@@ -123,6 +130,7 @@ fn judge_join(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         guest_subnet: body.guest_subnet,
         forward_ports_first: body.forward_ports_first,
         protocol_max: body.protocol_max,
+        bridges: body.bridges.clone(),
         generation: old.map_or(Generation(0), |old| old.generation),
         cause: old.map_or(asked.cause, |old| old.cause),
         site: body.site.clone(),

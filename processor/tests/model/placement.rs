@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 
+use dagger_payload::bridge::Bridged;
 use dagger_payload::id::{AccountId, HostId, VmId};
 use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
 use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
@@ -77,8 +78,29 @@ fn fits(model: &Model, host: &Host, vm: &Vm) -> bool {
         && vm.host_labels.iter().all(|(name, value)| host.labels.get(name) == Some(value))
         && breaks(model, host, vm, ApartStrength::Required) == 0
         && (vm.network.forwards.is_empty() || host.forward_ports_first.is_some())
+        && cards_on_bridges(vm).all(|card| host.bridges.contains(&card.bridge))
+        && !cards_on_bridges(vm).any(|card| is_taken(model, host, vm, card))
         && host.capacity.minus(&host.reserve).covers(&used.plus(&vm.size))
         && free_address(model, host).is_some()
+}
+
+fn cards_on_bridges(vm: &Vm) -> impl Iterator<Item = &Bridged> {
+    let cards = [&vm.network].into_iter().chain(vm.more_cards.iter());
+    cards.filter_map(|card| card.bridge.as_ref())
+}
+
+/// Whether another VM of the account has the card's address on the same bridge of `host`.
+fn is_taken(model: &Model, host: &Host, vm: &Vm, card: &Bridged) -> bool {
+    let Some(wished) = card.address else { return false };
+    model.vms.iter().any(|other| {
+        let is_meant = other.id != vm.id && other.account == vm.account;
+        let is_here = other.placement.host() == Some(host.id);
+        let has_it = |theirs: &Bridged| {
+            theirs.bridge == card.bridge
+                && theirs.address.is_some_and(|address| address.address == wished.address)
+        };
+        is_meant && is_here && cards_on_bridges(other).any(has_it)
+    })
 }
 
 fn used_on(model: &Model, host: HostId) -> Capacity {

@@ -13,7 +13,8 @@ use dagger_payload::usage::Meter;
 use super::boot::{draw_boot, draw_image, fits_in_half, judge_images};
 use super::eviction::past;
 use super::kinds::{Kind, of_kind};
-use super::networks::draw_network;
+use super::members::is_present;
+use super::networks::draw_cards;
 use super::people::{Person, Scene};
 use super::placement::{place, require_room};
 use super::random::Random;
@@ -52,6 +53,7 @@ fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let nvme = [("disk".parse().expect("a name"), "nvme".parse().expect("a label"))].into();
     let pinned = scene.host(random);
     let memory_mib = random.of(&[128, 512, 2048]);
+    let (network, more_cards) = draw_cards(random);
     let body = VmCreate {
         name: format!("vm{}", random.below(12)).parse().expect("a name"),
         image: draw_image(scene, random),
@@ -66,8 +68,9 @@ fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
         labels: draw_labels(random),
         public_user_data: None,
         restart: random.of(&[RestartPolicy::Always, RestartPolicy::Never]),
-        network: random.happens(300).then(|| draw_network(random)),
+        network,
         boot: draw_boot(scene, memory_mib, random),
+        more_cards,
     };
     let who = scene.acting(random);
     let who = if random.happens(950) { who } else { Person::any(random) };
@@ -118,6 +121,7 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         volumes_since: Generation(1),
         network: body.network.clone().unwrap_or_default(),
         boot: body.boot.clone(),
+        more_cards: body.more_cards.clone(),
     };
     vm.placement = place(model, &vm)?;
     Ok(vec![Effect::Vm(Box::new(vm))])

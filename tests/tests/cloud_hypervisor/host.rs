@@ -11,9 +11,7 @@ use std::time::{Duration, Instant};
 use dagger_agent::controller::proof::{DeleteProof, StopProof};
 use dagger_agent::hypervisor::announcer::Announcer;
 use dagger_agent::hypervisor::cloud_hypervisor::CloudHypervisor;
-use dagger_agent::hypervisor::{
-    Change, GuestNetwork, Hypervisor, Machine, MachineSpecification, Power,
-};
+use dagger_agent::hypervisor::{Change, Hypervisor, Machine, MachineSpecification, Power};
 use dagger_payload::id::VmId;
 use dagger_payload::kind::ImageFormat;
 use dagger_payload::object::Wanted;
@@ -94,7 +92,7 @@ impl Host {
             seed: path("seed"),
             volumes: Vec::new(),
             console: path("log"),
-            network: GuestNetwork::None,
+            cards: 0,
             boot: None,
         };
         if !specification.disk.exists() {

@@ -21,7 +21,7 @@ use std::process::Command;
 
 use dagger_agent::hypervisor::names::HostNames;
 use dagger_agent::hypervisor::{
-    GivenVolume, GuestNetwork, Hypervisor, HypervisorError, LiveCopy, Machine, Power, Tags,
+    GivenVolume, Hypervisor, HypervisorError, LiveCopy, Machine, Power, Tags,
 };
 use dagger_payload::id::{HostId, VmId, VolumeId};
 use nix::sys::signal::Signal;
@@ -254,25 +254,32 @@ fn cloud_hypervisor_a_stranger_at_the_socket_is_not_signalled() {
 }
 
 #[test]
-fn cloud_hypervisor_a_machine_starts_on_the_tap_that_was_made_for_it_and_not_without() {
+fn cloud_hypervisor_a_machine_starts_on_the_taps_that_were_made_for_it_and_not_without() {
     let host = Host::new();
     let names = HostNames::of(HERE);
     let mut machine = host.specification(VM);
-    machine.network = GuestNetwork::Tap;
+    machine.cards = 2;
     host.hypervisor.define(&machine).unwrap();
     assert!(matches!(host.hypervisor.start(VM), Err(HypervisorError::Failed(_))));
     assert_eq!(host.power(VM), Some(Power::Stopped));
 
-    let tap = names.tap(VM);
+    let taps = [0, 1].map(|card| names.tap(VM, card));
     let ip = |words: &[&str]| Command::new("ip").args(words).status().expect("ip runs");
-    assert!(ip(&["tuntap", "add", "dev", &tap, "mode", "tap", "vnet_hdr"]).success());
+    for tap in &taps {
+        assert!(ip(&["tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr"]).success());
+    }
     let started = host.hypervisor.start(VM);
     let (_, seen) = call(&host.place(VM, "api.sock"), "GET", "vm.info", "");
-    ip(&["link", "delete", "dev", &tap]);
+    for tap in &taps {
+        ip(&["link", "delete", "dev", tap]);
+    }
     started.unwrap();
     let seen: serde_json::Value = serde_json::from_str(&seen).unwrap();
-    let card = serde_json::json!([{ "id": "net0", "tap": tap, "mac": names.mac(VM) }]);
-    assert_eq!(seen["config"]["net"], card);
+    let cards = serde_json::json!([
+        { "id": "net0", "tap": taps[0], "mac": names.mac(VM, 0) },
+        { "id": "net1", "tap": taps[1], "mac": names.mac(VM, 1) },
+    ]);
+    assert_eq!(seen["config"]["net"], cards);
 }
 
 #[test]

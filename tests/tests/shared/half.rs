@@ -59,6 +59,7 @@ fn host() -> Host {
         site: None,
         forward_ports_first: None,
         protocol_max: None,
+        bridges: Vec::new(),
         reserve: Capacity::default(),
         duty: HostDuty::Open,
         guest_subnet: GuestSubnet { network: [10, 77, 1, 0].into(), prefix_length: 24 },

@@ -47,6 +47,7 @@ pub(crate) fn attested(vm: VmId, wanted: Wanted, generation: u64) -> AttestedVm 
         apart: Vec::new(),
         network: Default::default(),
         boot: None,
+        more_cards: Vec::new(),
         protection: Protection::Unprotected,
         booted_since: Generation(1),
         volumes: Vec::new(),

@@ -93,6 +93,7 @@ pub(crate) fn join(
         labels: labels(host)?,
         forward_ports_first: forward_ports_first(index),
         protocol_max: Some(ProtocolVersion::KNOWN),
+        bridges: Vec::new(),
     })))
 }
 

@@ -168,8 +168,9 @@ async fn finish(
         progress.done("running");
     }
     if goal == Goal::Ssh {
-        let address = view.vm.placement.address().ok_or_else(|| {
-            Failure::broken(format!("VM {} runs but has no address", view.vm.name))
+        let address = view.vm.address().ok_or_else(|| {
+            let what = format!("VM {} runs; it has its address by DHCP alone", view.vm.name);
+            Failure::refused("state_wrong", what, "Ask the site's DHCP server, or --wait running.")
         })?;
         wait_for_ssh(address, deadline, progress).await?;
         return Ok(wait_for_host_key(session, view, deadline, progress).await);

@@ -177,6 +177,10 @@ pub(crate) struct JoinArguments {
     /// none does without it
     #[arg(long, value_name = "PORT")]
     pub(crate) forward_ports_first: Option<u16>,
+    /// Bridge that guests may be on, by its name in the host's own /etc/dagger-net.conf; may be
+    /// repeated
+    #[arg(long, value_name = "NAME")]
+    pub(crate) bridge: Vec<Name>,
     /// The public half of its ledger's key
     #[arg(long, value_name = "FILE.pub")]
     pub(crate) ledger_key: PathBuf,
@@ -343,6 +347,7 @@ pub(crate) fn join_body(arguments: &JoinArguments) -> Result<Body, Failure> {
         guest_subnet: arguments.guest_subnet.0,
         forward_ports_first: arguments.forward_ports_first,
         protocol_max: Some(arguments.protocol_max()),
+        bridges: arguments.bridge.clone(),
         labels: labels(&arguments.label)?,
     })))
 }

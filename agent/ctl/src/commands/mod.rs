@@ -23,6 +23,7 @@ mod stop_vm;
 mod usage;
 pub(crate) mod vm;
 mod vm_boot;
+mod vm_cards;
 mod vm_copy;
 mod vm_network;
 mod vm_view;

@@ -46,10 +46,10 @@ const COMPLAINT_BYTES_MAX: u64 = 16 * 1024;
 /// Runs `ssh` and ends with its exit code.
 pub(crate) async fn run(arguments: SshArguments, session: &Session) -> Result<(), Failure> {
     let view = find(session, &arguments.vm).await?;
-    let address = view.vm.placement.address().ok_or_else(|| {
+    let address = view.vm.address().ok_or_else(|| {
         Failure::refused(
             "state_wrong",
-            format!("VM {} has no address yet", view.vm.name),
+            format!("VM {} has no address yet, or has it by DHCP alone", view.vm.name),
             format!("See `daggerctl vm why {}`.", view.vm.name),
         )
     })?;

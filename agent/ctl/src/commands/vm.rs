@@ -18,6 +18,7 @@ use dagger_payload::object::Wanted;
 
 use super::follow::{Goal, Story, follow};
 use super::vm_boot::BootWishes;
+use super::vm_cards::Wish;
 use super::vm_network::{self, NetworkArguments, NetworkWishes};
 use super::vm_view::{list, show};
 use super::{ChangeOptions, Wait, console, dry_run, encode, history, image, vm_copy, why};
@@ -38,6 +39,8 @@ Examples:
 
 With --kernel the hypervisor starts that kernel itself, without a boot loader; the disk is there as always. Kernel and initial
 RAM disk are images, registered with `image register --format kernel` and `--format initrd`.
+  daggerctl vm create nas-1 --image debian-12 --cpus 2 --memory 4GiB --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub \\
+      --network bridge=lan,address=192.0.2.5/24,gateway=192.0.2.1
 
 Everything in the request is public and stays in the ledger for ever: names, labels, SSH public keys, and the file given
 with --user-data-public. Put no secret into it.";
@@ -290,7 +293,15 @@ pub(crate) struct CreateArguments {
     /// What happens when the guest stops by itself or its host was switched off
     #[arg(long, value_enum, default_value = "always")]
     pub(crate) restart: NamedRestart,
-    /// How its network card is reached.
+    /// Network card: nat, or bridge=NAME on a bridge that hosts offer, with an address of yours or
+    /// by DHCP; may be repeated, the first leads out and only it may be by NAT; one by NAT if not
+    /// given
+    #[arg(
+        long = "network",
+        value_name = "nat|bridge=NAME[,address=ADDRESS/LENGTH[,gateway=ADDRESS]]"
+    )]
+    pub(crate) cards: Vec<Wish>,
+    /// How its network cards are reached.
     #[command(flatten)]
     pub(crate) network: NetworkWishes,
     /// What it boots directly.
@@ -393,6 +404,7 @@ pub(crate) async fn create_body(
     };
     let user_data = arguments.user_data_public.as_deref();
     let public_user_data = user_data.map(read_small).transpose()?;
+    let (network, more_cards) = arguments.network.of_new(&arguments.cards)?;
     Ok(Body::VmCreate(Box::new(VmCreate {
         name: arguments.name.clone(),
         image,
@@ -410,8 +422,9 @@ pub(crate) async fn create_body(
             NamedRestart::Always => RestartPolicy::Always,
             NamedRestart::Never => RestartPolicy::Never,
         },
-        network: arguments.network.of_new()?,
+        network,
         boot,
+        more_cards,
     })))
 }
 

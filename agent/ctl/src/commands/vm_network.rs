@@ -13,6 +13,7 @@ use dagger_payload::network::{Allowed, Forward, Ipv4Prefix, PortRange, Protocol,
 
 use super::ChangeOptions;
 use super::vm::{ChangeWhat, find};
+use super::vm_cards::Wish;
 use crate::failure::Failure;
 use crate::session::Session;
 
@@ -21,9 +22,10 @@ Examples:
   daggerctl vm network web-1 --allow tcp:22@198.51.100.0/24 --allow tcp:80-443 --allow icmp
   daggerctl vm network web-1 --forward tcp:22 --wait applied && daggerctl vm show web-1
   daggerctl vm network web-1 --allow-all --no-forwards
+  daggerctl vm network db-1 --card 1 --allow tcp:5432@192.0.2.0/24
 
 A rule lets somebody begin a conversation with the guest; without rules everybody may, also other guests of its host. What the
-guest begins itself is answered in any case, and its host always reaches it. What comes by a forwarded port must be allowed
+guest begins itself is answered in any case, and by NAT its host always reaches it. What comes by a forwarded port must be allowed
 too, as it arrives at the guest. Which port of the host leads to the guest, `vm show` says: it follows from the guest's
 address. Options that are not given leave things as they are. Conversations that go on are not cut off.";
 
@@ -45,7 +47,7 @@ pub(crate) struct NetworkWishes {
     /// with ports, and from where; may be repeated
     #[arg(long, value_name = "PROTOCOL[:PORT[-PORT]][@NETWORK]")]
     pub(crate) allow: Vec<Rule>,
-    /// Nothing may but its host
+    /// Nothing may; by NAT its host still may
     #[arg(long, conflicts_with = "allow")]
     pub(crate) allow_none: bool,
     /// Let a port of its host lead to this port of the guest; may be repeated
@@ -64,6 +66,9 @@ pub(crate) struct NetworkWhat {
     /// How it is reached.
     #[command(flatten)]
     pub(crate) wishes: NetworkWishes,
+    /// Which of its network cards, from 0, as `vm show` numbers them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(crate) card: u8,
     /// Everything may begin a conversation with the guest
     #[arg(long, conflicts_with_all = ["allow", "allow_none"])]
     pub(crate) allow_all: bool,
@@ -110,10 +115,22 @@ impl NetworkWishes {
         Ok(network)
     }
 
-    /// What a new VM asks for; nothing if nothing is named.
-    pub(super) fn of_new(&self) -> Result<Option<VmNetwork>, Failure> {
-        let network = self.instead_of(VmNetwork::default())?;
-        Ok(Some(network).filter(|network| *network != VmNetwork::default()))
+    /// What a new VM with these cards asks for; nothing if nothing is named. Every card is reached
+    /// alike, and ports of the host lead to the first one.
+    pub(super) fn of_new(
+        &self,
+        cards: &[Wish],
+    ) -> Result<(Option<VmNetwork>, Vec<VmNetwork>), Failure> {
+        let mut cards = cards.iter().map(|card| card.0.clone());
+        let first = VmNetwork { bridge: cards.next().flatten(), ..VmNetwork::default() };
+        let first = self.instead_of(first)?;
+        let more = cards.map(|bridge| VmNetwork {
+            allow: first.allow.clone(),
+            forwards: Vec::new(),
+            bridge,
+        });
+        let more = more.collect();
+        Ok((Some(first).filter(|network| *network != VmNetwork::default()), more))
     }
 }
 
@@ -125,7 +142,11 @@ impl NetworkWhat {
     /// The body of `vm.network`, meant for the version that it was made from.
     pub(crate) async fn body(&self, session: &Session) -> Result<VmNetworkChange, Failure> {
         let vm = find(session, &self.change.name.vm).await?.vm;
-        let mut before = vm.network;
+        let card = vm.cards().nth(self.card.into()).cloned();
+        let mut before = card.ok_or_else(|| {
+            let what = format!("{} has no card {}", vm.name, self.card);
+            Failure::usage(what, format!("See `daggerctl vm show {}`.", vm.name))
+        })?;
         if self.allow_all {
             before.allow = None;
         }
@@ -137,6 +158,7 @@ impl NetworkWhat {
             vm: vm.id,
             network: self.wishes.instead_of(before)?,
             expected_generation: Some(asked.unwrap_or(vm.generation)),
+            card: self.card,
         })
     }
 }
@@ -169,7 +191,7 @@ impl FromStr for Rule {
             word => Some(protocol(word).ok_or_else(wrong)?),
         };
         let rule = Allowed { from, protocol, ports };
-        let network = VmNetwork { allow: Some(vec![rule]), forwards: Vec::new() };
+        let network = VmNetwork { allow: Some(vec![rule]), ..VmNetwork::default() };
         match network.broken_rule() {
             Some(rule) => Err(format!("{text:?}: {rule}; {RULE_FORM}")),
             None => Ok(Self(rule)),
@@ -207,6 +229,7 @@ impl FromStr for Port {
 pub(super) fn allowed(network: &VmNetwork) -> String {
     match &network.allow {
         None => "everything".to_owned(),
+        Some(rules) if rules.is_empty() && network.bridge.is_some() => "nothing".to_owned(),
         Some(rules) if rules.is_empty() => "nothing but its host".to_owned(),
         Some(rules) => {
             let rules: Vec<_> = rules.iter().map(|rule| Rule(*rule).to_string()).collect();
@@ -239,7 +262,8 @@ mod tests {
             allow_none: false,
             forward: ports.iter().map(|port| port.parse().expect("a port")).collect(),
         };
-        let first = wishes(&["tcp:22", "tcp:80"]).of_new().expect("fits").expect("asks");
+        let new = |ports: &[&str]| wishes(ports).of_new(&[]);
+        let first = new(&["tcp:22", "tcp:80"]).expect("fits").0.expect("asks");
         let next = wishes(&["tcp:80", "udp:53"]).instead_of(first.clone()).expect("fits");
         let slots: Vec<_> = next.forwards.iter().map(|one| (one.slot, one.guest_port)).collect();
         assert_eq!(slots, [(1, 80), (0, 53)]);
@@ -247,7 +271,19 @@ mod tests {
         assert_eq!(kept, first);
         let many: Vec<_> = (1..=9).map(|port| format!("tcp:{port}")).collect();
         let many: Vec<_> = many.iter().map(String::as_str).collect();
-        assert!(wishes(&many).of_new().is_err());
-        assert_eq!(wishes(&[]).of_new().expect("fits"), None);
+        assert!(new(&many).is_err());
+        assert_eq!(new(&[]).expect("fits"), (None, Vec::new()));
+    }
+
+    #[test]
+    fn every_card_of_a_new_vm_is_reached_as_was_said() {
+        let wishes = NetworkWishes { allow: Vec::new(), allow_none: true, forward: Vec::new() };
+        let cards = ["nat", "bridge=lan"].map(|card| card.parse().expect("a card"));
+        let (first, more) = wishes.of_new(&cards).expect("fits");
+        let first = first.expect("asks");
+        assert_eq!((first.allow, first.bridge), (Some(Vec::new()), None));
+        let [second] = &more[..] else { panic!("{more:?}") };
+        assert_eq!(second.allow, Some(Vec::new()));
+        assert!(second.bridge.as_ref().is_some_and(|card| card.bridge.as_str() == "lan"));
     }
 }

@@ -9,7 +9,7 @@ use dagger_payload::name::{Name, SshKeyLine};
 use dagger_payload::object::{Agreement, VmReport};
 
 use super::image::show_download;
-use super::{short, vm_boot, vm_network};
+use super::{short, vm_boot, vm_cards, vm_network};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::session::Session;
@@ -24,7 +24,7 @@ pub(crate) async fn list(all: bool, session: &Session) -> Result<(), Failure> {
     let vms: Vec<VmView> = session.client.get(&path).await?;
     session.output.show(&vms, |vms| {
         let rows = vms.iter().map(|view| {
-            let address = view.vm.placement.address();
+            let address = view.vm.address();
             [
                 view.vm.name.to_string(),
                 view.state.word().to_owned(),
@@ -93,7 +93,8 @@ pub(crate) fn show(view: &VmView) -> String {
         ("reported", optional(vm.reported.as_ref().map(reported))),
         ("host", optional(view.host_name.as_ref().map(Name::to_string))),
         ("seen here", format!("{:?}", view.sight).to_lowercase()),
-        ("address", optional(vm.placement.address().map(|address| address.to_string()))),
+        ("address", optional(vm.address().map(|address| address.to_string()))),
+        ("cards", vm_cards::show(view)),
         ("allowed in", vm_network::allowed(&vm.network)),
         ("forwards", forwards(view)),
         ("cpus", vm.size.cpus.to_string()),

@@ -392,9 +392,9 @@ impl Hypervisor for CloudHypervisor {
             return Err(HypervisorError::Failed("it runs".to_owned()));
         }
         let firmware = &self.configuration.firmware;
-        let card = shapes::card(machine, &self.names);
+        let cards = shapes::cards(machine, &self.names);
         let config =
-            shapes::configuration(machine, card, (firmware, place.directory()), self.landlock);
+            shapes::configuration(machine, cards, (firmware, place.directory()), self.landlock);
         let config = serde_json::to_value(config)
             .map_err(|error| HypervisorError::Refused(error.to_string()))?;
         let definition = Definition::new(&machine.tags, machine.console.clone(), config);

@@ -10,7 +10,7 @@ use dagger_payload::name::CommandLine;
 use serde::{Deserialize, Serialize};
 
 use crate::hypervisor::names::{HostNames, uuid};
-use crate::hypervisor::{DirectBoot, GivenVolume, GuestNetwork, MachineSpecification, Tags};
+use crate::hypervisor::{DirectBoot, GivenVolume, MachineSpecification, Tags};
 
 /// What stands in front of our tags among a machine's OEM strings.
 const TAGS_BEGINNING: &str = "dagger:1:";
@@ -23,8 +23,8 @@ pub(super) struct VmConfig {
     memory: Memory,
     payload: Payload,
     disks: Vec<Disk>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    net: Option<[Net; 1]>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    net: Vec<Net>,
     rng: Rng,
     serial: Serial,
     console: Console,
@@ -99,7 +99,7 @@ struct Disk {
 /// A card on a tap that was made before, and is switched on.
 #[derive(Debug, Serialize)]
 pub(super) struct Net {
-    id: &'static str,
+    id: String,
     tap: String,
     mac: String,
 }
@@ -141,19 +141,21 @@ pub(super) enum Landlock {
     Off,
 }
 
-/// The machine's network card, if it has one.
-pub(super) fn card(machine: &MachineSpecification, names: &HostNames) -> Option<Net> {
+/// The machine's network cards.
+pub(super) fn cards(machine: &MachineSpecification, names: &HostNames) -> Vec<Net> {
     let vm = machine.tags.vm;
-    match machine.network {
-        GuestNetwork::Tap => Some(Net { id: "net0", tap: names.tap(vm), mac: names.mac(vm) }),
-        GuestNetwork::None => None,
-    }
+    let card = |card: u8| Net {
+        id: format!("net{card}"),
+        tap: names.tap(vm, card),
+        mac: names.mac(vm, card),
+    };
+    (0..machine.cards).map(card).collect()
 }
 
 /// The machine as the process is told it.
 pub(super) fn configuration(
     machine: &MachineSpecification,
-    card: Option<Net>,
+    net: Vec<Net>,
     (firmware, directory): (&Path, &Path),
     landlock: Landlock,
 ) -> VmConfig {
@@ -189,7 +191,7 @@ pub(super) fn configuration(
         .into_iter()
         .chain(machine.volumes.iter().map(volume))
         .collect(),
-        net: card.map(|card| [card]),
+        net,
         rng: Rng { src: "/dev/urandom" },
         serial: Serial { mode: "Socket", socket: directory.join(super::place::SERIAL) },
         console: Console { mode: "Off" },

@@ -5,6 +5,9 @@
 //! always written, so that nothing is ever probed. Never talks to libvirt. Called by the libvirt
 //! implementation.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use super::flavour::{Flavour, Virtualization};
 use crate::hypervisor::names::{HostNames, TAGS_NAMESPACE, uuid};
-use crate::hypervisor::{GivenVolume, GuestNetwork, MachineSpecification, Tags};
+use crate::hypervisor::{GivenVolume, MachineSpecification, Tags};
 
 /// The name by which the QEMU guest agent finds its line.
 const GUEST_AGENT: &str = "org.qemu.guest_agent.0";
@@ -121,8 +124,7 @@ struct Clock {
 struct Devices<'a> {
     disk: Vec<Disk<'a>>,
     controller: Controller,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    interface: Option<Interface>,
+    interface: Vec<Interface>,
     serial: CharacterDevice<'a>,
     console: CharacterDevice<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -378,14 +380,11 @@ fn devices<'a>(
     names: &HostNames,
     log: Option<Log<'a>>,
 ) -> Devices<'a> {
-    let interface = match machine.network {
-        GuestNetwork::Tap => Some(Interface {
-            kind: "ethernet",
-            mac: Address { address: names.mac(machine.tags.vm) },
-            target: Tap { device: names.tap(machine.tags.vm), managed: "no" },
-            model: InterfaceModel { kind: "virtio" },
-        }),
-        GuestNetwork::None => None,
+    let interface = |card| Interface {
+        kind: "ethernet",
+        mac: Address { address: names.mac(machine.tags.vm, card) },
+        target: Tap { device: names.tap(machine.tags.vm, card), managed: "no" },
+        model: InterfaceModel { kind: "virtio" },
     };
     Devices {
         disk: [overlay(machine), seed(machine)]
@@ -393,7 +392,7 @@ fn devices<'a>(
             .chain(machine.volumes.iter().map(given_volume))
             .collect(),
         controller: Controller { kind: "usb", model: "none" },
-        interface,
+        interface: (0..machine.cards).map(interface).collect(),
         serial: CharacterDevice {
             kind: "pty",
             log,

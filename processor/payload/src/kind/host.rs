@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::capacity::Capacity;
 use super::{Checked, require};
+use crate::bridge::are_host_bridges;
 use crate::id::{Generation, HostId, ProtocolVersion};
 use crate::key::PublicKey;
 use crate::name::{Labels, Name, labels_are_within_limits};
@@ -115,6 +116,9 @@ pub struct HostJoin {
     /// be activated that enough hosts know.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol_max: Option<ProtocolVersion>,
+    /// Bridges that guests may be on, by the names that the host's own list gives them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub bridges: Vec<Name>,
 }
 
 /// `host.drain` and `host.resume`, signed by the host's operator: no VM is offered to the host, or
@@ -151,6 +155,7 @@ impl Checked for HostJoin {
         let protocol = self.protocol_max;
         let is_one = protocol.is_none_or(|version| version >= ProtocolVersion::FIRST);
         require(is_one, "protocol_max: 1 is the first version")?;
+        require(are_host_bridges(&self.bridges), "bridges: at most 16, each once")?;
         require(labels_are_within_limits(&self.labels), "labels: at most 32")
     }
 }

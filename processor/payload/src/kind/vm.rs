@@ -8,6 +8,7 @@ use super::boot::VmBoot;
 use super::capacity::Capacity;
 use super::image::ImageFormat;
 use super::{Checked, require};
+use crate::bridge::broken_rule_of_cards;
 use crate::id::{Generation, HostId, ImageDigest, VmId};
 use crate::limits::{
     USER_DATA_BYTES_MAX, VM_APART_MAX, VM_CPUS_MAX, VM_DISK_GIB_MAX, VM_MEMORY_MIB_MAX,
@@ -126,12 +127,16 @@ pub struct VmCreate {
     /// What happens when the guest stops by itself; it is switched on again if not given.
     #[serde(default)]
     pub restart: RestartPolicy,
-    /// How its network card is reached; from everywhere and by no port of its host, if not given.
+    /// Its first network card: by NAT, reached from everywhere and by no port of its host, if not
+    /// given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<VmNetwork>,
     /// The kernel that it boots directly; the boot loader on its disk, if not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub boot: Option<VmBoot>,
+    /// More network cards, each on a bridge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub more_cards: Vec<VmNetwork>,
 }
 
 /// `vm.start`, `vm.pause`, `vm.resume`, `vm.reboot` and `vm.delete`, signed by the account.
@@ -257,8 +262,8 @@ pub struct VmResize {
     pub expected_generation: Option<Generation>,
 }
 
-/// `vm.network`, signed by the account: how the network card is reached from now on, running or
-/// not. Replaces what was asked before.
+/// `vm.network`, signed by the account: how one network card is reached from now on, running or
+/// not. Replaces what was asked before; the card stays on the bridge or the NAT that it is on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VmNetworkChange {
@@ -269,6 +274,9 @@ pub struct VmNetworkChange {
     /// Refuse with `conflict` unless the VM is at this generation.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_generation: Option<Generation>,
+    /// Which card, from 0; the first, if not given.
+    #[serde(default)]
+    pub card: u8,
 }
 
 fn require_network(network: &VmNetwork) -> Result<(), Refusal> {
@@ -308,7 +316,7 @@ impl Checked for VmCreate {
         require(self.ssh_keys.len() <= VM_SSH_KEYS_MAX, "ssh_keys: at most 16")?;
         let user_data = self.public_user_data.as_ref().map_or(0, String::len);
         require(user_data <= USER_DATA_BYTES_MAX, "public_user_data: at most 32768 bytes")?;
-        self.network.as_ref().map_or(Ok(()), require_network)?;
+        self.require_cards()?;
         let boot_fits = self.boot.as_ref().is_none_or(|boot| boot.fits_memory(self.memory_mib));
         require(boot_fits, "boot: kernel and initrd take at most half of memory_mib")?;
         require(labels_are_within_limits(&self.labels), "labels: at most 32")?;
@@ -320,6 +328,14 @@ impl Checked for VmCreate {
 }
 
 impl VmCreate {
+    fn require_cards(&self) -> Result<(), Refusal> {
+        let first = self.network.clone().unwrap_or_default();
+        require_network(&first)?;
+        let together = broken_rule_of_cards(&first, &self.more_cards);
+        together.map_or(Ok(()), |rule| require(false, rule))?;
+        self.more_cards.iter().try_for_each(require_network)
+    }
+
     /// What the VM takes of a host and of a grant.
     pub fn size(&self) -> Capacity {
         Capacity { cpus: self.cpus, memory_mib: self.memory_mib, disk_gib: self.disk_gib }

@@ -7,7 +7,8 @@ use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use dagger_net::names;
-use dagger_net::request::{Action, Answer, Card, Owner, Request};
+use dagger_net::request::{Action, Answer, BridgedCard, Card, Owner, Request};
+use dagger_payload::bridge::{Bridged, StaticAddress};
 use dagger_payload::id::{HostId, VmId};
 use dagger_payload::kind::GuestSubnet;
 use dagger_payload::network::VmNetwork;
@@ -30,6 +31,51 @@ for kind in (1, 2):
     end.send(b'\\xff' * 6 + mac + b'\\x08\\x06' + arp)
 ";
 
+/// Answers whoever says something over UDP.
+const ECHO: &str = "
+import socket, sys
+end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end.bind(('0.0.0.0', int(sys.argv[1])))
+print('ready', flush=True)
+while True:
+    word, whose = end.recvfrom(100)
+    end.sendto(word, whose)
+";
+
+/// Says something over UDP and tells whether it was answered.
+pub(crate) const QUESTION: &str = "
+import socket, sys
+end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end.settimeout(3)
+end.sendto(b'hello', (sys.argv[1], int(sys.argv[2])))
+try:
+    print('answered' if end.recv(100) == b'hello' else 'otherwise')
+except OSError as error:
+    print(type(error).__name__)
+";
+
+/// Asks by ICMP whether somebody is there.
+pub(crate) const PING: &str = "
+import socket, sys
+end = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+end.settimeout(3)
+end.sendto(bytes.fromhex('0800f7fd00010001'), (sys.argv[1], 0))
+try:
+    while end.recv(100)[20] != 0:
+        pass
+    print('answered')
+except OSError as error:
+    print(type(error).__name__)
+";
+
+/// Says to a DHCP client, from an address and a port, what a server would.
+pub(crate) const LEASE: &str = "
+import socket, sys
+end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+end.bind((sys.argv[1], int(sys.argv[2])))
+end.sendto(b'hello', (sys.argv[3], 68))
+";
+
 /// The card of the guest with this number.
 pub(crate) fn card(number: u8) -> Card {
     Card {
@@ -40,6 +86,20 @@ pub(crate) fn card(number: u8) -> Card {
         owner: Owner::Root,
         network: VmNetwork::default(),
         forward_ports_first: Some(20_000),
+    }
+}
+
+/// The second card of the guest with this number: on the bridge `lan`, with an address of its own.
+pub(crate) fn bridged(number: u8) -> BridgedCard {
+    let address =
+        StaticAddress { address: [192, 0, 2, number].into(), prefix_length: 24, gateway: None };
+    BridgedCard {
+        vm: VmId([number; 16]),
+        card: 1,
+        mac: format!("52:54:00:00:01:{number:02x}"),
+        owner: Owner::Root,
+        bridge: Bridged { bridge: "lan".parse().expect("a name"), address: Some(address) },
+        allow: None,
     }
 }
 
@@ -82,6 +142,18 @@ impl Service {
         self.said.read_line(&mut line).expect("it speaks");
         line.trim().to_owned()
     }
+}
+
+/// Somebody who answers over UDP, until dropped.
+pub(crate) struct Echo {
+    _running: Running,
+}
+
+/// Starts to answer on this port.
+pub(crate) fn echo(whose: &impl Machine, port: u16) -> Echo {
+    let (running, _) =
+        Running::start(&mut whose.command(&["python3", "-c", ECHO, &port.to_string()]));
+    Echo { _running: running }
 }
 
 /// One namespace.
@@ -160,6 +232,8 @@ pub(crate) struct World {
     pub(crate) host: Space,
     pub(crate) outside: Space,
     name: String,
+    /// On which bridges guests may be.
+    pub(crate) list: tempfile::NamedTempFile,
 }
 
 impl World {
@@ -175,14 +249,29 @@ impl World {
             space.run(&["ip", "link", "set", wire, "up"]);
         }
         host.run(&["ip", "route", "add", "default", "via", OUTSIDE]);
-        Self { host, outside, name }
+        let mut list = tempfile::NamedTempFile::new().expect("a file");
+        list.write_all(b"lan br0\n").expect("written");
+        Self { host, outside, name, list }
+    }
+
+    /// The same, with the host's way out on a bridge.
+    pub(crate) fn bridged(name: &str) -> Self {
+        let world = Self::new(name);
+        let host = &world.host;
+        host.run(&["ip", "link", "add", "br0", "type", "bridge"]);
+        host.run(&["ip", "address", "flush", "dev", "uplink"]);
+        host.run(&["ip", "link", "set", "uplink", "master", "br0"]);
+        host.run(&["ip", "address", "add", &format!("{HOST_OUTSIDE}/24"), "dev", "br0"]);
+        host.run(&["ip", "link", "set", "br0", "up"]);
+        world
     }
 
     /// What the helper answers.
     pub(crate) fn request(&self, action: Action) -> Answer {
         let mut helper = self
             .host
-            .command(&[env!("CARGO_BIN_EXE_dagger-net")])
+            .command(&[env!("CARGO_BIN_EXE_dagger-net"), "--bridges"])
+            .arg(self.list.path())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -204,14 +293,34 @@ impl World {
     pub(crate) fn guest(&self, number: u8, change: impl Fn(&mut Card)) -> Guest {
         self.change(number, change);
         let card = card(number);
+        let tap = names::interface(HOST, card.vm, 0);
+        let guest = self.plugged(number, &tap, &card.mac, &card.address.to_string());
+        guest.run(&["ip", "route", "add", "default", "via", GATEWAY]);
+        guest
+    }
+
+    /// Ensures the card of a guest on the bridge, otherwise than usual.
+    pub(crate) fn change_bridged(&self, number: u8, change: impl Fn(&mut BridgedCard)) -> Answer {
+        let mut card = bridged(number);
+        change(&mut card);
+        self.request(Action::Bridge(Box::new(card)))
+    }
+
+    /// A guest on the bridge, with the address that its owner chose.
+    pub(crate) fn neighbour(&self, number: u8, change: impl Fn(&mut BridgedCard)) -> Guest {
+        assert_eq!(self.change_bridged(number, change), Answer::Done);
+        let card = bridged(number);
+        let tap = names::interface(HOST, card.vm, 1);
+        self.plugged(number, &tap, &card.mac, &format!("192.0.2.{number}"))
+    }
+
+    fn plugged(&self, number: u8, tap: &str, mac: &str, address: &str) -> Guest {
         let space = Space::new(format!("{}-{number}", self.name));
         space.run(&["ip", "tuntap", "add", "dev", "card", "mode", "tap"]);
-        space.run(&["ip", "link", "set", "card", "address", &card.mac, "up"]);
-        space.run(&["ip", "address", "add", &format!("{}/24", card.address), "dev", "card"]);
-        space.run(&["ip", "route", "add", "default", "via", GATEWAY]);
+        space.run(&["ip", "link", "set", "card", "address", mac, "up"]);
+        space.run(&["ip", "address", "add", &format!("{address}/24"), "dev", "card"]);
         let (one, other) = UnixDatagram::pair().expect("a pair");
-        let tap = names::interface(HOST, card.vm);
-        let _wires = [join(&self.host, &tap, one), join(&space, "card", other)];
+        let _wires = [join(&self.host, tap, one), join(&space, "card", other)];
         Guest { space, _wires }
     }
 }

@@ -1,20 +1,17 @@
-//! What the helper makes, in network namespaces of this machine.
+//! Cards by NAT.
 //!
 //! Setting: a namespace for the host, one for somebody outside, and one for each guest, whose card
 //! is joined with the tap that the helper made. Pinned: guests get out by NAT, are reached by their
 //! forwards and as far as their lists allow, cannot use another's address, and leave nothing
 //! behind.
-//! Needs root.
-
-mod support;
 
 use dagger_net::request::{Action, Answer};
 use dagger_payload::network::{Allowed, Forward, Ipv4Prefix, PortRange, Protocol, VmNetwork};
 
-use support::{GATEWAY, HOST_OUTSIDE, Machine, OUTSIDE, World, card};
+use super::support::{CLAIM, GATEWAY, HOST, HOST_OUTSIDE, Machine, OUTSIDE, World, card};
 
 fn allow(rules: Vec<Allowed>) -> VmNetwork {
-    VmNetwork { allow: Some(rules), forwards: Vec::new() }
+    VmNetwork { allow: Some(rules), ..VmNetwork::default() }
 }
 
 fn rule(from: &str, port: u16) -> Allowed {
@@ -99,7 +96,7 @@ fn a_guest_cannot_send_under_an_address_that_is_not_its_own() {
     assert_eq!(service.heard(), HOST_OUTSIDE);
 
     // Without the filter it would have arrived.
-    let table = dagger_net::names::table(support::HOST, card(5).vm);
+    let table = dagger_net::names::table(HOST, card(5).vm, 0);
     world.host.run(&["nft", "delete", "table", "netdev", &table]);
     say("10.77.0.9");
     assert_eq!(service.heard(), "10.77.0.9");
@@ -118,7 +115,7 @@ fn a_guest_cannot_claim_another_ones_address() {
     assert_eq!(guest.ask("10.77.0.6", 80), "10.77.0.5");
     // It calls itself by the other's address and says so to everybody.
     guest.run(&["ip", "address", "add", "10.77.0.6/32", "dev", "card"]);
-    guest.run(&["python3", "-c", support::CLAIM, &card(5).mac, "10.77.0.6"]);
+    guest.run(&["python3", "-c", CLAIM, &card(5).mac, "10.77.0.6"]);
     assert_eq!(world.host.ask("10.77.0.6", 80), GATEWAY, "the host still finds the other");
 }
 
@@ -134,7 +131,7 @@ fn what_is_removed_leaves_nothing_and_what_is_foreign_is_left_alone() {
         assert_eq!(world.request(Action::List), Answer::Cards(vec![other]));
     }
     // Half of it is gone already.
-    let tap = dagger_net::names::interface(support::HOST, other);
+    let tap = dagger_net::names::interface(HOST, other, 0);
     world.host.run(&["ip", "link", "delete", &tap]);
     assert_eq!(world.request(Action::List), Answer::Cards(vec![other]));
     assert_eq!(world.request(Action::Remove(other)), Answer::Done);

@@ -1,0 +1,5 @@
+//! What the helper makes, in network namespaces of this machine. Needs root.
+
+mod bridges;
+mod guests;
+mod support;
