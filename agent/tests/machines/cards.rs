@@ -116,12 +116,17 @@ fn a_card_is_taken_away_only_once_its_machine_is_gone() {
     assert_eq!(phases(&desk.finish(Step::Disconnect, failed, None)), []);
 }
 
-/// Two cards: one by NAT that nobody reaches, and one on a bridge, with a chosen address.
-fn two_cards() -> (AttestedVm, VmNetwork) {
+/// A card on a bridge, with a chosen address, that nobody reaches.
+pub(crate) fn on_a_bridge() -> VmNetwork {
     let address =
         StaticAddress { address: [192, 0, 2, 5].into(), prefix_length: 24, gateway: None };
     let bridge = Some(Bridged { bridge: "lan".parse().unwrap(), address: Some(address) });
-    let second = VmNetwork { bridge, ..closed() };
+    VmNetwork { bridge, ..closed() }
+}
+
+/// One card by NAT that nobody reaches, and one on a bridge.
+fn two_cards() -> (AttestedVm, VmNetwork) {
+    let second = on_a_bridge();
     let vm = after(&wants(&accepted(), Wanted::Running), |vm| {
         vm.network = closed();
         vm.more_cards = vec![second.clone()];

@@ -235,6 +235,8 @@ pub(crate) struct FakeState {
     pub(crate) given: BTreeMap<VmId, BTreeSet<VolumeId>>,
     /// What each machine gets when it is switched on.
     defined: BTreeMap<VmId, BTreeSet<VolumeId>>,
+    /// How many cards each machine is defined with.
+    wired: BTreeMap<VmId, u8>,
     /// By machine, and by number.
     pub(crate) cards: BTreeMap<VmId, BTreeMap<u8, VmNetwork>>,
     pub(crate) disks_made: usize,
@@ -263,6 +265,7 @@ impl FakeHost {
             kept: FakeKept::default(),
             given: BTreeMap::new(),
             defined: BTreeMap::new(),
+            wired: BTreeMap::new(),
             cards: BTreeMap::new(),
             disks_made: 0,
             starts: 0,
@@ -349,6 +352,7 @@ impl Hypervisor for FakeHost {
             let power = state.power(tags.vm).map_or(Power::Stopped, |power| *power);
             let volumes = machine.volumes.iter().map(|given| given.volume).collect();
             state.defined.insert(tags.vm, volumes);
+            state.wired.insert(machine.tags.vm, machine.cards);
             state.machines.insert(tags.vm, Machine::Ours { power, tags });
             Ok(())
         })
@@ -366,7 +370,9 @@ impl Hypervisor for FakeHost {
         self.machine(|state| {
             assert!(state.disks.contains(&vm), "a machine was started without its disk");
             assert!(state.seeds.contains_key(&vm), "a machine was started without its seed");
-            assert!(state.cards.contains_key(&vm), "a machine was started without its card");
+            let cards: Vec<u8> = state.cards[&vm].keys().copied().collect();
+            let wired: Vec<u8> = (0..state.wired[&vm]).collect();
+            assert_eq!(cards, wired, "a machine was started without its cards");
             if *state.power(vm)? == Power::Stopped {
                 *state.power(vm)? = Power::Running;
                 state.starts += 1;

@@ -13,6 +13,7 @@ use dagger_payload::kind::{
 use dagger_payload::object::{Agreement, Placement, Vm, VmReport, Wanted};
 use dagger_payload::volume::{Origin, VmVolume, VolumeUse};
 
+use super::super::cards::on_a_bridge;
 use super::super::support::{HERE, VM, after, cause, offered, wants, wants_reboot};
 use super::super::volumes::{NextVolume, SNAPSHOT, VOLUME, volume, with_volumes};
 use super::coverage::Death;
@@ -61,6 +62,7 @@ pub(super) struct Ledger {
 impl Ledger {
     pub(super) fn new(life: &Life) -> Self {
         let mut first = offered();
+        first.vm.more_cards = vec![on_a_bridge()];
         if let Placement::Offered { deadline, .. } = &mut first.vm.placement {
             *deadline = LedgerTime(u64::MAX);
         }
