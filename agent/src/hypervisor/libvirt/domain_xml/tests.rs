@@ -1,3 +1,5 @@
+//! What a definition says of network cards.
+
 use dagger_payload::id::{Generation, HostId, PayloadDigest, VmId};
 
 use super::*;
