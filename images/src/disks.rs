@@ -259,7 +259,7 @@ impl DiskStore {
         let seen = || -> Result<u64, ImageError> {
             let file =
                 files::open_regular(&path).map_err(ImageError::file("cannot open", &path))?;
-            Ok(header::inspect(&file, ImageFormat::Qcow2)?.virtual_size_bytes)
+            Ok(header::read_volume(&file)?.virtual_size_bytes)
         };
         if seen()? >= size_bytes {
             return Ok(());

@@ -373,7 +373,25 @@ impl<'a> Header<'a> {
 /// # Errors
 /// Why it is refused.
 pub fn judge_qcow2(beginning: &[u8], file_bytes: u64) -> Result<Geometry, HeaderRefusal> {
-    let header = Header::read(beginning)?;
+    judge_plain(&Header::read(beginning)?, file_bytes)
+}
+
+/// Reads the header of one of our own volumes. A hypervisor that holds it, or that was killed while
+/// it did, may have marked it as not closed: Cloud Hypervisor does so always, and whoever opens
+/// such a disk for writing mends it first.
+///
+/// # Errors
+/// Why it is none of ours.
+pub fn read_volume(file: &File) -> Result<Geometry, HeaderRefusal> {
+    let file_bytes = file.metadata()?.len();
+    let beginning = read_beginning(file)?;
+    let mut header = Header::read(&beginning)?;
+    header.incompatible &= !INCOMPATIBLE_DIRTY;
+    judge_plain(&header, file_bytes)
+}
+
+/// A disk that names no other file and has nothing besides what a guest sees.
+fn judge_plain(header: &Header<'_>, file_bytes: u64) -> Result<Geometry, HeaderRefusal> {
     if header.backing_name != (0, 0) {
         return Err(HeaderRefusal::BackingFile);
     }

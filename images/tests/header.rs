@@ -7,7 +7,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dagger_images::header::{inspect, judge_qcow2, judge_raw, read_overlay};
+use dagger_images::header::{inspect, judge_qcow2, judge_raw, read_overlay, read_volume};
 use dagger_images::{Geometry, HeaderRefusal};
 use dagger_payload::kind::ImageFormat;
 use proptest::prelude::*;
@@ -32,6 +32,23 @@ fn made(directory: &TempDir, arguments: &[&str]) -> PathBuf {
 
 fn judged(path: &Path, format: ImageFormat) -> Result<Geometry, HeaderRefusal> {
     inspect(&File::open(path).unwrap(), format)
+}
+
+#[test]
+fn a_volume_of_ours_may_say_that_it_was_not_closed_and_an_image_may_not() {
+    let directory = TempDir::new().unwrap();
+    let path = made(&directory, &["-f", "qcow2"]);
+    let file = File::options().read(true).write(true).open(&path).unwrap();
+    // As Cloud Hypervisor marks a disk that it holds, and leaves it when it is killed.
+    file.write_all_at(&[1], 79).unwrap();
+    assert_eq!(code_of(&path, ImageFormat::Qcow2), "image_unclean");
+    assert_eq!(read_volume(&file), Ok(Geometry { virtual_size_bytes: 8 * MIB }));
+    // Whoever opens it for writing mends it.
+    qemu_img(&["resize", "-q", "-f", "qcow2", path.to_str().unwrap(), "16M"]);
+    assert_eq!(judged(&path, ImageFormat::Qcow2), read_volume(&file));
+    // What is corrupt is nobody's to mend unseen.
+    file.write_all_at(&[2], 79).unwrap();
+    assert_eq!(read_volume(&file).unwrap_err().code(), "image_unclean");
 }
 
 fn code_of(path: &Path, format: ImageFormat) -> &'static str {

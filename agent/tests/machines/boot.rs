@@ -8,7 +8,7 @@ use dagger_agent::handover::AttestedVm;
 use dagger_agent::hypervisor::announcer::Announcer;
 use dagger_agent::hypervisor::libvirt::Libvirt;
 use dagger_agent::hypervisor::names::HostNames;
-use dagger_agent::hypervisor::{DirectBoot, GuestNetwork, Hypervisor, MachineSpecification, Tags};
+use dagger_agent::hypervisor::{DirectBoot, Hypervisor, MachineSpecification, Tags};
 use dagger_agent::machines::Accelerator;
 use dagger_payload::id::{Generation, ImageDigest, PayloadDigest};
 use dagger_payload::kind::{ImageFormat, VmBoot, VmImage};
@@ -128,7 +128,7 @@ fn machine(directory: &std::path::Path, boot: Option<DirectBoot>) -> MachineSpec
         seed: path("seed"),
         volumes: Vec::new(),
         console: path("console"),
-        network: GuestNetwork::None,
+        cards: 0,
         boot,
     }
 }

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use dagger_payload::id::{Generation, HostId, SnapshotId, VolumeId};
-use dagger_payload::kind::ImageFormat;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
@@ -224,11 +223,11 @@ impl DiskStore {
     /// A whole copy, under a temporary name. Nobody writes to the original meanwhile.
     fn copy(&self, from: &Path) -> Result<Partial, ImageError> {
         let mut original = open_still(from)?;
-        header::inspect(&original, ImageFormat::Qcow2)?;
+        header::read_volume(&original)?;
         let copy = Partial::create(&self.directory)?;
         io::copy(&mut original, &mut copy.file())
             .map_err(ImageError::file("cannot write", copy.path()))?;
-        header::inspect(copy.file(), ImageFormat::Qcow2)?;
+        header::read_volume(copy.file())?;
         Ok(copy)
     }
 }

@@ -203,7 +203,7 @@ impl Intake {
     }
 
     /// Marks all that `digest`, which `from` sent and which was just suspended, waits for, whether
-    /// it is here or not: as shown by him, and by whoever showed an event above `digest`. What bears
+    /// it is here or not: as shown by him, and by whoever showed an event above `digest`. What has
     /// a mark was marked down to the ground, so each is visited once for each peer.
     fn note_shown(&mut self, digest: &EventDigest, from: AuthorIndex, peers: u32, now: Moment) {
         let above = self.missing.get(digest).map(|missing| missing.shown_by.clone());

@@ -75,8 +75,8 @@ pub enum Bug {
 }
 
 /// All that the simulator finds. The others take a coincidence or liars that no run has; each has a
-/// directed test of its own, which fails with it. An author who is counted twice is among them since
-/// a twin is taken in only if another author names it: that takes two liars who know each other.
+/// directed test of its own, which fails with it. An author who is counted twice is among them: a
+/// twin is taken in only if another author names it, which takes two liars who know each other.
 pub const ALL: [Bug; 22] = [
     Bug::SendBeforePersist,
     Bug::HandOnBeforePersist,

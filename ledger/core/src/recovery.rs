@@ -203,7 +203,7 @@ impl Recovery {
         highest_of_asker: Round,
         quorum_round: Round,
     ) {
-        // Whoever was paused may answer an earlier life, and does not know what that one signed since.
+        // Whoever was paused may answer an earlier life, and knows nothing of what it signed since.
         let was_asked = nonce > self.nonces_above && nonce <= self.nonce;
         if self.is_over() || !was_asked || !self.committee.contains(from) {
             return;

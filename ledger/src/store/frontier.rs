@@ -87,7 +87,7 @@ impl Records {
         Ok(Some(frontier))
     }
 
-    /// Payloads of events of `me` that `frontier` leaves behind, as far as is known here: nobody may
+    /// Payloads of events of `me` that `frontier` leaves behind, as far as is known: nobody may
     /// order those events any more. What came to be ordered meanwhile is among them; the judge
     /// knows, and refuses the second copy.
     ///

@@ -13,7 +13,6 @@ use dagger_payload::usage::Meter;
 use super::boot::{draw_boot, draw_image, fits_in_half, judge_images};
 use super::eviction::past;
 use super::kinds::{Kind, of_kind};
-use super::members::is_present;
 use super::networks::draw_cards;
 use super::people::{Person, Scene};
 use super::placement::{place, require_room};

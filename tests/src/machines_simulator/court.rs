@@ -198,6 +198,8 @@ impl Court {
             },
             labels: [(label, endpoint)].into(),
             forward_ports_first: None,
+            protocol_max: None,
+            bridges: Vec::new(),
         }))
     }
 

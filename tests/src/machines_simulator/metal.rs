@@ -39,7 +39,7 @@ pub(super) enum Trouble {
     Occupied,
     Failed(&'static str),
     DiskMissing,
-    ImageMissing,
+    ImageMissing(ImageDigest),
 }
 
 type Done = Result<(), Trouble>;
@@ -136,7 +136,7 @@ impl Metal {
     }
 
     pub(super) fn ensure_image(&mut self, image: ImageDigest) -> Done {
-        if self.images.contains(&image) { Ok(()) } else { Err(Trouble::ImageMissing) }
+        if self.images.contains(&image) { Ok(()) } else { Err(Trouble::ImageMissing(image)) }
     }
 
     pub(super) fn ensure_disk(&mut self, vm: &Vm, rule: DiskRule) -> Done {

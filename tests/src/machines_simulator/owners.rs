@@ -84,6 +84,8 @@ fn create_vm(random: &mut Random, court: &Court, number: usize) -> Body {
         public_user_data: None,
         restart: if random.happens(200) { RestartPolicy::Never } else { RestartPolicy::Always },
         network: None,
+        boot: None,
+        more_cards: Vec::new(),
     }))
 }
 

@@ -165,7 +165,9 @@ impl Work {
 fn act(job: &Job, metal: &mut Metal) -> Result<(), Trouble> {
     let vm = &job.vm;
     match &job.action {
-        Action::Image(_) => metal.ensure_image(vm.image.digest),
+        Action::Image(needed) => {
+            needed.iter().try_for_each(|needed| metal.ensure_image(needed.image.digest))
+        }
         Action::Disk(rule) => metal.ensure_disk(vm, *rule),
         Action::Seed(_) => metal.ensure_seed(vm.id),
         Action::Network(_) => {
@@ -211,6 +213,8 @@ fn outcome(done: Result<(), Trouble>) -> Outcome {
         Err(Trouble::Occupied) => Outcome::Retryable("name_occupied: not ours".to_owned()),
         Err(Trouble::Failed(why)) => Outcome::Retryable(why.to_owned()),
         Err(Trouble::DiskMissing) => Outcome::Terminal("disk_missing: it is gone".to_owned()),
-        Err(Trouble::ImageMissing) => Outcome::ImageMissing("image_missing: not here".to_owned()),
+        Err(Trouble::ImageMissing(image)) => {
+            Outcome::ImageMissing(image, "image_missing: not here".to_owned())
+        }
     }
 }

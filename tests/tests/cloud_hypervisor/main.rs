@@ -27,6 +27,7 @@ use dagger_payload::id::{HostId, VmId, VolumeId};
 use nix::sys::signal::Signal;
 
 use self::host::{GREETING, Host, VM, call, stop_proof, until};
+use self::program_under_test::real_program;
 use self::versions::{HERE, tags};
 
 #[test]
@@ -260,8 +261,11 @@ fn cloud_hypervisor_a_machine_starts_on_the_taps_that_were_made_for_it_and_not_w
     let mut machine = host.specification(VM);
     machine.cards = 2;
     host.hypervisor.define(&machine).unwrap();
-    assert!(matches!(host.hypervisor.start(VM), Err(HypervisorError::Failed(_))));
-    assert_eq!(host.power(VM), Some(Power::Stopped));
+    // The real one makes what is missing if it may, which it may as root only.
+    if real_program().is_none() {
+        assert!(matches!(host.hypervisor.start(VM), Err(HypervisorError::Failed(_))));
+        assert_eq!(host.power(VM), Some(Power::Stopped));
+    }
 
     let taps = [0, 1].map(|card| names.tap(VM, card));
     let ip = |words: &[&str]| Command::new("ip").args(words).status().expect("ip runs");
@@ -279,7 +283,14 @@ fn cloud_hypervisor_a_machine_starts_on_the_taps_that_were_made_for_it_and_not_w
         { "id": "net0", "tap": taps[0], "mac": names.mac(VM, 0) },
         { "id": "net1", "tap": taps[1], "mac": names.mac(VM, 1) },
     ]);
-    assert_eq!(seen["config"]["net"], cards);
+    // The real one tells more of each.
+    let seen: Vec<_> = seen["config"]["net"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|card| serde_json::json!({ "id": card["id"], "tap": card["tap"], "mac": card["mac"] }))
+        .collect();
+    assert_eq!(serde_json::Value::from(seen), cards);
 }
 
 #[test]

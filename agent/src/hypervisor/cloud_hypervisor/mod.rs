@@ -24,10 +24,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dagger_images::files;
-use dagger_images::header::inspect;
+use dagger_images::header::read_volume;
 use dagger_net::request::Owner;
 use dagger_payload::id::VmId;
-use dagger_payload::kind::ImageFormat;
 use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use nix::unistd::Group;
 use serde::{Deserialize, Serialize};
@@ -468,7 +467,7 @@ impl Hypervisor for CloudHypervisor {
         let wanted = volumes.iter().map(|given| (given.slot, given.disk.clone())).collect();
         let are_large = volumes.iter().all(|given| {
             let file = files::open_regular(&given.disk);
-            let seen = file.ok().and_then(|file| inspect(&file, ImageFormat::Qcow2).ok());
+            let seen = file.ok().and_then(|file| read_volume(&file).ok());
             seen.is_some_and(|seen| seen.virtual_size_bytes >= given.size_bytes)
         });
         if info.volumes() == wanted && are_large {

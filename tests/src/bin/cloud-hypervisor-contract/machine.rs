@@ -5,6 +5,7 @@
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -49,7 +50,7 @@ enum Guest {
 struct Machine {
     guest: Guest,
     /// Held for as long as the machine exists.
-    _locks: Vec<File>,
+    _disks: Vec<HeldDisk>,
 }
 
 /// A serial line: what the guest says goes in, the line ends when this is dropped.
@@ -109,6 +110,7 @@ impl Monitor {
         if let Some(serial) = self.serial() {
             let _ = remove(&serial);
         }
+        self.machine = None;
         let _ = remove(&self.socket);
         std::process::exit(0);
     }
@@ -217,7 +219,7 @@ impl Monitor {
                 "Unable to configure tap interface: Operation not permitted (os error 1)",
             );
         }
-        let mut locks = Vec::new();
+        let mut disks_held = Vec::new();
         for disk in disks.iter().filter(|disk| disk["readonly"] != true) {
             let path = text(disk, "path").unwrap_or_default();
             if disk["image_type"] == "Qcow2" && disk["backing_files"] != true && is_overlay(&path) {
@@ -225,7 +227,9 @@ impl Monitor {
                 return failed("Maximum disk nesting depth exceeded");
             }
             match OpenOptions::new().read(true).write(true).open(path) {
-                Ok(file) if take_lock(&file) => locks.push(file),
+                Ok(file) if take_lock(&file) => {
+                    disks_held.push(HeldDisk::of(file, disk["image_type"] == "Qcow2"));
+                }
                 _ => {
                     self.half_made = true;
                     return failed(
@@ -234,7 +238,7 @@ impl Monitor {
                 }
             }
         }
-        self.machine = Some(Machine { guest: Guest::Runs, _locks: locks });
+        self.machine = Some(Machine { guest: Guest::Runs, _disks: disks_held });
         self.greet();
         self.tell("vm", "booted");
         Answer::done()
@@ -366,6 +370,38 @@ impl Monitor {
 
 fn denied() -> std::io::Result<()> {
     Err(std::io::ErrorKind::PermissionDenied.into())
+}
+
+/// Where a qcow2 of version 3 says in its last bit whether it was closed.
+const UNCLOSED_OFFSET: u64 = 79;
+
+/// A disk that a machine holds. A qcow2 says so of itself until it is closed, and for ever after a
+/// kill; the next who opens it mends it.
+struct HeldDisk {
+    file: File,
+    is_qcow2: bool,
+}
+
+impl HeldDisk {
+    fn of(file: File, is_qcow2: bool) -> Self {
+        let held = Self { file, is_qcow2 };
+        held.mark(1);
+        held
+    }
+
+    fn mark(&self, unclosed: u8) {
+        let mut version = [0; 4];
+        let is_read = self.file.read_exact_at(&mut version, 4).is_ok();
+        if self.is_qcow2 && is_read && u32::from_be_bytes(version) == 3 {
+            let _ = self.file.write_all_at(&[unclosed], UNCLOSED_OFFSET);
+        }
+    }
+}
+
+impl Drop for HeldDisk {
+    fn drop(&mut self) {
+        self.mark(0);
+    }
 }
 
 /// Whether a qcow2 names a file below it.

@@ -22,6 +22,7 @@ fn xml(cards: u8) -> String {
         volumes: Vec::new(),
         console: "/consoles/d".into(),
         cards,
+        boot: None,
     };
     let names = HostNames::of(HERE);
     domain(&machine, &names, Flavour::Test, Console::TerminalOnly).unwrap()
