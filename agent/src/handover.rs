@@ -1,10 +1,10 @@
-//! What passes between the agent's two halves: the one that follows the ledger (link, verification,
-//! read model, API) and the one that works on machines (controller, journal, actuator,
-//! hypervisors).
+//! What passes between the agent's two halves: the one that follows the ledger (link,
+//! verification, read model, API) and the one that works on machines (controller, journal,
+//! actuator, hypervisors).
 //!
-//! Owns only these shapes, and those of the controller that pass here. Never decides. The first half sends [`Order`]s through a bounded
-//! channel, the second answers with [`HostReport`]s through a bounded channel and keeps a
-//! [`SightBoard`] for the API to show.
+//! Owns only these shapes, and those of the controller that pass here. Never decides. The first
+//! half sends [`Order`]s through a bounded channel, the second answers with [`HostReport`]s
+//! through a bounded channel and keeps a [`SightBoard`] for the API to show.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, RwLock};

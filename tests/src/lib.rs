@@ -1,6 +1,6 @@
-//! Tests of the whole: simulators of the ledger and of machines under faults, the promises that every
-//! run is held to, hostile bytes for every decoder, a load generator, endurance runs of real processes, the
-//! house rules, and machines with systemd to install into.
+//! Tests of the whole: simulators of the ledger and of machines under faults, the promises that
+//! every run is held to, hostile bytes for every decoder, a load generator, endurance runs of real
+//! processes, the house rules, and machines with systemd to install into.
 //!
 //! Owns what no single package can test alone. Never ships. Called by `make test` and by the
 //! programs beside it.

@@ -1,8 +1,8 @@
 //! Seeds of the simulator of machines that every test run tries.
 //!
-//! Setting: fresh seeds for each number of hosts, each with its own mixture of faults. Pinned: every
-//! promise about machines holds at every event, everything converges and becomes quiet, and a seed
-//! alone decides its run.
+//! Setting: fresh seeds for each number of hosts, each with its own mixture of faults. Pinned:
+//! every promise about machines holds at every event, everything converges and becomes quiet, and
+//! a seed alone decides its run.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
