@@ -321,7 +321,7 @@ fn a_vm_is_not_switched_on_while_a_volume_of_it_is_copied_and_its_volumes_take_t
     let off = off_with_two();
     let generation = off.vm.generation.0;
     let (mut desk, _) =
-        super::desk::Desk::live(&[off.clone()], Some(ours(Power::Stopped, generation)));
+        super::desk::Desk::live(std::slice::from_ref(&off), Some(ours(Power::Stopped, generation)));
     let asked = asked_while_attached();
     let order = |volume: &AttestedVolume| Order::Volume(Box::new(volume.clone()));
     assert_eq!(actions(&desk.order(order(&asked))).len(), 1);
