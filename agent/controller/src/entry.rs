@@ -148,6 +148,7 @@ impl Entry {
             self.guest_host_key.clone_from(&attested.vm.guest_host_key);
         }
         self.wanted = Some(attested);
+        self.note_ordered();
         Taken::Newer
     }
 

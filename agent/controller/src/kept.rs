@@ -57,6 +57,9 @@ impl KeptEntry {
         let now = (phase, reason.map(code));
         let ordered = snapshot.reported.as_ref();
         let ordered = ordered.map(|report| (report.phase, report.reason.as_deref().map(code)));
+        if self.told == ordered {
+            self.told = None; // it is under way no more
+        }
         if self.told.as_ref().or(ordered.as_ref()) == Some(&now) {
             return None;
         }

@@ -6,6 +6,7 @@ use dagger_payload::id::{Generation, HostId, VmId};
 use dagger_payload::kind::{ReportPhase, ReportVm};
 use dagger_payload::limits::REASON_BYTES_MAX;
 use dagger_payload::name::SshKeyLine;
+use dagger_payload::object::Vm;
 
 use super::entry::Entry;
 
@@ -49,21 +50,39 @@ pub(super) fn news(
         code: reason.map(code),
         guest_host_key: guest_host_key.clone(),
     };
-    let ordered =
-        wanted.vm.reported.as_ref().filter(|report| report.host == here).map(|report| Told {
-            generation: report.generation,
-            phase: report.phase,
-            code: report.reason.as_deref().map(code),
-            guest_host_key: match report.phase {
-                ReportPhase::Running => wanted.vm.guest_host_key.clone(),
-                _ => None,
-            },
-        });
+    let is_ours = wanted.vm.reported.as_ref().is_some_and(|report| report.host == here);
+    let ordered = ordered(&wanted.vm).filter(|_| is_ours);
     if entry.told.as_ref().or(ordered.as_ref()) == Some(&now) {
         return None;
     }
     entry.told = Some(now);
     Some(report(entry.vm, wanted.vm.generation, phase, reason, guest_host_key))
+}
+
+/// The last report about a VM as the order has it.
+fn ordered(vm: &Vm) -> Option<Told> {
+    let report = vm.reported.as_ref()?;
+    Some(Told {
+        generation: report.generation,
+        phase: report.phase,
+        code: report.reason.as_deref().map(code),
+        guest_host_key: match report.phase {
+            ReportPhase::Running => vm.guest_host_key.clone(),
+            _ => None,
+        },
+    })
+}
+
+impl Entry {
+    /// What was told last and is ordered is under way no more: from here on the order is looked at
+    /// alone. An older report may yet be ordered after it, from an event that came late or whose
+    /// payloads were packed again, and is then contradicted.
+    pub(super) fn note_ordered(&mut self) {
+        let ordered = self.wanted.as_ref().and_then(|wanted| ordered(&wanted.vm));
+        if self.told == ordered {
+            self.told = None;
+        }
+    }
 }
 
 fn report(

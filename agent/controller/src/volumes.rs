@@ -197,6 +197,10 @@ impl VolumeEntry {
             ));
         }
         self.wanted = told;
+        // What is ordered is under way no more: an older report that comes after it is contradicted.
+        if self.told == self.ordered() {
+            self.told = None;
+        }
         None
     }
 
@@ -223,14 +227,17 @@ impl VolumeEntry {
         }
     }
 
+    /// The last report as the order has it.
+    fn ordered(&self) -> Option<Told> {
+        let report = self.wanted.volume.reported.as_ref()?;
+        Some((report.generation, report.phase, report.reason.as_deref().map(code)))
+    }
+
     /// The report to send, if `phase` is news about the wanted generation.
     fn news(&mut self, phase: VolumePhase, reason: Option<&str>) -> Option<ReportVolume> {
         let volume = &self.wanted.volume;
         let now: Told = (volume.generation, phase, reason.map(code));
-        let ordered = volume.reported.as_ref().map(|report| -> Told {
-            (report.generation, report.phase, report.reason.as_deref().map(code))
-        });
-        if self.told.as_ref().or(ordered.as_ref()) == Some(&now) {
+        if self.told.as_ref().or(self.ordered().as_ref()) == Some(&now) {
             return None;
         }
         self.told = Some(now);

@@ -66,8 +66,6 @@ pub(super) struct Host {
     pub(super) older_until_ms: u64,
     pub(super) deaf_until_ms: u64,
     pub(super) hangs_until_ms: u64,
-    /// When the last of its agents' reports arrives.
-    pub(super) said_at_ms: u64,
     /// Volumes whose disk went while this agent lived: it need not look before it uses them.
     pub(super) lost: BTreeSet<VolumeId>,
     pub(super) agent: Option<Agent>,
@@ -90,7 +88,6 @@ impl Host {
             older_until_ms: 0,
             deaf_until_ms: 0,
             hangs_until_ms: 0,
-            said_at_ms: 0,
             lost: BTreeSet::new(),
             agent: None,
             life: 0,

@@ -291,14 +291,7 @@ impl World {
         for (subject, body) in std::mem::take(&mut agent.outbox) {
             let person = Person::Agent(life.host);
             match self.court.bring(person, body.clone(), self.now_ms) {
-                Door::Open(payload) => {
-                    // What one agent says is ordered in turn.
-                    let wait_ms = self.random.within((1, 300));
-                    let host = &mut self.hosts[life.host];
-                    let at_ms = host.said_at_ms.max(self.now_ms + wait_ms);
-                    host.said_at_ms = at_ms;
-                    self.at(at_ms, Event::Arrive(payload));
-                }
+                Door::Open(payload) => self.order(payload),
                 Door::Full(_) => {
                     left.insert(subject, body);
                 }

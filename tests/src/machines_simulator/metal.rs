@@ -29,6 +29,8 @@ pub(super) enum Deed {
     VolumeRestored(VolumeId, SnapshotId),
     VolumeQuarantined(VolumeId),
     SnapshotMade(VolumeId, SnapshotId),
+    /// By the machine that holds the volume.
+    SnapshotCopied(VolumeId, SnapshotId, VmId),
     SnapshotQuarantined(VolumeId, SnapshotId),
     Removed(Remnant),
 }
@@ -333,7 +335,8 @@ impl Metal {
         Ok(())
     }
 
-    pub(super) fn keep(&mut self, volume: VolumeId, snapshot: SnapshotId, rule: DiskRule) -> Done {
+    pub(super) fn keep(&mut self, volume: &Volume, snapshot: SnapshotId, rule: DiskRule) -> Done {
+        let (volume, user) = (volume.id, volume.used_by.vm());
         if self.snapshots.contains_key(&(volume, snapshot)) {
             return Ok(());
         }
@@ -342,8 +345,20 @@ impl Metal {
         }
         self.room()?;
         let file = *self.volumes.get(&volume).ok_or(Trouble::DiskMissing)?;
+        let in_memory = |vm: &VmId| self.domain(*vm).is_some_and(|it| it.power != Power::Stopped);
+        let deed = match user.filter(in_memory) {
+            // A machine copies what it holds.
+            Some(vm) if self.holder(volume) != Some(vm) => {
+                return Err(Trouble::Failed("hypervisor_failed: no such disk"));
+            }
+            Some(vm) => Deed::SnapshotCopied(volume, snapshot, vm),
+            None if self.holder(volume).is_some() => {
+                return Err(Trouble::Failed("disk_failed: another program has it open"));
+            }
+            None => Deed::SnapshotMade(volume, snapshot),
+        };
         self.snapshots.insert((volume, snapshot), file);
-        self.deeds.push(Deed::SnapshotMade(volume, snapshot));
+        self.deeds.push(deed);
         Ok(())
     }
 

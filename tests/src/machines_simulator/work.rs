@@ -199,7 +199,7 @@ fn act_on_volume(job: &VolumeJob, metal: &mut Metal) -> Result<(), Trouble> {
             metal.restore(proof)?;
             metal.make_volume(volume, dagger_controller::DiskRule::MustExist)
         }
-        VolumeAction::Keep(snapshot, rule) => metal.keep(volume.id, *snapshot, *rule),
+        VolumeAction::Keep(snapshot, rule) => metal.keep(volume, *snapshot, *rule),
         VolumeAction::QuarantineSnapshot(proof) => {
             metal.quarantine_snapshot(proof.volume(), proof.snapshot())
         }

@@ -1,5 +1,5 @@
-//! A volume is written by one machine at most, and its file is left alone while one has it: no copy
-//! of it is taken, nothing is put in its place, and it does not go.
+//! A volume is written by one machine at most, and its file is left alone while one has it: only that
+//! machine copies it, nothing is put in its place, and it does not go.
 
 use super::super::metal::Deed;
 use super::{Observed, Scene};
@@ -23,6 +23,9 @@ pub(super) fn watch(observed: &Observed<'_>, scene: &Scene<'_>) -> Result<(), St
             Some(vm) => Err(format!("{deed:?} while VM {vm} has the volume")),
             None => Ok(()),
         },
+        Deed::SnapshotCopied(volume, _, vm) if metal.holder(*volume) != Some(*vm) => {
+            Err(format!("{deed:?}, which VM {vm} does not hold"))
+        }
         _ => Ok(()),
     }
 }
