@@ -10,6 +10,7 @@ use dagger_payload::id::{Generation, HostId, ImageDigest, VmId};
 use dagger_payload::kind::{ReportPhase, RestartPolicy};
 use dagger_payload::name::SshKeyLine;
 use dagger_payload::object::{Placement, Wanted};
+use dagger_payload::usage::Metered;
 
 use super::limits::{RESTARTS_MAX, RETRY_WAIT_FIRST, RETRY_WAIT_MAX, SILENT_TRIES_MAX};
 use super::step::{DiskRule, Finished, Outcome, Seen, Sighting, Step};
@@ -192,6 +193,15 @@ impl Entry {
         }
     }
 
+    /// Whether the order has seen the guest run. Then its disk was made, whatever is remembered or
+    /// seen here: a VM that was accepted does not move.
+    fn has_run(&self) -> bool {
+        self.wanted.as_ref().is_some_and(|wanted| {
+            let meter = &wanted.vm.meter;
+            matches!(meter.counts, Metered::Guest | Metered::Paused) || meter.used.cpu_ms > 0
+        })
+    }
+
     /// Whether this host carries the VM: its own acceptance is ordered (R4).
     pub(super) fn is_accepted_by(&self, here: HostId) -> bool {
         let placement = self.wanted.as_ref().map(|wanted| &wanted.vm.placement);
@@ -219,7 +229,7 @@ impl Entry {
     /// Whether the VM's disk may be made.
     pub(super) fn disk_rule(&self) -> DiskRule {
         let made = self.record.as_ref().is_some_and(|record| record.disk == DiskMark::Made);
-        if (made || self.tags().is_some()) && !planted!(DiskMadeAnew) {
+        if (made || self.tags().is_some() || self.has_run()) && !planted!(DiskMadeAnew) {
             DiskRule::MustExist
         } else {
             DiskRule::MayMake

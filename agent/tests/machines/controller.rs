@@ -125,6 +125,33 @@ fn a_vm_is_made_step_by_step_and_reported_once_it_runs() {
 }
 
 #[test]
+fn an_older_report_that_is_ordered_late_is_contradicted() {
+    let (mut desk, _) = Desk::live(&[accepted()], None);
+    desk.make();
+    let ordered = |phase| after(&accepted(), |vm| vm.reported = Some(report(1, phase)));
+    assert_eq!(desk.vm(&ordered(ReportPhase::Accepted)), [], "the newer one is under way");
+    assert_eq!(desk.vm(&ordered(ReportPhase::Running)), []);
+    let outputs = desk.vm(&ordered(ReportPhase::Degraded));
+    assert_eq!(phases(&outputs), [ReportPhase::Running]);
+    assert_eq!(desk.vm(&ordered(ReportPhase::Degraded)), [], "it was said twice");
+    assert_eq!(desk.vm(&ordered(ReportPhase::Running)), []);
+}
+
+#[test]
+fn the_disk_of_a_vm_that_the_order_saw_running_is_not_made_anew_by_a_host_that_lost_all() {
+    let used = |cpu_ms| after(&accepted(), |vm| vm.meter.used.cpu_ms = cpu_ms);
+    for (cpu_ms, rule) in [(0, DiskRule::MayMake), (1, DiskRule::MustExist)] {
+        let (mut desk, _) = Desk::live(&[used(cpu_ms)], None);
+        let outputs = desk.done(Step::Image, None);
+        let made = outputs.iter().find_map(|output| match output {
+            Output::Act(job) => Some(job.action.clone()),
+            _ => None,
+        });
+        assert_eq!(made, Some(Action::Disk(rule)));
+    }
+}
+
+#[test]
 fn a_second_request_for_a_vm_that_boots_stops_nothing() {
     let (mut desk, _) = Desk::live(&[accepted()], None);
     assert_eq!(desk.vm(&accepted()), []);
