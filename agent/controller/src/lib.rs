@@ -34,6 +34,7 @@ pub mod proof;
 pub mod record;
 mod report;
 pub mod selection;
+mod sight;
 mod sources;
 mod step;
 mod volumes;
@@ -41,7 +42,6 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dagger_api::Sight;
 use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId, VolumeId};
 use dagger_payload::kind::{
     ReportPhase, ReportSnapshot, ReportVm, ReportVolume, StopManner, VmImage,
@@ -54,9 +54,10 @@ use self::decide::{Decision, Surroundings, decide};
 use self::entry::{Entry, Taken};
 use self::fetches::Fetches;
 use self::halt::Charge;
+use self::sight::{sight, stranger};
 use self::sources::Sources;
 use self::volumes::VolumeEntry;
-use crate::machine::{Inventory, Machine, Power, Tags};
+use crate::machine::{Inventory, Machine, Tags};
 use crate::order::{AttestedVm, Order, VmSight};
 use crate::record::Record;
 
@@ -570,37 +571,4 @@ fn act(
         payload: wanted.vm.changed.digest,
     };
     outputs.push(Output::Act(Box::new(Job { vm: wanted.vm.clone(), tags, record, action })));
-}
-
-fn shown(power: Power) -> Sight {
-    match power {
-        Power::Running | Power::Paused => Sight::Running,
-        Power::Stopped => Sight::Stopped,
-    }
-}
-
-/// What the API shows of a machine of which nothing is known but that it is here.
-fn stranger(power: Power) -> VmSight {
-    let reason = "unknown_to_ledger: nothing but its tags says what it is";
-    VmSight {
-        sight: shown(power),
-        applied_generation: None,
-        reason: Some(reason.to_owned()),
-        awaits_image: false,
-    }
-}
-
-/// What the API shows of an entry.
-fn sight(entry: &Entry) -> VmSight {
-    let sight = match &entry.sighting.seen {
-        Seen::Unknown => Sight::Unknown,
-        Seen::Absent | Seen::Present(Machine::Foreign(_)) => Sight::Absent,
-        Seen::Present(Machine::Ours { power, .. }) => shown(*power),
-    };
-    VmSight {
-        sight,
-        applied_generation: entry.record.as_ref().and_then(|record| record.applied),
-        reason: entry.reason.clone(),
-        awaits_image: entry.missing_image.is_some(),
-    }
 }

@@ -197,7 +197,7 @@ impl VolumeEntry {
             ));
         }
         self.wanted = told;
-        // What is ordered is under way no more: an older report that comes after it is contradicted.
+        // What is ordered is under way no more: an older report that comes later is contradicted.
         if self.told == self.ordered() {
             self.told = None;
         }

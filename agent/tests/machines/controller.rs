@@ -128,6 +128,7 @@ fn a_vm_is_made_step_by_step_and_reported_once_it_runs() {
 fn an_older_report_that_is_ordered_late_is_contradicted() {
     let (mut desk, _) = Desk::live(&[accepted()], None);
     desk.make();
+    desk.done(Step::Start, Some(ours(Power::Running, 1)));
     let ordered = |phase| after(&accepted(), |vm| vm.reported = Some(report(1, phase)));
     assert_eq!(desk.vm(&ordered(ReportPhase::Accepted)), [], "the newer one is under way");
     assert_eq!(desk.vm(&ordered(ReportPhase::Running)), []);

@@ -1,5 +1,5 @@
-//! A volume is written by one machine at most, and its file is left alone while one has it: only that
-//! machine copies it, nothing is put in its place, and it does not go.
+//! A volume is written by one machine at most, and its file is left alone while one has it: only
+//! that machine copies it, nothing is put in its place, and it does not go.
 
 use super::super::metal::Deed;
 use super::{Observed, Scene};
