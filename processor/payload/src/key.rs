@@ -92,10 +92,21 @@ impl PublicKey {
     }
 }
 
+/// How every ed25519 key begins in an OpenSSH line: its type, and in base64 the type and the key's
+/// length again (RFC 8709, section 4).
+const LINE_BEGINNING: &str = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAI";
+
+/// Reads an OpenSSH line. What begins otherwise is none: the library would make room by lengths
+/// that only the line says, up to a MiB.
+fn read_line(text: &str) -> Option<ssh_key::PublicKey> {
+    let begins = text.starts_with(LINE_BEGINNING);
+    begins.then(|| ssh_key::PublicKey::from_openssh(text).ok()).flatten()
+}
+
 /// The 32 bytes of the ed25519 key in an OpenSSH line, whether or not they are a key that counts:
 /// enough to tell signers apart, and cheap.
 pub fn bytes_in(text: &str) -> Option<[u8; 32]> {
-    let key = ssh_key::PublicKey::from_openssh(text).ok()?;
+    let key = read_line(text)?;
     key.key_data().ed25519().map(|key| key.0)
 }
 
@@ -105,7 +116,7 @@ impl FromStr for PublicKey {
         if text.starts_with("sk-") {
             return Err(KeyError::Hardware);
         }
-        let key = ssh_key::PublicKey::from_openssh(text).map_err(|_| KeyError::NotOpenSsh)?;
+        let key = read_line(text).ok_or(KeyError::NotOpenSsh)?;
         match key.key_data() {
             ssh_key::public::KeyData::Ed25519(key) => Self::from_bytes(&key.0),
             _ => Err(KeyError::NotOpenSsh),
@@ -317,6 +328,19 @@ mod tests {
         above_p[0] = 0xf0;
         above_p[31] = 0x7f;
         assert_eq!(PublicKey::from_bytes(&above_p), Err(KeyError::NotCanonical));
+    }
+
+    #[test]
+    fn a_line_that_claims_other_lengths_is_no_key() {
+        let line = key(1).public_key().to_string();
+        assert_eq!(line.parse(), Ok(key(1).public_key()));
+        assert_eq!(bytes_in(&line), Some(*key(1).public_key().as_bytes()));
+        for (true_length, other) in [("NTE5AAAAI", "NTE5AAzaI"), ("AAAAC3Nz", "AAzaC3Nz")] {
+            let lies = line.replacen(true_length, other, 1);
+            assert_ne!(lies, line);
+            assert_eq!(lies.parse::<PublicKey>(), Err(KeyError::NotOpenSsh));
+            assert_eq!(bytes_in(&lies), None);
+        }
     }
 
     #[test]

@@ -1,8 +1,12 @@
-//! What was once made and may have been written to is never made anew: a loss is told.
+//! What was once made and may have been written to is never made anew: a loss is told. Only of a
+//! VM whose record and definition are lost before its host was shown that it ran nobody can know.
 
 use std::collections::BTreeSet;
 
+use dagger_controller::Input;
+use dagger_controller::order::Order;
 use dagger_payload::id::{VmId, VolumeId};
+use dagger_payload::usage::Metered;
 
 use super::super::metal::Deed;
 use super::{Observed, Scene};
@@ -11,6 +15,8 @@ use super::{Observed, Scene};
 pub(super) struct Watch {
     /// VMs that ran, by host.
     ran: BTreeSet<(usize, VmId)>,
+    /// VMs of which a host was shown that they had run.
+    shown: BTreeSet<(usize, VmId)>,
     /// Volumes whose making was ordered as told, or that a guest had.
     used: BTreeSet<VolumeId>,
 }
@@ -21,7 +27,26 @@ impl Watch {
         observed: &Observed<'_>,
         scene: &Scene<'_>,
     ) -> Result<(), String> {
-        let Observed::Did(deed, _) = observed else { return Ok(()) };
+        let deed = match observed {
+            Observed::Did(deed, _) => deed,
+            Observed::Told(Input::Order(Order::Vm(version))) => {
+                let meter = &version.vm.meter;
+                if meter.counts == Metered::Guest || meter.used.cpu_ms > 0 {
+                    self.shown.insert((scene.host, version.vm.id));
+                }
+                return Ok(());
+            }
+            Observed::AgentBegan => {
+                let (host, here) = (scene.host, scene.here());
+                self.ran.retain(|(of, vm)| {
+                    let is_remembered =
+                        here.journal.contains_key(vm) || here.metal.domain(*vm).is_some();
+                    *of != host || is_remembered || self.shown.contains(&(host, *vm))
+                });
+                return Ok(());
+            }
+            _ => return Ok(()),
+        };
         match deed {
             Deed::Started(vm) | Deed::GivenVolumes(vm) => {
                 self.ran.insert((scene.host, *vm));
