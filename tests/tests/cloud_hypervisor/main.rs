@@ -273,12 +273,11 @@ fn cloud_hypervisor_a_machine_starts_on_the_taps_that_were_made_for_it_and_not_w
         assert!(ip(&["tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr"]).success());
     }
     let started = host.hypervisor.start(VM);
-    let (_, seen) = call(&host.place(VM, "api.sock"), "GET", "vm.info", "");
+    let seen = started.map(|()| call(&host.place(VM, "api.sock"), "GET", "vm.info", "").1);
     for tap in &taps {
         ip(&["link", "delete", "dev", tap]);
     }
-    started.unwrap();
-    let seen: serde_json::Value = serde_json::from_str(&seen).unwrap();
+    let seen: serde_json::Value = serde_json::from_str(&seen.unwrap()).unwrap();
     let cards = serde_json::json!([
         { "id": "net0", "tap": taps[0], "mac": names.mac(VM, 0) },
         { "id": "net1", "tap": taps[1], "mac": names.mac(VM, 1) },

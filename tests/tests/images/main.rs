@@ -30,6 +30,12 @@ fn register(cluster: &Cluster, file: &Path, name: &str, sources: &[String], take
 
 fn create(cluster: &Cluster, name: &str, image: &str, host: usize, wait: &str) -> String {
     let (key, host_name) = (cluster.file("keys/developer.pub"), format!("host{host}"));
+    // It was registered at another host: this one hears of it when it is attested here.
+    cluster.until("the image is known there", || {
+        let images = cluster.json_from(host, &["image", "ls"]);
+        let mut views = images.as_array()?.iter();
+        views.find(|view| view["image"]["name"] == image).map(|_| ())
+    });
     let output = cluster.ctl_from(
         host,
         &[
