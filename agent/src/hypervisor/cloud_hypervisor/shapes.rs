@@ -12,6 +12,8 @@ use serde::{Deserialize, Serialize};
 use crate::hypervisor::names::{HostNames, uuid};
 use crate::hypervisor::{DirectBoot, GivenVolume, MachineSpecification, Tags};
 
+/// Where the kernel tells of taps.
+const TAPS: &str = "/sys/devices/virtual/net";
 /// What stands in front of our tags among a machine's OEM strings.
 const TAGS_BEGINNING: &str = "dagger:1:";
 /// What stands in front of the place of a volume in the id of its disk.
@@ -166,6 +168,9 @@ pub(super) fn configuration(
     let mut landlock_rules =
         vec![LandlockRule { path: directory.to_owned(), access: "rw" }, below(&machine.image)];
     landlock_rules.extend(payload.files().map(below));
+    // It reads what kind of tap it is given.
+    let taps = net.iter().map(|card| Path::new(TAPS).join(&card.tap));
+    landlock_rules.extend(taps.map(|path| LandlockRule { path, access: "r" }));
     VmConfig {
         cpus: Cpus { boot_vcpus: machine.cpus, max_vcpus: machine.cpus },
         memory: Memory { size: machine.memory_mib << 20 },
