@@ -10,17 +10,31 @@ use dagger_payload::event::Parent;
 use dagger_payload::id::{AuthorIndex, Epoch, Round};
 use dagger_payload::peer::{Highest, PeerMessage};
 
+use crate::allowance::Allowances;
 use crate::catchup::end_of_stretch;
-use crate::limits::{EPOCH_HINT_MS, HAVE_MS};
+use crate::limits::{ANSWER_EVERY_MS, ANSWERS_AT_ONCE_MAX, EPOCH_HINT_MS, HAVE_MS};
 use crate::{Core, Moment, Output, Turn};
 
 /// Who is there.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Gossip {
     connected: BTreeSet<AuthorIndex>,
     have_at: Moment,
     /// Not before this moment is a peer of another epoch answered at once.
     hint_at: Moment,
+    /// How often each peer may still be sent what it lacks.
+    answers: Allowances,
+}
+
+impl Default for Gossip {
+    fn default() -> Self {
+        Self {
+            connected: BTreeSet::new(),
+            have_at: Moment(0),
+            hint_at: Moment(0),
+            answers: Allowances::new(ANSWERS_AT_ONCE_MAX, ANSWER_EVERY_MS),
+        }
+    }
 }
 
 impl Gossip {
@@ -78,12 +92,12 @@ impl Core {
         turn.outputs.push(Output::Send { to: peer, message: self.have(), after: self.written });
     }
 
-    /// What this host has of the present epoch, or needs no more.
+    /// What this host has of the present epoch, or does not need to be shown.
     pub(crate) fn have(&self) -> PeerMessage {
         let floor = self.graph.floor();
         let mut highest = self.highest();
         for each in &mut highest {
-            each.round = each.round.max(floor);
+            each.round = each.round.max(floor).max(self.intake.passed_over(each.author));
         }
         PeerMessage::Have { highest, epoch: self.configuration.epoch }
     }
@@ -104,7 +118,8 @@ impl Core {
         }
     }
 
-    /// Sends a peer what it lacks: from memory what is there, from the store what is older.
+    /// Sends a peer what it lacks: from memory what is there, from the store what is older. One that
+    /// asks too often is not answered: it asks again.
     pub(crate) fn peer_has(
         &mut self,
         turn: &mut Turn<'_>,
@@ -118,6 +133,9 @@ impl Core {
         self.catch_up.note(peer, epoch, &has);
         if epoch > self.configuration.epoch {
             self.hint_that_behind(turn, peer);
+            return;
+        }
+        if !self.gossip.answers.spend(peer, turn.now) && !planted!(AnswersUnlimited) {
             return;
         }
         if epoch < self.configuration.epoch {

@@ -104,6 +104,9 @@ pub(crate) struct Intake {
     /// Suspended events whose last missing parents have sunk below the graph's floor: nobody needs
     /// those any more.
     freed: Vec<Suspended>,
+    /// Up to which round each author's events were shown that rest on a twin which nobody but he
+    /// names.
+    passed_over: BTreeMap<AuthorIndex, Round>,
     /// When the earliest of the missing events should be asked for.
     ask_at: Option<Moment>,
     /// The last round of which an event was left out because the judge lags.
@@ -120,6 +123,7 @@ impl Intake {
             twins: Twins::default(),
             evidence: BTreeMap::new(),
             freed: Vec::new(),
+            passed_over: BTreeMap::new(),
             ask_at: None,
             left_out: None,
         }
@@ -176,6 +180,30 @@ impl Intake {
     pub(crate) fn waiting_of(&self, author: AuthorIndex) -> impl Iterator<Item = &Arc<Event>> {
         let events = self.suspended.values().map(|suspended| &suspended.event);
         events.filter(move |event| event.header.author == author)
+    }
+
+    /// Up to which round `author`'s events need not be shown to this host, though it has not
+    /// accepted them: they rest on a twin of his that nobody else names. Whoever has accepted them
+    /// would show them at each exchange, for as long as there is no work that names them.
+    pub(crate) fn passed_over(&self, author: AuthorIndex) -> Round {
+        self.passed_over.get(&author).copied().unwrap_or_default()
+    }
+
+    /// Notes what waits for these twins, which only their own authors' events name.
+    fn pass_over(&mut self, twins: Vec<EventDigest>) {
+        let (mut next, mut seen) = (twins, BTreeSet::new());
+        while let Some(digest) = next.pop() {
+            let children = self.missing.get(&digest).into_iter().flat_map(|it| &it.children);
+            for child in children.filter(|child| seen.insert(**child)) {
+                let Some(waiting) = self.suspended.get(child) else { continue };
+                let header = &waiting.event.header;
+                let round = self.passed_over.entry(header.author).or_default();
+                if !planted!(PassedOverNotTold) {
+                    *round = header.round.max(*round);
+                }
+                next.push(*child);
+            }
+        }
     }
 
     /// When a missing event should be asked for next.
@@ -497,6 +525,8 @@ impl Core {
         let peers = self.peers_asked();
         let mut wants: BTreeMap<AuthorIndex, Vec<Parent>> = BTreeMap::new();
         let (mut hopeless, mut taken) = (Vec::new(), Vec::new());
+        let unnamed = due.iter().filter(|(_, wish)| *wish == Wish::None).map(|(digest, _)| *digest);
+        self.intake.pass_over(unnamed.collect());
         for (digest, wish) in due {
             let Some(missing) = self.intake.missing.get_mut(&digest) else { continue };
             missing.believe_another(peers);

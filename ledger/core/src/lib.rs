@@ -20,6 +20,7 @@ macro_rules! planted {
 }
 
 mod adopt;
+mod allowance;
 mod catchup;
 mod clock;
 mod commit;

@@ -38,6 +38,11 @@ pub(crate) const ROUNDS_AHEAD_OF_JUDGE_MAX: u64 = 200;
 pub(crate) const EPOCH_HINT_MS: u64 = 500;
 /// Peers tell each other what they have at least this often, in milliseconds.
 pub(crate) const HAVE_MS: u64 = 30_000;
+/// How often a peer that tells what it has is sent what it lacks, at once: a host that catches up
+/// tells it after each stretch.
+pub(crate) const ANSWERS_AT_ONCE_MAX: u64 = 64;
+/// After so many milliseconds it is sent that once more.
+pub(crate) const ANSWER_EVERY_MS: u64 = 20;
 /// How many rounds above the highest that a peer has are sent to it at a time, as far as they are
 /// stored; no more than is kept while commits wait for the judge. A host that is further behind
 /// than half of this asks one peer for the next stretch.

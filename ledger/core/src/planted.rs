@@ -72,6 +72,10 @@ pub enum Bug {
     OldParentsChecked,
     /// A clock in doubt goes on into events.
     ClockNotDoubted,
+    /// What rests on a twin that only its author names is shown again at each exchange.
+    PassedOverNotTold,
+    /// A peer is sent what it lacks as often as it tells what it has.
+    AnswersUnlimited,
 }
 
 /// All that the simulator finds. The others take a coincidence or liars that no run has; each has a

@@ -14,23 +14,23 @@ use dagger_payload::event::Event;
 use dagger_payload::id::{AuthorIndex, EventDigest, Round};
 
 use crate::Moment;
+use crate::allowance::Allowances;
 use crate::limits::{
     TWIN_EVERY_MS, TWINS_AT_ONCE_MAX, TWINS_BYTES_PER_AUTHOR_MAX, TWINS_PER_AUTHOR_MAX,
 };
 
-/// How many twins a peer may still bring in.
-#[derive(Debug, Clone, Copy)]
-struct Budget {
-    left: u64,
-    /// Since when more has been earned.
-    since: Moment,
-}
-
 /// Twins that nobody needs yet, and budgets.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Twins {
     kept: BTreeMap<EventDigest, (AuthorIndex, Arc<Event>)>,
-    budgets: BTreeMap<AuthorIndex, Budget>,
+    allowances: Allowances,
+}
+
+impl Default for Twins {
+    fn default() -> Self {
+        let allowances = Allowances::new(TWINS_AT_ONCE_MAX, TWIN_EVERY_MS);
+        Self { kept: BTreeMap::new(), allowances }
+    }
 }
 
 impl Twins {
@@ -64,30 +64,6 @@ impl Twins {
 
     /// Whether `peer` may bring in one more twin now; if so, it has.
     pub(crate) fn spend(&mut self, peer: AuthorIndex, now: Moment) -> bool {
-        let full = Budget { left: TWINS_AT_ONCE_MAX, since: now };
-        let budget = self.budgets.entry(peer).or_insert(full);
-        let earned = now.0.saturating_sub(budget.since.0) / TWIN_EVERY_MS;
-        budget.left = budget.left.saturating_add(earned).min(TWINS_AT_ONCE_MAX);
-        budget.since = budget.since.plus_ms(earned * TWIN_EVERY_MS);
-        let may = budget.left > 0;
-        budget.left = budget.left.saturating_sub(1);
-        may
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_peer_brings_in_many_twins_at_once_and_then_one_at_a_time() {
-        let mut twins = Twins::default();
-        let mut spend = |peer, at| twins.spend(AuthorIndex(peer), Moment(at));
-        assert_eq!((0..2 * TWINS_AT_ONCE_MAX).filter(|_| spend(1, 5)).count() as u64, 256);
-        assert!(!spend(1, 5 + TWIN_EVERY_MS - 1));
-        assert!(spend(1, 5 + TWIN_EVERY_MS) && !spend(1, 5 + TWIN_EVERY_MS));
-        assert!(spend(2, 5), "another peer pays for itself");
-        let later = 5 + 1_000_000 * TWIN_EVERY_MS;
-        assert_eq!((0..2 * TWINS_AT_ONCE_MAX).filter(|_| spend(1, later)).count() as u64, 256);
+        self.allowances.spend(peer, now)
     }
 }

@@ -3,7 +3,7 @@
 //! Setting: four members (others where it says so) on a network where every message takes one
 //! millisecond and every write two; a liar is a member whose core is dead and in whose name events
 //! are forged. Pinned: when an event is made and when not, what is attested, what returns to the
-//! pool, and which twins are taken in. Built with `planted-bugs`, each case is also tried with the
+//! pool, which twins are taken in, and how often a peer is shown what it lacks. Built with `planted-bugs`, each case is also tried with the
 //! wrong rule, and must fail.
 
 mod network;
@@ -48,6 +48,8 @@ directed! {
     a_payload_returns_as_often_as_its_event_comes_too_late, ReturnedOnceOnly;
     a_liar_who_attests_less_sets_nobodys_pace, AnswerAttestsLess;
     a_twin_is_taken_in_only_when_another_author_names_it, TwinsTakenUnnamed;
+    a_branch_that_only_a_liar_names_is_not_shown_again_and_again, PassedOverNotTold;
+    a_peer_that_says_without_end_that_it_has_nothing_is_answered_so_often, AnswersUnlimited;
     a_false_place_below_the_floor_divides_nobody, OldParentsChecked;
     a_host_whose_clock_jumped_is_silent_until_its_operator_confirms_it, ClockNotDoubted;
     a_host_whose_clock_is_not_that_of_its_peers_is_silent_and_stops_nobody, ClockNotDoubted;
@@ -223,6 +225,51 @@ mod cases {
         net.tell(LIAR, 0, &above);
         net.run(2_000);
         assert!(net.has(0, &twin) && net.has(0, &above) && net.has(0, &naming));
+    }
+
+    pub(super) fn a_branch_that_only_a_liar_names_is_not_shown_again_and_again() {
+        let mut net = with_a_liar(1);
+        let round = top(&net) - 1;
+        let one = net.forge((LIAR, round), honest(&net, round - 1), "");
+        net.run(1); // another timestamp makes a twin
+        let twin = net.forge((LIAR, round), honest(&net, round - 1), "");
+        let parents = honest(&net, round).into_iter().chain([twin.as_parent()]).collect();
+        let above = net.forge((LIAR, round + 1), parents, "");
+        net.tell(LIAR, 0, &one);
+        for to in [1, 2] {
+            net.tell(LIAR, to, &twin);
+            net.tell(LIAR, to, &above);
+        }
+        net.run(120_000);
+        assert!(net.has(1, &above) && net.has(2, &above) && !net.has(0, &above));
+        let before = net.bytes;
+        net.run(600_000);
+        let spoken = net.bytes - before;
+        // One exchange each half minute, and nothing else.
+        let (exchanges, have_bytes_max) = (20 * LIAR * LIAR, 40);
+        assert!(spoken <= exchanges * have_bytes_max, "{spoken} bytes in ten silent minutes");
+        // Once an honest member builds on it, the first one takes it, too.
+        net.submit(1, "work");
+        net.run(5_000);
+        net.assert_all_ordered(&["payload 0", "work"]);
+        assert!(net.has(0, &above));
+    }
+
+    pub(super) fn a_peer_that_says_without_end_that_it_has_nothing_is_answered_so_often() {
+        let mut net = with_a_liar(20);
+        let before = net.bytes;
+        net.tell_nothing(2, 0);
+        let answer = net.bytes - before;
+        assert!(answer > 10_000, "it lacks all: {answer} bytes");
+        for _ in 0..10_000 {
+            net.tell_nothing(2, 0);
+        }
+        let answers = (net.bytes - before) / answer;
+        assert!((10..100).contains(&answers), "{answers} answers");
+        net.run(10_000);
+        let before = net.bytes;
+        net.tell_nothing(2, 0);
+        assert!(net.bytes - before >= answer, "who asks again later is answered");
     }
 
     pub(super) fn a_false_place_below_the_floor_divides_nobody() {

@@ -41,6 +41,12 @@ impl Net {
         self.input(host, Input::ClockConfirmed);
     }
 
+    /// `from` tells `to` that it has nothing.
+    pub fn tell_nothing(&mut self, from: usize, to: usize) {
+        let (from, highest) = (author(from), Vec::new());
+        self.input(to, Input::PeerHave { from, highest, epoch: Epoch(0) });
+    }
+
     /// `from` shows an event to `to`.
     pub fn tell(&mut self, from: usize, to: usize, event: &Lie) {
         let input = Input::EventReceived { from: author(from), event: event.clone() };

@@ -94,6 +94,8 @@ pub struct Net {
     due: BTreeSet<(u64, u64, Due)>,
     sequence: u64,
     pub frames: Rc<RefCell<u64>>,
+    /// Bytes of all that was sent.
+    pub bytes: usize,
     /// Events that each host sent from its store.
     pub served: Vec<u64>,
     /// Sends nothing from its store.
@@ -175,6 +177,7 @@ impl Net {
             due: BTreeSet::new(),
             sequence: 0,
             frames: Rc::new(RefCell::new(0)),
+            bytes: 0,
             served: vec![0; members + followers],
             withholding: None,
             muted: None,
@@ -274,11 +277,13 @@ impl Net {
     }
 
     fn send(&mut self, from: usize, to: usize, message: &PeerMessage) {
+        let frame = message.to_bytes();
         *self.frames.borrow_mut() += 1;
+        self.bytes += frame.len();
         if self.muted == Some(from) {
             return;
         }
-        self.schedule(1, Due::Deliver { to, from, frame: message.to_bytes() });
+        self.schedule(1, Due::Deliver { to, from, frame });
     }
 
     fn take_to_judge(&mut self, at: usize, commit: OrderedCommit) {
