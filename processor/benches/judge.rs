@@ -14,8 +14,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
 use dagger_payload::codec;
-use dagger_payload::id::VmId;
-use dagger_payload::merkle;
+use dagger_payload::id::{PayloadDigest, VmId};
 use dagger_payload::release::Verdict;
 use dagger_payload::snapshot::SnapshotHead;
 use dagger_payload::state_tree::Subject;
@@ -161,7 +160,7 @@ fn vm_create(quick: bool) -> Value {
         let (commit, verified) = world.creations(COMMIT_PAYLOADS.min(count));
         let start = thread_time();
         for ordered in &commit.payloads {
-            black_box(merkle::leaf(&ordered.payload.to_record()));
+            black_box(PayloadDigest::of(&ordered.payload.bytes));
         }
         bound += thread_time() - start;
         let start = thread_time();
@@ -300,7 +299,7 @@ fn restart(vms: usize) -> Value {
     let start = thread_time();
     for chunk in &chunks {
         let each = chunk.len() * vms.div_ceil(chunks.len()) / vms.max(1);
-        chunk.chunks(each.max(64)).for_each(|object| _ = black_box(merkle::leaf(object)));
+        chunk.chunks(each.max(64)).for_each(|object| _ = black_box(PayloadDigest::of(object)));
     }
     let bound = thread_time() - start;
     let (mut reading, mut taking) = (Duration::ZERO, Duration::ZERO);

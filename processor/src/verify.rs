@@ -7,7 +7,7 @@
 use dagger_payload::hashing::Purpose;
 use dagger_payload::id::{PayloadDigest, VmId};
 use dagger_payload::kind::Body;
-use dagger_payload::merkle::{self, Leaf};
+use dagger_payload::merkle::Leaf;
 use dagger_payload::name::Name;
 use dagger_payload::payload::{Payload, SignedPayload};
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -58,7 +58,7 @@ impl Verified {
     pub fn of(signed: &SignedPayload, outcome: Result<Box<Payload>, Refusal>) -> Self {
         let digest = signed.digest();
         let newborn = outcome.as_ref().ok().and_then(|payload| Newborn::of(&digest, payload));
-        let leaf = merkle::leaf(&signed.to_record());
+        let leaf = signed.leaf();
         Self { digest, outcome, leaf, place: Subject::Payload(digest).place(), newborn }
     }
 }

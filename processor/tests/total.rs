@@ -129,7 +129,7 @@ fn no_flipped_or_cut_byte_of_a_signed_payload_is_accepted() {
             let changed = SignedPayload { bytes: bytes.into(), ..control.clone() };
             assert!(outcome(&changed).is_err(), "byte {at} with {mask:#x}");
         }
-        let cut = SignedPayload { bytes: control.bytes.slice(..at), ..control.clone() };
+        let cut = SignedPayload { bytes: control.bytes.slice(..at).into(), ..control.clone() };
         assert!(outcome(&cut).is_err(), "cut at {at}");
     }
     for bit in 0..512 {

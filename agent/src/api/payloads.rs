@@ -62,7 +62,8 @@ pub(super) async fn submit(
     let bytes = read_body(request, PAYLOAD_BYTES_MAX).await?;
     let document = Payload::read(&bytes)?;
     let signature = read_signature(&headers, &document)?;
-    let payload = SignedPayload { signature_kind: SignatureKind::SshEd25519, signature, bytes };
+    let payload =
+        SignedPayload { signature_kind: SignatureKind::SshEd25519, signature, bytes: bytes.into() };
     check_signature_and_cluster(&api, &document, &payload)?;
     let digest = payload.digest();
     let vm = document.body.vm(&digest);

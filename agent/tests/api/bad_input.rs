@@ -87,11 +87,11 @@ async fn signatures_that_do_not_count_are_refused() {
     let for_genesis = sshsig::sign(&developer, Namespace::Genesis, &payload.bytes);
     let for_genesis = sshsig::to_base64(&developer.public_key(), Namespace::Genesis, &for_genesis);
     for signature in [&by_another, &over_other_bytes, &for_genesis, "", "AAAA", "!!", "-----"] {
-        let answered = agent.unix.post_bytes(payload.bytes.clone(), signature).await;
+        let answered = agent.unix.post_bytes(payload.bytes.shared(), signature).await;
         assert_refused(&answered, StatusCode::FORBIDDEN, "signature_invalid");
     }
     let without = agent.unix.request("POST", "/v1/payloads");
-    let without = without.body(http_body_util::Full::new(payload.bytes.clone()));
+    let without = without.body(http_body_util::Full::new(payload.bytes.shared()));
     let answered = agent.unix.ask(without.expect("a request")).await;
     assert_refused(&answered, StatusCode::FORBIDDEN, "signature_invalid");
     assert!(agent.ledger.submitted.try_recv().is_err());
@@ -201,7 +201,7 @@ async fn without_its_ledger_the_api_still_tells_what_is_wrong_with_a_request() {
     let answered = agent.unix.post_payload(&late).await;
     assert_refused(&answered, StatusCode::UNPROCESSABLE_ENTITY, "expired");
     let bytes = payload(&agent).bytes;
-    let answered = agent.unix.post_bytes(bytes, "AAAA").await;
+    let answered = agent.unix.post_bytes(bytes.shared(), "AAAA").await;
     assert_refused(&answered, StatusCode::FORBIDDEN, "signature_invalid");
     // What was read before is still shown.
     let vms: Vec<dagger_api::VmView> = agent.unix.get_json("/v1/vms").await;

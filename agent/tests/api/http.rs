@@ -100,7 +100,7 @@ impl Way {
     pub(crate) async fn post_payload(&self, payload: &SignedPayload) -> Answered {
         let signer = payload.read().expect("in form").signer;
         let signature = sshsig::to_base64(&signer, Namespace::Payload, &payload.signature);
-        self.post_bytes(payload.bytes.clone(), &signature).await
+        self.post_bytes(payload.bytes.shared(), &signature).await
     }
 
     pub(crate) async fn post(&self, path: &str, body: &'static str) -> Answered {

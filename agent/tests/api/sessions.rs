@@ -135,7 +135,7 @@ async fn a_prediction_is_made_for_whoever_may_see_the_account_and_needs_no_signa
         for (name, value) in reader.iter().flat_map(|reader| session(&agent, &key(*reader), 0)) {
             request = request.header(name, value);
         }
-        let body = http_body_util::Full::from(document.clone());
+        let body = http_body_util::Full::from(document.shared());
         agent.tcp.ask(request.body(body).expect("a request")).await
     };
     assert_eq!(ask(None).await.problem().code, "session_needed");

@@ -118,8 +118,8 @@ impl Core {
         }
     }
 
-    /// Sends a peer what it lacks: from memory what is there, from the store what is older. One that
-    /// asks too often is not answered: it asks again.
+    /// Sends a peer what it lacks: from memory what is there, from the store what is older. One
+    /// that asks too often is not answered: it asks again.
     pub(crate) fn peer_has(
         &mut self,
         turn: &mut Turn<'_>,

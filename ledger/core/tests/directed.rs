@@ -3,8 +3,8 @@
 //! Setting: four members (others where it says so) on a network where every message takes one
 //! millisecond and every write two; a liar is a member whose core is dead and in whose name events
 //! are forged. Pinned: when an event is made and when not, what is attested, what returns to the
-//! pool, which twins are taken in, and how often a peer is shown what it lacks. Built with `planted-bugs`, each case is also tried with the
-//! wrong rule, and must fail.
+//! pool, which twins are taken in, and how often a peer is shown what it lacks. Built with
+//! `planted-bugs`, each case is also tried with the wrong rule, and must fail.
 
 mod network;
 

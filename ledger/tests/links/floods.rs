@@ -145,7 +145,7 @@ fn orphan(cluster: ClusterId, number: u64, payload_bytes: usize) -> Event {
     let payload = SignedPayload {
         signature_kind: SignatureKind::SshEd25519,
         signature: Signature([3; 64]),
-        bytes: Bytes::from(vec![0x20; payload_bytes]),
+        bytes: vec![0x20; payload_bytes].into(),
     };
     Event::make(header, vec![payload], |digest| key(10).sign_in(Domain::Event, digest.as_bytes()))
 }

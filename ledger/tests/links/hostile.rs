@@ -63,7 +63,7 @@ fn event(cluster: ClusterId) -> Event {
     let payload = SignedPayload {
         signature_kind: SignatureKind::SshEd25519,
         signature: Signature([3; 64]),
-        bytes: Bytes::from_static(b"{\"what\":\"ever\"}"),
+        bytes: "{\"what\":\"ever\"}".into(),
     };
     let sign = |digest: &EventDigest| key(0).sign_in(Domain::Event, digest.as_bytes());
     Event::make(header, vec![payload], sign)

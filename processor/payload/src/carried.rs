@@ -105,7 +105,7 @@ impl Carried {
         if count > EVENT_PAYLOADS_MAX {
             return Err(CarriageError::TooLarge);
         }
-        let leaf = merkle::leaf(&self.payload.to_record());
+        let leaf = self.payload.leaf();
         if !merkle::verify(&header.payload_root, count, index, &leaf, &self.path.0) {
             return Err(CarriageError::AnotherRoot);
         }
@@ -169,7 +169,7 @@ mod tests {
     fn payload(number: u8) -> SignedPayload {
         let bytes = Bytes::from(vec![number; 40]);
         let signature = Signature([number; 64]);
-        SignedPayload { signature_kind: SignatureKind::SshEd25519, signature, bytes }
+        SignedPayload { signature_kind: SignatureKind::SshEd25519, signature, bytes: bytes.into() }
     }
 
     fn end() -> CommitEnd {

@@ -227,7 +227,7 @@ impl Event {
         sign: impl FnOnce(&EventDigest) -> Signature,
     ) -> Self {
         let records: Vec<Vec<u8>> = payloads.iter().map(SignedPayload::to_record).collect();
-        let leaves: Vec<_> = records.iter().map(|record| merkle::leaf(record)).collect();
+        let leaves: Vec<_> = payloads.iter().map(SignedPayload::leaf).collect();
         header.payload_root = merkle::root(&leaves);
         header.payload_count = u32::try_from(records.len()).expect("bounded by the body's size");
         let header_bytes = codec::encode(&header);
@@ -369,9 +369,11 @@ fn read_body(
         if !codec::is_canonical(&read, record) {
             return Err(EventError::NotCanonical);
         }
-        leaves.push(merkle::leaf(record));
         let RecordBytes { signature_kind, signature, bytes } = read;
-        payloads.push(SignedPayload { signature_kind, signature, bytes: event.slice_ref(bytes) });
+        let bytes = event.slice_ref(bytes).into();
+        let payload = SignedPayload { signature_kind, signature, bytes };
+        leaves.push(payload.leaf());
+        payloads.push(payload);
     }
     if payloads.len() == count && merkle::root(&leaves) == header.payload_root {
         Ok((payloads, leaves))
@@ -426,7 +428,7 @@ mod tests {
         let payload = SignedPayload {
             signature_kind: SignatureKind::SshEd25519,
             signature: Signature([3; 64]),
-            bytes: Bytes::from_static(b"{}"),
+            bytes: "{}".into(),
         };
         Event::make(header(round), vec![payload; payloads], |digest| {
             key().sign_in(Domain::Event, digest.as_bytes())
@@ -469,7 +471,7 @@ mod tests {
 
     #[test]
     fn a_record_takes_no_less_than_the_least() {
-        let bytes = Bytes::new();
+        let bytes = Bytes::new().into();
         let (signature_kind, signature) = (SignatureKind::SshEd25519, Signature([0; 64]));
         let least = SignedPayload { signature_kind, signature, bytes };
         assert_eq!(least.to_record().len(), RECORD_BYTES_MIN);

@@ -34,6 +34,7 @@ pub mod refusal;
 pub mod release;
 pub mod roster;
 pub mod session;
+pub mod signed_bytes;
 pub mod snapshot;
 pub mod sshsig;
 pub mod state_tree;

@@ -5,7 +5,9 @@
 //! by events and by proofs. Source: the tree of RFC 9162, section 2.1, over BLAKE3.
 
 use crate::hashing::Purpose;
-use crate::id::MerkleRoot;
+use crate::id::{MerkleRoot, PayloadDigest};
+use crate::key::Signature;
+use crate::payload::SignatureKind;
 
 static LEAF: Purpose = Purpose::new("dagger v1 merkle leaf");
 static NODE: Purpose = Purpose::new("dagger v1 merkle node");
@@ -13,9 +15,15 @@ static NODE: Purpose = Purpose::new("dagger v1 merkle node");
 /// Hash of one payload record.
 pub type Leaf = [u8; 32];
 
-/// Hash of a record's bytes.
-pub fn leaf(record: &[u8]) -> Leaf {
-    LEAF.hash(record)
+/// Hash of the record of a payload with this digest, signed so: all that the record holds, and the
+/// long part of it is not hashed a second time.
+pub fn leaf(digest: &PayloadDigest, kind: SignatureKind, signature: &Signature) -> Leaf {
+    let kind = match kind {
+        SignatureKind::SshEd25519 => 0_u8,
+    };
+    let mut hasher = LEAF.hasher();
+    hasher.update(digest.as_bytes()).update(&[kind]).update(&signature.0);
+    *hasher.finalize().as_bytes()
 }
 
 fn node(left: &Leaf, right: &Leaf) -> Leaf {
@@ -79,12 +87,12 @@ mod tests {
     #[test]
     fn every_leaf_has_a_proof_and_no_other_leaf_index_or_path_passes() {
         for count in 1..=17_u8 {
-            let leaves: Vec<_> = (0..count).map(|i| leaf(&[i])).collect();
+            let leaves: Vec<_> = (0..count).map(|i| LEAF.hash(&[i])).collect();
             let root = root(&leaves);
             for index in 0..leaves.len() {
                 let path = prove(&leaves, index).expect("exists");
                 assert!(verify(&root, leaves.len(), index, &leaves[index], &path));
-                assert!(!verify(&root, leaves.len(), index, &leaf(b"other"), &path));
+                assert!(!verify(&root, leaves.len(), index, &LEAF.hash(b"other"), &path));
                 assert!(!verify(&root, leaves.len(), leaves.len(), &leaves[index], &path));
                 let longer: Vec<_> = path.iter().copied().chain([[0; 32]]).collect();
                 assert!(!verify(&root, leaves.len(), index, &leaves[index], &longer));

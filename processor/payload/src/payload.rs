@@ -5,14 +5,15 @@
 //! `daggerctl` (to make), by the ledger (to carry unread) and by the processor (to read and
 //! verify).
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, LedgerTime, PayloadDigest};
 use crate::key::{PublicKey, SecretKey, Signature};
 use crate::kind::Body;
 use crate::limits::PAYLOAD_BYTES_MAX;
+use crate::merkle::{self, Leaf};
 use crate::refusal::{Refusal, RefusalCode};
+use crate::signed_bytes::SignedBytes;
 use crate::sshsig::{self, Namespace};
 use crate::strict_json;
 
@@ -41,14 +42,18 @@ pub struct SignedPayload {
     pub signature: Signature,
     /// The exact bytes that were signed.
     #[n(2)]
-    #[cbor(with = "crate::codec::shared_bytes")]
-    pub bytes: Bytes,
+    pub bytes: SignedBytes,
 }
 
 impl SignedPayload {
     /// Identity: a digest of the signed bytes alone, so that signing again changes nothing.
     pub fn digest(&self) -> PayloadDigest {
-        PayloadDigest::of(&self.bytes)
+        self.bytes.digest()
+    }
+
+    /// What stands for it in its event's Merkle tree, and in the chain of everything ordered.
+    pub fn leaf(&self) -> Leaf {
+        merkle::leaf(&self.digest(), self.signature_kind, &self.signature)
     }
 
     /// The canonical record: what stands in an event's body and in the store.
@@ -193,7 +198,7 @@ mod tests {
         assert_eq!(signed.digest(), digest);
         assert!(!signed.is_signed_by(&key.public_key()));
         assert_eq!(signed.claimed_signer(), Some(*key.public_key().as_bytes()));
-        let opaque = SignedPayload { bytes: Bytes::from_static(b"opaque"), ..signed.clone() };
+        let opaque = SignedPayload { bytes: "opaque".into(), ..signed.clone() };
         assert_eq!(opaque.claimed_signer(), None);
         let record = signed.to_record();
         assert_eq!(crate::codec::decode(&record), Ok(signed));

@@ -9,7 +9,7 @@ use crate::id::{
     AuthorIndex, ClusterId, CommitIndex, LedgerTime, PayloadDigest, Position, PrefixHash, Round,
 };
 use crate::key::Signature;
-use crate::merkle::{self, Leaf};
+use crate::merkle::Leaf;
 use crate::object::Effect;
 use crate::payload::SignedPayload;
 use crate::refusal::Refusal;
@@ -21,17 +21,13 @@ pub fn initial_prefix(cluster: &ClusterId) -> PrefixHash {
 }
 
 /// The chain after a commit: unchanged by one without payloads, else a hash of the chain before,
-/// the commit's ledger time and the Merkle leaf of each payload record in order.
+/// the commit's ledger time and the Merkle leaf of each payload in order.
 pub fn extend_prefix<'p>(
     before: &PrefixHash,
     ledger_time: LedgerTime,
     payloads: impl IntoIterator<Item = &'p SignedPayload>,
 ) -> PrefixHash {
-    let mut record = Vec::new();
-    let leaves = payloads.into_iter().map(|payload| {
-        codec::encode_over(payload, &mut record);
-        merkle::leaf(&record)
-    });
+    let leaves = payloads.into_iter().map(SignedPayload::leaf);
     extend_prefix_by(before, ledger_time, leaves)
 }
 

@@ -5,7 +5,6 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::Command;
 
-use bytes::Bytes;
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, MerkleRoot, Position,
@@ -87,7 +86,7 @@ fn events() -> Vec<(&'static str, Event)> {
     let payload = |text: &'static str| SignedPayload {
         signature_kind: SignatureKind::SshEd25519,
         signature: Signature([6; 64]),
-        bytes: Bytes::from_static(text.as_bytes()),
+        bytes: text.into(),
     };
     let make = |header, payloads| {
         Event::make(header, payloads, |digest| key.sign_in(Domain::Event, digest.as_bytes()))

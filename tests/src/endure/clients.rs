@@ -10,7 +10,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
-use bytes::Bytes;
 use dagger_bus::Connection;
 use dagger_bus::ledger::{Answer, Call, Consumed, Request, Response, StreamItem};
 use dagger_payload::id::{CommitIndex, PayloadDigest};
@@ -134,7 +133,7 @@ fn payload(host: u8, number: u64) -> SignedPayload {
         signature_kind: SignatureKind::SshEd25519,
         // In mode `opaque` nobody looks at it.
         signature: Signature([7; 64]),
-        bytes: Bytes::from(bytes),
+        bytes: bytes.into(),
     }
 }
 

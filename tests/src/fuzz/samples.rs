@@ -383,7 +383,7 @@ impl World {
 
     /// A payload of a life as bytes of its own.
     pub fn text(&self) -> Bytes {
-        self.lived[0].bytes.clone()
+        self.lived[0].bytes.shared()
     }
 }
 

@@ -164,7 +164,7 @@ impl Offerer {
             signature_kind: SignatureKind::SshEd25519,
             // In mode `opaque` nobody looks at it.
             signature: Signature([7; 64]),
-            bytes: Bytes::copy_from_slice(&self.template),
+            bytes: Bytes::copy_from_slice(&self.template).into(),
         };
         self.number += 1;
         self.offered += u64::from(self.measured.contains(intended));

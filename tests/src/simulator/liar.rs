@@ -10,7 +10,6 @@ mod split;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use dagger_ledger_core::interface::{CoreConfiguration, EventSigner};
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
 use dagger_payload::handover::Handover;
@@ -561,7 +560,7 @@ impl Liar {
         SignedPayload {
             signature_kind: SignatureKind::SshEd25519,
             signature: Signature([1; 64]),
-            bytes: Bytes::from(bytes),
+            bytes: bytes.into(),
         }
     }
 

@@ -2,7 +2,6 @@
 //!
 //! Owns the payloads' bytes. Never knows hosts. Called by the world.
 
-use bytes::Bytes;
 use dagger_payload::committee::Committee;
 use dagger_payload::key::Signature;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
@@ -89,6 +88,6 @@ fn signed(bytes: Vec<u8>) -> SignedPayload {
     SignedPayload {
         signature_kind: SignatureKind::SshEd25519,
         signature: Signature([0; 64]),
-        bytes: Bytes::from(bytes),
+        bytes: bytes.into(),
     }
 }

@@ -140,7 +140,7 @@ pub fn payload(text: &str) -> SignedPayload {
     SignedPayload {
         signature_kind: SignatureKind::SshEd25519,
         signature: Signature([1; 64]),
-        bytes: Bytes::copy_from_slice(text.as_bytes()),
+        bytes: Bytes::copy_from_slice(text.as_bytes()).into(),
     }
 }
 
