@@ -136,7 +136,7 @@ fn a_debian_guest_has_what_was_asked_for_and_is_known_by_its_host_key() {
     assert_another_host_key_is_refused(&cluster);
 
     // Asked to stop, it stops by itself: nobody pulls the plug.
-    cluster.must(&["vm", "stop", "web-1", "--wait", "stopped"]);
+    cluster.must(&["vm", "stop", "web-1", "--wait", "applied"]);
     let log = cluster.must(&["vm", "console", "web-1", "--log"]);
     assert!(log.contains("reboot: Power down"), "it did not switch itself off: {log}");
     cluster.must(&["vm", "delete", "web-1", "--wait", "applied"]);

@@ -18,6 +18,8 @@ use crate::simulator::random::Random;
 const VMS_MAX: usize = 4;
 /// Volumes of one owner that are not wanted gone.
 const VOLUMES_MAX: usize = 3;
+/// Of the wishes about a volume that could be put back to a snapshot, how many are that.
+const RESTORED_PERMILLE: u64 = 150;
 
 /// What somebody asks for now, if he can think of something.
 pub(super) fn draw(random: &mut Random, court: &Court, now_ms: u64) -> Option<(Person, Body)> {
@@ -125,6 +127,14 @@ fn change_volume(random: &mut Random, volume: &Volume, vms: &[&Vm], number: usiz
         0 => None,
         count => Some(volume.snapshots[random.index(count)].id),
     };
+    // Few volumes are ever free and have a snapshot; what only they can do is asked for often.
+    if volume.used_by == (VolumeUse::Free {})
+        && random.happens(RESTORED_PERMILLE)
+        && let Some(snapshot) = snapshot
+    {
+        let restored = VolumeRestore { volume: id, snapshot, expected_generation };
+        return Some(Body::VolumeRestore(restored));
+    }
     let body = match (random.below(18), volume.used_by) {
         (0..=6, VolumeUse::Free {}) => {
             let is_beside = |vm: &&&Vm| {

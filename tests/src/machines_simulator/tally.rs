@@ -16,7 +16,7 @@ const RUNS_MIN: u64 = 100;
 /// Of all VMs so many may end degraded, in hundredths: a run in which nothing works proves nothing.
 const DEGRADED_PERCENT_MAX: usize = 30;
 /// What owners and operators ask for, and hosts report.
-const ASKED: [&str; 22] = [
+const ASKED: [&str; 23] = [
     "account.grant",
     "account.revoke",
     "host.drain",
@@ -38,6 +38,7 @@ const ASKED: [&str; 22] = [
     "volume.create",
     "volume.delete",
     "volume.detach",
+    "volume.restore",
     "volume.snapshot",
 ];
 

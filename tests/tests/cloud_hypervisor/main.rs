@@ -254,33 +254,56 @@ fn cloud_hypervisor_a_stranger_at_the_socket_is_not_signalled() {
     std::fs::remove_file(host.place(VM, "api.sock")).unwrap();
 }
 
+/// Taps as the helper makes them, which go with the test, however it ends.
+struct Taps([String; 2]);
+
+impl Taps {
+    fn new(taps: [String; 2]) -> Self {
+        // Dropped also where the second is not made.
+        let taps = Self(taps);
+        for tap in &taps.0 {
+            assert!(ip(&["tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr"]), "{tap}");
+        }
+        taps
+    }
+}
+
+impl Drop for Taps {
+    fn drop(&mut self) {
+        for tap in &self.0 {
+            ip(&["link", "delete", "dev", tap]);
+        }
+    }
+}
+
+fn ip(words: &[&str]) -> bool {
+    Command::new("ip").args(words).status().expect("ip runs").success()
+}
+
 #[test]
 fn cloud_hypervisor_a_machine_starts_on_the_taps_that_were_made_for_it_and_not_without() {
     let host = Host::new();
     let names = HostNames::of(HERE);
-    let mut machine = host.specification(VM);
+    // Names of interfaces are the whole machine's: no other run of this test has these.
+    let mut id = [7; 16];
+    id[..4].copy_from_slice(&std::process::id().to_be_bytes());
+    let vm = VmId(id);
+    let mut machine = host.specification(vm);
     machine.cards = 2;
     host.hypervisor.define(&machine).unwrap();
     // The real one makes what is missing if it may, which it may as root only.
     if real_program().is_none() {
-        assert!(matches!(host.hypervisor.start(VM), Err(HypervisorError::Failed(_))));
-        assert_eq!(host.power(VM), Some(Power::Stopped));
+        assert!(matches!(host.hypervisor.start(vm), Err(HypervisorError::Failed(_))));
+        assert_eq!(host.power(vm), Some(Power::Stopped));
     }
 
-    let taps = [0, 1].map(|card| names.tap(VM, card));
-    let ip = |words: &[&str]| Command::new("ip").args(words).status().expect("ip runs");
-    for tap in &taps {
-        assert!(ip(&["tuntap", "add", "dev", tap, "mode", "tap", "vnet_hdr"]).success());
-    }
-    let started = host.hypervisor.start(VM);
-    let seen = started.map(|()| call(&host.place(VM, "api.sock"), "GET", "vm.info", "").1);
-    for tap in &taps {
-        ip(&["link", "delete", "dev", tap]);
-    }
-    let seen: serde_json::Value = serde_json::from_str(&seen.unwrap()).unwrap();
+    let taps = Taps::new([0, 1].map(|card| names.tap(vm, card)));
+    host.hypervisor.start(vm).unwrap();
+    let seen = call(&host.place(vm, "api.sock"), "GET", "vm.info", "").1;
+    let seen: serde_json::Value = serde_json::from_str(&seen).unwrap();
     let cards = serde_json::json!([
-        { "id": "net0", "tap": taps[0], "mac": names.mac(VM, 0) },
-        { "id": "net1", "tap": taps[1], "mac": names.mac(VM, 1) },
+        { "id": "net0", "tap": taps.0[0], "mac": names.mac(vm, 0) },
+        { "id": "net1", "tap": taps.0[1], "mac": names.mac(vm, 1) },
     ]);
     // The real one tells more of each.
     let seen: Vec<_> = seen["config"]["net"]
@@ -290,6 +313,9 @@ fn cloud_hypervisor_a_machine_starts_on_the_taps_that_were_made_for_it_and_not_w
         .map(|card| serde_json::json!({ "id": card["id"], "tap": card["tap"], "mac": card["mac"] }))
         .collect();
     assert_eq!(serde_json::Value::from(seen), cards);
+    // And it keeps them when its guest resets.
+    host.type_until(vm, b'r', || host.console(vm).matches(GREETING).count() > 1);
+    assert_eq!(host.power(vm), Some(Power::Running));
 }
 
 #[test]

@@ -2,11 +2,12 @@
 
 use std::io::Write;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use serde_json::{Value, json};
 
+use super::Taps;
 use super::host::{answer, call, until};
 use super::program_under_test::{firmware, program};
 
@@ -164,4 +165,26 @@ fn cloud_hypervisor_program_does_not_start_twice_on_one_socket() {
     let second = command(process.directory.path()).status().unwrap();
     assert_eq!(second.code(), Some(1));
     assert_eq!(call(&process.socket(), "GET", "vmm.ping", "").0, 200);
+}
+
+#[test]
+fn cloud_hypervisor_program_that_is_confined_starts_on_taps_that_it_may_read_about() {
+    let mark = std::process::id();
+    let taps = Taps::new(["a", "b"].map(|end| format!("chtap{mark}{end}")));
+    let rule = |path: PathBuf| json!({ "path": path, "access": "r" });
+    let about = |tap: &String| rule(Path::new("/sys/devices/virtual/net").join(tap));
+    let booted = |rules: Vec<Value>| {
+        let process = Process::start();
+        let mut config = process.config();
+        config["net"] = taps.0.iter().map(|tap| json!({ "tap": tap })).collect();
+        config["landlock_enable"] = true.into();
+        config["landlock_rules"] = rules.into();
+        config["serial"] = json!({ "mode": "Null" });
+        assert_eq!(process.put("vm.create", &config.to_string()).0, 204);
+        process.put("vm.boot", "")
+    };
+    let (status, why) = booted(vec![about(&taps.0[0])]);
+    assert_eq!(status / 100, 5, "{why}");
+    assert!(why.contains("TAP flags from sysfs"), "{why}");
+    assert_eq!(booted(taps.0.iter().map(about).collect()), (204, String::new()));
 }

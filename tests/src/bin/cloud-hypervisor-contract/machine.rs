@@ -207,17 +207,9 @@ impl Monitor {
         if disks.iter().any(|disk| text(disk, "path").is_none_or(|path| !path.is_file())) {
             return failed("Failed to open disk");
         }
-        // The real one tries to make a tap that is not there; the user that it runs under may not.
-        let cards = config["net"].as_array().cloned().unwrap_or_default();
-        let is_tap = |card: &Value| {
-            let tap = Path::new("/sys/class/net").join(card["tap"].as_str().unwrap_or("."));
-            tap.join("tun_flags").is_file()
-        };
-        if !cards.iter().all(is_tap) {
+        if let Err(why) = open_taps(&config) {
             self.half_made = true;
-            return failed(
-                "Unable to configure tap interface: Operation not permitted (os error 1)",
-            );
+            return failed(why);
         }
         let mut disks_held = Vec::new();
         for disk in disks.iter().filter(|disk| disk["readonly"] != true) {
@@ -402,6 +394,26 @@ impl Drop for HeldDisk {
     fn drop(&mut self) {
         self.mark(0);
     }
+}
+
+/// Looks at the taps that cards are to have, as far as the process may.
+fn open_taps(config: &Value) -> Result<(), &'static str> {
+    let rules = config["landlock_rules"].as_array().cloned().unwrap_or_default();
+    let may_read = |file: &Path| {
+        let mut paths = rules.iter().filter_map(|rule| rule["path"].as_str());
+        config["landlock_enable"] != true || paths.any(|path| file.starts_with(path))
+    };
+    for card in config["net"].as_array().into_iter().flatten() {
+        let tap = Path::new("/sys/devices/virtual/net").join(card["tap"].as_str().unwrap_or("."));
+        // The real one tries to make a tap that is not there; the user that it runs under may not.
+        if !tap.join("tun_flags").is_file() {
+            return Err("Unable to configure tap interface: Operation not permitted (os error 1)");
+        }
+        if !may_read(&tap) {
+            return Err("Failed to read the TAP flags from sysfs: Permission denied (os error 13)");
+        }
+    }
+    Ok(())
 }
 
 /// Whether a qcow2 names a file below it.

@@ -1,5 +1,8 @@
 //! The network cards of real QEMU guests: they have the address that the ledger gave them, are
-//! reached as their owner says, also by a port of their host, and leave nothing behind.
+//! reached as their owner says, also by a port of their host and on a bridge of it, and leave
+//! nothing behind.
+
+mod lan;
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
@@ -10,8 +13,13 @@ use dagger_tests::built::image;
 use dagger_tests::cluster::{Cluster, Machines, Role};
 use serde_json::Value;
 
+use self::lan::{Lan, OUTSIDE};
+
 /// How long somebody who is not let in is waited for.
 const CONNECT_WAIT_MAX: Duration = Duration::from_secs(3);
+
+/// By NAT, and on the bridge.
+const TWO_CARDS: [&str; 4] = ["--network", "nat", "--network", "bridge=lan,address=192.0.2.5/24"];
 
 fn create(cluster: &Cluster, name: &str, more: &[&str]) -> Value {
     let options = [&["--host", "host1"], more].concat();
@@ -50,9 +58,14 @@ fn remains(vm: &Value) -> String {
 
 #[test]
 fn real_guests_are_reached_as_their_owner_says_and_leave_nothing_behind() {
+    // Outlives the cluster, whose guests are on it.
+    let lan = Lan::new();
     let cluster = Cluster::start(1, Machines::Qemu);
     cluster.grant(2);
     cluster.register(&image("small"));
+    let told = cluster.would_create(1, "web-2", &TWO_CARDS);
+    assert!(!told.status.success(), "no host offers the bridge: {told:?}");
+    lan.offer(&cluster);
     let web = create(&cluster, "web-1", &["--forward", "tcp:22"]);
     let inside = |name: &str, script: &str| cluster.ctl(&["ssh", name, "--", script]);
 
@@ -68,7 +81,7 @@ fn real_guests_are_reached_as_their_owner_says_and_leave_nothing_behind() {
     assert!(said.starts_with("SSH-2.0-"), "{said}");
 
     // Another guest of the same host comes in until it is not allowed any more.
-    let other = create(&cluster, "web-2", &[]);
+    let other = create(&cluster, "web-2", &TWO_CARDS);
     let knock = format!("nc -w 3 {own} 22 </dev/null | head -n 1");
     let knocked = || String::from_utf8(inside("web-2", &knock).stdout).expect("text");
     assert!(knocked().starts_with("SSH-2.0-"));
@@ -87,6 +100,8 @@ fn real_guests_are_reached_as_their_owner_says_and_leave_nothing_behind() {
     root("ip address add 10.255.255.9/32 dev eth0");
     assert_eq!(root(&ping("10.255.255.9")), "");
     assert_eq!(root(&ping(&address(&other))).trim(), "heard");
+
+    a_guest_on_a_bridge_is_who_the_ledger_says(&cluster, &lan, &other);
 
     // Filters that somebody took away are there again once the agent has started.
     let before = remains(&web);
@@ -109,6 +124,45 @@ fn real_guests_are_reached_as_their_owner_says_and_leave_nothing_behind() {
     let found = cluster.ctl_from(1, &["host", "fsck"]);
     assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stdout));
     stopping_the_cluster_ends_also_what_a_host_that_joined_has_made(&cluster);
+}
+
+/// The second card of `web-2`: somebody outside reaches it where the order says and as far as its
+/// list goes, and it sends under no other address.
+fn a_guest_on_a_bridge_is_who_the_ledger_says(cluster: &Cluster, lan: &Lan, vm: &Value) {
+    let own = vm["vm"]["more_cards"][0]["bridge"]["address"]["address"].as_str();
+    let own = own.expect("an address");
+    let root = |script: &str| cluster.must(&["ssh", "--user", "root", "web-2", "--", script]);
+    let seen = root("ip -4 -o address show");
+    let line = seen.lines().find(|line| line.contains(&format!("inet {own}/24")));
+    let interface = line.and_then(|line| line.split_whitespace().nth(1)).expect(&seen);
+
+    let list = |allow: &[&str]| {
+        let words = ["vm", "network", "web-2", "--card", "1", "--wait", "applied"];
+        cluster.must(&[&words[..], allow].concat());
+    };
+    assert!(lan.greeting(own, 22).starts_with("SSH-2.0-"));
+    list(&["--allow-none"]);
+    assert_eq!(lan.greeting(own, 22), "");
+    list(&["--allow", &format!("tcp:22@{OUTSIDE}")]);
+    assert!(lan.greeting(own, 22).starts_with("SSH-2.0-"));
+
+    let spoofed = "192.0.2.9";
+    root(&format!("ip address add {spoofed}/32 dev {interface}"));
+    let ping = |from: &str| {
+        root(&format!("ping -c 1 -W 3 -I {from} {OUTSIDE} >/dev/null && echo heard; true"))
+    };
+    assert_eq!(ping(own).trim(), "heard");
+    assert_eq!(ping(spoofed), "");
+    // Without the filter it would be heard.
+    let left = remains(vm);
+    let mut tables = left.lines().filter_map(|line| line.strip_prefix("table netdev "));
+    let table = tables.find(|table| table.ends_with("-1")).expect("a table of the card");
+    let gone = ["delete", "table", "netdev", table];
+    assert!(Command::new("nft").args(gone).status().expect("nft runs").success());
+    list(&["--allow-all"]);
+    assert_eq!(ping(spoofed), "", "a change of the VM brings the filter back");
+    assert!(Command::new("nft").args(gone).status().expect("nft runs").success());
+    assert_eq!(ping(spoofed).trim(), "heard");
 }
 
 /// A second operator brings a host; a guest of it has a card when the cluster is stopped.
