@@ -32,6 +32,22 @@ impl Purpose {
     pub fn hash(&self, bytes: &[u8]) -> [u8; 32] {
         *self.hasher().update(bytes).finalize().as_bytes()
     }
+
+    /// For whoever makes many hashes.
+    pub fn kept(&self) -> KeptHasher {
+        KeptHasher(self.hasher())
+    }
+}
+
+/// A hasher that is used again and again: making one anew takes a third as long as hashing a block.
+#[derive(Debug)]
+pub struct KeptHasher(Hasher);
+
+impl KeptHasher {
+    /// The same as [`Purpose::hash`].
+    pub fn hash(&mut self, bytes: &[u8]) -> [u8; 32] {
+        *self.0.reset().update(bytes).finalize().as_bytes()
+    }
 }
 
 #[cfg(test)]
@@ -46,6 +62,10 @@ mod tests {
             assert_eq!(PURPOSE.hash(bytes), hash);
             // The second time with the kept key.
             assert_eq!(PURPOSE.hash(bytes), hash);
+        }
+        let mut kept = PURPOSE.kept();
+        for bytes in [&b"a"[..], &[7; 3000], b"", &[8; 64]] {
+            assert_eq!(kept.hash(bytes), PURPOSE.hash(bytes), "whatever it hashed before");
         }
     }
 }

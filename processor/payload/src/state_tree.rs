@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::hashing::Purpose;
+use crate::hashing::{KeptHasher, Purpose};
 use crate::id::{
     AccountId, AuthorIndex, Epoch, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest,
     Position, VmId, VolumeId,
@@ -197,6 +197,47 @@ pub fn leaf_of(place: &Hash, value_hash: &Hash) -> Hash {
 /// Hash of a branch.
 pub fn node(left: &Hash, right: &Hash) -> Hash {
     NODE.hash([*left, *right].as_flattened())
+}
+
+/// The same hashes, for whoever makes many of them.
+#[derive(Debug)]
+pub struct StateHasher {
+    key: KeptHasher,
+    value: KeptHasher,
+    leaf: KeptHasher,
+    node: KeptHasher,
+    /// Where keys are written.
+    key_bytes: Vec<u8>,
+}
+
+impl Default for StateHasher {
+    fn default() -> Self {
+        let [key, value, leaf, node] = [&KEY, &VALUE, &LEAF, &NODE].map(Purpose::kept);
+        Self { key, value, leaf, node, key_bytes: Vec::new() }
+    }
+}
+
+impl StateHasher {
+    /// As [`Subject::place`].
+    pub fn place(&mut self, subject: &Subject) -> Hash {
+        subject.write_key(&mut self.key_bytes);
+        self.key.hash(&self.key_bytes)
+    }
+
+    /// As [`value_hash`].
+    pub fn value_hash(&mut self, value: &[u8]) -> Hash {
+        self.value.hash(value)
+    }
+
+    /// As [`leaf_of`].
+    pub fn leaf_of(&mut self, place: &Hash, value_hash: &Hash) -> Hash {
+        self.leaf.hash([*place, *value_hash].as_flattened())
+    }
+
+    /// As [`node()`].
+    pub fn node(&mut self, left: &Hash, right: &Hash) -> Hash {
+        self.node.hash([*left, *right].as_flattened())
+    }
 }
 
 /// On which side of the branch at `depth` the leaf at `place` stands: 0 left, 1 right.

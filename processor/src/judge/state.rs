@@ -41,7 +41,7 @@ use super::rooms::Rooms;
 use super::silence::Silence;
 use super::snapshots::SnapshotIndex;
 use super::tallies::Tallies;
-use super::tree::{Change, StateTree};
+use super::tree::StateTree;
 use crate::verify::NameWord;
 use kept::{Called, KeptVm, Neighbour};
 use snapshot::Order;
@@ -358,7 +358,7 @@ impl State {
     /// Remembers what became of a payload until it has expired by itself.
     pub(crate) fn remember(&mut self, digest: PayloadDigest, place: &Hash, judgement: Judgement) {
         encode_over(&judgement, &mut self.scratch);
-        self.tree.change(Change::set_at(*place, &self.scratch));
+        self.tree.set_at(*place, &self.scratch);
         self.memory.insert(digest, judgement);
     }
 

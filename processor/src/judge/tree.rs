@@ -14,7 +14,7 @@ use std::ops::Range;
 
 use dagger_payload::id::StateRoot;
 use dagger_payload::proof::{Finding, Path, StateProof};
-use dagger_payload::state_tree::{EMPTY, Hash, Subject, key_hash, leaf_of, node, side, value_hash};
+use dagger_payload::state_tree::{EMPTY, Hash, StateHasher, Subject, key_hash, side};
 
 /// Changes that wait for the root to be asked for; more are taken in at once. Only beginning from a
 /// snapshot makes so many: all together they are made a tree without a look at one that is there.
@@ -100,8 +100,7 @@ pub(crate) struct StateTree {
     order: Vec<(u64, u32)>,
     sorted: Vec<Change>,
     visits: Vec<Visit>,
-    /// Where keys are written.
-    key: Vec<u8>,
+    hasher: StateHasher,
 }
 
 impl StateTree {
@@ -113,24 +112,25 @@ impl StateTree {
 
     /// Sets what stands under `subject`.
     pub(crate) fn set(&mut self, subject: &Subject, value: &[u8]) {
-        let change = Change::set(subject, value, &mut self.key);
+        let place = self.hasher.place(subject);
+        self.set_at(place, value);
+    }
+
+    /// Sets what stands under the subject whose place is `place`.
+    pub(crate) fn set_at(&mut self, place: Hash, value: &[u8]) {
+        let change = Change::set_at(place, value, &mut self.hasher);
         self.change(change);
     }
 
     /// Removes what stands under `subject`, if anything does.
     pub(crate) fn remove(&mut self, subject: &Subject) {
-        let place = self.place(subject);
+        let place = self.hasher.place(subject);
         self.change(Change { place, leaf: None });
     }
 
     /// Sets the value of a `key` that is no subject's.
     pub(crate) fn set_key(&mut self, key: &[u8], value: &[u8]) {
-        self.change(Change::set_at(key_hash(key), value));
-    }
-
-    fn place(&mut self, subject: &Subject) -> Hash {
-        subject.write_key(&mut self.key);
-        key_hash(&self.key)
+        self.set_at(key_hash(key), value);
     }
 
     /// What stands under `key`, for whoever knows the root; `value` gives the bytes that were last
@@ -247,7 +247,7 @@ impl StateTree {
             let visits = &visits[level];
             fetched.extend(visits.iter().map(|visit| self.branches.hashes[index(visit.branch)]));
             for (visit, hashes) in visits.iter().zip(fetched.drain(..)) {
-                let subtree = self.branches.settled(visit.branch, &hashes);
+                let subtree = self.branches.settled(visit.branch, &hashes, &mut self.hasher);
                 match visit.above {
                     Some((above, side)) => self.branches.put(above, side, subtree),
                     None => self.root = subtree,
@@ -301,23 +301,22 @@ impl StateTree {
             _ => {
                 let (left, right) = split(changes, depth);
                 let children = [self.grown(left, depth + 1), self.grown(right, depth + 1)];
-                only(children).unwrap_or_else(|| self.branches.add(children))
+                only(children).unwrap_or_else(|| self.branches.add(children, &mut self.hasher))
             }
         }
     }
 }
 
 impl Change {
-    /// That `value` stands under `subject`; its key is written over what stands in `key`.
-    pub(crate) fn set(subject: &Subject, value: &[u8], key: &mut Vec<u8>) -> Self {
-        subject.write_key(key);
-        Self::set_at(key_hash(key), value)
+    /// That `value` stands under `subject`.
+    pub(crate) fn set(subject: &Subject, value: &[u8], hasher: &mut StateHasher) -> Self {
+        Self::set_at(hasher.place(subject), value, hasher)
     }
 
     /// That `value` stands at `place`.
-    pub(crate) fn set_at(place: Hash, value: &[u8]) -> Self {
-        let value_hash = value_hash(value);
-        Self { place, leaf: Some((value_hash, leaf_of(&place, &value_hash))) }
+    fn set_at(place: Hash, value: &[u8], hasher: &mut StateHasher) -> Self {
+        let value_hash = hasher.value_hash(value);
+        Self { place, leaf: Some((value_hash, hasher.leaf_of(&place, &value_hash))) }
     }
 }
 
@@ -346,13 +345,18 @@ impl Branches {
 
     /// The subtree of a branch both of whose children stand and have `hashes`; if it is needed no
     /// more its number is free.
-    fn settled(&mut self, number: u32, Hashes(hashes): &Hashes) -> Subtree {
+    fn settled(
+        &mut self,
+        number: u32,
+        Hashes(hashes): &Hashes,
+        hasher: &mut StateHasher,
+    ) -> Subtree {
         let child = |side| Subtree { link: self.link(number, side), hash: hashes[side] };
         if let Some(only) = only([child(0), child(1)]) {
             self.free.push(number);
             return only;
         }
-        Subtree { link: Link::Branch(number), hash: node(&hashes[0], &hashes[1]) }
+        Subtree { link: Link::Branch(number), hash: hasher.node(&hashes[0], &hashes[1]) }
     }
 
     /// Room for so many more.
@@ -361,7 +365,7 @@ impl Branches {
         self.hashes.reserve(count);
     }
 
-    fn add(&mut self, children: [Subtree; 2]) -> Subtree {
+    fn add(&mut self, children: [Subtree; 2], hasher: &mut StateHasher) -> Subtree {
         let number = self.free.pop().unwrap_or_else(|| {
             self.links.push([Packed::default(); 2]);
             self.hashes.push(Hashes([EMPTY; 2]));
@@ -369,7 +373,7 @@ impl Branches {
         });
         children.into_iter().enumerate().for_each(|(side, child)| self.put(number, side, child));
         let [left, right] = children;
-        Subtree { link: Link::Branch(number), hash: node(&left.hash, &right.hash) }
+        Subtree { link: Link::Branch(number), hash: hasher.node(&left.hash, &right.hash) }
     }
 }
 
@@ -434,7 +438,7 @@ fn split(changes: &[Change], depth: usize) -> (&[Change], &[Change]) {
 #[cfg(test)]
 mod tests {
     use dagger_payload::codec;
-    use dagger_payload::state_tree::leaf;
+    use dagger_payload::state_tree::{leaf, node};
 
     use super::*;
 
@@ -559,7 +563,7 @@ mod tests {
         };
         let mut tree = StateTree::default();
         for (last, value) in [(3, b"old"), (1, b"old"), (2, b"one"), (3, b"new"), (1, b"one")] {
-            tree.change(Change::set_at(place(last), value));
+            tree.set_at(place(last), value);
         }
         let leaves = [(1, b"one"), (2, b"one"), (3, b"new")];
         let leaves = leaves.map(|(last, value)| (place(last), leaf(&place(last), value)));

@@ -13,7 +13,6 @@ use dagger_payload::volume::{Volume, VolumeDisk, VolumeState};
 
 use super::kept::{Holding, KeptVm};
 use super::{Addresses, GUEST_ADDRESS_FIRST, KeyBytes, State, Usage, guest_addresses};
-use crate::judge::tree::Change;
 use crate::verify::{NameWord, Newborn};
 
 /// What a version of a VM holds.
@@ -100,7 +99,7 @@ impl State {
 
     /// The same for a VM that was just made.
     pub(crate) fn absorb_newborn(&mut self, vm: &Vm, object: &[u8], newborn: &Newborn) {
-        self.tree.change(Change::set_at(newborn.place, object));
+        self.tree.set_at(newborn.place, object);
         self.vms.insert(vm.id, KeptVm::new(object));
         self.add_vm(&Held::of(vm), newborn.name);
     }

@@ -10,7 +10,7 @@ use dagger_payload::codec::{encode_over, is_canonical};
 use dagger_payload::id::PayloadDigest;
 use dagger_payload::object::{Effect, VmState};
 use dagger_payload::snapshot::EFFECT_HEAD_BYTES;
-use dagger_payload::state_tree::{Judgement, Subject};
+use dagger_payload::state_tree::{Judgement, StateHasher, Subject};
 
 use super::State;
 use super::holdings::Held;
@@ -58,7 +58,7 @@ impl ReadChunk {
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let mut chunk = Self { length, bytes: Vec::new(), ends: None, parts: Vec::new() };
         let mut decoder = minicbor::Decoder::new(bytes);
-        let (mut key, mut value) = (Vec::new(), Vec::new());
+        let (mut hasher, mut value) = (StateHasher::default(), Vec::new());
         while decoder.position() < bytes.len() {
             let from = decoder.position();
             let entry: Entry = decoder.decode().map_err(|_| SnapshotError::Malformed)?;
@@ -80,12 +80,12 @@ impl ReadChunk {
                         held: Held::of(&vm),
                         name: NameWord::from(&vm.name),
                         kept: KeptVm::new(object),
-                        leaf: Change::set(&Subject::Vm(vm.id), object, &mut key),
+                        leaf: Change::set(&Subject::Vm(vm.id), object, &mut hasher),
                     }))
                 }
                 Entry::Remembered(digest, judgement) => {
                     encode_over(&judgement, &mut value);
-                    let leaf = Change::set(&Subject::Payload(digest), &value, &mut key);
+                    let leaf = Change::set(&Subject::Payload(digest), &value, &mut hasher);
                     Part::Remembered(Box::new((digest, judgement, leaf)))
                 }
                 other => {
