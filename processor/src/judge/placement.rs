@@ -91,9 +91,9 @@ pub(crate) fn require_share(
     Ok(())
 }
 
-/// How good a host is: the greatest wins. Fewest broken preferences, most memory left, and a mix of
-/// VM and host, so that no host wins every tie.
-type Rank = (Reverse<usize>, u64, u64, HostId);
+/// How good a host is: the greatest wins, and of equal ones the host with the greatest id. Fewest
+/// broken preferences, most memory left, and a mix of VM and host, so that no host wins every tie.
+type Rank = (Reverse<usize>, u64, u64);
 
 /// Whether `grant`, of which the VM's account uses `used`, covers one more VM. `placed` is the host
 /// that the VM is on.
@@ -199,33 +199,37 @@ impl<'a> Search<'a> {
         granted.filter_map(|room| Some((room, self.state.hosts.get(&room.host)?)))
     }
 
-    /// The best host that fits. Looks at each host's room first: most of the others fall behind the
-    /// best one there, and need no closer look.
+    /// The best host that fits. How good a host is comes first: most fall behind the best one so
+    /// far, and whether they fit need not be asked.
     fn best(&self) -> Option<&'a Room> {
         let size = &self.vm.size;
         let has_preferences = self.neighbours.has(ApartStrength::Preferred);
         let mut best: Option<(Rank, &Room)> = None;
+        let mut least = 0;
         for room in self.state.rooms.iter() {
-            if !self.operators.contains(room.operator) || !room.fits(size) {
-                continue;
-            }
-            // With preferences the fullest host may win.
-            let least =
-                best.as_ref().map_or(0, |(rank, _)| if has_preferences { 0 } else { rank.1 });
             let Some(share) = room.free_share_from(size, least) else { continue };
             let rank = self.rank(room, share);
-            let wins = best.as_ref().is_none_or(|(other, _)| *other < rank);
-            if wins && self.reason_against(room).is_none() {
+            // Rooms stand by their host's id.
+            let wins = best.is_none_or(|(other, _)| other <= rank);
+            if wins && self.fits(room) {
                 best = Some((rank, room));
+                // With preferences the fullest host may win.
+                least = if has_preferences { 0 } else { share };
             }
         }
         best.map(|(_, room)| room)
     }
 
+    fn fits(&self, room: &Room) -> bool {
+        self.operators.contains(room.operator)
+            && room.fits(&self.vm.size)
+            && self.reason_against(room).is_none()
+    }
+
     #[inline] // asked for every host
     fn rank(&self, room: &Room, share: u64) -> Rank {
         let broken = if self.neighbours.is_empty() { 0 } else { self.broken_preferences(room) };
-        (Reverse(broken), share, tie(&self.vm.id, &room.host), room.host)
+        (Reverse(broken), share, tie(&self.vm.id, &room.host))
     }
 
     /// Every granted host, and the first thing that speaks against it.
@@ -250,7 +254,7 @@ impl<'a> Search<'a> {
         let fits = room.fits(&self.vm.size) && self.reason_against(room).is_none();
         let rank = fits.then(|| self.rank(room, room.free_share(&self.vm.size)));
         let (broken, free_memory_permille) =
-            rank.map_or((0, 0), |(Reverse(broken), share, ..)| (broken, share));
+            rank.map_or((0, 0), |(Reverse(broken), share, _)| (broken, share));
         let fit = match rank {
             Some(_) => HostFit::Fits,
             None => HostFit::Unfit { why: self.rejection(room, host).words() },
