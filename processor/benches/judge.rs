@@ -76,8 +76,8 @@ fn state_roots(quick: bool) -> Value {
         "states": rows,
         "largest_state_to_smallest": ratios,
         "note": "the whole of judging such a commit, its root included, and forgetting as many \
-                 payloads as it remembers: nearly the same in a state that is a hundred times as \
-                 large, and as much more as there is more to change",
+                 payloads as it remembers: as much more as there is more to change, and up to twice as \
+                 much in a state that is a hundred times as large (longer paths, colder memory)",
     })
 }
 
