@@ -45,7 +45,8 @@ pub struct ProofView {
     /// The signed documents that the object names as its causes, as far as the answering host has
     /// them.
     pub documents: Vec<ProofDocument>,
-    /// Of a payload: the event that carried it; left out when the answering host has pruned that.
+    /// Of a payload: the event that carried it; left out when the answering host
+    /// has no history from so long ago.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub carried: Option<ProofCarried>,
 }

@@ -479,7 +479,7 @@ impl Core {
     fn keep_evidence(&mut self, turn: &mut Turn<'_>, first: EventDigest, second: &Event) {
         let author = second.header.author;
         let kept = self.intake.evidence.entry(author).or_default();
-        if first == second.digest || *kept >= EVIDENCE_PER_AUTHOR_MAX {
+        if first == second.digest || *kept >= EVIDENCE_PER_AUTHOR_MAX || planted!(ForkNotKept) {
             return;
         }
         if let Some(first) = self.graph.get(&first) {

@@ -76,12 +76,14 @@ pub enum Bug {
     PassedOverNotTold,
     /// A peer is sent what it lacks as often as it tells what it has.
     AnswersUnlimited,
+    /// What proves a fork is not kept.
+    ForkNotKept,
 }
 
 /// All that the simulator finds. The others take a coincidence or liars that no run has; each has a
 /// directed test of its own, which fails with it. An author who is counted twice is among them: a
 /// twin is taken in only if another author names it, which takes two liars who know each other.
-pub const ALL: [Bug; 22] = [
+pub const ALL: [Bug; 23] = [
     Bug::SendBeforePersist,
     Bug::HandOnBeforePersist,
     Bug::QuorumMinusOne,
@@ -104,6 +106,7 @@ pub const ALL: [Bug; 22] = [
     Bug::CommitsPastTheEnd,
     Bug::DoubtEndsWithTheEpoch,
     Bug::FrontierFatesForgotten,
+    Bug::ForkNotKept,
 ];
 
 static PLANTED: AtomicU8 = AtomicU8::new(0);

@@ -14,7 +14,7 @@ use dagger_payload::attested::{AttestedEnd, AttestedProof, EpochBeginning};
 use dagger_payload::carried::Carried;
 use dagger_payload::codec;
 use dagger_payload::event::{Header, SignedHeader};
-use dagger_payload::id::{Epoch, PayloadDigest};
+use dagger_payload::id::{CommitIndex, Epoch, PayloadDigest};
 use dagger_payload::limits::HANDOVERS_SHOWN_MAX;
 use dagger_payload::merkle;
 use dagger_payload::proof::{JudgedProof, Path};
@@ -133,29 +133,38 @@ async fn attempt(
     Ok(Some(AttestedProof { state, attested, carried }))
 }
 
-/// The event by which a payload came into the order; none when it is not ordered, or when the body
-/// of that event is pruned here.
+/// The event by which a payload came into the order; none when it is not ordered, or when history
+/// begins later here. Bodies may be pruned: headers and releases say all that is needed.
 fn carried(delivery: &Delivery, digest: &PayloadDigest) -> Result<Option<Carried>, StoreError> {
-    let Some(at) = delivery.places.find(digest)? else { return Ok(None) };
-    let Some(commit) = delivery.records.commit(at.commit)? else { return Ok(None) };
+    let (records, found) = (&delivery.records, delivery.places.find(digest)?);
+    let Some(at) = found else { return Ok(None) };
+    let Some(commit) = records.commit(at.commit)? else { return Ok(None) };
+    let before = CommitIndex(at.commit.0.saturating_sub(1));
+    let releases = records.releases(before, at.commit, 1)?;
+    let Some(sealed) = releases.first() else { return Ok(None) };
+    let released = &sealed.release.releases;
+    let Some(place) = released.iter().position(|each| each.digest == *digest) else {
+        return Ok(None);
+    };
     // Payloads are ordered by event, then by place in the event.
-    let mut before = at.position.0.checked_sub(commit.first_position.0);
+    let mut first = 0;
     for parent in &commit.events {
         let key = EventKey::at(commit.epoch, *parent);
-        let Some(event) = delivery.records.event(key)? else { return Ok(None) };
-        let count = u64::try_from(event.payloads.len()).expect("a count fits into 64 bits");
-        let Some(index) = before.filter(|before| *before < count) else {
-            before = before.and_then(|before| before.checked_sub(count));
+        let Some(header) = records.signed_header(key)? else { return Ok(None) };
+        let Ok(read) = codec::decode::<Header>(&header.header) else { return Ok(None) };
+        let count = usize::try_from(read.payload_count).expect("it fits");
+        if place >= first + count {
+            first += count;
             continue;
-        };
-        let at = usize::try_from(index).expect("below the number of an event's payloads");
-        let path = merkle::prove(&event.leaves, at);
-        let payload = &event.payloads[at];
-        return Ok(path.filter(|_| payload.digest() == *digest).map(|path| Carried {
-            payload: payload.clone(),
+        }
+        let Some(own) = released.get(first..first + count) else { return Ok(None) };
+        let leaves: Vec<_> = own.iter().map(|each| each.ordered.payload.leaf()).collect();
+        let index = place - first;
+        return Ok(merkle::prove(&leaves, index).map(|path| Carried {
+            payload: own[index].ordered.payload.clone(),
             index: u32::try_from(index).expect("the header counts in 32 bits"),
             path: Path(path),
-            header: event.signed_header(),
+            header,
         }));
     }
     Ok(None)

@@ -23,7 +23,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::{Domain, Signature};
 use dagger_payload::payload::{SignatureKind, SignedPayload};
-use dagger_payload::peer::{Highest, Part, PeerMessage};
+use dagger_payload::peer::{Highest, Part, PeerMessage, Receipt};
 use futures_util::SinkExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -90,8 +90,29 @@ fn frames_of_every_kind() -> Vec<(&'static str, Vec<u8>)> {
         PeerMessage::AskPart { part: Part::Chunk { made_after: CommitIndex(100), number: 3 } },
         PeerMessage::Part { part: Part::Offer, bytes: Bytes::from_static(b"an offer") },
         PeerMessage::Closing { header: event.signed_header() },
+        PeerMessage::Submit { payload: event.payloads[0].clone() },
+        PeerMessage::Taken { digest: event.payloads[0].digest(), receipt: Receipt::NotNow {} },
     ];
+    let numbers: Vec<_> = messages.iter().map(number).collect();
+    assert!(numbers.iter().copied().eq(0..=10), "{numbers:?}");
     messages.into_iter().map(|message| (message.kind(), message.to_bytes())).collect()
+}
+
+/// Which kind it is; a new one belongs into [`frames_of_every_kind`], too.
+fn number(message: &PeerMessage) -> usize {
+    match message {
+        PeerMessage::Hello { .. } => 0,
+        PeerMessage::Have { .. } => 1,
+        PeerMessage::Event { .. } => 2,
+        PeerMessage::Want { .. } => 3,
+        PeerMessage::AskRecovery { .. } => 4,
+        PeerMessage::AnswerRecovery { .. } => 5,
+        PeerMessage::AskPart { .. } => 6,
+        PeerMessage::Part { .. } => 7,
+        PeerMessage::Closing { .. } => 8,
+        PeerMessage::Submit { .. } => 9,
+        PeerMessage::Taken { .. } => 10,
+    }
 }
 
 /// Every bit turned, every cut, every byte doubled or put behind its neighbour, and bytes added.
@@ -272,6 +293,29 @@ async fn a_frame_that_never_ends_costs_its_sender_the_link() {
     cluster.the_honest_one_is_heard(1).await;
     drop(stream);
     nothing_is_left_behind(files + 1);
+}
+
+#[tokio::test]
+async fn who_sends_a_frame_byte_by_byte_is_not_waited_for_longer() {
+    /// A byte each time; twice as many as there is time for.
+    const BYTES_MAX: u32 = 100;
+    const EVERY: Duration = Duration::from_millis(200);
+    let mut cluster = Cluster::start().await;
+    let mut stream = cluster.hostile().await;
+    stream.write_u32(100_000).await.expect("sends");
+    let mut sent = 0;
+    loop {
+        assert!(sent < BYTES_MAX, "it is still listened to");
+        // Fails once the other side has closed, which the link says, too.
+        let _ = stream.write_all(&[1]).await;
+        let _ = stream.flush().await;
+        sent += 1;
+        if timeout(EVERY, cluster.hostile_is_gone()).await.is_ok() {
+            break;
+        }
+    }
+    assert!(sent > 1, "it was not listened to at all");
+    cluster.the_honest_one_is_heard(1).await;
 }
 
 #[tokio::test]

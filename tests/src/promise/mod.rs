@@ -5,6 +5,7 @@
 
 mod agreement;
 mod certified_handover;
+mod forks_are_proven;
 mod heals;
 mod no_self_equivocation;
 mod no_skipped_round;
@@ -196,6 +197,7 @@ impl Promises {
                 Box::new(persisted_before_sent::PersistedBeforeSent),
                 Box::new(true_attestation::TrueAttestation::new(&setting)),
                 Box::new(certified_handover::CertifiedHandover::new(&setting)),
+                Box::new(forks_are_proven::ForksAreProven::new(&setting)),
                 Box::new(heals::Heals::new(&setting)),
                 Box::new(returns_to_silence::ReturnsToSilence::new(&setting)),
             ],

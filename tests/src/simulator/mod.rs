@@ -146,7 +146,7 @@ fn summary(world: &World) -> Summary {
 
 /// The kinds of faults and misdeeds that a cluster of so many hosts can suffer: with one host
 /// nothing travels, with fewer than four nobody may lie. A split takes a coincidence that no
-/// hundred runs owe; that it comes is shown by the planted bug that nothing else finds.
+/// hundred runs owe.
 pub fn possible_kinds(hosts: usize) -> Vec<String> {
     let faults = FaultKind::possible(hosts).map(|kind| format!("{kind:?}"));
     let sectors = ["LostSector", "TornSector", "ReorderedSector"].map(str::to_owned);
