@@ -66,7 +66,7 @@ test: ## everything that decides whether a change may land
 	$(CARGO) nextest run --locked -p dagger-tests --features planted-bugs --test planted
 	$(CARGO) nextest run --locked -p dagger-ledger-core --features planted-bugs --lib --test directed
 
-soak: build debian-image ## the long simulations (SEEDS=1000 for each size), hostile bytes for every decoder, storms of real processes, a Debian guest, the hunt for all planted bugs, and a million payloads against the model
+soak: build debian-image ## the long simulations (SEEDS=1000 for each size), hostile bytes for every decoder, storms of real processes, a Debian guest, the hunt for all planted bugs, kept histories and vectors in the released build, and a million payloads against the model
 	@scripts/prerequisites.sh test
 	DAGGER_CACHE="$(CACHE)" $(CARGO) nextest run --locked -p dagger-tests --test debian_guest --run-ignored all
 	for hosts in 4 7 10; do \
@@ -81,6 +81,8 @@ soak: build debian-image ## the long simulations (SEEDS=1000 for each size), hos
 	$(CARGO) run --locked -p dagger-tests --bin endure -- outages
 	$(CARGO) run --locked -p dagger-tests --features planted-bugs --bin sim -- --planted all
 	$(CARGO) run --locked -p dagger-tests --features planted-bugs --bin sim-machines -- --planted all
+	$(CARGO) nextest run --locked --release -p dagger-payload -p dagger-processor \
+	  -E 'binary(signatures) + binary(vectors) + test(kept_history)'
 	DAGGER_MODEL_PAYLOADS=1000000 $(CARGO) test --locked -p dagger-processor --test model -- --nocapture
 
 bench: ## what judging and the agent cost, as JSON, each figure beside a bound measured in the same run
