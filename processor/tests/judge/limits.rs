@@ -90,6 +90,24 @@ fn an_account_without_a_live_grant_leaves_no_trace_either() {
 }
 
 #[test]
+fn sums_of_the_largest_grants_do_not_wrap() {
+    /// The largest number that a document may hold.
+    const LARGEST: u64 = (1 << 53) - 1;
+    let mut court = Court::furnished();
+    for index in 0..3 {
+        let Body::AccountGrant(mut body) = grant(u32::MAX, u32::MAX) else { panic!("a grant") };
+        (body.capacity.memory_mib, body.capacity.disk_gib) = (LARGEST, LARGEST);
+        court.accept(&operator(index), Body::AccountGrant(body));
+    }
+    court.accept(&developer(), create("one", 1));
+    court.accept(&developer(), create("two", 1));
+    let account = AccountId::of(&developer().public_key());
+    let body = AccountRevoke { account, expected_generation: None };
+    court.accept(&operator(0), Body::AccountRevoke(body));
+    court.accept(&developer(), create("three", 1));
+}
+
+#[test]
 fn so_many_refusals_of_one_author_are_remembered_and_his_other_requests_still_count() {
     let mut court = Court::furnished();
     let reads = key(3);
