@@ -103,7 +103,7 @@ fn sums_of_the_largest_grants_do_not_wrap() {
     court.accept(&developer(), create("two", 1));
     let account = AccountId::of(&developer().public_key());
     let body = AccountRevoke { account, expected_generation: None };
-    court.accept(&operator(0), Body::AccountRevoke(body));
+    court.accept(&operator(1), Body::AccountRevoke(body));
     court.accept(&developer(), create("three", 1));
 }
 
