@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The demo of what the cluster may decide: `demo-membership.sh BINARIES_DIR CACHE_DIR`. What is refused and why; an operator and his host who
-# join while others order; a dead host's VM; one bill, computed by two hosts. Machines are on paper: it needs neither root nor QEMU.
+# join while others order; a dead host's VM; one bill, computed by two hosts and by a stranger. Machines are on paper: it needs neither root nor QEMU.
 # Each step is checked; the first that does not hold ends it with 1. KEEP=1 leaves everything running and says how to go on.
 set -euo pipefail
 
@@ -195,5 +195,21 @@ awk '!done && /"cpu_ms"/ { match($0, /[0-9]+/); n = substr($0, RSTART, RLENGTH);
 status=0
 run daggerctl --api "$host5" account usage --check "$directory/padded.json" || status=$?
 ((status == 4)) || fail "one millisecond too much was to be found"
+
+say "the same bill, computed by somebody who has files and asks nobody"
+echo "$ daggerctl --api $host5 ledger export > history; daggerctl --api $host1 ledger proof order > order.json"
+daggerctl --api "$host1" ledger proof order >"$directory/order.json"
+daggerctl --api "$host5" ledger export >"$directory/history"
+alone=(env -u DAGGER_API -u DAGGER_KEY daggerctl account usage --proof "$directory/order.json" --genesis "$directory/genesis.json")
+shows "byte for byte" "${alone[@]}" --from-log "$directory/history" --check "$directory/bill.json"
+status=0
+run "${alone[@]}" --from-log "$directory/history" --check "$directory/padded.json" || status=$?
+((status == 4)) || fail "one millisecond too much was to be found"
+# A VM of that history is called something else.
+LC_ALL=C sed 's/steady/studio/' "$directory/history" >"$directory/forged"
+cmp -s "$directory/history" "$directory/forged" && fail "the forged history was to differ"
+status=0
+run "${alone[@]}" --from-log "$directory/forged" --check "$directory/bill.json" || status=$?
+((status == 1)) || fail "the forged history was to be found"
 
 say "all of it holds"
