@@ -2,8 +2,9 @@
 //!
 //! Owns the list of system calls that judging needs, and the limits. From then on no file, socket,
 //! device or process can be opened or made, whoever started the daemon: systemd's unit adds its own
-//! walls outside. Called once by `main`, after configuration, genesis, sockets and threads are in
-//! place. Sources: seccomp(2), landlock(7), setrlimit(2).
+//! walls outside. Called once by the daemon, in two steps: the files are closed once configuration,
+//! genesis and sockets are in place and before any thread is started, for Landlock binds the calling
+//! thread and those that it starts; the system calls once the threads are there, too. Sources: seccomp(2), landlock(7), setrlimit(2).
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -41,11 +42,20 @@ pub enum FileWall {
     FilterOnly,
 }
 
-/// Closes the sandbox around all threads of this process, for ever.
+/// Closes every path and every TCP port to this thread and to those that it starts from now on, for
+/// ever, as far as the kernel can.
+///
+/// # Errors
+/// [`SandboxError::Landlock`]; the process must not go on then.
+pub fn close_files() -> Result<FileWall, SandboxError> {
+    restrict().map_err(SandboxError::Landlock)
+}
+
+/// Closes the rest of the sandbox around all threads of this process, for ever.
 ///
 /// # Errors
 /// [`SandboxError`]; the process must not go on then.
-pub fn enter() -> Result<FileWall, SandboxError> {
+pub fn close_calls() -> Result<(), SandboxError> {
     for (resource, limit) in [
         (Resource::RLIMIT_AS, ADDRESS_SPACE_BYTES_MAX),
         (Resource::RLIMIT_NOFILE, OPEN_FILES_MAX),
@@ -57,15 +67,12 @@ pub fn enter() -> Result<FileWall, SandboxError> {
         let limit = limit.min(most);
         setrlimit(resource, limit, limit).map_err(SandboxError::Limits)?;
     }
-    let wall = close_files().map_err(SandboxError::Landlock)?;
     let filter = filter().map_err(|error| SandboxError::Seccomp(Box::new(error)))?;
     seccompiler::apply_filter_all_threads(&filter)
-        .map_err(|error| SandboxError::Seccomp(Box::new(error)))?;
-    Ok(wall)
+        .map_err(|error| SandboxError::Seccomp(Box::new(error)))
 }
 
-/// No path and no TCP port at all, as far as the kernel can.
-fn close_files() -> Result<FileWall, landlock::RulesetError> {
+fn restrict() -> Result<FileWall, landlock::RulesetError> {
     let abi = ABI::V4;
     let status = Ruleset::default()
         .handle_access(AccessFs::from_all(abi))?

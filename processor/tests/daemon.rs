@@ -22,6 +22,7 @@ use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{OrderedCommit, OrderedPayload, extend_prefix};
 use dagger_payload::sshsig::{self, Namespace};
 use dagger_payload::state_tree::Subject;
+use dagger_processor::sandbox::{self, FileWall};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -402,7 +403,8 @@ fn inside_the_sandbox_nothing_can_be_opened_or_started() {
         let listening = std::net::TcpListener::bind("127.0.0.1:0").expect("still outside");
         let listening = listening.local_addr().expect("bound");
         let file = tempfile::NamedTempFile::new().expect("still outside");
-        dagger_processor::sandbox::enter().expect("closed");
+        sandbox::close_files().expect("closed");
+        sandbox::close_calls().expect("closed");
         try_files(file.path());
         try_networks(listening);
         try_processes();
@@ -417,6 +419,28 @@ fn inside_the_sandbox_nothing_can_be_opened_or_started() {
     assert!(text.contains("everything was refused"), "{text}{:?}", output);
     let left = text.lines().find_map(|line| line.strip_prefix("left: ")).expect("its path");
     std::fs::remove_file(left).expect("it could not be removed inside");
+}
+
+/// As above, with Landlock alone: the filter of system calls would refuse first.
+#[test]
+fn files_are_closed_to_threads_that_are_started_afterwards() {
+    const INSIDE: &str = "DAGGER_TEST_INSIDE_LANDLOCK";
+    if std::env::var_os(INSIDE).is_some() {
+        if sandbox::close_files().expect("closed") == FileWall::Landlock {
+            std::thread::spawn(try_landlock).join().expect("it was refused");
+            try_landlock();
+        }
+        println!("everything was refused, or this kernel has no Landlock");
+        return;
+    }
+    let output = inside("files_are_closed_to_threads_that_are_started_afterwards", INSIDE);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(text.contains("everything was refused"), "{text}{:?}", output);
+}
+
+fn try_landlock() {
+    let opened = std::fs::File::open("/etc/hostname").expect_err("closed");
+    assert_eq!(opened.raw_os_error(), Some(nix::libc::EACCES));
 }
 
 fn try_files(existing: &Path) {
@@ -474,7 +498,8 @@ fn inside_the_sandbox_memory_is_bounded_and_too_much_of_it_ends_the_process() {
     const INSIDE: &str = "DAGGER_TEST_INSIDE_BOUND";
     const TEST: &str = "inside_the_sandbox_memory_is_bounded_and_too_much_of_it_ends_the_process";
     if std::env::var_os(INSIDE).is_some() {
-        dagger_processor::sandbox::enter().expect("closed");
+        sandbox::close_files().expect("closed");
+        sandbox::close_calls().expect("closed");
         let some: Vec<u8> = Vec::with_capacity(1 << 28);
         println!("{} bytes are there", some.capacity());
         let much: Vec<u8> = Vec::with_capacity(17 << 30);

@@ -38,11 +38,14 @@ pub fn run(
     let local = tokio::task::LocalSet::new();
     local.block_on(&runtime, async {
         let (ledger, seal) = listeners(&configuration.sockets)?;
-        let pool = Pool::start()?;
         let supervisor = Supervisor::from_environment()?;
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
-        match sandbox::enter()? {
+        let threads = pool::threads(); // by files that are closed next
+        let wall = sandbox::close_files()?;
+        let pool = Pool::start(threads)?;
+        sandbox::close_calls()?;
+        match wall {
             FileWall::Landlock => tracing::info!("sandbox closed: no files, sockets, processes"),
             FileWall::FilterOnly => tracing::warn!(
                 "sandbox closed by the system call filter alone: this kernel has no Landlock"

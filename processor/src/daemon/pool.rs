@@ -1,7 +1,7 @@
 //! The threads that check signatures and read snapshots.
 //!
-//! Owns how many there are and how much may wait for them. They are started before the sandbox
-//! closes, for it allows no new ones. Called by the conversations in `serve`.
+//! Owns how many there are and how much may wait for them. They are started once files are closed
+//! to them and before system calls are, which allow no new ones. Called by the conversations in `serve`.
 
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -35,12 +35,16 @@ pub(super) struct Pool {
     jobs: Sender<Job>,
 }
 
+/// How many threads there should be.
+pub(super) fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZero::get).min(THREADS_MAX)
+}
+
 impl Pool {
-    pub(super) fn start() -> std::io::Result<Self> {
+    pub(super) fn start(threads: usize) -> std::io::Result<Self> {
         let (jobs, waiting) = channel(JOBS_WAITING_MAX);
         let waiting = Arc::new(Mutex::new(waiting));
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        for number in 0..cores.min(THREADS_MAX) {
+        for number in 0..threads {
             let waiting = waiting.clone();
             std::thread::Builder::new()
                 .name(format!("verify-{number}"))
