@@ -1,9 +1,9 @@
 //! A libvirtd of a test's own, in a mount namespace where one directory lies over all of libvirt's:
 //! neither it nor the machine's own sees the other's domains.
 //!
-//! Owns that process and, at the end, whatever QEMU it left. It has no `/dev/kvm` there: what a
-//! nested one does to libvirt's probing takes minutes. Never defines a domain. Called by tests and
-//! the benchmark.
+//! Owns that process and, at the end, whatever QEMU it left. It can be made to hang and be killed,
+//! and starts again over the same files. It has no `/dev/kvm` there: what a nested one does to
+//! libvirt's probing takes minutes. Never defines a domain. Called by tests and the benchmark.
 
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
@@ -84,24 +84,52 @@ impl Libvirtd {
             sockets.display()
         );
         std::fs::write(base.join("libvirtd.conf"), configuration)?;
-        let log = std::fs::File::create(base.join("libvirtd.log"))?;
-        let child = Command::new("unshare")
-            .args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "libvirtd"])
-            .arg(base)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .context("cannot run unshare")?;
-        let mut libvirtd = Self { base: base.to_owned(), child };
+        let mut libvirtd = Self { base: base.to_owned(), child: spawn(base)? };
+        libvirtd.until_it_answers()?;
+        Ok(libvirtd)
+    }
+
+    /// It hangs: its sockets stay, nobody answers.
+    pub fn pause(&self) {
+        self.signal(Signal::SIGSTOP);
+    }
+
+    /// It goes on where it was paused.
+    pub fn resume(&self) {
+        self.signal(Signal::SIGCONT);
+    }
+
+    /// It ends at once; its machines go on.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        let _ = self.child.wait();
+    }
+
+    /// Another one in the place of one that was killed.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub fn start_again(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.base)?;
+        self.until_it_answers()
+    }
+
+    fn until_it_answers(&mut self) -> anyhow::Result<()> {
+        let socket = self.base.join("run/libvirt-sock");
         let deadline = Instant::now() + START_MAX;
-        while UnixStream::connect(sockets.join("libvirt-sock")).is_err() {
-            if libvirtd.child.try_wait()?.is_some() || Instant::now() >= deadline {
-                bail!("libvirtd does not answer: {}", libvirtd.log());
+        while UnixStream::connect(&socket).is_err() {
+            if self.child.try_wait()?.is_some() || Instant::now() >= deadline {
+                bail!("libvirtd does not answer: {}", self.log());
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        Ok(libvirtd)
+        Ok(())
+    }
+
+    /// Its own child: the number is nobody else's before it is waited for.
+    fn signal(&self, signal: Signal) {
+        let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
+        let _ = pid.map(|pid| kill(pid, signal));
     }
 
     /// How it is reached.
@@ -119,16 +147,30 @@ impl Drop for Libvirtd {
         if std::thread::panicking() {
             eprintln!("libvirtd said: {}", self.log());
         }
-        // Its own child: the number is nobody else's before it is waited for.
-        let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
-        let _ = pid.map(|pid| kill(pid, Signal::SIGTERM));
-        let _ = self.child.wait();
+        // One that was killed and waited for has no number any more.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            self.signal(Signal::SIGTERM);
+            self.signal(Signal::SIGCONT);
+            let _ = self.child.wait();
+        }
         // Each QEMU has a directory below this one on its command line.
         let base = self.base.to_string_lossy().into_owned();
         for process in processes_with(&[&base, "qemu"]) {
             let _ = kill(Pid::from_raw(process), Signal::SIGKILL);
         }
     }
+}
+
+fn spawn(base: &Path) -> anyhow::Result<Child> {
+    let log = std::fs::File::options().create(true).append(true).open(base.join("libvirtd.log"))?;
+    Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "sh", "-c", SCRIPT, "libvirtd"])
+        .arg(base)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(log)
+        .spawn()
+        .context("cannot run unshare")
 }
 
 /// Processes on whose command line all of these words stand.

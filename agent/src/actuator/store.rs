@@ -167,6 +167,18 @@ impl StoredDisks {
     }
 }
 
+/// A file may have the digest that was registered and not the size: the digest was computed, the
+/// size is the publisher's word, by which the ledger judged whether it fits the VM's disk.
+fn as_registered(stored: &StoredImage, image: &VmImage) -> Result<(), DiskError> {
+    if stored.virtual_size_bytes == image.virtual_size_bytes {
+        return Ok(());
+    }
+    Err(DiskError::ImageRefused(format!(
+        "its virtual size is {} bytes, and {} were registered",
+        stored.virtual_size_bytes, image.virtual_size_bytes
+    )))
+}
+
 /// Whose remains these are, for the collector.
 fn subject(of: RemainsOf) -> Option<Remnant> {
     match of {
@@ -195,13 +207,7 @@ pub fn console_directory(storage_directory: &Path) -> PathBuf {
 impl Disks for StoredDisks {
     fn ensure_image(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), DiskError> {
         match self.verified(image) {
-            Ok(stored) if stored.virtual_size_bytes == image.virtual_size_bytes => return Ok(()),
-            Ok(stored) => {
-                return Err(DiskError::ImageRefused(format!(
-                    "its virtual size is {} bytes, and {} were registered",
-                    stored.virtual_size_bytes, image.virtual_size_bytes
-                )));
-            }
+            Ok(stored) => return as_registered(&stored, image),
             Err(error @ ImageError::Damaged { .. }) => {
                 tracing::error!(%error, "an image was refused before use");
                 self.damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(image.digest);
@@ -210,7 +216,10 @@ impl Disks for StoredDisks {
             Err(error) => return Err(disk_error(&error)),
         }
         match self.import(image, sources) {
-            Ok(()) => self.verified(image).map(|_| ()).map_err(|error| disk_error(&error)),
+            Ok(()) => {
+                let stored = self.verified(image).map_err(|error| disk_error(&error))?;
+                as_registered(&stored, image)
+            }
             Err(why) => Err(self.missing(image, why)),
         }
     }

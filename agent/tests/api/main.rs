@@ -4,6 +4,7 @@
 
 mod agent;
 mod bad_input;
+mod clocks;
 mod consoles;
 mod document;
 mod door;

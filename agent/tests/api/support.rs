@@ -146,6 +146,8 @@ pub(crate) type Judged = (SignedPayload, Verdict, Vec<Effect>);
 pub(crate) struct Chronicle {
     cluster: ClusterId,
     pub(crate) releases: Vec<CommitRelease>,
+    /// Ledger time of the commits to come.
+    pub(crate) time: LedgerTime,
     index: CommitIndex,
     position: Position,
     prefix: PrefixHash,
@@ -156,6 +158,7 @@ impl Chronicle {
         Self {
             cluster: world.cluster,
             releases: Vec::new(),
+            time: TIME,
             index: CommitIndex(0),
             position: Position(0),
             prefix: initial_prefix(&world.cluster),
@@ -177,7 +180,7 @@ impl Chronicle {
     pub(crate) fn commit(&mut self, judged: Vec<Judged>, time_effects: Vec<Effect>) -> CommitEnd {
         self.index = self.index.next();
         let payloads: Vec<_> = judged.iter().map(|(payload, ..)| payload.clone()).collect();
-        self.prefix = extend_prefix(&self.prefix, TIME, &payloads);
+        self.prefix = extend_prefix(&self.prefix, self.time, &payloads);
         let mut releases = Vec::new();
         for (payload, verdict, effects) in judged {
             self.position = self.position.next();
@@ -195,7 +198,8 @@ impl Chronicle {
             prefix_hash: self.prefix,
             state_root: StateRoot(*blake3::hash(&self.index.0.to_be_bytes()).as_bytes()),
         };
-        self.releases.push(CommitRelease { end, ledger_time: TIME, releases, time_effects });
+        let ledger_time = self.time;
+        self.releases.push(CommitRelease { end, ledger_time, releases, time_effects });
         end
     }
 

@@ -14,7 +14,7 @@ use dagger_agent::handover::{
     ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use dagger_agent::hypervisor::Inventory;
-use dagger_agent::hypervisor::names::{HostNames, uuid};
+use dagger_agent::hypervisor::names::{HostNames, TAGS_NAMESPACE, uuid};
 use dagger_agent::inspection::{Files, Found, Owners, compare};
 use dagger_agent::machines::{
     Accelerator, Backend, Broken, MachineConfiguration, NetworkKind, run,
@@ -427,6 +427,73 @@ async fn an_inspection_tells_what_has_no_owner_from_an_owner_without_its_disk_an
     assert!(domain(&connection).unwrap().is_active().unwrap());
     assert!(disks.join("saved.qcow2").exists());
     assert_eq!(quarantined(directory.path()), 0);
+    half.end().await;
+}
+
+/// Defines a domain by hand and switches it on.
+fn by_hand(connection: &Connect, name: &str, metadata: &str) -> Domain {
+    let xml = format!(
+        "<domain type='test'><name>{name}</name><memory unit='MiB'>64</memory>\
+         <os><type>hvm</type></os><metadata>{metadata}</metadata></domain>"
+    );
+    let domain = connection.define_domain_xml(&xml).unwrap();
+    domain.create().unwrap();
+    domain
+}
+
+#[tokio::test]
+async fn what_somebody_defined_by_hand_is_neither_adopted_nor_ended_and_an_inspection_lists_it() {
+    let connection = Connect::open(Some(URI)).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let (image, vm) = with_image(directory.path());
+    // One has our tags and a name of its own, the other our name and no tags.
+    let another = VmId([9; 16]);
+    let payload = cause(1).digest;
+    let tags = format!(
+        "<dagger:domain xmlns:dagger='{TAGS_NAMESPACE}' host='{HERE}' vm='{another}' \
+         generation='1' payload='{payload}'/>"
+    );
+    let tagged = by_hand(&connection, "by-hand", &tags);
+    let named = by_hand(&connection, &HostNames::of(HERE).domain(VM), "");
+    let state = || [&tagged, &named].map(|domain| (domain.is_active(), domain.id()));
+    let before = state();
+
+    let first = vm(accepted());
+    let mut half = Half::start(directory.path(), &[]).await;
+    half.order(Order::Image(Box::new(image.clone()))).await;
+    half.vm(&first).await;
+    let told = half.report().await;
+    assert_eq!(told.phase, ReportPhase::Degraded);
+    assert!(told.reason.unwrap().starts_with("name_occupied: "));
+    assert_eq!(half.board.read(|contents| contents.vms[&VM].sight), Sight::Absent);
+    assert!(half.board.read(|contents| !contents.vms.contains_key(&another)), "it was adopted");
+    assert_eq!(half.stop_by_hand(another).await, Err(NoSuchMachine));
+    assert_eq!(half.stop_by_hand(VM).await, Ok(Generation(1)), "of a VM that is to be here");
+
+    let owners = Owners::among([&first.vm].into_iter(), HERE).and_images([&image].into_iter());
+    let inspector = half.board.read(|contents| contents.inspector.clone()).unwrap();
+    let found = compare(HERE, &owners, &owners, inspector.look().await).findings;
+    let misplaced = found.iter().find(|finding| finding.kind == FsckKind::MachineMisplaced);
+    assert!(misplaced.is_some_and(|finding| finding.detail.contains("by-hand")), "{found:?}");
+    let foreign = found.iter().find(|finding| finding.kind == FsckKind::MachineForeign);
+    assert_eq!(foreign.and_then(|finding| finding.vm), Some(VM), "{found:?}");
+    assert_eq!(found.len(), 2, "{found:?}");
+
+    // No accepted order touches what is not ours; once it has gone, the VM has its name.
+    half.vm(&wants(&first, Wanted::Stopped)).await;
+    let told = half.report().await;
+    assert_eq!((told.generation, told.phase), (Generation(2), ReportPhase::Degraded));
+    assert_eq!(state(), before, "another's domain was touched");
+    named.destroy().unwrap();
+    named.undefine().unwrap();
+    half.vm(&wants(&wants(&first, Wanted::Stopped), Wanted::Running)).await;
+    let mut told = half.phase().await;
+    if told == ReportPhase::Degraded {
+        // The order was taken before the look that shows it gone.
+        told = half.phase().await;
+    }
+    assert_eq!(told, ReportPhase::Running);
+    assert!(tagged.is_active().unwrap());
     half.end().await;
 }
 

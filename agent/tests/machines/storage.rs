@@ -77,6 +77,28 @@ fn what_is_told_about_a_source_says_nothing_of_another_files_contents() {
 }
 
 #[test]
+fn an_image_of_another_virtual_size_than_registered_is_refused_when_it_comes_and_once_it_is_here() {
+    let directory = tempfile::tempdir().unwrap();
+    let stores = stores(directory.path());
+    let path = directory.path().join("import/image.raw");
+    let image = raw(file(&path, 0x5a));
+    for virtual_size_bytes in [image.virtual_size_bytes / 2, image.virtual_size_bytes * 2] {
+        let registered = VmImage { virtual_size_bytes, ..image.clone() };
+        let sources = [path.to_str().unwrap().parse().unwrap()];
+        let refused = |sources: &[_]| match stores.ensure_image(&registered, sources) {
+            Err(DiskError::ImageRefused(why)) => why,
+            other => panic!("{other:?}"),
+        };
+        let why = refused(&sources);
+        assert!(why.contains(&format!("{virtual_size_bytes} were registered")), "{why}");
+        // The file lies in the store now.
+        assert_eq!(refused(&[]), why);
+        fs::remove_file(stores.image_path(&image)).unwrap();
+    }
+    assert_eq!(ensure(&stores, image.digest, &path), Ok(()));
+}
+
+#[test]
 fn a_deleted_vms_console_goes_into_quarantine_with_its_disk() {
     let directory = tempfile::tempdir().unwrap();
     let stores = stores(directory.path());

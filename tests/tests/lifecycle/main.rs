@@ -4,13 +4,14 @@
 //! Setting: QEMU (TCG) under a libvirtd of this test's own; libvirt's test driver; the program that
 //! behaves like Cloud Hypervisor; and the real one where `DAGGER_CLOUD_HYPERVISOR` names it.
 //! Pinned: what passes, and what a backend does not offer, with its stable code. The table is
-//! printed.
+//! printed. Beside it: what a libvirtd that hangs or dies does to its machines.
 
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]
 
 #[path = "../shared/half.rs"]
 mod half;
+mod outage;
 #[path = "../shared/program_under_test.rs"]
 mod program_under_test;
 mod scenarios;

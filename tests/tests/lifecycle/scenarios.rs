@@ -72,7 +72,7 @@ impl Scenario {
     }
 }
 
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waited = async {
         while !holds() {
             tokio::time::sleep(LOOK_EVERY).await;
@@ -83,7 +83,7 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 /// Orders this version; the next report is about it, and says this.
-async fn ask(half: &mut Half, version: &AttestedVm, phase: ReportPhase) {
+pub(crate) async fn ask(half: &mut Half, version: &AttestedVm, phase: ReportPhase) {
     half.vm(version).await;
     let report = half.report().await;
     let told = (report.vm, report.generation, report.phase);
@@ -91,7 +91,7 @@ async fn ask(half: &mut Half, version: &AttestedVm, phase: ReportPhase) {
 }
 
 /// The version of a stop that asks no guest.
-fn forced(mut version: AttestedVm) -> AttestedVm {
+pub(crate) fn forced(mut version: AttestedVm) -> AttestedVm {
     version.vm.stop_manner = StopManner::Forced;
     version
 }

@@ -125,6 +125,11 @@ impl Setting {
         found.first().copied()
     }
 
+    /// The machine's process and when it began, without asking its hypervisor.
+    pub(crate) fn process_start(&self, vm: VmId) -> Option<String> {
+        began(self.process(vm)?)
+    }
+
     /// What one start of a machine has and no other: nothing while it is off.
     pub(crate) fn start_of(&self, vm: VmId) -> Option<String> {
         match &self.backend {
@@ -133,7 +138,7 @@ impl Setting {
                 let (domain, process) = (self.domain(vm)?.id()?, self.process(vm)?);
                 Some(format!("domain {domain}, {}", began(process)?))
             }
-            Backend::Contract | Backend::Real => began(self.process(vm)?),
+            Backend::Contract | Backend::Real => self.process_start(vm),
         }
     }
 

@@ -14,6 +14,7 @@ use dagger_agent::handover::{
 };
 use dagger_agent::machines::{Backend, Broken, MachineConfiguration, NetworkKind, run};
 use dagger_agent::one_shot::HelperConfiguration;
+use dagger_api::Sight;
 use dagger_images::ImageStore;
 use dagger_payload::id::{CommitIndex, Generation, OperatorId, VmId};
 use dagger_payload::key::SecretKey;
@@ -104,6 +105,7 @@ pub(crate) fn reported(version: &AttestedVm, phase: ReportPhase) -> AttestedVm {
 pub(crate) struct Half {
     orders: mpsc::Sender<Order>,
     reports: mpsc::Receiver<HostReport>,
+    board: SightBoard,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Broken>>,
 }
@@ -130,8 +132,9 @@ impl Half {
         // Requests that nobody makes.
         let requests = Requests { consoles: mpsc::channel(1).1, local_stops: mpsc::channel(1).1 };
         let board = SightBoard::default();
-        let work = run(configuration, orders_told, reports_told, board, requests, stop.clone());
-        let half = Self { orders, reports, stop, running: tokio::spawn(work) };
+        let work =
+            run(configuration, orders_told, reports_told, board.clone(), requests, stop.clone());
+        let half = Self { orders, reports, board, stop, running: tokio::spawn(work) };
         half.order(Order::Host(Box::new(host()))).await;
         for version in history {
             half.vm(version).await;
@@ -175,6 +178,16 @@ impl Half {
     /// Whether something was said that nobody has read.
     pub(crate) fn has_said_more(&mut self) -> bool {
         self.reports.try_recv().is_ok()
+    }
+
+    /// Why the hypervisor cannot be asked, if that is what is shown.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.board.read(|contents| contents.hypervisor.clone())?.err()
+    }
+
+    /// What is shown of a VM.
+    pub(crate) fn sight(&self, vm: VmId) -> Option<Sight> {
+        self.board.read(|contents| contents.vms.get(&vm).map(|shown| shown.sight))
     }
 
     /// The agent goes; its machines stay.
