@@ -1,5 +1,5 @@
-//! A host whose clock is ten minutes off: no request is lost or carried out twice for it, and who is
-//! refused is told what time it is there.
+//! A host whose clock is ten minutes off: no request is lost or carried out twice for it, and who
+//! is refused is told what time it is there.
 //!
 //! Setting: the machine's clock stays; the ledger's time is ten minutes before or after it.
 
