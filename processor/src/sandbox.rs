@@ -3,8 +3,9 @@
 //! Owns the list of system calls that judging needs, and the limits. From then on no file, socket,
 //! device or process can be opened or made, whoever started the daemon: systemd's unit adds its own
 //! walls outside. Called once by the daemon, in two steps: the files are closed once configuration,
-//! genesis and sockets are in place and before any thread is started, for Landlock binds the calling
-//! thread and those that it starts; the system calls once the threads are there, too. Sources: seccomp(2), landlock(7), setrlimit(2).
+//! genesis and sockets are in place and before any thread is started, for Landlock binds the
+//! calling thread and those that it starts; the system calls once the threads are there, too.
+//! Sources: seccomp(2), landlock(7), setrlimit(2).
 
 use landlock::{ABI, Access, AccessFs, AccessNet, Ruleset, RulesetAttr, RulesetStatus};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};

@@ -1,7 +1,8 @@
 //! The threads that check signatures and read snapshots.
 //!
 //! Owns how many there are and how much may wait for them. They are started once files are closed
-//! to them and before system calls are, which allow no new ones. Called by the conversations in `serve`.
+//! to them and before system calls are, which allow no new ones. Called by the conversations in
+//! `serve`.
 
 use std::num::NonZero;
 use std::sync::{Arc, Mutex, PoisonError};
