@@ -75,7 +75,7 @@ fn assert_the_guest_agent_answers(cluster: &Cluster) {
 }
 
 /// A volume that comes while the guest runs is found by its name, and keeps its files when it goes
-/// and comes again.
+/// and comes again. What a snapshot kept beside the guest that has it mounted comes back with it.
 fn assert_a_volume_comes_hot_and_keeps_its_files(cluster: &Cluster) {
     cluster.must(&[
         "volume", "create", "data", "--size", "1GiB", "--vm", "web-1", "--wait", "applied",
@@ -99,6 +99,16 @@ fn assert_a_volume_comes_hot_and_keeps_its_files(cluster: &Cluster) {
     inside(cluster, "dagger", &write);
     cluster.must(&["volume", "detach", "data", "--wait", "applied"]);
     inside(cluster, "dagger", &format!("test ! -e {disk}"));
+    cluster.must(&attach);
+    until_seen();
+    let mount = format!("sudo sh -ec 'mount {disk} /mnt; cat /mnt/file; sync'");
+    assert_eq!(inside(cluster, "dagger", &mount).trim(), "precious");
+    cluster.must(&["volume", "snapshot", "data", "monday", "--wait", "applied"]);
+    let change = "sudo sh -ec 'echo changed >/mnt/file; umount /mnt; mount $0 /mnt; cat /mnt/file; \
+                  umount /mnt' ";
+    assert_eq!(inside(cluster, "dagger", &format!("{change}{disk}")).trim(), "changed");
+    cluster.must(&["volume", "detach", "data", "--wait", "applied"]);
+    cluster.must(&["volume", "restore", "data", "monday", "--wait", "applied"]);
     cluster.must(&attach);
     until_seen();
     let read = format!("sudo sh -ec 'mount {disk} /mnt; cat /mnt/file; umount /mnt'");
