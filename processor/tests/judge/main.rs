@@ -459,6 +459,35 @@ fn a_copy_with_a_broken_signature_does_not_poison_the_owners() {
 }
 
 #[test]
+fn what_a_clock_ten_minutes_off_signs_is_carried_out_once_or_refused_with_the_ledgers_time() {
+    const OFF_MS: u64 = 10 * 60 * 1000;
+    let mut court = Court::furnished();
+    let began = court.now;
+    // Signed for ten minutes, ten minutes ahead: good for twenty, and remembered for as long.
+    let ahead = court.sign_until(&developer(), create("web", 1), began.plus_ms(2 * OFF_MS));
+    assert!(court.outcome(ahead.clone()).is_ok());
+    court.now = began.plus_ms(2 * OFF_MS);
+    assert_eq!(court.outcome(ahead.clone()), Err(RefusalCode::Duplicate));
+    court.now = court.now.plus_ms(1);
+    assert_eq!(court.outcome(ahead), Err(RefusalCode::Expired));
+
+    let mut told = |name, not_after| {
+        let payload = court.sign_until(&developer(), create(name, 1), not_after);
+        match court.commit(vec![payload]).releases.remove(0).verdict {
+            Verdict::Refused(refusal) => (refusal.code, refusal.detail),
+            Verdict::Accepted => panic!("it was accepted"),
+        }
+    };
+    // Signed for ten minutes, ten minutes behind, a moment ago; and for a day, ten minutes ahead.
+    let now = began.plus_ms(2 * OFF_MS + 1);
+    let late = "not_after_ms passed 5 ms of ledger time ago".to_owned();
+    assert_eq!(told("late", LedgerTime(now.0 - 5)), (RefusalCode::Expired, late));
+    let far = format!("ledger time is {now}; not_after_ms may be a day ahead");
+    let day = now.plus_ms(DAY_MS + OFF_MS);
+    assert_eq!(told("far", day), (RefusalCode::NotAfterTooFar, far));
+}
+
+#[test]
 fn payloads_out_of_time_or_of_another_cluster_are_refused_and_not_remembered() {
     let mut court = Court::furnished();
     let late = court.sign_until(&developer(), create("a", 1), LedgerTime(court.now.0 - 1));
