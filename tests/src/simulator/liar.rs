@@ -6,6 +6,7 @@
 
 mod kind;
 mod split;
+mod votes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -421,7 +422,10 @@ impl Liar {
     ) -> Option<Event> {
         let previous = self.chains[chain];
         let round = self.round_after(previous.map_or(Round(0), |parent| parent.round))?;
-        let parents = self.parents(previous, round);
+        let mut parents = self.parents(previous, round);
+        if chain > 0 {
+            self.vote_otherwise(&mut parents, round);
+        }
         let event = self.sign(round, parents, wall, payloads);
         event.has_quorum_below(self.configuration.committee).then_some(event)
     }
