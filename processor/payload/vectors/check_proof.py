@@ -133,12 +133,12 @@ def check_carried(proof, genesis, cluster):
         return None
     fields, member = check_header(carried["event"], genesis, cluster)
     record, path = bytes.fromhex(carried["record"]), bytes.fromhex(carried["path"])
-    _, _, document = whole(record)
-    digest = derived("dagger v1 payload", document).hex()
-    require(proof["subject"] == {"kind": "payload", "id": digest}, "another payload is shown to be carried")
+    kind, signature, document = whole(record)
+    digest = derived("dagger v1 payload", document)
+    require(proof["subject"] == {"kind": "payload", "id": digest.hex()}, "another payload is shown to be carried")
     at, width, beside = carried["index"], fields[7], [path[at : at + 32] for at in range(0, len(path), 32)]
     require(isinstance(at, int) and 0 <= at < width, "no place in the event")
-    found = derived("dagger v1 merkle leaf", record)
+    found = derived("dagger v1 merkle leaf", digest + bytes([kind]) + signature)
     while width > 1:
         if not (at == width - 1 and width % 2 == 1):
             require(beside, "a path that ends too early")
