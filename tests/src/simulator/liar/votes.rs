@@ -1,7 +1,7 @@
 //! How the twins of a liar vote.
 //!
-//! Owns what the second of two chains leaves out, so that hosts which see one chain each count votes
-//! and certificates differently. Called when a liar makes an event.
+//! Owns what the second of two chains leaves out, so that hosts which see one chain each count
+//! votes and certificates differently. Called when a liar makes an event.
 
 use dagger_payload::event::Parent;
 use dagger_payload::id::Round;
