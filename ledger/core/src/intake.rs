@@ -402,7 +402,10 @@ impl Core {
         let mut ready = vec![(from, event)];
         while let Some((from, event)) = ready.pop() {
             let waits = self.intake.suspended.contains_key(&event.digest);
-            if waits || self.graph.contains(&event.digest) || !self.parents_are_true(&event) {
+            // A commit of this turn may have raised the floor above it.
+            let sunk = event.header.round <= self.graph.floor();
+            if sunk || waits || self.graph.contains(&event.digest) || !self.parents_are_true(&event)
+            {
                 continue;
             }
             let missing = self.missing_parents(&event);
