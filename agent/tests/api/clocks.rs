@@ -63,7 +63,7 @@ async fn a_host_whose_clock_is_ten_minutes_behind_goes_by_the_ledgers() {
     let time = wall().plus_ms(OFF_MS);
     let (mut agent, _) = agent_at(time).await;
     assert_eq!(hint(&agent).await, time);
-    // Both would be refused if its own clock counted: too far ahead, not over yet.
+    // By its own clock the first is too far ahead, and the second is not over.
     let longest = request(&agent, "longest", time.plus_ms(NOT_AFTER_AHEAD_MS_MAX));
     let received = (StatusCode::ACCEPTED, PayloadState::Received);
     assert_eq!(taken(&agent, &longest).await, received);
