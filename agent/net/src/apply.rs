@@ -92,7 +92,8 @@ route replace {}/32 dev {name} src {gateway}\n",
 }
 
 /// Makes the tap a port of a bridge. The bridge keeps its MAC address, which would follow its
-/// ports' lowest, and its MTU, which would follow their smallest.
+/// ports' lowest (so the tap's is as good as the highest that there is), and its MTU, which would
+/// follow their smallest.
 fn plug(host: HostId, card: &BridgedCard, device: &str) -> io::Result<()> {
     let bridge = Path::new(INTERFACES).join(device);
     if !bridge.join("bridge").exists() {
@@ -102,10 +103,10 @@ fn plug(host: HostId, card: &BridgedCard, device: &str) -> io::Result<()> {
     let mtu: u32 = mtu.trim().parse().map_err(|_| io::Error::other("an MTU is no number"))?;
     let name = make_tap(host, (card.vm, card.card), card.owner)?;
     Program::Nft.tell(&bridge_rules::ensure(host, card))?;
-    let own = card.mac.get(2..).unwrap_or_default();
+    let own = card.mac.get(5..).unwrap_or_default();
     Program::Ip
         .tell(&format!(
-            "link set dev {name} address fe{own}
+            "link set dev {name} address fe:ff{own}
 link set dev {name} mtu {mtu}
 link set dev {name} master {device}
 link set dev {name} up\n"

@@ -117,25 +117,40 @@ pub(crate) fn draw_expected(now: Option<Generation>, random: &mut Random) -> Opt
     }
 }
 
+/// A volume and a VM, mostly two that go together.
 fn draw_attach(scene: &Scene, random: &mut Random) -> (Person, Body) {
-    let (who, drawn, volume) = draw_volume(scene, random);
     let vms = &scene.model.vms;
-    // Mostly one that could have it.
-    let could = |vm: &&Vm| {
-        let is_near = drawn.as_ref().is_some_and(|volume| {
-            (vm.account, vm.placement.host()) == (volume.account, Some(volume.host))
-        });
-        is_near && takes_volumes(vm)
-    };
-    let fitting: Vec<&Vm> = vms.iter().filter(could).collect();
-    let vm = match (fitting.is_empty(), vms.is_empty()) {
-        (false, _) if random.happens(850) => Some(fitting[random.index(fitting.len())]),
-        (_, false) => Some(&vms[random.index(vms.len())]),
-        (_, true) => None,
-    };
+    let (mut who, mut drawn, mut volume) = draw_volume(scene, random);
+    let mut vm = (!vms.is_empty()).then(|| &vms[random.index(vms.len())]);
+    let pairs = fitting(scene.model.volumes.as_slice(), vms);
+    if !pairs.is_empty() && random.happens(850) {
+        let (fits, user) = pairs[random.index(pairs.len())];
+        (drawn, volume, vm) = (Some(fits.clone()), fits.id, Some(user));
+    }
+    if let Some(drawn) = drawn.filter(|_| random.happens(930)) {
+        who = scene.acting_for(scene.model.account(drawn.account).expect("it has one"), random);
+    }
     let expected_generation = draw_expected(vm.map(|vm| vm.generation), random);
     let vm = vm.map_or(VmId([7; 16]), |vm| vm.id);
     (who, Body::VolumeAttach(VolumeAttach { volume, vm, expected_generation }))
+}
+
+/// Volumes that are free, each with a VM of its owner on its host.
+fn fitting<'model>(
+    volumes: &'model [Volume],
+    vms: &'model [Vm],
+) -> Vec<(&'model Volume, &'model Vm)> {
+    let free = volumes.iter().filter(|volume| {
+        volume.used_by == VolumeUse::Free {} && volume.wanted == VolumeWanted::Kept
+    });
+    let near = |volume: &'model Volume| {
+        let could = move |vm: &&Vm| {
+            let place = (vm.account, vm.placement.host());
+            place == (volume.account, Some(volume.host)) && takes_volumes(vm)
+        };
+        vms.iter().filter(could).map(move |vm| (volume, vm))
+    };
+    free.flat_map(near).collect()
 }
 
 fn draw_detach(scene: &Scene, random: &mut Random) -> (Person, Body) {

@@ -260,6 +260,8 @@ impl World {
         let host = &world.host;
         host.run(&["ip", "link", "add", "br0", "type", "bridge"]);
         host.run(&["ip", "address", "flush", "dev", "uplink"]);
+        // A high address: the ports that are added must not have a lower one.
+        host.run(&["ip", "link", "set", "uplink", "address", "fe:fe:00:00:00:01"]);
         host.run(&["ip", "link", "set", "uplink", "master", "br0"]);
         host.run(&["ip", "address", "add", &format!("{HOST_OUTSIDE}/24"), "dev", "br0"]);
         host.run(&["ip", "link", "set", "br0", "up"]);
