@@ -13,6 +13,7 @@ use dagger_payload::event::{Event, Parent};
 use dagger_payload::id::{AuthorIndex, EventDigest, Round};
 
 use crate::interface::CommitRecord;
+use crate::limits::{TWINS_HELD_BYTES_MAX, TWINS_HELD_MAX};
 
 /// What became of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +32,13 @@ struct Node {
     fate: Fate,
 }
 
+/// What is held beyond one event of each author in each round.
+#[derive(Debug, Default, Clone, Copy)]
+struct Surplus {
+    events: usize,
+    bytes: usize,
+}
+
 /// Accepted events above the floor.
 #[derive(Debug)]
 pub(crate) struct Graph {
@@ -46,6 +54,7 @@ pub(crate) struct Graph {
     highest: BTreeMap<AuthorIndex, Round>,
     /// Authors with two accepted events in one round: never named again.
     forkers: BTreeSet<AuthorIndex>,
+    surplus: Surplus,
     collection_round: Round,
     /// Events of this round and lower are neither kept nor required as parents. It lies as far
     /// below the collection round as that lies below the leader, so that a host which is a little
@@ -63,6 +72,7 @@ impl Graph {
             expected: BTreeMap::new(),
             highest: BTreeMap::new(),
             forkers: BTreeSet::new(),
+            surplus: Surplus::default(),
             collection_round: Round(0),
             floor: Round(0),
         }
@@ -101,6 +111,8 @@ impl Graph {
         own.push(digest);
         if own.len() > 1 {
             self.forkers.insert(author);
+            self.surplus.events += 1;
+            self.surplus.bytes += event.bytes.len();
         }
         // Up to the collection round nothing will be ordered any more.
         let work = event.header.payload_count > 0 || planted!(ClosingEventIsWork);
@@ -158,15 +170,34 @@ impl Graph {
                 }
             }
         }
-        let kept = self.rounds.split_off(&floor.next());
+        let begin = if planted!(NothingForgotten) { Round(0) } else { floor.next() };
+        let kept = self.rounds.split_off(&begin);
         let dropped = std::mem::replace(&mut self.rounds, kept);
-        for digest in dropped.values().flat_map(BTreeMap::values).flatten() {
-            self.nodes.remove(digest);
+        for events in dropped.values().flat_map(BTreeMap::values) {
+            for (place, digest) in events.iter().enumerate() {
+                let bytes = self.nodes.remove(digest).map_or(0, |node| node.event.bytes.len());
+                if place > 0 {
+                    self.surplus.events -= 1;
+                    self.surplus.bytes -= bytes;
+                }
+            }
         }
         self.expected.retain(|_, (event, _)| event.round > floor);
         self.collection_round = collection_round;
         self.floor = floor;
         lost
+    }
+
+    /// Whether so many twins are held that rounds are worth making for the sake of the floor, which
+    /// rises with them.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.surplus.events > TWINS_HELD_MAX || self.surplus.bytes > TWINS_HELD_BYTES_MAX
+    }
+
+    /// How many rounds, twins and fates of events that are not here yet are held.
+    pub(crate) fn held(&self) -> (u64, usize, usize) {
+        let rounds = self.highest_round().0.saturating_sub(self.floor.0);
+        (rounds, self.surplus.events, self.expected.len())
     }
 
     /// Sets where a restored graph begins, before its events are inserted.

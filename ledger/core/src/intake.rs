@@ -74,9 +74,9 @@ impl Missing {
 
 /// What suspended events of one peer take.
 #[derive(Debug, Default, Clone, Copy)]
-struct Taken {
-    count: usize,
-    bytes: usize,
+pub(crate) struct Taken {
+    pub(crate) count: usize,
+    pub(crate) bytes: usize,
 }
 
 /// What to do about a missing event.
@@ -174,6 +174,25 @@ impl Intake {
             }
         }
         dropped
+    }
+
+    /// How many events of one peer wait here at most, and their bytes; how many wait in all, and
+    /// for how many others.
+    pub(crate) fn held(&self) -> (Taken, usize, usize) {
+        let mut of: BTreeMap<AuthorIndex, Taken> = BTreeMap::new();
+        for waiting in self.suspended.values() {
+            let taken = of.entry(waiting.from).or_default();
+            taken.count += 1;
+            taken.bytes += waiting.event.bytes.len();
+        }
+        let count = of.values().map(|taken| taken.count).max().unwrap_or_default();
+        let bytes = of.values().map(|taken| taken.bytes).max().unwrap_or_default();
+        (Taken { count, bytes }, self.suspended.len(), self.missing.len())
+    }
+
+    /// Twins of one author that nobody needs yet, at most.
+    pub(crate) fn twins_kept(&self) -> usize {
+        self.twins.most_of_one()
     }
 
     /// Events of `author` that wait for their parents here.
@@ -530,6 +549,7 @@ impl Core {
         let (mut hopeless, mut taken) = (Vec::new(), Vec::new());
         let unnamed = due.iter().filter(|(_, wish)| *wish == Wish::None).map(|(digest, _)| *digest);
         self.intake.pass_over(unnamed.collect());
+        let given_up_after = if planted!(NeverGivesUp) { u32::MAX } else { WANT_TURNS_MAX };
         for (digest, wish) in due {
             let Some(missing) = self.intake.missing.get_mut(&digest) else { continue };
             missing.believe_another(peers);
@@ -538,7 +558,7 @@ impl Core {
             match wish {
                 Wish::Here => {}
                 Wish::Take => taken.extend(self.intake.twins.take(&digest)),
-                Wish::Ask | Wish::None if turns >= WANT_TURNS_MAX => hopeless.push(digest),
+                Wish::Ask | Wish::None if turns >= given_up_after => hopeless.push(digest),
                 Wish::None => missing.asked += 1,
                 Wish::Ask => {
                     if let Some(peer) = self.gossip.connected_from(missing.ask) {

@@ -27,6 +27,7 @@ mod commit;
 mod epoch;
 mod gossip;
 mod graph;
+mod held;
 mod intake;
 pub mod interface;
 mod limits;
@@ -47,6 +48,7 @@ use dagger_payload::release::{OrderedCommit, OrderedPayload};
 
 pub use adopt::Frontier;
 pub use clock::ClockDoubt;
+pub use held::Held;
 pub use interface::{
     CommitRecord, CoreConfiguration, CoreStatus, EventSigner, Fork, HaltReason, Input, Memory,
     Moment, Output, Phase, Record, RestoredState, WriteNumber,

@@ -85,6 +85,15 @@ pub(crate) const TWINS_BYTES_PER_AUTHOR_MAX: usize = 4 * EVENT_BODY_BYTES_MAX;
 pub(crate) const TWINS_AT_ONCE_MAX: u64 = 256;
 /// After so many milliseconds it may bring in one more.
 pub(crate) const TWIN_EVERY_MS: u64 = 50;
+/// Accepted events beyond one of each author in each round, above which rounds are made although
+/// there is no other work: two liars who name each other's twins in a silence would fill the memory
+/// else, and what lies below the floor is forgotten.
+pub(crate) const TWINS_HELD_MAX: usize = 512;
+/// Their bytes.
+pub(crate) const TWINS_HELD_BYTES_MAX: usize = 32 * EVENT_BODY_BYTES_MAX;
+/// Rounds from the floor to the highest that are held, at most, beyond those that the collection
+/// depth asks for: what may wait for the judge, and a stretch that a peer has sent.
+pub(crate) const ROUNDS_HELD_MAX: u64 = ROUNDS_AHEAD_OF_JUDGE_MAX + CATCH_UP_ROUNDS;
 /// Fork evidence kept per author.
 pub(crate) const EVIDENCE_PER_AUTHOR_MAX: usize = 4;
 

@@ -272,7 +272,8 @@ impl Core {
         let deadline = self.judging.next_deadline.filter(|deadline| *deadline <= turn.wall);
         let payload_work = !self.pace.pool.is_empty() || self.graph.has_open_payloads(own_newest);
         // Of a closed epoch nothing more is ordered.
-        let work = payload_work || deadline.is_some() || self.is_ending();
+        let crowded = self.graph.is_crowded() && !planted!(CrowdIsNoWork);
+        let work = payload_work || deadline.is_some() || self.is_ending() || crowded;
         if work && !self.is_closed() {
             self.pace.idle_fills = 0;
             self.pace.fill_since = None;

@@ -78,12 +78,18 @@ pub enum Bug {
     AnswersUnlimited,
     /// What proves a fork is not kept.
     ForkNotKept,
+    /// Twins that fill the memory are no reason for a round.
+    CrowdIsNoWork,
+    /// What nobody has is waited for without end.
+    NeverGivesUp,
+    /// What lies below the floor stays in memory.
+    NothingForgotten,
 }
 
 /// All that the simulator finds. The others take a coincidence or liars that no run has; each has a
 /// directed test of its own, which fails with it. An author who is counted twice is among them: a
 /// twin is taken in only if another author names it, which takes two liars who know each other.
-pub const ALL: [Bug; 23] = [
+pub const ALL: [Bug; 25] = [
     Bug::SendBeforePersist,
     Bug::HandOnBeforePersist,
     Bug::QuorumMinusOne,
@@ -107,6 +113,8 @@ pub const ALL: [Bug; 23] = [
     Bug::DoubtEndsWithTheEpoch,
     Bug::FrontierFatesForgotten,
     Bug::ForkNotKept,
+    Bug::NeverGivesUp,
+    Bug::NothingForgotten,
 ];
 
 static PLANTED: AtomicU8 = AtomicU8::new(0);

@@ -122,6 +122,11 @@ impl Recovery {
         self.help_round
     }
 
+    /// How many own events that peers have shown are kept.
+    pub(crate) fn shown(&self) -> usize {
+        self.shown.len()
+    }
+
     /// `peer` has made an event: whatever it had to recover, it has recovered.
     pub(crate) fn signed(&mut self, peer: AuthorIndex) {
         self.askers.remove(&peer);

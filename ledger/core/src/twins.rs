@@ -48,6 +48,15 @@ impl Twins {
         }
     }
 
+    /// How many of one author are kept, at most.
+    pub(crate) fn most_of_one(&self) -> usize {
+        let mut of: BTreeMap<AuthorIndex, usize> = BTreeMap::new();
+        for (_, twin) in self.kept.values() {
+            *of.entry(twin.header.author).or_default() += 1;
+        }
+        of.values().copied().max().unwrap_or_default()
+    }
+
     pub(crate) fn contains(&self, digest: &EventDigest) -> bool {
         self.kept.contains_key(digest)
     }

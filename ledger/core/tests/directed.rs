@@ -49,6 +49,7 @@ directed! {
     a_liar_who_attests_less_sets_nobodys_pace, AnswerAttestsLess;
     a_twin_is_taken_in_only_when_another_author_names_it, TwinsTakenUnnamed;
     a_branch_that_only_a_liar_names_is_not_shown_again_and_again, PassedOverNotTold;
+    liars_who_name_each_others_twins_in_a_silence_do_not_fill_the_memory, CrowdIsNoWork;
     a_peer_that_says_without_end_that_it_has_nothing_is_answered_so_often, AnswersUnlimited;
     a_false_place_below_the_floor_divides_nobody, OldParentsChecked;
     a_host_whose_clock_jumped_is_silent_until_its_operator_confirms_it, ClockNotDoubted;
@@ -253,6 +254,39 @@ mod cases {
         net.run(5_000);
         net.assert_all_ordered(&["payload 0", "work"]);
         assert!(net.has(0, &above));
+    }
+
+    pub(super) fn liars_who_name_each_others_twins_in_a_silence_do_not_fill_the_memory() {
+        let (one, other, honest) = (5, 6, 0..5);
+        let mut net = Net::new(7);
+        net.run(1_000);
+        net.kill(one);
+        net.kill(other);
+        net.submit(0, "payload");
+        net.run(10_000);
+        let mut most = 0;
+        for number in 0..6_000_u32 {
+            net.run(50); // another timestamp makes a twin, and another may be brought in
+            let rounds = net.hosts[honest.clone()].iter().map(|host| host.core.status().round.0);
+            let round = rounds.min().expect("five") - 1; // a higher one would be worth reaching
+            let made = |net: &Net, round| -> Vec<Parent> {
+                let events = net.round(0, round).into_iter();
+                events.filter(|place| place.author < author(one)).collect()
+            };
+            let twin = net.forge((one, round), made(&net, round - 1), "");
+            // What names it must never be accepted, or the next would be a twin as well.
+            let mut named = made(&net, round);
+            named[0].digest.0[..4].copy_from_slice(&number.to_be_bytes());
+            named.push(twin.as_parent());
+            let naming = net.forge((other, round + 1), named, "");
+            net.tell(other, 0, &naming);
+            net.tell(one, 0, &twin);
+            let held = net.hosts[0].core.held();
+            most = most.max(held.iter().find(|held| held.what == "twins").expect("listed").count);
+        }
+        assert!((512..2_048).contains(&most), "{most} twins in memory");
+        net.run(60_000);
+        assert_eq!(rounds_within(&mut net, 60_000), 0, "silence returns when they stop");
     }
 
     pub(super) fn a_peer_that_says_without_end_that_it_has_nothing_is_answered_so_often() {

@@ -4,6 +4,7 @@
 //! after everything that an honest host does, and once more at the end.
 
 mod agreement;
+mod bounded;
 mod certified_handover;
 mod forks_are_proven;
 mod heals;
@@ -18,6 +19,7 @@ mod true_attestation;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use dagger_ledger_core::Held;
 use dagger_ledger_core::interface::Memory;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::{CommitEnd, Event};
@@ -92,6 +94,11 @@ pub enum Observed<'a> {
         /// Why.
         reason: String,
     },
+    /// It has taken in something, and now holds this in memory.
+    Holds {
+        /// What it holds for others.
+        held: &'a [Held],
+    },
     /// Nothing; but from now on no work is left, and only the rare exchange of what each has may
     /// travel.
     SilenceBegins,
@@ -107,6 +114,8 @@ pub struct HostAtEnd<'a> {
     pub judged: CommitEnd,
     /// Payloads that still wait there.
     pub waiting: usize,
+    /// What it holds in memory for others.
+    pub held: Vec<Held>,
     /// Its newest own event, if it made one.
     pub own_last: Option<&'a Arc<Event>>,
 }
@@ -197,6 +206,7 @@ impl Promises {
                 Box::new(persisted_before_sent::PersistedBeforeSent),
                 Box::new(true_attestation::TrueAttestation::new(&setting)),
                 Box::new(certified_handover::CertifiedHandover::new(&setting)),
+                Box::new(bounded::Bounded),
                 Box::new(forks_are_proven::ForksAreProven::new(&setting)),
                 Box::new(heals::Heals::new(&setting)),
                 Box::new(returns_to_silence::ReturnsToSilence::new(&setting)),

@@ -78,6 +78,7 @@ impl Promise for NothingLost {
             | Observed::Judged { .. }
             | Observed::EpochBegan { .. }
             | Observed::Halted { .. }
+            | Observed::Holds { .. }
             | Observed::SilenceBegins => {}
         }
         Ok(())

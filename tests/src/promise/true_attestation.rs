@@ -114,6 +114,7 @@ impl Promise for TrueAttestation {
             | Observed::BeganFromSnapshot
             | Observed::Restarted { .. }
             | Observed::Halted { .. }
+            | Observed::Holds { .. }
             | Observed::SilenceBegins => {}
         }
         Ok(())

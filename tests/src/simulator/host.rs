@@ -5,10 +5,10 @@
 
 use std::collections::VecDeque;
 
-use dagger_ledger_core::Core;
 use dagger_ledger_core::interface::{
     CoreConfiguration, Input, Memory, Moment, Output, WriteNumber,
 };
+use dagger_ledger_core::{Core, Held};
 use dagger_payload::id::{AuthorIndex, LedgerTime};
 
 use super::disk::Disk;
@@ -167,6 +167,11 @@ impl Host {
     /// How many payloads wait in its core.
     pub(crate) fn waiting(&self) -> usize {
         self.core.as_ref().map_or(0, |core| core.status().waiting)
+    }
+
+    /// What its core holds for others.
+    pub(crate) fn held(&self) -> Vec<Held> {
+        self.core.as_ref().map_or(Vec::new(), |core| core.held().to_vec())
     }
 
     /// Gives the core an input; what it wants done follows.

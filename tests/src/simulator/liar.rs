@@ -4,9 +4,11 @@
 //! Owns what it heard and what it said. Never holds another host's key, so every lie is one that a
 //! real attacker could tell. Called by the world for the hosts that the seed makes liars.
 
+mod habits;
 mod kind;
 mod split;
 mod votes;
+mod wedge;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,55 +24,43 @@ use dagger_payload::key::Signature;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::peer::{Highest, PeerMessage};
 
+use self::habits::Habits;
 pub(crate) use self::kind::LieKind;
 use self::split::Split;
+use self::wedge::Wedge;
 use super::keys::SimulatedKey;
 use super::random::Random;
-
-/// How this liar prefers to lie; all chances in thousandths.
-#[derive(Debug, Default, Clone)]
-struct Habits {
-    /// Grows a second chain from some event on.
-    twin: u64,
-    /// Keeps an event from a given peer.
-    withhold: u64,
-    /// Answers a peer's wish for an event.
-    answer: u64,
-    /// Names a parent that does not exist, or under a false place.
-    false_parent: u64,
-    /// Leaves a peer's event out, or names an older one.
-    old_parent: u64,
-    /// Attests something false.
-    false_attestation: u64,
-    /// Claims a clock far off.
-    false_clock: u64,
-    /// Packs payloads, its own and repeated ones of others.
-    payloads: u64,
-    /// Leaves rounds out.
-    jump: u64,
-    /// Says nothing at all this time.
-    silence: u64,
-    /// Sends bytes that are no valid event, and idle wishes and claims.
-    noise: u64,
-    /// Votes at once for what it hears.
-    fast: u64,
-    /// Sends old events again.
-    old_events: u64,
-    /// Lets all go that it kept back.
-    flood: u64,
-}
 
 /// A message and to whom it goes.
 pub(crate) type Lie = (usize, PeerMessage);
 
 /// Chance that a liar plans a split, in thousandths.
 const SPLIT_PERMILLE: u64 = 300;
+/// Chance that one that does not plans a wedge, in thousandths.
+const WEDGE_PERMILLE: u64 = 250;
 /// Chance that a liar forks in the end so that everybody sees it, in thousandths.
 const CONFESSION_PERMILLE: u64 = 400;
 /// Events that a liar may make at once.
 const EVENTS_PER_TURN: usize = 6;
 /// Old events that a liar may send again at once.
 const OLD_EVENTS_PER_TURN: usize = 20;
+
+/// What a liar of this seed is after, if not just anything.
+fn plans(configuration: &CoreConfiguration, seed: u64) -> (Option<Split>, Option<Wedge>) {
+    let plan = &mut Random::new(seed, "split");
+    if configuration.committee.members() != split::MEMBERS {
+        return (None, None);
+    }
+    let others = configuration.committee.authors().filter(|author| *author != configuration.me);
+    let others: Vec<_> = others.collect();
+    if plan.happens(SPLIT_PERMILLE) {
+        (Some(Split::against(plan.choose(&others))), None)
+    } else if plan.happens(WEDGE_PERMILLE) {
+        (None, Some(Wedge::with(plan.choose(&others))))
+    } else {
+        (None, None)
+    }
+}
 
 /// See the module.
 pub(crate) struct Liar {
@@ -80,6 +70,7 @@ pub(crate) struct Liar {
     random: Random,
     habits: Habits,
     split: Option<Split>,
+    wedge: Option<Wedge>,
     /// Forks in the end so that everybody sees it.
     confesses: bool,
     held: BTreeMap<EventDigest, Arc<Event>>,
@@ -99,34 +90,10 @@ impl Liar {
     /// A liar with habits drawn from `seed`.
     pub(crate) fn new(configuration: CoreConfiguration, key: SimulatedKey, seed: u64) -> Self {
         let mut random = Random::new(seed, "liar");
-        let mut habit = |choices: &[u64]| random.choose(choices);
-        let habits = Habits {
-            twin: habit(&[0, 100, 300, 600]),
-            withhold: habit(&[0, 100, 500]),
-            answer: habit(&[0, 500, 1000]),
-            false_parent: habit(&[0, 0, 50]),
-            old_parent: habit(&[0, 100, 400]),
-            false_attestation: habit(&[0, 300, 1000]),
-            false_clock: habit(&[0, 200, 1000]),
-            payloads: habit(&[0, 100, 500]),
-            jump: habit(&[0, 100, 900]),
-            silence: habit(&[0, 200, 950]),
-            noise: habit(&[0, 50, 300]),
-            fast: habit(&[0, 0, 300]),
-            old_events: habit(&[0, 50, 300]),
-            flood: habit(&[0, 0, 30]),
-        };
-        let plan = &mut Random::new(seed, "split");
-        let split = if configuration.committee.members() == split::MEMBERS
-            && plan.happens(SPLIT_PERMILLE)
-        {
-            let others: Vec<_> =
-                configuration.committee.authors().filter(|a| *a != configuration.me).collect();
-            Some(Split::against(plan.choose(&others)))
-        } else {
-            None
-        };
-        let habits = if split.is_some() { Habits::blameless() } else { habits };
+        let drawn = Habits::drawn(&mut random);
+        let (split, wedge) = plans(&configuration, seed);
+        let planned = split.is_some() || wedge.is_some();
+        let habits = if planned { Habits::blameless() } else { drawn };
         let confesses = Random::new(seed, "confession").happens(CONFESSION_PERMILLE);
         Self {
             hosts: configuration.committee.members(),
@@ -135,6 +102,7 @@ impl Liar {
             random,
             habits,
             split,
+            wedge,
             confesses,
             held: BTreeMap::new(),
             rounds: BTreeMap::new(),
@@ -155,7 +123,7 @@ impl Liar {
         self.rounds.clear();
         self.chains = vec![None];
         self.heard_attestation = None;
-        self.split = None;
+        (self.split, self.wedge) = (None, None);
         let heard: Vec<_> = self.held.values().cloned().collect();
         for event in heard {
             self.keep(event);
@@ -254,7 +222,7 @@ impl Liar {
 
     /// Has its turn: makes what events it can and tells some peers of them.
     pub(crate) fn lie(&mut self, wall: LedgerTime) -> Vec<Lie> {
-        if let Some(lies) = self.split(wall) {
+        if let Some(lies) = self.split(wall).or_else(|| self.wedge(wall)) {
             return lies;
         }
         if self.random.happens(self.habits.silence) {
@@ -285,7 +253,7 @@ impl Liar {
 
     /// Answers an event with an empty vote, before anybody else can.
     pub(crate) fn vote_fast(&mut self, wall: LedgerTime) -> Vec<Lie> {
-        if let Some(lies) = self.split(wall) {
+        if let Some(lies) = self.split(wall).or_else(|| self.wedge(wall)) {
             return lies;
         }
         if !self.random.happens(self.habits.fast) {

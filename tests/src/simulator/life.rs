@@ -29,6 +29,10 @@ const GAPS_TO_VICTIM: usize = 30;
 /// For how long, in microseconds: longer than a leader is waited for, too short for the connection
 /// to break.
 const GAP_TO_VICTIM_US: u64 = 150_000;
+/// How often what a host says reaches the others late, so that a wedge can be driven between them.
+const GAPS_FROM_APART: usize = 4;
+/// How long that takes, in microseconds: some rounds.
+const GAP_FROM_APART_US: u64 = 1_500_000;
 
 impl World {
     /// How many hosts there are.
@@ -159,6 +163,23 @@ impl World {
             for _ in 0..GAPS_TO_VICTIM {
                 let at_us = self.returns.within((500_000, self.settings.faults_us));
                 self.close_later(at_us, (late, victim), GAP_TO_VICTIM_US);
+            }
+        }
+    }
+
+    /// What the host that a wedge is driven beside says reaches the others late from time to time,
+    /// so that they go on without it.
+    pub(super) fn help_wedges(&mut self) {
+        let apart: Vec<_> = self.liars.values().filter_map(Liar::apart).collect();
+        for apart in apart.into_iter().map(|apart| usize::from(apart.0)) {
+            let mut others = self.honest_hosts();
+            others.retain(|host| *host != apart);
+            for _ in 0..GAPS_FROM_APART {
+                self.hit(FaultKind::OneWayPartition);
+                let at_us = self.returns.within((500_000, self.settings.faults_us));
+                for other in &others {
+                    self.close_later(at_us, (apart, *other), GAP_FROM_APART_US);
+                }
             }
         }
     }

@@ -145,14 +145,15 @@ fn summary(world: &World) -> Summary {
 }
 
 /// The kinds of faults and misdeeds that a cluster of so many hosts can suffer: with one host
-/// nothing travels, with fewer than four nobody may lie. A split takes a coincidence that no
-/// hundred runs owe.
+/// nothing travels, with fewer than four nobody may lie. A split or a wedge takes a coincidence that
+/// no hundred runs owe.
 pub fn possible_kinds(hosts: usize) -> Vec<String> {
     let faults = FaultKind::possible(hosts).map(|kind| format!("{kind:?}"));
     let sectors = ["LostSector", "TornSector", "ReorderedSector"].map(str::to_owned);
     let network = ["Drop", "Duplicate", "Reorder"].map(str::to_owned);
     let network = network.into_iter().filter(|_| hosts > 1);
-    let lies = LieKind::ALL.into_iter().filter(|kind| *kind != LieKind::Split);
+    let owed = |kind: &LieKind| !matches!(kind, LieKind::Split | LieKind::Wedge);
+    let lies = LieKind::ALL.into_iter().filter(owed);
     let lies = lies.map(|kind| format!("{kind:?}"));
     let lies = lies.filter(|_| hosts > 3);
     let left = [MEMBER_LEFT].into_iter().filter(|_| hosts > 2);

@@ -290,6 +290,7 @@ impl World {
             self.schedule.after_us(at_us, Happening::BeLate);
         }
         self.help_splits();
+        self.help_wedges();
         self.plan_leaps();
     }
 
@@ -376,6 +377,7 @@ impl World {
                 disk: &host.disk.durable,
                 judged: host.judge.end,
                 waiting: host.waiting(),
+                held: host.held(),
                 own_last: host.disk.durable.own_last(host.me),
             })
             .collect();
@@ -528,6 +530,7 @@ impl World {
         let waited = self.hosts[host].waiting();
         let outputs = self.hosts[host].handle(now, input);
         let returned = !submits && self.hosts[host].waiting() > waited;
+        self.observe(host, &Observed::Holds { held: &self.hosts[host].held() })?;
         for output in outputs {
             match output {
                 Output::Write { number, records } => {

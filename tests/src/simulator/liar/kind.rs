@@ -33,11 +33,13 @@ pub(crate) enum LieKind {
     FalseOffer,
     /// One host is shown two twins of a vote that all others see; in clusters of four.
     Split,
+    /// One host alone is shown twins that vote for a leader; in clusters of four.
+    Wedge,
 }
 
 impl LieKind {
     /// All of them.
-    pub(crate) const ALL: [Self; 14] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Twin,
         Self::TwinAsAncestor,
         Self::WithheldParent,
@@ -52,5 +54,6 @@ impl LieKind {
         Self::UnnamedPayload,
         Self::FalseOffer,
         Self::Split,
+        Self::Wedge,
     ];
 }

@@ -13,7 +13,7 @@ use dagger_payload::event::{Event, Parent};
 use dagger_payload::id::{AuthorIndex, LedgerTime, Round};
 use dagger_payload::peer::PeerMessage;
 
-use super::{Habits, Liar, Lie, LieKind};
+use super::{Liar, Lie, LieKind};
 
 /// Size of a cluster in which the attack can be carried out.
 pub(super) const MEMBERS: usize = 4;
@@ -45,13 +45,6 @@ struct Twins {
 impl Split {
     pub(super) fn against(victim: AuthorIndex) -> Self {
         Self { victim, shown: Round(0), stage: Stage::Waiting }
-    }
-}
-
-impl Habits {
-    /// Says nothing that others would not, and answers everything.
-    pub(super) fn blameless() -> Self {
-        Self { answer: 1_000, ..Self::default() }
     }
 }
 
