@@ -318,38 +318,26 @@ async fn who_sends_a_frame_byte_by_byte_is_not_waited_for_longer() {
     cluster.the_honest_one_is_heard(1).await;
 }
 
-#[tokio::test]
-async fn a_flood_of_silent_connections_is_bounded_and_keeps_no_member_out() {
-    const FLOOD: usize = 200;
-    /// As the ledger's limit for one address.
-    const KEPT: usize = 16;
+/// Silent connections from all these addresses: all but so many are closed at once, the rest is
+/// waited for no longer than a handshake may take, and members get through all the while.
+async fn flood_silently(addresses: &[Ipv4Addr], of_each: usize, kept: usize) {
     let mut cluster = Cluster::start().await;
     let files = open_files();
-    let elsewhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 0);
     let mut flood = Vec::new();
-    for _ in 0..FLOOD {
+    for address in addresses.iter().cycle().take(addresses.len() * of_each) {
         let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind(elsewhere).expect("binds");
+        socket.bind(SocketAddr::new(IpAddr::V4(*address), 0)).expect("binds");
         flood.push(socket.connect(cluster.address).await.expect("connects"));
     }
-    // All but a few are closed at once; those that stay open say nothing either.
-    let mut closed = 0;
-    while closed < FLOOD - KEPT {
-        let mut ends = Vec::new();
-        for (at, stream) in flood.iter().enumerate() {
-            let mut byte = [0];
-            if matches!(stream.try_read(&mut byte), Ok(0)) {
-                ends.push(at);
-            }
-        }
-        closed += ends.len();
-        for at in ends.into_iter().rev() {
-            flood.swap_remove(at);
-        }
-        cluster.the_honest_one_is_heard(u64::try_from(closed).expect("small")).await;
+    // One more may be about to be closed.
+    let open_max = files + flood.len() + kept + 1;
+    while flood.len() > kept {
+        let closed = |stream: &TcpStream| matches!(stream.try_read(&mut [0]), Ok(0));
+        flood.retain(|stream| !closed(stream));
+        assert!(open_files() <= open_max, "more connections are kept than may be");
+        cluster.the_honest_one_is_heard(u64::try_from(flood.len()).expect("small")).await;
     }
     let member = cluster.hostile().await;
-    // The last ones are waited for no longer than a handshake may take.
     for mut stream in flood {
         let mut rest = Vec::new();
         let ended = timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
@@ -359,4 +347,17 @@ async fn a_flood_of_silent_connections_is_bounded_and_keeps_no_member_out() {
     drop(member);
     cluster.hostile_is_gone().await;
     nothing_is_left_behind(files + 1);
+}
+
+#[tokio::test]
+async fn a_flood_of_silent_connections_is_bounded_and_keeps_no_member_out() {
+    // As the ledger's limit for one address.
+    flood_silently(&[Ipv4Addr::new(127, 0, 0, 2)], 200, 16).await;
+}
+
+#[tokio::test]
+async fn a_flood_from_many_addresses_is_bounded_in_all_and_keeps_no_member_out() {
+    // As the ledger's limit for all addresses, of which none comes to its own.
+    let addresses: Vec<_> = (2..22).map(|last| Ipv4Addr::new(127, 0, 0, last)).collect();
+    flood_silently(&addresses, 10, 64).await;
 }
