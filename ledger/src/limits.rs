@@ -37,6 +37,11 @@ pub const UNACKNOWLEDGED_MS_MAX: u32 = 14_000;
 /// Digests of accepted events that are remembered, so that a second copy costs no verification.
 pub const KNOWN_EVENTS_MAX: usize = 64 * 1024;
 
+/// How long a payload may wait to be ordered before its host takes in little more.
+pub const UNORDERED_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Bytes of all payloads that may wait unordered on one host meanwhile.
+pub const UNORDERED_BYTES_WHEN_LATE_MAX: usize = 8 * 1024 * 1024;
+
 /// Inputs that may wait for the core.
 pub const CORE_INPUTS_MAX: usize = 4096;
 /// Inputs that the core takes before its outputs are carried out: one write then covers them all.

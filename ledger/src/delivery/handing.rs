@@ -145,7 +145,7 @@ mod tests {
         let payload = SignedPayload { signature_kind, signature, bytes: "{}".into() };
         let digest = payload.digest();
         let owner = Owner::of(&payload, None);
-        submissions.reserve(digest, owner, 2).expect("room");
+        submissions.reserve(digest, owner, 2, std::time::Instant::now()).expect("room");
         room.fill(digest, large);
         assert!(!room.has_for(large, &submissions));
         submissions.forget(&digest);

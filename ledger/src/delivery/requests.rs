@@ -5,7 +5,7 @@
 //! anything kept. Called by `agent`.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use dagger_bus::judging::AdmissionOutcome;
@@ -223,7 +223,7 @@ async fn keep_all(
     for (submission, account) in admitted {
         let bytes = submission.payload.bytes.len();
         let owner = Owner::of(&submission.payload, account);
-        match delivery.submissions.reserve(submission.digest, owner, bytes) {
+        match delivery.submissions.reserve(submission.digest, owner, bytes, Instant::now()) {
             Err(NoRoom::OfAccount) => {
                 answers.push(submission.too_much("account", UNORDERED_BYTES_PER_ACCOUNT_MAX));
             }

@@ -7,12 +7,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Instant;
 
 use dagger_payload::id::{AccountId, PayloadDigest};
 use dagger_payload::limits::{
     UNORDERED_BYTES_MAX, UNORDERED_BYTES_PER_ACCOUNT_MAX, UNORDERED_BYTES_PER_SIGNER_MAX,
 };
 use dagger_payload::payload::SignedPayload;
+
+use crate::limits::{UNORDERED_BYTES_WHEN_LATE_MAX, UNORDERED_WAIT_MAX};
 
 /// A key, by its bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -35,6 +38,8 @@ impl Owner {
 struct Waiting {
     owner: Owner,
     bytes: usize,
+    /// Counts arrivals.
+    arrival: u64,
 }
 
 /// Sums by somebody; nobody stands in it for nothing.
@@ -72,6 +77,9 @@ impl<K: Ord> Sums<K> {
 #[derive(Default)]
 struct State {
     waiting: HashMap<PayloadDigest, Waiting>,
+    /// When each of them came.
+    arrivals: BTreeMap<u64, Instant>,
+    arrived: u64,
     bytes: usize,
     accounts: Sums<AccountId>,
     signers: Sums<Signer>,
@@ -90,7 +98,7 @@ pub enum NoRoom {
     OfAccount,
     /// Too much of this key waits.
     OfSigner,
-    /// Too much waits in all.
+    /// Too much waits in all, or too much for too long.
     InAll,
 }
 
@@ -111,9 +119,10 @@ impl Submissions {
     /// Lists what the store already had. It counts against its signers; their accounts only the
     /// processor knows.
     pub fn restore<'p>(&self, payloads: impl IntoIterator<Item = &'p SignedPayload>) {
+        let now = Instant::now();
         for payload in payloads {
-            let owner = Owner::of(payload, None);
-            self.state().add(payload.digest(), owner, payload.bytes.len());
+            let waiting = (Owner::of(payload, None), payload.bytes.len());
+            self.state().add(payload.digest(), waiting, now);
         }
     }
 
@@ -127,7 +136,7 @@ impl Submissions {
         self.state().waiting.len()
     }
 
-    /// Takes room for a payload, before it is made durable.
+    /// Takes room at `now` for a payload, before it is made durable.
     ///
     /// # Errors
     /// [`NoRoom`].
@@ -136,6 +145,7 @@ impl Submissions {
         digest: PayloadDigest,
         owner: Owner,
         bytes: usize,
+        now: Instant,
     ) -> Result<Reserved, NoRoom> {
         let mut state = self.state();
         if state.waiting.contains_key(&digest) {
@@ -149,10 +159,10 @@ impl Submissions {
         if of_signer + bytes > UNORDERED_BYTES_PER_SIGNER_MAX {
             return Err(NoRoom::OfSigner);
         }
-        if state.bytes + bytes > UNORDERED_BYTES_MAX {
+        if state.bytes + bytes > state.bytes_max(now) {
             return Err(NoRoom::InAll);
         }
-        state.add(digest, owner, bytes);
+        state.add(digest, (owner, bytes), now);
         Ok(Reserved::New)
     }
 
@@ -171,18 +181,32 @@ impl Submissions {
 }
 
 impl State {
-    fn add(&mut self, digest: PayloadDigest, owner: Owner, bytes: usize) {
-        if self.waiting.insert(digest, Waiting { owner, bytes }).is_none() {
-            self.bytes += bytes;
-            self.accounts.add(owner.account, bytes);
-            self.signers.add(owner.signer, bytes);
+    /// How much may wait: less while something has waited for long. More would wait even longer,
+    /// and what is turned away can go to another host.
+    fn bytes_max(&self, now: Instant) -> usize {
+        let oldest = self.arrivals.first_key_value().map(|(_, came)| *came);
+        let late = |came| now.saturating_duration_since(came) > UNORDERED_WAIT_MAX;
+        if oldest.is_some_and(late) { UNORDERED_BYTES_WHEN_LATE_MAX } else { UNORDERED_BYTES_MAX }
+    }
+
+    fn add(&mut self, digest: PayloadDigest, (owner, bytes): (Owner, usize), now: Instant) {
+        if self.waiting.contains_key(&digest) {
+            return;
         }
+        self.arrived += 1;
+        let arrival = self.arrived;
+        self.waiting.insert(digest, Waiting { owner, bytes, arrival });
+        self.arrivals.insert(arrival, now);
+        self.bytes += bytes;
+        self.accounts.add(owner.account, bytes);
+        self.signers.add(owner.signer, bytes);
     }
 
     fn remove(&mut self, digest: &PayloadDigest) {
-        let Some(Waiting { owner, bytes }) = self.waiting.remove(digest) else {
+        let Some(Waiting { owner, bytes, arrival }) = self.waiting.remove(digest) else {
             return;
         };
+        self.arrivals.remove(&arrival);
         self.bytes -= bytes;
         self.accounts.remove(owner.account, bytes);
         self.signers.remove(owner.signer, bytes);
@@ -194,6 +218,7 @@ mod tests {
     use super::*;
     use dagger_payload::key::{SecretKey, Signature};
     use dagger_payload::payload::SignatureKind;
+    use std::time::Duration;
 
     const LARGE: usize = 60 * 1024;
     const FIT: usize = UNORDERED_BYTES_PER_SIGNER_MAX / LARGE;
@@ -213,7 +238,7 @@ mod tests {
         account: Option<AccountId>,
     ) -> Result<Reserved, NoRoom> {
         let owner = Owner::of(payload, account);
-        submissions.reserve(payload.digest(), owner, payload.bytes.len())
+        submissions.reserve(payload.digest(), owner, payload.bytes.len(), Instant::now())
     }
 
     #[test]
@@ -228,6 +253,29 @@ mod tests {
         assert_eq!(reserve(&submissions, &payload(2, 0), None), Ok(Reserved::New));
         submissions.ordered([payload(1, 0).digest()]);
         assert_eq!(reserve(&submissions, &payload(1, FIT), None), Ok(Reserved::New));
+    }
+
+    #[test]
+    fn little_more_is_taken_in_while_something_has_waited_for_long() {
+        let submissions = Submissions::default();
+        let begin = Instant::now();
+        let reserve = |number: usize, now| {
+            let payload = payload(u8::try_from(number / FIT).expect("few"), number);
+            let owner = Owner::of(&payload, None);
+            submissions.reserve(payload.digest(), owner, payload.bytes.len(), now)
+        };
+        let late = begin + UNORDERED_WAIT_MAX + Duration::from_millis(1);
+        let fit = UNORDERED_BYTES_WHEN_LATE_MAX / LARGE;
+        for number in 0..fit {
+            assert_eq!(reserve(number, begin), Ok(Reserved::New));
+        }
+        assert_eq!(reserve(fit, begin + UNORDERED_WAIT_MAX), Ok(Reserved::New), "not yet late");
+        assert_eq!(reserve(fit + 1, late), Err(NoRoom::InAll));
+        assert_eq!(reserve(0, late), Ok(Reserved::Known));
+        let early =
+            (0..fit).map(|number| payload(u8::try_from(number / FIT).expect("few"), number));
+        submissions.ordered(early.map(|payload| payload.digest()));
+        assert_eq!(reserve(fit + 1, late), Ok(Reserved::New), "the oldest has just come");
     }
 
     #[test]
