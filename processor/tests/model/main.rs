@@ -5,6 +5,7 @@
 
 mod accounts;
 mod boot;
+mod door;
 mod eviction;
 mod history;
 mod hosts;
@@ -76,6 +77,8 @@ fn lack(run: &Run) -> Option<String> {
         (run.epochs / 3, "too few epochs"),
         (run.versions, "no other rules were activated"),
         (run.lost, "nothing was lost with its host"),
+        (run.asked / 100, "the door was hardly asked"),
+        (run.reborn, "no judge began from a snapshot"),
     ];
     lack.iter().find(|(times, _)| *times == 0).map(|(_, lack)| (*lack).to_owned())
 }

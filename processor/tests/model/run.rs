@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 
 use dagger_payload::event::CommitEnd;
-use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, LedgerTime, ProtocolVersion, Round};
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, HostId, LedgerTime, ProtocolVersion, Round,
+};
 use dagger_payload::key::Signature;
 use dagger_payload::object::{Cause, Effect, Placement};
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
@@ -16,6 +18,7 @@ use dagger_payload::volume::VolumeDisk;
 use dagger_processor::judge::Judge;
 use dagger_processor::verify::{Verified, verify};
 
+use super::door;
 use super::eviction::{leaving, lost};
 use super::kinds;
 use super::members::{decided, lapsed, vacated};
@@ -55,6 +58,12 @@ pub(crate) struct Run {
     pub(crate) versions: usize,
     pub(crate) judged: u64,
     pub(crate) lapsed: usize,
+    /// Hosts that were silent after the last commit.
+    silent: Vec<HostId>,
+    /// How often the door was asked, too.
+    pub(crate) asked: usize,
+    /// How often the judge was changed for one that began from its snapshot.
+    pub(crate) reborn: usize,
     /// VMs and volumes whose hosts left with their operator.
     pub(crate) lost: usize,
     /// How often each kind had each verdict.
@@ -81,6 +90,9 @@ impl Run {
             commits: 0,
             judged: 0,
             lapsed: 0,
+            silent: Vec::new(),
+            asked: 0,
+            reborn: 0,
             lost: 0,
             verdicts: BTreeMap::new(),
         }
@@ -106,8 +118,29 @@ impl Run {
                 .collect(),
             first_position: end.position.next(),
         };
+        let said = match &verified[..] {
+            [alone] => Some(self.judge.admit(alone, now)),
+            _ => None,
+        };
+        let silent = door::silent(&self.scene.model);
         let release = self.judge.apply(&commit, &verified).expect("the next commit");
         self.compare(&commit, &verified, &release);
+        if let (Some(said), [alone]) = (said, &release.releases[..])
+            && silent == self.silent
+            && silent == door::silent(&self.scene.model)
+        {
+            let context = format!("DAGGER_FIRST_SEED={} commit {}", self.seed, self.commits);
+            door::compare(&said, alone, &context);
+            self.asked += 1;
+        }
+        self.silent = door::silent(&self.scene.model);
+        if self.random.happens(10) {
+            let cluster = self.scene.model.cluster;
+            if let Some(reborn) = door::reborn(&self.judge, genesis(), cluster) {
+                self.judge = reborn;
+                self.reborn += 1;
+            }
+        }
         self.commits += 1;
         (commit, release.end)
     }
