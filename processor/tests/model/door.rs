@@ -17,8 +17,10 @@ use super::state::Model;
 pub(crate) fn compare(said: &AdmissionOutcome, release: &Release, context: &str) {
     let agree = match (said, &release.verdict) {
         (AdmissionOutcome::Admitted { digest, .. }, Verdict::Accepted) => *digest == release.digest,
+        // What is remembered is forgotten, once it has expired, with the next commit only.
         (AdmissionOutcome::Known { digest }, Verdict::Refused(refusal)) => {
-            *digest == release.digest && refusal.code == RefusalCode::Duplicate
+            let codes = [RefusalCode::Duplicate, RefusalCode::Expired];
+            *digest == release.digest && codes.contains(&refusal.code)
         }
         (AdmissionOutcome::Refused { refusal: door }, Verdict::Refused(judge)) => {
             door.code == judge.code
