@@ -11,7 +11,7 @@ use dagger_payload::id::{AuthorIndex, Epoch, Round};
 use dagger_payload::peer::Highest;
 
 use crate::gossip::following;
-use crate::limits::{CATCH_UP_ROUNDS, CATCH_UP_TURNS_MAX, CATCH_UP_WAIT_MS};
+use crate::limits::{CATCH_UP_ROUNDS, CATCH_UP_TURNS_MAX, CATCH_UP_WAIT_MS, LITTLE_TURNS_MAX};
 use crate::{Core, Moment, Output, Turn};
 
 /// A place in the history of events.
@@ -23,6 +23,8 @@ pub(crate) struct CatchUp {
     /// How far each connected peer says that it is.
     shown: BTreeMap<AuthorIndex, Place>,
     asked: Option<Asked>,
+    /// Turns in a row in which the present server brought little.
+    little: u32,
     /// Peers that were asked in a row and brought nothing.
     fruitless: u32,
     /// Where this host was when it asked the last of them: what has come since, however late, is
@@ -111,10 +113,17 @@ impl CatchUp {
             return if quiet { None } else { self.beyond(half_from(here), AuthorIndex(0)) };
         };
         let waited = asked.at.plus_ms(CATCH_UP_WAIT_MS) <= now;
-        if here >= half_from(asked.from) || (waited && here > asked.from) {
+        let enough = here >= half_from(asked.from);
+        if enough || (waited && here > asked.from) {
             self.fruitless = 0;
             self.asked = None;
-            return self.beyond(here, asked.server);
+            self.little = if enough { 0 } else { self.little + 1 };
+            if self.little < LITTLE_TURNS_MAX {
+                return self.beyond(here, asked.server);
+            }
+            // Who brings little at a time would hold this host back for ever.
+            self.little = 0;
+            return self.beyond(here, following(asked.server));
         }
         if !waited {
             return None;
@@ -123,6 +132,7 @@ impl CatchUp {
             self.asked = None;
             return None;
         };
+        self.little = 0;
         self.fail(asked.server);
         (self.fruitless < CATCH_UP_TURNS_MAX).then_some(next)
     }
@@ -200,6 +210,21 @@ mod tests {
         (catch_up.fruitless, catch_up.fruitless_from) = (CATCH_UP_TURNS_MAX, here(10));
         catch_up.hear(AuthorIndex(1), Epoch(0), Round(10 + 2 * CATCH_UP_ROUNDS));
         assert_eq!(catch_up.next(here(10), Moment(0)), None);
+    }
+
+    #[test]
+    fn a_server_that_brings_little_at_a_time_is_left_for_the_next() {
+        let mut catch_up = CatchUp::default();
+        for peer in [1, 2] {
+            catch_up.note(AuthorIndex(peer), Epoch(0), &has(10 * CATCH_UP_ROUNDS));
+        }
+        let asked = (0..8).map(|turn| {
+            let server = catch_up.next(here(turn), Moment(turn * CATCH_UP_WAIT_MS))?;
+            let (at, from) = (Moment(turn * CATCH_UP_WAIT_MS), here(turn));
+            catch_up.asked = Some(Asked { server, at, from });
+            Some(server.0)
+        });
+        assert_eq!(asked.collect::<Vec<_>>(), [1, 1, 2, 2, 1, 1, 2, 2].map(Some));
     }
 
     #[test]

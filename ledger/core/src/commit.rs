@@ -168,8 +168,7 @@ impl Committer {
         let leader = self.leader(slot);
         let quorum = self.committee.quorum();
         let mut certified = None;
-        for digest in graph.at(slot.round, leader) {
-            let voted = &place(slot.round, leader, digest);
+        for voted in &self.voted(graph, slot) {
             let certifying: Vec<AuthorIndex> = graph
                 .in_round(Round(slot.round.0 + 2))
                 .filter(|(_, event)| self.certifies(graph, event, voted))
@@ -181,7 +180,7 @@ impl Committer {
             if count + usize::from(planted!(QuorumMinusOne)) < quorum {
                 continue;
             }
-            if certified.replace(*digest).is_some() {
+            if certified.replace(voted.digest).is_some() {
                 let reason = HaltReason::TwoCertifiedLeaders { author: leader, round: slot.round };
                 return Err(reason);
             }
@@ -197,6 +196,24 @@ impl Committer {
         };
         let skipped = blames + fewer >= quorum;
         Ok(if skipped { Decision::Skip } else { Decision::Undecided })
+    }
+
+    /// Events of a slot for which a quorum votes, without which nothing certifies them. However
+    /// many twins liars make in it, these are few: no honest member votes for two.
+    fn voted(&self, graph: &Graph, slot: Slot) -> Vec<Parent> {
+        let leader = self.leader(slot);
+        let mut voters: BTreeMap<EventDigest, BTreeSet<AuthorIndex>> = BTreeMap::new();
+        for (author, vote) in graph.in_round(slot.round.next()) {
+            let parents = vote.header.parents.iter();
+            let of_slot = parents.filter(|at| (at.round, at.author) == (slot.round, leader));
+            for parent in of_slot {
+                voters.entry(parent.digest).or_default().insert(author);
+            }
+        }
+        let quorum = self.committee.quorum();
+        let events = graph.at(slot.round, leader).iter();
+        let voted = events.filter(|digest| voters.get(digest).is_some_and(|by| by.len() >= quorum));
+        voted.map(|digest| place(slot.round, leader, digest)).collect()
     }
 
     /// Whether `event`, two rounds above `leader`, has a quorum of votes for it among its parents.
@@ -224,14 +241,12 @@ impl Committer {
         };
         let certifying_round = Round(slot.round.0 + 2);
         let history = graph.history([*anchor], certifying_round);
-        let author = self.leader(slot);
-        let certified = graph.at(slot.round, author).iter().find(|leader| {
-            let voted = &place(slot.round, author, leader);
+        let certified = self.voted(graph, slot).into_iter().find(|voted| {
             graph.in_round(certifying_round).any(|(_, event)| {
                 history.contains(&event.digest) && self.certifies(graph, event, voted)
             })
         });
-        certified.map_or(Decision::Skip, |leader| Decision::Commit(*leader))
+        certified.map_or(Decision::Skip, |leader| Decision::Commit(leader.digest))
     }
 
     fn commit(&mut self, graph: &mut Graph, slot: Slot, leader: EventDigest) -> NewCommit {
@@ -415,6 +430,33 @@ mod tests {
             graph.insert(event);
         }
         committer.decide_directly(&graph, slot).expect("nobody is certified")
+    }
+
+    #[test]
+    fn of_many_twins_only_those_are_looked_at_that_a_quorum_votes_for() {
+        let committee = Committee::new(4).expect("four may vote");
+        let founding = Founding { end: END, ledger_time: LedgerTime(0) };
+        let committer = Committer::new(committee, Epoch(0), 20, &founding);
+        let slot = Slot { round: Round(1), index: 0 };
+        let leader = committer.leader(slot);
+        let mut graph = Graph::new(committee);
+        let first: Vec<_> = committee.authors().map(|author| event(author, &[], 1)).collect();
+        let twins: Vec<_> = (2..200).map(|time| event(leader, &[], time)).collect();
+        first.iter().chain(&twins).for_each(|event| graph.insert(event.clone()));
+        let others = first.iter().map(|event| event.as_parent()).filter(|at| at.author != leader);
+        let others: Vec<_> = others.collect();
+        let vote = |author, leader: &Event| {
+            let named: Vec<_> = others.iter().copied().chain([leader.as_parent()]).collect();
+            event(author, &named, 3)
+        };
+        // One liar votes for all twins, the others for one of them: the third does not count.
+        for twin in &twins {
+            graph.insert(vote(leader, twin));
+        }
+        graph.insert(vote(others[0].author, &twins[7]));
+        assert_eq!(committer.voted(&graph, slot), []);
+        graph.insert(vote(others[1].author, &twins[7]));
+        assert_eq!(committer.voted(&graph, slot), [twins[7].as_parent()]);
     }
 
     #[test]

@@ -12,7 +12,10 @@ use dagger_payload::peer::{Highest, PeerMessage};
 
 use crate::allowance::Allowances;
 use crate::catchup::end_of_stretch;
-use crate::limits::{ANSWER_EVERY_MS, ANSWERS_AT_ONCE_MAX, EPOCH_HINT_MS, HAVE_MS};
+use crate::limits::{
+    ANSWER_EVERY_MS, ANSWERS_AT_ONCE_MAX, EPOCH_HINT_MS, HAVE_MS, QUESTION_EVERY_MS,
+    QUESTIONS_AT_ONCE_MAX,
+};
 use crate::{Core, Moment, Output, Turn};
 
 /// Who is there.
@@ -24,6 +27,10 @@ pub(crate) struct Gossip {
     hint_at: Moment,
     /// How often each peer may still be sent what it lacks.
     answers: Allowances,
+    /// How often each may still be sent what it names.
+    wishes: Allowances,
+    /// How often each may still ask about its past.
+    questions: Allowances,
 }
 
 impl Default for Gossip {
@@ -33,6 +40,8 @@ impl Default for Gossip {
             have_at: Moment(0),
             hint_at: Moment(0),
             answers: Allowances::new(ANSWERS_AT_ONCE_MAX, ANSWER_EVERY_MS),
+            wishes: Allowances::new(ANSWERS_AT_ONCE_MAX, ANSWER_EVERY_MS),
+            questions: Allowances::new(QUESTIONS_AT_ONCE_MAX, QUESTION_EVERY_MS),
         }
     }
 }
@@ -67,6 +76,12 @@ impl Gossip {
         (!self.connected.is_empty()).then_some(self.have_at)
     }
 
+    /// Whether `peer` is there and may ask about its past once more; if so, it has.
+    pub(crate) fn may_ask(&mut self, peer: AuthorIndex, now: Moment) -> bool {
+        let planted = planted!(QuestionsUnlimited);
+        self.is_connected(peer) && (self.questions.spend(peer, now) || planted)
+    }
+
     /// Tell peers soon what is here.
     pub(crate) fn tell_have_at(&mut self, moment: Moment) {
         self.have_at = self.have_at.min(moment);
@@ -95,9 +110,14 @@ impl Core {
     /// What this host has of the present epoch, or does not need to be shown.
     pub(crate) fn have(&self) -> PeerMessage {
         let floor = self.graph.floor();
+        // A liar's events may claim to stand at any round; nobody has accepted those.
+        let reach = self.graph.highest_round().next();
         let mut highest = self.highest();
         for each in &mut highest {
-            each.round = each.round.max(floor).max(self.intake.passed_over(each.author));
+            let passed_over = self.intake.passed_over(each.author);
+            let passed_over =
+                if planted!(FarRoundsTold) { passed_over } else { passed_over.min(reach) };
+            each.round = each.round.max(floor).max(passed_over);
         }
         PeerMessage::Have { highest, epoch: self.configuration.epoch }
     }
@@ -186,6 +206,10 @@ impl Core {
         events: Vec<Parent>,
         epoch: Epoch,
     ) {
+        let may = self.gossip.is_connected(peer) && self.gossip.wishes.spend(peer, turn.now);
+        if !may {
+            return; // it asks again
+        }
         let events: BTreeSet<_> = events.into_iter().collect();
         let (held, stored): (Vec<_>, Vec<_>) =
             events.into_iter().partition(|event| self.graph.contains(&event.digest));

@@ -55,6 +55,10 @@ pub(crate) struct Graph {
     /// Authors with two accepted events in one round: never named again.
     forkers: BTreeSet<AuthorIndex>,
     surplus: Surplus,
+    /// Counts changes.
+    version: u64,
+    /// Whether there was open work at that version, above that own event.
+    open_then: Option<(u64, Option<EventDigest>, bool)>,
     collection_round: Round,
     /// Events of this round and lower are neither kept nor required as parents. It lies as far
     /// below the collection round as that lies below the leader, so that a host which is a little
@@ -73,6 +77,8 @@ impl Graph {
             highest: BTreeMap::new(),
             forkers: BTreeSet::new(),
             surplus: Surplus::default(),
+            version: 0,
+            open_then: None,
             collection_round: Round(0),
             floor: Round(0),
         }
@@ -107,6 +113,7 @@ impl Graph {
     /// Takes in an event all of whose parents above the collection round are here.
     pub(crate) fn insert(&mut self, event: Arc<Event>) {
         let (author, round, digest) = (event.header.author, event.header.round, event.digest);
+        self.version += 1;
         let own = self.rounds.entry(round).or_default().entry(author).or_default();
         own.push(digest);
         if own.len() > 1 {
@@ -140,6 +147,7 @@ impl Graph {
     }
 
     pub(crate) fn set_fate(&mut self, digest: &EventDigest, fate: Fate) {
+        self.version += 1;
         if let Some(node) = self.nodes.get_mut(digest) {
             node.fate = fate;
             self.open_payloads.remove(&(node.event.header.round, *digest));
@@ -154,6 +162,7 @@ impl Graph {
         floor: Round,
         author: AuthorIndex,
     ) -> Vec<Arc<Event>> {
+        self.version += 1;
         let mut lost = Vec::new();
         let passed = (
             std::ops::Bound::Excluded(self.collection_round),
@@ -299,7 +308,21 @@ impl Graph {
 
     /// Whether some event with payloads still waits to be ordered, in the history of the own newest
     /// event or of the highest event of an author who may be named.
-    pub(crate) fn has_open_payloads(&self, own_newest: Option<EventDigest>) -> bool {
+    pub(crate) fn has_open_payloads(&mut self, own_newest: Option<EventDigest>) -> bool {
+        // Asked after each input, most of which change nothing here.
+        match self.open_then {
+            Some((version, newest, open)) if (version, newest) == (self.version, own_newest) => {
+                open
+            }
+            _ => {
+                let open = self.looks_for_open_payloads(own_newest);
+                self.open_then = Some((self.version, own_newest, open));
+                open
+            }
+        }
+    }
+
+    fn looks_for_open_payloads(&self, own_newest: Option<EventDigest>) -> bool {
         if self.open_payloads.is_empty() {
             return false;
         }

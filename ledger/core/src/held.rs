@@ -5,8 +5,8 @@
 
 use crate::Core;
 use crate::limits::{
-    OWN_SHOWN_MAX, ROUNDS_HELD_MAX, SUSPENDED_BYTES_PER_PEER_MAX, SUSPENDED_PER_PEER_MAX,
-    TWINS_AT_ONCE_MAX, TWINS_HELD_MAX, TWINS_PER_AUTHOR_MAX,
+    MISSING_PER_PEER_MAX, OWN_SHOWN_MAX, ROUNDS_HELD_MAX, SUSPENDED_BYTES_PER_PEER_MAX,
+    SUSPENDED_PER_PEER_MAX, TWINS_AT_ONCE_MAX, TWINS_HELD_MAX, TWINS_PER_AUTHOR_MAX,
 };
 
 /// How much of something is held.
@@ -22,7 +22,7 @@ pub struct Held {
 
 impl Core {
     /// Everything whose size others have a say in.
-    pub fn held(&self) -> [Held; 9] {
+    pub fn held(&self) -> [Held; 10] {
         let configuration = &self.configuration;
         let depth = configuration.collection_depth_rounds;
         let members = u64::try_from(configuration.committee.members()).expect("few");
@@ -43,6 +43,11 @@ impl Core {
             held("fates of events that are not here", fates, 2 * rounds_max * members),
             held("waiting events of a peer", of_one.count, most(SUSPENDED_PER_PEER_MAX)),
             held("their bytes", of_one.bytes, most(SUSPENDED_BYTES_PER_PEER_MAX)),
+            held(
+                "parents that events of a peer wait for",
+                of_one.parents,
+                most(MISSING_PER_PEER_MAX),
+            ),
             held("events that are waited for", missing, most(waiting) * (members + 1)),
             held(
                 "unnamed twins of an author",

@@ -15,9 +15,10 @@ use dagger_payload::peer::PeerMessage;
 
 use crate::gossip::following;
 use crate::limits::{
-    EVIDENCE_PER_AUTHOR_MAX, SUSPENDED_BYTES_PER_PEER_MAX, SUSPENDED_PER_PEER_MAX, WANT_AGAIN_MS,
-    WANT_TURNS_MAX,
+    EVIDENCE_PER_AUTHOR_MAX, MISSING_PER_PEER_MAX, SUSPENDED_BYTES_PER_PEER_MAX,
+    SUSPENDED_PER_PEER_MAX, WANT_AGAIN_MS, WANT_TURNS_MAX,
 };
+use crate::missing::Missing;
 use crate::twins::Twins;
 use crate::{Core, Fork, HaltReason, Moment, Output, Record, Turn};
 
@@ -26,50 +27,8 @@ struct Suspended {
     event: Arc<Event>,
     from: AuthorIndex,
     missing: BTreeSet<EventDigest>,
-}
-
-#[derive(Debug)]
-struct Missing {
-    children: BTreeSet<EventDigest>,
-    /// Whom to ask next, counted from the peer who sent the child.
-    ask: AuthorIndex,
-    ask_at: Moment,
-    /// How often it was asked for since it was last found to be worth asking for anew.
-    asked: u32,
-    /// Who showed an event above it: an honest one has it. What is below it bears his mark, too.
-    shown_by: BTreeSet<AuthorIndex>,
-    /// For whose sake it was asked for anew after all had been asked in vain: once for each, or a
-    /// liar could keep it asked for for ever.
-    believed: BTreeSet<AuthorIndex>,
-    /// Whether an event of another author names it, directly or through events of its own author.
-    /// That one may have been dropped since.
-    is_named: bool,
-    /// Where it stands as the authors of its children say: all honest ones say the same.
-    places: BTreeMap<AuthorIndex, (Round, AuthorIndex)>,
-}
-
-impl Missing {
-    /// Whether one of its children takes it for something that nobody needs any more.
-    fn has_sunk_below(&self, floor: Round) -> bool {
-        self.places.values().any(|(round, _)| *round <= floor)
-    }
-
-    /// Begins to ask anew, the peer first who is believed now, if all were asked in vain and one is
-    /// left: he may have got it since.
-    fn believe_another(&mut self, peers: u32) {
-        let all_in_vain = self.asked >= peers;
-        let another = self.shown_by.difference(&self.believed).next().filter(|_| all_in_vain);
-        if let Some(peer) = another.copied() {
-            self.believed.insert(peer);
-            (self.ask, self.asked) = (peer, 0);
-        }
-    }
-
-    /// All that it may be.
-    fn as_parents(&self, digest: EventDigest) -> impl Iterator<Item = Parent> {
-        let places: BTreeSet<_> = self.places.values().copied().collect();
-        places.into_iter().map(move |(round, author)| Parent { author, round, digest })
-    }
+    /// How many were missing when it came.
+    parents: usize,
 }
 
 /// What suspended events of one peer take.
@@ -77,6 +36,7 @@ impl Missing {
 pub(crate) struct Taken {
     pub(crate) count: usize,
     pub(crate) bytes: usize,
+    pub(crate) parents: usize,
 }
 
 /// What to do about a missing event.
@@ -107,8 +67,8 @@ pub(crate) struct Intake {
     /// Up to which round each author's events were shown that rest on a twin which nobody but he
     /// names.
     passed_over: BTreeMap<AuthorIndex, Round>,
-    /// When the earliest of the missing events should be asked for.
-    ask_at: Option<Moment>,
+    /// When missing events should be asked for, by time; also times that have been put off since.
+    asks: BTreeSet<(Moment, EventDigest)>,
     /// The last round of which an event was left out because the judge lags.
     left_out: Option<Round>,
 }
@@ -124,7 +84,7 @@ impl Intake {
             evidence: BTreeMap::new(),
             freed: Vec::new(),
             passed_over: BTreeMap::new(),
-            ask_at: None,
+            asks: BTreeSet::new(),
             left_out: None,
         }
     }
@@ -184,10 +144,12 @@ impl Intake {
             let taken = of.entry(waiting.from).or_default();
             taken.count += 1;
             taken.bytes += waiting.event.bytes.len();
+            taken.parents += waiting.parents;
         }
+        let parents = of.values().map(|taken| taken.parents).max().unwrap_or_default();
         let count = of.values().map(|taken| taken.count).max().unwrap_or_default();
         let bytes = of.values().map(|taken| taken.bytes).max().unwrap_or_default();
-        (Taken { count, bytes }, self.suspended.len(), self.missing.len())
+        (Taken { count, bytes, parents }, self.suspended.len(), self.missing.len())
     }
 
     /// Twins of one author that nobody needs yet, at most.
@@ -225,9 +187,21 @@ impl Intake {
         }
     }
 
+    /// The missing events that should be asked for by now, each once.
+    fn due(&mut self, now: Moment) -> BTreeSet<EventDigest> {
+        let mut due = BTreeSet::new();
+        while self.asks.first().is_some_and(|(at, _)| *at <= now) {
+            let (_, digest) = self.asks.pop_first().expect("it was just seen");
+            if self.missing.get(&digest).is_some_and(|missing| missing.ask_at <= now) {
+                due.insert(digest);
+            }
+        }
+        due
+    }
+
     /// When a missing event should be asked for next.
     pub(crate) fn ask_at(&self) -> Option<Moment> {
-        self.ask_at.filter(|_| !self.missing.is_empty())
+        self.asks.first().map(|(at, _)| *at)
     }
 
     /// Who sent an event of another author than `author` that waits for this one, if there is one:
@@ -265,6 +239,7 @@ impl Intake {
                     {
                         if missing.asked >= peers {
                             missing.ask_at = now;
+                            self.asks.insert((now, *parent));
                         }
                         next.push(*parent);
                     }
@@ -304,6 +279,7 @@ impl Intake {
         if let Some(taken) = self.suspended_of.get_mut(&suspended.from) {
             taken.count = taken.count.saturating_sub(1);
             taken.bytes = taken.bytes.saturating_sub(suspended.event.bytes.len());
+            taken.parents = taken.parents.saturating_sub(suspended.parents);
         }
         for parent in &suspended.missing {
             if let Some(missing) = self.missing.get_mut(parent) {
@@ -319,27 +295,25 @@ impl Intake {
     fn suspend(&mut self, from: AuthorIndex, event: Arc<Event>, missing: Vec<Parent>, now: Moment) {
         let taken = self.suspended_of.entry(from).or_default();
         let bytes = taken.bytes.saturating_add(event.bytes.len());
-        if taken.count >= SUSPENDED_PER_PEER_MAX || bytes > SUSPENDED_BYTES_PER_PEER_MAX {
+        let parents = taken.parents.saturating_add(missing.len());
+        if taken.count >= SUSPENDED_PER_PEER_MAX
+            || bytes > SUSPENDED_BYTES_PER_PEER_MAX
+            || parents > MISSING_PER_PEER_MAX
+        {
             return; // it comes again when somebody names it, or tells what he has
         }
-        *taken = Taken { count: taken.count + 1, bytes };
-        self.ask_at = Some(now);
+        *taken = Taken { count: taken.count + 1, bytes, parents };
         for parent in &missing {
-            let wish = self.missing.entry(parent.digest).or_insert_with(|| Missing {
-                children: BTreeSet::new(),
-                ask: from,
-                ask_at: now,
-                asked: 0,
-                shown_by: BTreeSet::new(),
-                believed: BTreeSet::new(),
-                is_named: false,
-                places: BTreeMap::new(),
-            });
+            if !self.missing.contains_key(&parent.digest) {
+                self.asks.insert((now, parent.digest));
+            }
+            let wish = self.missing.entry(parent.digest).or_insert_with(|| Missing::of(from, now));
             wish.children.insert(event.digest);
             wish.places.entry(event.header.author).or_insert((parent.round, parent.author));
         }
+        let parents = missing.len();
         let missing = missing.iter().map(|parent| parent.digest).collect();
-        self.suspended.insert(event.digest, Suspended { event, from, missing });
+        self.suspended.insert(event.digest, Suspended { event, from, missing, parents });
     }
 }
 
@@ -541,8 +515,10 @@ impl Core {
         if self.intake.ask_at().is_none_or(|at| at > turn.now) {
             return Ok(());
         }
-        let due = self.intake.missing.iter().filter(|(_, missing)| missing.ask_at <= turn.now);
-        let due = due.map(|(digest, missing)| (*digest, self.wish(digest, missing)));
+        let due = self.intake.due(turn.now).into_iter().filter_map(|digest| {
+            let missing = self.intake.missing.get(&digest)?;
+            Some((digest, self.wish(&digest, missing)))
+        });
         let due: Vec<_> = due.collect();
         let peers = self.peers_asked();
         let mut wants: BTreeMap<AuthorIndex, Vec<Parent>> = BTreeMap::new();
@@ -555,6 +531,7 @@ impl Core {
             missing.believe_another(peers);
             let turns = missing.asked / peers;
             missing.ask_at = turn.now.plus_ms(WANT_AGAIN_MS << turns.min(WANT_TURNS_MAX));
+            self.intake.asks.insert((missing.ask_at, digest));
             match wish {
                 Wish::Here => {}
                 Wish::Take => taken.extend(self.intake.twins.take(&digest)),
@@ -577,7 +554,6 @@ impl Core {
         for (from, twin) in taken {
             self.admit(turn, from, twin)?;
         }
-        self.intake.ask_at = self.intake.missing.values().map(|missing| missing.ask_at).min();
         let epoch = self.configuration.epoch;
         for (to, events) in wants {
             for events in events.chunks(WANT_EVENTS_MAX) {

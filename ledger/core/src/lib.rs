@@ -31,6 +31,7 @@ mod held;
 mod intake;
 pub mod interface;
 mod limits;
+mod missing;
 mod pace;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;

@@ -43,6 +43,11 @@ pub(crate) const HAVE_MS: u64 = 30_000;
 pub(crate) const ANSWERS_AT_ONCE_MAX: u64 = 64;
 /// After so many milliseconds it is sent that once more.
 pub(crate) const ANSWER_EVERY_MS: u64 = 20;
+/// How often a peer that asks about its own past is answered, at once: at each start of a link it
+/// asks anew.
+pub(crate) const QUESTIONS_AT_ONCE_MAX: u64 = 32;
+/// After so many milliseconds it is answered once more.
+pub(crate) const QUESTION_EVERY_MS: u64 = 250;
 /// How many rounds above the highest that a peer has are sent to it at a time, as far as they are
 /// stored; no more than is kept while commits wait for the judge. A host that is further behind
 /// than half of this asks one peer for the next stretch.
@@ -53,6 +58,10 @@ pub(crate) const CATCH_UP_WAIT_MS: u64 = 2_000;
 /// Stretches in a row that bring nothing, before no more are asked for until a peer tells anew what
 /// it has.
 pub(crate) const CATCH_UP_TURNS_MAX: u32 = 8;
+/// Parents that events of one peer wait for.
+pub(crate) const MISSING_PER_PEER_MAX: usize = 4 * SUSPENDED_PER_PEER_MAX;
+/// Turns in a row in which a server of stretches brought little, before another is asked.
+pub(crate) const LITTLE_TURNS_MAX: u32 = 2;
 /// Missing parents are asked for again, of the next peer, after this many milliseconds.
 pub(crate) const WANT_AGAIN_MS: u64 = 500;
 /// How often every connected peer is asked for a missing parent, each time at twice the distance,
@@ -72,7 +81,8 @@ pub(crate) const RECOVERY_HELPS_MAX: u32 = 20;
 /// Rounds above the quorum's that a host without a trustworthy memory leaves out before it signs
 /// again.
 pub(crate) const RECOVERY_MARGIN_ROUNDS: u64 = 2;
-/// Own events that peers have shown and that wait for their parents while recovery goes on.
+/// Own events that peers have shown and that wait for their parents while recovery goes on; and how
+/// many of a peer's that wait here it is shown at a time.
 pub(crate) const OWN_SHOWN_MAX: usize = 256;
 /// Second events of one author that are kept until somebody names them; others are asked for when
 /// they are named.

@@ -80,6 +80,10 @@ pub enum Bug {
     ForkNotKept,
     /// Twins that fill the memory are no reason for a round.
     CrowdIsNoWork,
+    /// A peer that asks about its past is answered as often as it asks.
+    QuestionsUnlimited,
+    /// A peer is told that this host need not be shown what stands at any round.
+    FarRoundsTold,
     /// What nobody has is waited for without end.
     NeverGivesUp,
     /// What lies below the floor stays in memory.

@@ -402,7 +402,7 @@ impl Core {
         nonce: u64,
         epoch: Epoch,
     ) {
-        if epoch != self.configuration.epoch {
+        if epoch != self.configuration.epoch || !self.gossip.may_ask(from, turn.now) {
             return;
         }
         if !self.configuration.committee.contains(from) {
@@ -417,7 +417,7 @@ impl Core {
         }
         self.recovery.asked(from, turn.now, self.graph.quorum_round());
         // What the asker has signed and cannot be accepted here yet is shown, without a claim.
-        for event in self.intake.waiting_of(from) {
+        for event in self.intake.waiting_of(from).take(OWN_SHOWN_MAX) {
             let message = PeerMessage::event(event);
             turn.outputs.push(Output::Send { to: from, message, after: self.written });
         }

@@ -12,7 +12,7 @@ use dagger_ledger_core::ClockDoubt;
 #[cfg(feature = "planted-bugs")]
 use dagger_ledger_core::planted::{Bug, plant};
 use dagger_payload::event::Parent;
-use dagger_payload::id::Round;
+use dagger_payload::id::{EventDigest, Round};
 use network::{Net, author};
 
 const LIAR: usize = 3;
@@ -51,6 +51,8 @@ directed! {
     a_branch_that_only_a_liar_names_is_not_shown_again_and_again, PassedOverNotTold;
     liars_who_name_each_others_twins_in_a_silence_do_not_fill_the_memory, CrowdIsNoWork;
     a_peer_that_says_without_end_that_it_has_nothing_is_answered_so_often, AnswersUnlimited;
+    a_peer_that_asks_about_its_past_without_end_is_answered_so_often, QuestionsUnlimited;
+    what_claims_to_stand_far_above_all_moves_nobodys_word, FarRoundsTold;
     a_false_place_below_the_floor_divides_nobody, OldParentsChecked;
     a_host_whose_clock_jumped_is_silent_until_its_operator_confirms_it, ClockNotDoubted;
     a_host_whose_clock_is_not_that_of_its_peers_is_silent_and_stops_nobody, ClockNotDoubted;
@@ -304,6 +306,48 @@ mod cases {
         let before = net.bytes;
         net.tell_nothing(2, 0);
         assert!(net.bytes - before >= answer, "who asks again later is answered");
+    }
+
+    /// An event that nobody has.
+    fn invented(by: usize, round: u64, number: u64) -> Parent {
+        let mut digest = [7; 32];
+        digest[..8].copy_from_slice(&number.to_be_bytes());
+        digest[8] = u8::try_from(by).expect("few");
+        Parent { author: author(by), round: Round(round), digest: EventDigest(digest) }
+    }
+
+    pub(super) fn a_peer_that_asks_about_its_past_without_end_is_answered_so_often() {
+        let mut net = with_a_liar(3);
+        let top = top(&net);
+        let asker = 2;
+        for number in 0..1_000 {
+            let parents = (0..=LIAR).map(|by| invented(by, top, number)).collect();
+            let orphan = net.forge((asker, top + 1), parents, "");
+            net.tell(asker, 0, &orphan);
+        }
+        let before = net.bytes;
+        for nonce in 0..10_000 {
+            net.ask_past(asker, 0, nonce);
+        }
+        // 32 times as much as 256 events.
+        let answered = net.bytes - before;
+        assert!((100_000..8_000_000).contains(&answered), "{answered} bytes");
+    }
+
+    pub(super) fn what_claims_to_stand_far_above_all_moves_nobodys_word() {
+        let mut net = with_a_liar(3);
+        let (top, far) = (top(&net), 1 << 60);
+        let known = net.forge((LIAR, top - 1), honest(&net, top - 2), "");
+        net.tell(LIAR, 0, &known);
+        // It rests on a twin that nobody but its author names, and on what nobody has.
+        let mut parents: Vec<_> = (0..LIAR).map(|by| invented(by, far - 1, 0)).collect();
+        parents.push(invented(LIAR, top - 1, 0));
+        let lie = net.forge((LIAR, far), parents, "");
+        net.tell(LIAR, 0, &lie);
+        net.run(120_000);
+        for host in 1..LIAR {
+            assert_eq!(net.hosts[host].core.status().fruitless, [], "the first was asked in vain");
+        }
     }
 
     pub(super) fn a_false_place_below_the_floor_divides_nobody() {

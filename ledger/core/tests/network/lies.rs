@@ -47,6 +47,11 @@ impl Net {
         self.input(to, Input::PeerHave { from, highest, epoch: Epoch(0) });
     }
 
+    /// `from` asks `to` about its own past.
+    pub fn ask_past(&mut self, from: usize, to: usize, nonce: u64) {
+        self.input(to, Input::RecoveryAsked { from: author(from), nonce, epoch: Epoch(0) });
+    }
+
     /// `from` shows an event to `to`.
     pub fn tell(&mut self, from: usize, to: usize, event: &Lie) {
         let input = Input::EventReceived { from: author(from), event: event.clone() };
