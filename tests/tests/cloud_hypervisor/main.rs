@@ -107,6 +107,27 @@ fn cloud_hypervisor_a_confined_guest_resets_in_the_same_process_and_its_console_
 }
 
 #[test]
+fn cloud_hypervisor_console_that_could_not_be_kept_for_a_while_is_kept_again_and_takes_typing() {
+    let host = Host::new();
+    host.running(VM);
+    until("the guest is up", || host.console(VM).contains(GREETING));
+    let console = host.specification(VM).console;
+    let away = console.with_extension("away");
+    std::fs::rename(&console, &away).unwrap();
+    std::fs::create_dir(&console).unwrap();
+    // What it says at each of these boots finds no file.
+    let mut typed = 0;
+    host.type_until(VM, b'r', || {
+        typed += 1;
+        typed > 20
+    });
+    std::fs::remove_dir(&console).unwrap();
+    std::fs::rename(&away, &console).unwrap();
+    let before = host.console(VM).matches(GREETING).count();
+    host.type_until(VM, b'r', || host.console(VM).matches(GREETING).count() > before);
+}
+
+#[test]
 fn cloud_hypervisor_a_process_that_does_not_answer_is_alive_and_can_be_ended() {
     let host = Host::new();
     host.running(VM);

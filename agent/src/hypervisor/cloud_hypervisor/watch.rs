@@ -95,6 +95,15 @@ struct Line {
     stream: Option<UnixStream>,
     /// Tries that are left before its next appearance.
     tries: u32,
+    /// Whether what was said last could not be kept.
+    unkept: bool,
+}
+
+impl Line {
+    /// One that is to be connected.
+    fn fresh() -> Self {
+        Self { tries: CONSOLE_TRIES_MAX, ..Self::default() }
+    }
 }
 
 struct Watcher {
@@ -212,7 +221,7 @@ impl Watcher {
             }
             self.announcer.announce(Change::Machine(vm));
         } else if name == SERIAL.as_bytes() && mask.contains(AddWatchFlags::IN_CREATE) {
-            self.lines.insert(vm, Line { stream: None, tries: CONSOLE_TRIES_MAX });
+            self.lines.insert(vm, Line::fresh());
         }
     }
 
@@ -231,7 +240,7 @@ impl Watcher {
                     if self.machines.insert(descriptor, vm).is_none()
                         && Place::of(&self.run_directory, vm).serial().exists()
                     {
-                        self.lines.insert(vm, Line { stream: None, tries: CONSOLE_TRIES_MAX });
+                        self.lines.insert(vm, Line::fresh());
                     }
                 }
                 Err(Errno::ENOENT) => {}
@@ -253,13 +262,20 @@ impl Watcher {
             let Some(stream) = &mut line.stream else { continue };
             match copy(stream, &place) {
                 Ok(Flow::Waits) => {}
+                Ok(Flow::Kept) => line.unkept = false,
+                // A full disk passes; a line that is given up would take typing with it.
+                Ok(Flow::Unkept(error)) => {
+                    if !std::mem::replace(&mut line.unkept, true) {
+                        tracing::warn!(%vm, %error, "what the guest says is not kept");
+                    }
+                }
                 Ok(Flow::Ended) => {
-                    *line = Line { stream: None, tries: CONSOLE_TRIES_MAX };
+                    *line = Line::fresh();
                     self.writers.set(*vm, None);
                 }
                 Err(error) => {
-                    tracing::warn!(%vm, %error, "what the guest says is not kept");
-                    *line = Line::default();
+                    tracing::warn!(%vm, %error, "the guest's serial line has failed");
+                    *line = Line::fresh();
                     self.writers.set(*vm, None);
                 }
             }
@@ -269,7 +285,13 @@ impl Watcher {
 
 /// What a serial line may still give.
 enum Flow {
+    /// Nothing for now.
     Waits,
+    /// Something that the console file has now.
+    Kept,
+    /// Something that it could not take, and that is lost.
+    Unkept(io::Error),
+    /// Nothing more.
     Ended,
 }
 
@@ -290,12 +312,15 @@ fn copy(stream: &mut UnixStream, place: &Place) -> io::Result<Flow> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Flow::Ended),
         Err(error) => return Err(error),
     };
-    let Some(definition) = place.read()? else { return Ok(Flow::Waits) };
+    Ok(keep(place, &bytes[..count]).map_or_else(Flow::Unkept, |()| Flow::Kept))
+}
+
+fn keep(place: &Place, bytes: &[u8]) -> io::Result<()> {
+    let Some(definition) = place.read()? else { return Ok(()) };
     let path = &definition.console;
     if fs::metadata(path).is_ok_and(|found| found.len() > CONSOLE_FILE_BYTES_MAX) {
         fs::rename(path, path.with_extension("log.old"))?;
     }
     let mut file: File = OpenOptions::new().append(true).create(true).mode(0o600).open(path)?;
-    file.write_all(&bytes[..count])?;
-    Ok(Flow::Waits)
+    file.write_all(bytes)
 }
