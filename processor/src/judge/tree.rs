@@ -7,9 +7,8 @@
 //! leaves for each change. The branches are visited level by level: those of one level do not wait
 //! for each other's memory, and are hashed side by side. Nodes stand in lists and name each other
 //! by number: a branch keeps the hashes of both its children, so that no sibling is looked at.
-//! Hashes are in
-//! `dagger_payload::state_tree`, and what a proof says in `dagger_payload::proof`. Called by the
-//! state.
+//! Hashes are in `dagger_payload::state_tree`, and what a proof says in `dagger_payload::proof`.
+//! Called by the state.
 
 use std::ops::Range;
 
@@ -241,8 +240,7 @@ impl StateTree {
     /// Visits the branches below which something changes, level by level, those above first. Below
     /// each, leaves are put and taken away; says which visits are of which level.
     fn go_down(&mut self) -> Vec<Range<usize>> {
-        let (mut level, mut depth) = (0..self.visits.len(), 0);
-        let mut levels = Vec::new();
+        let (mut levels, mut level, mut depth) = (Vec::new(), 0..self.visits.len(), 0);
         while !level.is_empty() {
             levels.push(level.clone());
             for at in level.clone() {
