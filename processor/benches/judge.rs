@@ -53,7 +53,7 @@ fn main() {
 }
 
 fn placements(quick: bool) -> Value {
-    // About as many as a cluster can have.
+    // A cluster gives 1,024 seats in all its life, and every host has one.
     let hosts: [usize; 3] = [10, 100, 1000];
     hosts.iter().map(|hosts| placement(if quick { 10 } else { *hosts })).collect()
 }

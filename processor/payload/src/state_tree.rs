@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::hashing::{KeptHasher, Purpose};
+use crate::hashing::{BlocksHasher, KeptHasher, Purpose};
 use crate::id::{
     AccountId, AuthorIndex, Epoch, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest,
     Position, VmId, VolumeId,
@@ -204,15 +204,16 @@ pub fn node(left: &Hash, right: &Hash) -> Hash {
 pub struct StateHasher {
     key: KeptHasher,
     value: KeptHasher,
-    leaf: KeptHasher,
-    node: KeptHasher,
+    leaf: BlocksHasher,
+    node: BlocksHasher,
     /// Where keys are written.
     key_bytes: Vec<u8>,
 }
 
 impl Default for StateHasher {
     fn default() -> Self {
-        let [key, value, leaf, node] = [&KEY, &VALUE, &LEAF, &NODE].map(Purpose::kept);
+        let [key, value] = [&KEY, &VALUE].map(Purpose::kept);
+        let [leaf, node] = [&LEAF, &NODE].map(Purpose::of_blocks);
         Self { key, value, leaf, node, key_bytes: Vec::new() }
     }
 }
@@ -229,15 +230,20 @@ impl StateHasher {
         self.value.hash(value)
     }
 
-    /// As [`leaf_of`].
-    pub fn leaf_of(&mut self, place: &Hash, value_hash: &Hash) -> Hash {
-        self.leaf.hash([*place, *value_hash].as_flattened())
+    /// Writes [`leaf_of`] each place and its value's hash over `leaves`.
+    pub fn leaves(&self, places_and_values: &[[Hash; 2]], leaves: &mut Vec<Hash>) {
+        self.leaf.hash_all(blocks(places_and_values), leaves);
     }
 
-    /// As [`node()`].
-    pub fn node(&mut self, left: &Hash, right: &Hash) -> Hash {
-        self.node.hash([*left, *right].as_flattened())
+    /// Writes the [`node()`] of each two children over `nodes`.
+    pub fn nodes(&self, children: &[[Hash; 2]], nodes: &mut Vec<Hash>) {
+        self.node.hash_all(blocks(children), nodes);
     }
+}
+
+/// Each pair as the one block that it is.
+fn blocks(pairs: &[[Hash; 2]]) -> &[[u8; 64]] {
+    pairs.as_flattened().as_flattened().as_chunks().0
 }
 
 /// On which side of the branch at `depth` the leaf at `place` stands: 0 left, 1 right.

@@ -84,9 +84,10 @@ pub(crate) fn acting<'s>(state: &'s State, case: &Case<'_>) -> Result<&'s Accoun
 }
 
 fn signing<'s>(state: &'s State, case: &Case<'_>) -> Result<(&'s Account, KeyRole), Refusal> {
-    let account = case.account.and_then(|id| state.accounts.get(&id));
-    if let Some((account, role)) = account.zip(account.and_then(|own| own.role_of(case.signer))) {
-        return Ok((account, role));
+    if let Some(signing) = case.signing
+        && let Some(account) = state.accounts.get(&signing.account)
+    {
+        return Ok((account, signing.role));
     }
     if state.accounts.contains_key(&AccountId::of(case.signer)) {
         return refuse(RefusalCode::NotAuthorized, "this key signs for its account no more");

@@ -54,14 +54,12 @@ impl Memory {
         refused: Option<RefusalCode>,
         now: LedgerTime,
     ) -> bool {
-        if self.expiring.first().is_some_and(|(at, _)| *at < now) {
-            return true;
-        }
         let kept = self.by_author.get(author);
-        kept.is_none_or(|kept| match refused {
+        let has_room = kept.is_none_or(|kept| match refused {
             None => kept.accepted < ACCEPTED_REMEMBERED_PER_AUTHOR_MAX,
             Some(_) => kept.refused < REFUSED_REMEMBERED_PER_AUTHOR_MAX,
-        })
+        });
+        has_room || self.expiring.first().is_some_and(|(at, _)| *at < now)
     }
 
     pub(crate) fn insert(&mut self, digest: PayloadDigest, judgement: Judgement) {

@@ -52,7 +52,7 @@ use dagger_payload::snapshot::HistoryRecord;
 use dagger_payload::state_tree::{Author, Judgement, Subject};
 
 use crate::verify::{Newborn, Verified};
-use state::State;
+use state::{Signing, State};
 
 /// What a rule needs to know about the payload in hand.
 #[derive(Debug, Clone, Copy)]
@@ -62,8 +62,8 @@ pub(crate) struct Case<'a> {
     pub(crate) now: LedgerTime,
     /// The last judged commit: the payload is in the one after it.
     pub(crate) judged: CommitIndex,
-    /// The account for which the signer signs.
-    pub(crate) account: Option<AccountId>,
+    /// The account for which the signer signs, and in which role.
+    pub(crate) signing: Option<Signing>,
     /// The VM that the payload makes, if it makes one.
     pub(crate) newborn: Option<Newborn>,
 }
@@ -255,12 +255,12 @@ impl Judge {
             let detail = "these bytes were ordered before";
             return Err(Refusal::new(RefusalCode::Duplicate, detail));
         }
-        let account = self.state.account_id(&payload.signer);
-        let author = self.state.author(&payload.signer, account);
+        let signing = self.state.signing(&payload.signer);
+        let author = self.state.author(&payload.signer, signing);
         let cause = Cause { digest: verified.digest, position };
         let newborn = verified.newborn;
         let case =
-            Case { signer: &payload.signer, cause, now, judged: self.end.index, account, newborn };
+            Case { signer: &payload.signer, cause, now, judged: self.end.index, signing, newborn };
         let ruling = self.bounded(author, self.rule_on(&case, payload), now);
         // Refused payloads are remembered too: what was refused once is not accepted by sending it
         // again.
@@ -300,7 +300,7 @@ impl Judge {
         now: LedgerTime,
     ) -> Ruling {
         let case = self.case(digest, payload, now);
-        let author = self.state.author(&payload.signer, case.account);
+        let author = self.state.author(&payload.signer, case.signing);
         self.bounded(author, self.rule_on(&case, payload), now)
     }
 
@@ -361,7 +361,7 @@ impl Judge {
             cause: Cause { digest: *digest, position: self.end.position.next() },
             now,
             judged: self.end.index,
-            account: self.state.account_id(&payload.signer),
+            signing: self.state.signing(&payload.signer),
             newborn: Newborn::of(digest, payload),
         }
     }
@@ -405,7 +405,8 @@ impl Judge {
         let Body::VmCreate(body) = &payload.body else { return Vec::new() };
         let case = self.case(digest, payload, now);
         let newborn = vms::newborn(&self.state, &case, body);
-        newborn.map_or_else(|_| Vec::new(), |vm| placement::outlook(&self.state, &vm, now))
+        let Ok((vm, means)) = newborn else { return Vec::new() };
+        placement::outlook(&self.state, &vm, means, now)
     }
 
     /// What stands under `subject` after the last commit that changed anything.

@@ -17,14 +17,19 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::networks::{bridged, can_forward, contested, missing_bridge};
 use super::rooms::{Among, Room};
-use super::state::{State, Usage, is_live};
+use super::state::{Means, State, Usage, is_live};
 
-/// Offers `vm` to the best host that it has not tried.
+/// Offers `vm` to the best host that it has not tried; `means` are those of its account.
 ///
 /// # Errors `grant_exceeded` when no grant has room, `no_host_fits` when grants have but no host
 /// does; the detail says which host lacks what.
-pub(crate) fn place(state: &State, vm: &Vm, now: LedgerTime) -> Result<Placement, Refusal> {
-    let search = Search::begin(state, vm, now)?;
+pub(crate) fn place(
+    state: &State,
+    vm: &Vm,
+    means: Means<'_>,
+    now: LedgerTime,
+) -> Result<Placement, Refusal> {
+    let search = Search::begin(state, vm, means, now)?;
     let best = search.best().and_then(|room| state.hosts.get(&room.host));
     match best.and_then(|host| Some((host.id, state.free_address(host)?))) {
         Some((host, address)) => {
@@ -36,8 +41,13 @@ pub(crate) fn place(state: &State, vm: &Vm, now: LedgerTime) -> Result<Placement
 
 /// What speaks for and against each host that a grant with room allows, the best first; nothing
 /// when no grant has room.
-pub(crate) fn outlook(state: &State, vm: &Vm, now: LedgerTime) -> Vec<HostOutlook> {
-    let Ok(search) = Search::begin(state, vm, now) else { return Vec::new() };
+pub(crate) fn outlook(
+    state: &State,
+    vm: &Vm,
+    means: Means<'_>,
+    now: LedgerTime,
+) -> Vec<HostOutlook> {
+    let Ok(search) = Search::begin(state, vm, means, now) else { return Vec::new() };
     let chosen = search.best().map(|room| room.host);
     let mut hosts: Vec<_> = search.granted().map(|(room, host)| search.look(room, host)).collect();
     hosts.sort_by_key(|(rank, outlook)| (Some(outlook.host) != chosen, Reverse(*rank)));
@@ -171,14 +181,18 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     /// # Errors `grant_exceeded` when no grant has room.
-    fn begin(state: &'a State, vm: &'a Vm, now: LedgerTime) -> Result<Self, Refusal> {
-        let grants = state.accounts.get(&vm.account).map_or(&[][..], |account| &account.grants);
+    fn begin(
+        state: &'a State,
+        vm: &'a Vm,
+        means: Means<'_>,
+        now: LedgerTime,
+    ) -> Result<Self, Refusal> {
         // `vm` still names the host that it is to leave, if it has one.
         let placed = vm.placement.host().and_then(|host| state.hosts.get(&host));
-        let estate = state.estate(&vm.account);
-        let used = |operator| estate.map_or_else(Usage::default, |own| own.used_by(operator));
-        let roomy =
-            grants.iter().filter(|grant| has_room(grant, used(&grant.operator), vm, placed, now));
+        let roomy = means
+            .grants
+            .iter()
+            .filter(|grant| has_room(grant, means.used_by(&grant.operator), vm, placed, now));
         let operators: Vec<_> = roomy.map(|grant| grant.operator).collect();
         if operators.is_empty() {
             let detail = describe_grants(state, &vm.account, &vm.size, now);
@@ -203,21 +217,20 @@ impl<'a> Search<'a> {
     /// far, and whether they fit need not be asked.
     fn best(&self) -> Option<&'a Room> {
         let size = &self.vm.size;
-        let has_preferences = self.neighbours.has(ApartStrength::Preferred);
-        let mut best: Option<(Rank, &Room)> = None;
-        let mut least = 0;
+        if self.neighbours.has(ApartStrength::Preferred) {
+            let fitting = self.state.rooms.iter().filter(|room| self.fits(room));
+            return fitting.max_by_key(|room| self.rank(room, room.free_share(size)));
+        }
+        let (mut best, mut least, mut least_tie) = (None, 0, 0);
         for room in self.state.rooms.iter() {
             let Some(share) = room.free_share_from(size, least) else { continue };
-            let rank = self.rank(room, share);
-            // Rooms stand by their host's id.
-            let wins = best.is_none_or(|(other, _)| other <= rank);
-            if wins && self.fits(room) {
-                best = Some((rank, room));
-                // With preferences the fullest host may win.
-                least = if has_preferences { 0 } else { share };
+            let tie = tie(&self.vm.id, &room.host);
+            // Rooms stand by their host's id: of equal ones the last counts.
+            if (share > least || tie >= least_tie) && self.fits(room) {
+                (best, least, least_tie) = (Some(room), share, tie);
             }
         }
-        best.map(|(_, room)| room)
+        best
     }
 
     fn fits(&self, room: &Room) -> bool {
@@ -226,7 +239,6 @@ impl<'a> Search<'a> {
             && self.reason_against(room).is_none()
     }
 
-    #[inline] // asked for every host
     fn rank(&self, room: &Room, share: u64) -> Rank {
         let broken = if self.neighbours.is_empty() { 0 } else { self.broken_preferences(room) };
         (Reverse(broken), share, tie(&self.vm.id, &room.host))

@@ -43,9 +43,10 @@ impl Room {
     pub(crate) fn free_share_from(&self, size: &Capacity, least: u64) -> Option<u64> {
         let free = u128::from(self.free_thousand(size));
         let offered = u128::from(self.offered.memory_mib.max(1));
-        if free < u128::from(least) * offered {
+        let bound = u128::from(least) * offered;
+        if free < bound {
             None
-        } else if free < u128::from(least + 1) * offered {
+        } else if free < bound + offered {
             Some(least)
         } else {
             Some(self.free_share(size))
@@ -61,6 +62,8 @@ impl Room {
 /// All hosts, by id.
 #[derive(Debug, Default)]
 pub(crate) struct Rooms {
+    /// Of the rooms: a search through these alone stays near the processor.
+    ids: Vec<HostId>,
     rooms: Vec<Room>,
     operators: Vec<OperatorId>,
 }
@@ -94,6 +97,7 @@ impl Rooms {
                 let used = Usage::default();
                 let room = Room { host: host.id, operator, used, offered, duty, addresses_left };
                 self.rooms.insert(at, room);
+                self.ids.insert(at, host.id);
             }
         }
     }
@@ -102,6 +106,7 @@ impl Rooms {
     pub(crate) fn remove(&mut self, host: &HostId) {
         if let Ok(at) = self.find(host) {
             self.rooms.remove(at);
+            self.ids.remove(at);
         }
     }
 
@@ -111,7 +116,7 @@ impl Rooms {
     }
 
     fn find(&self, host: &HostId) -> Result<usize, usize> {
-        self.rooms.binary_search_by(|room| room.host.cmp(host))
+        self.ids.binary_search(host)
     }
 
     fn index_of(&mut self, operator: &OperatorId) -> OperatorIndex {

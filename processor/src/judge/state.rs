@@ -5,6 +5,7 @@
 //! decides whether a change is allowed: the rules beside this file do. `snapshot` writes it down as
 //! a whole and reads it again. Called by the judge alone.
 
+mod addresses;
 mod holdings;
 mod kept;
 pub(crate) mod loading;
@@ -23,7 +24,7 @@ use dagger_payload::id::{
     OperatorId, PayloadDigest, StateRoot, VmId, VolumeId, cmp_digests,
 };
 use dagger_payload::key::PublicKey;
-use dagger_payload::kind::{Capacity, GuestSubnet};
+use dagger_payload::kind::{Capacity, GuestSubnet, KeyRole};
 use dagger_payload::membership::{
     Operator, OperatorStanding, Proposal, ProposalStanding, founding,
 };
@@ -43,6 +44,7 @@ use super::snapshots::SnapshotIndex;
 use super::tallies::Tallies;
 use super::tree::StateTree;
 use crate::verify::NameWord;
+use addresses::Addresses;
 use kept::{Called, KeptVm, Neighbour};
 use snapshot::Order;
 
@@ -78,19 +80,24 @@ pub(crate) struct Usage {
     pub(crate) vms: u32,
 }
 
-#[derive(Debug, Default)]
-struct Addresses {
-    taken: BTreeSet<Ipv4Addr>,
-    /// Where the search for the next address starts, so that one that was given back rests longest.
-    cursor: u32,
-    /// What the state tree has of the cursor.
-    standing: Option<u32>,
+/// For whom a key signs that is an account's.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Signing {
+    pub(crate) account: AccountId,
+    pub(crate) role: KeyRole,
 }
 
-impl Addresses {
-    /// How many guests have one.
-    fn given(&self) -> u32 {
-        u32::try_from(self.taken.len()).unwrap_or(u32::MAX)
+/// What an account was granted, and what it has.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Means<'s> {
+    pub(crate) grants: &'s [Grant],
+    /// None if it never had anything.
+    pub(crate) estate: Option<&'s Estate>,
+}
+
+impl<'s> Means<'s> {
+    pub(crate) fn used_by(&self, operator: &OperatorId) -> Usage {
+        self.estate.map_or_else(Usage::default, |estate| estate.used_by(operator))
     }
 }
 
@@ -121,7 +128,7 @@ pub(crate) struct State {
     /// Of present operators.
     operator_keys: BTreeMap<KeyBytes, OperatorId>,
     agent_keys: BTreeMap<KeyBytes, HostId>,
-    account_keys: BTreeMap<KeyBytes, AccountId>,
+    account_keys: BTreeMap<KeyBytes, Signing>,
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
     estates: BTreeMap<AccountId, Estate>,
     volume_names: BTreeMap<(AccountId, Name), VolumeId>,
@@ -250,14 +257,19 @@ impl State {
 
     /// The account for which `key` signs, in whatever role.
     pub(crate) fn account_id(&self, key: &PublicKey) -> Option<AccountId> {
+        self.signing(key).map(|signing| signing.account)
+    }
+
+    /// The same, and in which role.
+    pub(crate) fn signing(&self, key: &PublicKey) -> Option<Signing> {
         self.account_keys.get(&KeyBytes::from(key)).copied()
     }
 
-    /// For whom `key` signs, if for anybody; `account` is the one for which it does.
-    pub(crate) fn author(&self, key: &PublicKey, account: Option<AccountId>) -> Option<Author> {
+    /// For whom `key` signs, if for anybody; `signing` says for which account it does.
+    pub(crate) fn author(&self, key: &PublicKey, signing: Option<Signing>) -> Option<Author> {
         let operator = || self.operator(key).map(Author::Operator);
         let host = || self.host_of_agent(key).map(|host| Author::Host(host.id));
-        operator().or_else(host).or(account.map(Author::Account))
+        operator().or_else(host).or(signing.map(|signing| Author::Account(signing.account)))
     }
 
     pub(crate) fn stranded_vms(&self) -> impl Iterator<Item = &VmId> {
@@ -321,8 +333,13 @@ impl State {
     }
 
     pub(crate) fn used_by(&self, account: &AccountId, operator: &OperatorId) -> Usage {
-        let estate = self.estates.get(account);
-        estate.map_or_else(Usage::default, |estate| estate.used_by(operator))
+        self.means(account).used_by(operator)
+    }
+
+    /// What an account was granted, and what it has.
+    pub(crate) fn means(&self, account: &AccountId) -> Means<'_> {
+        let grants = self.accounts.get(account).map_or(&[][..], |account| &account.grants);
+        Means { grants, estate: self.estate(account) }
     }
 
     /// The next address for a guest on `host`: never one in use, and one that was given back only
@@ -335,7 +352,7 @@ impl State {
         (0..hosts_max)
             .map(|step| GUEST_ADDRESS_FIRST + (addresses.cursor % hosts_max + step) % hosts_max)
             .filter_map(|index| subnet.address(index))
-            .find(|address| !addresses.taken.contains(address))
+            .find(|address| !addresses.taken.contains(*address))
     }
 
     /// VMs whose offer has lapsed before `now`.
@@ -392,7 +409,8 @@ impl State {
                     self.account_keys.remove(&KeyBytes::from(&own.key));
                 }
                 for own in &account.keys {
-                    self.account_keys.insert(KeyBytes::from(&own.key), account.id);
+                    let signing = Signing { account: account.id, role: own.role };
+                    self.account_keys.insert(KeyBytes::from(&own.key), signing);
                 }
             }
             Effect::Image(image) => {

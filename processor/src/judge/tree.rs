@@ -5,10 +5,10 @@
 //! empty. Changes are gathered and taken in together, sorted by place, when the root is asked for:
 //! so each branch above them is visited and hashed once, which costs about log2 of the number of
 //! leaves for each change. The branches are visited level by level: those of one level do not wait
-//! for each other's memory. Nodes stand in lists and name each other by number: a branch keeps the
-//! hashes of both its children, so that no sibling is looked at. Hashes are in
-//! `dagger_payload::state_tree`, and what a proof says in `dagger_payload::proof`. Called by the
-//! state.
+//! for each other's memory, and are hashed side by side. Nodes stand in lists and name each other
+//! by number: a branch keeps the hashes of both its children, so that no sibling is looked at.
+//! Hashes are in `dagger_payload::state_tree`, and what a proof says in `dagger_payload::proof`.
+//! Called by the state.
 
 use std::ops::Range;
 
@@ -22,6 +22,9 @@ const CHANGES_WAITING_MAX: usize = 1 << 21;
 
 /// For so many changes memory is kept; what a snapshot needed beyond that is given back.
 const CHANGES_KEPT: usize = 1 << 14;
+
+/// So many branches or leaves are fetched and hashed together; they stay near the processor.
+const HASHED_TOGETHER: usize = 128;
 
 /// A subtree: nothing, or the number of a leaf or a branch.
 #[derive(Debug, Default, Clone, Copy)]
@@ -61,10 +64,17 @@ struct Branches {
 #[derive(Debug)]
 struct Visit {
     branch: u32,
-    /// The branch above it, and on which side of that one it stands.
-    above: Option<(u32, usize)>,
+    above: Above,
     /// Which changes are for it.
-    changes: Range<usize>,
+    changes: Range<u32>,
+}
+
+/// What a subtree hangs on.
+#[derive(Debug, Clone, Copy)]
+enum Above {
+    Nothing,
+    Left(u32),
+    Right(u32),
 }
 
 /// What is kept of a leaf: enough to show that it stands where another one is looked for.
@@ -78,14 +88,14 @@ struct Leaf {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Change {
     place: Hash,
-    /// The hashes of the leaf's new value and of itself; none when it goes.
-    leaf: Option<(Hash, Hash)>,
+    /// The hash of the leaf's new value; none when it goes.
+    value_hash: Option<Hash>,
 }
 
-/// Things by number; numbers of those that went are given again.
-#[derive(Debug)]
-struct Numbered<T> {
-    things: Vec<T>,
+/// All leaves, by number; numbers of those that went are given again.
+#[derive(Debug, Default)]
+struct Leaves {
+    things: Vec<Leaf>,
     free: Vec<u32>,
 }
 
@@ -94,12 +104,16 @@ struct Numbered<T> {
 pub(crate) struct StateTree {
     root: Subtree,
     branches: Branches,
-    leaves: Numbered<Leaf>,
+    leaves: Leaves,
     changes: Vec<Change>,
     /// Empty between two uses, as those that follow: their memory is asked for once.
     order: Vec<(u64, u32)>,
     sorted: Vec<Change>,
+    /// The hashes of the leaves that `sorted` makes, by its indexes.
+    leaf_hashes: Vec<Hash>,
     visits: Vec<Visit>,
+    pairs: Vec<[Hash; 2]>,
+    hashes: Vec<Hash>,
     hasher: StateHasher,
 }
 
@@ -125,7 +139,7 @@ impl StateTree {
     /// Removes what stands under `subject`, if anything does.
     pub(crate) fn remove(&mut self, subject: &Subject) {
         let place = self.hasher.place(subject);
-        self.change(Change { place, leaf: None });
+        self.change(Change { place, value_hash: None });
     }
 
     /// Sets the value of a `key` that is no subject's.
@@ -168,24 +182,26 @@ impl StateTree {
 
     /// Takes in the changes that wait.
     fn settle(&mut self) {
-        let mut changes = std::mem::take(&mut self.sorted);
-        self.sort_into(&mut changes);
-        match self.root.link {
-            Link::Branch(number) => self.change_below(number, &changes),
-            Link::Empty | Link::Leaf(_) => {
-                self.leaves.things.reserve(changes.len());
-                self.branches.reserve(changes.len());
-                self.root = self.replanted(self.root, &changes, 0);
-            }
+        self.sort();
+        self.hash_leaves();
+        if !matches!(self.root.link, Link::Branch(_)) {
+            self.leaves.things.reserve(self.sorted.len());
+            self.branches.reserve(self.sorted.len());
         }
-        changes.clear();
-        changes.shrink_to(CHANGES_KEPT);
-        self.sorted = changes;
+        let all = 0..numbered(self.sorted.len());
+        self.root = self.planted(self.root, all, (Above::Nothing, 0));
+        let levels = self.go_down();
+        levels.into_iter().rev().for_each(|level| self.hash_level(level));
+        self.sorted.clear();
+        self.sorted.shrink_to(CHANGES_KEPT);
+        self.leaf_hashes.shrink_to(CHANGES_KEPT);
+        self.visits.clear();
+        self.visits.shrink_to(CHANGES_KEPT);
     }
 
     /// Moves the changes that wait into `sorted`, by place, the newest one of each place alone.
     /// What is sorted are words and numbers: changes themselves are long to move about.
-    fn sort_into(&mut self, sorted: &mut Vec<Change>) {
+    fn sort(&mut self) {
         let changes = &self.changes;
         let numbers = 0..numbered(changes.len());
         self.order.extend(changes.iter().map(|change| first_word(&change.place)).zip(numbers));
@@ -194,11 +210,11 @@ impl StateTree {
             let by_place = || place(*number).cmp(place(*other));
             word.cmp(other_word).then_with(by_place).then_with(|| other.cmp(number))
         });
-        sorted.reserve(changes.len());
+        self.sorted.reserve(changes.len());
         for (_, number) in self.order.drain(..) {
             let change = &changes[index(number)];
-            if sorted.last().is_none_or(|newest| newest.place != change.place) {
-                sorted.push(*change);
+            if self.sorted.last().is_none_or(|newest| newest.place != change.place) {
+                self.sorted.push(*change);
             }
         }
         self.order.shrink_to(CHANGES_KEPT);
@@ -206,102 +222,107 @@ impl StateTree {
         self.changes.shrink_to(CHANGES_KEPT);
     }
 
-    /// Takes in `changes`, which are sorted, one for each place, where `root` is the root.
-    fn change_below(&mut self, root: u32, changes: &[Change]) {
-        let mut visits = std::mem::take(&mut self.visits);
-        if !changes.is_empty() {
-            visits.push(Visit { branch: root, above: None, changes: 0..changes.len() });
+    /// Hashes the leaves that the changes make; for one that goes it is nobody's hash.
+    fn hash_leaves(&mut self) {
+        let Self { sorted, leaf_hashes, pairs, hasher, .. } = self;
+        let pair = |change: &Change| [change.place, change.value_hash.unwrap_or(EMPTY)];
+        leaf_hashes.clear();
+        let mut hashes = std::mem::take(&mut self.hashes);
+        for some in sorted.chunks(HASHED_TOGETHER) {
+            pairs.clear();
+            pairs.extend(some.iter().map(pair));
+            hasher.leaves(pairs, &mut hashes);
+            leaf_hashes.extend_from_slice(&hashes);
         }
-        let (mut level, mut depth) = (0..visits.len(), 0);
-        let mut levels = Vec::new();
+        self.hashes = hashes;
+    }
+
+    /// Visits the branches below which something changes, level by level, those above first. Below
+    /// each, leaves are put and taken away; says which visits are of which level.
+    fn go_down(&mut self) -> Vec<Range<usize>> {
+        let (mut levels, mut level, mut depth) = (Vec::new(), 0..self.visits.len(), 0);
         while !level.is_empty() {
             levels.push(level.clone());
             for at in level.clone() {
-                let Visit { branch, changes: ref of, .. } = visits[at];
-                let left =
-                    changes[of.clone()].partition_point(|each| side(&each.place, depth) == 0);
-                let middle = of.start + left;
-                for (side, part) in [of.start..middle, middle..of.end].into_iter().enumerate() {
+                let Visit { branch, changes: ref of, .. } = self.visits[at];
+                let changes = &self.sorted[indexes(of)];
+                let left = changes.partition_point(|each| side(&each.place, depth) == 0);
+                let middle = of.start + numbered(left);
+                let parts = [of.start..middle, middle..of.end];
+                let sides = [Above::Left(branch), Above::Right(branch)];
+                for (side, (part, above)) in parts.into_iter().zip(sides).enumerate() {
                     if part.is_empty() {
                         continue;
                     }
                     match self.branches.link(branch, side) {
-                        Link::Branch(number) => {
-                            let above = Some((branch, side));
-                            visits.push(Visit { branch: number, above, changes: part });
+                        Link::Branch(branch) => {
+                            self.visits.push(Visit { branch, above, changes: part });
                         }
                         Link::Empty | Link::Leaf(_) => {
                             let child = self.branches.child(branch, side);
-                            let child = self.replanted(child, &changes[part], depth + 1);
+                            let child = self.planted(child, part, (above, depth + 1));
                             self.branches.put(branch, side, child);
                         }
                     }
                 }
             }
-            (level, depth) = (level.end..visits.len(), depth + 1);
+            (level, depth) = (level.end..self.visits.len(), depth + 1);
         }
-        // Those below come first. The hashes of a level are fetched together: one fetch does not
-        // wait for the hashing of another.
-        let mut fetched = Vec::new();
-        for level in levels.into_iter().rev() {
-            let visits = &visits[level];
-            fetched.extend(visits.iter().map(|visit| self.branches.hashes[index(visit.branch)]));
-            for (visit, hashes) in visits.iter().zip(fetched.drain(..)) {
-                let subtree = self.branches.settled(visit.branch, &hashes, &mut self.hasher);
+        levels
+    }
+
+    /// What some of the changes make of `subtree`, which hangs on `above` and would branch at
+    /// `depth`. If that is a branch, it is to be visited.
+    fn planted(
+        &mut self,
+        subtree: Subtree,
+        part: Range<u32>,
+        (above, depth): (Above, usize),
+    ) -> Subtree {
+        let changes = &self.sorted[indexes(&part)];
+        let visit = |branch| Visit { branch, above, changes: part.clone() };
+        let standing = match subtree.link {
+            _ if changes.is_empty() => return subtree,
+            Link::Branch(number) => {
+                self.visits.push(visit(number));
+                return subtree;
+            }
+            Link::Leaf(number) => Some((number, self.leaves.things[index(number)].place)),
+            Link::Empty => None,
+        };
+        if let [change] = changes
+            && standing.is_none_or(|(_, place)| place == change.place)
+        {
+            let hash = self.leaf_hashes[index(part.start)];
+            return self.leaves.replace(standing.map(|(number, _)| number), change, hash);
+        }
+        let mut children = [Subtree::default(); 2];
+        if let Some((number, place)) = standing {
+            match changes.binary_search_by(|change| change.place.cmp(&place)) {
+                Ok(_) => self.leaves.free.push(number),
+                Err(_) => children[side(&place, depth)] = subtree,
+            }
+        }
+        let number = self.branches.add(children);
+        self.visits.push(visit(number));
+        Subtree { link: Link::Branch(number), hash: EMPTY }
+    }
+
+    /// Hashes branches below which all is as it is to be. Some at a time are fetched before the
+    /// first is hashed: one fetch does not wait for another.
+    fn hash_level(&mut self, level: Range<usize>) {
+        let Self { root, branches, visits, pairs, hashes, hasher, .. } = self;
+        for some in visits[level].chunks(HASHED_TOGETHER) {
+            pairs.clear();
+            pairs.extend(some.iter().map(|visit| branches.hashes[index(visit.branch)].0));
+            hasher.nodes(pairs, hashes);
+            for (visit, (pair, hash)) in some.iter().zip(pairs.iter().zip(hashes.iter())) {
+                let subtree = branches.settled(visit.branch, pair, *hash);
                 match visit.above {
-                    Some((above, side)) => self.branches.put(above, side, subtree),
-                    None => self.root = subtree,
+                    Above::Nothing => *root = subtree,
+                    Above::Left(above) => branches.put(above, 0, subtree),
+                    Above::Right(above) => branches.put(above, 1, subtree),
                 }
-            }
-        }
-        visits.clear();
-        visits.shrink_to(CHANGES_KEPT);
-        self.visits = visits;
-    }
-
-    /// What `changes` make of `subtree`, which is no branch.
-    fn replanted(&mut self, subtree: Subtree, changes: &[Change], depth: usize) -> Subtree {
-        let Link::Leaf(number) = subtree.link else { return self.grown(changes, depth) };
-        let Leaf { place, value_hash } = self.leaves.things[index(number)];
-        match (changes.binary_search_by(|change| change.place.cmp(&place)), changes) {
-            (Ok(_), [Change { leaf: Some((value_hash, hash)), .. }]) => {
-                self.leaves.things[index(number)].value_hash = *value_hash;
-                Subtree { link: subtree.link, hash: *hash }
-            }
-            (Ok(_), _) => {
-                self.leaves.free.push(number);
-                self.grown(changes, depth)
-            }
-            (Err(_), []) => subtree,
-            (Err(at), _) => {
-                self.leaves.free.push(number);
-                let own = Change { place, leaf: Some((value_hash, subtree.hash)) };
-                match changes {
-                    [change] if at == 0 => self.grown(&[own, *change], depth),
-                    [change] => self.grown(&[*change, own], depth),
-                    _ => {
-                        let mut changes = changes.to_vec();
-                        changes.insert(at, own);
-                        self.grown(&changes, depth)
-                    }
-                }
-            }
-        }
-    }
-
-    /// The subtree that `changes` make where nothing was.
-    fn grown(&mut self, changes: &[Change], depth: usize) -> Subtree {
-        match changes {
-            [] => Subtree::default(),
-            [Change { leaf: None, .. }] => Subtree::default(),
-            [Change { place, leaf: Some((value_hash, hash)) }] => {
-                let leaf = Leaf { place: *place, value_hash: *value_hash };
-                Subtree { link: Link::Leaf(self.leaves.add(leaf)), hash: *hash }
-            }
-            _ => {
-                let (left, right) = split(changes, depth);
-                let children = [self.grown(left, depth + 1), self.grown(right, depth + 1)];
-                only(children).unwrap_or_else(|| self.branches.add(children, &mut self.hasher))
             }
         }
     }
@@ -315,8 +336,7 @@ impl Change {
 
     /// That `value` stands at `place`.
     fn set_at(place: Hash, value: &[u8], hasher: &mut StateHasher) -> Self {
-        let value_hash = hasher.value_hash(value);
-        Self { place, leaf: Some((value_hash, hasher.leaf_of(&place, &value_hash))) }
+        Self { place, value_hash: Some(hasher.value_hash(value)) }
     }
 }
 
@@ -343,20 +363,15 @@ impl Branches {
         self.hashes[index(number)].0[side] = child.hash;
     }
 
-    /// The subtree of a branch both of whose children stand and have `hashes`; if it is needed no
-    /// more its number is free.
-    fn settled(
-        &mut self,
-        number: u32,
-        Hashes(hashes): &Hashes,
-        hasher: &mut StateHasher,
-    ) -> Subtree {
+    /// The subtree of a branch both of whose children stand and have `hashes`, and itself `hash`;
+    /// if it is needed no more its number is free.
+    fn settled(&mut self, number: u32, hashes: &[Hash; 2], hash: Hash) -> Subtree {
         let child = |side| Subtree { link: self.link(number, side), hash: hashes[side] };
         if let Some(only) = only([child(0), child(1)]) {
             self.free.push(number);
             return only;
         }
-        Subtree { link: Link::Branch(number), hash: hasher.node(&hashes[0], &hashes[1]) }
+        Subtree { link: Link::Branch(number), hash }
     }
 
     /// Room for so many more.
@@ -365,15 +380,14 @@ impl Branches {
         self.hashes.reserve(count);
     }
 
-    fn add(&mut self, children: [Subtree; 2], hasher: &mut StateHasher) -> Subtree {
+    fn add(&mut self, children: [Subtree; 2]) -> u32 {
         let number = self.free.pop().unwrap_or_else(|| {
             self.links.push([Packed::default(); 2]);
             self.hashes.push(Hashes([EMPTY; 2]));
             numbered(self.links.len() - 1)
         });
         children.into_iter().enumerate().for_each(|(side, child)| self.put(number, side, child));
-        let [left, right] = children;
-        Subtree { link: Link::Branch(number), hash: hasher.node(&left.hash, &right.hash) }
+        number
     }
 }
 
@@ -398,20 +412,20 @@ impl From<Packed> for Link {
     }
 }
 
-impl<T> Numbered<T> {
-    fn add(&mut self, thing: T) -> u32 {
-        if let Some(number) = self.free.pop() {
-            self.things[index(number)] = thing;
-            return number;
-        }
-        self.things.push(thing);
-        numbered(self.things.len() - 1)
-    }
-}
-
-impl<T> Default for Numbered<T> {
-    fn default() -> Self {
-        Self { things: Vec::new(), free: Vec::new() }
+impl Leaves {
+    /// What a change makes of the leaf `number` at its place, or of none; a leaf has `hash` then.
+    fn replace(&mut self, number: Option<u32>, change: &Change, hash: Hash) -> Subtree {
+        let Some(value_hash) = change.value_hash else {
+            self.free.extend(number);
+            return Subtree::default();
+        };
+        let leaf = Leaf { place: change.place, value_hash };
+        let number = number.or_else(|| self.free.pop()).unwrap_or_else(|| {
+            self.things.push(leaf);
+            numbered(self.things.len() - 1)
+        });
+        self.things[index(number)] = leaf;
+        Subtree { link: Link::Leaf(number), hash }
     }
 }
 
@@ -425,14 +439,13 @@ fn index(number: u32) -> usize {
     usize::try_from(number).expect("memory holds what has a number")
 }
 
+fn indexes(numbers: &Range<u32>) -> Range<usize> {
+    index(numbers.start)..index(numbers.end)
+}
+
 /// The first word of a hash, in the order of hashes.
 fn first_word(hash: &Hash) -> u64 {
     hash.first_chunk().copied().map_or(0, u64::from_be_bytes)
-}
-
-/// The changes on either side of the branch at `depth`.
-fn split(changes: &[Change], depth: usize) -> (&[Change], &[Change]) {
-    changes.split_at(changes.partition_point(|change| side(&change.place, depth) == 0))
 }
 
 #[cfg(test)]
@@ -451,7 +464,7 @@ mod tests {
     }
 
     fn gone(key: &[u8]) -> Change {
-        Change { place: key_hash(key), leaf: None }
+        Change { place: key_hash(key), value_hash: None }
     }
 
     /// The root as its definition says.

@@ -17,17 +17,21 @@ use super::accounts::acting;
 use super::made_of::require_images;
 use super::placement::{place, require_room};
 use super::reports::past_usage;
-use super::state::{State, is_live};
+use super::state::{Means, State, is_live};
 use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling {
-    let mut vm = newborn(state, case, body)?;
-    vm.placement = place(state, &vm, case.now)?;
+    let (mut vm, means) = newborn(state, case, body)?;
+    vm.placement = place(state, &vm, means, case.now)?;
     Ok(vec![Effect::Vm(vm)])
 }
 
-/// The VM that `body` asks for, before it has a host.
-pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result<Box<Vm>, Refusal> {
+/// The VM that `body` asks for, before it has a host, and the means of its account.
+pub(crate) fn newborn<'s>(
+    state: &'s State,
+    case: &Case<'_>,
+    body: &VmCreate,
+) -> Result<(Box<Vm>, Means<'s>), Refusal> {
     let account = acting(state, case)?;
     let made = case.newborn.expect("who asks for a VM makes one");
     let estate = state.estate(&account.id);
@@ -45,7 +49,7 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         return refuse(RefusalCode::NameTaken, detail);
     }
     require_images(state, case, account, body)?;
-    Ok(Box::new(Vm {
+    let vm = Box::new(Vm {
         id: made.id,
         account: account.id,
         name: body.name.clone(),
@@ -76,7 +80,8 @@ pub(crate) fn newborn(state: &State, case: &Case<'_>, body: &VmCreate) -> Result
         network: body.network.clone().unwrap_or_default(),
         boot: body.boot.clone(),
         more_cards: body.more_cards.clone(),
-    }))
+    });
+    Ok((vm, Means { grants: &account.grants, estate }))
 }
 
 /// Also gives a VM that found no host another round of offers, and lets a paused guest go on.
@@ -91,7 +96,7 @@ pub(crate) fn start(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
     }
     if homeless {
         vm.tried.clear();
-        vm.placement = place(state, &vm, case.now)?;
+        vm.placement = place(state, &vm, state.means(&vm.account), case.now)?;
     }
     Ok(change(vm, Wanted::Running, case))
 }
@@ -247,7 +252,8 @@ fn owned_or_lost(state: &State, case: &Case<'_>, body: &VmChange) -> Result<Vm, 
 /// The present host did not take the VM: the next one is offered it, or there is none.
 pub(crate) fn offer_next(state: &State, mut vm: Vm, now: LedgerTime) -> Effect {
     vm.tried.extend(vm.placement.host());
-    vm.placement = place(state, &vm, now).unwrap_or(Placement::NoHost {});
+    let means = state.means(&vm.account);
+    vm.placement = place(state, &vm, means, now).unwrap_or(Placement::NoHost {});
     vm.generation = vm.generation.next();
     Effect::Vm(Box::new(vm))
 }

@@ -12,7 +12,7 @@ use dagger_payload::state_tree::Subject;
 use dagger_payload::volume::{Volume, VolumeDisk, VolumeState};
 
 use super::kept::{Holding, KeptVm};
-use super::{Addresses, GUEST_ADDRESS_FIRST, KeyBytes, State, Usage, guest_addresses};
+use super::{GUEST_ADDRESS_FIRST, KeyBytes, State, Usage, guest_addresses};
 use crate::verify::{NameWord, Newborn};
 
 /// What a version of a VM holds.
@@ -71,7 +71,7 @@ impl State {
             self.rooms.remove(&host.id);
             return;
         }
-        let given = self.addresses.get(&host.id).map_or(0, Addresses::given);
+        let given = self.addresses.get(&host.id).map_or(0, |addresses| addresses.taken.count());
         let all = guest_addresses(&host.guest_subnet);
         self.rooms.declare(host, all.saturating_sub(given));
         self.agent_keys.insert(KeyBytes::from(&host.agent_key), host.id);
@@ -209,7 +209,7 @@ impl State {
             usage.vms = usage.vms.saturating_sub(1);
         }
         let taken = self.addresses.get_mut(&host);
-        if taken.is_some_and(|addresses| addresses.taken.remove(&address))
+        if taken.is_some_and(|addresses| addresses.taken.remove(address))
             && let Some(room) = self.rooms.get_mut(&host)
         {
             room.addresses_left = room.addresses_left.saturating_add(1);

@@ -51,8 +51,8 @@ impl State {
         }
         for (host, addresses) in addresses {
             let of_host = self.addresses.entry(host).or_default();
-            of_host.taken = addresses.into_iter().collect();
-            let given = of_host.given();
+            addresses.into_iter().for_each(|address| _ = of_host.taken.insert(address));
+            let given = of_host.taken.count();
             if let Some(room) = self.rooms.get_mut(&host) {
                 room.addresses_left = room.addresses_left.saturating_sub(given);
             }
