@@ -62,7 +62,7 @@ async fn answer(
     let end = match fetched {
         Ok(bytes) => FetchNews::Done { bytes },
         Err(problem) => {
-            if problem.code == FetchCode::FileFailed {
+            if problem.code.is_of_the_file() {
                 eprintln!("dagger-fetch: {problem}");
             }
             FetchNews::Failed { problem }
