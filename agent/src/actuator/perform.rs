@@ -54,8 +54,8 @@ impl Performer {
     /// changed.
     ///
     /// # Errors
-    /// The record could not be made durable, for another reason than want of space; then nothing was
-    /// done.
+    /// The record could not be made durable, for another reason than want of space; then nothing
+    /// was done.
     pub fn perform(&self, job: &Job) -> std::io::Result<Finished> {
         let (vm, generation, step) = (job.vm.id, job.tags.generation, job.action.step());
         if let Some(outcome) = self.write_down(&job.record)? {

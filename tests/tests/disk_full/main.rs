@@ -91,7 +91,7 @@ macro_rules! operations {
 
 operations! {
     ImportImage: a_disk_that_is_full_at_any_write_of_an_import_says_so_and_no_image_is_there;
-    TakeInDownload: a_disk_that_is_full_at_any_write_of_a_download_says_so_and_keeps_what_was_fetched;
+    TakeInDownload: a_disk_that_is_full_at_any_write_of_a_download_says_so_and_keeps_what_came;
     MakeDisk: a_disk_that_is_full_at_any_write_of_a_vms_disk_says_so_and_no_disk_is_there;
     MakeSeed: a_disk_that_is_full_at_any_write_of_a_seed_says_so_and_no_seed_is_there;
     MakeVolume: a_disk_that_is_full_at_any_write_of_a_volume_says_so_and_no_volume_is_there;
