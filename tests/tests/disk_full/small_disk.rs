@@ -81,10 +81,13 @@ impl SmallDisk {
         }
     }
 
-    /// Somebody has made room.
+    /// Somebody has made room: at once, also if a child that another thread has just begun still
+    /// holds the file.
     pub(crate) fn free(&self) {
         for entry in fs::read_dir(self.ballast()).unwrap() {
-            fs::remove_file(entry.unwrap().path()).unwrap();
+            let path = entry.unwrap().path();
+            File::options().write(true).open(&path).unwrap().set_len(0).unwrap();
+            fs::remove_file(path).unwrap();
         }
     }
 
