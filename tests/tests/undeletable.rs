@@ -29,7 +29,6 @@ use dagger_payload::kind::{ReportPhase, StopManner, VmImage};
 use dagger_payload::object::Wanted;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
-use virt::connect::Connect;
 
 use self::half::{Half, reported, store_image};
 use self::versions::{HERE, attested};
@@ -69,7 +68,6 @@ fn disk(directory: &Path, vm: VmId) -> PathBuf {
 
 async fn delete_all_with_one_in_the_way() {
     enter_namespace();
-    let _paper = Connect::open(Some(PAPER)).unwrap();
     let host = tempfile::tempdir().unwrap();
     let image = store_image(host.path(), 64 << 10);
     let backend = Backend::Libvirt { uri: PAPER.to_owned(), accelerator: Accelerator::Tcg };

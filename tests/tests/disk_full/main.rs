@@ -25,7 +25,6 @@ use dagger_agent::machines::{Accelerator, Backend};
 use dagger_payload::id::VmId;
 use dagger_payload::kind::{ReportPhase, StopManner};
 use dagger_payload::object::Wanted;
-use virt::connect::Connect;
 
 use self::half::{Half, store_image};
 use self::operations::{Host, Operation};
@@ -117,7 +116,6 @@ enum Full {
 
 /// A VM is asked for while the directory is full, and runs once it is not.
 async fn live_with(full: Full) {
-    let _paper = Connect::open(Some(PAPER)).unwrap();
     let (disk, base) = (SmallDisk::new(), tempfile::tempdir().unwrap());
     let image = store_image(base.path(), 64 << 10);
     let (name, at) = match full {
