@@ -1,5 +1,6 @@
 //! Everything of a host that writes to its disks, with what has to be there before.
 
+use std::cell::OnceCell;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,7 +9,7 @@ use dagger_agent::actuator::disks::{Disks, SeedContents};
 use dagger_agent::actuator::store::StoredDisks;
 use dagger_agent::controller::DiskRule;
 use dagger_agent::controller::proof::RestoreProof;
-use dagger_images::ImportDirectories;
+use dagger_images::{ImportDirectories, Incoming};
 use dagger_payload::id::{Generation, ImageDigest, LedgerTime, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::{ImageFormat, VmImage};
 use dagger_payload::volume::{Origin, Snapshot, VolumeDisk, VolumeWanted};
@@ -47,6 +48,8 @@ pub(crate) struct Host<'a> {
     disks: StoredDisks,
     source: TempDir,
     image: VmImage,
+    /// What was fetched; whoever has it holds its lock.
+    incoming: OnceCell<Incoming>,
 }
 
 impl<'a> Host<'a> {
@@ -61,7 +64,7 @@ impl<'a> Host<'a> {
         };
         let imports = ImportDirectories::new(vec![source.path().to_owned()]);
         let disks = StoredDisks::open(&disk.path().join("storage"), HERE, imports).unwrap();
-        Self { disk, disks, source, image }
+        Self { disk, disks, source, image, incoming: OnceCell::new() }
     }
 
     fn import(&self) -> Result<(), String> {
@@ -135,8 +138,9 @@ impl Operation {
             Self::ImportImage | Self::MakeSeed | Self::MakeVolume => {}
             Self::TakeInDownload => {
                 let incoming = host.disks.image_store().incoming(host.image.digest).unwrap();
+                let incoming = host.incoming.get_or_init(|| incoming.unwrap());
                 let fetched = fs::read(host.source.path().join("image.raw")).unwrap();
-                fs::write(incoming.unwrap().path(), fetched).unwrap();
+                fs::write(incoming.path(), fetched).unwrap();
             }
             Self::MakeDisk => host.import().unwrap(),
             Self::GrowVolume => {
@@ -160,9 +164,8 @@ impl Operation {
         let done = match self {
             Self::ImportImage => return host.import(),
             Self::TakeInDownload => {
-                let store = disks.image_store();
-                let incoming = store.incoming(host.image.digest).unwrap().unwrap();
-                let taken = store.take_in(&incoming, host.image.digest);
+                let incoming = host.incoming.get().unwrap();
+                let taken = disks.image_store().take_in(incoming, host.image.digest);
                 return taken.map_err(|error| format!("{}: {error}", error.code()));
             }
             Self::MakeDisk => disks.ensure_disk(VM, &host.image, 1, DiskRule::MayMake),
