@@ -87,6 +87,7 @@ soak: build debian-image ## the long simulations (SEEDS=1000 for each size), hos
 
 bench: ## what judging and the agent cost, as JSON, each figure beside a bound measured in the same run
 	@$(CARGO) bench --locked -p dagger-processor --bench judge
+	@$(CARGO) build --locked --release --bins
 	@$(CARGO) bench --locked -p dagger-tests --bench agent
 
 release: ## optimised binaries, as they are installed

@@ -117,6 +117,10 @@ impl Parts {
             Err(problem) if problem.code.is_refusal() => {
                 Fetched::Refused(format!("image_refused: {problem}"))
             }
+            // Its own code says what is to be done.
+            Err(problem) if problem.code == FetchCode::DiskFull => {
+                Fetched::Unavailable(problem.to_string())
+            }
             Err(problem) => Fetched::Unavailable(format!("image_missing: {problem}")),
         }
     }
@@ -127,7 +131,8 @@ impl Parts {
         };
         let (store, image) = (Arc::clone(&self.store), job.image);
         let incoming = tokio::task::spawn_blocking(move || store.incoming(image)).await;
-        let incoming = incoming.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+        let incoming =
+            incoming.map_err(|error| failed(&error))?.map_err(|error| not_kept(&error))?;
         let incoming = incoming.ok_or_else(|| {
             let detail = "another process of this host fetches it";
             FetchProblem::new(FetchCode::Busy, detail)
@@ -139,13 +144,7 @@ impl Parts {
         self.follow(conversation, &request).await?;
         let store = Arc::clone(&self.store);
         let taken = tokio::task::spawn_blocking(move || take_in(&store, incoming, image)).await;
-        taken.map_err(|error| failed(&error))?.map_err(|error| match error {
-            ImageError::DigestDiffers { .. } => {
-                let detail = "what was fetched is another file than was registered";
-                FetchProblem::new(FetchCode::DigestDiffers, detail)
-            }
-            other => failed(&other),
-        })
+        taken.map_err(|error| failed(&error))?.map_err(|error| not_kept(&error))
     }
 
     fn request(&self, job: &FetchJob) -> FetchRequest {
@@ -207,6 +206,18 @@ impl Parts {
             tracing::warn!(%image, %error, "what was fetched of an image cannot be removed");
         }
         Fetched::Stopped
+    }
+}
+
+/// Why the store does not keep what was fetched.
+fn not_kept(error: &ImageError) -> FetchProblem {
+    match error {
+        ImageError::DigestDiffers { .. } => {
+            let detail = "what was fetched is another file than was registered";
+            FetchProblem::new(FetchCode::DigestDiffers, detail)
+        }
+        full if full.is_for_want_of_space() => FetchProblem::new(FetchCode::DiskFull, full),
+        other => FetchProblem::new(FetchCode::FileFailed, other),
     }
 }
 

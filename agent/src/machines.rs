@@ -50,6 +50,11 @@ const INPUTS_WAITING_MAX: usize = 1024;
 const ORDERS_TOGETHER_MAX: usize = 256;
 /// How long steps under way may take to end when the agent stops.
 const STEPS_END_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long the journal may have no space before the agent gives up, which its service manager
+/// then starts again.
+const JOURNAL_SPACE_WAIT_MAX: Duration = Duration::from_secs(600);
+/// How often it is tried meanwhile.
+const JOURNAL_SPACE_LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What the machines' half needs to know.
 #[derive(Debug, Clone)]
@@ -444,16 +449,30 @@ impl Machines {
         self.outbox.insert(report.subject(), report);
     }
 
-    /// Writes to the journal away from the other tasks, but before anything that follows.
+    /// Writes to the journal away from the other tasks, but before anything that follows: where
+    /// there is no space for it, that has to wait for some.
     async fn write(
         &self,
-        write: impl FnOnce(&Journal) -> std::io::Result<()> + Send + 'static,
+        write: impl Fn(&Journal) -> std::io::Result<()> + Clone + Send + 'static,
     ) -> Result<(), Broken> {
-        let journal = self.journal.clone();
-        tokio::task::spawn_blocking(move || write(&journal))
-            .await
-            .map_err(|error| Broken::Task(error.to_string()))?
-            .map_err(Broken::StateDirectory)
+        let began = Instant::now();
+        loop {
+            let (journal, write) = (self.journal.clone(), write.clone());
+            let written = tokio::task::spawn_blocking(move || write(&journal)).await;
+            let error = match written.map_err(|error| Broken::Task(error.to_string()))? {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let may_pass = dagger_images::is_for_want_of_space(&error);
+            if !may_pass || began.elapsed() >= JOURNAL_SPACE_WAIT_MAX {
+                return Err(Broken::StateDirectory(error));
+            }
+            tracing::error!(%error, "disk_full: nothing goes on before the journal is written");
+            tokio::select! {
+                () = tokio::time::sleep(JOURNAL_SPACE_LOOK_EVERY) => {}
+                () = self.stop.cancelled() => return Err(Broken::StateDirectory(error)),
+            }
+        }
     }
 
     fn show(&self) {

@@ -134,7 +134,27 @@ pub enum ImageError {
     },
 }
 
+/// Whether the file system refused because it has no space, or none for this user.
+pub fn is_for_want_of_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// How the C library puts the same.
+const NO_SPACE: [&str; 2] = ["No space left on device", "Disk quota exceeded"];
+
 impl ImageError {
+    /// Whether nothing more can be written where it was to be: there is no space, or none for this
+    /// user. That passes.
+    pub fn is_for_want_of_space(&self) -> bool {
+        match self {
+            Self::File { source, .. } => is_for_want_of_space(source),
+            Self::NoRoom { .. } => true,
+            // Tools end with one status for everything; ours speak English.
+            Self::Tool { message, .. } => NO_SPACE.iter().any(|text| message.contains(text)),
+            _ => false,
+        }
+    }
+
     /// The stable code.
     pub fn code(&self) -> &'static str {
         match self {
@@ -151,6 +171,7 @@ impl ImageError {
             Self::CopyTooLarge { .. } => "copy_too_large",
             Self::NoRoom { .. } => "no_room",
             Self::Seed(_) => "seed_invalid",
+            Self::Tool { .. } | Self::File { .. } if self.is_for_want_of_space() => "disk_full",
             Self::Tool { .. } => "disk_tool_failed",
             Self::ToolTooSlow { .. } => "disk_tool_too_slow",
             Self::File { .. } => "disk_file_failed",

@@ -132,6 +132,8 @@ pub enum FetchCode {
     Truncated,
     /// The file cannot be read or written.
     FileFailed,
+    /// There is no space for the file.
+    DiskFull,
     /// The request is not in form.
     RequestMalformed,
     /// The helper cannot be started, or ended without a word.
@@ -157,9 +159,15 @@ impl FetchCode {
             Self::Stalled => "stalled",
             Self::Truncated => "truncated",
             Self::FileFailed => "file_failed",
+            Self::DiskFull => "disk_full",
             Self::RequestMalformed => "request_malformed",
             Self::HelperFailed => "helper_failed",
         }
+    }
+
+    /// Whether the trouble is this host's own file: no other source changes that.
+    pub fn is_of_the_file(self) -> bool {
+        matches!(self, Self::FileFailed | Self::DiskFull)
     }
 
     /// Whether asking the same source again gives the same answer.
@@ -181,6 +189,7 @@ impl FetchCode {
             | Self::Stalled
             | Self::Truncated
             | Self::FileFailed
+            | Self::DiskFull
             | Self::HelperFailed => false,
         }
     }

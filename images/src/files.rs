@@ -226,7 +226,7 @@ pub fn quarantine(path: &Path) -> Result<Option<PathBuf>, ImageError> {
             Err(error) => return Err(error),
         }
     }
-    let full = io::Error::new(io::ErrorKind::StorageFull, "too many of this name");
+    let full = io::Error::other("too many of this name");
     Err(ImageError::file("cannot quarantine", path)(full))
 }
 

@@ -33,7 +33,7 @@ pub mod tool;
 
 pub use consoles::ConsoleStore;
 pub use disks::{Disk, DiskStore, FlatDisk, Outcome};
-pub use error::{ImageError, Kind};
+pub use error::{ImageError, Kind, is_for_want_of_space};
 pub use header::{Geometry, HeaderRefusal};
 pub use import::{ImportDirectories, SourceRefusal};
 pub use incoming::Incoming;

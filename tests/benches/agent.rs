@@ -2,6 +2,8 @@
 //!
 //! Each figure stands beside a bound that was measured in the same run: the plain libvirt client
 //! starting the same machine, `qemu-img` making the same disk, libvirt's own share of the memory.
+//! The memory is that of a daemon of its own: the programs have to be built before, in the same
+//! profile.
 //! Names after `--` choose parts: `start`, `clone`, `memory`; with `--test` each is only tried.
 //! `start` needs root, for a libvirtd of its own.
 
@@ -29,6 +31,7 @@ use dagger_images::ImportDirectories;
 use dagger_payload::id::VmId;
 use dagger_payload::kind::{ReportPhase, StopManner, VmImage};
 use dagger_payload::object::Wanted;
+use dagger_tests::cluster::{Cluster, Role};
 use dagger_tests::libvirtd::Libvirtd;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -233,9 +236,9 @@ fn overlay_by_hand(image: &Path, overlay: &Path, size_gib: u64) -> Duration {
     took
 }
 
-/// The resident set of this process.
-fn resident_kib() -> f64 {
-    let text = std::fs::read_to_string("/proc/self/status").unwrap();
+/// The resident set of a process.
+fn resident_kib(process: &str) -> f64 {
+    let text = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
     line.split_whitespace().next().unwrap().parse().unwrap()
 }
@@ -252,45 +255,73 @@ fn paper(number: usize) -> String {
     )
 }
 
-/// The machines' half with many machines on paper, of which libvirt keeps its share in this process
-/// too: the same machines defined by the plain client are what that is.
-fn memory(runtime: &tokio::runtime::Runtime, extent: Extent) -> Value {
+/// What libvirt's test driver keeps of each machine in the process that it is in, in KiB: it is a
+/// part of this process while the plain client defines the machines, and a part of the agent when
+/// that does. (Other drivers are in a daemon of libvirt's.)
+fn libvirts_share_kib(vms: usize) -> f64 {
     let connection = Connect::open(Some(PAPER)).unwrap();
-    let vms = extent.of(VMS);
-    let before = resident_kib();
+    let before = resident_kib("self");
     for number in 0..vms {
         connection.define_domain_xml(&paper(number)).unwrap().create().unwrap();
     }
-    let libvirts = (resident_kib() - before) / vms as f64;
-    let host = directory();
-    let image = store_image(host.path(), 1 << 20);
-    let (idle, grown) = runtime.block_on(async {
-        let mut half = Half::start(host.path(), libvirt(PAPER), &[]).await;
-        // Once through everything, so that what is made once is there.
-        ask(&mut half, &version(&image, vms, Wanted::Running, 1), ReportPhase::Running).await;
-        let idle = resident_kib();
-        for number in 0..vms {
-            half.vm(&version(&image, number, Wanted::Running, 1)).await;
-        }
-        for _ in 0..vms {
-            assert_eq!(half.report().await.phase, ReportPhase::Running);
-        }
-        let grown = resident_kib() - idle;
-        half.end().await;
-        (idle, grown)
+    (resident_kib("self") - before) / vms as f64
+}
+
+/// Orders machines with these numbers and waits until all are reported running.
+fn run_machines(cluster: &Cluster, numbers: std::ops::Range<usize>) {
+    let key = cluster.file("keys/developer.pub");
+    let all = numbers.end;
+    for number in numbers {
+        let name = format!("vm-{number}");
+        let size = ["--cpus", "1", "--memory", "64MiB", "--disk", "1GiB"];
+        let order = ["vm", "create", &name, "--image", "op1/small", "--ssh-key", &key];
+        cluster.must(&[&order[..], &size, &["--wait", "ordered"]].concat());
+    }
+    cluster.until("all machines run", || {
+        let shown = cluster.json(&["vm", "ls"]);
+        let running = |vm: &&Value| vm["state"] == "running" && vm["sight"] == "running";
+        let shown = shown.as_array().unwrap();
+        (shown.iter().filter(running).count() == all).then_some(())
     });
-    let per_vm = grown / vms as f64 - libvirts;
-    let idle_mib = (idle - libvirts * vms as f64) / 1024.0;
+}
+
+/// The whole daemon of a cluster of one host, with many machines on paper: its read model, its API
+/// and its verification of the ledger, as it grows and as it is after it has begun anew.
+fn memory(_: &tokio::runtime::Runtime, extent: Extent) -> Value {
+    let vms = extent.of(VMS);
+    let libvirts = libvirts_share_kib(vms);
+    let room = ["--host-cpus", "512", "--host-memory", "64GiB", "--host-disk", "512GiB"];
+    let cluster = Cluster::start_with(1, &[&["test"], &room[..]].concat(), &[]);
+    let (developer, operator) = (cluster.file("keys/developer.pub"), cluster.file("keys/op1"));
+    let quota = ["--cpus", "512", "--memory", "64GiB", "--disk", "512GiB", "--vms", "512"];
+    let grant = ["account", "grant", &developer, "--operator-key", &operator];
+    cluster.must(&[&grant[..], &quota].concat());
+    cluster.register_paper_image();
+    let resident = || resident_kib(&cluster.pid(Role::Agent, 1).to_string());
+    // Once through everything, so that what is made once is there.
+    run_machines(&cluster, 0..1);
+    let idle = resident() - libvirts;
+    run_machines(&cluster, 1..vms + 1);
+    let grown = resident() - libvirts * (vms + 1) as f64;
+    cluster.kill(Role::Agent, 1);
+    cluster.restart(Role::Agent, 1);
+    run_machines(&cluster, vms + 1..vms + 1);
+    // Machines on paper went with the process that had them; all are made again.
+    let again = resident() - libvirts * (vms + 1) as f64;
+    let allowed = MEMORY_GOAL_MIB * 1024.0 + MEMORY_GOAL_KIB_PER_VM * vms as f64;
     let rounded = |value: f64| (value * 10.0).round() / 10.0;
     json!({
         "vms": vms,
-        "idle_mib": rounded(idle_mib),
+        "idle_mib": rounded(idle / 1024.0),
         "goal_idle_mib_max": MEMORY_GOAL_MIB,
-        "per_vm_kib": rounded(per_vm),
-        "bound_per_vm_kib": rounded(libvirts),
+        "per_vm_kib": rounded((grown - idle) / vms as f64),
         "goal_per_vm_kib_max": MEMORY_GOAL_KIB_PER_VM,
-        "is_within_goal": idle_mib <= MEMORY_GOAL_MIB && per_vm <= MEMORY_GOAL_KIB_PER_VM,
-        "note": "resident set of the machines' half, without API and read model; the bound is \
-                 what libvirt's test driver keeps of each machine in the same process",
+        "with_vms_mib": rounded(grown / 1024.0),
+        "with_vms_after_restart_mib": rounded(again / 1024.0),
+        "goal_with_vms_mib_max": rounded(allowed / 1024.0),
+        "libvirts_share_per_vm_kib": rounded(libvirts),
+        "is_within_goal": grown <= allowed && again <= allowed && idle <= MEMORY_GOAL_MIB * 1024.0,
+        "note": "resident set of the daemon, without what libvirt's test driver keeps of each \
+                 machine in the same process, which the plain client shows in another",
     })
 }

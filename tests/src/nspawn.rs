@@ -131,6 +131,15 @@ impl Machine {
         self.root.join(FOLDER).join(name)
     }
 
+    /// Installs a program at this path below the machine's root.
+    ///
+    /// # Errors
+    /// It cannot be read or written.
+    pub fn add(&self, program: &Path, path: &str) -> anyhow::Result<()> {
+        let to = self.root.join(path);
+        succeed(privileged("install").args(["-D", "-m", "755"]).arg(program).arg(to)).map(drop)
+    }
+
     /// Writes a file below the machine's root, readable by all.
     fn write(&self, path: &str, text: &str) -> anyhow::Result<()> {
         let mut file = tempfile::NamedTempFile::new().context("cannot make a file")?;

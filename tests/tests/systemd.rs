@@ -1,10 +1,12 @@
 //! The units, installed into a Debian machine and run by its systemd.
 //!
 //! Setting: a minimal Debian 12 tree, `make install` into it, systemd as PID 1 in a container, a
-//! cluster of this one host, libvirt's test driver. Pinned: the units start in order with their
-//! sockets, keys and directories, a VM is made through all of them, they come back by themselves
-//! after a reboot, and the walls around each daemon hold from inside.
+//! cluster of this one host, libvirt's test driver or the program that behaves like Cloud
+//! Hypervisor. Pinned: the units start in order with their sockets, keys and directories, a VM is
+//! made through all of them, they come back by themselves after a reboot, the walls around each
+//! daemon hold from inside, and Cloud Hypervisor's machines are units of their own.
 
+use std::path::Path;
 use std::time::Duration;
 
 use dagger_tests::built;
@@ -37,6 +39,14 @@ fn a_host_under_systemd_makes_a_vm_and_comes_back_by_itself_after_a_reboot() {
 #[test]
 fn the_walls_around_each_daemon_hold_and_a_daemon_that_ends_comes_back() {
     run(&machine(), include_str!("systemd/walls.sh")).succeeded();
+}
+
+#[test]
+fn machines_of_cloud_hypervisor_are_units_in_walls_that_outlive_the_agent_and_leave_nothing() {
+    let machine = machine();
+    let program = Path::new(env!("CARGO_BIN_EXE_cloud-hypervisor-contract"));
+    machine.add(program, "usr/bin/cloud-hypervisor").expect("it is installed");
+    run(&machine, include_str!("systemd/machines.sh")).succeeded();
 }
 
 #[test]

@@ -53,6 +53,9 @@ pub enum DiskError {
     /// The disk existed and is gone: making an empty one would hide the loss.
     #[error("disk_missing: {0}")]
     DiskMissing(String),
+    /// There is no space for it now; nothing of it is left.
+    #[error("disk_full: {0}")]
+    Full(String),
     /// It did not work this time.
     #[error("disk_failed: {0}")]
     Failed(String),

@@ -25,7 +25,7 @@ use crate::hypervisor::{
     DirectBoot, GivenVolume, Hypervisor, HypervisorError, LiveCopy, Machine, MachineSpecification,
     Power, Tags,
 };
-use crate::journal::Journal;
+use crate::journal::{Journal, Record};
 use crate::network::{NetworkError, Networks};
 use crate::observation::Tickets;
 
@@ -54,26 +54,30 @@ impl Performer {
     /// changed.
     ///
     /// # Errors
-    /// The record could not be made durable; then nothing was done.
+    /// The record could not be made durable, for another reason than want of space; then nothing
+    /// was done.
     pub fn perform(&self, job: &Job) -> std::io::Result<Finished> {
-        self.journal.write(&job.record)?;
-        let step = job.action.step();
+        let (vm, generation, step) = (job.vm.id, job.tags.generation, job.action.step());
+        if let Some(outcome) = self.write_down(&job.record)? {
+            return Ok(Finished { vm, generation, step, outcome, sighting: None });
+        }
         let outcome = self.act(job);
         if let Action::Destroy(proof) | Action::AskShutdown(proof) = &job.action {
             tracing::info!(vm = %job.vm.id, ?step, by = %proof, ?outcome, "acted on an order to stop");
         }
         let (outcome, sighting) = self.checked(outcome, step, &job.tags);
-        let (vm, generation) = (job.vm.id, job.tags.generation);
         Ok(Finished { vm, generation, step, outcome, sighting })
     }
 
     /// Writes the job's record, switches the machine off as far as is asked, and looks at it.
     ///
     /// # Errors
-    /// The record could not be made durable; then nothing was done.
+    /// As [`Performer::perform`].
     pub fn halt(&self, job: &HaltJob) -> std::io::Result<Finished> {
-        self.journal.write(&job.record)?;
         let (vm, generation, step) = (job.record.vm, job.generation, job.rung.step());
+        if let Some(outcome) = self.write_down(&job.record)? {
+            return Ok(Finished { vm, generation, step, outcome, sighting: None });
+        }
         let done = match job.rung {
             Rung::Ask => self.hypervisor.ask_shutdown(&job.proof),
             Rung::Destroy => self.hypervisor.destroy(&job.proof),
@@ -84,6 +88,19 @@ impl Performer {
         let tags = Tags { host, vm, generation, payload };
         let (outcome, sighting) = self.checked(outcome, step, &tags);
         Ok(Finished { vm, generation, step, outcome, sighting })
+    }
+
+    /// Makes the record durable. Where there is no space for it nothing may be done: how the step
+    /// ended then.
+    fn write_down(&self, record: &Record) -> std::io::Result<Option<Outcome>> {
+        match self.journal.write(record) {
+            Ok(()) => Ok(None),
+            Err(error) if dagger_images::is_for_want_of_space(&error) => {
+                let reason = format!("disk_full: the step cannot be written down: {error}");
+                Ok(Some(Outcome::Retryable(reason)))
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Looks, and takes a step for done only if what is seen agrees.
@@ -378,8 +395,10 @@ fn disk_outcome(result: Result<(), DiskError>) -> Outcome {
         ) => Outcome::Terminal(error.to_string()),
         // A file may come, or come again.
         Err(
-            error
-            @ (DiskError::ImageMissing(_) | DiskError::ImageDamaged(_) | DiskError::Failed(_)),
+            error @ (DiskError::ImageMissing(_)
+            | DiskError::ImageDamaged(_)
+            | DiskError::Full(_)
+            | DiskError::Failed(_)),
         ) => Outcome::Retryable(error.to_string()),
     }
 }

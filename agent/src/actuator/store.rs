@@ -133,13 +133,15 @@ impl StoredDisks {
     /// registers an image names its sources, so they are opened only where this host's operator
     /// allows it, and nothing of another file's contents is told. Sources on the network are not
     /// for the agent, which has none: what is in no file here is fetched by a helper.
-    fn import(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), String> {
+    fn import(&self, image: &VmImage, sources: &[ImageSource]) -> Result<(), DiskError> {
         let mut last = ImageError::Missing(image.digest).to_string();
         for source in sources.iter().map(ImageSource::as_str).filter(|text| text.starts_with('/')) {
             let (format, digest) = (image.format, Some(image.digest));
             let told = match self.imports.open(Path::new(source)) {
                 Ok(file) => match self.images.import_from(file, format, digest) {
                     Ok(_) => return Ok(()),
+                    // No other source would help, nor a download.
+                    Err(error) if error.is_for_want_of_space() => return Err(disk_error(&error)),
                     Err(error) => {
                         tracing::warn!(source, %error, "an image source does not serve");
                         told(&error)
@@ -152,7 +154,7 @@ impl StoredDisks {
             };
             last = format!("{source}: {told}");
         }
-        Err(last)
+        Err(self.missing(image, last))
     }
 
     fn missing(&self, image: &VmImage, why: String) -> DiskError {
@@ -215,13 +217,9 @@ impl Disks for StoredDisks {
             Err(ImageError::Missing(_)) => {}
             Err(error) => return Err(disk_error(&error)),
         }
-        match self.import(image, sources) {
-            Ok(()) => {
-                let stored = self.verified(image).map_err(|error| disk_error(&error))?;
-                as_registered(&stored, image)
-            }
-            Err(why) => Err(self.missing(image, why)),
-        }
+        self.import(image, sources)?;
+        let stored = self.verified(image).map_err(|error| disk_error(&error))?;
+        as_registered(&stored, image)
     }
 
     fn ensure_disk(
@@ -474,6 +472,10 @@ fn told(error: &ImageError) -> String {
 pub(crate) fn disk_error(error: &ImageError) -> DiskError {
     let text = told(error);
     match error {
+        full if full.is_for_want_of_space() => DiskError::Full(match full.code() {
+            "disk_full" => text,
+            code => format!("{code}: {text}"),
+        }),
         ImageError::Missing(_) => DiskError::ImageMissing(text),
         ImageError::Damaged { .. } => DiskError::ImageDamaged(text),
         ImageError::DigestDiffers { .. }

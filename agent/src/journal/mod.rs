@@ -94,12 +94,11 @@ impl Journal {
             record.keep_words_of(&there);
         }
         let bytes = serde_json::to_vec_pretty(&record)?;
-        let mut options = OpenOptions::new();
-        let mut file =
-            options.write(true).create(true).truncate(true).mode(0o600).open(&partial)?;
-        file.write_all(&bytes)?;
-        file.sync_all()?;
-        fs::rename(&partial, &path)?;
+        if let Err(error) = write_new(&partial, &bytes).and_then(|()| fs::rename(&partial, &path)) {
+            // A start removes it too; until then it would take space that others may need.
+            let _ = fs::remove_file(&partial);
+            return Err(error);
+        }
         self.sync_directory()
     }
 
@@ -123,6 +122,14 @@ impl Journal {
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.directory)?.sync_all()
     }
+}
+
+/// A file of its own each time: a sync that failed is never tried again on the same one.
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// One record, with everything checked that the file can get wrong.

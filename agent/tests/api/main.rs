@@ -15,6 +15,7 @@ mod fakes;
 mod fsck;
 mod http;
 mod images;
+mod lagging;
 mod local_stops;
 mod log;
 mod lookups;

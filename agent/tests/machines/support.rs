@@ -1,8 +1,8 @@
 //! Makers of attested VM versions, and the world that the crash tests run in.
 //!
 //! The hypervisor and the disks here are fakes in memory and say so by their names; they refuse
-//! what the real ones refuse, count what must happen once, and die at a chosen call, before or
-//! after its effect.
+//! what the real ones refuse, count what must happen once, and let the agent or the machine's
+//! process die at a chosen call, before or after its effect.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -174,29 +174,47 @@ pub(crate) fn ours(power: Power, generation: u64) -> Machine {
     Machine::Ours { power, tags: tags(generation) }
 }
 
-/// When the agent dies.
+/// Who dies when the fuse has burnt down.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Victim {
+    /// The agent: nothing that it asks for happens any more.
+    #[default]
+    Agent,
+    /// The hypervisor's process with the guest in it, once: a call that it carries out is cut off.
+    Process,
+}
+
+/// When somebody dies.
 #[derive(Debug, Default)]
 pub(crate) struct Fuse {
-    /// Points that are left before it dies; `None`: it lives.
+    pub(crate) victim: Victim,
+    /// Points that are left before that; `None`: never.
     pub(crate) left: Option<usize>,
     /// Points that were passed.
     pub(crate) passed: usize,
-    /// It died.
+    /// The agent died.
     pub(crate) dead: bool,
+    /// The process died, or would have if there was one.
+    pub(crate) has_struck: bool,
 }
 
 impl Fuse {
-    /// Passes a point; `true` when the agent is dead.
-    pub(crate) fn burn(&mut self) -> bool {
+    /// Passes a point; says who is dead, or dies now.
+    fn burn(&mut self) -> Option<Victim> {
         if self.dead {
-            return true;
+            return Some(Victim::Agent);
         }
         self.passed += 1;
-        if self.left == Some(0) {
-            self.dead = true;
+        let is_down = self.left == Some(0);
+        self.left = self.left.and_then(|left| left.checked_sub(1));
+        if !is_down {
+            return None;
         }
-        self.left = self.left.map(|left| left.saturating_sub(1));
-        self.dead
+        match self.victim {
+            Victim::Agent => self.dead = true,
+            Victim::Process => self.has_struck = true,
+        }
+        Some(self.victim)
     }
 }
 
@@ -244,6 +262,8 @@ pub(crate) struct FakeState {
     /// How often a machine was asked to copy a volume that it holds.
     pub(crate) live_copies: usize,
     pub(crate) power_cuts: usize,
+    /// How many guests were lost with their process.
+    pub(crate) processes_lost: usize,
     /// How many things were in quarantine and are gone for ever.
     pub(crate) collected: usize,
 }
@@ -271,6 +291,7 @@ impl FakeHost {
             starts: 0,
             live_copies: 0,
             power_cuts: 0,
+            processes_lost: 0,
             collected: 0,
         };
         Self { state: Mutex::new(state) }
@@ -287,22 +308,49 @@ impl FakeHost {
         effect: impl FnOnce(&mut FakeState) -> Result<T, E>,
     ) -> Result<T, E> {
         let mut state = self.state();
-        if state.fuse.burn() {
+        if state.burn() == Some(Victim::Agent) {
             return Err(died());
         }
         let done = effect(&mut state);
-        if state.fuse.burn() { Err(died()) } else { done }
+        if state.burn() == Some(Victim::Agent) { Err(died()) } else { done }
     }
 
+    /// A call to the hypervisor: it is cut off, whoever dies.
     fn machine<T>(
         &self,
         effect: impl FnOnce(&mut FakeState) -> Result<T, HypervisorError>,
     ) -> Result<T, HypervisorError> {
-        self.change(|| HypervisorError::Unavailable("the agent is dead".to_owned()), effect)
+        let cut_off = |victim| HypervisorError::Unavailable(format!("cut off: {victim:?}"));
+        let mut state = self.state();
+        if let Some(victim) = state.burn() {
+            return Err(cut_off(victim));
+        }
+        let done = effect(&mut state);
+        state.burn().map_or(done, |victim| Err(cut_off(victim)))
     }
 }
 
 impl FakeState {
+    /// Passes a point at which somebody may die.
+    pub(crate) fn burn(&mut self) -> Option<Victim> {
+        let victim = self.fuse.burn();
+        if victim == Some(Victim::Process) {
+            self.lose_processes();
+        }
+        victim
+    }
+
+    /// What is defined stays; what was in memory is gone.
+    fn lose_processes(&mut self) {
+        for machine in self.machines.values_mut() {
+            if let Machine::Ours { power: power @ (Power::Running | Power::Paused), .. } = machine {
+                *power = Power::Stopped;
+                self.processes_lost += 1;
+            }
+        }
+        self.given.clear();
+    }
+
     pub(crate) fn is_given(&self, volume: VolumeId) -> bool {
         self.given.values().any(|given| given.contains(&volume))
     }

@@ -39,7 +39,7 @@ pub async fn fetch(
         download.source = source;
         match download.ask_source().await {
             Ok(()) => return Ok(download.partial.bytes()),
-            Err(problem) if problem.code == FetchCode::FileFailed => return Err(problem),
+            Err(problem) if problem.code.is_of_the_file() => return Err(problem),
             Err(problem) => {
                 let trouble = FetchNews::Trouble { source, problem: problem.clone() };
                 download.teller.tell(&trouble).await;

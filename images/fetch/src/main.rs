@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use dagger_fetch::conversation::{self, Teller};
 use dagger_fetch::fetch::fetch;
-use dagger_images::fetch::{FetchCode, FetchNews, FetchProblem};
+use dagger_images::fetch::{FetchNews, FetchProblem};
 
 /// Fetches one image for dagger-agent, which has no network: by https, or from another host of the
 /// cluster, resuming what is kept, and verified while it streams.
@@ -62,7 +62,7 @@ async fn answer(
     let end = match fetched {
         Ok(bytes) => FetchNews::Done { bytes },
         Err(problem) => {
-            if problem.code == FetchCode::FileFailed {
+            if problem.code.is_of_the_file() {
                 eprintln!("dagger-fetch: {problem}");
             }
             FetchNews::Failed { problem }

@@ -93,7 +93,11 @@ impl Partial {
 }
 
 fn failed(error: &io::Error) -> FetchProblem {
-    FetchProblem::new(FetchCode::FileFailed, error)
+    let code = match dagger_images::is_for_want_of_space(error) {
+        true => FetchCode::DiskFull,
+        false => FetchCode::FileFailed,
+    };
+    FetchProblem::new(code, error)
 }
 
 #[cfg(test)]

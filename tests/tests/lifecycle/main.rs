@@ -9,15 +9,19 @@
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]
 
+mod disks;
 #[path = "../shared/half.rs"]
 mod half;
 mod outage;
+mod people;
 #[path = "../shared/program_under_test.rs"]
 mod program_under_test;
 mod scenarios;
 mod setting;
 #[path = "../shared/versions.rs"]
 mod versions;
+#[path = "../shared/volumes.rs"]
+mod volumes;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,6 +39,13 @@ const TOGETHER_MAX: usize = 3;
 
 /// What backends do not offer, with the code that says so.
 const NOT_OFFERED: &[(Scenario, &str, &str)] = &[
+    (Scenario::Console, "test:///", "console_unsupported"),
+    (Scenario::KeptWhileRunning, "test:///", "snapshot_while_off_only"),
+    (Scenario::KeptWhileRunning, "contract", "snapshot_while_off_only"),
+    (Scenario::KeptWhileRunning, "cloud-hypervisor", "snapshot_while_off_only"),
+    (Scenario::GrownWhileRunning, "test:///", "sizes_on_paper"),
+    (Scenario::GrownWhileRunning, "contract", "volumes_at_start_only"),
+    (Scenario::GrownWhileRunning, "cloud-hypervisor", "volumes_at_start_only"),
     (Scenario::VolumeWhileRunning, "test:///", "hypervisor_failed"),
     (Scenario::VolumeWhileRunning, "contract", "volumes_at_start_only"),
     (Scenario::VolumeWhileRunning, "cloud-hypervisor", "volumes_at_start_only"),
@@ -64,8 +75,8 @@ type Table = BTreeMap<(Scenario, usize), Verdict>;
 
 fn print(backends: &[Backend], table: &Table) {
     let line = |name: &str, cells: Vec<String>| {
-        let cells = cells.into_iter().map(|cell| format!("{cell:<36}"));
-        println!("{name:<58}{}", cells.collect::<String>().trim_end());
+        let cells = cells.into_iter().map(|cell| format!("{cell:<38} "));
+        println!("{name:<66}{}", cells.collect::<String>().trim_end());
     };
     line("", backends.iter().map(|backend| backend.name().to_owned()).collect());
     for scenario in Scenario::ALL {
@@ -90,10 +101,9 @@ async fn every_backend_lives_the_same_lives_or_says_in_a_code_what_it_does_not_o
         for scenario in Scenario::ALL {
             let (backend, turns) = (backend.clone(), Arc::clone(&turns));
             running.spawn(async move {
-                let turn = match scenario {
-                    // Waits half a minute for guests that ignore their button.
-                    Scenario::Rebooted => None,
-                    _ => Some(turns.acquire().await.unwrap()),
+                let turn = match scenario.only_waits() {
+                    true => None,
+                    false => Some(turns.acquire().await.unwrap()),
                 };
                 let setting = Setting::new(backend, scenario, at);
                 let lived = tokio::spawn(async move { scenario.live(&setting).await }).await;

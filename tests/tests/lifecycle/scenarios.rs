@@ -1,22 +1,26 @@
 //! The scenarios: what is asked for, and what must be seen of it on any backend.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::os::unix::fs::MetadataExt;
+use std::time::{Duration, Instant};
 
-use dagger_agent::handover::{AttestedVm, AttestedVolume};
-use dagger_payload::id::{AccountId, CommitIndex, Generation, VolumeId};
-use dagger_payload::kind::{Protection, ReportPhase, StopManner, VolumePhase};
+use dagger_agent::handover::AttestedVm;
+use dagger_api::Sight;
+use dagger_payload::id::Generation;
+use dagger_payload::kind::{ReportPhase, ReportVm, RestartPolicy, StopManner};
 use dagger_payload::object::Wanted;
-use dagger_payload::volume::{VmVolume, Volume, VolumeDisk, VolumeUse, VolumeWanted};
 
+use super::disks;
 use super::half::{Half, reported};
+use super::people;
 use super::setting::Setting;
-use super::versions::HERE;
 
 /// Longer than anything here takes on a busy machine.
 const WAIT_MAX: Duration = Duration::from_secs(120);
 /// Pause between two looks at something that has no event to wait for.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How long a guest has that was asked to stop.
+const SHUTDOWN_WAIT: Duration = Duration::from_secs(30);
 /// How many machines are adopted.
 const MANY: u8 = 20;
 
@@ -27,49 +31,106 @@ pub(crate) struct NotOffered(pub(crate) String);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Scenario {
     Created,
+    Stopped,
     Paused,
     Rebooted,
+    Resized,
     Killed,
+    KilledOnce,
+    MachineLost,
+    DiskLost,
+    StoppedByHand,
+    Console,
     VolumeAtStart,
     VolumeWhileRunning,
+    GrownWhileOff,
+    GrownWhileRunning,
+    PutBack,
+    KeptWhileRunning,
     Adopted,
 }
 
 impl Scenario {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Created,
+        Self::Stopped,
         Self::Paused,
         Self::Rebooted,
+        Self::Resized,
         Self::Killed,
+        Self::KilledOnce,
+        Self::MachineLost,
+        Self::DiskLost,
+        Self::StoppedByHand,
+        Self::Console,
         Self::VolumeAtStart,
         Self::VolumeWhileRunning,
+        Self::GrownWhileOff,
+        Self::GrownWhileRunning,
+        Self::PutBack,
+        Self::KeptWhileRunning,
         Self::Adopted,
     ];
 
     pub(crate) fn sentence(self) -> &'static str {
         match self {
             Self::Created => "a VM is created, stopped, started and deleted",
+            Self::Stopped => "a guest is asked to stop, and stopped after 30 s if deaf",
             Self::Paused => "a VM is paused, resumed, and deleted while paused",
             Self::Rebooted => "a VM is rebooted, whether its guest obeys or not",
+            Self::Resized => "a VM is resized as it runs, and larger from its next start",
             Self::Killed => "a machine that is killed runs again",
+            Self::KilledOnce => "a machine that is killed stays off if to be started once",
+            Self::MachineLost => "a machine that is gone is made again over its own disk",
+            Self::DiskLost => "a lost disk is told, and no empty one takes its place",
+            Self::StoppedByHand => "a VM is stopped by hand, and stays off until its owner acts",
+            Self::Console => "what a guest says is kept, and its console is typed at",
             Self::VolumeAtStart => "a volume comes with a start and goes with another",
             Self::VolumeWhileRunning => "a volume comes to a machine that runs",
+            Self::GrownWhileOff => "a volume of a VM that is off grows",
+            Self::GrownWhileRunning => "a volume of a machine that runs grows",
+            Self::PutBack => "a volume is kept, written to, and put back",
+            Self::KeptWhileRunning => "a volume of a machine that runs is kept",
             Self::Adopted => "20 VMs outlive the loss of the state directory",
         }
+    }
+
+    /// Whether it only waits most of its time: half a minute for guests that ignore their button.
+    pub(crate) fn only_waits(self) -> bool {
+        matches!(self, Self::Stopped | Self::Rebooted)
     }
 
     pub(crate) async fn live(self, setting: &Setting) -> Result<(), NotOffered> {
         match self {
             Self::Created => created(setting).await,
+            Self::Stopped => stopped(setting).await,
             Self::Paused => paused(setting).await,
             Self::Rebooted => rebooted(setting).await,
+            Self::Resized => resized(setting).await,
             Self::Killed => killed(setting).await,
-            Self::VolumeAtStart => volume_at_start(setting).await,
-            Self::VolumeWhileRunning => return volume_while_running(setting).await,
+            Self::KilledOnce => killed_once(setting).await,
+            Self::MachineLost => machine_lost(setting).await,
+            Self::DiskLost => disk_lost(setting).await,
+            Self::StoppedByHand => people::stopped_by_hand(setting).await,
+            Self::Console => return people::console(setting).await,
+            Self::VolumeAtStart => disks::volume_at_start(setting).await,
+            Self::VolumeWhileRunning => return disks::volume_while_running(setting).await,
+            Self::GrownWhileOff => disks::grown_while_off(setting).await,
+            Self::GrownWhileRunning => return disks::grown_while_running(setting).await,
+            Self::PutBack => disks::put_back(setting).await,
+            Self::KeptWhileRunning => return disks::kept_while_running(setting).await,
             Self::Adopted => adopted(setting).await,
         }
         Ok(())
     }
+}
+
+/// The code with which the reason of a report begins; what a hypervisor refuses stands behind the
+/// code for that.
+pub(crate) fn code_of(reason: Option<String>) -> String {
+    let reason = reason.expect("a reason");
+    let reason = reason.strip_prefix("hypervisor_refused: ").unwrap_or(&reason);
+    reason.split(':').next().unwrap_or_default().to_owned()
 }
 
 pub(crate) async fn until(what: &str, mut holds: impl FnMut() -> bool) {
@@ -112,6 +173,20 @@ async fn created(setting: &Setting) {
     half.end().await;
 }
 
+/// The button first; one that ignores it has its time, and is switched off then.
+async fn stopped(setting: &Setting) {
+    let (vm, mut half) = (setting.vm(0), setting.agent(&[]).await);
+    ask(&mut half, &setting.version(vm, Wanted::Running, 1), ReportPhase::Running).await;
+    let asked = Instant::now();
+    ask(&mut half, &setting.version(vm, Wanted::Stopped, 2), ReportPhase::Stopped).await;
+    assert_eq!(asked.elapsed() < SHUTDOWN_WAIT, setting.guest_obeys(), "{:?}", asked.elapsed());
+    assert_eq!(setting.start_of(vm), None);
+    ask(&mut half, &setting.version(vm, Wanted::Running, 3), ReportPhase::Running).await;
+    assert!(setting.start_of(vm).is_some());
+    ask(&mut half, &setting.version(vm, Wanted::Deleted, 4), ReportPhase::Deleted).await;
+    half.end().await;
+}
+
 async fn paused(setting: &Setting) {
     let (vm, mut half) = (setting.vm(0), setting.agent(&[]).await);
     ask(&mut half, &setting.version(vm, Wanted::Running, 1), ReportPhase::Running).await;
@@ -138,6 +213,26 @@ async fn rebooted(setting: &Setting) {
     half.end().await;
 }
 
+async fn resized(setting: &Setting) {
+    let larger = |wanted, generation| {
+        let mut version = forced(setting.version(setting.vm(0), wanted, generation));
+        version.vm.size.cpus = 2;
+        version.vm.size.memory_mib *= 2;
+        version
+    };
+    let (vm, mut half) = (setting.vm(0), setting.agent(&[]).await);
+    ask(&mut half, &setting.version(vm, Wanted::Running, 1), ReportPhase::Running).await;
+    let (first, before) = (setting.start_of(vm), setting.cpus_and_memory_mib(vm));
+    ask(&mut half, &larger(Wanted::Running, 2), ReportPhase::Running).await;
+    assert_eq!((setting.start_of(vm), setting.cpus_and_memory_mib(vm)), (first, before));
+    ask(&mut half, &larger(Wanted::Stopped, 3), ReportPhase::Stopped).await;
+    ask(&mut half, &larger(Wanted::Running, 4), ReportPhase::Running).await;
+    assert_eq!(setting.cpus_and_memory_mib(vm), (2, 2 * before.1));
+    assert_eq!(before.0, 1);
+    ask(&mut half, &setting.version(vm, Wanted::Deleted, 5), ReportPhase::Deleted).await;
+    half.end().await;
+}
+
 async fn killed(setting: &Setting) {
     let (vm, mut half) = (setting.vm(0), setting.agent(&[]).await);
     ask(&mut half, &setting.version(vm, Wanted::Running, 1), ReportPhase::Running).await;
@@ -150,116 +245,70 @@ async fn killed(setting: &Setting) {
     half.end().await;
 }
 
-/// A volume of one GiB that is being made.
-fn new_volume(setting: &Setting) -> AttestedVolume {
-    let vm = setting.version(setting.vm(0), Wanted::Running, 1).vm;
-    let volume = Volume {
-        id: VolumeId(setting.vm(99).0),
-        account: AccountId([5; 16]),
-        name: "data".parse().unwrap(),
-        generation: Generation(1),
-        created: vm.changed,
-        changed: vm.changed,
-        wanted: VolumeWanted::Kept,
-        size_gib: 1,
-        host: HERE,
-        used_by: VolumeUse::Free {},
-        disk: VolumeDisk::NotReported,
-        reported: None,
-        meter: dagger_payload::usage::Meter::NEW,
-        protection: Protection::Unprotected,
-        snapshots: Vec::new(),
-        restoring: None,
-        origin: None,
+/// It has run: its owner is told that it is off, and nobody starts it before he asks.
+async fn killed_once(setting: &Setting) {
+    let once = |wanted, generation| {
+        let mut version = forced(setting.version(setting.vm(0), wanted, generation));
+        version.vm.restart = RestartPolicy::Never;
+        version
     };
-    AttestedVolume { volume, commit: CommitIndex(1) }
+    let (vm, mut half) = (setting.vm(0), setting.agent(&[]).await);
+    ask(&mut half, &once(Wanted::Running, 1), ReportPhase::Running).await;
+    half.vm(&reported(&once(Wanted::Running, 1), ReportPhase::Running)).await;
+    setting.kill(vm);
+    let ReportVm { generation, phase, reason, .. } = half.report().await;
+    assert_eq!((generation.0, phase), (1, ReportPhase::Stopped), "{reason:?}");
+    // Neither this agent starts it nor the next.
+    half.end().await;
+    let mut half = setting.agent(&[reported(&once(Wanted::Running, 1), phase)]).await;
+    until("it is seen", || half.sight(vm) == Some(Sight::Stopped)).await;
+    assert_eq!(setting.start_of(vm), None);
+    ask(&mut half, &once(Wanted::Running, 2), ReportPhase::Running).await;
+    assert!(setting.start_of(vm).is_some());
+    ask(&mut half, &once(Wanted::Deleted, 3), ReportPhase::Deleted).await;
+    half.end().await;
 }
 
-/// The version in which the volume belongs to its user.
-fn attached(mut version: AttestedVolume, used_by: VolumeUse) -> AttestedVolume {
-    version.commit = version.commit.next();
-    version.volume.disk = VolumeDisk::Made;
-    version.volume.used_by = used_by;
-    version
+/// Somebody removes the machine with its definition, behind the agent's back.
+async fn machine_lost(setting: &Setting) {
+    let (vm, mut half) = (setting.vm(0), setting.agent(&[]).await);
+    ask(&mut half, &setting.version(vm, Wanted::Running, 1), ReportPhase::Running).await;
+    let (first, disk) = (setting.start_of(vm).expect("it runs"), setting.disk(vm));
+    let inode = || std::fs::metadata(&disk).unwrap().ino();
+    let before = inode();
+    setting.lose(vm);
+    let is_another = || setting.start_of(vm).is_some_and(|start| start != first);
+    until("it runs again", is_another).await;
+    assert_eq!(inode(), before, "it has another disk");
+    ask(&mut half, &setting.version(vm, Wanted::Deleted, 2), ReportPhase::Deleted).await;
+    half.end().await;
 }
 
-/// The version of a VM that has this volume from then on.
-fn with_volume(mut version: AttestedVm, volume: &AttestedVolume) -> AttestedVm {
-    let size_gib = volume.volume.size_gib;
-    version.vm.volumes = vec![VmVolume { volume: volume.volume.id, slot: 0, size_gib }];
-    version.vm.volumes_since = version.vm.generation;
-    version
-}
-
-/// The version of a VM that has no volume from then on.
-fn without_volumes(mut version: AttestedVm) -> AttestedVm {
-    version.vm.volumes_since = version.vm.generation;
-    version
-}
-
-async fn made_volume(setting: &Setting, half: &mut Half) -> AttestedVolume {
-    let volume = new_volume(setting);
-    half.volume(&volume).await;
-    assert_eq!(half.report_of_volume().await.phase, VolumePhase::Ready);
-    let vm = setting.vm(0);
-    let volume = attached(volume, VolumeUse::Attached { vm });
-    half.volume(&volume).await;
-    volume
-}
-
-fn file_of(setting: &Setting, volume: &AttestedVolume) -> std::path::PathBuf {
-    setting.path().join(format!("storage/disks/{HERE}-{}.volume", volume.volume.id))
-}
-
-async fn volume_at_start(setting: &Setting) {
+/// What is not there is not told as running, and what was on it is not replaced by nothing.
+async fn disk_lost(setting: &Setting) {
     let (vm, mut half) = (setting.vm(0), setting.agent(&[]).await);
     ask(&mut half, &setting.version(vm, Wanted::Running, 1), ReportPhase::Running).await;
     let off = forced(setting.version(vm, Wanted::Stopped, 2));
     ask(&mut half, &off, ReportPhase::Stopped).await;
-    let volume = made_volume(setting, &mut half).await;
-    let file = file_of(setting, &volume);
-    let off = with_volume(forced(setting.version(vm, Wanted::Stopped, 3)), &volume);
-    ask(&mut half, &off, ReportPhase::Stopped).await;
-    let mut on = setting.version(vm, Wanted::Running, 4);
-    (on.vm.volumes, on.vm.volumes_since) = (off.vm.volumes.clone(), off.vm.volumes_since);
-    ask(&mut half, &on, ReportPhase::Running).await;
-    assert!(setting.has_open(vm, &file), "the machine lacks its volume");
-    let mut off = forced(setting.version(vm, Wanted::Stopped, 5));
-    (off.vm.volumes, off.vm.volumes_since) = (on.vm.volumes.clone(), on.vm.volumes_since);
-    ask(&mut half, &off, ReportPhase::Stopped).await;
-    let on = without_volumes(setting.version(vm, Wanted::Running, 6));
-    ask(&mut half, &on, ReportPhase::Running).await;
-    assert!(!setting.has_open(vm, &file), "the machine kept a volume");
-    ask(&mut half, &setting.version(vm, Wanted::Deleted, 7), ReportPhase::Deleted).await;
-    assert!(file.exists(), "a volume went with its user");
-    half.end().await;
-}
-
-async fn volume_while_running(setting: &Setting) -> Result<(), NotOffered> {
-    let (vm, mut half) = (setting.vm(0), setting.agent(&[]).await);
-    ask(&mut half, &setting.version(vm, Wanted::Running, 1), ReportPhase::Running).await;
-    let first = setting.start_of(vm);
-    let volume = made_volume(setting, &mut half).await;
-    half.vm(&with_volume(setting.version(vm, Wanted::Running, 2), &volume)).await;
+    let (disk, away) = (setting.disk(vm), setting.path().join("away"));
+    std::fs::rename(&disk, &away).unwrap();
+    let on = setting.version(vm, Wanted::Running, 3);
+    half.vm(&on).await;
     let report = half.report().await;
-    // It runs on, whatever its host can do for it.
-    assert_eq!(setting.start_of(vm), first);
-    let offered = match report.phase {
-        ReportPhase::Running => {
-            assert!(setting.has_open(vm, &file_of(setting, &volume)), "it lacks its volume");
-            Ok(())
-        }
-        _ => {
-            assert_eq!(report.phase, ReportPhase::Degraded, "{report:?}");
-            let reason = report.reason.expect("a reason");
-            // What a hypervisor refuses stands behind the code for that.
-            let reason = reason.strip_prefix("hypervisor_refused: ").unwrap_or(&reason);
-            Err(NotOffered(reason.split(':').next().unwrap_or_default().to_owned()))
-        }
-    };
-    ask(&mut half, &setting.version(vm, Wanted::Deleted, 3), ReportPhase::Deleted).await;
+    assert_eq!((report.generation.0, report.phase), (3, ReportPhase::Degraded), "{report:?}");
+    assert_eq!(code_of(report.reason), "disk_missing");
+    // Nor does the next agent make one, whatever it remembers.
     half.end().await;
-    offered
+    std::fs::remove_dir_all(setting.path().join("state")).unwrap();
+    let mut half = setting.agent(&[reported(&on, ReportPhase::Degraded)]).await;
+    let report = half.report().await;
+    assert_eq!(report.phase, ReportPhase::Degraded, "{report:?}");
+    assert_eq!((setting.start_of(vm), disk.exists()), (None, false));
+    std::fs::rename(&away, &disk).unwrap();
+    ask(&mut half, &setting.version(vm, Wanted::Running, 4), ReportPhase::Running).await;
+    assert!(setting.start_of(vm).is_some());
+    ask(&mut half, &setting.version(vm, Wanted::Deleted, 5), ReportPhase::Deleted).await;
+    half.end().await;
 }
 
 /// No step that switches on or off was begun for it, only made sure that it has what it had.

@@ -2,6 +2,8 @@
 //!
 //! Owns the host's directory and, at the end, processes that a failed scenario left.
 
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use dagger_agent::handover::AttestedVm;
@@ -142,6 +144,48 @@ impl Setting {
         }
     }
 
+    /// Whether the guest switches itself off when its button is pressed. (On paper there is none,
+    /// and libvirt does as it would.)
+    pub(crate) fn guest_obeys(&self) -> bool {
+        matches!(self.backend, Backend::Qemu(_) | Backend::Paper)
+    }
+
+    /// Whether there are machines in libvirt's memory only.
+    pub(crate) fn is_on_paper(&self) -> bool {
+        self.backend == Backend::Paper
+    }
+
+    /// Whether the guest says again what is typed.
+    pub(crate) fn guest_echoes(&self) -> bool {
+        matches!(self.backend, Backend::Contract | Backend::Real)
+    }
+
+    /// What the guest has said.
+    pub(crate) fn said(&self, vm: VmId) -> String {
+        let path = self.path().join(format!("storage/consoles/{vm}.log"));
+        let said = std::fs::read(path).unwrap_or_default();
+        String::from_utf8_lossy(&said).into_owned()
+    }
+
+    /// What the machine that runs has, by its hypervisor's own word.
+    pub(crate) fn cpus_and_memory_mib(&self, vm: VmId) -> (u64, u64) {
+        if let Backend::Paper | Backend::Qemu(_) = self.backend {
+            let info = self.domain(vm).unwrap().info().unwrap();
+            return (u64::from(info.nr_virt_cpu), info.max_mem >> 10);
+        }
+        let seen = vm_info(&self.path().join(format!("vm/{vm}/api.sock")));
+        let number = |value: &serde_json::Value| value.as_u64().unwrap();
+        let config = &seen["config"];
+        (number(&config["cpus"]["boot_vcpus"]), number(&config["memory"]["size"]) >> 20)
+    }
+
+    /// How many files of this kind lie beside the disks.
+    pub(crate) fn files_of_disks(&self, extension: &str) -> usize {
+        let files = std::fs::read_dir(self.path().join("storage/disks")).unwrap();
+        let is_one = |path: PathBuf| path.extension().is_some_and(|it| it == extension);
+        files.filter(|entry| is_one(entry.as_ref().unwrap().path())).count()
+    }
+
     /// The machine ends at once, and nobody says so.
     pub(crate) fn kill(&self, vm: VmId) {
         match &self.backend {
@@ -150,6 +194,28 @@ impl Setting {
                 kill(Pid::from_raw(self.process(vm).unwrap()), Signal::SIGKILL).unwrap();
             }
         }
+    }
+
+    /// Somebody takes the machine away, with its definition.
+    pub(crate) fn lose(&self, vm: VmId) {
+        match &self.backend {
+            Backend::Paper | Backend::Qemu(_) => {
+                let domain = self.domain(vm).unwrap();
+                // It lives on without one, and with its end it is gone.
+                domain.undefine().unwrap();
+                domain.destroy().unwrap();
+            }
+            Backend::Contract | Backend::Real => {
+                let definition = self.path().join(format!("vm/{vm}/machine.json"));
+                std::fs::remove_file(definition).unwrap();
+                self.kill(vm);
+            }
+        }
+    }
+
+    /// The VM's disk.
+    pub(crate) fn disk(&self, vm: VmId) -> PathBuf {
+        self.path().join(format!("storage/disks/{HERE}-{vm}.qcow2"))
     }
 
     /// Whether the machine that runs has this file.
@@ -173,6 +239,20 @@ impl Setting {
     pub(crate) fn journal(&self, vm: VmId) -> PathBuf {
         self.path().join(format!("state/journal/{vm}.json"))
     }
+}
+
+/// What Cloud Hypervisor says of its machine. It ends its answer and not the connection.
+fn vm_info(socket: &Path) -> serde_json::Value {
+    let mut stream = UnixStream::connect(socket).unwrap();
+    stream.write_all(b"GET /api/v1/vm.info HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    let mut answer = BufReader::new(stream);
+    let mut line = String::new();
+    while line.trim_end() != "" || line.is_empty() {
+        line.clear();
+        answer.read_line(&mut line).unwrap();
+    }
+    let mut values = serde_json::Deserializer::from_reader(answer).into_iter();
+    values.next().unwrap().unwrap()
 }
 
 /// When a process began: another of its number began at another time.

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use dagger_agent::controller::{LocalPolicy, Retention};
 use dagger_agent::handover::{
-    AttestedVm, AttestedVolume, HostReport, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX,
-    Requests, SightBoard,
+    AttestedVm, AttestedVolume, ConsoleProblem, ConsoleRequest, ConsoleTyping, HostReport,
+    LocalStopRequest, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
 };
 use dagger_agent::machines::{Backend, Broken, MachineConfiguration, NetworkKind, run};
 use dagger_agent::one_shot::HelperConfiguration;
@@ -19,10 +19,11 @@ use dagger_images::ImageStore;
 use dagger_payload::id::{CommitIndex, Generation, OperatorId, VmId};
 use dagger_payload::key::SecretKey;
 use dagger_payload::kind::{
-    Capacity, GuestSubnet, ImageFormat, ReportPhase, ReportVm, ReportVolume, VmImage,
+    Capacity, GuestSubnet, ImageFormat, ReportPhase, ReportSnapshot, ReportVm, ReportVolume,
+    StopManner, VmImage,
 };
 use dagger_payload::object::{Agreement, Host, HostDuty, VmReport, Wanted};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -106,6 +107,8 @@ pub(crate) struct Half {
     orders: mpsc::Sender<Order>,
     reports: mpsc::Receiver<HostReport>,
     board: SightBoard,
+    consoles: mpsc::Sender<ConsoleRequest>,
+    local_stops: mpsc::Sender<LocalStopRequest>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), Broken>>,
 }
@@ -129,12 +132,14 @@ impl Half {
             policy: LocalPolicy::default(),
             retention: Retention::default(),
         };
-        // Requests that nobody makes.
-        let requests = Requests { consoles: mpsc::channel(1).1, local_stops: mpsc::channel(1).1 };
+        let (consoles, consoles_asked) = mpsc::channel(1);
+        let (local_stops, local_stops_asked) = mpsc::channel(1);
+        let requests = Requests { consoles: consoles_asked, local_stops: local_stops_asked };
         let board = SightBoard::default();
         let work =
             run(configuration, orders_told, reports_told, board.clone(), requests, stop.clone());
-        let half = Self { orders, reports, board, stop, running: tokio::spawn(work) };
+        let running = tokio::spawn(work);
+        let half = Self { orders, reports, board, consoles, local_stops, stop, running };
         half.order(Order::Host(Box::new(host()))).await;
         for version in history {
             half.vm(version).await;
@@ -173,6 +178,30 @@ impl Half {
             HostReport::Volume(report) => report,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// The next report, which is about a snapshot.
+    pub(crate) async fn report_of_snapshot(&mut self) -> ReportSnapshot {
+        match self.any_report().await {
+            HostReport::Snapshot(report) => report,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// The operator switches a machine off by hand; for which generation that counts.
+    pub(crate) async fn stop_by_hand(&self, vm: VmId, reason: &str) -> Generation {
+        let (reply, replied) = oneshot::channel();
+        let (manner, reason) = (StopManner::Forced, reason.to_owned());
+        let request = LocalStopRequest { vm, manner, reason, reply };
+        self.local_stops.send(request).await.unwrap();
+        replied.await.unwrap().unwrap()
+    }
+
+    /// Somebody sits down at a guest's console.
+    pub(crate) async fn console(&self, vm: VmId) -> Result<ConsoleTyping, ConsoleProblem> {
+        let (reply, replied) = oneshot::channel();
+        self.consoles.send(ConsoleRequest { vm, reply }).await.unwrap();
+        replied.await.unwrap()
     }
 
     /// Whether something was said that nobody has read.

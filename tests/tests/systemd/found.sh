@@ -13,6 +13,9 @@ wait_until() {
 }
 property() { systemctl show --value --property "$2" "$1"; }
 
+# What runs machines here, unless a script says otherwise.
+hypervisor() { sed -i 's|qemu:///system|test:///default|' /etc/dagger/agent.toml; }
+
 found() {
   systemd-sysusers dagger.conf
   systemd-tmpfiles --create dagger.conf
@@ -23,7 +26,7 @@ found() {
   install -m 600 "$keys/ledger" /etc/dagger/keys/ledger_key
   install -m 600 "$keys/agent" /etc/dagger/keys/agent_key
   cp /usr/share/dagger/{agent,ledger,processor}.toml /etc/dagger/
-  sed -i 's|qemu:///system|test:///default|' /etc/dagger/agent.toml
+  hypervisor
   # As udev leaves it, which a container has not.
   chmod 666 /dev/net/tun
   daggerctl genesis make --name one --operator "op1=$keys/operator.pub" \

@@ -361,7 +361,7 @@ impl Hypervisor for Libvirt {
         let (connection, flavour) = self.connection()?;
         let domain = self.existing(&connection, vm)?;
         if flavour == Flavour::Test {
-            let why = "libvirt's test driver has no consoles";
+            let why = "console_unsupported: libvirt's test driver has no consoles";
             return Err(HypervisorError::Refused(why.to_owned()));
         }
         let opened = console::DomainConsole::open(&connection, &domain).map_err(failed)?;

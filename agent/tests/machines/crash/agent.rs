@@ -8,7 +8,8 @@ use std::sync::Arc;
 use dagger_agent::actuator::Performer;
 use dagger_agent::actuator::disks::Disks;
 use dagger_agent::controller::{
-    Collection, Controller, Fetched, Input, LocalPolicy, Monotonic, Output, Retention,
+    Collection, Controller, Fetched, Input, LocalPolicy, Monotonic, Output, Retention, Seen,
+    Sighting,
 };
 use dagger_agent::handover::Order;
 use dagger_agent::hypervisor::Hypervisor;
@@ -19,7 +20,7 @@ use dagger_net::request::Owner;
 use dagger_payload::id::CommitIndex;
 
 use super::super::fetches::surroundings;
-use super::super::support::{FakeHost, HERE, VM, host};
+use super::super::support::{FakeHost, HERE, VM, Victim, host};
 use super::coverage::{When, name};
 use super::ledger::{Ledger, Version};
 use super::lives::{ImageAt, Life, Remains};
@@ -90,8 +91,6 @@ impl<'a> Agent<'a> {
         inputs.extend(ledger.versions.iter().map(Version::order));
         inputs.push_back(Input::Order(Order::LedgerTime(ledger.time)));
         inputs.push_back(Input::Order(Order::CaughtUp(CommitIndex(ledger.versions.len() as u64))));
-        let machines = world.list().unwrap();
-        inputs.push_back(Input::Inventory { ticket: tickets.draw(), machines });
         let mut agent = Self {
             world,
             ledger,
@@ -103,6 +102,7 @@ impl<'a> Agent<'a> {
             now: Monotonic::default(),
             is_told_by_hand: Told::NotYet,
         };
+        agent.look();
         agent.hear_the_operator();
         agent
     }
@@ -138,22 +138,52 @@ impl<'a> Agent<'a> {
 
     pub(super) fn carry_out(&mut self, output: Output) {
         let name = name(&output);
-        if self.world.state().fuse.burn() {
-            self.ledger.deaths.insert((name, When::Before));
+        if self.dies(name, When::Before) == Some(Victim::Agent) {
             return;
         }
         self.ledger.lived.insert(name);
+        let had_struck = self.world.state().fuse.has_struck;
         self.perform(output);
         if self.world.state().fuse.dead {
             self.ledger.deaths.insert((name, When::Within));
-        } else if self.world.state().fuse.burn() {
-            self.ledger.deaths.insert((name, When::After));
+        } else if self.world.state().fuse.has_struck && !had_struck {
+            self.ledger.deaths.insert((name, When::Within));
+            // The connection broke with the process, and is there again.
+            self.inputs.push_back(Input::SightLost { ticket: self.tickets.draw() });
+            self.look();
+            self.ledger.lose_process(&self.world.state());
+        } else {
+            self.dies(name, When::After);
         }
+    }
+
+    /// Passes a point outside of any act.
+    fn dies(&mut self, name: &'static str, when: When) -> Option<Victim> {
+        let victim = self.world.state().burn()?;
+        self.ledger.deaths.insert((name, when));
+        if victim == Victim::Process {
+            // The hypervisor says that something happened to the machine.
+            let seen = self.world.state().machines.get(&VM).cloned();
+            if let Some(machine) = seen {
+                let ticket = self.tickets.draw();
+                let sighting = Sighting { ticket, seen: Seen::Present(machine) };
+                self.inputs.push_back(Input::Sighting(VM, sighting));
+            }
+            self.ledger.lose_process(&self.world.state());
+        }
+        Some(victim)
+    }
+
+    fn look(&mut self) {
+        let ticket = self.tickets.draw();
+        let machines = self.world.list().unwrap();
+        self.inputs.push_back(Input::Inventory { ticket, machines });
     }
 
     fn perform(&mut self, output: Output) {
         match output {
             Output::Act(job) => {
+                self.ledger.check_start(&job);
                 let finished = self.performer.perform(&job).unwrap();
                 self.inputs.push_back(Input::Finished(finished, self.tickets.draw()));
             }
@@ -197,7 +227,7 @@ impl<'a> Agent<'a> {
             }
             Output::Forget(vm) => self.journal.forget(vm).unwrap(),
             Output::Report(report) => {
-                let versions = self.ledger.order(&report);
+                let versions = self.ledger.order(&report, &self.world.state());
                 self.hear(versions);
             }
             Output::ReportVolume(report) => {
@@ -208,11 +238,7 @@ impl<'a> Agent<'a> {
                 let versions = self.ledger.order_snapshot(&report);
                 self.hear(versions);
             }
-            Output::Look(_) => {
-                let ticket = self.tickets.draw();
-                let machines = self.world.list().unwrap();
-                self.inputs.push_back(Input::Inventory { ticket, machines });
-            }
+            Output::Look(_) => self.look(),
             Output::ReadConsole(_) => {}
             Output::Alarm(vm, reason) => panic!("alarm about {vm}: {reason}"),
             Output::AlarmAboutVolume(volume, reason) => panic!("alarm about {volume}: {reason}"),

@@ -14,7 +14,7 @@ use dagger_payload::object::Wanted;
 
 use super::lives::Wish;
 use super::{LIVES, live};
-use crate::support::Guest;
+use crate::support::{Guest, Victim};
 
 /// Names for the values of a type, and the list of all of them.
 macro_rules! names {
@@ -180,7 +180,7 @@ const KINDS: &[(&str, Asks)] = &[
     ("report.snapshot", TOLD),
 ];
 
-/// A death of the agent: in which act, and when.
+/// A death of the agent or of the hypervisor's process: in which act, and when.
 pub(super) type Death = (&'static str, When);
 
 /// When in an act.
@@ -245,11 +245,13 @@ fn no_operation_and_no_step_of_a_host_is_left_out_of_the_lives_that_are_lived_wi
     let mut lived = BTreeSet::new();
     for life in LIVES {
         for guest in [Guest::Obeys, Guest::Ignores] {
-            let whole = live(life, guest, None);
+            let whole = live(life, guest, Victim::Agent, None);
             lived.extend(whole.lived);
             // What was made before is only looked for by an agent that starts.
             let points = (0..whole.points).step_by(5);
-            lived.extend(points.flat_map(|point| live(life, guest, Some(point)).lived));
+            lived.extend(
+                points.flat_map(|point| live(life, guest, Victim::Agent, Some(point)).lived),
+            );
         }
     }
     // An act whose kinds have names of their own goes by those.

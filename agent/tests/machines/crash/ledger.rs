@@ -4,9 +4,10 @@
 
 use std::collections::BTreeSet;
 
-use dagger_agent::controller::Input;
+use dagger_agent::controller::{Input, Job, Step};
 use dagger_agent::handover::{AttestedVm, AttestedVolume, Order};
-use dagger_payload::id::{LedgerTime, VolumeId};
+use dagger_agent::hypervisor::{Machine, Power};
+use dagger_payload::id::{Generation, LedgerTime, VolumeId};
 use dagger_payload::kind::{
     Protection, ReportPhase, ReportSnapshot, ReportVm, ReportVolume, RestartPolicy, StopManner,
 };
@@ -14,7 +15,7 @@ use dagger_payload::object::{Agreement, Placement, Vm, VmReport, Wanted};
 use dagger_payload::volume::{Origin, VmVolume, VolumeUse};
 
 use super::super::cards::on_a_bridge;
-use super::super::support::{HERE, VM, after, cause, offered, wants, wants_reboot};
+use super::super::support::{FakeState, HERE, VM, after, cause, offered, wants, wants_reboot};
 use super::super::volumes::{NextVolume, SNAPSHOT, VOLUME, volume, with_volumes};
 use super::coverage::Death;
 use super::lives::{COPY, Life, Told, Wish};
@@ -57,6 +58,10 @@ pub(super) struct Ledger {
     /// What agents began to do, in the words of [`super::coverage`].
     pub(super) lived: BTreeSet<&'static str>,
     pub(super) deaths: BTreeSet<Death>,
+    /// A guest was lost with its process while this wish was waited for.
+    process_lost_at: Option<usize>,
+    /// In which generation nobody may switch the VM on again.
+    stays_off_in: Option<Generation>,
 }
 
 impl Ledger {
@@ -75,7 +80,35 @@ impl Ledger {
             by_hand: None,
             lived: BTreeSet::new(),
             deaths: BTreeSet::new(),
+            process_lost_at: None,
+            stays_off_in: None,
         }
+    }
+
+    /// The hypervisor's process died, with a guest in it or without.
+    pub(super) fn lose_process(&mut self, world: &FakeState) {
+        if world.processes_lost == 0 {
+            return;
+        }
+        self.process_lost_at = Some(self.asked);
+        let vm = &self.last().vm;
+        let has_run = vm.reported.as_ref().is_some_and(|report| {
+            (report.generation, report.phase) == (vm.generation, ReportPhase::Running)
+        });
+        if vm.restart == RestartPolicy::Never && vm.wanted == Wanted::Running && has_run {
+            self.stays_off_in = Some(vm.generation);
+        }
+    }
+
+    pub(super) fn has_to_stay_off(&self) -> bool {
+        self.stays_off_in.is_some()
+    }
+
+    /// A guest that ran and is to be started once is not started again by its host.
+    pub(super) fn check_start(&self, job: &Job) {
+        let starts = job.action.step() == Step::Start;
+        let stays_off = self.stays_off_in == Some(job.tags.generation);
+        assert!(!(starts && stays_off), "started again: {job:?}");
     }
 
     pub(super) fn last(&self) -> &AttestedVm {
@@ -98,7 +131,7 @@ impl Ledger {
     }
 
     /// Orders a report, as the judge would; gives the versions that it makes.
-    pub(super) fn order(&mut self, report: &ReportVm) -> Vec<Version> {
+    pub(super) fn order(&mut self, report: &ReportVm, world: &FakeState) -> Vec<Version> {
         let before = self.versions.len();
         if report.generation != self.last().vm.generation {
             return Vec::new();
@@ -129,8 +162,26 @@ impl Ledger {
             let free = released.map(|last| last.after(|it| it.used_by = VolumeUse::Free {}));
             self.versions.extend(free.map(Version::volume));
         }
-        self.take(Told::Vm(report.phase));
+        self.take(self.as_expected(Told::Vm(report.phase), world));
         self.versions[before..].to_vec()
+    }
+
+    /// What was in memory went with the process: that its guest is off is all that can come of a
+    /// wish for a paused one, or for one that is started once. And it must be true.
+    fn as_expected(&self, told: Told, world: &FakeState) -> Told {
+        let (expected, vm) = (self.life[self.asked].1, &self.last().vm);
+        let cannot_be = match expected {
+            Told::Vm(ReportPhase::Paused) => true,
+            Told::Vm(ReportPhase::Running) => vm.restart == RestartPolicy::Never,
+            _ => false,
+        };
+        let lost_lately = self.process_lost_at.is_some_and(|lost| self.asked - lost <= 1);
+        if told != Told::Vm(ReportPhase::Stopped) || !cannot_be || !lost_lately {
+            return told;
+        }
+        let machine = &world.machines[&VM];
+        assert!(matches!(machine, Machine::Ours { power: Power::Stopped, .. }), "{machine:?}");
+        expected
     }
 
     /// The same about a volume.

@@ -185,6 +185,24 @@ pub(super) const ONCE: Life = Life {
     ..SHORT
 };
 
+/// The same, while its host is busy with a volume.
+pub(super) const ONCE_BESIDE_A_VOLUME: Life = Life {
+    wishes: &[
+        RUN,
+        (Wish::Once, Told::Vm(ReportPhase::Running)),
+        NEW_VOLUME,
+        SNAPSHOT,
+        DELETE_SNAPSHOT,
+        DELETE_VOLUME,
+        STOP,
+        RUN,
+        DELETE,
+    ],
+    volumes: &[(VOLUME, VolumeEnd::Quarantined(1))],
+    kept: KeptEnd { snapshots: 1, restored: 0, cloned: 0 },
+    ..ONCE
+};
+
 /// Deleted before anything of it was made.
 pub(super) const UNMADE: Life = Life {
     wishes: &[(Wish::Be(Wanted::Running), Told::Vm(ReportPhase::Accepted)), DELETE],

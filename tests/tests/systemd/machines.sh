@@ -1,0 +1,81 @@
+# Machines of Cloud Hypervisor as instances of dagger-vm@.service, which the agent asks for over D-Bus.
+hypervisor() {
+  truncate -s 64K /srv/firmware
+  sed -i -e 's|^uri = .*|kind = "cloud_hypervisor"|' -e 's|^accelerator = .*|firmware = "/srv/firmware"|' \
+    /etc/dagger/agent.toml
+}
+found
+qemu-img create -q -f qcow2 /srv/disk.qcow2 1G
+daggerctl image register /srv/disk.qcow2 --name op1/disk --key "$keys/operator"
+create() {
+  daggerctl vm create "$1" --image op1/disk --cpus 1 --memory 64MiB --disk 2GiB \
+    --ssh-key "$keys/developer.pub" --key "$keys/developer" --wait running --timeout 60s
+}
+units() { systemctl list-units --all --plain --no-legend 'dagger-vm@*' | cut -d' ' -f1; }
+refused() { if "$@" 2>/dev/null; then echo "went through: $*"; return 1; fi; }
+inside() { nsenter --mount --target "$pid" -- "$@"; } # the machine's view of files
+
+echo "== a machine is a unit of its own, under its own user, beside the agent and not below it"
+create web-1
+unit=$(units)
+[[ $unit =~ ^dagger-vm@[0-9a-f]{32}\.service$ ]]
+id=${unit#dagger-vm@}; id=${id%.service}
+[[ $(property "$unit" ActiveState) == active && $(property "$unit" Slice) == dagger.slice ]]
+pid=$(property "$unit" MainPID)
+[[ $(stat -c %U:%G "/proc/$pid") == dagger-vm:dagger-vm ]]
+grep -q "$unit" "/proc/$pid/cgroup"
+
+echo "== its walls"
+status() { awk -v name="$1:" '$1 == name {print $2}' "/proc/$pid/status"; }
+[[ $(status NoNewPrivs) == 1 && $(status Seccomp) == 2 ]]
+[[ $(status CapEff) == 0000000000000000 && $(status CapBnd) == 0000000000000000 ]]
+create web-2
+[[ $(units | wc -l) == 2 && $(find /run/dagger/vm -mindepth 1 -maxdepth 1 | wc -l) == 2 ]]
+[[ $(inside ls /run/dagger) == vm && $(inside ls /run/dagger/vm) == "$id" ]]
+[[ $(inside ls /var/lib/dagger-storage) == $'disks\nimages' ]]
+for path in /etc/look /usr/look /var/lib/look /run/dagger/look /var/lib/dagger-storage/images/look; do
+  refused inside touch "$path"
+done
+inside touch "/run/dagger/vm/$id/look" && inside rm "/run/dagger/vm/$id/look"
+# Nobody but the agent and the machine itself speaks to it.
+[[ $(stat -c %U:%G:%a "/run/dagger/vm/$id") == dagger-agent:dagger-vm:*770 ]]
+
+echo "== the agent may start and end such units, and no other"
+as_agent() { runuser -u dagger-agent -- "$@"; }
+as_agent systemctl --no-ask-password start "$unit"
+refused as_agent systemctl --no-ask-password stop dagger-ledger.service
+refused as_agent systemctl --no-ask-password start dagger-vm@other.service
+refused as_agent systemd-run --no-ask-password --unit "dagger-vm@$(printf '0%.0s' {1..32})" true
+[[ $(property dagger-ledger.service ActiveState) == active ]]
+
+echo "== a process that is killed is started again, as its owner wants it to run"
+kill -KILL "$pid"
+is_another() {
+  local now; now=$(property "$unit" MainPID)
+  [[ $now != 0 && $now != "$pid" && $(property "$unit" ActiveState) == active ]]
+}
+wait_until 30 is_another
+
+echo "== the agent comes again, finds its machines, and touches none"
+before=$(for each in $(units); do property "$each" MainPID; done)
+systemctl restart dagger-agent.service
+seen() { daggerctl vm show "$1" --key "$keys/developer" | grep -q "^seen here *$2$"; }
+wait_until 30 seen web-1 running
+wait_until 30 seen web-2 running
+[[ $(for each in $(units); do property "$each" MainPID; done) == "$before" ]]
+
+echo "== what it found it can stop and start"
+daggerctl vm stop web-1 --force --key "$keys/developer" --wait applied --timeout 60s
+[[ $(units | wc -l) == 1 && $(units) != "$unit" ]]
+daggerctl vm start web-1 --key "$keys/developer" --wait applied --timeout 60s
+[[ $(property "$unit" ActiveState) == active ]]
+
+echo "== deleted, even just after a death, they leave nothing"
+kill -KILL "$(property "$unit" MainPID)"
+for vm in web-1 web-2; do
+  daggerctl vm delete "$vm" --key "$keys/developer" --wait applied --timeout 60s
+done
+[[ -z $(units) ]]
+[[ -z $(ls -A /run/dagger/vm) ]]
+[[ -z $(find /proc -maxdepth 1 -user dagger-vm) ]]
+[[ -z $(systemctl --failed --no-legend) ]]
