@@ -152,8 +152,14 @@ impl World {
         }
     }
 
+    /// Lets the network play into the hands of liars who plan for it.
+    pub(super) fn help_liars(&mut self) {
+        self.help_splits();
+        self.help_wedges();
+    }
+
     /// What one other host says reaches a victim late from time to time, so that it leaves him out.
-    pub(super) fn help_splits(&mut self) {
+    fn help_splits(&mut self) {
         let victims: Vec<_> = self.liars.values().filter_map(Liar::victim).collect();
         for victim in victims.into_iter().map(|victim| usize::from(victim.0)) {
             let mut others = self.honest_hosts();
@@ -169,7 +175,7 @@ impl World {
 
     /// What the host that a wedge is driven beside says reaches the others late from time to time,
     /// so that they go on without it.
-    pub(super) fn help_wedges(&mut self) {
+    fn help_wedges(&mut self) {
         let apart: Vec<_> = self.liars.values().filter_map(Liar::apart).collect();
         for apart in apart.into_iter().map(|apart| usize::from(apart.0)) {
             let mut others = self.honest_hosts();

@@ -145,8 +145,8 @@ fn summary(world: &World) -> Summary {
 }
 
 /// The kinds of faults and misdeeds that a cluster of so many hosts can suffer: with one host
-/// nothing travels, with fewer than four nobody may lie. A split or a wedge takes a coincidence that
-/// no hundred runs owe.
+/// nothing travels, with fewer than four nobody may lie. A split or a wedge takes a coincidence
+/// that no hundred runs owe.
 pub fn possible_kinds(hosts: usize) -> Vec<String> {
     let faults = FaultKind::possible(hosts).map(|kind| format!("{kind:?}"));
     let sectors = ["LostSector", "TornSector", "ReorderedSector"].map(str::to_owned);

@@ -289,8 +289,7 @@ impl World {
             let at_us = self.returns.within((1_000_000, self.settings.faults_us));
             self.schedule.after_us(at_us, Happening::BeLate);
         }
-        self.help_splits();
-        self.help_wedges();
+        self.help_liars();
         self.plan_leaps();
     }
 

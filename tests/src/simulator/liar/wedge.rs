@@ -1,5 +1,5 @@
-//! A liar that drives a wedge between one host and all others: it commits a leader whom they skip, if
-//! fewer certificates than a quorum are enough for it.
+//! A liar that drives a wedge between one host and all others: it commits a leader whom they skip,
+//! if fewer certificates than a quorum are enough for it.
 //!
 //! Owns the attack. It behaves well until two of the hosts, the crowd, go on without the third, the
 //! one apart, which still hears them. Then it makes twins: the one for the crowd names no event of
