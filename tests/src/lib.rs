@@ -10,10 +10,13 @@ pub mod cluster;
 pub mod endure;
 pub mod fuzz;
 pub mod hammer;
+#[cfg(feature = "planted-bugs")]
+pub mod hunt;
 pub mod ledgers;
 pub mod libvirtd;
 pub mod machines_simulator;
 pub mod nspawn;
 pub mod promise;
+pub mod seeds;
 pub mod simulator;
 pub mod tidy;

@@ -5,11 +5,24 @@
 //! Pinned: a broken promise shows within the seeds that a hunt may take, and with no bug planted
 //! the same seeds break nothing.
 
+use std::num::NonZeroUsize;
+
 use dagger_controller::planted as in_controller;
-use dagger_ledger_core::planted::{self, Bug};
-use dagger_tests::machines_simulator;
-use dagger_tests::simulator::hunt::hunt;
-use dagger_tests::simulator::{Verbosity, run};
+use dagger_ledger_core::planted::Bug;
+use dagger_tests::hunt::{Hunting, hunt};
+use dagger_tests::machines_simulator::Machines;
+use dagger_tests::simulator::{Consensus, Verbosity};
+
+fn is_found_and_its_seed_is_sound_without_it<S: Hunting>(bug: S::Bug) {
+    let hunt = hunt::<S>(bug, 0, NonZeroUsize::MIN);
+    println!("{hunt}");
+    let Some((seed, _)) = hunt.found else {
+        panic!("{bug:?} was not found");
+    };
+    if let Err(failure) = S::run(seed, S::BUG_HOSTS, Verbosity::Quiet) {
+        panic!("without a bug: {failure}");
+    }
+}
 
 #[test]
 fn planted_bugs_are_found_and_the_same_seeds_are_sound_without_them() {
@@ -24,30 +37,13 @@ fn planted_bugs_are_found_and_the_same_seeds_are_sound_without_them() {
         Bug::HandoverQuorumMinusOne,
     ];
     for bug in fast {
-        let hunt = hunt(bug, 0);
-        println!("{hunt}");
-        let Some(failure) = hunt.found else {
-            panic!("{bug:?} was not found");
-        };
-        planted::plant(None);
-        if let Err(failure) = run(failure.seed, failure.hosts, Verbosity::Quiet) {
-            panic!("without a bug: {failure}");
-        }
+        is_found_and_its_seed_is_sound_without_it::<Consensus>(bug);
     }
 }
 
 #[test]
 fn bugs_planted_in_the_controller_are_found_and_the_same_seeds_are_sound_without_them() {
     for bug in in_controller::ALL {
-        let hunt = machines_simulator::hunt::hunt(bug, 0);
-        println!("{hunt}");
-        let Some(failure) = hunt.found else {
-            panic!("{bug:?} was not found");
-        };
-        in_controller::plant(None);
-        if let Err(failure) = machines_simulator::run(failure.seed, failure.hosts, Verbosity::Quiet)
-        {
-            panic!("without a bug: {failure}");
-        }
+        is_found_and_its_seed_is_sound_without_it::<Machines>(bug);
     }
 }

@@ -10,8 +10,6 @@
 mod court;
 mod faults;
 mod host;
-#[cfg(feature = "planted-bugs")]
-pub mod hunt;
 mod life;
 mod log;
 mod metal;
@@ -33,6 +31,7 @@ pub use tally::{Summary, Tally};
 use self::log::Log;
 use self::promise::{Broken, Observed, Promises, Scene};
 use self::world::World;
+use crate::seeds::Simulator;
 use crate::simulator::Verbosity;
 
 /// Numbers of hosts that a run may have.
@@ -73,6 +72,50 @@ pub fn run(seed: u64, hosts: usize, verbosity: Verbosity) -> Result<Summary, Fai
     match result.unwrap_or_else(|_| Err(panicked())) {
         Ok(()) => Ok(summary(&world)),
         Err(broken) => Err(Failure { seed, hosts, at_ms: world.now_ms, broken }),
+    }
+}
+
+/// This simulator, as a program sees it.
+pub struct Machines;
+
+impl Simulator for Machines {
+    type Summary = Summary;
+    type Failure = Failure;
+    type Tally = Tally;
+
+    const HOSTS: &'static [usize] = &HOSTS;
+
+    fn run(seed: u64, hosts: usize, verbosity: Verbosity) -> Result<Summary, Failure> {
+        run(seed, hosts, verbosity)
+    }
+
+    fn log_hash(summary: &Summary) -> &str {
+        &summary.log_hash
+    }
+
+    fn add(tally: &mut Tally, hosts: usize, summary: &Summary) {
+        tally.add(hosts, summary);
+    }
+
+    fn too_rare(tally: &Tally) -> Vec<String> {
+        tally.too_rare()
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+impl crate::hunt::Hunting for Machines {
+    type Bug = dagger_controller::planted::Bug;
+
+    const BUGS: &'static [Self::Bug] = &dagger_controller::planted::ALL;
+    /// Enough for an offer to move on.
+    const BUG_HOSTS: usize = 2;
+
+    fn plant(bug: Option<Self::Bug>) {
+        dagger_controller::planted::plant(bug);
+    }
+
+    fn promise(failure: &Failure) -> &'static str {
+        failure.broken.promise
     }
 }
 

@@ -10,8 +10,6 @@ mod device;
 pub mod disk;
 mod faults;
 mod host;
-#[cfg(feature = "planted-bugs")]
-pub mod hunt;
 mod judge;
 mod keys;
 mod liar;
@@ -44,6 +42,7 @@ use self::log::Log;
 use self::schedule::SimulatedTime;
 use self::world::World;
 use crate::promise::Broken;
+use crate::seeds::Simulator;
 
 /// Numbers of hosts that a run may have.
 pub const HOSTS: [usize; 6] = [1, 2, 3, 4, 7, 10];
@@ -91,6 +90,50 @@ pub fn run(seed: u64, hosts: usize, verbosity: Verbosity) -> Result<Summary, Fai
     match result.unwrap_or_else(|_| Err(panicked())) {
         Ok(()) => Ok(summary(&world)),
         Err(broken) => Err(Failure { seed, hosts, at_ms: world.now().milliseconds(), broken }),
+    }
+}
+
+/// This simulator, as a program sees it.
+pub struct Consensus;
+
+impl Simulator for Consensus {
+    type Summary = Summary;
+    type Failure = Failure;
+    type Tally = Tally;
+
+    const HOSTS: &'static [usize] = &HOSTS;
+
+    fn run(seed: u64, hosts: usize, verbosity: Verbosity) -> Result<Summary, Failure> {
+        run(seed, hosts, verbosity)
+    }
+
+    fn log_hash(summary: &Summary) -> &str {
+        &summary.log_hash
+    }
+
+    fn add(tally: &mut Tally, hosts: usize, summary: &Summary) {
+        tally.add(hosts, summary);
+    }
+
+    fn too_rare(tally: &Tally) -> Vec<String> {
+        tally.too_rare()
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+impl crate::hunt::Hunting for Consensus {
+    type Bug = dagger_ledger_core::planted::Bug;
+
+    const BUGS: &'static [Self::Bug] = &dagger_ledger_core::planted::ALL;
+    /// The smallest that bears a liar.
+    const BUG_HOSTS: usize = 4;
+
+    fn plant(bug: Option<Self::Bug>) {
+        dagger_ledger_core::planted::plant(bug);
+    }
+
+    fn promise(failure: &Failure) -> &'static str {
+        failure.broken.promise
     }
 }
 

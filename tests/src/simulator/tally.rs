@@ -78,11 +78,6 @@ impl Tally {
         self.sizes.values().map(|sums| sums.received).sum()
     }
 
-    /// Simulated seconds of all runs.
-    pub fn simulated_s(&self) -> u64 {
-        self.sizes.values().map(|sums| sums.simulated_ms).sum::<u64>() / 1000
-    }
-
     /// What was hit too rarely to say anything about it; nothing in a tally of few runs.
     pub fn too_rare(&self) -> Vec<String> {
         let mut rare = Vec::new();
