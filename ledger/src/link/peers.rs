@@ -28,6 +28,9 @@ pub(super) struct Live {
 pub(super) struct Place {
     /// Held for a link's whole life, so that the driver never hears of two.
     turn: Arc<tokio::sync::Mutex<()>>,
+    /// Ends the newest link of all that came: the one that is up, or the one that waits for it to
+    /// end. So at most two are kept, however many a peer opens.
+    newest: Mutex<Option<CancellationToken>>,
     pub(super) live: Mutex<Option<Live>>,
 }
 
@@ -55,18 +58,29 @@ impl PlaceGuard {
 
 impl Peer {
     /// Takes the peer's one place, after the link that holds it now has ended.
+    ///
+    /// # Errors
+    /// A newer link came meanwhile, or the peer left.
     pub(super) async fn take_place(
         &self,
         queue: PeerQueue,
         given_up: CancellationToken,
-    ) -> PlaceGuard {
-        if let Some(older) = &*self.place.live.lock().expect("no holder of this lock panics") {
-            older.given_up.cancel();
-        }
-        let turn = self.place.turn.clone().lock_owned().await;
+    ) -> Result<PlaceGuard, LinkError> {
         let place = self.place.clone();
+        let older = {
+            let mut newest = place.newest.lock().expect("no holder of this lock panics");
+            newest.replace(given_up.clone())
+        };
+        if let Some(older) = older {
+            older.cancel();
+        }
+        let turn = tokio::select! {
+            biased;
+            () = given_up.cancelled() => return Err(LinkError::GivenUp),
+            turn = place.turn.clone().lock_owned() => turn,
+        };
         *place.live.lock().expect("no holder of this lock panics") = Some(Live { queue, given_up });
-        PlaceGuard { place, _turn: turn }
+        Ok(PlaceGuard { place, _turn: turn })
     }
 }
 

@@ -182,7 +182,7 @@ where
     let given_up = peer.leaving.child_token();
     // The newest link counts: only one side of a pair dials, and it dials only when its own link
     // has ended.
-    let place = peer.take_place(filling, given_up.clone()).await;
+    let place = peer.take_place(filling, given_up.clone()).await?;
     tracing::info!(peer = %shared.name(author), "linked");
     let sending = tokio::spawn(send_all(writer, emptying, given_up.clone()));
     let received = tokio::select! {
@@ -195,6 +195,8 @@ where
     given_up.cancel();
     let sent = sending.await.unwrap_or(Err(LinkError::GivenUp));
     place.leave();
+    // A driver that is slow to hear of the end keeps no connection open.
+    drop(reader);
     let told = shared.tell(LinkEvent::Closed(author)).await;
     // When sending failed, that is the cause; receiving was then only given up.
     match (sent, received) {

@@ -28,6 +28,7 @@ use futures_util::SinkExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 
@@ -279,6 +280,40 @@ async fn changed_frames_end_their_link_and_no_other_and_leave_nothing_behind() {
         assert!(cluster.tested.is_connected(AuthorIndex(2)), "{kind}");
     }
     nothing_is_left_behind(files + 1);
+}
+
+#[tokio::test]
+async fn of_fifty_links_that_a_member_opens_while_nobody_listens_two_are_kept_at_most() {
+    const LINKS: usize = 50;
+    let mut cluster = Cluster::start().await;
+    let files = open_files();
+    // The driver is busy, and more waits for it than there is room for: no link ends soon.
+    let mut first = cluster.hostile().await;
+    for nonce in 0..100 {
+        let ask = PeerMessage::AskRecovery { nonce, epoch: Epoch(0) };
+        frames::writer(&mut first).send(Bytes::from(ask.to_bytes())).await.expect("sends");
+    }
+    let mut links = JoinSet::new();
+    for _ in 0..LINKS {
+        let mut stream = dial(&key(0), cluster.address).await.expect("a member's key passes");
+        frames::writer(&mut stream).send(hello()).await.expect("sends");
+        // Its handshake is over: what counts strangers counts it no more.
+        stream.read_u32().await.expect("is greeted");
+        links.spawn(async move {
+            let mut rest = Vec::new();
+            let _ = stream.read_to_end(&mut rest).await;
+        });
+    }
+    for closed in 0..LINKS - 2 {
+        let ended = timeout(PATIENCE, links.join_next()).await;
+        assert!(ended.is_ok(), "only {closed} of {LINKS} links were closed");
+    }
+    cluster.the_honest_one_is_heard(7).await;
+    links.shutdown().await;
+    drop(first);
+    drop(cluster.hostile().await);
+    cluster.hostile_is_gone().await;
+    nothing_is_left_behind(files + 2);
 }
 
 #[tokio::test]
