@@ -2,18 +2,17 @@
 //! memory.
 //!
 //! Owns the bounds: of each peer one long transfer at a time (a newer wish replaces an older) and a
-//! few small ones. Reads block, so they run beside the core's thread; a transfer goes as fast as
-//! the peer takes it. Called by the driver.
+//! few small ones. Reads block, so they run on threads for that, and only they: a transfer goes as
+//! fast as the peer takes it, and while it waits it holds no thread. Called by the driver.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use dagger_payload::event::Parent;
+use dagger_payload::event::{Event, Parent};
 use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
 use dagger_payload::peer::{Highest, Part, PeerMessage};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::exit::{Stop, StopHandle};
 use crate::limits::SMALL_TRANSFERS_PER_PEER_MAX;
@@ -23,24 +22,16 @@ use crate::store::StoreError;
 use crate::store::records::{EventKey, Records};
 use crate::transfer::server;
 
+/// What one peer is sent.
 struct Peer {
-    /// Set to end the transfer that runs.
-    outdated: Arc<AtomicBool>,
+    /// The newest long transfer; one task per peer looks here.
+    wish: watch::Sender<Option<Arc<Transfer>>>,
     small: Arc<Semaphore>,
-}
-
-impl Default for Peer {
-    fn default() -> Self {
-        Self {
-            outdated: Arc::default(),
-            small: Arc::new(Semaphore::new(SMALL_TRANSFERS_PER_PEER_MAX)),
-        }
-    }
 }
 
 /// The transfers under way.
 pub(super) struct Servers {
-    records: Records,
+    reader: Reader,
     runtime: Handle,
     stop: StopHandle,
     peers: BTreeMap<AuthorIndex, Peer>,
@@ -49,7 +40,7 @@ pub(super) struct Servers {
 impl Servers {
     /// Reads from `records`, on the blocking threads of `runtime`.
     pub(super) fn new(records: Records, runtime: Handle, stop: StopHandle) -> Self {
-        Self { records, runtime, stop, peers: BTreeMap::new() }
+        Self { reader: Reader { records }, runtime, stop, peers: BTreeMap::new() }
     }
 
     /// Sends all events of `epoch` above `above` and below round `below`, by round; after the last
@@ -62,27 +53,36 @@ impl Servers {
         above: &[Highest],
         below: Round,
     ) {
-        let Some(queue) = links.queue(to) else {
-            return;
-        };
-        let peer = self.peers.entry(to).or_default();
-        peer.outdated.store(true, Ordering::Relaxed);
-        peer.outdated = Arc::default();
-        let transfer = Transfer {
-            records: self.records.clone(),
-            epoch,
-            queue,
-            above: above.iter().map(|highest| (highest.author, highest.round)).collect(),
-            below,
-            outdated: peer.outdated.clone(),
-        };
-        let stop = self.stop.clone();
-        self.runtime.spawn_blocking(move || report(transfer.run(), &stop));
+        if let Some(queue) = links.queue(to) {
+            let above = above.iter().map(|highest| (highest.author, highest.round)).collect();
+            self.wish(to, Transfer { queue, epoch, above, below });
+        }
+    }
+
+    /// In place of what this peer is sent now.
+    fn wish(&mut self, to: AuthorIndex, transfer: Transfer) {
+        self.peer(to).wish.send_replace(Some(Arc::new(transfer)));
+    }
+
+    fn peer(&mut self, author: AuthorIndex) -> &mut Peer {
+        self.peers.entry(author).or_insert_with(|| {
+            let (wish, wishes) = watch::channel(None);
+            let (reader, stop) = (self.reader.clone(), self.stop.clone());
+            self.runtime.spawn(transfer_newest(wishes, reader, stop));
+            Peer { wish, small: Arc::new(Semaphore::new(SMALL_TRANSFERS_PER_PEER_MAX)) }
+        })
     }
 
     /// Sends a part of a snapshot, or says that it is not here.
     pub(super) fn serve_part(&mut self, links: &Links, to: AuthorIndex, part: Part) {
-        self.serve_small(links, to, move |records, queue| send_part(records, queue, part));
+        let Some((queue, small)) = self.small(links, to) else {
+            return;
+        };
+        let (reader, stop) = (self.reader.clone(), self.stop.clone());
+        self.runtime.spawn(async move {
+            report(send_part(&reader, &queue, part).await, &stop);
+            drop(small);
+        });
     }
 
     /// Sends these events, as far as they are stored; too many such wishes of one peer are dropped,
@@ -94,26 +94,43 @@ impl Servers {
         events: Vec<Parent>,
         epoch: Epoch,
     ) {
-        let keys = events.into_iter().map(move |event| EventKey::at(epoch, event));
-        self.serve_small(links, to, move |records, queue| send_each(records, queue, keys));
+        let Some((queue, small)) = self.small(links, to) else {
+            return;
+        };
+        let (reader, stop) = (self.reader.clone(), self.stop.clone());
+        self.runtime.spawn(async move {
+            let keys = events.into_iter().map(|event| EventKey::at(epoch, event));
+            report(send_each(&reader, &queue, keys).await, &stop);
+            drop(small);
+        });
     }
 
-    fn serve_small(
+    /// A place for a small transfer, if the peer is there and has one left.
+    fn small(
         &mut self,
         links: &Links,
         to: AuthorIndex,
-        send: impl FnOnce(&Records, &PeerQueue) -> Result<(), StoreError> + Send + 'static,
-    ) {
-        let peer = self.peers.entry(to).or_default();
-        let (Some(queue), Ok(permit)) = (links.queue(to), peer.small.clone().try_acquire_owned())
-        else {
-            return;
-        };
-        let (records, stop) = (self.records.clone(), self.stop.clone());
-        self.runtime.spawn_blocking(move || {
-            report(send(&records, &queue), &stop);
-            drop(permit);
-        });
+    ) -> Option<(PeerQueue, OwnedSemaphorePermit)> {
+        let queue = links.queue(to)?;
+        let permit = self.peer(to).small.clone().try_acquire_owned().ok()?;
+        Some((queue, permit))
+    }
+}
+
+/// Reads on threads that may block, one read at a time of each who asks.
+#[derive(Clone)]
+struct Reader {
+    records: Records,
+}
+
+impl Reader {
+    async fn read<T: Send + 'static>(
+        &self,
+        reading: impl FnOnce(&Records) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let records = self.records.clone();
+        let read = tokio::task::spawn_blocking(move || reading(&records));
+        read.await.expect("reading the store does not panic")
     }
 }
 
@@ -123,14 +140,14 @@ fn report(result: Result<(), StoreError>, stop: &StopHandle) {
     }
 }
 
-fn send_each(
-    records: &Records,
+async fn send_each(
+    reader: &Reader,
     queue: &PeerQueue,
     keys: impl Iterator<Item = EventKey>,
 ) -> Result<(), StoreError> {
     for key in keys {
-        if let Some(event) = records.event(key)?
-            && queue.push_stored_blocking(PeerMessage::event(&event).to_bytes().into()).is_err()
+        if let Some(event) = reader.read(move |records| records.event(key)).await?
+            && queue.push_stored(PeerMessage::event(&event).to_bytes().into()).await.is_err()
         {
             return Ok(());
         }
@@ -138,69 +155,218 @@ fn send_each(
     Ok(())
 }
 
-fn send_part(records: &Records, queue: &PeerQueue, part: Part) -> Result<(), StoreError> {
-    let bytes = server::part(records, part)?;
+async fn send_part(reader: &Reader, queue: &PeerQueue, part: Part) -> Result<(), StoreError> {
+    let bytes = reader.read(move |records| server::part(records, part)).await?;
     // The link may be gone: the peer asks again.
-    let _ = queue.push_stored_blocking(PeerMessage::Part { part, bytes }.to_bytes().into());
+    let _ = queue.push_stored(PeerMessage::Part { part, bytes }.to_bytes().into()).await;
     Ok(())
+}
+
+/// Carries out the newest wish of one peer, again and again, until nobody can wish any more.
+async fn transfer_newest(
+    mut wishes: watch::Receiver<Option<Arc<Transfer>>>,
+    reader: Reader,
+    stop: StopHandle,
+) {
+    while wishes.changed().await.is_ok() {
+        let newest = wishes.borrow_and_update().clone();
+        if let Some(transfer) = newest {
+            let newer = Newer(wishes.clone());
+            match transfer.run(&reader, newer).await {
+                Ok(()) | Err(Ended::Early) => {}
+                Err(Ended::Broken(broken)) => report(Err(broken), &stop),
+            }
+        }
+    }
+}
+
+/// Why a long transfer did not come to its end.
+enum Ended {
+    /// A newer wish, or no link any more.
+    Early,
+    Broken(StoreError),
+}
+
+impl From<StoreError> for Ended {
+    fn from(broken: StoreError) -> Self {
+        Self::Broken(broken)
+    }
+}
+
+/// Notices that a newer wish has come since.
+struct Newer(watch::Receiver<Option<Arc<Transfer>>>);
+
+impl Newer {
+    fn has_come(&self) -> bool {
+        self.0.has_changed().unwrap_or(true)
+    }
+
+    /// Waits until it has, or nobody can wish any more.
+    async fn comes(&mut self) {
+        let _ = self.0.changed().await;
+    }
 }
 
 /// One long transfer.
 struct Transfer {
-    records: Records,
-    epoch: Epoch,
     queue: PeerQueue,
+    epoch: Epoch,
     above: BTreeMap<AuthorIndex, Round>,
     below: Round,
-    outdated: Arc<AtomicBool>,
 }
 
 impl Transfer {
-    fn run(self) -> Result<(), StoreError> {
+    async fn run(&self, reader: &Reader, mut newer: Newer) -> Result<(), Ended> {
+        let epoch = self.epoch;
         let lowest = self.above.values().min().copied().unwrap_or_default();
-        if self.records.lacks_above(self.epoch, lowest)? {
-            let bytes = server::part(&self.records, Part::Offer)?;
-            let offer = PeerMessage::Part { part: Part::Offer, bytes };
-            let _ = self.queue.push_stored_blocking(offer.to_bytes().into());
-            return Ok(());
+        if reader.read(move |records| records.lacks_above(epoch, lowest)).await? {
+            let part = Part::Offer;
+            let bytes = reader.read(move |records| server::part(records, part)).await?;
+            return self.send(PeerMessage::Part { part, bytes }, &mut newer).await;
         }
-        let mut next = Some(EventKey {
-            epoch: self.epoch,
-            round: lowest.next(),
-            author: AuthorIndex(0),
-            digest: EventDigest::ZERO,
-        });
+        let (round, author, digest) = (lowest.next(), AuthorIndex(0), EventDigest::ZERO);
+        let mut next = Some(EventKey { epoch, round, author, digest });
         while let Some(from) = next {
-            let (events, following) = self.records.events(from)?;
+            let (events, following) = reader.read(move |records| records.events(from)).await?;
             for event in events {
-                let header = &event.header;
-                if header.epoch > self.epoch {
-                    return self.send_certificate();
+                if newer.has_come() {
+                    return Err(Ended::Early);
                 }
-                if header.round >= self.below || self.outdated.load(Ordering::Relaxed) {
+                if event.header.round >= self.below {
                     return Ok(());
                 }
-                let has = self.above.get(&header.author).copied().unwrap_or_default();
-                let frame = || PeerMessage::event(&event).to_bytes().into();
-                if header.round > has && self.queue.push_stored_blocking(frame()).is_err() {
-                    return Ok(());
+                if self.lacks(&event) {
+                    self.send(PeerMessage::event(&event), &mut newer).await?;
                 }
             }
             next = following;
         }
-        self.send_certificate()
+        self.send_certificate(reader, newer).await
+    }
+
+    fn lacks(&self, event: &Event) -> bool {
+        let has = self.above.get(&event.header.author).copied().unwrap_or_default();
+        event.header.round > has
+    }
+
+    /// Waits for room, unless there is a newer wish.
+    async fn send(&self, message: PeerMessage, newer: &mut Newer) -> Result<(), Ended> {
+        tokio::select! {
+            biased;
+            () = newer.comes() => Err(Ended::Early),
+            sent = self.queue.push_stored(message.to_bytes().into()) => {
+                sent.map_err(|_| Ended::Early)
+            }
+        }
     }
 
     /// The headers by which a quorum attested the end of a closed epoch. The peer may have other
     /// events of the same authors and rounds, if those lie; these are what lets it follow.
-    fn send_certificate(&self) -> Result<(), StoreError> {
-        let handover = self.records.handover(self.epoch.next())?;
+    async fn send_certificate(&self, reader: &Reader, mut newer: Newer) -> Result<(), Ended> {
+        let following = self.epoch.next();
+        let handover = reader.read(move |records| records.handover(following)).await?;
         for header in handover.into_iter().flat_map(|handover| handover.headers) {
-            let frame = PeerMessage::Closing { header }.to_bytes();
-            if self.queue.push_stored_blocking(frame.into()).is_err() {
-                break;
-            }
+            self.send(PeerMessage::Closing { header }, &mut newer).await?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use dagger_ledger_core::Record;
+    use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Header};
+    use dagger_payload::id::{
+        ClusterId, CommitIndex, LedgerTime, MerkleRoot, Position, PrefixHash, StateRoot,
+    };
+    use dagger_payload::key::Signature;
+    use tokio::runtime::Builder;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::exit;
+    use crate::limits::STORED_FRAMES_MAX;
+    use crate::link::queue::{Outgoing, queue};
+    use crate::store::Store;
+    use crate::store::memory::MemoryStore;
+    use crate::store::pool::Pool;
+    use crate::store::records::Recorder;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+    const PEER: AuthorIndex = AuthorIndex(1);
+    const EVENTS: u64 = 40;
+
+    fn event(round: u64) -> Event {
+        let newest = CommitEnd {
+            index: CommitIndex(0),
+            position: Position(0),
+            prefix_hash: PrefixHash::ZERO,
+            state_root: StateRoot::ZERO,
+        };
+        let header = Header {
+            version: EVENT_VERSION,
+            cluster: ClusterId([1; 32]),
+            epoch: Epoch(0),
+            round: Round(round),
+            author: AuthorIndex(0),
+            parents: Vec::new(),
+            payload_root: MerkleRoot::ZERO,
+            payload_count: 0,
+            timestamp: LedgerTime(round),
+            attestation: Attestation { newest, checkpoint: None },
+        };
+        Event::make(header, Vec::new(), |_| Signature([0; 64]))
+    }
+
+    fn stored() -> Records {
+        let store = Arc::new(MemoryStore::default());
+        let mut recorder = Recorder::new(AuthorIndex(2), &[], Pool::default());
+        let events = (1..=EVENTS).map(|round| Record::Event(Arc::new(event(round))));
+        let (changes, _) = recorder.changes_of(&events.collect::<Vec<_>>());
+        store.commit(&changes).expect("commits");
+        Records::new(store)
+    }
+
+    /// How many frames come up to and with the newest event.
+    async fn until_newest(outgoing: &mut Outgoing) -> usize {
+        let newest = PeerMessage::event(&event(EVENTS)).to_bytes();
+        let mut frames = 0;
+        loop {
+            let frame = timeout(PATIENCE, outgoing.next()).await.expect("in time");
+            frames += 1;
+            if frame.expect("the link is up") == newest {
+                return frames;
+            }
+        }
+    }
+
+    #[test]
+    fn a_peer_that_wishes_without_end_and_reads_nothing_holds_no_thread_and_is_met_at_last() {
+        let mut builder = Builder::new_multi_thread();
+        let runtime = builder.worker_threads(2).max_blocking_threads(4).enable_all().build();
+        let runtime = runtime.expect("a runtime");
+        let (stop, _reasons) = exit::channel();
+        let mut servers = Servers::new(stored(), runtime.handle().clone(), stop);
+        let (queue, mut outgoing) = queue();
+        let mut wish = |has: u64| {
+            let (epoch, below, queue) = (Epoch(0), Round(u64::MAX), queue.clone());
+            let above = BTreeMap::from([(AuthorIndex(0), Round(has))]);
+            servers.wish(PEER, Transfer { queue, epoch, above, below });
+        };
+        for number in 0..200 {
+            wish(number % 10);
+            // As a submission that is looked up.
+            let looked_up = runtime.block_on(async {
+                let look = runtime.spawn_blocking(|| ());
+                timeout(PATIENCE, look).await
+            });
+            assert!(looked_up.is_ok(), "after {number} wishes no thread is left");
+        }
+        wish(EVENTS - 10);
+        let frames = runtime.block_on(until_newest(&mut outgoing));
+        // What was on its way already, and what the newest wish lacks.
+        assert!(frames <= STORED_FRAMES_MAX + 1 + 10, "{frames} frames");
     }
 }

@@ -33,6 +33,11 @@ pub struct Outgoing {
 #[error("too much waits for the peer")]
 pub struct Overflow;
 
+/// The link that a frame was for has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the link is gone")]
+pub struct Gone;
+
 /// A queue.
 pub fn queue() -> (PeerQueue, Outgoing) {
     let (frames_in, frames) = mpsc::channel(PEER_QUEUE_FRAMES_MAX);
@@ -56,9 +61,12 @@ impl PeerQueue {
         self.frames.try_send(frame).map_err(|_| Overflow)
     }
 
-    /// Adds a frame to the second lane as soon as there is room; `false` when the link is gone.
-    pub fn push_stored_blocking(&self, frame: Bytes) -> Result<(), Overflow> {
-        self.stored.blocking_send(frame).map_err(|_| Overflow)
+    /// Adds a frame to the second lane as soon as there is room.
+    ///
+    /// # Errors
+    /// The link is gone.
+    pub async fn push_stored(&self, frame: Bytes) -> Result<(), Gone> {
+        self.stored.send(frame).await.map_err(|_| Gone)
     }
 }
 
