@@ -37,7 +37,7 @@ use crate::driver::Sources;
 use crate::driver::commits::Commits;
 use crate::driver::start::{self, Parts};
 use crate::exit::{self, Exit, Stop, StopHandle, StopReceiver, in_words};
-use crate::limits::{CORE_INPUTS_MAX, PARTS_WAITING_MAX, RECEIPTS_WAITING_MAX, STOP_WAIT_MAX};
+use crate::limits::{CORE_INPUTS_MAX, RECEIPTS_WAITING_MAX, STOP_WAIT_MAX};
 use crate::link::inspect::KnownEvents;
 use crate::link::{LinkConfiguration, Links};
 use crate::mend::{self, Doubt};
@@ -50,6 +50,7 @@ use crate::store::writer::{self, WriterHandle};
 use crate::store::{Change, Store, StoreError};
 use crate::transfer::Fetched;
 use crate::transfer::client::Client;
+use crate::transfer::inbox;
 
 /// Why a start failed.
 #[derive(Debug, thiserror::Error)]
@@ -473,7 +474,7 @@ fn start_core(
     let inside = runtime.enter();
     let key = prepared.key.clone();
     let started = Links::start(link_configuration, &key, known.clone(), peers, events);
-    let (parts, heard) = mpsc::channel(PARTS_WAITING_MAX);
+    let (parts, heard) = inbox::inbox();
     if let Some(fetched) = fetched {
         let (delivery, links) = (delivery.clone(), started.clone());
         tokio::spawn(Client::new(delivery, links, heard, fetched).run());

@@ -60,6 +60,8 @@ pub const STORE_FULL_WAIT_MIN: Duration = Duration::from_millis(250);
 pub const STORE_FULL_WAIT_MAX: Duration = Duration::from_secs(5);
 /// Room on the disk that the store leaves untouched, in bytes.
 pub const STORE_RESERVE_BYTES: u64 = 64 * 1024 * 1024;
+/// Room that the store must have beyond what a peer sends unproven, in bytes.
+pub const FETCH_RESERVE_BYTES: u64 = 4 * STORE_RESERVE_BYTES;
 /// A store of so many bytes is read whole before every start; of a larger one the newest records,
 /// unless it is doubted.
 pub const SCAN_WHOLE_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -91,6 +93,8 @@ pub const SNAPSHOT_WRITE_BYTES: usize = 8 * 1024 * 1024;
 pub const SNAPSHOTS_KEPT: usize = 2;
 /// Bytes of one part of a snapshot on its way to another ledger; a frame holds it.
 pub const PART_BYTES_MAX: usize = FRAME_BYTES_MAX - 1024;
+/// Bytes of one piece of what may be larger than a part.
+pub const PIECE_BYTES_MAX: usize = PART_BYTES_MAX / 2;
 /// Bytes of one page of past releases: what the releases of one commit may take.
 pub const PAST_PAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes of one handover with what shows its voters: a quorum of headers of 128, and as many ways
@@ -102,8 +106,12 @@ pub const PART_WAIT_MAX: Duration = Duration::from_secs(10);
 pub const OFFERS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Between a transfer that failed and the next.
 pub const TRANSFER_REST: Duration = Duration::from_secs(1);
-/// Parts that peers sent and that wait to be looked at; more are dropped and asked for again.
-pub const PARTS_WAITING_MAX: usize = 64;
+/// How long one peer may be waited for in one transfer, if it sends nothing.
+pub const TRANSFER_PATIENCE: Duration = Duration::from_secs(20);
+/// How much longer for each part that it sends.
+pub const PART_PATIENCE: Duration = Duration::from_millis(500);
+/// And for each second's worth of bytes.
+pub const TRANSFER_BYTES_PER_SECOND_MIN: u64 = 256 * 1024;
 /// How long a proof waits for a quorum to attest its state.
 pub const PROOF_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Proofs that are sought at the same time; the processor holds as many for the next checkpoint.
@@ -148,6 +156,8 @@ pub const STORE_PAGE_EVENTS: usize = 32;
 pub const UNMARKED_COMMITS_MAX: u64 = 16;
 /// Releases that are read from the store in one go for one stream.
 pub const STORE_PAGE_RELEASES: usize = 32;
+/// Bytes after which no more are read in the same go.
+pub const STORE_PAGE_RELEASES_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of a roster file: all seats that a cluster ever gives, with the longest names.
 pub const ROSTER_BYTES_MAX: u64 = 1024 * 1024;
 /// Payloads of a host without a vote that are on their way to members at a time.

@@ -6,16 +6,29 @@ mod common;
 use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
-use common::{Cluster, Host};
+use common::{Cluster, Host, peer};
 use dagger_bus::ledger::LedgerStatus;
+use dagger_ledger::limits::{HANDOVER_BYTES_MAX, PART_WAIT_MAX};
+use dagger_ledger::link::frames;
 use dagger_ledger::store::Store;
 use dagger_ledger::store::chain::fetched_change;
 use dagger_ledger::store::lmdb::LmdbStore;
 use dagger_ledger::store::records::{self, EventKey, Records};
-use dagger_ledger::store::snapshots::chunk_change;
-use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, Round};
+use dagger_ledger::store::snapshots::{chunk_change, head_change};
+use dagger_ledger::transfer::Piece;
+use dagger_payload::codec;
+use dagger_payload::genesis::Genesis;
+use dagger_payload::id::{
+    AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, PayloadDigest, Round,
+};
+use dagger_payload::limits::SNAPSHOT_CHUNK_BYTES_MAX;
+use dagger_payload::peer::{Part, PeerMessage};
+use dagger_payload::snapshot::SnapshotHead;
+use futures_util::SinkExt;
 
 /// Bytes of one payload; a snapshot is asked for every few mebibytes.
 const PAYLOAD_BYTES: usize = 60 * 1024;
@@ -198,6 +211,86 @@ fn falsify_past(host: &Host) {
     let mut sealed = page.pop().expect("payloads were ordered");
     sealed.release.releases.clear();
     store.commit(&[records::release_change(&sealed)]).expect("commits");
+}
+
+/// Bytes of the map of a store that is small.
+const SMALL_MAP_GIB: u64 = 1;
+
+/// Puts so much into a stopped host's newest snapshot that no small store can hold it.
+fn swell(host: &Host) {
+    let (store, records) = open(host);
+    let offer = records.newest_offer().expect("reads").expect("it has one");
+    let chunk = Bytes::from(vec![7; 2 * SNAPSHOT_CHUNK_BYTES_MAX]);
+    let bytes = u64::try_from(chunk.len()).expect("fits");
+    let chunks = u32::try_from((SMALL_MAP_GIB << 30) / bytes).expect("fits") + 100;
+    let commit = offer.head.made_after;
+    let numbers: Vec<_> = (0..chunks).collect();
+    for some in numbers.chunks(64) {
+        let changes = some.iter().map(|number| chunk_change(commit, *number, &chunk));
+        store.commit(&changes.collect::<Vec<_>>()).expect("commits");
+    }
+    let head = SnapshotHead { chunks, ..offer.head };
+    store.commit(&[head_change(&head)]).expect("commits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_sends_more_than_there_is_room_for_is_left_and_its_parts_are_thrown_away() {
+    let (mut cluster, mut digests) = begin_again_from_damaged([swell, |host| {
+        // The last one's store is small; the second host's is as it was.
+        let last = host.directory.with_file_name("h3").join("ledger.toml");
+        let text = std::fs::read_to_string(&last).expect("reads");
+        let small = text.replace("map_gib = 16", &format!("map_gib = {SMALL_MAP_GIB}"));
+        assert_ne!(text, small);
+        std::fs::write(last, small).expect("writes");
+    }])
+    .await;
+    cluster.hosts[3].until_log(|log| log.contains("too little room for what it sends")).await;
+    cluster.hosts[3].until_log(|log| log.contains("begun from a peer's snapshot")).await;
+    assert!(!cluster.hosts[3].log().contains("the store is full"), "{}", cluster.hosts[3].log());
+    cluster.hosts[2].start();
+    assert_goes_on(&cluster, &mut digests).await;
+}
+
+/// Plays the first member: asked how an epoch began it sends a byte each time, just in time, of a
+/// whole that is as long as may be.
+async fn trickle(genesis: Genesis, cluster: ClusterId, asked: Arc<AtomicUsize>) {
+    let stream = loop {
+        match peer::link(&genesis, cluster, AuthorIndex(3)).await {
+            Ok(stream) => break stream,
+            Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+        }
+    };
+    let (reading, writing) = tokio::io::split(stream);
+    let (mut reader, mut writer) = (frames::FrameReader::new(reading), frames::writer(writing));
+    while let Ok(Some(frame)) = reader.next().await {
+        let message = PeerMessage::read(&frame).expect("an honest peer");
+        if let PeerMessage::AskPart { part: part @ Part::Handover { .. } } = message {
+            asked.fetch_add(1, Ordering::Relaxed);
+            tokio::time::sleep(PART_WAIT_MAX - Duration::from_secs(1)).await;
+            let piece = Piece { total: HANDOVER_BYTES_MAX, bytes: Bytes::from_static(&[0]) };
+            let bytes = codec::encode(&piece).into();
+            let frame = Bytes::from(PeerMessage::Part { part, bytes }.to_bytes());
+            if writer.send(frame).await.is_err() {
+                break;
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_shows_an_epoch_byte_by_byte_holds_a_newcomer_up_for_less_than_a_minute() {
+    let mut cluster = pruning_cluster().await;
+    cluster.hosts[3].kill();
+    let mut digests = Vec::new();
+    fill(&cluster, &mut digests).await;
+    cluster.hosts[0].kill();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let liar = tokio::spawn(trickle(cluster.genesis.clone(), cluster.id, asked.clone()));
+    wipe_the_last(&mut cluster).await;
+    cluster.hosts[3].start();
+    cluster.hosts[3].until_log(|log| log.contains("begun from a peer's snapshot")).await;
+    assert!(asked.load(Ordering::Relaxed) > 0, "the liar was not asked at all");
+    liar.abort();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -37,7 +37,7 @@ use crate::store::Change;
 use crate::store::records::Recorder;
 use crate::store::witness::Signed;
 use crate::store::writer::{Waiter, WriterHandle};
-use crate::transfer::Heard;
+use crate::transfer::inbox::Inbox;
 use commits::Commits;
 use serve::Servers;
 
@@ -75,7 +75,7 @@ pub struct Driver {
     servers: Servers,
     commits: Arc<Commits>,
     evidence: Arc<Evidence>,
-    parts: mpsc::Sender<Heard>,
+    parts: Inbox,
     hands: Hands,
     receipts: mpsc::Sender<Receipt>,
     seats: Arc<Seats>,
@@ -170,8 +170,7 @@ impl Driver {
                 None
             }
             LinkEvent::Message(from, PeerMessage::Part { part, bytes }) => {
-                // When too many wait, one that was asked for is asked for again.
-                let _ = self.parts.try_send(Heard { from, part, bytes });
+                self.parts.take(from, part, bytes);
                 None
             }
             LinkEvent::Message(from, PeerMessage::Submit { payload }) => {

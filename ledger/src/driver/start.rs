@@ -36,7 +36,7 @@ use crate::store::records::{EventKey, Instance, InstanceId, Recorder, Records};
 use crate::store::witness::{Signed, Testimony};
 use crate::store::writer::WriterHandle;
 use crate::store::{Change, StoreError, seats};
-use crate::transfer::Heard;
+use crate::transfer::inbox::Inbox;
 
 /// The epoch in which a cluster is founded.
 pub const FIRST_EPOCH: Epoch = Epoch(0);
@@ -251,7 +251,7 @@ pub struct Parts {
     /// Shared with delivery.
     pub evidence: Arc<Evidence>,
     /// Parts of snapshots from peers.
-    pub parts: mpsc::Sender<Heard>,
+    pub parts: Inbox,
     /// Payloads that peers hand over.
     pub hands: Hands,
     /// What peers say of payloads that were handed to them.

@@ -18,7 +18,7 @@ use lmdb::{
 };
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Change, Direction, Entry, Store, StoreError, Table};
+use super::{Change, Direction, Entry, Room, Store, StoreError, Table};
 use crate::limits::{STORE_READERS_MAX, STORE_RESERVE_BYTES};
 
 /// `MDB_cursor_op` of `lmdb.h`: the five positions that are used here.
@@ -139,15 +139,21 @@ impl LmdbStore {
         // Page splits, copied tree pages and overflow pages: thrice the bytes is an upper bound in
         // practice.
         let wanted = u64::try_from(wanted).expect("a length fits into 64 bits") * 3;
-        let room = nix::sys::statvfs::statvfs(&self.directory)
-            .map_err(|cause| failed_by("ask for the room on its disk", cause))?;
-        let free = room.blocks_available().saturating_mul(room.fragment_size());
+        let free = self.free_on_disk()?;
         let deletes_only = changes.iter().all(|change| matches!(change, Change::Delete { .. }));
         if free >= wanted.saturating_add(STORE_RESERVE_BYTES) || deletes_only {
             Ok(())
         } else {
             Err(StoreError::Full("its disk has no room left"))
         }
+    }
+}
+
+impl LmdbStore {
+    fn free_on_disk(&self) -> Result<u64, StoreError> {
+        let room = nix::sys::statvfs::statvfs(&self.directory)
+            .map_err(|cause| failed_by("ask for the room on its disk", cause))?;
+        Ok(room.blocks_available().saturating_mul(room.fragment_size()))
     }
 }
 
@@ -246,6 +252,33 @@ impl Store for LmdbStore {
         }
         page.truncate(count_max);
         Ok(page)
+    }
+
+    fn first_keys(&self, table: Table, count_max: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let reading = |cause| failed("read", cause);
+        let transaction = self.environment.begin_ro_txn().map_err(reading)?;
+        let cursor = transaction.open_ro_cursor(self.database(table)).map_err(reading)?;
+        let (mut keys, mut to) = (Vec::new(), position::FIRST);
+        while keys.len() < count_max {
+            match cursor.get(None, None, to) {
+                Ok((key, _)) => keys.push(key.unwrap_or_default().to_vec()),
+                Err(lmdb::Error::NotFound) => break,
+                Err(cause) => return Err(reading(cause)),
+            }
+            to = position::NEXT;
+        }
+        Ok(keys)
+    }
+
+    fn room(&self) -> Result<Room, StoreError> {
+        let measuring = |cause| failed("measure its room", cause);
+        let info = self.environment.info().map_err(measuring)?;
+        let page = u64::from(self.environment.stat().map_err(measuring)?.page_size());
+        let bytes = |pages: usize| u64::try_from(pages).unwrap_or(u64::MAX).saturating_mul(page);
+        let in_map = u64::try_from(info.map_size()).unwrap_or(u64::MAX);
+        let in_map = in_map.saturating_sub(bytes(info.last_pgno()));
+        let new_bytes = in_map.min(self.free_on_disk()?);
+        Ok(Room { new_bytes, reusable_bytes: bytes(self.read_free_pages()?) })
     }
 
     fn used_bytes(&self) -> Result<u64, StoreError> {

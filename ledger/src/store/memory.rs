@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard};
 
-use super::{Change, Direction, Entry, Store, StoreError, Table};
+use super::{Change, Direction, Entry, Room, Store, StoreError, Table};
 
 /// What goes wrong in the next commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,6 +115,10 @@ impl Store for MemoryStore {
             }
         };
         Ok(page)
+    }
+
+    fn room(&self) -> Result<Room, StoreError> {
+        Ok(Room { new_bytes: u64::MAX, reusable_bytes: 0 })
     }
 
     fn used_bytes(&self) -> Result<u64, StoreError> {

@@ -199,6 +199,15 @@ pub enum StoreError {
     OpenAlready(String),
 }
 
+/// How much more may be written, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// By which the store may still grow: on its disk, and in its map.
+    pub new_bytes: u64,
+    /// What was deleted leaves so much behind, in pieces.
+    pub reusable_bytes: u64,
+}
+
 /// Ordered tables of bytes with atomic, durable commits. All calls block and may be made from any
 /// thread; commits are made by one thread at a time.
 pub trait Store: Send + Sync {
@@ -250,6 +259,21 @@ pub trait Store: Send + Sync {
     fn last(&self, table: Table) -> Result<Option<Entry>, StoreError> {
         Ok(self.page(table, &[], Direction::Backward, 1)?.pop())
     }
+
+    /// Up to `count_max` first keys of a table, if possible without reading their values.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn first_keys(&self, table: Table, count_max: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let page = self.page(table, &[], Direction::Forward, count_max)?;
+        Ok(page.into_iter().map(|(key, _)| key).collect())
+    }
+
+    /// How much more may be written.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn room(&self) -> Result<Room, StoreError>;
 
     /// Bytes that the store takes on disk.
     ///

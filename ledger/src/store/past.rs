@@ -8,16 +8,12 @@ use dagger_payload::id::CommitIndex;
 use dagger_payload::release::SealedRelease;
 
 use super::records::{Records, index_key, open_encoded, put_encoded, release_change};
-use super::{Change, Direction, Entry, StoreError, Table};
-use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RELEASES};
+use super::{Change, Room, StoreError, Table};
+use crate::limits::{FETCH_RESERVE_BYTES, STORE_PAGE_RECORDS, STORE_PAGE_RELEASES};
 
 /// Keeps a release that nothing shows to be true yet.
 pub fn fetched_release_change(sealed: &SealedRelease) -> Change {
     put_encoded(Table::Past, index_key(sealed.release.end.index), sealed)
-}
-
-fn removals(page: Vec<Entry>) -> impl Iterator<Item = Change> {
-    page.into_iter().map(|(key, _)| Change::Delete { table: Table::Past, key })
 }
 
 impl Records {
@@ -79,7 +75,22 @@ impl Records {
     /// # Errors
     /// [`StoreError`].
     pub fn fetched_removals(&self) -> Result<Vec<Change>, StoreError> {
-        let page = self.store.page(Table::Past, &[], Direction::Forward, STORE_PAGE_EVENTS)?;
-        Ok(removals(page).collect())
+        let keys = self.store.first_keys(Table::Past, STORE_PAGE_RECORDS)?.into_iter();
+        Ok(keys.map(|key| Change::Delete { table: Table::Past, key }).collect())
+    }
+
+    /// Whether what a peer sends may be kept, so many bytes more: well before the store is full,
+    /// for what a peer sends unproven must not stop this host.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn has_room_for_fetched(&self, bytes: usize) -> Result<bool, StoreError> {
+        let Room { new_bytes, reusable_bytes } = self.store.room()?;
+        // As the store counts them before it writes.
+        let wanted = u64::try_from(bytes).expect("a length fits into 64 bits").saturating_mul(3);
+        let all = new_bytes.saturating_add(reusable_bytes);
+        // What was deleted is reused in pieces: some growth goes along with it.
+        Ok(new_bytes >= FETCH_RESERVE_BYTES / 2
+            && all >= FETCH_RESERVE_BYTES.saturating_add(wanted))
     }
 }

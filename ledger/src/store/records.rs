@@ -25,7 +25,7 @@ use minicbor::{Decode, Encode};
 use super::pool::Pool;
 use super::witness::Signed;
 use super::{Change, Direction, Store, StoreError, Table};
-use crate::limits::STORE_PAGE_EVENTS;
+use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RELEASES, STORE_PAGE_RELEASES_BYTES};
 
 const CHECKSUM_BYTES: usize = 8;
 const INSTANCE_KEY: &[u8] = b"instance";
@@ -530,19 +530,50 @@ impl Records {
         self.releases_in(Table::Releases, (after, through), count_max)
     }
 
+    /// The next releases after `after` and up to `through` until they come to `bytes_max`: at least
+    /// one, unless there are no more.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn releases_of_bytes(
+        &self,
+        after: CommitIndex,
+        through: CommitIndex,
+        bytes_max: usize,
+    ) -> Result<Vec<SealedRelease>, StoreError> {
+        self.releases_until(Table::Releases, (after, through), (STORE_PAGE_RELEASES, bytes_max))
+    }
+
     /// The same of any table that holds releases by commit.
     pub(super) fn releases_in(
         &self,
         table: Table,
-        (after, through): (CommitIndex, CommitIndex),
+        range: (CommitIndex, CommitIndex),
         count_max: usize,
     ) -> Result<Vec<SealedRelease>, StoreError> {
-        let (from, last) = (index_key(after.next()), index_key(through));
-        let page = self.store.page(table, &from, Direction::Forward, count_max)?;
-        page.into_iter()
-            .take_while(|(key, _)| *key <= last)
-            .map(|(key, value)| open_encoded(table, &key, value))
-            .collect()
+        self.releases_until(table, range, (count_max, STORE_PAGE_RELEASES_BYTES))
+    }
+
+    /// Reads one at a time: each may be large, and a peer may have made it so.
+    fn releases_until(
+        &self,
+        table: Table,
+        (after, through): (CommitIndex, CommitIndex),
+        (count_max, bytes_max): (usize, usize),
+    ) -> Result<Vec<SealedRelease>, StoreError> {
+        let (mut from, last) = (index_key(after.next()), index_key(through));
+        let (mut releases, mut bytes) = (Vec::new(), 0);
+        while releases.len() < count_max && bytes < bytes_max {
+            let next = self.store.page(table, &from, Direction::Forward, 1)?.pop();
+            let Some((key, value)) = next.filter(|(key, _)| *key <= last) else {
+                break;
+            };
+            bytes += value.len();
+            releases.push(open_encoded(table, &key, value)?);
+            // The first key that may follow.
+            from = [&key[..], &[0]].concat();
+        }
+        Ok(releases)
     }
 
     /// The commit of the newest release that is stored; 0 for none.

@@ -19,17 +19,19 @@ use dagger_payload::limits::{SNAPSHOT_CHUNK_BYTES_MAX, SNAPSHOT_CHUNKS_MAX};
 use dagger_payload::peer::{Part, PeerMessage};
 use dagger_payload::snapshot::{PastReleases, SnapshotHead, SnapshotOffer};
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Fetched, Heard, Outcome, Piece};
+use super::inbox::Parts;
+use super::pace::Pace;
+use super::{Fetched, Outcome, Piece};
 use crate::delivery::{Delivery, DeliveryError};
 use crate::driver::start::FIRST_EPOCH;
 use crate::limits::{
-    HANDOVER_BYTES_MAX, OFFERS_WAIT_MAX, PART_WAIT_MAX, PAST_PAGE_BYTES_MAX, SNAPSHOT_WRITE_BYTES,
-    TRANSFER_REST,
+    HANDOVER_BYTES_MAX, OFFERS_WAIT_MAX, PAST_PAGE_BYTES_MAX, PIECE_BYTES_MAX,
+    SNAPSHOT_WRITE_BYTES, TRANSFER_REST,
 };
 use crate::link::Links;
-use crate::store::{StoreError, chain, past, snapshots};
+use crate::store::{Change, StoreError, chain, past, snapshots};
 
 /// Why a transfer ended early.
 #[derive(Debug, thiserror::Error)]
@@ -67,6 +69,9 @@ enum TransferError {
     /// Its releases are not that state's history.
     #[error("its releases are not the history of the attested state")]
     FalsePast,
+    /// With more of it this host itself might find no room.
+    #[error("there is too little room for what it sends")]
+    NoRoom,
     /// The daemon stops.
     #[error(transparent)]
     Delivery(#[from] DeliveryError),
@@ -88,10 +93,12 @@ impl From<crate::store::writer::WriterGone> for TransferError {
 pub struct Client {
     delivery: Arc<Delivery>,
     links: Links,
-    heard: mpsc::Receiver<Heard>,
+    parts: Parts,
     fetched: mpsc::Sender<Fetched>,
     /// Whose parts wait here.
     contributors: BTreeSet<AuthorIndex>,
+    /// How long each peer may still be waited for in this transfer.
+    paces: BTreeMap<AuthorIndex, Pace>,
 }
 
 impl Client {
@@ -99,10 +106,11 @@ impl Client {
     pub fn new(
         delivery: Arc<Delivery>,
         links: Links,
-        heard: mpsc::Receiver<Heard>,
+        parts: Parts,
         fetched: mpsc::Sender<Fetched>,
     ) -> Self {
-        Self { delivery, links, heard, fetched, contributors: BTreeSet::new() }
+        let (contributors, paces) = (BTreeSet::new(), BTreeMap::new());
+        Self { delivery, links, parts, fetched, contributors, paces }
     }
 
     /// Waits for offers until the daemon stops.
@@ -130,6 +138,8 @@ impl Client {
                     }
                     tracing::warn!(%name, %error, "a peer's snapshot is not used; others are asked");
                     sleep(TRANSFER_REST).await;
+                    // What was offered meanwhile may be there no more.
+                    drop(self.parts.offers_now());
                     self.ask_for_offers();
                 }
             }
@@ -142,7 +152,7 @@ impl Client {
     fn blamed(&mut self, peer: AuthorIndex, error: &TransferError) -> BTreeSet<AuthorIndex> {
         match error {
             TransferError::NotAgreed => BTreeSet::new(),
-            TransferError::FalseSnapshot | TransferError::FalsePast => {
+            TransferError::FalseSnapshot | TransferError::FalsePast | TransferError::NoRoom => {
                 let mut all = std::mem::take(&mut self.contributors);
                 all.insert(peer);
                 all
@@ -164,24 +174,18 @@ impl Client {
     async fn offers(&mut self) -> Option<BTreeMap<AuthorIndex, Bytes>> {
         let mut offers = BTreeMap::new();
         while offers.is_empty() {
-            let heard = self.heard.recv().await?;
-            if let Some(offer) = read_offer(&heard)
-                && self.is_ahead(&offer.head)
-            {
-                offers.insert(heard.from, heard.bytes);
-            }
+            offers = self.parts.offers().await?;
+            offers.retain(|_, offer| self.is_wanted(offer));
         }
         self.ask_for_offers();
-        let gathering = async {
-            while let Some(heard) = self.heard.recv().await {
-                if read_offer(&heard).is_some_and(|offer| self.is_ahead(&offer.head)) {
-                    offers.insert(heard.from, heard.bytes);
-                }
-            }
-        };
-        // Until it is over: more always come in time or not at all.
-        let _ = timeout(OFFERS_WAIT_MAX, gathering).await;
+        sleep(OFFERS_WAIT_MAX).await;
+        offers.extend(self.parts.offers_now());
+        offers.retain(|_, offer| self.is_wanted(offer));
         Some(offers)
+    }
+
+    fn is_wanted(&self, offer: &Bytes) -> bool {
+        codec::decode::<SnapshotOffer>(offer).is_ok_and(|offer| self.is_ahead(&offer.head))
     }
 
     fn is_ahead(&self, head: &SnapshotHead) -> bool {
@@ -198,6 +202,7 @@ impl Client {
         if !self.is_ahead(&head) {
             return Err(TransferError::NotAhead);
         }
+        self.paces.clear();
         let name = self.name(peer);
         let (commit, bytes) = (head.end.index, head.bytes);
         tracing::info!(%name, %commit, bytes, "a peer's snapshot is fetched");
@@ -216,8 +221,7 @@ impl Client {
         }
         self.agree_on(&frontier, peer, &head, &newest).await?;
         self.contributors.insert(peer);
-        self.fetch_chunks(peer, &head).await?;
-        self.fetch_past(peer, head.end.index).await?;
+        self.fetch_parts(peer, &head).await?;
         let (outcome, mut came) = mpsc::channel(1);
         let fetched = Fetched { offer, frontier, outcome };
         if self.fetched.send(fetched).await.is_err() {
@@ -245,19 +249,26 @@ impl Client {
         }
     }
 
+    /// Asks for one part. A peer that was waited for too long in this transfer is asked in vain.
     async fn ask(&mut self, peer: AuthorIndex, part: Part) -> Result<Bytes, TransferError> {
+        let answer = self.parts.expect(peer, part);
         let ask = PeerMessage::AskPart { part };
         self.links.send(peer, ask.to_bytes().into());
-        let answer = async {
-            while let Some(heard) = self.heard.recv().await {
-                if (heard.from, heard.part) == (peer, part) {
-                    return Ok(heard.bytes);
-                }
+        let (pace, began) = (self.paces.entry(peer).or_default(), Instant::now());
+        match timeout(pace.wait_max(), answer).await {
+            Ok(Ok(bytes)) if bytes.is_empty() => {
+                pace.waited(began.elapsed());
+                Err(TransferError::Gone)
             }
-            Err(TransferError::Silent)
-        };
-        let bytes = timeout(PART_WAIT_MAX, answer).await.map_err(|_| TransferError::Silent)??;
-        if bytes.is_empty() { Err(TransferError::Gone) } else { Ok(bytes) }
+            Ok(Ok(bytes)) => {
+                pace.came(began.elapsed(), bytes.len());
+                Ok(bytes)
+            }
+            Ok(Err(_)) | Err(_) => {
+                pace.waited(began.elapsed());
+                Err(TransferError::Silent)
+            }
+        }
     }
 
     /// Walks from the genesis on: up to `epoch`, with how it began, and as far as it goes. What is
@@ -385,6 +396,32 @@ impl Client {
         if fits { Ok(frontier) } else { Err(TransferError::Malformed) }
     }
 
+    /// Fetches chunks and releases. What comes is believed only when all is here, so a peer may send
+    /// more than there is room for: then all of it is thrown away.
+    async fn fetch_parts(
+        &mut self,
+        peer: AuthorIndex,
+        head: &SnapshotHead,
+    ) -> Result<(), TransferError> {
+        let fetched = match self.fetch_chunks(peer, head).await {
+            Ok(()) => self.fetch_past(peer, head.end.index).await,
+            failed => failed,
+        };
+        if matches!(fetched, Err(TransferError::NoRoom)) {
+            self.forget(head).await?;
+        }
+        fetched
+    }
+
+    /// Keeps what came unproven, if there is room for it and for this host itself.
+    async fn keep(&self, changes: Vec<Change>) -> Result<(), TransferError> {
+        let bytes = changes.iter().map(Change::size_bytes).sum();
+        if !changes.is_empty() && !self.delivery.records.has_room_for_fetched(bytes)? {
+            return Err(TransferError::NoRoom);
+        }
+        Ok(self.delivery.writer.store(changes).await?)
+    }
+
     /// Fetches the chunks that are not here yet; what has come stays, however it ends.
     async fn fetch_chunks(
         &mut self,
@@ -411,7 +448,7 @@ impl Client {
                 }
                 number += 1;
             }
-            self.delivery.writer.store(changes).await?;
+            self.keep(changes).await?;
         }
         ended
     }
@@ -452,8 +489,7 @@ impl Client {
             if !rises || last > through {
                 return Err(TransferError::Malformed);
             }
-            let changes = page.iter().map(past::fetched_release_change).collect();
-            self.delivery.writer.store(changes).await?;
+            self.keep(page.iter().map(past::fetched_release_change).collect()).await?;
             after = last;
         }
         Ok(())
@@ -478,16 +514,17 @@ impl Client {
         part: impl Fn(u64) -> Part,
         bytes_max: u64,
     ) -> Result<BytesMut, TransferError> {
-        let mut whole = BytesMut::new();
+        let (mut whole, mut total) = (BytesMut::new(), None);
         loop {
             let offset = u64::try_from(whole.len()).expect("a length fits into 64 bits");
             let bytes = self.ask(peer, part(offset)).await?;
             let piece: Piece = codec::decode(&bytes).map_err(|_| TransferError::Malformed)?;
-            if piece.bytes.is_empty() || piece.total > bytes_max {
+            let total = *total.get_or_insert(piece.total);
+            if piece.total != total || total > bytes_max || !fits(&piece, offset) {
                 return Err(TransferError::Malformed);
             }
             whole.extend_from_slice(&piece.bytes);
-            if u64::try_from(whole.len()).expect("fits") >= piece.total {
+            if u64::try_from(whole.len()).expect("fits") == total {
                 return Ok(whole);
             }
         }
@@ -527,6 +564,10 @@ fn same_beginning(one: Option<&Handover>, other: Option<&Handover>) -> bool {
     one.map(said) == other.map(said)
 }
 
-fn read_offer(heard: &Heard) -> Option<SnapshotOffer> {
-    (heard.part == Part::Offer).then(|| codec::decode(&heard.bytes).ok()).flatten()
+/// Whether a piece is as long as one is that an honest peer sends: smaller ones would make of one
+/// whole as many questions as it has bytes.
+fn fits(piece: &Piece, offset: u64) -> bool {
+    let length = u64::try_from(piece.bytes.len()).expect("a length fits into 64 bits");
+    let rest = piece.total.saturating_sub(offset);
+    length > 0 && length == rest.min(u64::try_from(PIECE_BYTES_MAX).expect("fits"))
 }

@@ -9,31 +9,20 @@
 //! finds that the chunks lead to it and that the releases are its history, and more members than
 //! may lie name the same frontier.
 //!
-//! Owns both ends: `server` answers from the store, `client` asks, checks and stores. Never reads a
-//! chunk. Called by the driver, which passes parts on, and by the daemon; what has been fetched
-//! goes to delivery's `judging`.
+//! Owns both ends: `server` answers from the store, `client` asks, checks and stores, with what
+//! `inbox` lets in and for as long as `pace` says. Never reads a chunk. Called by the driver, which
+//! passes parts on, and by the daemon; what has been fetched goes to delivery's `judging`.
 
 pub mod client;
+pub mod inbox;
+pub mod pace;
 pub mod server;
 
 use bytes::Bytes;
 use dagger_ledger_core::Frontier;
-use dagger_payload::id::AuthorIndex;
-use dagger_payload::peer::Part;
 use dagger_payload::snapshot::SnapshotOffer;
 use minicbor::{Decode, Encode};
 use tokio::sync::mpsc;
-
-/// A part that a peer sent.
-#[derive(Debug)]
-pub struct Heard {
-    /// Who.
-    pub from: AuthorIndex,
-    /// Which.
-    pub part: Part,
-    /// Its bytes.
-    pub bytes: Bytes,
-}
 
 /// A piece of a page of past releases, or of a handover.
 #[derive(Debug, Encode, Decode)]

@@ -10,7 +10,7 @@ use dagger_payload::peer::Part;
 use dagger_payload::snapshot::PastReleases;
 
 use super::Piece;
-use crate::limits::{PART_BYTES_MAX, STORE_PAGE_RELEASES};
+use crate::limits::{PART_BYTES_MAX, PIECE_BYTES_MAX};
 use crate::store::StoreError;
 use crate::store::records::Records;
 
@@ -43,9 +43,9 @@ fn past(
 ) -> Result<Bytes, StoreError> {
     let mut releases = Vec::new();
     let mut bytes = 0;
-    for release in records.releases(after, through, STORE_PAGE_RELEASES)? {
+    for release in records.releases_of_bytes(after, through, PIECE_BYTES_MAX)? {
         bytes += codec::encode(&release).len();
-        if bytes > PART_BYTES_MAX / 2 && !releases.is_empty() {
+        if bytes > PIECE_BYTES_MAX && !releases.is_empty() {
             break;
         }
         releases.push(release);
@@ -56,7 +56,120 @@ fn past(
 /// What of `whole` follows `offset`, as far as one answer carries it.
 fn piece(whole: &Bytes, offset: u64) -> Bytes {
     let start = usize::try_from(offset).unwrap_or(usize::MAX).min(whole.len());
-    let end = start.saturating_add(PART_BYTES_MAX / 2).min(whole.len());
+    let end = start.saturating_add(PIECE_BYTES_MAX).min(whole.len());
     let total = u64::try_from(whole.len()).expect("a length fits into 64 bits");
     codec::encode(&Piece { total, bytes: whole.slice(start..end) }).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use dagger_payload::event::CommitEnd;
+    use dagger_payload::id::{AuthorIndex, LedgerTime, Position, PrefixHash, StateRoot};
+    use dagger_payload::key::Signature;
+    use dagger_payload::payload::{SignatureKind, SignedPayload};
+    use dagger_payload::release::{CommitRelease, OrderedPayload, Release, SealedRelease, Verdict};
+
+    use super::*;
+    use crate::store::memory::MemoryStore;
+    use crate::store::records::release_change;
+    use crate::store::{Change, Direction, Entry, Room, Store, Table};
+
+    const RELEASES: u64 = 32;
+    const RELEASE_BYTES: usize = 2 * 1024 * 1024;
+
+    /// Counts what is read.
+    #[derive(Default)]
+    struct Counting {
+        store: MemoryStore,
+        bytes: AtomicUsize,
+    }
+
+    impl Store for Counting {
+        fn commit(&self, changes: &[Change]) -> Result<(), StoreError> {
+            self.store.commit(changes)
+        }
+
+        fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+            self.store.get(table, key)
+        }
+
+        fn page(
+            &self,
+            table: Table,
+            from: &[u8],
+            direction: Direction,
+            count_max: usize,
+        ) -> Result<Vec<Entry>, StoreError> {
+            let page = self.store.page(table, from, direction, count_max)?;
+            let bytes = page.iter().map(|(_, value)| value.len()).sum();
+            self.bytes.fetch_add(bytes, Ordering::Relaxed);
+            Ok(page)
+        }
+
+        fn room(&self) -> Result<Room, StoreError> {
+            self.store.room()
+        }
+
+        fn used_bytes(&self) -> Result<u64, StoreError> {
+            self.store.used_bytes()
+        }
+    }
+
+    fn release(index: u64, bytes: usize) -> SealedRelease {
+        let end = CommitEnd {
+            index: CommitIndex(index),
+            position: Position(index),
+            prefix_hash: PrefixHash::ZERO,
+            state_root: StateRoot::ZERO,
+        };
+        let (signature_kind, signature) = (SignatureKind::SshEd25519, Signature([3; 64]));
+        let payload = SignedPayload { signature_kind, signature, bytes: vec![0; bytes].into() };
+        let release = Release {
+            position: Position(index),
+            digest: payload.digest(),
+            ordered: OrderedPayload { author: AuthorIndex(0), payload },
+            verdict: Verdict::Accepted,
+            effects: Vec::new(),
+        };
+        let (releases, time_effects) = (vec![release], Vec::new());
+        let release = CommitRelease { end, ledger_time: LedgerTime(index), releases, time_effects };
+        SealedRelease { release, seal: Signature([1; 64]) }
+    }
+
+    fn asked(store: &Arc<Counting>, offset: u64) -> Piece {
+        let records = Records::new(store.clone());
+        let (after, through) = (CommitIndex(0), CommitIndex(RELEASES));
+        let bytes = part(&records, Part::Past { after, through, offset }).expect("reads");
+        codec::decode(&bytes).expect("a piece")
+    }
+
+    #[test]
+    fn a_piece_of_large_releases_costs_reading_one_of_them_and_small_ones_share_a_piece() {
+        let store = Arc::new(Counting::default());
+        let changes: Vec<_> =
+            (1..=RELEASES).map(|index| release_change(&release(index, RELEASE_BYTES))).collect();
+        store.commit(&changes).expect("commits");
+        let first = asked(&store, 0);
+        let read = store.bytes.load(Ordering::Relaxed);
+        assert!(read < 2 * RELEASE_BYTES, "{read} bytes were read for one piece");
+        assert_eq!(first.bytes.len(), PIECE_BYTES_MAX);
+        // Its rest follows, and nothing of the next release.
+        let mut whole = first.bytes.to_vec();
+        while u64::try_from(whole.len()).expect("fits") < first.total {
+            let next = asked(&store, u64::try_from(whole.len()).expect("fits"));
+            assert_eq!(next.total, first.total);
+            whole.extend_from_slice(&next.bytes);
+        }
+        let page: PastReleases = codec::decode(&whole).expect("is whole");
+        assert_eq!(page.0, [release(1, RELEASE_BYTES)]);
+
+        let small: Vec<_> =
+            (1..=RELEASES).map(|index| release_change(&release(index, 100))).collect();
+        store.commit(&small).expect("commits");
+        let page: PastReleases = codec::decode(&asked(&store, 0).bytes).expect("is whole");
+        assert_eq!(page.0.len(), small.len());
+    }
 }

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub)]
 
 pub mod judge;
+pub mod peer;
 pub mod tree;
 
 use std::net::{SocketAddr, TcpListener};

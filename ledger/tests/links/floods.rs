@@ -6,7 +6,6 @@
 //! [`MEMORY_BYTES_MAX`], none ends, the flood leaves no file descriptor behind, and what honest
 //! users submit meanwhile is ordered and attested.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -14,7 +13,6 @@ use std::time::Duration;
 use bytes::Bytes;
 use dagger_bus::ledger::{LinkStatus, MemberStatus};
 use dagger_ledger::link::frames;
-use dagger_ledger::link::tls::Identity;
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
@@ -26,15 +24,13 @@ use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::peer::{Highest, PeerMessage};
 use dagger_payload::sshsig::{self, Namespace};
 use futures_util::SinkExt;
-use rustls::pki_types::ServerName;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use crate::common::{Cluster, Host, key};
+use crate::common::{Cluster, Host, key, peer};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 /// What a ledger may take while it is flooded, program and store's pages included.
@@ -79,16 +75,7 @@ fn open_files(host: &Host) -> usize {
 }
 
 async fn link(genesis: &Genesis, cluster: ClusterId, to: AuthorIndex) -> TlsStream<TcpStream> {
-    let host = genesis.host(to).expect("a member");
-    let identity = Identity::new(&key(10), vec![(to, host.ledger_key.clone())]);
-    let address: SocketAddr = host.address;
-    let stream = TcpStream::connect(address).await.expect("connects");
-    let name = ServerName::from(address.ip());
-    let connector = TlsConnector::from(identity.client(to));
-    let mut stream = connector.connect(name, stream).await.expect("a member's key passes");
-    let hello = PeerMessage::Hello { version: 1, cluster };
-    frames::writer(&mut stream).send(Bytes::from(hello.to_bytes())).await.expect("sends");
-    stream
+    peer::link(genesis, cluster, to).await.expect("a member's key passes")
 }
 
 /// Sends frame after frame, and reads what comes back, until the other side closes the link or all
