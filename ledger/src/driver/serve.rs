@@ -305,13 +305,15 @@ mod tests {
             prefix_hash: PrefixHash::ZERO,
             state_root: StateRoot::ZERO,
         };
+        let own =
+            Parent { author: AuthorIndex(0), round: Round(round - 1), digest: EventDigest::ZERO };
         let header = Header {
             version: EVENT_VERSION,
             cluster: ClusterId([1; 32]),
             epoch: Epoch(0),
             round: Round(round),
             author: AuthorIndex(0),
-            parents: Vec::new(),
+            parents: Vec::from_iter((round > 1).then_some(own)),
             payload_root: MerkleRoot::ZERO,
             payload_count: 0,
             timestamp: LedgerTime(round),
