@@ -39,7 +39,7 @@ use crate::driver::start::{self, Parts};
 use crate::exit::{self, Exit, Stop, StopHandle, StopReceiver, in_words};
 use crate::limits::{CORE_INPUTS_MAX, RECEIPTS_WAITING_MAX, STOP_WAIT_MAX};
 use crate::link::inspect::KnownEvents;
-use crate::link::{LinkConfiguration, Links};
+use crate::link::{LinkConfiguration, Links, heard};
 use crate::mend::{self, Doubt};
 use crate::seats::{Contradiction, Seats};
 use crate::store::lmdb::LmdbStore;
@@ -470,14 +470,14 @@ fn start_core(
     let (cluster, me) = own;
     let link_configuration = LinkConfiguration { cluster, me, members: Vec::new() };
     let known = Arc::new(KnownEvents::default());
-    let (events, link_events) = mpsc::channel(CORE_INPUTS_MAX);
+    let (events, link_events) = heard::channel(CORE_INPUTS_MAX);
     let inside = runtime.enter();
     let key = prepared.key.clone();
     let started = Links::start(link_configuration, &key, known.clone(), peers, events);
-    let (parts, heard) = inbox::inbox();
+    let (inbox, parts) = inbox::inbox();
     if let Some(fetched) = fetched {
         let (delivery, links) = (delivery.clone(), started.clone());
-        tokio::spawn(Client::new(delivery, links, heard, fetched).run());
+        tokio::spawn(Client::new(delivery, links, parts, fetched).run());
     }
     drop(inside);
     delivery.seats.follow(started.clone());
@@ -495,7 +495,7 @@ fn start_core(
         known,
         commits: delivery.commits.clone(),
         evidence: delivery.evidence.clone(),
-        parts,
+        parts: inbox,
         hands,
         receipts,
         seats: delivery.seats.clone(),

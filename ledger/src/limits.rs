@@ -42,6 +42,12 @@ pub const UNORDERED_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Bytes of all payloads that may wait unordered on one host meanwhile.
 pub const UNORDERED_BYTES_WHEN_LATE_MAX: usize = 8 * 1024 * 1024;
 
+/// Bytes of frames of one peer that may wait for the core; more are not read.
+pub const RECEIVED_BYTES_PER_PEER_MAX: usize = 4 * FRAME_BYTES_MAX;
+/// Answers to one peer that may wait for a write: what is sent at once then fits its queue.
+pub const ANSWERS_WAITING_PER_PEER_MAX: usize = PEER_QUEUE_FRAMES_MAX / 2;
+/// Bytes of them.
+pub const ANSWERS_WAITING_BYTES_PER_PEER_MAX: usize = PEER_QUEUE_BYTES_MAX / 2;
 /// Inputs that may wait for the core.
 pub const CORE_INPUTS_MAX: usize = 4096;
 /// Inputs that the core takes before its outputs are carried out: one write then covers them all.

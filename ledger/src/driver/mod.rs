@@ -8,19 +8,16 @@
 pub mod commits;
 mod serve;
 pub mod start;
+mod waiting;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dagger_ledger_core::{
     ClockDoubt, Core, CoreStatus, Input, Moment, Output, Record, WriteNumber,
 };
-use dagger_payload::event::Event;
-use dagger_payload::handover::Handover;
-use dagger_payload::id::{AuthorIndex, LedgerTime};
+use dagger_payload::id::LedgerTime;
 use dagger_payload::peer::PeerMessage;
-use dagger_payload::release::OrderedCommit;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -30,6 +27,7 @@ use crate::delivery::forwarding::Heard as Receipt;
 use crate::delivery::handing::Hands;
 use crate::exit::{Stop, StopHandle};
 use crate::limits::{CORE_INPUTS_PER_TURN_MAX, HELD_BYTES_MAX, HELD_WAIT_MAX};
+use crate::link::heard::Heard as LinksHeard;
 use crate::link::inspect::KnownEvents;
 use crate::link::{LinkEvent, Links};
 use crate::seats::Seats;
@@ -40,18 +38,10 @@ use crate::store::writer::{Waiter, WriterHandle};
 use crate::transfer::inbox::Inbox;
 use commits::Commits;
 use serve::Servers;
+use waiting::{Waiting, WaitingLine};
 
 /// What delivery tells the core, over a bounded channel.
 pub type LocalInputs = mpsc::Sender<Input>;
-
-/// What waits until a write is durable.
-enum Waiting {
-    Send(AuthorIndex, PeerMessage),
-    Broadcast(PeerMessage),
-    Committed(OrderedCommit),
-    Stored(Arc<Event>),
-    EpochBegan(Handover),
-}
 
 /// Changes that nothing waits for yet: they share the next write.
 #[derive(Default)]
@@ -83,7 +73,7 @@ pub struct Driver {
     stop: StopHandle,
     started: Instant,
     wake_at: Instant,
-    waiting: VecDeque<(WriteNumber, Waiting)>,
+    waiting: WaitingLine,
     durable: WriteNumber,
     /// The newest write that the writer has.
     handed: WriteNumber,
@@ -94,7 +84,7 @@ pub struct Driver {
 /// Where inputs come from.
 pub struct Sources {
     /// From the links.
-    pub links: mpsc::Receiver<LinkEvent>,
+    pub links: LinksHeard,
     /// From delivery.
     pub local: mpsc::Receiver<Input>,
     /// From the writer.
@@ -150,7 +140,7 @@ impl Driver {
     /// Takes what else waits, so that one write covers it all.
     fn take_waiting(&mut self, sources: &mut Sources) {
         for _ in 0..CORE_INPUTS_PER_TURN_MAX {
-            let link = sources.links.try_recv().ok();
+            let link = sources.links.try_recv();
             let local = sources.local.try_recv().ok();
             if link.is_none() && local.is_none() {
                 return;
@@ -249,9 +239,9 @@ impl Driver {
         let Some(since) = self.held.since else {
             return false;
         };
-        let mut waiting = self.waiting.iter().rev().take_while(|(after, _)| *after > self.handed);
+        let mut waiting = self.waiting.beyond(self.handed);
         self.held.signed.is_some()
-            || waiting.any(|(_, what)| !matches!(what, Waiting::Stored(_)))
+            || waiting.any(|what| !matches!(what, Waiting::Stored(_)))
             || self.held.bytes > HELD_BYTES_MAX
             || since.elapsed() >= HELD_WAIT_MAX
     }
@@ -278,7 +268,7 @@ impl Driver {
     }
 
     fn wait_for(&mut self, after: WriteNumber, what: Waiting) {
-        self.waiting.push_back((after, what));
+        self.waiting.push(after, what);
     }
 
     fn became_durable(&mut self, number: WriteNumber) -> Input {
@@ -288,10 +278,7 @@ impl Driver {
 
     /// Carries out, in order, everything whose write is durable.
     fn release(&mut self) {
-        while let Some((after, _)) = self.waiting.front()
-            && *after <= self.durable
-            && let Some((_, what)) = self.waiting.pop_front()
-        {
+        while let Some(what) = self.waiting.pop(self.durable) {
             match what {
                 // Encoded only now, and for nobody who is gone: what a peer asks for again and
                 // again shares its bytes until then.

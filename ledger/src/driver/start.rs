@@ -23,6 +23,7 @@ use tokio::time::Instant;
 
 use super::commits::Commits;
 use super::serve::Servers;
+use super::waiting::WaitingLine;
 use super::{Driver, Sources};
 use crate::delivery::evidence::Evidence;
 use crate::delivery::forwarding::Heard as Receipt;
@@ -322,7 +323,7 @@ pub fn start(
                 stop,
                 started,
                 wake_at: started,
-                waiting: std::collections::VecDeque::new(),
+                waiting: WaitingLine::default(),
                 durable: dagger_ledger_core::WriteNumber(0),
                 handed: dagger_ledger_core::WriteNumber(0),
                 held: super::Held::default(),

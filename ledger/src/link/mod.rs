@@ -6,6 +6,7 @@
 //! host). Never interprets a message. Called by the driver.
 
 pub mod frames;
+pub mod heard;
 pub mod inspect;
 mod peers;
 pub mod queue;
@@ -29,12 +30,13 @@ use dagger_payload::peer::PeerMessage;
 use dagger_payload::roster::{Roster, Seat, SeatStanding};
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::limits::{
     HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, LINK_SETTLED, REDIAL_WAIT_MAX, REDIAL_WAIT_MIN,
 };
+use heard::{Room, Teller};
 use inspect::{Inspector, Keys, KnownEvents};
 use peers::{Finding, Peer, Peers};
 use queue::PeerQueue;
@@ -85,7 +87,7 @@ struct Shared {
     server: Arc<rustls::ServerConfig>,
     inspector: Inspector,
     peers: Peers,
-    events: mpsc::Sender<LinkEvent>,
+    events: Teller,
     refusals: Refusals,
     stopping: CancellationToken,
     /// Where the links' tasks run, whoever changes who is linked to.
@@ -99,7 +101,13 @@ impl Shared {
     }
 
     async fn tell(&self, event: LinkEvent) -> Result<(), LinkError> {
-        self.events.send(event).await.map_err(|_| LinkError::GivenUp)
+        self.events.tell(event, None).await.map_err(|_| LinkError::GivenUp)
+    }
+
+    /// Tells of what a peer sent, as soon as it may make so much more wait.
+    async fn pass_on(&self, room: &Room, bytes: usize, event: LinkEvent) -> Result<(), LinkError> {
+        let held = room.take(bytes).await;
+        self.events.tell(event, Some(held)).await.map_err(|_| LinkError::GivenUp)
     }
 }
 
@@ -116,7 +124,7 @@ impl Links {
         key: &SecretKey,
         known: Arc<KnownEvents>,
         listener: TcpListener,
-        events: mpsc::Sender<LinkEvent>,
+        events: Teller,
     ) -> Self {
         let LinkConfiguration { cluster, me, members } = configuration;
         let identity = Identity::new(key, Vec::new());

@@ -14,6 +14,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use super::Member;
+use super::heard::Room;
 use super::queue::PeerQueue;
 use super::session::LinkError;
 
@@ -32,6 +33,8 @@ pub(super) struct Place {
     /// end. So at most two are kept, however many a peer opens.
     newest: Mutex<Option<CancellationToken>>,
     pub(super) live: Mutex<Option<Live>>,
+    /// For what the peer sent and the driver has not heard yet, whichever link it came by.
+    pub(super) room: Room,
 }
 
 /// A peer, as it is reached now.

@@ -9,7 +9,6 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use dagger_payload::id::AuthorIndex;
 use dagger_payload::peer::{PEER_VERSION, PeerMessage};
 use futures_util::SinkExt;
 use nix::sys::socket::{setsockopt, sockopt};
@@ -189,7 +188,7 @@ where
         () = given_up.cancelled() => Err(LinkError::GivenUp),
         received = async {
             shared.tell(LinkEvent::Connected(author)).await?;
-            receive_all(shared, author, &mut reader).await
+            receive_all(shared, peer, &mut reader).await
         } => received,
     };
     given_up.cancel();
@@ -207,19 +206,18 @@ where
 
 async fn receive_all<R: AsyncRead + Unpin>(
     shared: &Shared,
-    peer: AuthorIndex,
+    peer: &Peer,
     reader: &mut FrameReader<R>,
 ) -> Result<(), LinkError> {
     loop {
         let frame = reader.next().await?.ok_or(LinkError::Closed)?;
-        match shared.inspector.inspect(&frame)? {
-            Inbound::Known => {}
-            Inbound::Event(event) => shared.tell(LinkEvent::Event(peer, event)).await?,
-            Inbound::Closing(header, signed) => {
-                shared.tell(LinkEvent::Closing(header, signed)).await?;
-            }
-            Inbound::Message(message) => shared.tell(LinkEvent::Message(peer, message)).await?,
-        }
+        let event = match shared.inspector.inspect(&frame)? {
+            Inbound::Known => continue,
+            Inbound::Event(event) => LinkEvent::Event(peer.author, event),
+            Inbound::Closing(header, signed) => LinkEvent::Closing(header, signed),
+            Inbound::Message(message) => LinkEvent::Message(peer.author, message),
+        };
+        shared.pass_on(&peer.place.room, frame.len(), event).await?;
     }
 }
 

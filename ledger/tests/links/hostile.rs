@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use dagger_ledger::link::frames;
+use dagger_ledger::link::heard::{self, Heard};
 use dagger_ledger::link::inspect::{Inbound, Inspector, KnownEvents, Refused};
 use dagger_ledger::link::{LinkConfiguration, LinkEvent, Links, Member};
 use dagger_payload::event::{
@@ -22,12 +23,12 @@ use dagger_payload::id::{
     PrefixHash, Round, StateRoot,
 };
 use dagger_payload::key::{Domain, Signature};
+use dagger_payload::limits::FRAME_BYTES_MAX;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::peer::{Highest, Part, PeerMessage, Receipt};
 use futures_util::SinkExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
@@ -176,9 +177,9 @@ fn what_was_signed_for_a_cluster_of_the_same_members_is_foreign_here() {
 struct Cluster {
     tested: Links,
     address: SocketAddr,
-    heard: mpsc::Receiver<LinkEvent>,
+    heard: Heard,
     honest: Links,
-    _honest_heard: mpsc::Receiver<LinkEvent>,
+    _honest_heard: Heard,
 }
 
 impl Cluster {
@@ -196,7 +197,7 @@ impl Cluster {
             });
             let (cluster, members) = (CLUSTER, members.collect());
             let configuration = LinkConfiguration { cluster, me: AuthorIndex(me.into()), members };
-            let (sender, heard) = mpsc::channel(64);
+            let (sender, heard) = heard::channel(64);
             let known = Arc::new(KnownEvents::default());
             (Links::start(configuration, &key(me), known, listener, sender), heard)
         };
@@ -314,6 +315,26 @@ async fn of_fifty_links_that_a_member_opens_while_nobody_listens_two_are_kept_at
     drop(cluster.hostile().await);
     cluster.hostile_is_gone().await;
     nothing_is_left_behind(files + 2);
+}
+
+#[tokio::test]
+async fn of_sixty_mebibytes_that_a_member_sends_while_nobody_listens_few_are_read() {
+    let mut cluster = Cluster::start().await;
+    let mut stream = cluster.hostile().await;
+    let bytes = Bytes::from(vec![0; FRAME_BYTES_MAX - 1024]);
+    let frame = Bytes::from(PeerMessage::Part { part: Part::Offer, bytes }.to_bytes());
+    // Fewer than there is room for events.
+    let mut writer = frames::writer(&mut stream);
+    let sending = async {
+        for _ in 0..60 {
+            writer.send(frame.clone()).await.expect("the link stands");
+        }
+    };
+    let sent = timeout(Duration::from_secs(3), sending).await;
+    assert!(sent.is_err(), "all of it was read, and waits");
+    cluster.the_honest_one_is_heard(1).await;
+    // What was kept out is read once the rest was heard.
+    timeout(PATIENCE, cluster.next()).await.expect("it is listened to again");
 }
 
 #[tokio::test]
