@@ -396,8 +396,8 @@ impl Client {
         if fits { Ok(frontier) } else { Err(TransferError::Malformed) }
     }
 
-    /// Fetches chunks and releases. What comes is believed only when all is here, so a peer may send
-    /// more than there is room for: then all of it is thrown away.
+    /// Fetches chunks and releases. What comes is believed only when all is here, so a peer may
+    /// send more than there is room for: then all of it is thrown away.
     async fn fetch_parts(
         &mut self,
         peer: AuthorIndex,
