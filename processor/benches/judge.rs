@@ -226,7 +226,7 @@ const CHANGES: [usize; 4] = [1, 10, 100, 1000];
 
 /// Commits of 1, 10, 100 and 1,000 changes in a state of so many VMs, each time the median.
 fn state_root(vms: usize) -> [Duration; CHANGES.len()] {
-    let mut world = World::furnished(100, 1000);
+    let mut world = World::furnished_for(100, 1000, vms);
     world.create_plain(vms);
     CHANGES.map(|changes| {
         let mut times: Vec<Duration> = Vec::new();
@@ -248,7 +248,7 @@ fn state_root(vms: usize) -> [Duration; CHANGES.len()] {
 /// Making, encoding and checking proofs of VMs that are there, and of as many that are not.
 fn proof(vms: usize) -> Value {
     const PROOFS: usize = 2000;
-    let mut world = World::furnished(100, 1000);
+    let mut world = World::furnished_for(100, 1000, vms);
     world.create_all(vms);
     let known = world.vm_ids();
     let there = (0..PROOFS).map(|at| Subject::Vm(known[at * 7919 % known.len()]));
@@ -287,7 +287,7 @@ fn proof(vms: usize) -> Value {
 /// Writing down a state of so many VMs and beginning again from it, as a daemon does but without
 /// socket and disk.
 fn restart(vms: usize) -> Value {
-    let mut world = World::furnished(100, 1000);
+    let mut world = World::furnished_for(100, 1000, vms);
     let before = world.resident_bytes();
     world.create_plain(vms);
     let grown = world.resident_bytes().saturating_sub(before);

@@ -11,7 +11,7 @@ use dagger_payload::kind::{
     AccountGrant, Body, Capacity, GuestSubnet, HostJoin, ImageFormat, ImageRegister, Protection,
     VmChange, VmCreate, VmImage, VmProtect,
 };
-use dagger_payload::limits::MEMBERS_MAX;
+use dagger_payload::limits::{MEMBERS_MAX, OBJECTS_PER_OPERATOR_MAX};
 use dagger_payload::object::Effect;
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::release::{
@@ -28,6 +28,9 @@ const NOW: LedgerTime = LedgerTime(1_700_000_000_000);
 const LIFE_MS: u64 = 900;
 /// Hosts of one operator, unless the cluster is small: he gets only so many seats.
 const HOSTS_PER_OPERATOR: usize = 31;
+/// VMs on the hosts of one operator: fewer than may stand there, for no operator has as many hosts
+/// as another.
+const VMS_PER_OPERATOR: usize = OBJECTS_PER_OPERATOR_MAX * 3 / 4;
 
 fn key(purpose: u8, number: usize) -> PublicKey {
     let mut seed = [purpose; 32];
@@ -56,8 +59,13 @@ impl World {
     /// Hosts have joined (those that no founding has room for, as followers), accounts are granted
     /// capacity by every operator, an image is registered.
     pub(crate) fn furnished(hosts: usize, accounts: usize) -> Self {
+        Self::furnished_for(hosts, accounts, 0)
+    }
+
+    /// The same with operators enough for so many VMs.
+    pub(crate) fn furnished_for(hosts: usize, accounts: usize, vms: usize) -> Self {
         let name = |text: String| text.parse().expect("a name");
-        let count = hosts.div_ceil(HOSTS_PER_OPERATOR).max(4);
+        let count = hosts.div_ceil(HOSTS_PER_OPERATOR).max(4).max(vms.div_ceil(VMS_PER_OPERATOR));
         let operators: Vec<_> = (0..count).map(|number| key(1, number)).collect();
         let genesis = Genesis {
             dagger: 1,

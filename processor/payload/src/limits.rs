@@ -41,6 +41,13 @@ pub const IMAGES_PER_PUBLISHER_MAX: usize = 1024;
 /// VMs of an account that no host has: they count against no grant, and with so many nobody gets
 /// another one.
 pub const HOMELESS_VMS_PER_ACCOUNT_MAX: usize = 64;
+/// VMs, volumes and snapshots of one account.
+pub const OBJECTS_PER_ACCOUNT_MAX: usize = 10_000;
+/// VMs, volumes and snapshots that stand on the hosts of one operator, whoever has them.
+pub const OBJECTS_PER_OPERATOR_MAX: usize = 20_000;
+/// Bytes of the VMs among them, as they are kept. With so many no further one is taken; the last
+/// one may go beyond it.
+pub const VM_BYTES_PER_OPERATOR_MAX: usize = 64 * 1024 * 1024;
 /// Accepted payloads of one author (an operator, a host or an account) that are remembered at a
 /// time, each until its own `not_after`.
 pub const ACCEPTED_REMEMBERED_PER_AUTHOR_MAX: usize = 64 * 1024;

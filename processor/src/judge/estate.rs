@@ -18,6 +18,8 @@ pub(crate) struct Estate {
     vms: BTreeSet<(NameWord, VmId)>,
     /// How many of them have no host, and count against no grant.
     pub(crate) homeless: usize,
+    /// How many volumes and snapshots of volumes it has.
+    pub(crate) on_disk: usize,
     /// On the hosts of each operator on whose hosts it ever had anything.
     used: Vec<(OperatorId, Usage)>,
 }
@@ -45,6 +47,11 @@ impl Estate {
     /// All its VMs.
     pub(crate) fn vms(&self) -> impl Iterator<Item = VmId> {
         self.vms.iter().map(|(_, vm)| *vm)
+    }
+
+    /// How many VMs, volumes and snapshots it has.
+    pub(crate) fn objects(&self) -> usize {
+        self.vms.len().saturating_add(self.on_disk)
     }
 
     /// What it uses on the hosts of `operator`.

@@ -7,6 +7,7 @@
 //! prediction.
 
 mod accounts;
+mod burdens;
 mod epochs;
 mod estate;
 mod eviction;

@@ -7,7 +7,7 @@
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use dagger_payload::id::{AccountId, HostId, LedgerTime, VmId};
+use dagger_payload::id::{AccountId, HostId, LedgerTime, OperatorId, VmId};
 use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
 use dagger_payload::limits::{ACCEPTANCE_MS_MAX, REASON_BYTES_MAX};
 use dagger_payload::name::{Labels, Name};
@@ -15,14 +15,16 @@ use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
 use dagger_payload::prediction::{HostFit, HostOutlook};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
+use super::burdens::{counting_host, require_unburdened};
 use super::networks::{bridged, can_forward, contested, missing_bridge};
 use super::rooms::{Among, Room};
 use super::state::{Means, State, Usage, is_live};
 
 /// Offers `vm` to the best host that it has not tried; `means` are those of its account.
 ///
-/// # Errors `grant_exceeded` when no grant has room, `no_host_fits` when grants have but no host
-/// does; the detail says which host lacks what.
+/// # Errors `grant_exceeded` when no grant has room, `limit_exceeded` when only those of operators
+/// have whose hosts carry as many things as may be, `no_host_fits` when other grants have but no
+/// host does; the detail says which host lacks what.
 pub(crate) fn place(
     state: &State,
     vm: &Vm,
@@ -124,6 +126,27 @@ fn has_room(
         && grant.capacity.covers(&used.capacity.plus(&vm.size))
 }
 
+/// Takes those out on whose hosts no further VM may stand.
+///
+/// # Errors
+/// `limit_exceeded` when none is left.
+fn keep_unburdened(state: &State, vm: &Vm, operators: &mut Vec<OperatorId>) -> Result<(), Refusal> {
+    // One that moves on among the hosts of its operator counts there already.
+    let counting = counting_host(&vm.placement, &vm.tried).and_then(|host| state.hosts.get(&host));
+    let mut refusal = None;
+    operators.retain(|operator| {
+        let counts = counting.is_some_and(|host| host.operator == *operator);
+        match require_unburdened(state, operator) {
+            Err(burdened) if !counts => {
+                refusal = Some(burdened);
+                false
+            }
+            _ => true,
+        }
+    });
+    refusal.filter(|_| operators.is_empty()).map_or(Ok(()), Err)
+}
+
 fn describe_grants(
     state: &State,
     account: &AccountId,
@@ -180,7 +203,8 @@ struct Search<'a> {
 }
 
 impl<'a> Search<'a> {
-    /// # Errors `grant_exceeded` when no grant has room.
+    /// # Errors `grant_exceeded` when no grant has room, `limit_exceeded` when only those of
+    /// operators have whose hosts carry as many things as may be.
     fn begin(
         state: &'a State,
         vm: &'a Vm,
@@ -193,11 +217,12 @@ impl<'a> Search<'a> {
             .grants
             .iter()
             .filter(|grant| has_room(grant, means.used_by(&grant.operator), vm, placed, now));
-        let operators: Vec<_> = roomy.map(|grant| grant.operator).collect();
+        let mut operators: Vec<_> = roomy.map(|grant| grant.operator).collect();
         if operators.is_empty() {
             let detail = describe_grants(state, &vm.account, &vm.size, now);
             return Err(Refusal::new(RefusalCode::GrantExceeded, detail));
         }
+        keep_unburdened(state, vm, &mut operators)?;
         Ok(Self {
             state,
             vm,

@@ -23,6 +23,7 @@ use dagger_payload::volume::{
 };
 
 use super::accounts::acting;
+use super::burdens::require_few_on_disk;
 use super::placement::require_share;
 use super::state::{State, is_live};
 use super::volumes::{newborn, own, reported};
@@ -106,6 +107,7 @@ pub(crate) fn take(state: &State, case: &Case<'_>, body: &VolumeSnapshot) -> Rul
         reported: None,
     });
     require_share(state, (&account.id, host), (&volume.size(), &next.size()), case.now)?;
+    require_few_on_disk(state, &account.id, &host.operator)?;
     next.meter = volume.meter.turned(volume.meter.counts, &volume.size(), case.now);
     Ok(vec![Effect::Volume(Box::new(next))])
 }

@@ -1,5 +1,5 @@
 //! How many lasting things each who may make them has made: accounts that an operator opened, image
-//! names that a publisher gave.
+//! names that a publisher gave; and how much stands on the hosts of each operator.
 //!
 //! Owns these counts alone: what they may grow to is for the rules that read them. Kept in step by
 //! the state.
@@ -10,9 +10,31 @@ use dagger_payload::id::OperatorId;
 use dagger_payload::key::PublicKey;
 use dagger_payload::object::{Account, Image};
 
+/// What stands on the hosts of one operator.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Burden {
+    /// VMs, volumes and snapshots.
+    pub(crate) objects: usize,
+    /// Of the VMs, as they are kept.
+    pub(crate) vm_bytes: usize,
+}
+
+impl Burden {
+    pub(crate) fn add(&mut self, objects: usize, vm_bytes: usize) {
+        self.objects = self.objects.saturating_add(objects);
+        self.vm_bytes = self.vm_bytes.saturating_add(vm_bytes);
+    }
+
+    pub(crate) fn remove(&mut self, objects: usize, vm_bytes: usize) {
+        self.objects = self.objects.saturating_sub(objects);
+        self.vm_bytes = self.vm_bytes.saturating_sub(vm_bytes);
+    }
+}
+
 /// The counts.
 #[derive(Debug, Default)]
 pub(crate) struct Tallies {
+    burdens: BTreeMap<OperatorId, Burden>,
     accounts: BTreeMap<OperatorId, usize>,
     images: BTreeMap<[u8; 32], usize>,
 }
@@ -26,6 +48,15 @@ impl Tallies {
     /// Counts an image whose name is new.
     pub(crate) fn add_image(&mut self, image: &Image) {
         *self.images.entry(*image.publisher.as_bytes()).or_default() += 1;
+    }
+
+    pub(crate) fn burden(&self, operator: &OperatorId) -> Burden {
+        self.burdens.get(operator).copied().unwrap_or_default()
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn burden_mut(&mut self, operator: OperatorId) -> &mut Burden {
+        self.burdens.entry(operator).or_default()
     }
 
     pub(crate) fn accounts_opened_by(&self, operator: &OperatorId) -> usize {

@@ -14,6 +14,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::usage::Meter;
 
 use super::accounts::acting;
+use super::burdens::require_few_objects;
 use super::made_of::require_images;
 use super::placement::{place, require_room};
 use super::reports::past_usage;
@@ -44,6 +45,7 @@ pub(crate) fn newborn<'s>(
         );
         return refuse(RefusalCode::LimitExceeded, detail);
     }
+    require_few_objects(estate)?;
     if let Some(other) = estate.and_then(|own| state.vm_named(own, made.name, &body.name)) {
         let detail = format!("your VM {other} is called {}", body.name);
         return refuse(RefusalCode::NameTaken, detail);

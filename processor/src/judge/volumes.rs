@@ -17,6 +17,7 @@ use dagger_payload::volume::{
 };
 
 use super::accounts::acting;
+use super::burdens::require_few_on_disk;
 use super::placement::require_share;
 use super::snapshots::{require_no_snapshots, require_still};
 use super::state::{State, is_live};
@@ -73,6 +74,7 @@ pub(crate) fn newborn(
     };
     let nothing = Capacity::default();
     require_share(state, (&account.id, host), (&nothing, &volume.size()), case.now)?;
+    require_few_on_disk(state, &account.id, &host.operator)?;
     Ok(volume)
 }
 

@@ -18,7 +18,11 @@ use super::*;
 
 impl Court {
     /// What becomes of many payloads, whose signatures are taken for granted.
-    fn many(&mut self, key: &SecretKey, bodies: impl Iterator<Item = Body>) -> Vec<Verdict> {
+    pub(super) fn many(
+        &mut self,
+        key: &SecretKey,
+        bodies: impl Iterator<Item = Body>,
+    ) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         // Each is another payload, for it has another time.
         let bodies: Vec<_> = bodies.zip(0..).collect();
@@ -49,7 +53,7 @@ impl Court {
     }
 }
 
-fn codes(verdicts: &[Verdict]) -> Vec<Option<RefusalCode>> {
+pub(super) fn codes(verdicts: &[Verdict]) -> Vec<Option<RefusalCode>> {
     let code = |verdict: &Verdict| match verdict {
         Verdict::Accepted => None,
         Verdict::Refused(refusal) => Some(refusal.code),

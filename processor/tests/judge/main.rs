@@ -3,6 +3,7 @@
 
 mod boot;
 mod bridges;
+mod burdens;
 mod eviction;
 mod keys;
 mod limits;

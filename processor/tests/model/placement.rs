@@ -18,6 +18,13 @@ pub(crate) fn place(model: &Model, vm: &Vm) -> Result<Placement, RefusalCode> {
     if grants.is_empty() {
         return Err(RefusalCode::GrantExceeded);
     }
+    let counts_with = model.counts_with(vm);
+    let mut grants = grants;
+    grants
+        .retain(|grant| counts_with == Some(grant.operator) || !model.is_burdened(grant.operator));
+    if grants.is_empty() {
+        return Err(RefusalCode::LimitExceeded);
+    }
     let mut fitting: Vec<&Host> = model
         .hosts
         .iter()
@@ -61,6 +68,16 @@ pub(crate) fn require_share(
     // What asks for disk alone does not care what else is overdrawn.
     let has_it = host.capacity.minus(&host.reserve).minus(&others).covers(size);
     has_it.then_some(()).ok_or(RefusalCode::NoHostFits)
+}
+
+/// Whether `account` may have one thing more on the disk of `host`.
+pub(crate) fn require_few_on_disk(
+    model: &Model,
+    account: AccountId,
+    host: &Host,
+) -> Result<(), RefusalCode> {
+    let too_many = model.has_enough(account) || model.is_burdened(host.operator);
+    if too_many { Err(RefusalCode::LimitExceeded) } else { Ok(()) }
 }
 
 fn has_room(model: &Model, grant: &Grant, vm: &Vm) -> bool {

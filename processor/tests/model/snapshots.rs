@@ -14,7 +14,7 @@ use dagger_payload::volume::{
 
 use super::kinds::{Kind, of_kind};
 use super::people::{Person, Scene};
-use super::placement::require_share;
+use super::placement::{require_few_on_disk, require_share};
 use super::random::Random;
 use super::reports::read;
 use super::state::{Asked, Model, Ruling};
@@ -141,6 +141,7 @@ fn judge_take(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let mut more = volume.size();
     more.disk_gib = volume.size_gib;
     require_share(model, volume.account, host, (None, &more))?;
+    require_few_on_disk(model, volume.account, host)?;
     volume.meter = read(&volume.meter, &volume.size(), model.now);
     volume.snapshots.push(Snapshot {
         id: SnapshotId::of(&asked.cause.digest),

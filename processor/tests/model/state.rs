@@ -12,7 +12,9 @@ use dagger_payload::id::{
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, KeyRole};
 use dagger_payload::membership::{Operator, Proposal, ProposalStanding, founding_operators};
-use dagger_payload::object::{Account, Cause, Effect, Host, HostDuty, Image, Vm, VmState};
+use dagger_payload::object::{
+    Account, Cause, Effect, Host, HostDuty, Image, Placement, Vm, VmState,
+};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, OrderedCommit};
 use dagger_payload::roster::{EpochMembers, Roster, Seat, SeatStanding};
@@ -266,6 +268,34 @@ impl Model {
     pub(crate) fn is_with(&self, vm: &Vm, operator: OperatorId) -> bool {
         let host = vm.placement.host().and_then(|host| self.host(host));
         host.is_some_and(|host| host.operator == operator)
+    }
+
+    /// The operator with whom a VM counts: of its host, of the one that was lost with it, or of the
+    /// last one that was offered it.
+    pub(crate) fn counts_with(&self, vm: &Vm) -> Option<OperatorId> {
+        let host = match vm.placement {
+            Placement::Lost { host } => Some(host),
+            _ => vm.placement.host().or(vm.tried.last().copied()),
+        };
+        host.and_then(|host| self.host(host)).map(|host| host.operator)
+    }
+
+    /// Whether nothing more may stand on the hosts of an operator.
+    pub(crate) fn is_burdened(&self, operator: OperatorId) -> bool {
+        let vms = self.vms.iter().filter(|vm| self.counts_with(vm) == Some(operator));
+        let is_his =
+            |volume: &&Volume| self.host(volume.host).is_some_and(|host| host.operator == operator);
+        let volumes = self.volumes.iter().filter(is_his);
+        let volumes: usize = volumes.map(|volume| 1 + volume.snapshots.len()).sum();
+        vms.clone().count() + volumes >= 20_000
+            || vms.map(|vm| encode(vm).len()).sum::<usize>() >= 64 << 20
+    }
+
+    /// Whether an account may have no further VM, volume or snapshot.
+    pub(crate) fn has_enough(&self, account: AccountId) -> bool {
+        let vms = self.vms.iter().filter(|vm| vm.account == account).count();
+        let volumes = self.volumes.iter().filter(|volume| volume.account == account);
+        vms + volumes.map(|volume| 1 + volume.snapshots.len()).sum::<usize>() >= 10_000
     }
 
     pub(crate) fn is_silent(&self, host: HostId) -> bool {

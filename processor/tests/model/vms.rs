@@ -83,7 +83,7 @@ fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         return Err(RefusalCode::AccountUnknown);
     }
     let is_homeless = |vm: &&Vm| vm.account == account.id && vm.placement == Placement::NoHost {};
-    if model.vms.iter().filter(is_homeless).count() >= 64 {
+    if model.vms.iter().filter(is_homeless).count() >= 64 || model.has_enough(account.id) {
         return Err(RefusalCode::LimitExceeded);
     }
     if model.vms.iter().any(|vm| vm.account == account.id && vm.name == body.name) {

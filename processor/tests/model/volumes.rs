@@ -14,7 +14,7 @@ use dagger_payload::volume::{
 
 use super::kinds::{Kind, of_kind};
 use super::people::{Person, Scene};
-use super::placement::require_share;
+use super::placement::{require_few_on_disk, require_share};
 use super::random::Random;
 use super::reports::read;
 use super::snapshots::is_still;
@@ -88,6 +88,7 @@ pub(crate) fn judge_create(model: &Model, asked: &Asked<'_>, body: &Body) -> Rul
         origin: None,
     };
     require_share(model, account.id, host, (None, &volume.size()))?;
+    require_few_on_disk(model, account.id, host)?;
     Ok(vec![Effect::Volume(Box::new(volume))])
 }
 

@@ -11,6 +11,8 @@ use dagger_payload::object::{Host, HostDuty, Placement, Vm, VmState};
 use dagger_payload::state_tree::Subject;
 use dagger_payload::volume::{Volume, VolumeDisk, VolumeState};
 
+use super::super::burdens::counting_host;
+use super::super::tallies::Burden;
 use super::kept::{Holding, KeptVm};
 use super::{GUEST_ADDRESS_FIRST, KeyBytes, State, Usage, guest_addresses};
 use crate::verify::{NameWord, Newborn};
@@ -26,26 +28,33 @@ pub(super) struct Held {
     /// When its offer lapses.
     pub(super) deadline: Option<LedgerTime>,
     is_homeless: bool,
+    /// With whose operator it counts.
+    counting: Option<HostId>,
 }
 
 impl Held {
     pub(super) fn of(vm: &Vm) -> Self {
-        Self::new((vm.id, vm.account), vm.size, &vm.placement)
+        Self::new((vm.id, vm.account), vm.size, (&vm.placement, &vm.tried))
     }
 
     fn by(kept: &KeptVm) -> Self {
-        let Holding { id, account, size, placement } = kept.some();
-        Self::new((id, account), size, &placement)
+        let Holding { id, account, size, placement, tried } = kept.some();
+        Self::new((id, account), size, (&placement, &tried))
     }
 
-    fn new((vm, account): (VmId, AccountId), size: Capacity, placement: &Placement) -> Self {
+    fn new(
+        (vm, account): (VmId, AccountId),
+        size: Capacity,
+        (placement, tried): (&Placement, &[HostId]),
+    ) -> Self {
         let deadline = match placement {
             Placement::Offered { deadline, .. } => Some(*deadline),
             Placement::Accepted { .. } | Placement::NoHost {} | Placement::Lost { .. } => None,
         };
         let place = placement.host().zip(placement.address());
         let is_homeless = *placement == Placement::NoHost {};
-        Self { vm, account, size, place, deadline, is_homeless }
+        let counting = counting_host(placement, tried);
+        Self { vm, account, size, place, deadline, is_homeless, counting }
     }
 }
 
@@ -80,8 +89,10 @@ impl State {
     pub(super) fn absorb_vm(&mut self, vm: &Vm, object: &[u8]) {
         let subject = Subject::Vm(vm.id);
         if vm.state() == VmState::Deleted {
-            if let Some(old) = self.vms.remove(&vm.id).map(|old| Held::by(&old)) {
+            if let Some(kept) = self.vms.remove(&vm.id) {
+                let old = Held::by(&kept);
                 self.release(&old);
+                self.weigh_out(&old, kept.bytes().len());
                 // A VM keeps its name.
                 let estate = self.estates.entry(old.account).or_default();
                 estate.remove_vm(NameWord::from(&vm.name), vm.id);
@@ -90,10 +101,17 @@ impl State {
             return;
         }
         self.tree.set(&subject, object);
-        let before = self.vms.insert(vm.id, KeptVm::new(object)).map(|old| Held::by(&old));
-        match before {
-            Some(before) => self.move_vm(&before, &Held::of(vm)),
-            None => self.add_vm(&Held::of(vm), NameWord::from(&vm.name)),
+        let held = Held::of(vm);
+        match self.vms.insert(vm.id, KeptVm::new(object)) {
+            Some(old) => {
+                let (before, bytes) = (Held::by(&old), old.bytes().len());
+                if (before.counting, bytes) != (held.counting, object.len()) {
+                    self.weigh_out(&before, bytes);
+                    self.weigh_in(&held, object.len());
+                }
+                self.move_vm(&before, &held);
+            }
+            None => self.add_vm(&held, NameWord::from(&vm.name), object.len()),
         }
     }
 
@@ -101,10 +119,11 @@ impl State {
     pub(crate) fn absorb_newborn(&mut self, vm: &Vm, object: &[u8], newborn: &Newborn) {
         self.tree.set_at(newborn.place, object);
         self.vms.insert(vm.id, KeptVm::new(object));
-        self.add_vm(&Held::of(vm), newborn.name);
+        self.add_vm(&Held::of(vm), newborn.name, object.len());
     }
 
-    fn add_vm(&mut self, held: &Held, name: NameWord) {
+    fn add_vm(&mut self, held: &Held, name: NameWord, bytes: usize) {
+        self.weigh_in(held, bytes);
         self.estates.entry(held.account).or_default().add_vm(name, held.vm);
         self.take(held, None);
     }
@@ -122,6 +141,12 @@ impl State {
             self.volume_names.remove(&(old.account, old.name.clone()));
             self.snapshots.remove(&old);
             self.stranded.1.remove(&old.id);
+            let objects = 1 + old.snapshots.len();
+            let estate = self.estates.entry(old.account).or_default();
+            estate.on_disk = estate.on_disk.saturating_sub(objects);
+            if let Some(burden) = self.burden_mut(Some(old.host)) {
+                burden.remove(objects, 0);
+            }
             for usage in self.usages(old.account, old.host) {
                 usage.capacity = usage.capacity.minus(&old.size());
             }
@@ -141,6 +166,11 @@ impl State {
         self.tree.set(&Subject::Volume(volume.id), object);
         self.volume_names.insert((volume.account, volume.name.clone()), volume.id);
         self.snapshots.insert(volume);
+        let objects = 1 + volume.snapshots.len();
+        self.estates.entry(volume.account).or_default().on_disk += objects;
+        if let Some(burden) = self.burden_mut(Some(volume.host)) {
+            burden.add(objects, 0);
+        }
         for usage in self.usages(volume.account, volume.host) {
             usage.capacity = usage.capacity.plus(&volume.size());
         }
@@ -214,6 +244,25 @@ impl State {
         {
             room.addresses_left = room.addresses_left.saturating_add(1);
         }
+    }
+
+    /// Counts a VM of so many bytes with its operator.
+    pub(super) fn weigh_in(&mut self, held: &Held, bytes: usize) {
+        if let Some(burden) = self.burden_mut(held.counting) {
+            burden.add(1, bytes);
+        }
+    }
+
+    fn weigh_out(&mut self, held: &Held, bytes: usize) {
+        if let Some(burden) = self.burden_mut(held.counting) {
+            burden.remove(1, bytes);
+        }
+    }
+
+    /// What stands on the hosts of the operator of `host`.
+    fn burden_mut(&mut self, host: Option<HostId>) -> Option<&mut Burden> {
+        let operator = self.hosts.get(&host?)?.operator;
+        Some(self.tallies.burden_mut(operator))
     }
 
     /// The two sums that what an account has on `host` counts in.

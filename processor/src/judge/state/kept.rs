@@ -4,7 +4,7 @@
 //! here was encoded by this build or read strictly from a snapshot, so that it always decodes.
 //! Called by the state.
 
-use dagger_payload::id::{AccountId, VmId};
+use dagger_payload::id::{AccountId, HostId, VmId};
 use dagger_payload::kind::Capacity;
 use dagger_payload::name::Labels;
 use dagger_payload::object::{Placement, Vm};
@@ -26,6 +26,8 @@ pub(super) struct Holding {
     pub(super) size: Capacity,
     #[n(15)]
     pub(super) placement: Placement,
+    #[n(16)]
+    pub(super) tried: Vec<HostId>,
 }
 
 /// What a VM is called.

@@ -32,6 +32,7 @@ impl State {
         held: &Held,
         (name, kept): (NameWord, KeptVm),
     ) {
+        self.weigh_in(held, kept.bytes().len());
         loading.vms.push((held.vm, kept));
         loading.names.entry(held.account).or_default().push((name, held.vm));
         loading.deadlines.extend(held.deadline.map(|deadline| (deadline, held.vm)));

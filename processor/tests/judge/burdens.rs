@@ -1,0 +1,136 @@
+//! How much one operator's hosts carry of everybody's state, and one account has.
+
+use dagger_payload::kind::{VolumeCreate, VolumePhase};
+use dagger_payload::limits::{
+    OBJECTS_PER_ACCOUNT_MAX, OBJECTS_PER_OPERATOR_MAX, USER_DATA_BYTES_MAX,
+    VM_BYTES_PER_OPERATOR_MAX,
+};
+use dagger_payload::volume::Volume;
+
+use super::limits::codes;
+use super::snapshot::copy;
+use super::volumes::{delete, told};
+use super::*;
+
+/// Operator 1 says that his host is as large as none is, and grants everything to his friends.
+fn boasting() -> Court {
+    let mut court = Court::furnished();
+    let Body::HostJoin(mut body) = join(1) else { panic!("a host.join") };
+    body.capacity = Capacity { cpus: u32::MAX, memory_mib: 1 << 40, disk_gib: 1 << 40 };
+    body.guest_subnet = GuestSubnet { network: [10, 78, 0, 0].into(), prefix_length: 16 };
+    court.accept(&operator(1), Body::HostJoin(body));
+    court.accept(&operator(1), image("op1/small"));
+    for friend in 0..3 {
+        court.accept(&operator(1), everything(&friend_key(friend)));
+    }
+    court
+}
+
+fn friend_key(number: u8) -> SecretKey {
+    key(50 + number)
+}
+
+fn everything(key: &SecretKey) -> Body {
+    let Body::AccountGrant(body) = grant(u32::MAX, u32::MAX) else { panic!("a grant") };
+    let capacity = Capacity { cpus: u32::MAX, memory_mib: 1 << 40, disk_gib: 1 << 40 };
+    Body::AccountGrant(AccountGrant { key: key.public_key(), capacity, ..body })
+}
+
+fn data(number: usize) -> Body {
+    let name = format!("data{number}").parse().expect("a name");
+    Body::VolumeCreate(VolumeCreate { name, size_gib: 1, host: host(1) })
+}
+
+/// As large as a VM may be made without keys.
+fn talkative(number: usize) -> Body {
+    Body::VmCreate(Box::new(VmCreate {
+        host: Some(host(1)),
+        public_user_data: Some("x".repeat(USER_DATA_BYTES_MAX)),
+        ..create_body(&format!("vm{number}"), 1)
+    }))
+}
+
+/// What the detail of a refusal with `limit_exceeded` says.
+fn limit(court: &mut Court, key: &SecretKey, body: Body) -> String {
+    court.now = court.now.plus_ms(1); // else it would be the same bytes
+    let payload = court.sign(key, body);
+    match court.commit(vec![payload]).releases.remove(0).verdict {
+        Verdict::Refused(refusal) if refusal.code == RefusalCode::LimitExceeded => refusal.detail,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn an_account_has_so_many_things_and_the_hosts_of_one_operator_carry_so_many() {
+    let mut court = boasting();
+    let verdicts = codes(&court.many(&friend_key(0), (0..=OBJECTS_PER_ACCOUNT_MAX).map(data)));
+    let (last, before) = verdicts.split_last().expect("some");
+    assert!(before.iter().all(Option::is_none));
+    assert_eq!(*last, Some(RefusalCode::LimitExceeded));
+    let left = OBJECTS_PER_OPERATOR_MAX - OBJECTS_PER_ACCOUNT_MAX - 1;
+    let verdicts = codes(&court.many(&friend_key(1), (0..left).map(data)));
+    assert!(verdicts.iter().all(Option::is_none));
+    let effects = court.accept(&friend_key(1), data(left));
+    let [Effect::Volume(newest)] = &effects[..] else { panic!("{effects:?}") };
+    let newest: Volume = (**newest).clone();
+
+    // A judge that begins from a snapshot counts the same.
+    for _ in 0..2 {
+        let said = limit(&mut court, &friend_key(0), on("web", 1));
+        assert!(said.contains(&OBJECTS_PER_ACCOUNT_MAX.to_string()), "{said}");
+        for body in [data(0), on("web", 1)] {
+            let said = limit(&mut court, &friend_key(2), body);
+            assert!(said.contains("20000") && said.contains("op1"), "{said}");
+        }
+        court.judge = copy(&court);
+    }
+    // Elsewhere there is room, and here again when something has gone.
+    court.accept(&operator(2), everything(&friend_key(2)));
+    court.accept(&operator(2), image("op2/small"));
+    assert_eq!(court.vm(&friend_key(2), create("web", 1)).placement.host(), Some(host(2)));
+    let gone = court.accept(&friend_key(1), delete(&newest));
+    let [Effect::Volume(gone)] = &gone[..] else { panic!("{gone:?}") };
+    court.accept(&agent_key(1), told(gone, VolumePhase::Deleted));
+    court.accept(&friend_key(2), data(0));
+    limit(&mut court, &friend_key(1), data(left));
+}
+
+fn only_vm(effect: &Effect) -> &Vm {
+    match effect {
+        Effect::Vm(vm) => vm,
+        other => panic!("no VM but {other:?}"),
+    }
+}
+
+#[test]
+fn vms_of_so_many_bytes_count_with_an_operator_also_when_their_offers_lapse() {
+    let mut court = boasting();
+    let count = VM_BYTES_PER_OPERATOR_MAX / USER_DATA_BYTES_MAX;
+    let verdicts = codes(&court.many(&friend_key(0), (0..count + 10).map(talkative)));
+    let accepted = verdicts.iter().take_while(|code| code.is_none()).count();
+    assert!((count - 50..=count).contains(&accepted), "{accepted}");
+    let refused = &verdicts[accepted..];
+    assert!(refused.iter().all(|code| *code == Some(RefusalCode::LimitExceeded)));
+    // Not one is accepted, so that in the end no host has them.
+    let mut homeless = Vec::new();
+    while let Some(deadline) = court.judge.next_deadline() {
+        court.now = court.now.max(deadline);
+        homeless.extend(court.commit(vec![]).time_effects);
+        court.judge = copy(&court);
+    }
+    assert_eq!(homeless.len(), accepted);
+    let homeless: Vec<&Vm> = homeless.iter().map(only_vm).collect();
+    assert!(homeless.iter().all(|vm| vm.placement == Placement::NoHost {}));
+    // Without their offers they are a little shorter.
+    let more = codes(&court.many(&friend_key(1), (0..4).map(talkative)));
+    assert_eq!(more.last(), Some(&Some(RefusalCode::LimitExceeded)));
+    for _ in 0..2 {
+        let said = limit(&mut court, &friend_key(2), on("web", 1));
+        assert!(said.contains(&VM_BYTES_PER_OPERATOR_MAX.to_string()), "{said}");
+        court.judge = copy(&court);
+    }
+    for vm in &homeless[..2] {
+        court.vm(&friend_key(0), Body::VmDelete(change(vm)));
+    }
+    court.vm(&friend_key(2), on("web", 1));
+}
