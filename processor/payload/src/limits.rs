@@ -56,6 +56,8 @@ pub const REFUSED_REMEMBERED_PER_AUTHOR_MAX: usize = 1024;
 /// VMs and volumes of hosts that left against their operator's will, of which one commit says that
 /// they are lost: a commit is one message.
 pub const LOST_PER_COMMIT_MAX: usize = 1024;
+/// Offers that lapse with one commit; the others lapse with the next ones.
+pub const LAPSED_PER_COMMIT_MAX: usize = 512;
 /// Events that one `Want` may name.
 pub const WANT_EVENTS_MAX: usize = 256;
 /// How far `not_after_ms` may lie ahead of ledger time, in milliseconds.

@@ -383,7 +383,8 @@ impl Judge {
         effects
     }
 
-    /// Offers that no host accepted in time go to the next host.
+    /// Offers that no host accepted in time go to the next host: so many at a time, for a commit is
+    /// one message.
     fn lapse_offers(&mut self) -> Vec<Effect> {
         let now = self.state.time;
         let mut effects = Vec::new();

@@ -25,6 +25,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet, KeyRole};
+use dagger_payload::limits::LAPSED_PER_COMMIT_MAX;
 use dagger_payload::membership::{
     Operator, OperatorStanding, Proposal, ProposalStanding, founding,
 };
@@ -355,9 +356,10 @@ impl State {
             .find(|address| !addresses.taken.contains(*address))
     }
 
-    /// VMs whose offer has lapsed before `now`.
+    /// The next VMs whose offer has lapsed before `now`, by deadline.
     pub(crate) fn lapsed(&self, now: LedgerTime) -> Vec<VmId> {
-        self.deadlines.iter().take_while(|(at, _)| *at < now).map(|(_, vm)| *vm).collect()
+        let lapsed = self.deadlines.iter().take_while(|(at, _)| *at < now);
+        lapsed.take(LAPSED_PER_COMMIT_MAX).map(|(_, vm)| *vm).collect()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<LedgerTime> {

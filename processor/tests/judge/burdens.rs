@@ -2,7 +2,7 @@
 
 use dagger_payload::kind::{VolumeCreate, VolumePhase};
 use dagger_payload::limits::{
-    OBJECTS_PER_ACCOUNT_MAX, OBJECTS_PER_OPERATOR_MAX, USER_DATA_BYTES_MAX,
+    LAPSED_PER_COMMIT_MAX, OBJECTS_PER_ACCOUNT_MAX, OBJECTS_PER_OPERATOR_MAX, USER_DATA_BYTES_MAX,
     VM_BYTES_PER_OPERATOR_MAX,
 };
 use dagger_payload::volume::Volume;
@@ -103,7 +103,7 @@ fn only_vm(effect: &Effect) -> &Vm {
 }
 
 #[test]
-fn vms_of_so_many_bytes_count_with_an_operator_also_when_their_offers_lapse() {
+fn vms_of_so_many_bytes_count_with_an_operator_also_when_their_offers_lapse_commit_by_commit() {
     let mut court = boasting();
     let count = VM_BYTES_PER_OPERATOR_MAX / USER_DATA_BYTES_MAX;
     let verdicts = codes(&court.many(&friend_key(0), (0..count + 10).map(talkative)));
@@ -115,7 +115,10 @@ fn vms_of_so_many_bytes_count_with_an_operator_also_when_their_offers_lapse() {
     let mut homeless = Vec::new();
     while let Some(deadline) = court.judge.next_deadline() {
         court.now = court.now.max(deadline);
-        homeless.extend(court.commit(vec![]).time_effects);
+        let lapsed = court.commit(vec![]).time_effects;
+        // Never more with one commit, and as many as that until none is left.
+        assert_eq!(lapsed.len(), LAPSED_PER_COMMIT_MAX.min(accepted - homeless.len()));
+        homeless.extend(lapsed);
         court.judge = copy(&court);
     }
     assert_eq!(homeless.len(), accepted);

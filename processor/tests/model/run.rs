@@ -294,7 +294,7 @@ fn put_all(effects: Vec<Effect>, model: &mut Model) -> Vec<Effect> {
     effects
 }
 
-/// Offers whose deadline has passed go to the next host, by deadline and VM.
+/// Offers whose deadline has passed go to the next host, by deadline and VM, so many at a time.
 fn lapse(model: &mut Model) -> Vec<Effect> {
     let mut lapsed: Vec<_> = model
         .vms
@@ -310,5 +310,5 @@ fn lapse(model: &mut Model) -> Vec<Effect> {
         model.put(&effect);
         effect
     };
-    lapsed.into_iter().map(next).collect()
+    lapsed.into_iter().take(512).map(next).collect()
 }
