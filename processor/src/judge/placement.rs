@@ -350,17 +350,23 @@ struct Neighbours<'a> {
 
 impl<'a> Neighbours<'a> {
     fn of(state: &'a State, vm: &'a Vm) -> Self {
-        let hosts_of = |apart: &Apart| {
-            let mut hosts: BTreeMap<HostId, &Host> = BTreeMap::new();
-            for other in state.neighbours(&vm.account) {
-                if other.id != vm.id && carries(&other.labels, &apart.from) {
-                    let host = other.placement.host().and_then(|host| state.hosts.get(&host));
-                    hosts.extend(host.map(|host| (host.id, host)));
+        if vm.apart.is_empty() {
+            return Self { wishes: Vec::new() };
+        }
+        // Each other VM is read once, however many wishes there are.
+        let mut wishes: Vec<(&Apart, BTreeMap<HostId, &Host>)> =
+            vm.apart.iter().map(|apart| (apart, BTreeMap::new())).collect();
+        for other in state.neighbours(&vm.account).filter(|other| other.id != vm.id) {
+            let host = other.placement.host().and_then(|host| state.hosts.get(&host));
+            let Some(host) = host else { continue };
+            for (apart, hosts) in &mut wishes {
+                if carries(&other.labels, &apart.from) {
+                    hosts.insert(host.id, host);
                 }
             }
-            hosts.into_values().collect()
-        };
-        Self { wishes: vm.apart.iter().map(|apart| (apart, hosts_of(apart))).collect() }
+        }
+        let listed = |(apart, hosts): (_, BTreeMap<_, _>)| (apart, hosts.into_values().collect());
+        Self { wishes: wishes.into_iter().map(listed).collect() }
     }
 
     fn is_empty(&self) -> bool {
