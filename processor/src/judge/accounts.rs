@@ -171,7 +171,7 @@ fn with_keys(account: &Account, keys: Vec<AccountKey>, case: &Case<'_>) -> Rulin
     Ok(vec![Effect::Account(Box::new(account))])
 }
 
-/// What runs stays: only `vm.start` and placement ask for a live grant.
+/// What runs stays: only `vm.start`, placement and a host's acceptance ask for a live grant.
 pub(crate) fn revoke(state: &State, case: &Case<'_>, body: &AccountRevoke) -> Ruling {
     let Some(operator) = state.operator(case.signer) else {
         return refuse(RefusalCode::NotAuthorized, "only an operator of this cluster can revoke");

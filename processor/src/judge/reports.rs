@@ -10,7 +10,7 @@ use dagger_payload::refusal::RefusalCode;
 use dagger_payload::usage::{Metered, PastUsage, Used};
 
 use super::state::State;
-use super::vms::offer_next;
+use super::vms::{offer_next, require_grant};
 use super::volumes::released_by;
 use super::{Case, Ruling, refuse};
 
@@ -33,6 +33,8 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
     match (body.phase, vm.placement.clone()) {
         (ReportPhase::Accepted, Placement::Accepted { .. }) => Ok(Vec::new()),
         (ReportPhase::Accepted, Placement::Offered { host, address, .. }) => {
+            // Else use would begin after its end; the offer lapses, and goes to the next host.
+            require_grant(state, case, &vm, &host)?;
             let placement = Placement::Accepted { host, address, position: case.cause.position };
             let accepted = Vm { placement, ..vm };
             Ok(vec![Effect::Vm(Box::new(reported(accepted, host, case, body)))])

@@ -203,8 +203,16 @@ pub(crate) fn protect(state: &State, case: &Case<'_>, body: &VmProtect) -> Rulin
     Ok(change(vm, wanted, case))
 }
 
-/// What is switched on uses a grant of the host's operator, as what is new does.
-fn require_grant(state: &State, case: &Case<'_>, vm: &Vm, host: &HostId) -> Result<(), Refusal> {
+/// What is switched on, or accepted, uses a grant of the host's operator, as what is new does.
+///
+/// # Errors
+/// `grant_ended`.
+pub(super) fn require_grant(
+    state: &State,
+    case: &Case<'_>,
+    vm: &Vm,
+    host: &HostId,
+) -> Result<(), Refusal> {
     let operator = state.hosts.get(host).map(|host| host.operator);
     let account = state.accounts.get(&vm.account);
     let mut grants = account.into_iter().flat_map(|account| &account.grants);

@@ -106,6 +106,31 @@ fn a_revoked_grant_lets_vms_be_stopped_and_deleted_and_nothing_start() {
 }
 
 #[test]
+fn an_offer_is_not_accepted_once_its_grant_was_taken_back_or_has_passed() {
+    let mut court = Court::furnished();
+    let first = court.vm(&developer(), on("first", 1));
+    court.accept(&operator(1), revoke());
+    // Nobody is asked anew: the host's word that it takes the VM comes too late.
+    assert_eq!(court.report(&first, 1, ReportPhase::Accepted), Err(RefusalCode::GrantEnded));
+    court.now = court.judge.next_deadline().expect("an open offer");
+    let release = court.commit(vec![]);
+    let [Effect::Vm(lapsed)] = &release.time_effects[..] else { panic!("{release:?}") };
+    assert_eq!(lapsed.placement, Placement::NoHost {});
+
+    // A smaller grant is one, too.
+    court.accept(&operator(1), grant(4, 4));
+    let second = court.vm(&developer(), on("second", 1));
+    court.accept(&operator(1), grant(0, 0));
+    court.report(&second, 1, ReportPhase::Accepted).expect("accepted");
+
+    // Its end is within the time that a host has to accept.
+    court.now = START.plus_ms(30 * DAY_MS - 1);
+    let third = court.vm(&developer(), on("third", 2));
+    court.now = court.now.plus_ms(2);
+    assert_eq!(court.report(&third, 2, ReportPhase::Accepted), Err(RefusalCode::GrantEnded));
+}
+
+#[test]
 fn a_grant_whose_time_is_over_starts_nothing_either() {
     let mut court = Court::furnished();
     let vm = court.vm(&developer(), on("web", 1));

@@ -10,7 +10,7 @@ use super::kinds::{Kind, of_kind};
 use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling};
-use super::vms::offer_next;
+use super::vms::{offer_next, require_grant};
 use super::volumes::released;
 
 pub(crate) const KINDS: &[Kind] =
@@ -79,6 +79,7 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         ReportPhase::Refused => return Err(RefusalCode::StateWrong),
         ReportPhase::Accepted if !is_offered => return Ok(Vec::new()),
         ReportPhase::Accepted => {
+            require_grant(model, &vm, host)?;
             let (address, position) = (vm.placement.address(), asked.cause.position);
             let address = address.expect("an offer has one");
             vm.placement = Placement::Accepted { host, address, position };

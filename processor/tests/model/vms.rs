@@ -1,6 +1,6 @@
 //! `vm.*` in the model, and the way of an offer from host to host.
 
-use dagger_payload::id::{Generation, VmId};
+use dagger_payload::id::{Generation, HostId, VmId};
 use dagger_payload::kind::{
     Apart, ApartBy, ApartStrength, Body, Protection, ReportPhase, RestartPolicy, StopManner,
     VmChange, VmCreate, VmProtect, VmResize, VmStop,
@@ -198,14 +198,7 @@ fn judge_start(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let mut vm = own(model, asked, body.vm, body.expected_generation)?;
     match vm.placement.host() {
         Some(_) if vm.wanted == Wanted::Running && !is_off(&vm) => return Ok(Vec::new()),
-        Some(host) => {
-            let operator = model.host(host).expect("it has joined").operator;
-            let account = model.account(vm.account).expect("it has an account");
-            let mut grants = account.grants.iter();
-            if !grants.any(|grant| grant.operator == operator && grant.until >= model.now) {
-                return Err(RefusalCode::GrantEnded);
-            }
-        }
+        Some(host) => require_grant(model, &vm, host)?,
         None => {
             vm.tried.clear();
             vm.placement = place(model, &vm)?;
@@ -213,6 +206,17 @@ fn judge_start(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     }
     vm.wanted = Wanted::Running;
     changed(vm, asked)
+}
+
+/// Whether the operator of its host grants its account something now.
+pub(crate) fn require_grant(model: &Model, vm: &Vm, host: HostId) -> Result<(), RefusalCode> {
+    let operator = model.host(host).expect("it has joined").operator;
+    let account = model.account(vm.account).expect("it has an account");
+    let mut grants = account.grants.iter();
+    match grants.any(|grant| grant.operator == operator && grant.until >= model.now) {
+        true => Ok(()),
+        false => Err(RefusalCode::GrantEnded),
+    }
 }
 
 /// Whether its host said last that it is off, about this generation.

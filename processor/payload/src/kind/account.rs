@@ -29,7 +29,8 @@ pub struct AccountGrant {
 }
 
 /// `account.revoke`, signed by an operator: takes back his grant. VMs that run stay and may be
-/// stopped and deleted; nothing new is placed on his hosts, and what is stopped there stays so.
+/// stopped and deleted; nothing new is placed on his hosts, what is stopped there stays so, and an
+/// offer that no host of his has accepted by then is accepted by none of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountRevoke {
