@@ -72,7 +72,7 @@ pub enum Change {
     /// Another operator takes part.
     #[n(0)]
     AddOperator {
-        /// What he is called.
+        /// What he is called: as no other operator is or was, and one who comes back as he was.
         #[n(0)]
         name: Name,
         /// His key; one that has no other use in the cluster.

@@ -216,9 +216,14 @@ fn admitted(
     if is_used || is_of_account(state, key) {
         return refuse(RefusalCode::Conflict, "key: this key has another use in the cluster");
     }
-    let present = |other: &&Operator| other.standing == OperatorStanding::Present;
-    if state.operators.values().filter(present).any(|other| other.name == *name) {
-        return refuse(RefusalCode::NameTaken, format!("name: an operator is called {name}"));
+    // What was published under a name is somebody's for ever, and so is the name.
+    if state.operators.values().any(|other| other.id != id && other.name == *name) {
+        let detail = format!("name: an operator is, or was, called {name}");
+        return refuse(RefusalCode::NameTaken, detail);
+    }
+    if let Some(old) = old.filter(|old| old.name != *name) {
+        let detail = format!("name: this operator was called {}, and comes back so", old.name);
+        return refuse(RefusalCode::Conflict, detail);
     }
     if old.is_none() && state.operators.len() >= OPERATORS_MAX {
         let detail = format!("a cluster has at most {OPERATORS_MAX} operators in all its life");

@@ -198,6 +198,26 @@ fn approvals_of_an_operator_who_left_do_not_count() {
 }
 
 #[test]
+fn nobody_gets_the_name_of_an_operator_who_left_and_he_comes_back_under_no_other() {
+    let called = |name: &str, index: u8| Change::AddOperator {
+        name: name.parse().expect("a name"),
+        key: operator(index).public_key(),
+    };
+    let mut court = Court::of(4);
+    court.agree(&[0, 1, 2], add_operator(4));
+    court.accept(&operator(4), image("op4/small"));
+    court.agree(&[0, 1, 2, 3], remove_operator(4));
+    // Else `op4/...` would be another's from now on.
+    let taken = court.submit(&operator(0), propose(called("op4", 5)));
+    assert_eq!(taken, Err(RefusalCode::NameTaken));
+    let renamed = court.submit(&operator(0), propose(called("op5", 4)));
+    assert_eq!(renamed, Err(RefusalCode::Conflict));
+    court.agree(&[0, 1, 2], called("op5", 5));
+    court.agree(&[0, 1, 2, 3], add_operator(4));
+    court.accept(&operator(4), image("op4/large"));
+}
+
+#[test]
 fn fewer_operators_need_fewer_approvals_when_one_of_them_approves_again() {
     let mut court = Court::of(4);
     declare(&mut court, &[0, 1, 2], 2);

@@ -10,6 +10,7 @@ use dagger_payload::id::{
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Body, OperatorPropose, OperatorRotateKey, ProposalChange};
 use dagger_payload::membership::{Change, Operator, OperatorStanding, Proposal, ProposalStanding};
+use dagger_payload::name::Name;
 use dagger_payload::object::{Cause, Effect, Host};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::roster::{EpochMembers, Seat, SeatStanding};
@@ -46,8 +47,12 @@ fn draw_change(scene: &Scene, random: &mut Random) -> Change {
                 3 => scene.fresh(random),
                 _ => Person::any(random),
             };
-            let name = format!("op{}", random.below(6)).parse().expect("a name");
-            Change::AddOperator { name, key: scene.key(key) }
+            let key = scene.key(key);
+            let known = model.operators.iter().find(|old| old.first_key == key);
+            let known = known.filter(|_| random.happens(900)).map(|old| old.name.clone());
+            let name =
+                known.unwrap_or_else(|| format!("op{}", random.below(12)).parse().expect("a name"));
+            Change::AddOperator { name, key }
         }
         2 => Change::RemoveOperator { operator: draw_removal(scene, random) },
         3 => {
@@ -288,9 +293,7 @@ fn executed(model: &Model, asked: &Asked<'_>, proposal: &Proposal) -> Ruling {
             {
                 return Err(RefusalCode::Conflict);
             }
-            if model.operators.iter().any(|other| is_present(other) && other.name == *name) {
-                return Err(RefusalCode::NameTaken);
-            }
+            require_name(model, key, name)?;
             let operator = Operator {
                 id: OperatorId::of(key),
                 name: name.clone(),
@@ -318,6 +321,18 @@ fn executed(model: &Model, asked: &Asked<'_>, proposal: &Proposal) -> Ruling {
             Ok(vec![with(ProposalStanding::Passed)])
         }
     }
+}
+
+/// Whether the operator with this first key may be called so: as nobody else is or was, and as he
+/// was himself.
+fn require_name(model: &Model, first_key: &PublicKey, name: &Name) -> Result<(), RefusalCode> {
+    for other in model.operators.iter().filter(|other| other.first_key != *first_key) {
+        if other.name == *name {
+            return Err(RefusalCode::NameTaken);
+        }
+    }
+    let before = model.operators.iter().find(|own| own.first_key == *first_key);
+    if before.is_some_and(|own| own.name != *name) { Err(RefusalCode::Conflict) } else { Ok(()) }
 }
 
 fn require_removable(
