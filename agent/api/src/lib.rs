@@ -204,6 +204,10 @@ pub struct VmView {
     /// report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unproven: Option<Unproven>,
+    /// The size that its guest has until its next start, where that is not yet `vm.size`: it was
+    /// resized while it was switched on, and its host has not reported a start since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_size: Option<Capacity>,
     /// How far its image, kernel or initial RAM disk has come, while the answering host fetches it
     /// for this VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -108,6 +108,7 @@ impl Model {
                 // One after the other is made sure of, so one of them at a time is fetched for it.
                 vm.images().find_map(|image| sights.downloads.get(&image.digest).cloned())
             }),
+            running_size: self.running_sizes.of(vm),
             applied_generation: own.and_then(|own| own.applied_generation),
             vm: vm.clone(),
         }

@@ -4,7 +4,7 @@
 //! that show a VM.
 
 use dagger_api::{HostLink, Unproven, VmView};
-use dagger_payload::kind::ReportPhase;
+use dagger_payload::kind::{Capacity, ReportPhase};
 use dagger_payload::name::{Name, SshKeyLine};
 use dagger_payload::object::{Agreement, VmReport};
 
@@ -98,6 +98,15 @@ fn phase_word(phase: ReportPhase) -> &'static str {
     }
 }
 
+/// A part of its size, as it is now and as it will be.
+fn present(view: &VmView, part: impl Fn(&Capacity) -> String) -> String {
+    let ordered = part(&view.vm.size);
+    match view.running_size.as_ref().map(part) {
+        Some(now) if now != ordered => format!("{now}, from its next start {ordered}"),
+        Some(_) | None => ordered,
+    }
+}
+
 /// Which ports of its host lead to it.
 fn forwards(view: &VmView) -> String {
     let host = view.host_name.as_ref().map_or("its host", |name| name.as_str());
@@ -128,8 +137,8 @@ pub(crate) fn show(view: &VmView) -> String {
         ("cards", vm_cards::show(view)),
         ("allowed in", vm_network::allowed(&vm.network)),
         ("forwards", forwards(view)),
-        ("cpus", vm.size.cpus.to_string()),
-        ("memory", format!("{} MiB", vm.size.memory_mib)),
+        ("cpus", present(view, |size| size.cpus.to_string())),
+        ("memory", present(view, |size| format!("{} MiB", size.memory_mib))),
         ("disk", format!("{} GiB", vm.size.disk_gib)),
         (
             "image",
