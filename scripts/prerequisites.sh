@@ -10,7 +10,7 @@ demo_packages=(
   iproute2 iptables kmod libvirt-clients libvirt-daemon-system mount nftables openssh-client
   qemu-system-x86 qemu-utils util-linux
 )
-test_packages=(debootstrap systemd-container curl openssl python3 nftables)
+test_packages=(btrfs-progs curl debootstrap e2fsprogs nftables openssl python3 systemd-container xfsprogs)
 
 case $purpose in
   build) ;;

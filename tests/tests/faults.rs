@@ -115,6 +115,50 @@ fn a_vm_offered_to_a_dead_host_goes_elsewhere_once() {
 }
 
 #[test]
+fn what_a_host_out_of_sight_last_said_is_shown_as_unproven_until_it_is_back() {
+    let cluster = furnished();
+    for host in ["host1", "host2"] {
+        let created = cluster.create(1, &format!("on-{host}"), "running", &["--host", host]);
+        assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    }
+    assert!(!cluster.must(&["vm", "ls"]).contains('?'));
+    for role in [Role::Agent, Role::Ledger, Role::Processor] {
+        cluster.kill(role, 2);
+    }
+    let vm = cluster.until("the silence is shown", || {
+        let vm = cluster.vm(1, "on-host2");
+        vm.get("unproven").is_some().then_some(vm)
+    });
+    assert_eq!((&vm["state"], &vm["unproven"]["link"]), (&"running".into(), &"missing".into()));
+    assert!(vm["unproven"]["reported_at"].is_u64(), "{vm}");
+    assert!(cluster.vm(1, "on-host1").get("unproven").is_none());
+    let list = cluster.must(&["vm", "ls"]);
+    let of = |name: &str| list.lines().find(|line| line.starts_with(name)).expect("listed");
+    assert!(of("on-host2").contains(" running? "), "{list}");
+    assert!(of("on-host1").contains(" running "), "{list}");
+    assert!(list.contains("? nothing proves it any more"), "{list}");
+    let why = "host2 cannot be reached by the host that answers; its last report is of 2";
+    assert!(cluster.must(&["vm", "show", "on-host2"]).contains(why));
+    assert!(cluster.must(&["vm", "why", "on-host2"]).contains(why));
+
+    // Nor does a host whose own ledger says nothing claim to know.
+    cluster.kill(Role::Ledger, 3);
+    cluster.until("host3 says that it cannot tell", || {
+        (cluster.vm(3, "on-host1")["unproven"]["link"] == "unknown").then_some(())
+    });
+    cluster.restart(Role::Ledger, 3);
+    for role in [Role::Processor, Role::Ledger, Role::Agent] {
+        cluster.restart(role, 2);
+    }
+    cluster.until("it is proven again", || {
+        cluster.vm(1, "on-host2").get("unproven").is_none().then_some(())
+    });
+    cluster.until("host3 knows again", || {
+        cluster.vm(3, "on-host1").get("unproven").is_none().then_some(())
+    });
+}
+
+#[test]
 fn a_processor_that_dies_stops_changes_and_nothing_else() {
     let cluster = furnished();
     let created = cluster.create(1, "web", "running", &["--host", "host1"]);

@@ -152,6 +152,29 @@ fn assert_a_volume_keeps_what_guests_write(cluster: &Cluster) {
     assert_eq!(cluster.json(&["volume", "ls"]).as_array().map(Vec::len), Some(0));
 }
 
+/// A size that was asked for while it ran is there after the reboot, and shown as such.
+fn assert_a_resize_is_there_after_the_next_start(cluster: &Cluster) {
+    let until_shown = |host, cpus: &str| {
+        cluster.until("every host shows the size that the guest has", || {
+            let output = cluster.ctl_from(host, &["vm", "show", "web-1"]);
+            let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+            let line = shown.lines().find(|line| line.starts_with("cpus "))?;
+            (line.strip_prefix("cpus")?.trim() == cpus).then_some(())
+        });
+    };
+    cluster.must(&["vm", "resize", "web-1", "--cpus", "2", "--wait", "applied"]);
+    until_shown(1, "1, from its next start 2");
+    until_shown(3, "1, from its next start 2");
+    assert_eq!(cluster.vm(3, "web-1")["running_size"]["cpus"], 1);
+    cluster.must(&["vm", "reboot", "web-1", "--wait", "applied"]);
+    cluster.until("the guest has two CPUs", || {
+        let output = cluster.ctl(&["ssh", "web-1", "--", "nproc"]);
+        (output.status.success() && output.stdout.trim_ascii() == b"2").then_some(())
+    });
+    until_shown(1, "2");
+    until_shown(3, "2");
+}
+
 #[test]
 fn real_machines_survive_the_faults_of_everything_around_them() {
     let cluster = Cluster::start(4, Machines::Qemu);
@@ -184,13 +207,7 @@ fn real_machines_survive_the_faults_of_everything_around_them() {
 
     assert_the_console_talks(&cluster);
 
-    // A size that was asked for while it ran is there after the reboot.
-    cluster.must(&["vm", "resize", "web-1", "--cpus", "2"]);
-    cluster.must(&["vm", "reboot", "web-1", "--wait", "applied"]);
-    cluster.until("the guest has two CPUs", || {
-        let output = cluster.ctl(&["ssh", "web-1", "--", "nproc"]);
-        (output.status.success() && output.stdout.trim_ascii() == b"2").then_some(())
-    });
+    assert_a_resize_is_there_after_the_next_start(&cluster);
     assert_virsh_agrees(&cluster);
 
     assert_it_is_paused_resumed_and_forced_off(&cluster);

@@ -200,6 +200,14 @@ pub struct VmView {
     pub forwards: Vec<HostForward>,
     /// What the answering host sees.
     pub sight: Sight,
+    /// The VM's host is out of sight: everything that is shown of the VM is as old as its last
+    /// report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproven: Option<Unproven>,
+    /// The size that its guest has until its next start, where that is not yet `vm.size`: it was
+    /// resized while it was switched on, and its host has not reported a start since.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub running_size: Option<Capacity>,
     /// How far its image, kernel or initial RAM disk has come, while the answering host fetches it
     /// for this VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,6 +215,17 @@ pub struct VmView {
     /// The generation that the carrying host has applied, if the answering host knows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub applied_generation: Option<Generation>,
+}
+
+/// Why nothing proves that a VM is still as its host reported it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Unproven {
+    /// How the answering host's ledger sees the VM's host: `missing`, or `unknown` while that
+    /// ledger cannot be asked.
+    pub link: HostLink,
+    /// Ledger time of the host's last report about the VM.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reported_at: Option<LedgerTime>,
 }
 
 /// A port of a VM's host that leads to the guest.

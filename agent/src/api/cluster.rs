@@ -1,6 +1,8 @@
 //! `/v1/cluster`, `/v1/ledger`, `/v1/health`, `/metrics` and the OpenAPI document: how the
 //! answering host is.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header;
@@ -10,7 +12,7 @@ use dagger_api::{
     Problem,
 };
 use dagger_bus::ledger::{ForkStatus, LedgerStatus, LinkStatus, MemberStatus};
-use dagger_payload::id::{CommitIndex, ProtocolVersion};
+use dagger_payload::id::{CommitIndex, HostId, ProtocolVersion};
 
 use super::problem::{ApiProblem, unavailable_text};
 use super::{Api, Shared};
@@ -117,7 +119,23 @@ fn member_view(member: MemberStatus, members: &Members, judged: CommitIndex) -> 
     }
 }
 
-pub(super) fn link(link: LinkStatus) -> HostLink {
+/// How the ledger sees each host.
+pub(super) struct Links(BTreeMap<HostId, HostLink>);
+
+impl Links {
+    /// As `status` says; without one nothing is known.
+    pub(super) fn of(status: Option<&LedgerStatus>) -> Self {
+        let members = status.into_iter().flat_map(|status| &status.members);
+        Self(members.map(|member| (member.host, link(member.link))).collect())
+    }
+
+    /// To this host.
+    pub(super) fn to(&self, host: &HostId) -> HostLink {
+        self.0.get(host).copied().unwrap_or(HostLink::Unknown)
+    }
+}
+
+fn link(link: LinkStatus) -> HostLink {
     match link {
         LinkStatus::Own => HostLink::Own,
         LinkStatus::Connected => HostLink::Connected,

@@ -1,20 +1,18 @@
 //! `/v1/hosts`, `/v1/operators` and `/v1/accounts`.
 
-use std::collections::BTreeMap;
-
 use axum::Json;
 use axum::extract::State;
 use dagger_api::{
-    AccountSummary, AccountView, HostLink, HostView, OperatorView, Problem, ProposalView, UsageView,
+    AccountSummary, AccountView, HostView, OperatorView, Problem, ProposalView, UsageView,
 };
-use dagger_payload::id::{AccountId, CommitIndex, HostId};
+use dagger_payload::id::{AccountId, CommitIndex};
 use dagger_payload::key::PublicKey;
 use dagger_payload::roster::{Roster, Seat};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Api;
-use super::cluster::link;
+use super::cluster::Links;
 use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::request::{Path, Query};
@@ -30,17 +28,10 @@ pub(super) async fn hosts(State(api): State<Api>) -> Json<Vec<HostView>> {
     // Without the ledger the hosts are still known, only the links are not.
     let status = api.ledger_status().await.ok();
     let judged = status.as_ref().map(|status| status.judged);
-    let links: Option<BTreeMap<HostId, HostLink>> = status.map(|status| {
-        let members = status.members.iter();
-        members.map(|member| (member.host, link(member.link))).collect()
-    });
-    let link_of = |host: &HostId| {
-        let links = links.as_ref();
-        links.and_then(|links| links.get(host)).copied().unwrap_or(HostLink::Unknown)
-    };
+    let links = Links::of(status.as_ref());
     Json(api.parts.model.read(|model| {
         let judged = judged.unwrap_or_default().max(model.judged());
-        model.host_views(judged, link_of)
+        model.host_views(judged, |host| links.to(host))
     }))
 }
 

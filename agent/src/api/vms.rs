@@ -5,10 +5,11 @@ use axum::extract::State;
 use dagger_api::{HistoryView, Problem, VmView};
 
 use super::Api;
+use super::cluster::Links;
 use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::request::{AccountQuery, Path, Query};
-use crate::model::{NameProblem, VmQuery};
+use crate::model::{Model, NameProblem, VmQuery};
 
 /// The VMs that exist (deleted ones have left the list, but not the history).
 #[utoipa::path(
@@ -27,10 +28,11 @@ pub(super) async fn list(
     Query(query): Query<AccountQuery>,
 ) -> Result<Json<Vec<VmView>>, ApiProblem> {
     let account = reader.account(query.account)?;
-    let views = api
-        .parts
-        .board
-        .read(|sights| api.parts.model.read(|model| model.vm_views(account, api.me, sights)));
+    let links = Links::of(api.ledger_status().await.ok().as_ref());
+    let views = api.parts.board.read(|sights| {
+        let all = |model: &Model| model.vm_views(account, api.me, sights, |host| links.to(host));
+        api.parts.model.read(all)
+    });
     Ok(Json(views))
 }
 
@@ -62,10 +64,11 @@ pub(super) async fn show(
     Query(query): Query<AccountQuery>,
 ) -> Result<Json<VmView>, ApiProblem> {
     let query = VmQuery { text: vm, account: reader.account(query.account)? };
+    let links = Links::of(api.ledger_status().await.ok().as_ref());
     let view = api.parts.board.read(|sights| {
         api.parts.model.read(|model| {
             let vm = model.find_vm(&query)?;
-            Ok(model.vm_view(vm, api.me, sights))
+            Ok(model.vm_view(vm, api.me, sights, |host| links.to(host)))
         })
     });
     view.map(Json).map_err(|error| problem(&query, error))

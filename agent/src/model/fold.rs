@@ -144,6 +144,7 @@ impl Model {
                 self.images.insert(image.name.clone(), (**image).clone());
             }
             Effect::Vm(vm) => {
+                self.running_sizes.note(self.vms.get(&vm.id), vm);
                 self.vms.insert(vm.id, (**vm).clone());
             }
             Effect::Volume(volume) => {

@@ -10,6 +10,7 @@ mod history;
 mod log;
 mod members;
 mod shared;
+mod sizes;
 mod usage;
 mod views;
 mod volumes;
@@ -28,6 +29,8 @@ use dagger_payload::object::{Account, Effect, Host, HostDuty, Image, Vm};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, Release, Verdict};
 use dagger_payload::volume::Volume;
+
+use self::sizes::RunningSizes;
 
 pub use fold::VmStep;
 pub use log::LogQuery;
@@ -58,6 +61,7 @@ pub struct Model {
     account_keys: BTreeMap<PublicKey, AccountId>,
     images: BTreeMap<ImageName, Image>,
     vms: BTreeMap<VmId, Vm>,
+    running_sizes: RunningSizes,
     volumes: BTreeMap<VolumeId, Volume>,
     steps: BTreeMap<VmId, Vec<VmStep>>,
     payloads: BTreeMap<PayloadDigest, Place>,
@@ -75,6 +79,7 @@ impl Model {
             account_keys: BTreeMap::new(),
             images: BTreeMap::new(),
             vms: BTreeMap::new(),
+            running_sizes: RunningSizes::default(),
             volumes: BTreeMap::new(),
             steps: BTreeMap::new(),
             payloads: BTreeMap::new(),

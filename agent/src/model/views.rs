@@ -4,7 +4,9 @@
 
 use std::collections::BTreeMap;
 
-use dagger_api::{AccountSummary, AccountView, HostForward, HostLink, HostView, Sight, VmView};
+use dagger_api::{
+    AccountSummary, AccountView, HostForward, HostLink, HostView, Sight, Unproven, VmView,
+};
 use dagger_payload::id::{AccountId, CommitIndex, HostId, VmId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, VmImage};
@@ -69,8 +71,14 @@ impl Model {
         }
     }
 
-    /// What the API shows of a VM on the host `me`.
-    pub fn vm_view(&self, vm: &Vm, me: HostId, sights: &SightContents) -> VmView {
+    /// What the API shows of a VM on the host `me`; `link` says how the ledger sees each host.
+    pub fn vm_view(
+        &self,
+        vm: &Vm,
+        me: HostId,
+        sights: &SightContents,
+        link: impl Fn(&HostId) -> HostLink,
+    ) -> VmView {
         let here = vm.placement.host() == Some(me);
         let own = here.then(|| sights.vms.get(&vm.id)).flatten();
         let sight = match (here, own) {
@@ -95,13 +103,27 @@ impl Model {
             initrd_name: boot.and_then(|boot| boot.initrd.as_ref()).and_then(named),
             forwards: self.forwards(vm),
             sight,
+            unproven: if here { None } else { self.unproven(vm, link) },
             image_download: own.filter(|own| own.awaits_image).and_then(|_| {
                 // One after the other is made sure of, so one of them at a time is fetched for it.
                 vm.images().find_map(|image| sights.downloads.get(&image.digest).cloned())
             }),
+            running_size: self.running_sizes.of(vm),
             applied_generation: own.and_then(|own| own.applied_generation),
             vm: vm.clone(),
         }
+    }
+
+    /// Why nothing proves that a VM of another host is still as that host reported it, if so.
+    fn unproven(&self, vm: &Vm, link: impl Fn(&HostId) -> HostLink) -> Option<Unproven> {
+        let Placement::Accepted { host, .. } = &vm.placement else {
+            return None;
+        };
+        let link = link(host);
+        let in_sight = matches!(link, HostLink::Own | HostLink::Connected);
+        let report = vm.reported.as_ref().and_then(|report| self.payload(&report.cause.digest));
+        let reported_at = report.map(|(commit, _)| commit.ledger_time);
+        (!in_sight && vm.state() != VmState::Deleted).then_some(Unproven { link, reported_at })
     }
 
     /// The ports of its host that lead to a VM.
@@ -126,10 +148,11 @@ impl Model {
         account: Option<AccountId>,
         me: HostId,
         sights: &SightContents,
+        link: impl Fn(&HostId) -> HostLink,
     ) -> Vec<VmView> {
         self.existing_vms()
             .filter(|vm| account.is_none_or(|account| vm.account == account))
-            .map(|vm| self.vm_view(vm, me, sights))
+            .map(|vm| self.vm_view(vm, me, sights, &link))
             .collect()
     }
 

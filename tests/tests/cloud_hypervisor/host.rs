@@ -18,7 +18,7 @@ use dagger_payload::object::Wanted;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 
-use super::program_under_test::{configuration, firmware};
+use super::program_under_test::{configuration, contract_program, firmware, real_program};
 use super::versions::{HERE, attested, tags};
 
 pub(crate) const VM: VmId = VmId([7; 16]);
@@ -26,6 +26,11 @@ pub(crate) const VM: VmId = VmId([7; 16]);
 const WAIT: Duration = Duration::from_secs(60);
 /// What the guest says when it starts.
 pub(crate) const GREETING: &str = "TINY-GUEST UP";
+
+/// The program under test: the real one where it is named, else the one that behaves like it.
+pub(crate) fn program() -> PathBuf {
+    real_program().unwrap_or_else(contract_program)
+}
 
 fn delete_proof(vm: VmId) -> DeleteProof {
     DeleteProof::of(&attested(vm, Wanted::Deleted, 9), HERE).unwrap()
@@ -178,7 +183,7 @@ impl Drop for Host {
 
 fn agent(directory: &Path) -> (CloudHypervisor, mpsc::Receiver<Change>) {
     let (announced, changes) = mpsc::channel(1024);
-    let configuration = configuration(directory);
+    let configuration = configuration(program(), directory);
     (CloudHypervisor::new(configuration, Announcer::new(HERE, announced)), changes)
 }
 

@@ -263,6 +263,24 @@ fn cloud_hypervisor_another_hosts_machine_is_never_touched() {
 }
 
 #[test]
+fn cloud_hypervisor_a_process_without_its_directory_is_found_by_the_next_agent_too() {
+    let mut host = Host::new();
+    let process = host.running(VM);
+    host.running(VmId([8; 16]));
+    assert_eq!(host.hypervisor.strays().unwrap(), Vec::<String>::new());
+    host.restart_agent();
+    assert_eq!(host.hypervisor.strays().unwrap(), Vec::<String>::new());
+    std::fs::remove_dir_all(host.place(VM, "")).unwrap();
+    let lost = format!("a process of VM {VM} has no directory any more");
+    assert_eq!(host.power(VM), None);
+    assert_eq!(host.hypervisor.strays().unwrap(), [lost]);
+    // As the operator who reads that ends it.
+    let process = nix::unistd::Pid::from_raw(process);
+    nix::sys::signal::kill(process, Signal::SIGKILL).unwrap();
+    until("it is gone", || host.hypervisor.strays().unwrap().is_empty());
+}
+
+#[test]
 fn cloud_hypervisor_a_stranger_at_the_socket_is_not_signalled() {
     let host = Host::new();
     host.hypervisor.define(&host.specification(VM)).unwrap();

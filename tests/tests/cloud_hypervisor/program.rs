@@ -8,8 +8,9 @@ use std::process::{Child, Command, Stdio};
 use serde_json::{Value, json};
 
 use super::Taps;
+use super::host::program;
 use super::host::{answer, call, until};
-use super::program_under_test::{firmware, program};
+use super::program_under_test::firmware;
 
 /// A process without the agent.
 struct Process {

@@ -2,9 +2,9 @@
 //! whole machines' half of the agent.
 //!
 //! Setting: QEMU (TCG) under a libvirtd of this test's own; libvirt's test driver; the program that
-//! behaves like Cloud Hypervisor; and the real one where `DAGGER_CLOUD_HYPERVISOR` names it.
-//! Pinned: what passes, and what a backend does not offer, with its stable code. The table is
-//! printed. Beside it: what a libvirtd that hangs or dies does to its machines.
+//! behaves like Cloud Hypervisor; and the real one beside it where `DAGGER_CLOUD_HYPERVISOR` names
+//! it. Pinned: what passes, and what a backend does not offer, with its stable code. The table is
+//! printed. Besides: what a libvirtd that hangs or dies does to its machines.
 
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]
@@ -92,9 +92,7 @@ async fn every_backend_lives_the_same_lives_or_says_in_a_code_what_it_does_not_o
     let base = tempfile::Builder::new().prefix("dl").tempdir().unwrap();
     let libvirtd = Libvirtd::start(base.path()).unwrap();
     let mut backends = vec![Backend::Qemu(libvirtd.uri()), Backend::Paper, Backend::Contract];
-    if program_under_test::real_program().is_some() {
-        backends[2] = Backend::Real;
-    }
+    backends.extend(program_under_test::real_program().map(Backend::Real));
     let turns = Arc::new(Semaphore::new(TOGETHER_MAX));
     let mut running = JoinSet::new();
     for (at, backend) in backends.iter().enumerate() {

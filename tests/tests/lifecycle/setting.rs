@@ -20,7 +20,7 @@ use virt::connect::Connect;
 use virt::domain::Domain;
 
 use super::half::{Half, store_image};
-use super::program_under_test::{configuration, firmware};
+use super::program_under_test::{configuration, contract_program, firmware};
 use super::scenarios::Scenario;
 use super::versions::{HERE, attested};
 
@@ -36,8 +36,8 @@ pub(crate) enum Backend {
     Paper,
     /// The program that behaves like Cloud Hypervisor.
     Contract,
-    /// Cloud Hypervisor.
-    Real,
+    /// Cloud Hypervisor: this program.
+    Real(PathBuf),
 }
 
 impl Backend {
@@ -46,7 +46,7 @@ impl Backend {
             Self::Qemu(_) => "libvirt/QEMU",
             Self::Paper => "test:///",
             Self::Contract => "contract",
-            Self::Real => "cloud-hypervisor",
+            Self::Real(_) => "cloud-hypervisor",
         }
     }
 }
@@ -62,7 +62,7 @@ pub(crate) struct Setting {
 impl Setting {
     pub(crate) fn new(backend: Backend, scenario: Scenario, at: usize) -> Self {
         let directory = tempfile::Builder::new().prefix("dl").tempdir().unwrap();
-        if let Backend::Contract | Backend::Real = backend {
+        if let Backend::Contract | Backend::Real(_) = backend {
             firmware(directory.path());
         }
         let image = store_image(directory.path(), 1 << 20);
@@ -80,12 +80,14 @@ impl Setting {
             uri: uri.to_owned(),
             accelerator: Accelerator::Tcg,
         };
+        let cloud_hypervisor = |program: PathBuf| {
+            machines::Backend::CloudHypervisor(configuration(program, self.path()))
+        };
         let backend = match &self.backend {
             Backend::Qemu(uri) => libvirt(uri),
             Backend::Paper => libvirt(PAPER),
-            Backend::Contract | Backend::Real => {
-                machines::Backend::CloudHypervisor(configuration(self.path()))
-            }
+            Backend::Contract => cloud_hypervisor(contract_program()),
+            Backend::Real(program) => cloud_hypervisor(program.clone()),
         };
         Half::start(self.path(), backend, history).await
     }
@@ -108,7 +110,7 @@ impl Setting {
     fn domain(&self, vm: VmId) -> Option<Domain> {
         let uri = match &self.backend {
             Backend::Qemu(uri) => uri,
-            Backend::Paper | Backend::Contract | Backend::Real => PAPER,
+            Backend::Paper | Backend::Contract | Backend::Real(_) => PAPER,
         };
         let connection = Connect::open(Some(uri)).unwrap();
         connection.lookup_domain_by_name(&HostNames::of(HERE).domain(vm)).ok()
@@ -140,7 +142,7 @@ impl Setting {
                 let (domain, process) = (self.domain(vm)?.id()?, self.process(vm)?);
                 Some(format!("domain {domain}, {}", began(process)?))
             }
-            Backend::Contract | Backend::Real => self.process_start(vm),
+            Backend::Contract | Backend::Real(_) => self.process_start(vm),
         }
     }
 
@@ -157,7 +159,7 @@ impl Setting {
 
     /// Whether the guest says again what is typed.
     pub(crate) fn guest_echoes(&self) -> bool {
-        matches!(self.backend, Backend::Contract | Backend::Real)
+        matches!(self.backend, Backend::Contract | Backend::Real(_))
     }
 
     /// What the guest has said.
@@ -190,7 +192,7 @@ impl Setting {
     pub(crate) fn kill(&self, vm: VmId) {
         match &self.backend {
             Backend::Paper => self.domain(vm).unwrap().destroy().unwrap(),
-            Backend::Qemu(_) | Backend::Contract | Backend::Real => {
+            Backend::Qemu(_) | Backend::Contract | Backend::Real(_) => {
                 kill(Pid::from_raw(self.process(vm).unwrap()), Signal::SIGKILL).unwrap();
             }
         }
@@ -205,7 +207,7 @@ impl Setting {
                 domain.undefine().unwrap();
                 domain.destroy().unwrap();
             }
-            Backend::Contract | Backend::Real => {
+            Backend::Contract | Backend::Real(_) => {
                 let definition = self.path().join(format!("vm/{vm}/machine.json"));
                 std::fs::remove_file(definition).unwrap();
                 self.kill(vm);

@@ -5,9 +5,9 @@ use std::process::Command;
 
 use dagger_agent::hypervisor::cloud_hypervisor::{CloudHypervisorConfiguration, Supervision};
 
-/// The program under test: the real one where it is named, else the one that behaves like it.
-pub(crate) fn program() -> PathBuf {
-    real_program().unwrap_or_else(|| env!("CARGO_BIN_EXE_cloud-hypervisor-contract").into())
+/// The one that behaves like it.
+pub(crate) fn contract_program() -> PathBuf {
+    env!("CARGO_BIN_EXE_cloud-hypervisor-contract").into()
 }
 
 /// The real one, where it is named.
@@ -15,10 +15,10 @@ pub(crate) fn real_program() -> Option<PathBuf> {
     std::env::var_os("DAGGER_CLOUD_HYPERVISOR").map(PathBuf::from)
 }
 
-/// The backend with its machines in this directory, started directly.
-pub(crate) fn configuration(directory: &Path) -> CloudHypervisorConfiguration {
+/// The backend of this program, with its machines in this directory, started directly.
+pub(crate) fn configuration(program: PathBuf, directory: &Path) -> CloudHypervisorConfiguration {
     CloudHypervisorConfiguration {
-        program: program(),
+        program,
         firmware: directory.join("guest.elf"),
         run_directory: directory.join("vm"),
         supervision: Supervision::Direct,

@@ -70,6 +70,29 @@ daggerctl vm stop web-1 --force --key "$keys/developer" --wait applied --timeout
 daggerctl vm start web-1 --key "$keys/developer" --wait applied --timeout 60s
 [[ $(property "$unit" ActiveState) == active ]]
 
+echo "== what is left of a failed unit is found"
+stray=$(printf '9%.0s' {1..32})
+mkdir -p "/run/systemd/system/dagger-vm@$stray.service.d"
+cat >"/run/systemd/system/dagger-vm@$stray.service.d/left.conf" <<'UNIT'
+[Service]
+ExecStart=
+ExecStart=/bin/sh -c 'setsid sleep 1000 & exit 1'
+BindPaths=
+Type=oneshot
+KillMode=process
+UNIT
+systemctl daemon-reload
+refused systemctl start "dagger-vm@$stray.service"
+[[ $(property "dagger-vm@$stray.service" ActiveState) == failed ]]
+fsck() { daggerctl host fsck || [[ $? == 4 ]]; }
+fsck | grep "a process of VM $stray has no directory any more"
+systemctl kill --signal KILL --kill-whom all "dagger-vm@$stray.service"
+systemctl reset-failed "dagger-vm@$stray.service"
+nothing_left() { ! fsck | grep -q "$stray"; }
+wait_until 30 nothing_left
+rm -r "/run/systemd/system/dagger-vm@$stray.service.d"
+systemctl daemon-reload
+
 echo "== deleted, even just after a death, they leave nothing"
 kill -KILL "$(property "$unit" MainPID)"
 for vm in web-1 web-2; do

@@ -3,8 +3,8 @@
 //! Owns the words and the columns. Never asks for a change. Called by `commands::vm` and the others
 //! that show a VM.
 
-use dagger_api::VmView;
-use dagger_payload::kind::ReportPhase;
+use dagger_api::{HostLink, Unproven, VmView};
+use dagger_payload::kind::{Capacity, ReportPhase};
 use dagger_payload::name::{Name, SshKeyLine};
 use dagger_payload::object::{Agreement, VmReport};
 
@@ -13,6 +13,7 @@ use super::{short, vm_boot, vm_cards, vm_network};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::session::Session;
+use crate::units::show_time;
 
 /// The account's VMs, or all.
 pub(crate) async fn list(all: bool, session: &Session) -> Result<(), Failure> {
@@ -27,7 +28,7 @@ pub(crate) async fn list(all: bool, session: &Session) -> Result<(), Failure> {
             let address = view.vm.address();
             [
                 view.vm.name.to_string(),
-                view.state.word().to_owned(),
+                state(view),
                 view.host_name.as_ref().map_or_else(|| "-".to_owned(), Name::to_string),
                 address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
                 view.vm.size.cpus.to_string(),
@@ -40,7 +41,36 @@ pub(crate) async fn list(all: bool, session: &Session) -> Result<(), Failure> {
             ]
         });
         let header = ["NAME", "STATE", "HOST", "ADDRESS", "CPUS", "MEMORY", "DISK", "IMAGE", "ID"];
-        table(header, rows, "No VMs. Order one with `daggerctl vm create`.")
+        let table = table(header, rows, "No VMs. Order one with `daggerctl vm create`.");
+        if vms.iter().all(|view| view.unproven.is_none()) {
+            return table;
+        }
+        format!(
+            "{table}\n? nothing proves it any more: its host is out of sight, and this was its \
+             last report; see `daggerctl vm why`"
+        )
+    })
+}
+
+/// Its state in a word, with a mark where nothing proves it any more.
+fn state(view: &VmView) -> String {
+    let mark = if view.unproven.is_some() { "?" } else { "" };
+    format!("{}{mark}", view.state.word())
+}
+
+/// Why nothing proves the state that is shown, if so.
+pub(crate) fn unproven(view: &VmView) -> Option<String> {
+    let Unproven { link, reported_at } = view.unproven?;
+    let host = view.host_name.as_ref().map_or("its host", |name| name.as_str());
+    let why = match link {
+        HostLink::Missing => format!("{host} cannot be reached by the host that answers"),
+        HostLink::Own | HostLink::Connected | HostLink::Unknown => {
+            format!("the host that answers cannot tell whether {host} can be reached")
+        }
+    };
+    Some(match reported_at {
+        Some(time) => format!("{why}; its last report is of {}", show_time(time)),
+        None => format!("{why}, and it has never reported"),
     })
 }
 
@@ -68,6 +98,15 @@ fn phase_word(phase: ReportPhase) -> &'static str {
     }
 }
 
+/// A part of its size, as it is now and as it will be.
+fn present(view: &VmView, part: impl Fn(&Capacity) -> String) -> String {
+    let ordered = part(&view.vm.size);
+    match view.running_size.as_ref().map(part) {
+        Some(now) if now != ordered => format!("{now}, from its next start {ordered}"),
+        Some(_) | None => ordered,
+    }
+}
+
 /// Which ports of its host lead to it.
 fn forwards(view: &VmView) -> String {
     let host = view.host_name.as_ref().map_or("its host", |name| name.as_str());
@@ -87,7 +126,8 @@ pub(crate) fn show(view: &VmView) -> String {
     let mut lines = vec![
         ("name", vm.name.to_string()),
         ("id", vm.id.to_string()),
-        ("state", view.state.word().to_owned()),
+        ("state", state(view)),
+        ("unproven", optional(unproven(view))),
         ("reason", optional(view.reason.clone())),
         ("wanted", format!("{:?}", vm.wanted).to_lowercase()),
         ("reported", optional(vm.reported.as_ref().map(reported))),
@@ -97,8 +137,8 @@ pub(crate) fn show(view: &VmView) -> String {
         ("cards", vm_cards::show(view)),
         ("allowed in", vm_network::allowed(&vm.network)),
         ("forwards", forwards(view)),
-        ("cpus", vm.size.cpus.to_string()),
-        ("memory", format!("{} MiB", vm.size.memory_mib)),
+        ("cpus", present(view, |size| size.cpus.to_string())),
+        ("memory", present(view, |size| format!("{} MiB", size.memory_mib))),
         ("disk", format!("{} GiB", vm.size.disk_gib)),
         (
             "image",

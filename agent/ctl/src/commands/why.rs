@@ -3,13 +3,13 @@
 //! Owns the explanation; all facts in it come from the agent. Never guesses. Called by
 //! `commands::vm`.
 
-use dagger_api::{HostLink, HostView, LedgerView, VmView};
+use dagger_api::{HostView, LedgerView, VmView};
 use dagger_payload::object::{Placement, VmState};
 use serde_json::json;
 
 use super::image::show_download;
 use super::vm::{VmName, find};
-use super::vm_view::reported;
+use super::vm_view::{reported, unproven};
 use crate::failure::Failure;
 use crate::output::Format;
 use crate::session::Session;
@@ -76,12 +76,7 @@ fn explain(view: &VmView, hosts: &[HostView], ledger: &LedgerView) -> Vec<String
     } else if view.state == VmState::Converging {
         reasons.push(format!("{host} has not reported yet"));
     }
-    let carrier = hosts.iter().find(|host| Some(host.id) == vm.placement.host());
-    if let Some(carrier) = carrier
-        && carrier.link == HostLink::Missing
-    {
-        reasons.push(format!("{host} cannot be reached by the host that answers"));
-    }
+    reasons.extend(unproven(view).map(|why| format!("nothing proves that it is still so: {why}")));
     if let Some(why) = &ledger.unavailable {
         reasons.push(format!("changes are not possible now: {why}"));
     }

@@ -369,7 +369,8 @@ impl Hypervisor for CloudHypervisor {
 
     fn strays(&self) -> Result<Vec<String>, HypervisorError> {
         // Asked before the directories: a machine that is made meanwhile has its directory first.
-        let living = self.supervisor.living().map_err(|error| unavailable(&error))?;
+        let living = self.supervisor.living(&self.configuration.run_directory);
+        let living = living.map_err(|error| unavailable(&error))?;
         let places = self.places().map_err(|error| unavailable(&error))?;
         let lost = living.into_iter().filter(|vm| !places.contains(vm));
         Ok(lost.map(|vm| format!("a process of VM {vm} has no directory any more")).collect())

@@ -5,10 +5,12 @@
 //! process that was found through the machine's own socket and names that socket on its command
 //! line, never to a number that was written down. Never talks to a machine.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,8 +39,9 @@ pub(super) trait Supervisor: Send + Sync {
     /// Whether a process of this machine may exist although nothing listens at its socket.
     fn may_live(&self, vm: VmId) -> io::Result<bool>;
 
-    /// The VMs of which a process is known to the one who owns them.
-    fn living(&self) -> io::Result<Vec<VmId>>;
+    /// The VMs of which a process lives, whoever started it and whatever became of its place below
+    /// this directory.
+    fn living(&self, run_directory: &Path) -> io::Result<Vec<VmId>>;
 }
 
 /// Processes of their own session, started by the agent.
@@ -121,9 +124,27 @@ impl Supervisor for Direct {
         Ok(self.reap().contains_key(&vm))
     }
 
-    fn living(&self) -> io::Result<Vec<VmId>> {
-        Ok(self.reap().keys().copied().collect())
+    fn living(&self, run_directory: &Path) -> io::Result<Vec<VmId>> {
+        // Those of an earlier agent are nobody's children; only the kernel knows them.
+        let mut living: BTreeSet<VmId> = self.reap().keys().copied().collect();
+        for process in std::fs::read_dir("/proc")? {
+            // Not a process, or one that ended meanwhile.
+            let Ok(command_line) = std::fs::read(process?.path().join("cmdline")) else {
+                continue;
+            };
+            living.extend(vm_of_command_line(&command_line, run_directory));
+        }
+        Ok(living.into_iter().collect())
     }
+}
+
+/// The VM of a process that was started with [`arguments`] for a place below this directory.
+fn vm_of_command_line(command_line: &[u8], run_directory: &Path) -> Option<VmId> {
+    let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
+    let told = words.windows(2).find(|pair| pair[0] == b"--api-socket")?[1];
+    let socket = Path::new(OsStr::from_bytes(told.strip_prefix(b"path=")?));
+    let vm = socket.parent()?.file_name()?.to_str()?.parse().ok()?;
+    (Place::of(run_directory, vm).api() == socket).then_some(vm)
 }
 
 /// The process that listens at a machine's socket; `None` when nobody does.
@@ -180,4 +201,25 @@ pub(super) fn wait_end(process: &OwnedFd, wait: Duration) -> io::Result<()> {
         return Err(io::Error::new(io::ErrorKind::TimedOut, "the process does not end"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_process_that_was_started_for_a_place_of_this_directory_is_a_machines() {
+        let (vm, here) = (VmId([7; 16]), Path::new("/run/dagger/vm"));
+        let line = |words: &[String]| words.join("\0").into_bytes();
+        let [option, socket, ..] = arguments(&Place::of(here, vm));
+        let ours = line(&["/usr/bin/cloud-hypervisor".into(), option.clone(), socket.clone()]);
+        assert_eq!(vm_of_command_line(&ours, here), Some(vm));
+        assert_eq!(vm_of_command_line(&ours, Path::new("/run/other")), None);
+        assert_eq!(vm_of_command_line(&line(&["grep".into(), socket.clone()]), here), None);
+        assert_eq!(vm_of_command_line(&line(std::slice::from_ref(&option)), here), None);
+        let elsewhere = socket.replace(&vm.to_string(), "db-1");
+        assert_eq!(vm_of_command_line(&line(&[option, elsewhere]), here), None);
+        // What is a zombie has none.
+        assert_eq!(vm_of_command_line(b"", here), None);
+    }
 }

@@ -5,6 +5,7 @@
 //! them when the agent ends. Called through [`Supervisor`].
 
 use std::io;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dagger_payload::id::VmId;
@@ -70,9 +71,10 @@ impl Supervisor for Systemd {
         self.wait_inactive(vm, KILL_WAIT_MAX)
     }
 
-    fn living(&self) -> io::Result<Vec<VmId>> {
+    fn living(&self, _: &Path) -> io::Result<Vec<VmId>> {
         let units = service_manager::tell(|bus| async move {
-            let states = ["active", "activating", "deactivating", "reloading"];
+            // A failed unit is forgotten at once (CollectMode) unless processes of it are left.
+            let states = ["active", "activating", "deactivating", "reloading", "failed"];
             ManagerProxy::new(&bus).await?.list_units_by_patterns(&states, &["dagger-vm@*"]).await
         })?;
         Ok(units.iter().filter_map(|unit| vm_of_unit(&unit.0)).collect())
