@@ -14,7 +14,7 @@ use crate::allowance::Allowances;
 use crate::catchup::end_of_stretch;
 use crate::limits::{
     ANSWER_EVERY_MS, ANSWERS_AT_ONCE_MAX, EPOCH_HINT_MS, HAVE_MS, QUESTION_EVERY_MS,
-    QUESTIONS_AT_ONCE_MAX,
+    QUESTIONS_AT_ONCE_MAX, WISH_EVERY_MS, WISHES_AT_ONCE_MAX,
 };
 use crate::{Core, Moment, Output, Turn};
 
@@ -27,7 +27,7 @@ pub(crate) struct Gossip {
     hint_at: Moment,
     /// How often each peer may still be sent what it lacks.
     answers: Allowances,
-    /// How often each may still be sent what it names.
+    /// How many events that it names each may still be sent.
     wishes: Allowances,
     /// How often each may still ask about its past.
     questions: Allowances,
@@ -40,7 +40,7 @@ impl Default for Gossip {
             have_at: Moment(0),
             hint_at: Moment(0),
             answers: Allowances::new(ANSWERS_AT_ONCE_MAX, ANSWER_EVERY_MS),
-            wishes: Allowances::new(ANSWERS_AT_ONCE_MAX, ANSWER_EVERY_MS),
+            wishes: Allowances::new(WISHES_AT_ONCE_MAX, WISH_EVERY_MS),
             questions: Allowances::new(QUESTIONS_AT_ONCE_MAX, QUESTION_EVERY_MS),
         }
     }
@@ -76,10 +76,9 @@ impl Gossip {
         (!self.connected.is_empty()).then_some(self.have_at)
     }
 
-    /// Whether `peer` is there and may ask about its past once more; if so, it has.
+    /// Whether `peer` may ask about its past once more; if so, it has.
     pub(crate) fn may_ask(&mut self, peer: AuthorIndex, now: Moment) -> bool {
-        let planted = planted!(QuestionsUnlimited);
-        self.is_connected(peer) && (self.questions.spend(peer, now) || planted)
+        self.questions.spend(peer, now) || planted!(QuestionsUnlimited)
     }
 
     /// Tell peers soon what is here.
@@ -206,11 +205,9 @@ impl Core {
         events: Vec<Parent>,
         epoch: Epoch,
     ) {
-        let may = self.gossip.is_connected(peer) && self.gossip.wishes.spend(peer, turn.now);
-        if !may {
-            return; // it asks again
-        }
-        let events: BTreeSet<_> = events.into_iter().collect();
+        // Counted by event: who comes back asks for many at once, each in a message of its own.
+        let mut events: BTreeSet<_> = events.into_iter().collect();
+        events.retain(|_| self.gossip.wishes.spend(peer, turn.now));
         let (held, stored): (Vec<_>, Vec<_>) =
             events.into_iter().partition(|event| self.graph.contains(&event.digest));
         let held: BTreeSet<_> = held.into_iter().map(|event| event.digest).collect();

@@ -43,6 +43,10 @@ pub(crate) const HAVE_MS: u64 = 30_000;
 pub(crate) const ANSWERS_AT_ONCE_MAX: u64 = 64;
 /// After so many milliseconds it is sent that once more.
 pub(crate) const ANSWER_EVERY_MS: u64 = 20;
+/// How many events that a peer names it is sent at once: as many as may wait here because of it.
+pub(crate) const WISHES_AT_ONCE_MAX: u64 = 4096;
+/// After so many milliseconds it is sent one more.
+pub(crate) const WISH_EVERY_MS: u64 = 1;
 /// How often a peer that asks about its own past is answered, at once: at each start of a link it
 /// asks anew.
 pub(crate) const QUESTIONS_AT_ONCE_MAX: u64 = 32;
