@@ -22,8 +22,9 @@ pub const PEER_QUEUE_FRAMES_MAX: usize = 8192;
 pub const PEER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// First wait before dialling again.
 pub const REDIAL_WAIT_MIN: Duration = Duration::from_millis(100);
-/// Longest wait before dialling again.
-pub const REDIAL_WAIT_MAX: Duration = Duration::from_secs(2);
+/// Longest wait before dialling again. It is what a host that comes back may wait for its peers:
+/// where the others are too few without it, so long the cluster stands still.
+pub const REDIAL_WAIT_MAX: Duration = Duration::from_millis(500);
 /// A link that lived shorter than this does not reset the wait before dialling again.
 pub const LINK_SETTLED: Duration = Duration::from_secs(5);
 /// Silence of a link, in seconds, after which the kernel asks whether the peer's host is alive.
