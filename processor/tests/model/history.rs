@@ -23,12 +23,12 @@ const PAYLOADS: u64 = 360;
 const RUNS: u64 = 60;
 
 #[derive(minicbor::Encode, minicbor::Decode)]
-struct History {
+pub(crate) struct History {
     #[n(0)]
     #[cbor(with = "minicbor::bytes")]
-    genesis: Vec<u8>,
+    pub(crate) genesis: Vec<u8>,
     #[n(1)]
-    commits: Vec<OrderedCommit>,
+    pub(crate) commits: Vec<OrderedCommit>,
 }
 
 fn file(name: &str) -> PathBuf {
@@ -50,6 +50,12 @@ fn run(seed: u64, signing: Signing) -> (Run, Vec<OrderedCommit>, String) {
     (run, commits, roots)
 }
 
+/// The history that is kept.
+pub(crate) fn kept() -> History {
+    let history = std::fs::read(file("history.cbor")).expect("the history");
+    decode(&history).expect("a history")
+}
+
 fn grow() {
     let variety = |seed: &u64| run(*seed, Signing::Sample).0.verdicts.len();
     let seed = (0..RUNS).max_by_key(variety).expect("some runs");
@@ -64,8 +70,7 @@ fn the_kept_history_leads_to_the_roots_that_it_led_to_when_it_was_grown() {
     if std::env::var_os("DAGGER_GROW_HISTORY").is_some() {
         grow();
     }
-    let history = std::fs::read(file("history.cbor")).expect("the history");
-    let history: History = decode(&history).expect("a history");
+    let history = kept();
     let cluster = ClusterId::of(&history.genesis);
     let genesis = Genesis::read(&history.genesis).expect("a genesis");
     let mut judge = Judge::found(genesis, cluster).knowing(ProtocolVersion(u32::MAX));

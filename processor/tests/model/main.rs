@@ -8,6 +8,7 @@ mod boot;
 mod door;
 mod eviction;
 mod history;
+mod hostile;
 mod hosts;
 mod images;
 mod kinds;
