@@ -1,11 +1,14 @@
 //! Four hosts as real processes with real QEMU machines. One scenario after the other on one
 //! cluster: starting one is the dear part.
 
+use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Command, Stdio};
 
 use dagger_tests::built::image;
 use dagger_tests::cluster::{Cluster, Machines, Role};
+use nix::pty::{OpenptyResult, openpty};
+use nix::sys::termios::{LocalFlags, tcgetattr};
 
 /// `virsh list` shows exactly the VMs that `daggerctl vm ls` shows as running.
 fn assert_virsh_agrees(cluster: &Cluster) {
@@ -35,28 +38,35 @@ fn ok(output: std::process::Output) {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// Somebody sits down at the serial console of `web-1`, where this guest gives a shell.
+/// Somebody sits down at the serial console of `web-1`, where this guest gives a shell: at a
+/// terminal, which hands over every key meanwhile and is as before when he leaves.
 fn assert_the_console_talks(cluster: &Cluster) {
+    let OpenptyResult { master, slave } = openpty(None, None).expect("a terminal");
+    let before = tcgetattr(&slave).expect("its settings");
+    let end = || Stdio::from(slave.try_clone().expect("another end"));
     let mut sitting = cluster
         .command_from(1, &["vm", "console", "web-1", "--history", "1KiB"])
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
+        .stdin(end())
+        .stdout(end())
+        .stderr(end())
         .spawn()
         .expect("daggerctl starts");
-    let mut keys = sitting.stdin.take().expect("piped");
-    let mut said = sitting.stdout.take().expect("piped");
-    keys.write_all(b"\recho dagger-$((40+2))\r").expect("types");
+    let mut terminal = File::from(master);
+    terminal.write_all(b"\recho dagger-$((40+2))\r").expect("types");
     let mut seen = String::new();
     let mut part = [0; 1024];
     // What is typed is echoed; only a shell makes this of it.
     while !seen.contains("dagger-42") {
-        let count = said.read(&mut part).expect("reads");
-        assert_ne!(count, 0, "the console ended: {seen}");
+        let count = terminal.read(&mut part).expect("reads");
         seen.push_str(&String::from_utf8_lossy(&part[..count]));
     }
-    keys.write_all(b"\x1d").expect("detaches");
-    ok(sitting.wait_with_output().expect("ends"));
+    assert!(seen.contains("Ctrl-] ends it"), "{seen}");
+    let kept = LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG;
+    let meanwhile = tcgetattr(&slave).expect("its settings").local_flags;
+    assert!(!meanwhile.intersects(kept), "the terminal keeps keys to itself: {meanwhile:?}");
+    terminal.write_all(b"\x1d").expect("detaches");
+    assert!(sitting.wait().expect("ends").success());
+    assert_eq!(tcgetattr(&slave).expect("its settings"), before, "the terminal was left changed");
 
     // The same words are in the log; over TCP the command line shows a session by itself.
     let log = cluster.must(&["vm", "console", "web-1", "--log"]);
