@@ -31,7 +31,7 @@ use crate::link::requests::LedgerClient;
 use crate::link::seal;
 use crate::machines;
 use crate::metrics::Metrics;
-use crate::model::{Model, SharedModel};
+use crate::model::{ArchiveError, Archives, Model, SharedModel};
 use crate::submit::Submitter;
 use crate::verify::mark::MarkFile;
 use crate::verify::reader::Reader;
@@ -52,6 +52,12 @@ pub enum Broken {
     /// What this host keeps on disk is damaged or cannot be written.
     #[error("the state directory cannot be used")]
     State(#[source] std::io::Error),
+    /// What is kept of the history on disk cannot be written or read. The next start builds it anew.
+    #[error("the archive of the history cannot be used")]
+    Archive(#[source] ArchiveError),
+    /// It cannot be read; why was said.
+    #[error("the archive of the history cannot be used: {0}")]
+    ArchiveUnread(String),
     /// The machines' half is broken.
     #[error("the machines' half is broken")]
     Machines(#[source] machines::Broken),
@@ -117,7 +123,9 @@ fn start(
     info!(host = %configuration.host.name, ?mark, "starting");
 
     let mut reader = Reader::new(cluster, (*genesis).clone(), mark);
-    let model = SharedModel::new(Model::new(&genesis), reader.progress());
+    let archives = Archives::begin(&configuration.state_directory).map_err(Broken::Archive)?;
+    let archive = archives.fresh().map_err(Broken::Archive)?;
+    let model = SharedModel::new(Model::new(&genesis), archive, reader.progress());
     let (board, metrics) = (SightBoard::default(), Arc::new(Metrics::new()));
     let (order_sender, orders) = mpsc::channel(ORDERS_WAITING_MAX);
     let (report_sender, reports) = mpsc::channel(REPORTS_WAITING_MAX);
@@ -132,6 +140,7 @@ fn start(
         genesis: Arc::clone(&genesis),
         reader,
         model: model.clone(),
+        archives: Arc::new(archives),
         seal: seal.clone(),
         state: stream_sender,
     };
@@ -169,7 +178,13 @@ fn start(
     let keep_seal = seal::keep(configuration.seal_socket, cluster, seal_sender, stop.clone());
     parts.spawn(infallible("seal link", keep_seal));
     parts.spawn(infallible("ledger link", ledger_work));
-    parts.spawn(infallible("release stream", follower.run(stop.clone())));
+    let follow = follower.run(stop.clone());
+    parts.spawn(async move { ("release stream", follow.await.map_err(Broken::Archive)) });
+    let (watched, stopping) = (api_parts.model.clone(), stop.clone());
+    parts.spawn(async move {
+        let broken = stopping.run_until_cancelled(watched.until_broken()).await;
+        ("archive", broken.map_or(Ok(()), |why| Err(Broken::ArchiveUnread(why))))
+    });
     parts.spawn(infallible("reports", submitter.run(reports, stop.clone())));
     let serve = api::serve(api_parts, configuration_api, listeners, stop.clone());
     parts.spawn(infallible("api", serve));

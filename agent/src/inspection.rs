@@ -36,7 +36,7 @@ pub struct Owners {
     vms: BTreeMap<VmId, Must>,
     volumes: BTreeMap<VolumeId, VolumeMust>,
     snapshots: BTreeMap<(VolumeId, SnapshotId), VolumeMust>,
-    /// Those that were deleted here: what is left of them is rightly in quarantine.
+    /// Those that were deleted here, if they were asked for: what is left of them is rightly in quarantine.
     gone: BTreeSet<RemainsOf>,
     /// The files that registered images stand for.
     images: BTreeSet<ImageDigest>,
@@ -150,6 +150,23 @@ pub struct Found {
     pub cards: Result<BTreeSet<VmId>, String>,
     /// The directories of disks, images and consoles.
     pub files: Result<Files, String>,
+}
+
+impl Found {
+    /// Whose remains are in quarantine.
+    pub fn in_quarantine(&self) -> (Vec<VmId>, Vec<VolumeId>) {
+        let (mut vms, mut volumes) = (Vec::new(), Vec::new());
+        for remains in self.files.iter().flat_map(|files| &files.remains) {
+            match remains.of {
+                RemainsOf::Vm(vm) => vms.push(vm),
+                RemainsOf::Volume(volume)
+                | RemainsOf::Snapshot(volume, _)
+                | RemainsOf::Replaced(volume, _) => volumes.push(volume),
+                RemainsOf::Image(_) | RemainsOf::Unknown => {}
+            }
+        }
+        (vms, volumes)
+    }
 }
 
 /// What the directories hold.

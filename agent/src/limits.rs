@@ -18,6 +18,37 @@ pub const EVIDENCE_HEADERS_MAX: usize = 2 * dagger_payload::limits::MEMBERS_MAX;
 
 /// Released commit ends with which members' attestations can be compared; 7 MB.
 pub const CHAIN_ENDS_MAX: usize = 64 * 1024;
+/// The newest releases that are kept in memory for those who follow them.
+pub const RELEASES_TAIL_MAX: usize = 256;
+/// Bytes of them.
+pub const RELEASES_TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Bytes of releases that are read from the archive at once, unless one alone has more.
+pub const RELEASES_TOGETHER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// The largest archive of the history, in bytes: address space, and room on the disk only as it is
+/// used.
+pub const ARCHIVE_MAP_BYTES: usize = 1 << 40;
+/// Room on the disk that the archive leaves untouched, in bytes: twice what the ledger leaves, which
+/// needs the disk more, and so does the journal.
+pub const ARCHIVE_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
+/// Who looks up a few records of the archive at the same time.
+pub const ARCHIVE_LOOKS_TOGETHER_MAX: usize = 32;
+/// Who reads perhaps very many of them at the same time.
+pub const ARCHIVE_WALKS_TOGETHER_MAX: usize = 4;
+/// Read transactions of the archive: those above, the writer's own, and some to spare.
+pub const ARCHIVE_READERS_MAX: u32 = 64;
+/// How long one waits for a turn to look.
+pub const ARCHIVE_LOOK_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Shortest pause before a release is written again for which there was no room.
+pub const ARCHIVE_FULL_WAIT_MIN: Duration = Duration::from_millis(500);
+/// Longest one.
+pub const ARCHIVE_FULL_WAIT_MAX: Duration = Duration::from_secs(15);
+/// Steps of a VM's history in one answer.
+pub const HISTORY_STEPS_MAX: usize = 1000;
+/// Bytes of the documents in it, but for the last one.
+pub const HISTORY_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// Commits of an account that are looked up at once.
+pub const USAGE_COMMITS_TOGETHER_MAX: usize = 256;
+
 /// How long a report stays valid, in ledger milliseconds.
 pub const REPORT_VALID_MS: u64 = 60 * 60 * 1000;
 /// VMs whose reports may wait to be ordered at the same time.
@@ -74,6 +105,10 @@ pub const LOG_ENTRIES_DEFAULT: usize = 100;
 pub const LOG_ENTRIES_MAX: usize = 1000;
 /// Payloads that are looked at for one part, most of which its reader may not see.
 pub const LOG_LOOKED_AT_MAX: usize = 100_000;
+/// Payloads that are read for it at once.
+pub const LOG_PIECE_MAX: usize = 256;
+/// Bytes of them, but for the last one.
+pub const LOG_PIECE_BYTES_MAX: usize = 1024 * 1024;
 /// Commits of an exported history that are written down at once.
 pub const API_HISTORY_TOGETHER_MAX: usize = 16;
 /// Event streams at the same time.

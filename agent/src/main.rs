@@ -38,7 +38,7 @@ struct Arguments {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 stopped in order; 2 wrong usage; 64 the configuration was refused; \
-65 the state directory is damaged or cannot be written; 70 a defect of this program.";
+65 the state directory is damaged or cannot be written; 70 a defect of this program, or its archive of the history cannot be used (a fresh start builds it anew).";
 
 /// Exit codes; units list which of them must not restart.
 #[derive(Debug, Clone, Copy)]
@@ -85,6 +85,8 @@ fn exit_code(error: &anyhow::Error) -> Exit {
         Some(Broken::State(_) | Broken::Machines(machines::Broken::StateDirectory(_))) => {
             Exit::State
         }
+        // A fresh start builds the archive anew, so it is started again.
+        Some(Broken::Archive(_) | Broken::ArchiveUnread(_)) => Exit::Internal,
         Some(Broken::Machines(_) | Broken::Part(_)) | None => Exit::Internal,
     }
 }

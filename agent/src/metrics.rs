@@ -34,6 +34,12 @@ struct StateLabel {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MemberLabel {
+    seat: u16,
+    member: String,
+}
+
 type Number = Gauge<i64, AtomicI64>;
 
 /// All metrics of the agent.
@@ -50,6 +56,8 @@ pub struct Metrics {
     hold: Number,
     contradicting: Number,
     forked: Number,
+    junk_payloads: Family<MemberLabel, Number>,
+    junk_bytes: Family<MemberLabel, Number>,
 }
 
 impl Default for Metrics {
@@ -74,6 +82,8 @@ impl Metrics {
             hold: Number::default(),
             contradicting: Number::default(),
             forked: Number::default(),
+            junk_payloads: Family::default(),
+            junk_bytes: Family::default(),
         };
         metrics.register();
         metrics
@@ -124,6 +134,12 @@ impl Metrics {
             "Members who signed two events for one round",
             self.forked.clone(),
         );
+        registry.register(
+            "member_junk_payloads",
+            "Payloads that a member carried and no honest host takes in at its door",
+            self.junk_payloads.clone(),
+        );
+        registry.register("member_junk_bytes", "Bytes of them", self.junk_bytes.clone());
     }
 
     /// A payload was given to the ledger.
@@ -157,13 +173,20 @@ impl Metrics {
         model.read(|model| {
             self.ledger_time_ms.set(number(model.ledger_time().0));
             for state in VmState::ALL {
-                let count = model.vms().filter(|vm| vm.state() == state).count();
+                let existing = model.vms().filter(|vm| vm.state() == state).count() as u64;
+                let gone = if state == VmState::Deleted { model.deleted_vms() } else { 0 };
                 let label = StateLabel { state: state.word() };
-                self.vms.get_or_create(&label).set(number(count as u64));
+                self.vms.get_or_create(&label).set(number(existing + gone));
             }
             for (code, count) in model.refused() {
                 let label = CodeLabel { code: (*code).to_owned() };
                 self.refused.get_or_create(&label).set(number(*count));
+            }
+            for (author, junk) in model.junk() {
+                let Some(name) = model.members().seat_name(author) else { continue };
+                let label = MemberLabel { seat: author.0, member: name.to_string() };
+                self.junk_payloads.get_or_create(&label).set(number(junk.payloads));
+                self.junk_bytes.get_or_create(&label).set(number(junk.bytes));
             }
         });
         let mut text = String::new();

@@ -4,7 +4,8 @@
 //! starting the same machine, `qemu-img` making the same disk, libvirt's own share of the memory.
 //! The memory is that of a daemon of its own: the programs have to be built before, in the same
 //! profile.
-//! Names after `--` choose parts: `start`, `clone`, `memory`; with `--test` each is only tried.
+//! Names after `--` choose parts: `history`, `memory`, `start`, `clone`; with `--test` each is only
+//! tried.
 //! `start` needs root, for a libvirtd of its own.
 
 // What it meets and does not expect ends it.
@@ -14,6 +15,7 @@
 #[allow(dead_code)]
 #[path = "../tests/shared/half.rs"]
 mod half;
+mod long_history;
 #[path = "../tests/shared/versions.rs"]
 mod versions;
 
@@ -81,7 +83,8 @@ fn main() {
     let extent = if is_trial { Extent::Tried } else { Extent::Whole };
     let names: Vec<_> = arguments.iter().filter(|name| !name.starts_with('-')).collect();
     // Memory first: what others leave behind would count.
-    let parts: [(&str, Part); 3] = [("memory", memory), ("start", start), ("clone", clone)];
+    let parts: [(&str, Part); 4] =
+        [("history", history), ("memory", memory), ("start", start), ("clone", clone)];
     let wanted =
         parts.iter().filter(|(name, _)| names.is_empty() || names.iter().any(|it| it == name));
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -283,6 +286,14 @@ fn run_machines(cluster: &Cluster, numbers: std::ops::Range<usize>) {
         let shown = shown.as_array().unwrap();
         (shown.iter().filter(running).count() == all).then_some(())
     });
+}
+
+/// The read model with a history ten times as long.
+fn history(runtime: &tokio::runtime::Runtime, extent: Extent) -> Value {
+    match extent {
+        Extent::Whole => long_history::measure(runtime, 20_000, 200_000),
+        Extent::Tried => long_history::measure(runtime, 20, 200),
+    }
 }
 
 /// The whole daemon of a cluster of one host, with many machines on paper: its read model, its API

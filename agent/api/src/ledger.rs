@@ -59,6 +59,10 @@ pub struct LedgerView {
     /// was started from a copy of itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub forks: Vec<ForkView>,
+    /// Members whose events carried payloads that no honest host takes in at its door: malformed,
+    /// too large, or not signed by the key that they name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub junk: Vec<JunkView>,
     /// Why changes are not possible now, if so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unavailable: Option<String>,
@@ -80,6 +84,22 @@ pub struct MemberView {
     pub link: HostLink,
     /// The highest round of its events here.
     pub highest_round: u64,
+}
+
+/// A member who carried what no honest host takes in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct JunkView {
+    /// Its name.
+    pub name: Name,
+    /// Its host id.
+    pub host: HostId,
+    /// Its seat.
+    #[schema(value_type = u16)]
+    pub seat: AuthorIndex,
+    /// How many such payloads the answering host has judged.
+    pub payloads: u64,
+    /// Bytes of their documents.
+    pub bytes: u64,
 }
 
 /// A member who signed two events for one round.

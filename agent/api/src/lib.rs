@@ -30,7 +30,7 @@ mod ledger;
 mod members;
 
 pub use host::{FsckFinding, FsckKind, FsckView, LocalStop, LocalStopView};
-pub use ledger::{ForkView, LedgerView, MemberView};
+pub use ledger::{ForkView, JunkView, LedgerView, MemberView};
 pub use members::{EpochView, HostLink, HostView, OperatorView, ProposalView, Vote};
 
 /// The header that carries a payload's signature on `POST /v1/payloads`: the base64 text of an
@@ -329,6 +329,9 @@ pub struct HistoryView {
     pub name: Name,
     /// Steps, oldest first.
     pub entries: Vec<HistoryEntry>,
+    /// There are earlier ones: give this back as `before` to see them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<u64>,
 }
 
 /// `GET /v1/accounts/{id}`.

@@ -8,15 +8,15 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use dagger_api::{
-    ClusterView, ForkView, HealthPart, HealthStatus, HealthView, HostLink, LedgerView, MemberView,
-    Problem,
+    ClusterView, ForkView, HealthPart, HealthStatus, HealthView, HostLink, JunkView, LedgerView,
+    MemberView, Problem,
 };
 use dagger_bus::ledger::{ForkStatus, LedgerStatus, LinkStatus, MemberStatus};
 use dagger_payload::id::{CommitIndex, HostId, ProtocolVersion};
 
 use super::problem::{ApiProblem, unavailable_text};
 use super::{Api, Shared};
-use crate::model::Members;
+use crate::model::{JunkCount, Members, Model};
 use crate::verify::reader::Trust;
 
 /// Media type of the metrics.
@@ -58,7 +58,10 @@ pub(super) async fn ledger(State(api): State<Api>) -> Result<Json<LedgerView>, A
 }
 
 fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
-    api.parts.model.read(|model| ledger_view_of(model.members(), status))
+    api.parts.model.read(|model| LedgerView {
+        junk: junk_views(model),
+        ..ledger_view_of(model.members(), status)
+    })
 }
 
 fn ledger_view_of(members: &Members, status: LedgerStatus) -> LedgerView {
@@ -95,7 +98,17 @@ fn ledger_view_of(members: &Members, status: LedgerStatus) -> LedgerView {
             shown.map(|member| member_view(member, members, judged)).collect()
         },
         forks: status.forks.into_iter().map(fork_view).collect(),
+        junk: Vec::new(),
     }
+}
+
+fn junk_views(model: &Model) -> Vec<JunkView> {
+    let views = model.junk().filter_map(|(author, JunkCount { payloads, bytes })| {
+        let seat = model.members().roster().seat(author)?;
+        let (name, host) = (seat.name.clone(), seat.host);
+        Some(JunkView { name, host, seat: author, payloads, bytes })
+    });
+    views.collect()
 }
 
 fn fork_view(fork: ForkStatus) -> ForkView {

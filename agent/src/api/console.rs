@@ -30,7 +30,7 @@ use crate::limits::{
     CONSOLE_HISTORY_BYTES_MAX, CONSOLE_MESSAGE_BYTES_MAX, CONSOLE_OPEN_WAIT_MAX,
     CONSOLE_PING_EVERY, CONSOLE_SILENCE_MAX,
 };
-use crate::model::VmQuery;
+use crate::model::{Model, VmQuery};
 use crate::observation::ConsoleTail;
 
 /// How often it is looked whether the guest still runs.
@@ -79,7 +79,7 @@ pub(super) async fn console(
     if upgrade.is_ok() {
         reader.require_hands()?;
     }
-    let vm = here(&api, &asked, &reader)?;
+    let vm = here(&api, &asked, &reader).await?;
     let history = query.history_bytes.unwrap_or(CONSOLE_HISTORY_BYTES_DEFAULT);
     let history = history.min(CONSOLE_HISTORY_BYTES_MAX);
     let permit = api.consoles.clone().try_acquire_owned();
@@ -100,23 +100,22 @@ pub(super) async fn console(
 
 /// The VM that is meant, if its machine is here. Before the history is known, who operates the host
 /// names it by its id, and what is seen counts.
-fn here(api: &Api, query: &VmQuery, reader: &Reader) -> Result<VmId, ApiProblem> {
-    api.parts.model.read(|model| {
-        let vm = match model.find_vm(query) {
-            Ok(vm) => vm,
-            Err(problem) => {
-                return seen(api, query, reader).ok_or_else(|| vms::problem(query, problem));
-            }
-        };
-        match vm.placement.host() {
-            Some(host) if host == api.me => Ok(vm.id),
-            Some(host) => {
-                let name = model.host_name(&host).map(ToString::to_string);
-                Err(ApiProblem::console_elsewhere(&name.unwrap_or_else(|| host.to_string())))
-            }
-            None => Err(ApiProblem::not_running("it has no host yet")),
+async fn here(api: &Api, query: &VmQuery, reader: &Reader) -> Result<VmId, ApiProblem> {
+    let vm = match api.parts.model.find_vm(query).await? {
+        Ok(vm) => vm,
+        Err(problem) => {
+            return seen(api, query, reader).ok_or_else(|| vms::problem(query, problem));
         }
-    })
+    };
+    match vm.placement.host() {
+        Some(host) if host == api.me => Ok(vm.id),
+        Some(host) => {
+            let name = |model: &Model| model.host_name(&host).map(ToString::to_string);
+            let name = api.parts.model.read(name);
+            Err(ApiProblem::console_elsewhere(&name.unwrap_or_else(|| host.to_string())))
+        }
+        None => Err(ApiProblem::not_running("it has no host yet")),
+    }
 }
 
 fn seen(api: &Api, query: &VmQuery, reader: &Reader) -> Option<VmId> {

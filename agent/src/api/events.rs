@@ -129,17 +129,17 @@ impl Teller {
     async fn tell_commits(&mut self, attested: CommitIndex) -> Result<(), ReaderLost> {
         loop {
             let reader = self.reader;
-            let sees = move |account: AccountId| reader.sees(account);
-            let commits = self.api.parts.model.read(|model| {
-                let commits = model.releases_after(self.after, COMMITS_TOGETHER_MAX);
-                let events =
-                    commits.iter().map(|c| (c.end.index, model.stream_events(c, attested, &sees)));
-                events.collect::<Vec<_>>()
-            });
+            let sees = |account: AccountId| reader.sees(account);
+            let model = &self.api.parts.model;
+            let commits = model.releases_after(self.after, COMMITS_TOGETHER_MAX).await;
+            // Cut: he resumes.
+            let commits = commits.map_err(|_| ReaderLost)?;
             if commits.is_empty() {
                 return Ok(());
             }
-            for (commit, events) in commits {
+            for commit in commits {
+                let events = model.read(|model| model.stream_events(&commit, attested, &sees));
+                let commit = commit.end.index;
                 let last = events.len().saturating_sub(1);
                 for (index, event) in events.iter().enumerate() {
                     let id = (index == last).then_some(commit);

@@ -56,7 +56,7 @@ pub(super) async fn export(
         return Err(ApiProblem::unix_only("it hands out whole disks"));
     }
     let query = VmQuery { text: vm, account: query.account };
-    let before = still(&api, &query)?;
+    let before = still(&api, &query).await?;
     let exporter = api.parts.board.read(|sights| sights.exporter.clone());
     let exporter = exporter.ok_or_else(|| ApiProblem::overloaded("the agent is still starting"))?;
     let Copied { disk, turn } = exporter.copy(&before).await.map_err(|error| match error {
@@ -66,7 +66,7 @@ pub(super) async fn export(
     })?;
     // Nobody wrote to the disk while it was copied, or there were no copy; what the head says has
     // to be of the same time.
-    let vm = still(&api, &query)?;
+    let vm = still(&api, &query).await?;
     if vm.generation != before.generation {
         return Err(ApiProblem::not_stopped("it was changed meanwhile"));
     }
@@ -105,9 +105,8 @@ pub(super) async fn export(
 }
 
 /// The VM, if this host has it and it is switched off and seen so.
-fn still(api: &Shared, query: &VmQuery) -> Result<Vm, ApiProblem> {
-    let found = api.parts.model.read(|model| model.find_vm(query).cloned());
-    let vm = found.map_err(|error| vms::problem(query, error))?;
+async fn still(api: &Shared, query: &VmQuery) -> Result<Vm, ApiProblem> {
+    let vm = vms::find(api, query).await?;
     if vm.placement.host() != Some(api.me) {
         let host = vm.placement.host().map_or("no host yet".to_owned(), |host| {
             let name = |model: &Model| model.host_name(&host).map(ToString::to_string);

@@ -6,11 +6,14 @@
 use axum::Json;
 use axum::extract::State;
 use dagger_api::{FsckView, Problem};
+use dagger_payload::object::Vm;
+use dagger_payload::volume::Volume;
 
 use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::{Api, Shared};
-use crate::inspection::{self, Owners};
+use crate::inspection::{self, Found, Owners};
+use crate::model::{LookBack, LookExtent};
 use crate::verify::reader::Trust;
 
 /// Disks, machines and units without an owner, and owners without theirs. Changes nothing; for the
@@ -34,21 +37,37 @@ pub(super) async fn fsck(
     let Some(inspector) = api.parts.board.read(|sights| sights.inspector.clone()) else {
         return Ok(Json(unknown(&api, "machines and disks: the agent is still starting")));
     };
-    let before = owners(&api);
+    let before = owners(&api, &Gone::default());
     let found = inspector.look().await;
-    let after = owners(&api);
+    let gone = gone(&api, &found).await?;
+    let after = owners(&api, &gone);
     Ok(Json(match (before, after) {
         (Ok(before), Ok(after)) => inspection::compare(api.me, &before, &after, found),
         (Err(why), _) | (_, Err(why)) => unknown(&api, &why),
     }))
 }
 
+/// Deleted VMs and volumes of which something is left.
+#[derive(Default)]
+struct Gone {
+    vms: Vec<Vm>,
+    volumes: Vec<Volume>,
+}
+
+async fn gone(api: &Shared, found: &Found) -> Result<Gone, ApiProblem> {
+    let (vms, volumes) = found.in_quarantine();
+    let look = move |back: &LookBack| {
+        Ok(Gone { vms: back.gone_vms(&vms)?, volumes: back.gone_volumes(&volumes)? })
+    };
+    Ok(api.parts.model.look_back(LookExtent::Walk, look).await?)
+}
+
 /// Without the whole history nothing is known to have no owner.
-fn owners(api: &Shared) -> Result<Owners, String> {
+fn owners(api: &Shared, gone: &Gone) -> Result<Owners, String> {
     match api.parts.model.progress().trust {
         Trust::CaughtUp => Ok(api.parts.model.read(|model| {
-            Owners::among(model.vms(), api.me)
-                .and_volumes(model.volumes(), api.me)
+            Owners::among(model.vms().chain(&gone.vms), api.me)
+                .and_volumes(model.volumes().chain(&gone.volumes), api.me)
                 .and_images(model.images())
         })),
         Trust::Reading(what) => Err(format!("owners: the history is being read: {what}")),

@@ -61,16 +61,16 @@ pub(super) async fn local_stop(
         let rule = format!("reason: 1 to {LOCAL_STOP_REASON_BYTES_MAX} bytes on one line");
         return Err(ApiProblem::malformed(rule));
     }
-    let vm = named(&api, &VmQuery { text: vm, account: query.account })?;
+    let vm = named(&api, &VmQuery { text: vm, account: query.account }).await?;
     let generation = take(&api, vm, stop).await?;
     let sight = until_off(&api, vm).await;
     Ok(Json(LocalStopView { vm, generation, sight }))
 }
 
 /// The VM that is meant; an id is taken at its word, since the history may not be known.
-fn named(api: &Shared, query: &VmQuery) -> Result<VmId, ApiProblem> {
-    match api.parts.model.read(|model| model.find_vm(query).map(|vm| vm.id)) {
-        Ok(vm) => Ok(vm),
+async fn named(api: &Shared, query: &VmQuery) -> Result<VmId, ApiProblem> {
+    match api.parts.model.find_vm(query).await? {
+        Ok(vm) => Ok(vm.id),
         Err(NameProblem::Unknown) => query.text.parse().map_err(|_| {
             ApiProblem::not_found(format!(
                 "no VM called {} is known; without its history a machine is named by its id{}",

@@ -13,7 +13,7 @@ use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::request::Query;
 use crate::limits::{LOG_ENTRIES_DEFAULT, LOG_ENTRIES_MAX, LOG_LOOKED_AT_MAX};
-use crate::model::LogQuery;
+use crate::model::{LogQuery, LookBack, LookExtent};
 
 /// Query of `GET /v1/log`.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -37,7 +37,9 @@ pub(super) struct Part {
     params(Part),
     responses(
         (status = 200, body = LogView),
-        (status = 401, body = Problem, content_type = "application/problem+json")
+        (status = 401, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            description = "`overloaded`")
     )
 )]
 pub(super) async fn log(
@@ -51,6 +53,7 @@ pub(super) async fn log(
         looked_at_max: LOG_LOOKED_AT_MAX,
     };
     let attested = api.parts.model.progress().attested;
-    let sees = |account| reader.sees(account);
-    Ok(Json(api.parts.model.read(|model| model.log(query, attested, &sees))))
+    let sees = move |account| reader.sees(account);
+    let walk = move |back: &LookBack| back.log(query, attested, &sees);
+    Ok(Json(api.parts.model.look_back(LookExtent::Walk, walk).await?))
 }

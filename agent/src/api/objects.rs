@@ -16,6 +16,7 @@ use super::cluster::Links;
 use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::request::{Path, Query};
+use crate::model::{LookBack, LookExtent};
 
 /// The hosts, what their VMs take, and whether this host's ledger reaches them.
 #[utoipa::path(
@@ -146,7 +147,9 @@ pub(super) struct UsageQuery {
         (status = 200, body = UsageView),
         (status = 401, body = Problem, content_type = "application/problem+json"),
         (status = 404, body = Problem, content_type = "application/problem+json",
-            description = "This host has not judged that commit yet")
+            description = "This host has not judged that commit yet"),
+        (status = 503, body = Problem, content_type = "application/problem+json",
+            description = "`overloaded`")
     )
 )]
 pub(super) async fn usage(
@@ -156,7 +159,8 @@ pub(super) async fn usage(
     Query(query): Query<UsageQuery>,
 ) -> Result<Json<UsageView>, ApiProblem> {
     reader.account(Some(account))?;
-    let usage = api.parts.model.read(|model| model.usage(&account, query.commit));
+    let walk = move |back: &LookBack| back.usage(&account, query.commit);
+    let usage = api.parts.model.look_back(LookExtent::Walk, walk).await?;
     let later = || ApiProblem::not_found("this host has not judged that commit yet".to_owned());
     usage.map(Json).ok_or_else(later)
 }

@@ -80,7 +80,7 @@ impl Telling {
             self.told = Some(CommitIndex(0));
             return Ok(Some((Bytes::from_static(&HISTORY_MAGIC), self)));
         };
-        let (piece, last) = piece(&self.api, told, self.until);
+        let (piece, last) = piece(&self.api, told, self.until).await?;
         Ok(last.map(|last| {
             self.told = Some(last);
             (piece.into(), self)
@@ -89,10 +89,13 @@ impl Telling {
 }
 
 /// The next releases, and the last commit of them; none at the end.
-fn piece(api: &Shared, told: CommitIndex, until: CommitIndex) -> (Vec<u8>, Option<CommitIndex>) {
-    let next = |model: &crate::model::Model| model.releases_after(told, API_HISTORY_TOGETHER_MAX);
-    // What was judged stays as it is: nobody waits while it is written down.
-    let releases = api.parts.model.read(next);
+async fn piece(
+    api: &Shared,
+    told: CommitIndex,
+    until: CommitIndex,
+) -> Result<(Vec<u8>, Option<CommitIndex>), std::io::Error> {
+    let releases = api.parts.model.releases_after(told, API_HISTORY_TOGETHER_MAX).await;
+    let releases = releases.map_err(std::io::Error::other)?;
     let releases = releases.iter().take_while(|release| release.end.index <= until);
     let (mut bytes, mut last) = (Vec::new(), None);
     for release in releases {
@@ -101,5 +104,5 @@ fn piece(api: &Shared, told: CommitIndex, until: CommitIndex) -> (Vec<u8>, Optio
             history::write(release, &mut bytes);
         }
     }
-    (bytes, last)
+    Ok((bytes, last))
 }

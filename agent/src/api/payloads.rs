@@ -27,6 +27,7 @@ use super::{Api, Shared, mixed_up};
 use crate::limits::{
     API_POLL_LOOK_EVERY, API_POLL_WAIT_DEFAULT, API_POLL_WAIT_MAX, API_STATUS_WAIT_MAX,
 };
+use crate::model::{LookBack, LookExtent};
 
 /// Gives a signed payload to the ledger.
 ///
@@ -67,13 +68,13 @@ pub(super) async fn submit(
     check_signature_and_cluster(&api, &document, &payload)?;
     let digest = payload.digest();
     let vm = document.body.vm(&digest);
-    if let Some(view) = judged(&api, &digest) {
+    if let Some(view) = judged(&api, digest).await? {
         return Ok((StatusCode::OK, Json(view)).into_response());
     }
     match ask_standing(&api, digest).await {
         Ok(Standing::Unknown {}) => {}
         Ok(standing) => {
-            let view = view_of(&api, digest, standing, vm)?;
+            let view = view_of(&api, digest, standing, vm).await?;
             return Ok((StatusCode::OK, Json(view)).into_response());
         }
         // What is too late or too early needs no ledger to be told so.
@@ -151,9 +152,10 @@ fn check_time(api: &Shared, document: &Payload) -> Result<(), ApiProblem> {
     Ok(())
 }
 
-fn judged(api: &Shared, digest: &PayloadDigest) -> Option<PayloadView> {
+async fn judged(api: &Shared, digest: PayloadDigest) -> Result<Option<PayloadView>, ApiProblem> {
     let attested = api.parts.model.progress().attested;
-    api.parts.model.read(|model| model.payload_view(digest, attested))
+    let look = move |back: &LookBack| back.payload_view(&digest, attested);
+    Ok(api.parts.model.look_back(LookExtent::Glance, look).await?)
 }
 
 async fn ask_standing(api: &Shared, digest: PayloadDigest) -> Result<Standing, ApiProblem> {
@@ -180,7 +182,7 @@ async fn submit_to_ledger(
     match asked.inspect_err(|_| count("unavailable"))? {
         Answer::Receipt { digest, standing } => {
             count("received");
-            view_of(api, digest, standing, vm)
+            view_of(api, digest, standing, vm).await
         }
         Answer::Refused { refusal } => {
             count("refused");
@@ -198,14 +200,14 @@ async fn submit_to_ledger(
     }
 }
 
-fn view_of(
+async fn view_of(
     api: &Shared,
     digest: PayloadDigest,
     standing: Standing,
     vm: Option<VmId>,
 ) -> Result<PayloadView, ApiProblem> {
     // It may have been judged while the ledger was asked.
-    if let Some(view) = judged(api, &digest) {
+    if let Some(view) = judged(api, digest).await? {
         return Ok(view);
     }
     let (state, position) = match standing {
@@ -286,11 +288,11 @@ pub(super) async fn show(
 }
 
 async fn look(api: &Shared, digest: PayloadDigest) -> Result<PayloadView, ApiProblem> {
-    match judged(api, &digest) {
+    match judged(api, digest).await? {
         Some(view) => Ok(view),
         None => {
             let standing = ask_standing(api, digest).await?;
-            view_of(api, digest, standing, None)
+            view_of(api, digest, standing, None).await
         }
     }
 }

@@ -12,6 +12,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use crate::limits::RETRY_AFTER_SECONDS;
 use crate::link::requests::LedgerAway;
+use crate::model::LookProblem;
 
 /// A problem on its way to the client.
 #[derive(Debug, Clone)]
@@ -322,6 +323,15 @@ impl From<Refusal> for ApiProblem {
 impl From<LedgerAway> for ApiProblem {
     fn from(away: LedgerAway) -> Self {
         Self::own(&LEDGER_AWAY, away.to_string())
+    }
+}
+
+impl From<LookProblem> for ApiProblem {
+    fn from(problem: LookProblem) -> Self {
+        match problem {
+            LookProblem::Busy => Self::overloaded(problem.to_string()),
+            LookProblem::Broken(_) => Self::internal(problem.to_string()),
+        }
     }
 }
 

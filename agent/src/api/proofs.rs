@@ -22,7 +22,7 @@ use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::request::{AccountQuery, Path, Query};
 use super::{Api, Shared, mixed_up, vms, volumes};
-use crate::model::{NameProblem, VmQuery, VolumeQuery};
+use crate::model::{LookBack, LookExtent, NameProblem, VmQuery, VolumeQuery};
 
 /// Proves what a VM is; by the id of none that there is no such VM.
 ///
@@ -50,7 +50,7 @@ pub(super) async fn vm(
     Query(query): Query<AccountQuery>,
 ) -> Result<Json<ProofView>, ApiProblem> {
     let query = VmQuery { text: vm, account: reader.account(query.account)? };
-    let found = api.parts.model.read(|model| model.find_vm(&query).map(|vm| vm.id));
+    let found = api.parts.model.find_vm(&query).await?.map(|vm| vm.id);
     let id = match (found, query.text.parse::<VmId>()) {
         (Ok(id), _) => id,
         (Err(NameProblem::Unknown), Ok(id)) if reader == Reader::All => id,
@@ -83,7 +83,7 @@ pub(super) async fn volume(
     Query(query): Query<AccountQuery>,
 ) -> Result<Json<ProofView>, ApiProblem> {
     let query = VolumeQuery { text: volume, account: reader.account(query.account)? };
-    let found = api.parts.model.read(|model| model.find_volume(&query).map(|volume| volume.id));
+    let found = api.parts.model.find_volume(&query).await?.map(|volume| volume.id);
     let id = match (found, query.text.parse::<VolumeId>()) {
         (Ok(id), _) => id,
         (Err(NameProblem::Unknown), Ok(id)) if reader == Reader::All => id,
@@ -333,12 +333,12 @@ async fn prove(api: &Shared, subject: Subject) -> Result<Json<ProofView>, ApiPro
         | Answer::Evidence { .. }
         | Answer::Prediction { .. } => return Err(mixed_up()),
     };
-    let documents = documents(api, &subject, &proof)?;
+    let documents = documents(api, &subject, &proof).await?;
     Ok(Json(ProofView::new(api.parts.cluster, subject, &proof, documents)))
 }
 
 /// The documents that the proven object names.
-fn documents(
+async fn documents(
     api: &Shared,
     subject: &Subject,
     proof: &AttestedProof,
@@ -354,9 +354,10 @@ fn documents(
         object.causes(subject).into_iter().map(|(_, cause)| cause.digest).collect();
     digests.sort_unstable();
     digests.dedup();
-    Ok(api.parts.model.read(|model| {
-        let signed = digests.iter().filter_map(|digest| model.signed_document(digest));
+    let look = move |back: &LookBack| {
+        let signed = digests.iter().filter_map(|each| back.signed_document(each).transpose());
         let document = |(document, signature)| ProofDocument { document, signature };
-        signed.map(document).collect()
-    }))
+        signed.map(|signed| signed.map(document)).collect()
+    };
+    Ok(api.parts.model.look_back(LookExtent::Glance, look).await?)
 }

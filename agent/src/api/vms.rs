@@ -3,13 +3,17 @@
 use axum::Json;
 use axum::extract::State;
 use dagger_api::{HistoryView, Problem, VmView};
+use dagger_payload::id::AccountId;
+use dagger_payload::object::Vm;
+use serde::Deserialize;
+use utoipa::IntoParams;
 
-use super::Api;
 use super::cluster::Links;
 use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::request::{AccountQuery, Path, Query};
-use crate::model::{Model, NameProblem, VmQuery};
+use super::{Api, Shared};
+use crate::model::{LookBack, LookExtent, Model, NameProblem, VmQuery};
 
 /// The VMs that exist (deleted ones have left the list, but not the history).
 #[utoipa::path(
@@ -65,21 +69,38 @@ pub(super) async fn show(
 ) -> Result<Json<VmView>, ApiProblem> {
     let query = VmQuery { text: vm, account: reader.account(query.account)? };
     let links = Links::of(api.ledger_status().await.ok().as_ref());
+    let vm = find(&api, &query).await?;
     let view = api.parts.board.read(|sights| {
-        api.parts.model.read(|model| {
-            let vm = model.find_vm(&query)?;
-            Ok(model.vm_view(vm, api.me, sights, |host| links.to(host)))
-        })
+        let view = |model: &Model| model.vm_view(&vm, api.me, sights, |host| links.to(host));
+        api.parts.model.read(view)
     });
-    view.map(Json).map_err(|error| problem(&query, error))
+    Ok(Json(view))
 }
 
-/// What happened to a VM, from the signatures that caused it to the reports of the machine.
+/// The VM that is meant, also a deleted one.
+pub(super) async fn find(api: &Shared, query: &VmQuery) -> Result<Vm, ApiProblem> {
+    let found = api.parts.model.find_vm(query).await?;
+    found.map_err(|error| problem(query, error))
+}
+
+/// Query of `GET /v1/vms/{vm}/history`.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HistoryQuery {
+    /// Only of this account.
+    account: Option<AccountId>,
+    /// The steps before those of an earlier answer: its `earlier`.
+    before: Option<u64>,
+}
+
+/// What happened to a VM, from the signatures that caused it to the reports of the machine: the
+/// newest steps, as many as fit into one answer; `earlier` leads to those before.
 #[utoipa::path(
     get,
     path = "/v1/vms/{vm}/history",
     tag = "objects",
-    params(("vm" = String, Path, description = "Its id, or its name"), AccountQuery),
+    params(("vm" = String, Path, description = "Its id, or its name"), HistoryQuery),
     responses(
         (status = 200, body = HistoryView),
         (status = 401, body = Problem, content_type = "application/problem+json"),
@@ -92,13 +113,11 @@ pub(super) async fn history(
     State(api): State<Api>,
     reader: Reader,
     Path(vm): Path<String>,
-    Query(query): Query<AccountQuery>,
+    Query(query): Query<HistoryQuery>,
 ) -> Result<Json<HistoryView>, ApiProblem> {
-    let query = VmQuery { text: vm, account: reader.account(query.account)? };
+    let asked = VmQuery { text: vm, account: reader.account(query.account)? };
+    let vm = find(&api, &asked).await?;
     let same = api.parts.model.progress().same;
-    let view = api.parts.model.read(|model| {
-        let vm = model.find_vm(&query)?;
-        Ok(model.history(vm, &same))
-    });
-    view.map(Json).map_err(|error| problem(&query, error))
+    let walk = move |back: &LookBack| back.history(&vm, query.before, &same);
+    Ok(Json(api.parts.model.look_back(LookExtent::Walk, walk).await?))
 }

@@ -53,11 +53,9 @@ pub(super) async fn show(
     Query(query): Query<AccountQuery>,
 ) -> Result<Json<VolumeView>, ApiProblem> {
     let query = VolumeQuery { text: volume, account: reader.account(query.account)? };
-    let view = api
-        .parts
-        .model
-        .read(|model| model.find_volume(&query).map(|volume| model.volume_view(volume)));
-    view.map(Json).map_err(|error| problem(&query, error))
+    let found = api.parts.model.find_volume(&query).await?;
+    let volume = found.map_err(|error| problem(&query, error))?;
+    Ok(Json(api.parts.model.read(|model| model.volume_view(&volume))))
 }
 
 pub(super) fn problem(query: &VolumeQuery, problem: NameProblem) -> ApiProblem {

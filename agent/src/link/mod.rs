@@ -19,24 +19,30 @@ use crate::limits::{RETRY_WAIT_MAX, RETRY_WAIT_MIN};
 /// Growing pauses between attempts, for ever.
 pub(crate) struct Pauses {
     waits: backon::ExponentialBackoff,
+    shortest: Duration,
+    longest: Duration,
 }
 
 impl Pauses {
     pub(crate) fn new() -> Self {
+        Self::between(RETRY_WAIT_MIN, RETRY_WAIT_MAX)
+    }
+
+    pub(crate) fn between(shortest: Duration, longest: Duration) -> Self {
         let waits = backon::ExponentialBuilder::default()
-            .with_min_delay(RETRY_WAIT_MIN)
-            .with_max_delay(RETRY_WAIT_MAX)
+            .with_min_delay(shortest)
+            .with_max_delay(longest)
             .without_max_times()
             .build();
-        Self { waits }
+        Self { waits, shortest, longest }
     }
 
     /// The next attempt worked: the next pause is a short one again.
     pub(crate) fn reset(&mut self) {
-        *self = Self::new();
+        *self = Self::between(self.shortest, self.longest);
     }
 
     pub(crate) fn next(&mut self) -> Duration {
-        self.waits.next().unwrap_or(RETRY_WAIT_MAX)
+        self.waits.next().unwrap_or(self.longest)
     }
 }

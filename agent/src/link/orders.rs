@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::handover::Order;
-use crate::model::SharedModel;
+use crate::model::{LookProblem, SharedModel};
 use crate::verify::mark::{Mark, MarkFile};
 use crate::verify::reader::{Progress, Trust};
 
@@ -130,8 +130,13 @@ impl OrderTeller {
             }
         }
         while self.told < progress.attested {
-            let releases =
-                self.model.read(|model| model.releases_after(self.told, RELEASES_TOGETHER_MAX));
+            let releases = self.model.releases_after(self.told, RELEASES_TOGETHER_MAX).await;
+            let releases = match releases {
+                Ok(releases) => releases,
+                // The daemon is ending.
+                Err(LookProblem::Broken(_)) => return std::future::pending().await,
+                Err(LookProblem::Busy) => continue,
+            };
             let mut orders = Vec::new();
             let before = self.told;
             for release in releases.iter().take_while(|r| r.end.index <= progress.attested) {

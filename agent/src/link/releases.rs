@@ -17,8 +17,10 @@ use tracing::{error, info, warn};
 
 use super::seal::SealState;
 use super::{Pauses, requests};
-use crate::limits::{OLD_VIEW_WAIT_MAX, RELEASE_WINDOW};
-use crate::model::{Model, SharedModel};
+use crate::limits::{
+    ARCHIVE_FULL_WAIT_MAX, ARCHIVE_FULL_WAIT_MIN, OLD_VIEW_WAIT_MAX, RELEASE_WINDOW,
+};
+use crate::model::{ArchiveError, Archives, Model, SharedModel};
 use crate::verify::reader::{Distrust, Progress, Reader, Taken, Trust};
 
 /// How the stream is, for health: `Ok` while items are taken in, else why not.
@@ -36,6 +38,8 @@ pub struct Follower {
     pub reader: Reader,
     /// What is folded.
     pub model: SharedModel,
+    /// Where the archive is begun anew with each reading.
+    pub archives: Arc<Archives>,
     /// The processor's key.
     pub seal: watch::Receiver<SealState>,
     /// How the stream is.
@@ -49,6 +53,8 @@ enum StreamEnd {
     Bus(#[from] BusError),
     #[error(transparent)]
     Distrust(#[from] Distrust),
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
     #[error("the processor's seal key changed")]
     SealChanged,
     #[error("asking again for a view that is not too old")]
@@ -57,48 +63,92 @@ enum StreamEnd {
 
 impl Follower {
     /// Follows until `stop`.
-    pub async fn run(mut self, stop: CancellationToken) {
-        stop.run_until_cancelled(self.follow()).await;
+    ///
+    /// # Errors
+    /// The archive cannot be written or read, other than for want of room: the daemon ends, and
+    /// the next one builds it anew.
+    pub async fn run(mut self, stop: CancellationToken) -> Result<(), ArchiveError> {
+        stop.run_until_cancelled(self.follow()).await.unwrap_or(Ok(()))
     }
 
-    async fn follow(&mut self) {
+    async fn follow(&mut self) -> Result<(), ArchiveError> {
         let mut pauses = Pauses::new();
         loop {
             let Ok(seal) = self.seal.wait_for(Result::is_ok).await.map(|key| key.clone()) else {
-                return;
+                return Ok(());
             };
             let Ok(seal_key) = seal else { continue };
             let end = match self.stream(&seal_key, &mut pauses).await {
                 Ok(never) => match never {},
+                Err(StreamEnd::Archive(broken)) => return Err(broken),
                 Err(end) => end,
             };
-            self.report(&end);
+            self.report(&end).await?;
             let _ = self.state.send_replace(Err(end.to_string()));
             self.publish();
             tokio::time::sleep(pauses.next()).await;
         }
     }
 
-    fn report(&mut self, end: &StreamEnd) {
+    async fn report(&mut self, end: &StreamEnd) -> Result<(), ArchiveError> {
         match end {
             StreamEnd::Distrust(why @ (Distrust::Chain(_) | Distrust::Anchor(_))) => {
                 error!(%why, "ALARM: the ledger of this host shows a broken history; nothing will change");
-                self.forget();
+                self.forget().await?;
             }
             StreamEnd::Distrust(why @ Distrust::Seal(_)) => {
                 warn!(%why, "a release is not taken in; asking the processor for its key again");
             }
             StreamEnd::Bus(why) => warn!(%why, "the release stream ended"),
-            StreamEnd::SealChanged | StreamEnd::OldView => {
+            StreamEnd::SealChanged | StreamEnd::OldView | StreamEnd::Archive(_) => {
                 info!(why = %end, "renewing the release stream")
             }
         }
+        Ok(())
     }
 
     /// The model is folded from nothing again.
-    fn forget(&mut self) {
+    async fn forget(&mut self) -> Result<(), ArchiveError> {
         let fresh = Model::new(&self.genesis);
-        self.model.write(|model| *model = fresh);
+        self.patiently(move |model, archives| {
+            let archive = archives.fresh()?;
+            model.begin_anew(fresh.clone(), archive);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Does what needs room on the disk, again and again until there is some: what was folded is
+    /// shown meanwhile, and nothing is lost, for the next release is taken only after this one.
+    async fn patiently(
+        &self,
+        work: impl Fn(&SharedModel, &Archives) -> Result<(), ArchiveError> + Send + Sync + 'static,
+    ) -> Result<(), ArchiveError> {
+        let work = Arc::new(work);
+        let mut pauses = Pauses::between(ARCHIVE_FULL_WAIT_MIN, ARCHIVE_FULL_WAIT_MAX);
+        let mut was_full = false;
+        loop {
+            let (model, archives) = (self.model.clone(), Arc::clone(&self.archives));
+            let work = Arc::clone(&work);
+            let done = tokio::task::spawn_blocking(move || work(&model, &archives)).await;
+            match done.expect("a panic ends the daemon") {
+                Err(ArchiveError::Full(why)) => {
+                    let stands = "the history is not read on";
+                    if !was_full {
+                        error!(%why, "{stands}: make room on the disk of the agent's state directory");
+                        let _ = self.state.send_replace(Err(format!("{stands}: {why}")));
+                    }
+                    was_full = true;
+                    tokio::time::sleep(pauses.next()).await;
+                }
+                Ok(()) if was_full => {
+                    info!("there is room on the disk again; the history is read on");
+                    let _ = self.state.send_replace(Ok(()));
+                    return Ok(());
+                }
+                done => return done,
+            }
+        }
     }
 
     async fn stream(
@@ -109,7 +159,7 @@ impl Follower {
         if self.reader.is_unsealed() {
             // Its anchor went with the connection, and perhaps with its processor.
             self.reader.read_again();
-            self.forget();
+            self.forget().await?;
         }
         let purpose = Purpose::Releases { after: self.reader.cursor(), window: RELEASE_WINDOW };
         let mut connection = requests::open(&self.path, self.cluster, purpose).await?;
@@ -144,7 +194,7 @@ impl Follower {
         match self.reader.take(item, seal_key)? {
             Taken::Release(release) => {
                 let commit = release.end.index;
-                self.model.write(|model| model.fold(release));
+                self.patiently(move |model, _| model.take_in(&release)).await?;
                 self.publish();
                 connection.sender.send(&Consumed { commit }).await?;
             }

@@ -1,136 +1,35 @@
 //! Folding one release into the model.
 //!
-//! Objects are replaced by their new versions as they come; nothing is decided here. Called by the
-//! model's writer.
+//! Objects are replaced by their new versions as they come; nothing is decided here. What is
+//! deleted leaves the model: the archive has it. Called by the model's writer.
 
 use std::sync::Arc;
 
-use dagger_payload::id::{Generation, VmId};
-use dagger_payload::kind::{Body, ReportPhase};
-use dagger_payload::object::{Effect, Vm};
-use dagger_payload::payload::Payload;
-use dagger_payload::refusal::RefusalCode;
-use dagger_payload::release::{CommitRelease, Release, Verdict};
+use dagger_payload::id::LedgerTime;
+use dagger_payload::object::{Effect, Vm, VmState};
+use dagger_payload::release::{CommitRelease, Verdict};
+use dagger_payload::volume::{Volume, VolumeState};
 
-use super::{Model, Place, history};
-
-/// A step in a VM's history: a payload that named it, or what the passing of ledger time did to it.
-#[derive(Debug, Clone)]
-pub struct VmStep {
-    /// Which release of the log.
-    pub(super) log: usize,
-    /// Which payload of it; none for the passing of time.
-    pub(super) within: Option<usize>,
-    /// What happened, in one sentence.
-    pub(super) summary: String,
-    /// The VM's generation after it.
-    pub(super) generation: Option<Generation>,
-    /// For reports: what the host said.
-    pub(super) phase: Option<ReportPhase>,
-}
+use super::Model;
+use super::addition::Addition;
 
 impl Model {
-    /// Takes in the next release; the caller has verified it and keeps the order.
-    pub fn fold(&mut self, commit: Arc<CommitRelease>) {
-        let log = self.log.len();
-        for (within, release) in commit.releases.iter().enumerate() {
-            self.fold_payload(log, within, release);
-        }
-        for effect in &commit.time_effects {
-            if let Effect::Vm(vm) = effect {
-                let summary = history::passing_of_time(self, self.vms.get(&vm.id), vm);
-                self.push_step(vm, log, None, summary, None);
-            }
-            self.fold_effect(effect);
-        }
-        self.log.push(commit);
-    }
-
-    fn fold_payload(&mut self, log: usize, within: usize, release: &Release) {
-        let document = release.ordered.payload.read().ok();
-        let vm = document.as_ref().and_then(|payload| vm_named_by(&payload.body, release));
-        match &release.verdict {
-            Verdict::Accepted => self.fold_accepted(log, within, release, document.as_ref(), vm),
-            Verdict::Refused(refusal) => {
+    /// Takes in the next release; the caller has verified it, has written `addition` and keeps the
+    /// order.
+    pub(super) fn fold(&mut self, commit: Arc<CommitRelease>, addition: &Addition) {
+        for release in &commit.releases {
+            if let Verdict::Refused(refusal) = &release.verdict {
                 *self.refused.entry(refusal.code.as_str()).or_default() += 1;
-                self.fold_refused(log, within, release, document.as_ref(), vm);
+                self.junk.note(release, refusal.code);
             }
         }
+        commit.effects().for_each(|effect| self.fold_effect(effect, commit.ledger_time));
+        self.steps = self.steps.saturating_add(addition.steps);
+        (self.judged, self.ledger_time) = (commit.end.index, commit.ledger_time);
+        self.tail.push(commit, addition.size_bytes());
     }
 
-    fn fold_accepted(
-        &mut self,
-        log: usize,
-        within: usize,
-        release: &Release,
-        document: Option<&Payload>,
-        vm: Option<VmId>,
-    ) {
-        // Before this one the same bytes may have been refused; the accepted copy is the one that
-        // counts.
-        self.payloads.insert(release.digest, Place { log, within, vm });
-        let phase = document.and_then(|payload| reported_phase(&payload.body));
-        let mut told = false;
-        for effect in &release.effects {
-            if let Effect::Vm(after) = effect {
-                told |= vm == Some(after.id);
-                let before = self.vms.get(&after.id);
-                let summary = history::accepted(self, document, before, after);
-                self.push_step(after, log, Some(within), summary, phase);
-            }
-            self.fold_effect(effect);
-        }
-        let unchanged = vm.filter(|_| !told).and_then(|vm| self.vms.get(&vm));
-        if let Some(vm) = unchanged.cloned() {
-            let summary = history::accepted(self, document, Some(&vm), &vm);
-            self.push_step(&vm, log, Some(within), summary, phase);
-        }
-    }
-
-    fn fold_refused(
-        &mut self,
-        log: usize,
-        within: usize,
-        release: &Release,
-        document: Option<&Payload>,
-        vm: Option<VmId>,
-    ) {
-        let Verdict::Refused(refusal) = &release.verdict else {
-            return;
-        };
-        // Bytes that their signer did not sign are noise under nobody's name; of copies the first
-        // one counts.
-        if matches!(refusal.code, RefusalCode::SignatureInvalid | RefusalCode::Duplicate) {
-            return;
-        }
-        let place = Place { log, within, vm };
-        self.payloads.entry(release.digest).or_insert(place);
-        let named = vm.and_then(|vm| self.vms.get(&vm)).cloned();
-        if let (Some(vm), Some(document)) = (named, document) {
-            let summary = history::refused(self, document, refusal);
-            let phase = reported_phase(&document.body);
-            self.push_step(&vm, log, Some(within), summary, phase);
-        }
-    }
-
-    fn push_step(
-        &mut self,
-        vm: &Vm,
-        log: usize,
-        within: Option<usize>,
-        summary: String,
-        phase: Option<ReportPhase>,
-    ) {
-        self.steps.entry(vm.id).or_default().push(VmStep {
-            log,
-            within,
-            summary,
-            generation: Some(vm.generation),
-            phase,
-        });
-    }
-
-    fn fold_effect(&mut self, effect: &Effect) {
+    fn fold_effect(&mut self, effect: &Effect, time: LedgerTime) {
         match effect {
             Effect::Host(host) => {
                 self.hosts.insert(host.id, (**host).clone());
@@ -143,30 +42,38 @@ impl Model {
             Effect::Image(image) => {
                 self.images.insert(image.name.clone(), (**image).clone());
             }
-            Effect::Vm(vm) => {
-                self.running_sizes.note(self.vms.get(&vm.id), vm);
-                self.vms.insert(vm.id, (**vm).clone());
-            }
-            Effect::Volume(volume) => {
-                self.volumes.insert(volume.id, (**volume).clone());
-            }
-            // Read from the log when it is asked for.
+            Effect::Vm(vm) => self.fold_vm(vm, time),
+            Effect::Volume(volume) => self.fold_volume(volume),
+            // Read from the archive when it is asked for.
             Effect::Usage(_) => {}
             Effect::Seat(_) | Effect::Epoch(_) | Effect::Operator(_) | Effect::Proposal(_) => {
                 self.members.fold(effect);
             }
         }
     }
-}
 
-/// The VM that a payload made (once accepted) or names.
-pub(super) fn vm_named_by(body: &Body, release: &Release) -> Option<VmId> {
-    match body {
-        Body::VmCreate(_) if release.verdict != Verdict::Accepted => None,
-        _ => body.vm(&release.digest),
+    fn fold_vm(&mut self, vm: &Vm, time: LedgerTime) {
+        let before = self.vms.get(&vm.id);
+        if vm.state() == VmState::Deleted {
+            self.deleted_vms += u64::from(before.is_some());
+            self.vms.remove(&vm.id);
+            self.running_sizes.forget(&vm.id);
+            self.reported_at.remove(&vm.id);
+            return;
+        }
+        let cause = |vm: &Vm| vm.reported.as_ref().map(|report| report.cause);
+        if cause(vm) != before.and_then(cause) {
+            self.reported_at.insert(vm.id, time);
+        }
+        self.running_sizes.note(before, vm);
+        self.vms.insert(vm.id, vm.clone());
     }
-}
 
-fn reported_phase(body: &Body) -> Option<ReportPhase> {
-    if let Body::ReportVm(report) = body { Some(report.phase) } else { None }
+    fn fold_volume(&mut self, volume: &Volume) {
+        if volume.state() == VolumeState::Deleted {
+            self.volumes.remove(&volume.id);
+        } else {
+            self.volumes.insert(volume.id, volume.clone());
+        }
+    }
 }

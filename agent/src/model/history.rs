@@ -4,6 +4,7 @@
 //! them.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use dagger_api::{HistoryEntry, HistoryPayload, HistoryView};
 use dagger_payload::id::{AuthorIndex, CommitIndex, HostId};
@@ -13,10 +14,15 @@ use dagger_payload::name::Name;
 use dagger_payload::object::{Agreement, Placement, Vm};
 use dagger_payload::payload::Payload;
 use dagger_payload::refusal::Refusal;
-use dagger_payload::release::{CommitRelease, Release, Verdict};
+use dagger_payload::release::{Release, Verdict};
 use dagger_payload::sshsig::{self, Namespace};
 
-use super::{Members, Model, VmStep};
+use super::Members;
+use super::addition::Known;
+use super::archive::ArchiveError;
+use super::look::LookBack;
+use super::past::VmStep;
+use crate::limits::{HISTORY_BYTES_MAX, HISTORY_STEPS_MAX};
 
 /// Names of the members who attest `commit`, given the highest commit that each attests.
 fn attested_by(
@@ -32,12 +38,12 @@ fn attested_by(
 
 /// What an accepted payload did to a VM.
 pub(super) fn accepted(
-    model: &Model,
+    known: &Known<'_>,
     document: Option<&Payload>,
     before: Option<&Vm>,
     after: &Vm,
 ) -> String {
-    let placed = placed(model, before, after);
+    let placed = placed(known, before, after);
     let with_place = |what: String| match &placed {
         Some(place) => format!("{what}; {place}"),
         None => what,
@@ -45,7 +51,7 @@ pub(super) fn accepted(
     let Some(document) = document else {
         return with_place("changed".to_owned());
     };
-    let who = with_key(model, &document.signer);
+    let who = with_key(known, &document.signer);
     match &document.body {
         Body::VmCreate(_) => match &placed {
             Some(place) => format!("created by {who}, {place}"),
@@ -82,7 +88,7 @@ pub(super) fn accepted(
         | Body::ReportSnapshot(_) => with_place(format!("a volume was changed by {who}")),
         Body::VmDelete(_) => with_place(format!("delete asked for by {who}")),
         Body::ReportVm(report) => {
-            let host = reporter(model, &document.signer);
+            let host = reporter(known, &document.signer);
             let what = reported(&host, report.phase, report.reason.as_deref());
             with_place(judged_by_order(what, after))
         }
@@ -107,19 +113,19 @@ pub(super) fn accepted(
 }
 
 /// A payload that named a VM and was refused.
-pub(super) fn refused(model: &Model, document: &Payload, refusal: &Refusal) -> String {
-    let who = with_key(model, &document.signer);
+pub(super) fn refused(known: &Known<'_>, document: &Payload, refusal: &Refusal) -> String {
+    let who = with_key(known, &document.signer);
     let kind = document.body.kind();
     format!("{kind} by {who} was refused: {refusal}")
 }
 
 /// What the passing of ledger time did to a VM.
-pub(super) fn passing_of_time(model: &Model, before: Option<&Vm>, after: &Vm) -> String {
+pub(super) fn passing_of_time(known: &Known<'_>, before: Option<&Vm>, after: &Vm) -> String {
     let late = before.and_then(|before| match &before.placement {
-        Placement::Offered { host, .. } => Some(host_name(model, host)),
+        Placement::Offered { host, .. } => Some(host_name(known, host)),
         Placement::Accepted { .. } | Placement::NoHost {} | Placement::Lost { .. } => None,
     });
-    match (late, placed(model, before, after)) {
+    match (late, placed(known, before, after)) {
         (Some(late), Some(place)) => format!("{late} did not accept in time; {place}"),
         (Some(late), None) => format!("{late} did not accept in time"),
         (None, Some(place)) => place,
@@ -127,18 +133,18 @@ pub(super) fn passing_of_time(model: &Model, before: Option<&Vm>, after: &Vm) ->
     }
 }
 
-fn placed(model: &Model, before: Option<&Vm>, after: &Vm) -> Option<String> {
+fn placed(known: &Known<'_>, before: Option<&Vm>, after: &Vm) -> Option<String> {
     let old = before.map(|before| (before.placement.host(), before.generation));
     match (&after.placement, old) {
         (Placement::NoHost {}, Some((None, _))) => None,
         (Placement::NoHost {}, _) => Some("no host is left to take it".to_owned()),
         (Placement::Lost { host }, Some((Some(_), _))) => {
-            Some(format!("{} left the cluster without giving it up", host_name(model, host)))
+            Some(format!("{} left the cluster without giving it up", host_name(known, host)))
         }
         (Placement::Lost { .. }, _) => None,
         (Placement::Offered { host, .. } | Placement::Accepted { host, .. }, old) => {
             let moved = old.is_none_or(|(old, _)| old != Some(*host));
-            moved.then(|| format!("placed on {}", host_name(model, host)))
+            moved.then(|| format!("placed on {}", host_name(known, host)))
         }
     }
 }
@@ -167,80 +173,111 @@ fn judged_by_order(what: String, after: &Vm) -> String {
     }
 }
 
-fn host_name(model: &Model, host: &HostId) -> String {
-    match model.host_name(host) {
+fn host_name(known: &Known<'_>, host: &HostId) -> String {
+    match known.host_name(host) {
         Some(name) => name.to_string(),
         None => format!("host {host}"),
     }
 }
 
-fn reporter(model: &Model, agent_key: &PublicKey) -> String {
-    let host = model.hosts.values().find(|host| host.agent_key == *agent_key);
+fn reporter(known: &Known<'_>, agent_key: &PublicKey) -> String {
+    let host = known.host_of_key(agent_key);
     host.map_or_else(|| "a host".to_owned(), |host| host.name.to_string())
 }
 
-fn with_key(model: &Model, key: &PublicKey) -> String {
-    format!("{} ({} key)", signer_name(model, key), key.fingerprint())
+fn with_key(known: &Known<'_>, key: &PublicKey) -> String {
+    format!("{} ({} key)", signer_name(known, key), key.fingerprint())
 }
 
 /// Who a key is: `operator NAME`, `host NAME` or `account ID`.
-pub(super) fn signer_name(model: &Model, key: &PublicKey) -> String {
-    if let Some(operator) = model.members.operator_of_key(key) {
+pub(super) fn signer_name(known: &Known<'_>, key: &PublicKey) -> String {
+    if let Some(operator) = known.operator_of_key(key) {
         return format!("operator {operator}");
     }
-    match model.hosts.values().find(|host| host.agent_key == *key) {
+    match known.host_of_key(key) {
         Some(host) => format!("host {}", host.name),
-        None => format!("account {}", model.account_signed_by(key)),
+        None => format!("account {}", known.account_signed_by(key)),
     }
 }
 
-impl Model {
-    /// Every step of a VM, oldest first; `same` says what the members attest.
-    pub fn history(&self, vm: &Vm, same: &BTreeMap<AuthorIndex, CommitIndex>) -> HistoryView {
-        let steps = self.steps.get(&vm.id).map_or(&[][..], Vec::as_slice);
-        HistoryView {
-            vm: vm.id,
-            name: vm.name.clone(),
-            entries: steps.iter().filter_map(|step| self.entry(step, same)).collect(),
-        }
-    }
-
-    fn entry(
+impl LookBack {
+    /// The newest steps of a VM before step `before`, oldest first, as many as fit into one answer;
+    /// `same` says what the members attest.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn history(
         &self,
-        step: &VmStep,
+        vm: &Vm,
+        before: Option<u64>,
         same: &BTreeMap<AuthorIndex, CommitIndex>,
-    ) -> Option<HistoryEntry> {
-        let commit: &CommitRelease = self.log.get(step.log)?;
-        let release = step.within.and_then(|within| commit.releases.get(within));
-        let refusal = release.and_then(|release| match &release.verdict {
-            Verdict::Accepted => None,
-            Verdict::Refused(refusal) => Some(refusal.clone()),
+    ) -> Result<HistoryView, ArchiveError> {
+        let (mut steps, mut earlier, mut bytes) = (Vec::new(), None, 0);
+        self.read(|past| {
+            past.walk_steps(&vm.id, before.unwrap_or(u64::MAX), |number, step| {
+                if steps.len() >= HISTORY_STEPS_MAX || bytes >= HISTORY_BYTES_MAX {
+                    return Ok(ControlFlow::Break(()));
+                }
+                let placed = match step.position {
+                    Some(position) => past.payload_at(position)?,
+                    None => None,
+                };
+                let size = placed.as_ref().map_or(0, |it| it.release.ordered.payload.bytes.len());
+                bytes += size + step.summary.len();
+                steps.push((number, step, placed.map(|placed| placed.release)));
+                Ok(ControlFlow::Continue(()))
+            })?;
+            if let Some((oldest, ..)) = steps.last() {
+                past.walk_steps(&vm.id, *oldest, |_, _| {
+                    earlier = Some(*oldest);
+                    Ok(ControlFlow::Break(()))
+                })?;
+            }
+            Ok(())
+        })?;
+        let entries = self.model(|model| {
+            let known = Known::now(model);
+            let entry = |(_, step, release)| entry(&known, step, release, same);
+            steps.into_iter().rev().map(entry).collect()
         });
-        Some(HistoryEntry {
-            position: release.map(|release| release.position),
-            commit: commit.end.index,
-            ledger_time: commit.ledger_time,
-            payload: release.and_then(|release| self.history_payload(release)),
-            summary: step.summary.clone(),
-            generation: step.generation,
-            phase: step.phase,
-            refusal,
-            attested_by: attested_by(&self.members, same, commit.end.index),
-        })
+        Ok(HistoryView { vm: vm.id, name: vm.name.clone(), entries, earlier })
     }
+}
 
-    fn history_payload(&self, release: &Release) -> Option<HistoryPayload> {
-        let payload = &release.ordered.payload;
-        let document = payload.read().ok()?;
-        let carrier = self.members.seat_name(release.ordered.author)?;
-        Some(HistoryPayload {
-            digest: release.digest,
-            kind: document.body.kind().to_owned(),
-            signer: document.signer.to_openssh(),
-            signer_name: signer_name(self, &document.signer),
-            carried_by: carrier.clone(),
-            document: String::from_utf8(payload.bytes.to_vec()).ok()?,
-            signature: sshsig::to_armor(&document.signer, Namespace::Payload, &payload.signature),
-        })
+fn entry(
+    known: &Known<'_>,
+    step: VmStep,
+    release: Option<Release>,
+    same: &BTreeMap<AuthorIndex, CommitIndex>,
+) -> HistoryEntry {
+    let refusal = release.as_ref().and_then(|release| match &release.verdict {
+        Verdict::Accepted => None,
+        Verdict::Refused(refusal) => Some(refusal.clone()),
+    });
+    HistoryEntry {
+        position: step.position,
+        commit: step.commit,
+        ledger_time: step.ledger_time,
+        payload: release.and_then(|release| history_payload(known, &release)),
+        summary: step.summary,
+        generation: step.generation,
+        phase: step.phase,
+        refusal,
+        attested_by: attested_by(known.members(), same, step.commit),
     }
+}
+
+fn history_payload(known: &Known<'_>, release: &Release) -> Option<HistoryPayload> {
+    let payload = &release.ordered.payload;
+    let document = payload.read().ok()?;
+    let carrier = known.members().seat_name(release.ordered.author)?;
+    Some(HistoryPayload {
+        digest: release.digest,
+        kind: document.body.kind().to_owned(),
+        signer: document.signer.to_openssh(),
+        signer_name: signer_name(known, &document.signer),
+        carried_by: carrier.clone(),
+        document: String::from_utf8(payload.bytes.to_vec()).ok()?,
+        signature: sshsig::to_armor(&document.signer, Namespace::Payload, &payload.signature),
+    })
 }

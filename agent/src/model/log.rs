@@ -2,18 +2,23 @@
 //!
 //! Owns what is told of each. Never leaves one out that its reader may see. Called by the API.
 
-use std::sync::Arc;
+use std::ops::ControlFlow;
 
 use dagger_api::Attested;
 use dagger_api::log::{LogEntry, LogView};
-use dagger_payload::id::{AccountId, CommitIndex, HostId, PayloadDigest, Position};
+use dagger_payload::id::{AccountId, CommitIndex, HostId, Position};
 use dagger_payload::name::Name;
+use dagger_payload::payload::Payload;
 use dagger_payload::refusal::RefusalCode;
-use dagger_payload::release::{CommitRelease, Release, Verdict};
-use dagger_payload::sshsig::{self, Namespace};
+use dagger_payload::release::Verdict;
 
 use super::Model;
+use super::addition::Known;
+use super::archive::{ArchiveError, Direction};
 use super::history::signer_name;
+use super::look::LookBack;
+use super::past::Placed;
+use crate::limits::{LOG_PIECE_BYTES_MAX, LOG_PIECE_MAX};
 
 /// Which part of the history is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,84 +36,108 @@ impl Model {
     pub fn host_named(&self, name: &Name) -> Option<HostId> {
         self.members.host_named(name)
     }
+}
 
-    /// A judged payload's exact text and its armoured signature.
-    pub fn signed_document(&self, digest: &PayloadDigest) -> Option<(String, String)> {
-        let (_, release) = self.payload(digest)?;
-        let payload = &release.ordered.payload;
-        let signer = payload.read().ok()?.signer;
-        let text = String::from_utf8(payload.bytes.to_vec()).ok()?;
-        Some((text, sshsig::to_armor(&signer, Namespace::Payload, &payload.signature)))
-    }
+/// A payload with its document, if it is one that somebody has signed.
+type Read = (Placed, Option<Payload>);
 
+impl LookBack {
     /// A part of the history, by position, when everything up to `attested` is attested: what is
     /// signed for accounts that the reader `sees`.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
     pub fn log(
         &self,
         query: LogQuery,
         attested: CommitIndex,
         sees: &dyn Fn(AccountId) -> bool,
-    ) -> LogView {
-        let placed = |commit: &Arc<CommitRelease>| {
-            let commit = Arc::clone(commit);
-            (0..commit.releases.len()).map(move |at| (Arc::clone(&commit), at))
+    ) -> Result<LogView, ArchiveError> {
+        let direction = match query.from {
+            Some(_) => Direction::Forward,
+            None => Direction::Backward,
         };
-        let entry = |(commit, at): (Arc<CommitRelease>, usize)| {
-            self.log_entry(&commit, &commit.releases[at], attested, sees)
-        };
-        let Some(from) = query.from else {
-            let newest_first = self.log.iter().rev().flat_map(|commit| placed(commit).rev());
-            let newest_first = newest_first.take(query.looked_at_max).filter_map(entry);
-            let mut entries: Vec<_> = newest_first.take(query.entries_max).collect();
-            entries.reverse();
-            return LogView { entries, next: None };
-        };
-        let start = self.log.partition_point(|commit| commit.end.position < from);
-        let oldest_first = self.log[start..].iter().flat_map(placed);
-        let mut oldest_first =
-            oldest_first.filter(|(commit, at)| commit.releases[*at].position >= from).peekable();
-        let mut entries = Vec::new();
-        let mut looked_at = 0;
-        while looked_at < query.looked_at_max
+        let mut at = query.from.or(Some(Position(u64::MAX)));
+        let (mut entries, mut looked_at) = (Vec::new(), 0);
+        while let Some(from) = at
+            && looked_at < query.looked_at_max
             && entries.len() < query.entries_max
-            && let Some(next) = oldest_first.next()
         {
-            looked_at += 1;
-            entries.extend(entry(next));
+            let (piece, next) = self.piece(from, direction, query.looked_at_max - looked_at)?;
+            at = next;
+            self.model(|model| {
+                let known = Known::now(model);
+                for read in piece {
+                    if entries.len() >= query.entries_max {
+                        at = Some(read.0.release.position);
+                        break;
+                    }
+                    looked_at += 1;
+                    entries.extend(log_entry(&known, read, attested, sees));
+                }
+            });
         }
-        let next = oldest_first.peek().map(|(commit, at)| commit.releases[*at].position);
-        LogView { entries, next }
+        if direction == Direction::Backward {
+            entries.reverse();
+            at = None;
+        }
+        Ok(LogView { entries, next: at })
     }
 
-    fn log_entry(
+    /// The next payloads from `from` on, at most `count_max`, and where it goes on.
+    fn piece(
         &self,
-        commit: &CommitRelease,
-        release: &Release,
-        attested: CommitIndex,
-        sees: &dyn Fn(AccountId) -> bool,
-    ) -> Option<LogEntry> {
-        let refusal = match &release.verdict {
-            Verdict::Accepted => None,
-            Verdict::Refused(refusal) => Some(refusal.clone()),
-        };
-        // What its signer did not sign is noise under nobody's name.
-        let is_noise =
-            refusal.as_ref().is_some_and(|why| why.code == RefusalCode::SignatureInvalid);
-        let document = release.ordered.payload.read().ok().filter(|_| !is_noise);
-        let signer = document.as_ref().map(|document| &document.signer);
-        let is_seen = signer.is_none_or(|signer| sees(self.account_signed_by(signer)));
-        let carrier = self.members.seat_name(release.ordered.author);
-        is_seen.then(|| LogEntry {
-            position: release.position,
-            commit: commit.end.index,
-            ledger_time: commit.ledger_time,
-            digest: release.digest,
-            kind: document.as_ref().map(|document| document.body.kind().to_owned()),
-            signer: signer.map(|signer| signer.to_openssh()),
-            signer_name: signer.map(|signer| signer_name(self, signer)),
-            carried_by: carrier.cloned(),
-            refusal,
-            attested: if commit.end.index <= attested { Attested::Yes } else { Attested::No },
-        })
+        from: Position,
+        direction: Direction,
+        count_max: usize,
+    ) -> Result<(Vec<Read>, Option<Position>), ArchiveError> {
+        let (mut piece, mut next, mut bytes) = (Vec::new(), None, 0);
+        let count_max = count_max.min(LOG_PIECE_MAX);
+        self.read(|past| {
+            past.walk_payloads(from, direction, |placed, size_bytes| {
+                if piece.len() >= count_max || bytes >= LOG_PIECE_BYTES_MAX {
+                    next = Some(placed.release.position);
+                    return ControlFlow::Break(());
+                }
+                bytes += size_bytes;
+                piece.push(placed);
+                ControlFlow::Continue(())
+            })
+        })?;
+        Ok((piece.into_iter().map(read).collect(), next))
     }
+}
+
+fn read(placed: Placed) -> Read {
+    // What its signer did not sign is noise under nobody's name.
+    let is_noise = matches!(&placed.release.verdict, Verdict::Refused(why)
+        if why.code == RefusalCode::SignatureInvalid);
+    let document = placed.release.ordered.payload.read().ok().filter(|_| !is_noise);
+    (placed, document)
+}
+
+fn log_entry(
+    known: &Known<'_>,
+    (Placed { commit, ledger_time, release }, document): Read,
+    attested: CommitIndex,
+    sees: &dyn Fn(AccountId) -> bool,
+) -> Option<LogEntry> {
+    let refusal = match release.verdict {
+        Verdict::Accepted => None,
+        Verdict::Refused(refusal) => Some(refusal),
+    };
+    let signer = document.as_ref().map(|document| &document.signer);
+    let is_seen = signer.is_none_or(|signer| sees(known.account_signed_by(signer)));
+    is_seen.then(|| LogEntry {
+        position: release.position,
+        commit,
+        ledger_time,
+        digest: release.digest,
+        kind: document.as_ref().map(|document| document.body.kind().to_owned()),
+        signer: signer.map(|signer| signer.to_openssh()),
+        signer_name: signer.map(|signer| signer_name(known, signer)),
+        carried_by: known.members().seat_name(release.ordered.author).cloned(),
+        refusal,
+        attested: if commit <= attested { Attested::Yes } else { Attested::No },
+    })
 }

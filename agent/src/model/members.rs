@@ -57,6 +57,7 @@ impl Members {
             }
             Effect::Proposal(proposal) => {
                 self.proposals.insert(proposal.id, (**proposal).clone());
+                self.drop_past_proposals();
             }
             Effect::Seat(seat) => {
                 self.host_names.insert(seat.host, seat.name.clone());
@@ -72,6 +73,16 @@ impl Members {
             | Effect::Vm(_)
             | Effect::Volume(_)
             | Effect::Usage(_) => {}
+        }
+    }
+
+    /// Nobody sees more of them.
+    fn drop_past_proposals(&mut self) {
+        let past = self.proposals.values().filter(|proposal| !proposal.standing.is_pending());
+        let mut past: Vec<_> = past.map(|one| (one.cause.position, one.id)).collect();
+        past.sort_unstable_by(|one, other| other.cmp(one));
+        for (_, id) in past.split_off(past.len().min(PAST_PROPOSALS_SHOWN_MAX)) {
+            self.proposals.remove(&id);
         }
     }
 

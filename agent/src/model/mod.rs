@@ -1,28 +1,32 @@
 //! The read model: everything that the API shows, folded from releases.
 //!
-//! Owns the newest version of every object, the history of every VM, and where each payload stands.
-//! Pure: it repeats no rule of the judge, and knows no clock or socket. [`SharedModel`] puts a lock
-//! and a signal around it. Written by [`crate::link::releases`], read by API, reports and orders.
-//! The whole history is held in memory in this version.
+//! Owns the newest version of every object that exists, in memory, and everything else that was
+//! ever released in an archive on disk, so that its memory does not grow with the history. The model
+//! itself is pure: it repeats no rule of the judge, and knows no clock, file or socket.
+//! [`SharedModel`] puts a lock, the archive and a signal around it. Written by
+//! [`crate::link::releases`], read by API, reports and orders.
 
+mod addition;
+mod archive;
 mod fold;
 mod history;
+mod junk;
 mod log;
+mod look;
 mod members;
+mod past;
 mod shared;
 mod sizes;
+mod tail;
 mod usage;
 mod views;
 mod volumes;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use dagger_api::{Attested, PayloadState, PayloadView, StreamEvent};
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{
-    AccountId, CommitIndex, HostId, LedgerTime, PayloadDigest, VmId, VolumeId,
-};
+use dagger_payload::id::{AccountId, AuthorIndex, CommitIndex, HostId, LedgerTime, VmId, VolumeId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::name::ImageName;
 use dagger_payload::object::{Account, Effect, Host, HostDuty, Image, Vm};
@@ -30,90 +34,97 @@ use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, Release, Verdict};
 use dagger_payload::volume::Volume;
 
+use self::addition::vm_named_by;
+use self::junk::Junk;
 use self::sizes::RunningSizes;
+use self::tail::Tail;
 
-pub use fold::VmStep;
+pub use archive::{Archive, ArchiveError, Archives};
+pub use junk::JunkCount;
 pub use log::LogQuery;
+pub use look::{LookBack, LookExtent, LookProblem};
 pub use members::Members;
 pub use shared::SharedModel;
 pub use views::{NameProblem, VmQuery};
 pub use volumes::VolumeQuery;
 
-/// Where a judged payload stands in the log.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    /// Which release of the log.
-    log: usize,
-    /// Which payload of it.
-    within: usize,
-    /// The VM that it made or named.
-    vm: Option<VmId>,
-}
-
 /// What the releases so far have made.
 #[derive(Debug, Clone)]
 pub struct Model {
+    judged: CommitIndex,
+    ledger_time: LedgerTime,
     members: Members,
-    log: Vec<Arc<CommitRelease>>,
+    /// The newest releases.
+    tail: Tail,
     hosts: BTreeMap<HostId, Host>,
     accounts: BTreeMap<AccountId, Account>,
     /// Keys that sign for an account, or once did.
     account_keys: BTreeMap<PublicKey, AccountId>,
     images: BTreeMap<ImageName, Image>,
+    /// Those that exist.
     vms: BTreeMap<VmId, Vm>,
+    /// When each of them was reported on last.
+    reported_at: BTreeMap<VmId, LedgerTime>,
     running_sizes: RunningSizes,
+    /// How many VMs were deleted.
+    deleted_vms: u64,
+    /// Those that exist.
     volumes: BTreeMap<VolumeId, Volume>,
-    steps: BTreeMap<VmId, Vec<VmStep>>,
-    payloads: BTreeMap<PayloadDigest, Place>,
+    /// How many steps of all VMs' histories were told.
+    steps: u64,
     refused: BTreeMap<&'static str, u64>,
+    junk: Junk,
 }
 
 impl Model {
     /// Nothing but what the genesis says.
     pub fn new(genesis: &Genesis) -> Self {
         Self {
+            judged: CommitIndex(0),
+            ledger_time: LedgerTime(0),
             members: Members::founding(genesis),
-            log: Vec::new(),
+            tail: Tail::default(),
             hosts: BTreeMap::new(),
             accounts: BTreeMap::new(),
             account_keys: BTreeMap::new(),
             images: BTreeMap::new(),
             vms: BTreeMap::new(),
+            reported_at: BTreeMap::new(),
             running_sizes: RunningSizes::default(),
+            deleted_vms: 0,
             volumes: BTreeMap::new(),
-            steps: BTreeMap::new(),
-            payloads: BTreeMap::new(),
+            steps: 0,
             refused: BTreeMap::new(),
+            junk: Junk::default(),
         }
     }
 
     /// The last folded commit.
     pub fn judged(&self) -> CommitIndex {
-        self.log.last().map_or(CommitIndex(0), |release| release.end.index)
+        self.judged
     }
 
     /// Ledger time of the last folded commit.
     pub fn ledger_time(&self) -> LedgerTime {
-        self.log.last().map_or(LedgerTime(0), |release| release.ledger_time)
+        self.ledger_time
     }
 
-    /// At most `count_max` releases of the commits after `after`, oldest first.
-    pub fn releases_after(&self, after: CommitIndex, count_max: usize) -> Vec<Arc<CommitRelease>> {
-        let start = self.log.partition_point(|release| release.end.index <= after);
-        self.log[start..].iter().take(count_max).cloned().collect()
-    }
-
-    /// A VM's newest version.
+    /// The newest version of a VM that exists.
     pub fn vm(&self, id: &VmId) -> Option<&Vm> {
         self.vms.get(id)
     }
 
-    /// All VMs' newest versions.
+    /// The newest versions of all VMs that exist.
     pub fn vms(&self) -> impl Iterator<Item = &Vm> {
         self.vms.values()
     }
 
-    /// All volumes' newest versions.
+    /// How many VMs were deleted.
+    pub fn deleted_vms(&self) -> u64 {
+        self.deleted_vms
+    }
+
+    /// The newest versions of all volumes that exist.
     pub fn volumes(&self) -> impl Iterator<Item = &Volume> {
         self.volumes.values()
     }
@@ -150,11 +161,16 @@ impl Model {
         &self.refused
     }
 
-    /// The judged payload `digest`, with the commit that ordered it.
-    pub fn payload(&self, digest: &PayloadDigest) -> Option<(&CommitRelease, &Release)> {
-        let place = self.payloads.get(digest)?;
-        let release = self.log.get(place.log)?;
-        Some((release, release.releases.get(place.within)?))
+    /// What each seat has carried that no honest host takes in at its door.
+    pub fn junk(&self) -> impl Iterator<Item = (AuthorIndex, JunkCount)> {
+        self.junk.counts()
+    }
+
+    /// How many entries it has that a longer history could have made more: for tests.
+    pub fn entries(&self) -> usize {
+        let of_vms = self.vms.len() + self.reported_at.len() + self.volumes.len();
+        let of_others = self.hosts.len() + self.accounts.len() + self.account_keys.len();
+        of_vms + of_others + self.images.len() + self.tail.len() + self.refused.len()
     }
 
     /// What the event stream tells of one commit, when everything up to `attested` is attested: of
@@ -177,25 +193,14 @@ impl Model {
             // Reports are their host's, and each shows in the objects that it changes.
             let signer = document.as_ref().map(|payload| self.account_signed_by(&payload.signer));
             if !noise && signer.is_none_or(sees) {
-                let vm = document.and_then(|payload| fold::vm_named_by(&payload.body, release));
-                let payload = payload_view(commit, release, vm, attested);
+                let vm = document.and_then(|payload| vm_named_by(&payload.body, release));
+                let payload = payload_view(index, release, vm, attested);
                 events.push(StreamEvent::Payload { commit: index, payload });
             }
             events.extend(release.effects.iter().filter_map(&told));
         }
         events.extend(commit.time_effects.iter().filter_map(told));
         events
-    }
-
-    /// Where the judged payload `digest` stands, when everything up to `attested` is attested.
-    pub fn payload_view(
-        &self,
-        digest: &PayloadDigest,
-        attested: CommitIndex,
-    ) -> Option<PayloadView> {
-        let place = self.payloads.get(digest)?;
-        let (commit, release) = self.payload(digest)?;
-        Some(payload_view(commit, release, place.vm, attested))
     }
 }
 
@@ -235,7 +240,7 @@ fn effect_event(commit: CommitIndex, effect: &Effect) -> StreamEvent {
 
 /// What the API shows of one judged payload.
 pub fn payload_view(
-    commit: &CommitRelease,
+    commit: CommitIndex,
     release: &Release,
     vm: Option<VmId>,
     attested: CommitIndex,
@@ -248,7 +253,7 @@ pub fn payload_view(
         digest: release.digest,
         state,
         position: Some(release.position),
-        attested: if commit.end.index <= attested { Attested::Yes } else { Attested::No },
+        attested: if commit <= attested { Attested::Yes } else { Attested::No },
         refusal,
         vm,
     }

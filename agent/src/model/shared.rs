@@ -1,39 +1,229 @@
-//! The model behind a lock, with a signal for those who wait.
+//! The model behind a lock, beside the archive of what it does not keep, with a signal for those who
+//! wait.
 //!
 //! One writer (the release stream), many readers. Readers hold the lock for one look only, never
-//! across an `await`.
+//! across an `await` and never while a disk is read: what is past they read through
+//! [`SharedModel::look_back`], on threads that may wait.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use tokio::sync::watch;
+use dagger_payload::id::{CommitIndex, PayloadDigest};
+use dagger_payload::release::{CommitRelease, Verdict};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
 
-use super::Model;
+use super::archive::{Archive, ArchiveError};
+use super::look::{LookBack, LookExtent, LookProblem};
+use super::views::{NameProblem, VmQuery};
+use super::volumes::VolumeQuery;
+use super::{Model, addition};
+use crate::limits::{
+    ARCHIVE_LOOK_WAIT_MAX, ARCHIVE_LOOKS_TOGETHER_MAX, ARCHIVE_WALKS_TOGETHER_MAX,
+    RELEASES_TOGETHER_BYTES_MAX,
+};
 use crate::verify::reader::Progress;
+
+/// The model and what of its past is on disk: they are begun anew together.
+struct State {
+    model: Model,
+    archive: Arc<Archive>,
+}
 
 /// The model and where reading stands; cheap to clone.
 #[derive(Clone)]
 pub struct SharedModel {
-    model: Arc<RwLock<Model>>,
+    state: Arc<RwLock<State>>,
     progress: Arc<watch::Sender<Progress>>,
+    looks: Arc<Semaphore>,
+    walks: Arc<Semaphore>,
+    /// Why the archive cannot be read, once that is so.
+    broken: Arc<watch::Sender<Option<String>>>,
 }
 
 impl SharedModel {
-    /// Shares `model`.
-    pub fn new(model: Model, progress: Progress) -> Self {
+    /// Shares `model`, whose past goes into `archive`.
+    pub fn new(model: Model, archive: Arc<Archive>, progress: Progress) -> Self {
         Self {
-            model: Arc::new(RwLock::new(model)),
+            state: Arc::new(RwLock::new(State { model, archive })),
             progress: Arc::new(watch::Sender::new(progress)),
+            looks: Arc::new(Semaphore::new(ARCHIVE_LOOKS_TOGETHER_MAX)),
+            walks: Arc::new(Semaphore::new(ARCHIVE_WALKS_TOGETHER_MAX)),
+            broken: Arc::new(watch::Sender::new(None)),
         }
     }
 
     /// Looks at the model.
     pub fn read<T>(&self, look: impl FnOnce(&Model) -> T) -> T {
-        look(&self.model.read().unwrap_or_else(PoisonError::into_inner))
+        look(&self.state.read().unwrap_or_else(PoisonError::into_inner).model)
     }
 
-    /// Changes the model; [`SharedModel::publish`] tells those who wait.
-    pub fn write(&self, change: impl FnOnce(&mut Model)) {
-        change(&mut self.model.write().unwrap_or_else(PoisonError::into_inner));
+    /// Takes in the next release; the caller has verified it, keeps the order, and is the only one
+    /// who does. It is written before it is shown, and nobody waits for the disk but the caller.
+    ///
+    /// # Errors
+    /// [`ArchiveError`]: nothing has changed; after `Full` it can be tried again.
+    pub fn take_in(&self, commit: &Arc<CommitRelease>) -> Result<(), ArchiveError> {
+        let documents = addition::documents(commit);
+        let archive = self.archive();
+        let named = addition::named_vms(commit, &documents);
+        let absent: Vec<_> = self.read(|model| named.filter(|vm| model.vm(vm).is_none()).collect());
+        let gone = archive.read(commit.end.index, |reading| {
+            let mut gone = BTreeMap::new();
+            for id in absent {
+                gone.extend(reading.gone_vm(&id)?.map(|vm| (id, vm)));
+            }
+            Ok(gone)
+        })?;
+        let addition = self.read(|model| model.addition(commit, &documents, &gone));
+        archive.write(&addition.puts)?;
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        state.model.fold(Arc::clone(commit), &addition);
+        Ok(())
+    }
+
+    /// The history is told from its beginning again; [`SharedModel::publish`] tells those who wait.
+    pub fn begin_anew(&self, model: Model, archive: Arc<Archive>) {
+        let fresh = State { model, archive };
+        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+        let old = std::mem::replace(&mut *state, fresh);
+        drop(state);
+        // Its files go, unless somebody still looks at them.
+        drop(old);
+    }
+
+    fn archive(&self) -> Arc<Archive> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner).archive)
+    }
+
+    /// Looks at the past, on a thread of its own; only so many do at a time.
+    ///
+    /// # Errors
+    /// [`LookProblem`].
+    pub async fn look_back<T: Send + 'static>(
+        &self,
+        extent: LookExtent,
+        look: impl FnOnce(&LookBack) -> Result<T, ArchiveError> + Send + 'static,
+    ) -> Result<T, LookProblem> {
+        let turns = match extent {
+            LookExtent::Glance => &self.looks,
+            LookExtent::Walk => &self.walks,
+        };
+        let turn = tokio::time::timeout(ARCHIVE_LOOK_WAIT_MAX, Arc::clone(turns).acquire_owned());
+        let Ok(Ok(turn)) = turn.await else { return Err(LookProblem::Busy) };
+        let given_up = CancellationToken::new();
+        // When nobody waits for this any more, the thread is told.
+        let _guard = given_up.clone().drop_guard();
+        let look_back = {
+            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+            let (archive, until) = (Arc::clone(&state.archive), state.model.judged());
+            LookBack::new(self.clone(), archive, until, given_up)
+        };
+        let work = move || {
+            let _turn = turn;
+            look(&look_back)
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        let done = done.map_err(|panic| LookProblem::Broken(panic.to_string()))?;
+        done.map_err(|error| self.judge(&error))
+    }
+
+    fn judge(&self, error: &ArchiveError) -> LookProblem {
+        if matches!(error, ArchiveError::GivenUp) {
+            return LookProblem::Busy;
+        }
+        let why = std::error::Error::source(error)
+            .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        error!(%why, "the archive of the history cannot be read");
+        self.broken.send_replace(Some(why.clone()));
+        LookProblem::Broken(why)
+    }
+
+    /// Waits until the archive cannot be read.
+    pub async fn until_broken(&self) -> String {
+        let mut broken = self.broken.subscribe();
+        // The sender lives as long as this does.
+        let why = broken.wait_for(Option::is_some).await.ok().and_then(|why| why.clone());
+        why.unwrap_or_default()
+    }
+
+    /// At most `count_max` releases of the commits after `after`, oldest first; fewer, but one at
+    /// least, when they are large.
+    ///
+    /// # Errors
+    /// [`LookProblem`].
+    pub async fn releases_after(
+        &self,
+        after: CommitIndex,
+        count_max: usize,
+    ) -> Result<Vec<Arc<CommitRelease>>, LookProblem> {
+        if let Some(newest) = self.read(|model| model.tail.after(after, count_max)) {
+            return Ok(newest);
+        }
+        self.look_back(LookExtent::Glance, move |back| {
+            back.read(|past| past.releases_after(after, count_max, RELEASES_TOGETHER_BYTES_MAX))
+        })
+        .await
+    }
+
+    /// The verdicts on those of `digests` that are judged.
+    ///
+    /// # Errors
+    /// [`LookProblem`].
+    pub async fn verdicts(
+        &self,
+        digests: Vec<PayloadDigest>,
+    ) -> Result<BTreeMap<PayloadDigest, Verdict>, LookProblem> {
+        if digests.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        self.look_back(LookExtent::Glance, move |back| {
+            back.read(|past| {
+                let mut verdicts = BTreeMap::new();
+                for digest in digests {
+                    let placed = past.payload(&digest)?;
+                    verdicts.extend(placed.map(|placed| (digest, placed.release.verdict)));
+                }
+                Ok(verdicts)
+            })
+        })
+        .await
+    }
+
+    /// The VM that is meant, also a deleted one. Among those of one name and account the one that
+    /// still exists comes first, then the one that was created last.
+    ///
+    /// # Errors
+    /// [`LookProblem`].
+    pub async fn find_vm(
+        &self,
+        query: &VmQuery,
+    ) -> Result<Result<dagger_payload::object::Vm, NameProblem>, LookProblem> {
+        match self.read(|model| model.find_vm(query).cloned()) {
+            Err(NameProblem::Unknown) => {
+                let query = query.clone();
+                self.look_back(LookExtent::Glance, move |back| back.gone_vm(&query)).await
+            }
+            found => Ok(found),
+        }
+    }
+
+    /// The volume that is meant, also a deleted one.
+    ///
+    /// # Errors
+    /// [`LookProblem`].
+    pub async fn find_volume(
+        &self,
+        query: &VolumeQuery,
+    ) -> Result<Result<dagger_payload::volume::Volume, NameProblem>, LookProblem> {
+        match self.read(|model| model.find_volume(query).cloned()) {
+            Err(NameProblem::Unknown) => {
+                let query = query.clone();
+                self.look_back(LookExtent::Glance, move |back| back.gone_volume(&query)).await
+            }
+            found => Ok(found),
+        }
     }
 
     /// Says where reading stands, and wakes those who wait if that is news.

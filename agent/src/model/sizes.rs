@@ -34,6 +34,11 @@ impl RunningSizes {
         }
     }
 
+    /// The VM is no more.
+    pub(super) fn forget(&mut self, vm: &VmId) {
+        self.0.remove(vm);
+    }
+
     /// What the guest has until its next start, where that is not what was ordered.
     pub(super) fn of(&self, vm: &Vm) -> Option<Capacity> {
         self.0.get(&vm.id).map(|(size, _)| *size)

@@ -5,19 +5,53 @@ use dagger_api::UsageView;
 use dagger_api::bill::Bill;
 use dagger_payload::id::{AccountId, CommitIndex};
 
-use super::Model;
+use super::archive::ArchiveError;
+use super::look::LookBack;
+use crate::limits::USAGE_COMMITS_TOGETHER_MAX;
 
-impl Model {
+impl LookBack {
     /// What `account` has used up to `commit`, or up to the newest folded one; `None` when that
     /// commit is not folded yet.
-    pub fn usage(&self, account: &AccountId, commit: Option<CommitIndex>) -> Option<UsageView> {
-        if commit.is_some_and(|commit| commit > self.judged()) {
-            return None;
+    ///
+    /// Only the commits that changed something of the account are read: a bill takes nothing else
+    /// from the others than the time of the last one.
+    ///
+    /// # Errors
+    /// [`ArchiveError`].
+    pub fn usage(
+        &self,
+        account: &AccountId,
+        commit: Option<CommitIndex>,
+    ) -> Result<Option<UsageView>, ArchiveError> {
+        let upto = commit.unwrap_or(self.until());
+        if upto > self.until() {
+            return Ok(None);
         }
         let mut bill = Bill::new(*account);
-        let upto = |index: CommitIndex| commit.is_none_or(|commit| index <= commit);
-        let releases = self.log.iter().take_while(|release| upto(release.end.index));
-        releases.for_each(|release| bill.take(release));
-        Some(bill.read(|host| self.host_name(host).cloned()))
+        let mut after = CommitIndex(0);
+        'all: loop {
+            let of = |after| {
+                self.read(|past| past.commits_of(account, after, USAGE_COMMITS_TOGETHER_MAX))
+            };
+            let commits = of(after)?;
+            if commits.is_empty() {
+                break;
+            }
+            for index in commits {
+                if index > upto {
+                    break 'all;
+                }
+                let before = CommitIndex(index.0.saturating_sub(1));
+                let releases = self.read(|past| past.releases_after(before, 1, usize::MAX))?;
+                let release = releases.first().filter(|release| release.end.index == index);
+                bill.take(release.ok_or(ArchiveError::Damaged("an account's commit is missing"))?);
+                after = index;
+            }
+        }
+        let last = self.read(|past| past.commit_with_content(upto))?;
+        if let Some(last) = last.filter(|last| last.end.index > after) {
+            bill.take(&last);
+        }
+        Ok(Some(self.model(|model| bill.read(|host| model.host_name(host).cloned()))))
     }
 }

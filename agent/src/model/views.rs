@@ -37,8 +37,7 @@ pub enum NameProblem {
 }
 
 impl Model {
-    /// The VM that is meant. Among those of one name and account the one that still exists comes
-    /// first, then the one that was created last.
+    /// The VM that is meant, of those that exist; for others see [`super::SharedModel::find_vm`].
     ///
     /// # Errors
     /// [`NameProblem`].
@@ -49,15 +48,8 @@ impl Model {
         {
             return Ok(vm);
         }
-        let mut named: Vec<&Vm> = self
-            .vms
-            .values()
-            .filter(|vm| vm.name.as_str() == query.text)
-            .filter(of_account)
-            .collect();
-        if named.iter().any(|vm| vm.state() != VmState::Deleted) {
-            named.retain(|vm| vm.state() != VmState::Deleted);
-        }
+        let is_named = |vm: &&Vm| vm.name.as_str() == query.text;
+        let named: Vec<&Vm> = self.vms.values().filter(is_named).filter(of_account).collect();
         let mut accounts: Vec<AccountId> = named.iter().map(|vm| vm.account).collect();
         accounts.sort_unstable();
         accounts.dedup();
@@ -121,8 +113,7 @@ impl Model {
         };
         let link = link(host);
         let in_sight = matches!(link, HostLink::Own | HostLink::Connected);
-        let report = vm.reported.as_ref().and_then(|report| self.payload(&report.cause.digest));
-        let reported_at = report.map(|(commit, _)| commit.ledger_time);
+        let reported_at = self.reported_at.get(&vm.id).copied();
         (!in_sight && vm.state() != VmState::Deleted).then_some(Unproven { link, reported_at })
     }
 
@@ -150,14 +141,11 @@ impl Model {
         sights: &SightContents,
         link: impl Fn(&HostId) -> HostLink,
     ) -> Vec<VmView> {
-        self.existing_vms()
+        self.vms
+            .values()
             .filter(|vm| account.is_none_or(|account| vm.account == account))
             .map(|vm| self.vm_view(vm, me, sights, &link))
             .collect()
-    }
-
-    fn existing_vms(&self) -> impl Iterator<Item = &Vm> {
-        self.vms.values().filter(|vm| vm.state() != VmState::Deleted)
     }
 
     /// The hosts that are there, with what VMs and volumes take; `link` says how the ledger sees
@@ -169,7 +157,7 @@ impl Model {
     ) -> Vec<HostView> {
         let view = |seat: &Seat| {
             let id = seat.host;
-            let (used, vms) = sum(self.existing_vms().filter(|vm| vm.placement.host() == Some(id)));
+            let (used, vms) = sum(self.vms.values().filter(|vm| vm.placement.host() == Some(id)));
             let used = used.plus(&self.volumes_take(|volume| volume.host == id));
             Some(HostView {
                 id,
@@ -196,13 +184,13 @@ impl Model {
     /// An account, with what its VMs and volumes take.
     pub fn account_view(&self, id: &AccountId) -> Option<AccountView> {
         let account: &Account = self.accounts.get(id)?;
-        let (used, vms) = sum(self.existing_vms().filter(|vm| vm.account == *id));
+        let (used, vms) = sum(self.vms.values().filter(|vm| vm.account == *id));
         let used = used.plus(&self.volumes_take(|volume| volume.account == *id));
         Some(AccountView { account: account.clone(), used, vms })
     }
 
     fn volumes_take(&self, counts: impl Fn(&Volume) -> bool) -> Capacity {
-        let counted = self.existing_volumes().filter(|volume| counts(volume));
+        let counted = self.volumes.values().filter(|volume| counts(volume));
         counted.fold(Capacity::default(), |sum, volume| sum.plus(&volume.size()))
     }
 
@@ -211,7 +199,7 @@ impl Model {
         let summary = |account: &Account| AccountSummary {
             id: account.id,
             fingerprint: account.key.fingerprint(),
-            vms: sum(self.existing_vms().filter(|vm| vm.account == account.id)).1,
+            vms: sum(self.vms.values().filter(|vm| vm.account == account.id)).1,
         };
         let meant = |account: &&Account| key.is_none_or(|key| account.role_of(key).is_some());
         self.accounts.values().filter(meant).map(summary).collect()

@@ -4,7 +4,7 @@
 
 use dagger_api::{SnapshotView, VolumeView};
 use dagger_payload::id::{AccountId, VolumeId};
-use dagger_payload::volume::{Snapshot, SnapshotState, Volume, VolumeDisk, VolumeState};
+use dagger_payload::volume::{Snapshot, SnapshotState, Volume, VolumeDisk};
 
 use super::{Model, NameProblem};
 
@@ -18,8 +18,8 @@ pub struct VolumeQuery {
 }
 
 impl Model {
-    /// The volume that is meant. Among those of one name and account the one that still exists
-    /// comes first, then the one that was created last.
+    /// The volume that is meant, of those that exist; for others see
+    /// [`super::SharedModel::find_volume`].
     ///
     /// # Errors
     /// [`NameProblem`].
@@ -34,18 +34,13 @@ impl Model {
         let is_named = |volume: &&Volume| volume.name.as_str() == query.text;
         let named: Vec<&Volume> =
             self.volumes.values().filter(is_named).filter(of_account).collect();
-        let exists = |volume: &&&Volume| volume.state() != VolumeState::Deleted;
-        let mut existing: Vec<&Volume> = named.iter().filter(exists).copied().collect();
-        if existing.is_empty() {
-            existing = named;
-        }
-        let mut accounts: Vec<AccountId> = existing.iter().map(|volume| volume.account).collect();
+        let mut accounts: Vec<AccountId> = named.iter().map(|volume| volume.account).collect();
         accounts.sort_unstable();
         accounts.dedup();
         if accounts.len() > 1 {
             return Err(NameProblem::Ambiguous(accounts));
         }
-        let newest = existing.into_iter().max_by_key(|volume| volume.created.position);
+        let newest = named.into_iter().max_by_key(|volume| volume.created.position);
         newest.ok_or(NameProblem::Unknown)
     }
 
@@ -70,14 +65,9 @@ impl Model {
 
     /// The volumes that still exist, all or those of one account.
     pub fn volume_views(&self, account: Option<AccountId>) -> Vec<VolumeView> {
-        let views = self
-            .existing_volumes()
-            .filter(|volume| account.is_none_or(|account| volume.account == account));
+        let views =
+            self.volumes().filter(|volume| account.is_none_or(|account| volume.account == account));
         views.map(|volume| self.volume_view(volume)).collect()
-    }
-
-    pub(super) fn existing_volumes(&self) -> impl Iterator<Item = &Volume> {
-        self.volumes.values().filter(|volume| volume.state() != VolumeState::Deleted)
     }
 }
 

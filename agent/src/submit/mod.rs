@@ -52,7 +52,7 @@ impl Submitter {
         let mut news = self.model.subscribe();
         let mut under_way = FuturesUnordered::new();
         loop {
-            self.settle_ordered(&mut outbox);
+            self.settle_ordered(&mut outbox).await;
             if self.ledger.reached().is_ok() {
                 let room = REPORTS_SUBMITTED_TOGETHER_MAX - under_way.len();
                 for payload in outbox.due(Instant::now(), self.now(), room) {
@@ -82,15 +82,11 @@ impl Submitter {
         clock::now(self.model.read(crate::model::Model::ledger_time))
     }
 
-    fn settle_ordered(&self, outbox: &mut Outbox) {
-        let time = self.now();
-        self.model.read(|model| {
-            let verdict_on = |digest: &PayloadDigest| {
-                let (_, release) = model.payload(digest)?;
-                Some(release.verdict.clone())
-            };
-            outbox.settle(verdict_on, Instant::now(), time);
-        });
+    async fn settle_ordered(&self, outbox: &mut Outbox<'_>) {
+        // Where there is no turn to look, the next news are looked at.
+        let Ok(verdicts) = self.model.verdicts(outbox.digests()).await else { return };
+        let verdict_on = |digest: &PayloadDigest| verdicts.get(digest).cloned();
+        outbox.settle(verdict_on, Instant::now(), self.now());
     }
 
     async fn submit(&self, payload: SignedPayload) -> (PayloadDigest, Result<Answer, LedgerAway>) {

@@ -169,6 +169,11 @@ impl<'k> Outbox<'k> {
         }
     }
 
+    /// The digests of what waits.
+    pub fn digests(&self) -> Vec<PayloadDigest> {
+        self.waiting.values().map(|waiting| waiting.digest).collect()
+    }
+
     /// Drops what is ordered; `verdict_on` shows the verdict on a payload once there is one. What
     /// was ordered too late to count is signed anew.
     pub fn settle(

@@ -14,7 +14,7 @@ use dagger_agent::link::releases::Follower;
 use dagger_agent::link::requests::LedgerClient;
 use dagger_agent::link::seal;
 use dagger_agent::metrics::Metrics;
-use dagger_agent::model::{Model, SharedModel};
+use dagger_agent::model::{Archives, Model, SharedModel};
 use dagger_agent::submit::Submitter;
 use dagger_agent::verify::mark::MarkFile;
 use dagger_agent::verify::reader::{Progress, Reader};
@@ -98,7 +98,9 @@ impl Agent {
         let mark_file = MarkFile::new(directory.path());
         let mark = mark_file.read().expect("a readable mark");
         let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), mark);
-        let model = SharedModel::new(Model::new(&world.genesis), reader.progress());
+        let archives = Archives::begin(directory.path()).expect("room on the disk");
+        let archive = archives.fresh().expect("room on the disk");
+        let model = SharedModel::new(Model::new(&world.genesis), archive, reader.progress());
         let (seal_sender, seal) = watch::channel(Err("not connected yet".to_owned()));
         let (state, stream) = watch::channel(Err("not connected yet".to_owned()));
         let (order_sender, orders) = mpsc::channel(64);
@@ -115,6 +117,7 @@ impl Agent {
             genesis: Arc::clone(&world.genesis),
             reader,
             model: model.clone(),
+            archives: Arc::new(archives),
             seal: seal.clone(),
             state,
         };

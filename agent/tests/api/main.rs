@@ -3,6 +3,7 @@
 //! where a test wants it.
 
 mod agent;
+mod archive;
 mod bad_input;
 mod clocks;
 mod consoles;

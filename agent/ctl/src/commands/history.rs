@@ -48,7 +48,7 @@ enum Checked {
 /// Shows the history.
 pub(crate) async fn run(arguments: &HistoryArguments, session: &Session) -> Result<(), Failure> {
     let path = vm_path(session, &arguments.name.vm, "/history").await?;
-    let history: HistoryView = session.client.get(&path).await?;
+    let history = read(session, &path).await?;
     if let Some(directory) = &arguments.export {
         export(directory, &history)?;
     }
@@ -75,6 +75,22 @@ pub(crate) async fn run(arguments: &HistoryArguments, session: &Session) -> Resu
             "Ask another host with --api; the one that answered shows what was not signed.",
         )),
     }
+}
+
+/// All steps, answer by answer, oldest first.
+async fn read(session: &Session, path: &str) -> Result<HistoryView, Failure> {
+    let mut history: HistoryView = session.client.get(path).await?;
+    while let Some(before) = history.earlier {
+        let joint = if path.contains('?') { '&' } else { '?' };
+        let earlier: HistoryView =
+            session.client.get(&format!("{path}{joint}before={before}")).await?;
+        if earlier.earlier.is_some_and(|earlier| earlier >= before) {
+            return Err(Failure::broken("the agent shows a history that goes in a circle"));
+        }
+        history.entries.splice(0..0, earlier.entries);
+        history.earlier = earlier.earlier;
+    }
+    Ok(history)
 }
 
 /// Checks what needs no trust: the digest covers the document, and the signature is by the key that

@@ -8,7 +8,7 @@ mod proof;
 pub(super) mod verify;
 
 use clap::Subcommand;
-use dagger_api::{EpochView, LedgerView};
+use dagger_api::{EpochView, ForkView, JunkView, LedgerView};
 use dagger_payload::id::CommitIndex;
 use dagger_payload::roster::Roster;
 
@@ -130,21 +130,62 @@ fn show(view: &LedgerView) -> String {
         ]
     });
     let members = table(["MEMBER", "VOTE", "LINK", "SEAT", "ROUND", "ID"], rows, "No members.");
-    if view.forks.is_empty() {
-        return format!("{head}\n\n{members}");
+    let mut parts = vec![head, members];
+    if !view.forks.is_empty() {
+        parts.push(forks(&view.forks));
     }
-    let rows = view.forks.iter().map(|fork| {
+    parts.extend((!view.junk.is_empty()).then(|| junk(&view.junk)));
+    parts.join("\n\n")
+}
+
+fn forks(forks: &[ForkView]) -> String {
+    let rows = forks.iter().map(|fork| {
         let round = fork.round.map_or("unknown".to_owned(), |round| round.to_string());
         let events: Vec<_> = fork.events.iter().map(short).collect();
         [fork.name.to_string(), round, events.join(" and "), fork.host.to_string()]
     });
-    let forks = table(["TWO EVENTS BY", "ROUND", "EVENTS", "ID"], rows, "None.");
-    format!("{head}\n\n{members}\n\n{forks}")
+    table(["TWO EVENTS BY", "ROUND", "EVENTS", "ID"], rows, "None.")
+}
+
+/// Who carried what no honest host takes in, and what to do about it.
+fn junk(junk: &[JunkView]) -> String {
+    let line = |junk: &JunkView| {
+        let count = match junk.payloads {
+            1 => "1 payload".to_owned(),
+            count => format!("{count} payloads"),
+        };
+        format!(
+            "JUNK by {} ({count}, {}): no honest host takes in what is malformed or not signed. Its \
+             operator explains it, or the others remove him: daggerctl operator propose",
+            junk.name,
+            show_bytes(junk.bytes)
+        )
+    };
+    junk.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
 #[cfg(test)]
 mod tests {
-    use super::survives;
+    use dagger_api::JunkView;
+    use dagger_payload::id::{AuthorIndex, HostId};
+
+    use super::{junk, survives};
+
+    #[test]
+    fn each_member_that_carried_junk_has_a_line_that_says_what_to_do() {
+        let of = |name: &str, payloads| JunkView {
+            name: name.parse().expect("a name"),
+            host: HostId([1; 16]),
+            seat: AuthorIndex(1),
+            payloads,
+            bytes: 2048,
+        };
+        let text = junk(&[of("liar", 1), of("other", 3)]);
+        let lines: Vec<_> = text.lines().collect();
+        assert_eq!(lines.len(), 2, "{text}");
+        assert!(lines[0].contains("liar") && lines[0].contains("1 payload,"), "{text}");
+        assert!(lines[1].contains("3 payloads") && lines[1].contains("operator"), "{text}");
+    }
 
     #[test]
     fn what_is_survived_is_counted_in_hosts_and_in_operators() {
