@@ -15,9 +15,7 @@ use std::io::{self, Cursor, Write};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use dagger_payload::limits::{
-    NAMESERVERS_MAX, USER_DATA_BYTES_MAX, VM_CARDS_MAX, VM_SSH_KEYS_MAX,
-};
+use dagger_payload::limits::{NAMESERVERS_MAX, USER_DATA_BYTES_MAX, VM_CARDS_MAX, VM_SSH_KEYS_MAX};
 use dagger_payload::name::{Name, SshKeyLine};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use serde_json::{Value, json};

@@ -116,12 +116,7 @@ link set dev {name} up\n"
 
 /// The card's tap, which says whose it is, and what its guest is told when it asks by DHCP. IPv6 is
 /// neither filtered nor carried: it has none.
-fn make_tap(
-    host: HostId,
-    (vm, card): (VmId, u8),
-    owner: Owner,
-    offer: &str,
-) -> io::Result<String> {
+fn make_tap(host: HostId, (vm, card): (VmId, u8), owner: Owner, offer: &str) -> io::Result<String> {
     let name = names::interface(host, vm, card);
     let (user, number) = match owner {
         Owner::Root => ("root", 0),

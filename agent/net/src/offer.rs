@@ -131,7 +131,10 @@ pub(crate) mod tests {
             assert_eq!(read(&told), Some(offer.clone()));
             assert_eq!(read(&format!("{told}\n")), Some(offer), "as the kernel shows it");
         }
-        assert_eq!((offer().gateway(), offer().mask()), ([10, 77, 0, 1].into(), [255, 255, 255, 0].into()));
+        assert_eq!(
+            (offer().gateway(), offer().mask()),
+            ([10, 77, 0, 1].into(), [255, 255, 255, 0].into())
+        );
     }
 
     #[test]
