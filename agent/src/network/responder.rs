@@ -76,3 +76,52 @@ impl Responder {
         child.wait().await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Read as _;
+    use std::os::unix::fs::PermissionsExt;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
+
+    use super::*;
+    use crate::hypervisor::cloud_hypervisor::Supervision;
+
+    #[test]
+    fn where_systemd_runs_the_host_the_agent_starts_none() {
+        let of = |supervision| HelperConfiguration { supervision, programs: None };
+        assert!(Responder::new(&of(Supervision::Systemd)).is_none());
+        assert!(Responder::new(&of(Supervision::Direct)).is_some());
+    }
+
+    /// The program says that it runs into a pipe, which it holds until it ends.
+    #[tokio::test]
+    async fn the_program_is_started_again_when_it_has_ended_and_ends_with_the_agent() {
+        let directory = tempfile::tempdir().unwrap();
+        let (program, pipe) = (directory.path().join("dagger-dhcp"), directory.path().join("pipe"));
+        mkfifo(&pipe, Mode::S_IRWXU).unwrap();
+        // The first ends by itself, the next with whoever holds its standard input.
+        let script = format!(
+            "#!/bin/sh\ncd {}\nexec >pipe\necho \"$*\"\n[ -e once ] || {{ : >once; exit 1; }}\n\
+             exec /bin/cat\n",
+            directory.path().display()
+        );
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let stop = CancellationToken::new();
+        let keeping = tokio::spawn(Responder { program }.keep(stop.clone()));
+        let said = tokio::task::spawn_blocking(move || {
+            let first = io::read_to_string(File::open(&pipe).unwrap()).unwrap();
+            let (mut second, mut line) = (File::open(&pipe).unwrap(), [0; 7]);
+            second.read_exact(&mut line).unwrap();
+            (first, line, second)
+        });
+        let (first, line, mut second) = said.await.unwrap();
+        assert_eq!((first.as_str(), &line), ("--bind\n", b"--bind\n"));
+        stop.cancel();
+        keeping.await.unwrap();
+        assert_eq!(second.read(&mut [0; 1]).unwrap(), 0, "it holds the pipe no more");
+    }
+}
