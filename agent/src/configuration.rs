@@ -8,11 +8,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use dagger_images::fetch::AddressRange;
-use dagger_images::limits::NAMESERVERS_MAX;
 use dagger_payload::genesis::{Genesis, GenesisMode};
 use dagger_payload::id::{ClusterId, HostId};
 use dagger_payload::key::SecretKey;
-use dagger_payload::limits::GENESIS_BYTES_MAX;
+use dagger_payload::limits::{GENESIS_BYTES_MAX, NAMESERVERS_MAX};
 use dagger_payload::name::Name;
 use dagger_payload::roster::{Roster, Seat};
 use serde::Deserialize;

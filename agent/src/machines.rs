@@ -38,7 +38,7 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::names::HostNames;
 use crate::inspection::Inspector;
 use crate::journal::{Journal, Record};
-use crate::network::{Helper, Networks};
+use crate::network::{Helper, Networks, Responder};
 use crate::observation::{
     CHANGES_WAITING_MAX, ConsoleDesk, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
 };
@@ -84,10 +84,16 @@ pub struct MachineConfiguration {
 }
 
 impl MachineConfiguration {
-    /// What connects guests; nothing where they have no cards.
-    fn networks(&self) -> Option<Arc<dyn Networks>> {
+    /// What connects guests; nothing where they have no cards. Those that have one are answered
+    /// until `stop` when they ask for their address.
+    fn networks(&self, stop: &CancellationToken) -> Option<Arc<dyn Networks>> {
         match self.network_kind {
-            NetworkKind::Nat => Some(Arc::new(Helper::new(self.host_id, &self.helpers))),
+            NetworkKind::Nat => {
+                if let Some(responder) = Responder::new(&self.helpers) {
+                    tokio::spawn(responder.keep(stop.clone()));
+                }
+                Some(Arc::new(Helper::new(self.host_id, &self.helpers)))
+            }
             NetworkKind::None => None,
         }
     }
@@ -178,7 +184,9 @@ pub async fn run(
     requests: Requests,
     stop: CancellationToken,
 ) -> Result<(), Broken> {
-    let networks = configuration.networks();
+    let stop = stop.child_token();
+    let _stop_all = stop.clone().drop_guard();
+    let networks = configuration.networks(&stop);
     let host_id = &configuration.host_id;
     let absolute = |path: &Path| std::path::absolute(path).map_err(Broken::StateDirectory);
     let state_directory = absolute(&configuration.state_directory)?;
@@ -217,8 +225,6 @@ pub async fn run(
         nameservers: configuration.nameservers.clone(),
         consoles: consoles.clone(),
     };
-    let stop = stop.child_token();
-    let _stop_all = stop.clone().drop_guard();
     let downloads = Downloads::new(configuration.downloads, &disks, &observation, &stop);
     let observing = tokio::spawn(observation.run(stop.clone()));
     let giving_consoles = tokio::spawn(desk.run(stop.clone()));

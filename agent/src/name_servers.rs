@@ -7,7 +7,7 @@ use std::io::Read;
 use std::net::Ipv4Addr;
 use std::path::Path;
 
-use dagger_images::limits::NAMESERVERS_MAX;
+use dagger_payload::limits::NAMESERVERS_MAX;
 
 /// Where the host says whom it asks. The second is where systemd-resolved says whom it asks in
 /// turn, while the first names only itself, on an address that no guest reaches.

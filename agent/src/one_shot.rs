@@ -49,6 +49,20 @@ pub struct HelperConfiguration {
     pub programs: Option<PathBuf>,
 }
 
+impl HelperConfiguration {
+    /// Where the helper `dagger-NAME` is, if the agent starts it itself; systemd does otherwise.
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+        let by_systemd = match self.supervision {
+            Supervision::Auto => Path::new(BOOTED).is_dir(),
+            Supervision::Systemd => true,
+            Supervision::Direct => false,
+        };
+        let own = || Some(std::env::current_exe().ok()?.parent()?.to_owned());
+        let programs = || self.programs.clone().or_else(own).unwrap_or_default();
+        (!by_systemd).then(|| programs().join(format!("dagger-{name}")))
+    }
+}
+
 /// One kind of helper.
 #[derive(Debug, Clone)]
 pub struct OneShot {
@@ -66,19 +80,9 @@ enum Start {
 impl OneShot {
     /// The helper `dagger-NAME`, whose socket is `agent-NAME/NAME.sock`.
     pub fn new(name: &str, configuration: &HelperConfiguration) -> Self {
-        let by_systemd = match configuration.supervision {
-            Supervision::Auto => Path::new(BOOTED).is_dir(),
-            Supervision::Systemd => true,
-            Supervision::Direct => false,
-        };
-        let start = if by_systemd {
-            Start::Socket(Path::new(SOCKETS).join(format!("agent-{name}/{name}.sock")))
-        } else {
-            let own = || Some(std::env::current_exe().ok()?.parent()?.to_owned());
-            let programs = configuration.programs.clone().or_else(own).unwrap_or_default();
-            Start::Program(programs.join(format!("dagger-{name}")))
-        };
-        Self { start }
+        let socket = || Path::new(SOCKETS).join(format!("agent-{name}/{name}.sock"));
+        let program = configuration.program(name);
+        Self { start: program.map_or_else(|| Start::Socket(socket()), Start::Program) }
     }
 
     /// Starts one and gives it its request. Within a runtime; blocks for a moment.

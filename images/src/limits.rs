@@ -39,5 +39,3 @@ pub const DIRECTORY_ENTRIES_MAX: usize = 100_000;
 pub const QUARANTINE_SAME_NAME_MAX: u32 = 10_000;
 /// The seed's volume, in bytes: user-data, keys and room to spare.
 pub const SEED_BYTES: usize = 1 << 20;
-/// Name servers of one guest.
-pub const NAMESERVERS_MAX: usize = 8;

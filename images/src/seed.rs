@@ -15,13 +15,13 @@ use std::io::{self, Cursor, Write};
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-use dagger_payload::limits::{USER_DATA_BYTES_MAX, VM_CARDS_MAX, VM_SSH_KEYS_MAX};
+use dagger_payload::limits::{NAMESERVERS_MAX, USER_DATA_BYTES_MAX, VM_CARDS_MAX, VM_SSH_KEYS_MAX};
 use dagger_payload::name::{Name, SshKeyLine};
 use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
 use serde_json::{Value, json};
 
 use crate::error::ImageError;
-use crate::limits::{NAMESERVERS_MAX, SEED_BYTES};
+use crate::limits::SEED_BYTES;
 
 /// By this label a guest finds the volume.
 const LABEL: [u8; 11] = *b"CIDATA     ";

@@ -16,8 +16,9 @@ pub fn programs() -> anyhow::Result<PathBuf> {
     let test = std::env::current_exe().context("this test has a file")?;
     // <target>/<profile>/deps/<test>
     let profile = test.ancestors().nth(2).context("cargo keeps tests below the programs")?;
-    let names = ["dagger-agent", "dagger-fetch", "dagger-ledger", "dagger-net", "dagger-processor"];
-    for name in names.into_iter().chain(["daggerctl"]) {
+    let daemons = ["dagger-agent", "dagger-ledger", "dagger-processor"];
+    let helpers = ["dagger-dhcp", "dagger-fetch", "dagger-net", "daggerctl"];
+    for name in daemons.into_iter().chain(helpers) {
         let program = profile.join(name);
         ensure!(program.is_file(), "{} is missing; run `make build` first", program.display());
     }

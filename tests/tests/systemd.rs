@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use dagger_tests::built;
 use dagger_tests::nspawn::{Machine, Outcome};
+use dagger_tests::tidy::root;
 
 /// Generous: everything together takes seconds.
 const WAIT_MAX: Duration = Duration::from_secs(180);
@@ -28,6 +29,8 @@ fn run(machine: &Machine, script: &str) -> Outcome {
 #[test]
 fn a_host_under_systemd_makes_a_vm_and_comes_back_by_itself_after_a_reboot() {
     let machine = machine();
+    let question = root().join("tests/tests/systemd/question.pl");
+    machine.add(&question, "srv/question.pl").expect("it is there");
     let outcome = run(&machine, include_str!("systemd/vm.sh"));
     let output = outcome.succeeded();
     assert!(output.contains("host1 reports running"), "{output}");

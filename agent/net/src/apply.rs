@@ -71,7 +71,7 @@ fn look(name: &str) -> io::Result<Interface> {
 /// The host answers for every neighbour of the guest and carries what is meant for them, so that
 /// all a guest sends and gets passes the host's filters.
 fn ensure(host: HostId, card: &Card) -> io::Result<()> {
-    let name = make_tap(host, (card.vm, 0), card.owner)?;
+    let name = make_tap(host, (card.vm, 0), card.owner, &card.offer().to_string())?;
     set_kernel(&[
         ("ipv4/ip_forward".to_owned(), "1"),
         (format!("ipv4/conf/{name}/forwarding"), "1"),
@@ -101,7 +101,7 @@ fn plug(host: HostId, card: &BridgedCard, device: &str) -> io::Result<()> {
     }
     let mtu = fs::read_to_string(bridge.join("mtu"))?;
     let mtu: u32 = mtu.trim().parse().map_err(|_| io::Error::other("an MTU is no number"))?;
-    let name = make_tap(host, (card.vm, card.card), card.owner)?;
+    let name = make_tap(host, (card.vm, card.card), card.owner, "")?;
     Program::Nft.tell(&bridge_rules::ensure(host, card))?;
     let own = card.mac.get(5..).unwrap_or_default();
     Program::Ip
@@ -114,8 +114,9 @@ link set dev {name} up\n"
         .map(drop)
 }
 
-/// The card's tap, which says whose it is. IPv6 is neither filtered nor carried: it has none.
-fn make_tap(host: HostId, (vm, card): (VmId, u8), owner: Owner) -> io::Result<String> {
+/// The card's tap, which says whose it is, and what its guest is told when it asks by DHCP. IPv6 is
+/// neither filtered nor carried: it has none.
+fn make_tap(host: HostId, (vm, card): (VmId, u8), owner: Owner, offer: &str) -> io::Result<String> {
     let name = names::interface(host, vm, card);
     let (user, number) = match owner {
         Owner::Root => ("root", 0),
@@ -134,7 +135,7 @@ fn make_tap(host: HostId, (vm, card): (VmId, u8), owner: Owner) -> io::Result<St
         }
     }
     let alias = names::alias(host, vm, card);
-    Program::Ip.tell(&format!("link set dev {name} alias {alias}\n"))?;
+    Program::Ip.tell(&format!("link set dev {name} alias {alias}{offer}\n"))?;
     set_kernel(&[(format!("ipv6/conf/{name}/disable_ipv6"), "1")])?;
     Ok(name)
 }

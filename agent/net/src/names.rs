@@ -47,10 +47,25 @@ fn read_card(text: &str, between: char) -> Option<VmId> {
     }
 }
 
+/// The ids in an alias, without what the guest is told, which stands behind a comma.
+fn ids_of_alias(alias: &str) -> Option<(&str, &str)> {
+    let ids = alias.trim().strip_prefix(ALIAS)?;
+    ids.split_once(',').map_or(ids, |(ids, _)| ids).split_once(':')
+}
+
 /// The VM of an alias, if it is one of this host's.
 pub fn vm_of_alias(host: HostId, alias: &str) -> Option<VmId> {
-    let ids = alias.trim().strip_prefix(ALIAS)?;
-    read_card(ids.strip_prefix(&host.to_string())?.strip_prefix(':')?, ':')
+    let (of, card) = ids_of_alias(alias)?;
+    (of == host.to_string()).then(|| read_card(card, ':')).flatten()
+}
+
+/// Whether this alias is that of the first card whose tap has this name.
+pub fn is_alias_of_first_card(alias: &str, tap: &str) -> bool {
+    let first = || {
+        let (host, vm) = ids_of_alias(alias)?;
+        Some(interface(host.parse().ok()?, vm.parse().ok()?, 0) == tap)
+    };
+    first().unwrap_or(false)
 }
 
 /// The nftables tables of a VM's card, from 0.
@@ -80,6 +95,24 @@ mod tests {
         assert_eq!(name.len(), 15);
         assert_ne!(name, interface(HostId([2; 16]), VM, 0));
         assert_ne!(name, interface(HERE, VM, 1));
+    }
+
+    #[test]
+    fn only_a_first_card_under_its_own_name_is_known_as_one() {
+        let (first, second) = (alias(HERE, VM, 0), alias(HERE, VM, 1));
+        assert!(is_alias_of_first_card(&first, &interface(HERE, VM, 0)));
+        assert!(is_alias_of_first_card(&format!("{first},more"), &interface(HERE, VM, 0)));
+        assert_eq!(vm_of_alias(HERE, &format!("{first},more")), Some(VM));
+        for (alias, tap) in [
+            (first.as_str(), interface(HERE, VM, 1)),
+            (second.as_str(), interface(HERE, VM, 1)),
+            (second.as_str(), interface(HERE, VM, 0)),
+            (first.as_str(), interface(HERE, VmId([8; 16]), 0)),
+            ("dagger:", interface(HERE, VM, 0)),
+            ("", "virbr0".to_owned()),
+        ] {
+            assert!(!is_alias_of_first_card(alias, &tap), "{alias} {tap}");
+        }
     }
 
     #[test]

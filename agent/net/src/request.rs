@@ -8,12 +8,15 @@ use std::net::Ipv4Addr;
 use dagger_payload::bridge::Bridged;
 use dagger_payload::id::{HostId, VmId};
 use dagger_payload::kind::GuestSubnet;
-use dagger_payload::limits::VM_CARDS_MAX;
+use dagger_payload::limits::{NAMESERVERS_MAX, VM_CARDS_MAX};
+use dagger_payload::name::Name;
 use dagger_payload::network::{Allowed, VmNetwork, host_port};
 use serde::{Deserialize, Serialize};
 
+use crate::offer::Offer;
+
 /// The version of these shapes; agent and helper are installed together.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// A request, in bytes.
 pub const REQUEST_BYTES_MAX: u64 = 64 * 1024;
 /// An answer, in bytes.
@@ -57,6 +60,10 @@ pub struct Card {
     pub address: Ipv4Addr,
     /// The host's guests.
     pub subnet: GuestSubnet,
+    /// What the guest is called.
+    pub hostname: Name,
+    /// Who resolves names for it.
+    pub nameservers: Vec<Ipv4Addr>,
     /// Who opens the tap.
     pub owner: Owner,
     /// How it is reached.
@@ -133,6 +140,12 @@ fn is_mac_of_ours(mac: &str) -> bool {
     mac.starts_with("52:54:00:") && mac.len() == 17 && mac.split(':').all(is_hex)
 }
 
+/// Whether the address may be a guest's: it is in the subnet, and not the host's own.
+pub(crate) fn is_guest(subnet: &GuestSubnet, address: Ipv4Addr) -> bool {
+    let index = u32::from(address).checked_sub(u32::from(subnet.network));
+    index.is_some_and(|index| index > 1 && subnet.address(index) == Some(address))
+}
+
 impl BridgedCard {
     fn objection(&self) -> Option<String> {
         let (allow, bridge) = (self.allow.clone(), Some(self.bridge.clone()));
@@ -149,15 +162,14 @@ impl BridgedCard {
 
 impl Card {
     fn objection(&self) -> Option<String> {
-        let index = u32::from(self.address).checked_sub(u32::from(self.subnet.network));
-        let is_guest = index
-            .is_some_and(|index| index > 1 && self.subnet.address(index) == Some(self.address));
         if !is_mac_of_ours(&self.mac) {
             Some(format!("mac: {:?} is none of ours", self.mac))
         } else if !self.subnet.is_valid() {
             Some("subnet: not a private IPv4 network /16../29".to_owned())
-        } else if !is_guest {
+        } else if !is_guest(&self.subnet, self.address) {
             Some(format!("address: {} is none of a guest", self.address))
+        } else if self.nameservers.len() > NAMESERVERS_MAX {
+            Some(format!("nameservers: a guest is told of {NAMESERVERS_MAX}"))
         } else if self.network.bridge.is_some() {
             Some("bridge: a card by NAT is on none".to_owned())
         } else if let Some(rule) = self.network.broken_rule() {
@@ -166,6 +178,16 @@ impl Card {
             Some("forwards_unavailable: this host offers no ports for guests".to_owned())
         } else {
             None
+        }
+    }
+
+    /// What the guest is answered when it asks by DHCP.
+    pub fn offer(&self) -> Offer {
+        Offer {
+            address: self.address,
+            subnet: self.subnet,
+            hostname: self.hostname.clone(),
+            nameservers: self.nameservers.clone(),
         }
     }
 
@@ -190,6 +212,8 @@ pub(crate) mod tests {
             mac: "52:54:00:01:02:ff".to_owned(),
             address: [10, 77, 0, 5].into(),
             subnet: GuestSubnet { network: [10, 77, 0, 0].into(), prefix_length: 24 },
+            hostname: "web-1".parse().unwrap(),
+            nameservers: vec![[192, 0, 2, 53].into()],
             owner: Owner::Root,
             network: VmNetwork { forwards, ..VmNetwork::default() },
             forward_ports_first: Some(20_000),
@@ -249,6 +273,7 @@ pub(crate) mod tests {
             ("address", |card| card.address = [192, 0, 2, 1].into()),
             ("subnet", |card| card.subnet.network = [8, 8, 8, 0].into()),
             ("subnet", |card| card.subnet.prefix_length = 40),
+            ("nameservers", |card| card.nameservers = vec![[9, 9, 9, 9].into(); 9]),
             ("forwards", |card| card.network.forwards[0].slot = 8),
             ("forwards", |card| card.forward_ports_first = None),
             ("forwards", |card| card.forward_ports_first = Some(1)),
@@ -256,7 +281,7 @@ pub(crate) mod tests {
             let said = objection(change).unwrap_or_default();
             assert!(said.starts_with(what), "{what}: {said}");
         }
-        let newer = Request { version: 2, ..Request::new(HostId([1; 16]), Action::List) };
+        let newer = Request { version: VERSION + 1, ..Request::new(HostId([1; 16]), Action::List) };
         assert!(newer.objection().is_some());
     }
 }

@@ -1,9 +1,9 @@
 //! The filters of one guest's card by NAT, as nftables' own text.
 //!
-//! Owns what a guest may send (its own MAC and address, IPv4 and ARP alone), what may reach it, and
-//! which ports of the host lead to it. Every guest has tables of its own, replaced as a whole in
-//! one transaction, so that no moment lies between the old rules and the new ones. Pure; called by
-//! [`crate::apply`].
+//! Owns what a guest may send (its own MAC and address, IPv4 and ARP alone; before it has an
+//! address, a question for it), what may reach it, and which ports of the host lead to it. Every
+//! guest has tables of its own, replaced as a whole in one transaction, so that no moment lies
+//! between the old rules and the new ones. Pure; called by [`crate::apply`].
 
 use std::fmt::Write as _;
 
@@ -16,12 +16,18 @@ use crate::request::Card;
 /// The families in which a guest has a table.
 const FAMILIES: [&str; 2] = ["ip", "netdev"];
 
+/// Questions for an address that a guest may ask in a second, and at once: a client asks twice when
+/// it starts, and then in seconds.
+const QUESTIONS_PER_SECOND_MAX: u8 = 4;
+const QUESTIONS_AT_ONCE_MAX: u8 = 16;
+
 /// The transaction after which the guest's filters are these and no others.
 pub fn ensure(host: HostId, card: &Card) -> String {
     let table = names::table(host, card.vm, 0);
     let interface = names::interface(host, card.vm, 0);
     let mut text = remove_tables(&FAMILIES, &table);
     let Card { mac, address, subnet, .. } = card;
+    let questions = questions(card);
     let _ = write!(
         text,
         "table netdev {table} {{
@@ -29,6 +35,7 @@ pub fn ensure(host: HostId, card: &Card) -> String {
     type filter hook ingress device \"{interface}\" priority -500; policy drop;
     ether saddr != {mac} drop
     ether type arp arp saddr ether {mac} arp saddr ip {{ 0.0.0.0, {address} }} accept
+{questions}    ip frag-off & 0x1fff == 0 udp sport 67 udp dport 68 drop
     ether type ip ip saddr {address} accept
   }}
 }}
@@ -61,6 +68,19 @@ reject with icmp type host-unreachable
         names::BEGINNING,
     );
     text
+}
+
+/// What a guest may ask its host by DHCP: so often, and with an address that is its own or none.
+/// Nothing answers guests as a DHCP server but the host.
+fn questions(card: &Card) -> String {
+    let (address, gateway) = (card.address, card.offer().gateway());
+    let to = format!("ip daddr {{ 255.255.255.255, {gateway} }} udp dport 67");
+    format!(
+        "    ip saddr {{ 0.0.0.0, {address} }} {to} udp sport 68 limit rate \
+{QUESTIONS_PER_SECOND_MAX}/second burst {QUESTIONS_AT_ONCE_MAX} packets accept
+    {to} drop
+"
+    )
 }
 
 /// Every one of these tables goes. One that is not there is made first: only what is there can be

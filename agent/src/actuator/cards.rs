@@ -42,6 +42,7 @@ pub(super) fn of_host(
     vm: &Vm,
     (names, owner): (&HostNames, Owner),
     guests: &Guests,
+    nameservers: &[Ipv4Addr],
 ) -> Option<Vec<HostCard>> {
     let each = numbered(vm).map(|(number, network)| {
         let mac = names.mac(vm.id, number);
@@ -59,6 +60,8 @@ pub(super) fn of_host(
                 mac,
                 address: vm.placement.address()?,
                 subnet: guests.subnet,
+                hostname: vm.name.clone(),
+                nameservers: nameservers.to_vec(),
                 owner,
                 network: network.clone(),
                 forward_ports_first: guests.forward_ports_first,
@@ -68,7 +71,8 @@ pub(super) fn of_host(
     each.collect()
 }
 
-/// The cards as the guest is told of them; nothing if the placement lacks the address of one.
+/// The cards as the guest is told of them in its seed, which is what it is told of the first one by
+/// DHCP, too; nothing if the placement lacks the address of one.
 pub(super) fn of_seed(vm: &Vm, names: &HostNames, subnet: &GuestSubnet) -> Option<Vec<SeedCard>> {
     let each = numbered(vm).map(|(number, network)| {
         let mac: MacAddress = names.mac(vm.id, number).parse().ok()?;

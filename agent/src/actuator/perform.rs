@@ -193,7 +193,8 @@ impl Performer {
                 ),
             };
         };
-        let Some(wished) = cards::of_host(vm, (&self.names, *owner), guests) else {
+        let owned = (&self.names, *owner);
+        let Some(wished) = cards::of_host(vm, owned, guests, &self.nameservers) else {
             return Outcome::Terminal("address_missing: the placement has none".to_owned());
         };
         let made = wished.into_iter().try_for_each(|card| match card {

@@ -6,6 +6,7 @@
 
 mod helper;
 mod limits;
+mod responder;
 
 use std::collections::BTreeSet;
 
@@ -15,6 +16,7 @@ use dagger_payload::id::VmId;
 use crate::controller::proof::DeleteProof;
 
 pub use helper::Helper;
+pub(crate) use responder::Responder;
 
 /// Why a card is not as it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -33,6 +33,7 @@ fn died() -> NetworkError {
 impl Networks for FakeHost {
     fn ensure(&self, card: Card) -> Result<(), NetworkError> {
         self.change(died, |state| {
+            state.offers.insert(card.vm, card.offer());
             state.cards.entry(card.vm).or_default().insert(0, card.network);
             Ok(())
         })
@@ -171,7 +172,8 @@ fn every_card_of_a_vm_is_made_and_its_guest_is_told_of_each() {
 
     let seed = Job { action: Action::Seed(subnet()), ..job };
     assert_eq!(performer.perform(&seed).unwrap().outcome, Outcome::Done);
-    let cards = world.state().seeds[&VM].cards.clone();
+    let contents = world.state().seeds[&VM].clone();
+    let cards = contents.cards.clone();
     let names = HostNames::of(HERE);
     let told: Vec<_> = cards.iter().map(|card| (card.mac.to_string(), card.addressing)).collect();
     let decided = |address: Ipv4Addr, gateway: Option<Ipv4Addr>| Addressing::Static {
@@ -186,6 +188,12 @@ fn every_card_of_a_vm_is_made_and_its_guest_is_told_of_each() {
             (names.mac(VM, 1), decided([192, 0, 2, 5].into(), None)),
         ]
     );
+    // Who asks by DHCP hears the same.
+    let offer = world.state().offers[&VM].clone();
+    let (gateway, prefix_length) = (Some(offer.gateway()), offer.subnet.prefix_length);
+    let first = Addressing::Static { address: offer.address, prefix_length, gateway };
+    assert_eq!(cards[0].addressing, first);
+    assert_eq!((offer.hostname, offer.nameservers), (contents.name, contents.nameservers));
 }
 
 #[test]

@@ -15,6 +15,7 @@ use dagger_agent::hypervisor::{
     ConsoleInput, GivenVolume, Hypervisor, HypervisorError, Inventory, LiveCopy, Machine,
     MachineSpecification, Power, Tags,
 };
+use dagger_net::offer::Offer;
 use dagger_payload::id::{
     AccountId, CommitIndex, Generation, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest,
     Position, VmId, VolumeId,
@@ -257,6 +258,8 @@ pub(crate) struct FakeState {
     wired: BTreeMap<VmId, u8>,
     /// By machine, and by number.
     pub(crate) cards: BTreeMap<VmId, BTreeMap<u8, VmNetwork>>,
+    /// What each guest is told when it asks by DHCP.
+    pub(crate) offers: BTreeMap<VmId, Offer>,
     pub(crate) disks_made: usize,
     pub(crate) starts: usize,
     /// How often a machine was asked to copy a volume that it holds.
@@ -287,6 +290,7 @@ impl FakeHost {
             defined: BTreeMap::new(),
             wired: BTreeMap::new(),
             cards: BTreeMap::new(),
+            offers: BTreeMap::new(),
             disks_made: 0,
             starts: 0,
             live_copies: 0,

@@ -108,6 +108,8 @@ pub const VM_ALLOW_MAX: usize = 32;
 pub const VM_FORWARDS_MAX: u8 = 8;
 /// Network cards of one VM.
 pub const VM_CARDS_MAX: u8 = 4;
+/// Name servers that one guest is told of.
+pub const NAMESERVERS_MAX: usize = 8;
 /// Bridges that one host may offer to guests.
 pub const HOST_BRIDGES_MAX: usize = 16;
 /// Wishes of one VM to be kept apart from others.

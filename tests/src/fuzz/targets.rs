@@ -5,6 +5,7 @@
 
 mod disk;
 mod documents;
+mod guests;
 mod local;
 mod peers;
 mod proofs;
@@ -40,9 +41,9 @@ pub struct Target {
 
 /// All decoders.
 pub fn all() -> impl Iterator<Item = &'static Target> {
-    let subjects =
-        [documents::TARGETS, proofs::TARGETS, peers::TARGETS, local::TARGETS, disk::TARGETS];
-    subjects.into_iter().flatten()
+    let far = [documents::TARGETS, proofs::TARGETS, peers::TARGETS];
+    let near = [local::TARGETS, disk::TARGETS, guests::TARGETS];
+    far.into_iter().chain(near).flatten()
 }
 
 /// The decoder that is called so.

@@ -90,7 +90,9 @@ impl Lan {
         fs::write(&list, format!("{NAME} {} 192.0.2.0/24\n", self.bridge)).expect("written");
         fs::set_permissions(&list, fs::Permissions::from_mode(0o644)).expect("set");
         fs::create_dir(&own).expect("made");
-        symlink(built.join("dagger-fetch"), own.join("dagger-fetch")).expect("linked");
+        for name in ["dagger-dhcp", "dagger-fetch"] {
+            symlink(built.join(name), own.join(name)).expect("linked");
+        }
         let (program, helper) = (built.join("dagger-net"), own.join("dagger-net"));
         let script =
             format!("#!/bin/sh\nexec {} --bridges {}\n", program.display(), list.display());

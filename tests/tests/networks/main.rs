@@ -102,6 +102,7 @@ fn real_guests_are_reached_as_their_owner_says_and_leave_nothing_behind() {
     assert_eq!(root(&ping(&address(&other))).trim(), "heard");
 
     a_guest_on_a_bridge_is_who_the_ledger_says(&cluster, &lan, &other);
+    a_guest_that_reads_no_seed_asks_for_its_address(&cluster, &own, &gateway);
 
     // Filters that somebody took away are there again once the agent has started.
     let before = remains(&web);
@@ -163,6 +164,26 @@ fn a_guest_on_a_bridge_is_who_the_ledger_says(cluster: &Cluster, lan: &Lan, vm: 
     assert_eq!(ping(spoofed), "", "a change of the VM brings the filter back");
     assert!(Command::new("nft").args(gone).status().expect("nft runs").success());
     assert_eq!(ping(spoofed).trim(), "heard");
+}
+
+/// `web-1`, started again without what its seed says of its network: then it asks by all its cards.
+fn a_guest_that_reads_no_seed_asks_for_its_address(cluster: &Cluster, own: &str, gateway: &str) {
+    let root = |script: &str| cluster.ctl(&["ssh", "--user", "root", "web-1", "--", script]);
+    let network = "ip -4 -o address show scope global | grep -o 'inet [^ ]*'; \
+        ip route; cat /etc/resolv.conf";
+    let from_seed = String::from_utf8(root(network).stdout).expect("text");
+    let asked = "cat /run/udhcpc.log";
+    assert!(!root(asked).status.success(), "it did not ask");
+    let forget = "sed -i s,/run/seed/network-config,/run/seed/none, /usr/lib/dagger/boot && sync";
+    assert!(root(forget).status.success());
+    cluster.must(&["vm", "reboot", "web-1", "--wait", "applied"]);
+    cluster.until("the guest has asked", || root(asked).status.success().then_some(()));
+    let by_dhcp = String::from_utf8(root(network).stdout).expect("text");
+    assert_eq!(by_dhcp, from_seed);
+    assert!(by_dhcp.contains(&format!("inet {own}/24")), "{by_dhcp}");
+    assert!(by_dhcp.contains(&format!("default via {gateway} ")), "{by_dhcp}");
+    let told = String::from_utf8(root(asked).stdout).expect("text");
+    assert!(told.contains(&format!("{own} obtained from {gateway}")), "{told}");
 }
 
 /// A second operator brings a host; a guest of it has a card when the cluster is stopped.

@@ -19,6 +19,22 @@ nft list ruleset | grep -F 'tcp dport 20000 dnat to 10.77.1.2:22'
 daggerctl vm show web-1 --key "$keys/developer" | grep -F 'host1:20000 to tcp:22'
 daggerctl host fsck
 
+echo "== a guest that asks is told what its seed says, by a process that can do nothing else"
+[[ $(property dagger-dhcp.socket ActiveState) == active ]]
+[[ $(property dagger-dhcp.service ActiveState) == inactive ]]
+mac=$(nft list ruleset | sed -n 's/.*ether saddr != \(52:54:[0-9a-f:]*\) drop.*/\1/p')
+told=$(perl /srv/question.pl "$tap" "$mac")
+echo "$told"
+[[ $told =~ ^10\.77\.1\.2\ 255\.255\.255\.0\ 10\.77\.1\.1\ (.*\ )?web-1$ ]]
+pid=$(property dagger-dhcp.service MainPID)
+[[ $(stat -c %U "/proc/$pid") == dagger-dhcp && $(property dagger-dhcp.service Slice) == dagger.slice ]]
+for name in CapInh CapPrm CapEff CapBnd CapAmb; do grep -Fx "$name:"$'\t'0000000000000000 "/proc/$pid/status"; done
+grep -Fx "NoNewPrivs:"$'\t'1 "/proc/$pid/status" && grep -Fx "Seccomp:"$'\t'2 "/proc/$pid/status"
+# Another one is started by the next question, and says the same.
+systemctl stop dagger-dhcp.service
+[[ $(property dagger-dhcp.socket ActiveState) == active ]]
+[[ $(perl /srv/question.pl "$tap" "$mac") == "$told" ]]
+
 echo "== three users, one slice, each in its own unit"
 for role in agent ledger processor; do
   [[ $(property dagger-$role.service Slice) == dagger.slice ]]

@@ -83,6 +83,8 @@ pub(crate) fn card(number: u8) -> Card {
         mac: format!("52:54:00:00:00:{number:02x}"),
         address: [10, 77, 0, number].into(),
         subnet: GuestSubnet { network: [10, 77, 0, 0].into(), prefix_length: 24 },
+        hostname: format!("web-{number}").parse().expect("a name"),
+        nameservers: vec![[9, 9, 9, 9].into(), [192, 0, 2, 53].into()],
         owner: Owner::Root,
         network: VmNetwork::default(),
         forward_ports_first: Some(20_000),
@@ -221,6 +223,12 @@ pub(crate) struct Guest {
     _wires: [Running; 2],
 }
 
+impl Guest {
+    pub(crate) fn is_called(&self, address: &str) {
+        self.run(&["ip", "address", "add", &format!("{address}/24"), "dev", "card"]);
+    }
+}
+
 impl Machine for Guest {
     fn space(&self) -> &str {
         &self.space.0
@@ -296,9 +304,17 @@ impl World {
         self.change(number, change);
         let card = card(number);
         let tap = names::interface(HOST, card.vm, 0);
-        let guest = self.plugged(number, &tap, &card.mac, &card.address.to_string());
+        let guest = self.plugged(number, &tap, &card.mac);
+        guest.is_called(&card.address.to_string());
         guest.run(&["ip", "route", "add", "default", "via", GATEWAY]);
         guest
+    }
+
+    /// A guest that has read no seed.
+    pub(crate) fn newcomer(&self, number: u8) -> Guest {
+        self.change(number, |_| {});
+        let card = card(number);
+        self.plugged(number, &names::interface(HOST, card.vm, 0), &card.mac)
     }
 
     /// Ensures the card of a guest on the bridge, otherwise than usual.
@@ -313,14 +329,15 @@ impl World {
         assert_eq!(self.change_bridged(number, change), Answer::Done);
         let card = bridged(number);
         let tap = names::interface(HOST, card.vm, 1);
-        self.plugged(number, &tap, &card.mac, &format!("192.0.2.{number}"))
+        let guest = self.plugged(number, &tap, &card.mac);
+        guest.is_called(&format!("192.0.2.{number}"));
+        guest
     }
 
-    fn plugged(&self, number: u8, tap: &str, mac: &str, address: &str) -> Guest {
+    fn plugged(&self, number: u8, tap: &str, mac: &str) -> Guest {
         let space = Space::new(format!("{}-{number}", self.name));
         space.run(&["ip", "tuntap", "add", "dev", "card", "mode", "tap"]);
         space.run(&["ip", "link", "set", "card", "address", mac, "up"]);
-        space.run(&["ip", "address", "add", &format!("{address}/24"), "dev", "card"]);
         let (one, other) = UnixDatagram::pair().expect("a pair");
         let _wires = [join(&self.host, tap, one), join(&space, "card", other)];
         Guest { space, _wires }
