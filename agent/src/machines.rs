@@ -19,7 +19,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::actuator::disks::Disks;
-use crate::actuator::store::{StoredDisks, console_directory};
+use crate::actuator::store::{StoredDisks, console_directory, disk_directory};
 use crate::actuator::{Actuator, Ended, Performer};
 use crate::controller::{
     Collection, Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Retention,
@@ -122,13 +122,13 @@ impl Backend {
         }
     }
 
-    fn hypervisor(&self, announcer: Announcer) -> Arc<dyn Hypervisor> {
+    fn hypervisor(&self, disks: PathBuf, announcer: Announcer) -> Arc<dyn Hypervisor> {
         match self.clone() {
             Self::Libvirt { uri, accelerator } => {
                 Arc::new(Libvirt::new(uri, accelerator, announcer))
             }
             Self::CloudHypervisor(configuration) => {
-                Arc::new(CloudHypervisor::new(configuration, announcer))
+                Arc::new(CloudHypervisor::new(configuration, disks, announcer))
             }
         }
     }
@@ -199,7 +199,8 @@ pub async fn run(
     let consoles = console_directory(&storage_directory);
     let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
     let announcer = Announcer::new(*host_id, announced);
-    let hypervisor = configuration.backend.hypervisor(announcer.clone());
+    let directory = disk_directory(&storage_directory);
+    let hypervisor = configuration.backend.hypervisor(directory, announcer.clone());
     let inspector = Inspector::new(Arc::clone(&hypervisor), Arc::clone(&disks), networks.clone());
     lay_out(&board, inspector, Exporter::new(Arc::clone(&disks)));
     let tickets = Tickets::default();

@@ -21,6 +21,8 @@ use crate::limits::{DIRECTORY_ENTRIES_MAX, QUARANTINE_SAME_NAME_MAX};
 const PARTIAL: &str = ".partial-";
 /// The directory, below each of ours, for what is no longer used and not yet deleted.
 pub const QUARANTINE: &str = "quarantine";
+/// The directory, below that of disks, for the links by which machines open theirs.
+pub const ATTACHED: &str = "attached";
 
 /// Mode of our directories: QEMU, under a user of its own, walks through them to the one file that
 /// libvirt hands it; nobody else learns what is there.
@@ -89,9 +91,9 @@ pub fn names(directory: &Path) -> Result<Vec<String>, ImageError> {
     Ok(names)
 }
 
-/// Whether an entry is the quarantine, or a file that is being made.
+/// Whether an entry is the quarantine, the links of machines, or a file that is being made.
 pub fn is_own_name(name: &str) -> bool {
-    name == QUARANTINE || name.starts_with(PARTIAL)
+    name == QUARANTINE || name == ATTACHED || name.starts_with(PARTIAL)
 }
 
 /// The last part of a path, as text; empty if it is none.

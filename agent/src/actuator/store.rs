@@ -52,7 +52,7 @@ impl StoredDisks {
     ) -> Result<Self, ImageError> {
         Ok(Self {
             images: Arc::new(ImageStore::open(&storage_directory.join("images"))?),
-            disks: DiskStore::open(&storage_directory.join("disks"), host)?,
+            disks: DiskStore::open(&disk_directory(storage_directory), host)?,
             consoles: ConsoleStore::open(&console_directory(storage_directory))?,
             imports,
             damaged: Mutex::default(),
@@ -199,6 +199,11 @@ fn subjects(of: RemainsOf) -> impl Iterator<Item = Remnant> {
     let own = subject(of);
     let volume = own.and_then(Remnant::of_volume);
     own.into_iter().chain(volume.map(|volume| Remnant::Of(ReportSubject::Volume(volume))))
+}
+
+/// Where the disks are.
+pub fn disk_directory(storage_directory: &Path) -> PathBuf {
+    storage_directory.join("disks")
 }
 
 /// Where what guests say on their consoles is kept.

@@ -184,7 +184,10 @@ impl Drop for Host {
 fn agent(directory: &Path) -> (CloudHypervisor, mpsc::Receiver<Change>) {
     let (announced, changes) = mpsc::channel(1024);
     let configuration = configuration(program(), directory);
-    (CloudHypervisor::new(configuration, Announcer::new(HERE, announced)), changes)
+    (
+        CloudHypervisor::new(configuration, directory.to_owned(), Announcer::new(HERE, announced)),
+        changes,
+    )
 }
 
 /// One call to a process, behind the agent's back.

@@ -15,15 +15,14 @@ mod program;
 mod program_under_test;
 #[path = "../shared/versions.rs"]
 mod versions;
+mod volumes;
 
 use std::os::unix::net::UnixListener;
 use std::process::Command;
 
 use dagger_agent::hypervisor::names::HostNames;
-use dagger_agent::hypervisor::{
-    GivenVolume, Hypervisor, HypervisorError, LiveCopy, Machine, Power, Tags,
-};
-use dagger_payload::id::{HostId, VmId, VolumeId};
+use dagger_agent::hypervisor::{Hypervisor, HypervisorError, LiveCopy, Machine, Power, Tags};
+use dagger_payload::id::{HostId, VmId};
 use nix::sys::signal::Signal;
 
 use self::host::{GREETING, Host, VM, call, stop_proof, until};
@@ -366,37 +365,6 @@ fn cloud_hypervisor_a_running_machine_is_not_defined_anew_nor_removed() {
         Err(HypervisorError::Failed(_))
     ));
     assert_eq!(host.power(VM), Some(Power::Running));
-}
-
-#[test]
-fn cloud_hypervisor_a_machine_keeps_the_volumes_that_it_was_switched_on_with() {
-    let host = Host::new();
-    let mut machine = host.specification(VM);
-    let disk = host.path("data.volume");
-    let made = std::process::Command::new("qemu-img")
-        .args(["create", "-q", "-f", "qcow2"])
-        .arg(&disk)
-        .arg("4M")
-        .status();
-    assert!(made.unwrap().success());
-    let given = [GivenVolume { volume: VolumeId([8; 16]), slot: 0, size_bytes: 4 << 20, disk }];
-    machine.volumes = given.to_vec();
-    host.hypervisor.define(&machine).unwrap();
-    // One that is off has what its next definition says.
-    host.hypervisor.give(VM, &[]).unwrap();
-    host.hypervisor.start(VM).unwrap();
-    until("the guest's words are kept", || host.console(VM).contains(GREETING));
-    host.hypervisor.give(VM, &given).unwrap();
-    let before = host.pid(VM);
-    let larger = [GivenVolume { size_bytes: 8 << 20, ..given[0].clone() }];
-    for other in [&[][..], &larger] {
-        let refused = host.hypervisor.give(VM, other);
-        assert!(
-            matches!(&refused, Err(HypervisorError::Refused(why)) if why.starts_with("volumes_at_start_only")),
-            "{refused:?}"
-        );
-    }
-    assert_eq!(host.pid(VM), before);
 }
 
 #[test]

@@ -189,3 +189,37 @@ fn cloud_hypervisor_program_that_is_confined_starts_on_taps_that_it_may_read_abo
     assert!(why.contains("TAP flags from sysfs"), "{why}");
     assert_eq!(booted(taps.0.iter().map(about).collect()), (204, String::new()));
 }
+
+#[test]
+fn cloud_hypervisor_program_cuts_a_raw_disk_off_and_keeps_a_device_until_the_guest_ejects_it() {
+    let process = Process::start();
+    let disk = process.path("disk.raw");
+    std::fs::write(&disk, vec![0; 8 << 20]).unwrap();
+    let told = json!({ "id": "hot", "path": disk, "image_type": "Raw" }).to_string();
+    let devices = || {
+        let body = call(&process.socket(), "GET", "vm.info", "").1;
+        serde_json::from_str::<Value>(&body).unwrap()["device_tree"].take()
+    };
+    assert_eq!(process.create().0, 204);
+    assert!(devices().is_null(), "there is no machine yet");
+    // Cold and hot differ in their answers.
+    assert_eq!(process.put("vm.add-disk", &told).0, 204);
+    let hot = json!({ "id": "hot" }).to_string();
+    assert_eq!(process.put("vm.remove-device", &hot).0, 204);
+    assert_eq!(process.put("vm.boot", "").0, 204);
+    let (status, answer) = process.put("vm.add-disk", &told);
+    assert_eq!(status, 200);
+    assert!(answer.contains("\"bdf\""), "{answer}");
+    let to = |size: u64| json!({ "id": "hot", "desired_size": size }).to_string();
+    assert_eq!(process.put("vm.resize-disk", &to(4 << 20)).0, 204);
+    assert_eq!(std::fs::metadata(&disk).unwrap().len(), 4 << 20, "it shrinks without complaint");
+    assert_eq!(process.put("vm.remove-device", &hot).0, 204);
+    assert!(devices().get("hot").is_some(), "it was only asked for");
+    assert_ne!(process.put("vm.add-disk", &told).0 / 100, 2);
+    assert_ne!(process.put("vm.resize-disk", &to(8 << 20)).0 / 100, 2);
+    // Releases differ in what they say to that.
+    process.put("vm.remove-device", &hot);
+    assert_eq!(process.put("vm.reboot", "").0, 204);
+    assert!(devices().get("hot").is_none(), "a reset ends it");
+    assert_eq!(process.put("vm.add-disk", &told).0, 200);
+}

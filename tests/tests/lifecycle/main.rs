@@ -44,11 +44,7 @@ const NOT_OFFERED: &[(Scenario, &str, &str)] = &[
     (Scenario::KeptWhileRunning, "contract", "snapshot_while_off_only"),
     (Scenario::KeptWhileRunning, "cloud-hypervisor", "snapshot_while_off_only"),
     (Scenario::GrownWhileRunning, "test:///", "sizes_on_paper"),
-    (Scenario::GrownWhileRunning, "contract", "volumes_at_start_only"),
-    (Scenario::GrownWhileRunning, "cloud-hypervisor", "volumes_at_start_only"),
     (Scenario::VolumeWhileRunning, "test:///", "hypervisor_failed"),
-    (Scenario::VolumeWhileRunning, "contract", "volumes_at_start_only"),
-    (Scenario::VolumeWhileRunning, "cloud-hypervisor", "volumes_at_start_only"),
 ];
 
 /// How a scenario ended.

@@ -3,6 +3,7 @@
 //! Owns the host's directory and, at the end, processes that a failed scenario left.
 
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
@@ -228,8 +229,11 @@ impl Setting {
         }
         let Some(process) = self.process(vm) else { return false };
         let open = std::fs::read_dir(format!("/proc/{process}/fd")).into_iter().flatten();
-        let mut targets = open.flatten().filter_map(|entry| std::fs::read_link(entry.path()).ok());
-        targets.any(|target| target == file)
+        // By whichever of its names.
+        let inode =
+            |path: &Path| std::fs::metadata(path).ok().map(|found| (found.dev(), found.ino()));
+        let wanted = inode(file);
+        wanted.is_some() && open.flatten().any(|entry| inode(&entry.path()) == wanted)
     }
 
     /// Files in the host's quarantine.

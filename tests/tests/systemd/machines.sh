@@ -33,6 +33,13 @@ create web-2
 [[ $(units | wc -l) == 2 && $(find /run/dagger/vm -mindepth 1 -maxdepth 1 | wc -l) == 2 ]]
 [[ $(inside ls /run/dagger) == vm && $(inside ls /run/dagger/vm) == "$id" ]]
 [[ $(inside ls /var/lib/dagger-storage) == $'disks\nimages' ]]
+# Of the disks it sees its own, by links that it cannot change.
+disks=/var/lib/dagger-storage/disks
+[[ $(inside ls "$disks") == attached && $(inside ls "$disks/attached") == "$id" ]]
+[[ $(inside ls "$disks/attached/$id" | wc -l) == 2 ]]
+[[ $(stat -c %U:%G:%a "$disks/attached" "$disks/attached/$id") == $'dagger-agent:dagger-agent:711\ndagger-agent:dagger-vm:710' ]]
+refused inside setpriv --reuid dagger-vm --regid dagger-vm --clear-groups ls "$disks/attached/$id"
+refused inside setpriv --reuid dagger-vm --regid dagger-vm --clear-groups touch "$disks/attached/$id/look"
 for path in /etc/look /usr/look /var/lib/look /run/dagger/look /var/lib/dagger-storage/images/look; do
   refused inside touch "$path"
 done
@@ -99,6 +106,6 @@ for vm in web-1 web-2; do
   daggerctl vm delete "$vm" --key "$keys/developer" --wait applied --timeout 60s
 done
 [[ -z $(units) ]]
-[[ -z $(ls -A /run/dagger/vm) ]]
+[[ -z $(ls -A /run/dagger/vm) && -z $(ls -A /var/lib/dagger-storage/disks/attached) ]]
 [[ -z $(find /proc -maxdepth 1 -user dagger-vm) ]]
 [[ -z $(systemctl --failed --no-legend) ]]

@@ -43,3 +43,9 @@ pub(super) const WATCH_TICK: Duration = Duration::from_millis(200);
 pub(super) const SOCKET_PATH_BYTES_MAX: usize = 107;
 /// Machines that are asked at the same time for one listing.
 pub(super) const ASKED_TOGETHER_MAX: usize = 16;
+/// How long a process may take to give a running machine a disk, to ask for one or to grow one.
+pub(super) const HOT_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long a guest may take to let go of volumes before that is told, and tried again later.
+pub(super) const EJECT_WAIT_MAX: Duration = Duration::from_secs(3);
+/// Between two looks whether it has.
+pub(super) const EJECT_LOOK_EVERY: Duration = Duration::from_millis(20);

@@ -7,39 +7,41 @@
 //! observation.
 
 mod api;
+mod attached;
 mod events;
 mod limits;
 mod place;
+mod program;
 mod shapes;
 mod supervisor;
 mod systemd;
+mod volumes;
 mod watch;
 
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use dagger_images::files;
-use dagger_images::header::read_volume;
 use dagger_net::request::Owner;
 use dagger_payload::id::VmId;
-use landlock::{ABI, Access, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr};
 use nix::unistd::Group;
 use serde::{Deserialize, Serialize};
 
 use self::api::{Api, ApiError};
+use self::attached::Attached;
 use self::limits::{
     ASK_WAIT_MAX, ASKED_TOGETHER_MAX, CHANGE_WAIT_MAX, END_WAIT_MAX, SERVE_LOOK_EVERY,
     SERVE_WAIT_MAX, SOCKET_PATH_BYTES_MAX,
 };
 use self::place::{Definition, Place};
+use self::program::{find_landlock, release};
 use self::shapes::{Landlock, State, VmInfo};
 use self::supervisor::{Direct, Supervisor, listener, wait_end};
 use self::systemd::Systemd;
+use self::volumes::Running;
 use self::watch::Watch;
 use super::announcer::Announcer;
 use super::names::HostNames;
@@ -52,8 +54,6 @@ use crate::service_manager;
 
 /// The group that machines under systemd run in; disks and directories are opened to it.
 const GROUP: &str = "dagger-vm";
-/// The oldest release whose behaviour this was written for.
-const RELEASE_MIN: u32 = 53;
 
 /// What the operator says about Cloud Hypervisor.
 #[derive(Debug, Clone)]
@@ -105,6 +105,8 @@ impl Supervision {
 pub struct CloudHypervisor {
     names: HostNames,
     configuration: CloudHypervisorConfiguration,
+    /// The directory of all disks.
+    disks: PathBuf,
     supervision: Supervision,
     supervisor: Box<dyn Supervisor>,
     landlock: Landlock,
@@ -126,8 +128,12 @@ enum Process {
 }
 
 impl CloudHypervisor {
-    /// Prepares; nothing is started yet.
-    pub fn new(configuration: CloudHypervisorConfiguration, announcer: Announcer) -> Self {
+    /// Prepares; nothing is started yet. Every disk of a machine lies in `disks`.
+    pub fn new(
+        configuration: CloudHypervisorConfiguration,
+        disks: PathBuf,
+        announcer: Announcer,
+    ) -> Self {
         let supervision = configuration.supervision.resolved();
         let supervisor: Box<dyn Supervisor> = match supervision {
             Supervision::Systemd => Box::new(Systemd),
@@ -138,11 +144,15 @@ impl CloudHypervisor {
         let names = announcer.names();
         let watch = Mutex::default();
         let landlock = find_landlock();
-        Self { names, configuration, supervision, supervisor, landlock, announcer, watch }
+        Self { names, configuration, disks, supervision, supervisor, landlock, announcer, watch }
     }
 
     fn place(&self, vm: VmId) -> Place {
         Place::of(&self.configuration.run_directory, vm)
+    }
+
+    fn attached(&self, vm: VmId) -> Attached {
+        Attached::of(&self.disks, vm)
     }
 
     /// What the process of this place is doing.
@@ -227,7 +237,8 @@ impl CloudHypervisor {
             let _ = Api::new(&place.api()).put("vmm.shutdown", ASK_WAIT_MAX);
             let _ = wait_end(&process, END_WAIT_MAX);
         }
-        self.supervisor.kill(vm, &place).map_err(|error| failed(&error))
+        self.supervisor.kill(vm, &place).map_err(|error| failed(&error))?;
+        self.attached(vm).clear().map_err(|error| failed(&error))
     }
 
     /// Starts a process and waits until it serves.
@@ -257,35 +268,50 @@ impl CloudHypervisor {
         }
     }
 
-    /// Tells a fresh process its machine and switches that on.
+    /// Tells a fresh process its machine and switches that on. Volumes come as to one that runs.
     fn boot(&self, place: &Place, definition: &Definition) -> Result<(), HypervisorError> {
         let api = Api::new(&place.api());
         let told = |error: ApiError| HypervisorError::Failed(error.to_string());
-        api.put_json("vm.create", &definition.config, CHANGE_WAIT_MAX).map_err(told)?;
-        api.put("vm.boot", CHANGE_WAIT_MAX).map_err(told)?;
-        match self.process(place) {
-            Process::Guest(_) => Ok(()),
-            // It may be that quick: what comes of it is seen by looking.
-            Process::Gone | Process::Silent | Process::Idle => Ok(()),
+        let (machine, volumes) = shapes::without_volumes(definition.config.clone());
+        api.put_json("vm.create", &machine, CHANGE_WAIT_MAX).map_err(told)?;
+        for volume in &volumes {
+            api.put_json("vm.add-disk", volume, CHANGE_WAIT_MAX).map_err(told)?;
         }
+        // It may be that quick: what comes of it is seen by looking.
+        api.put("vm.boot", CHANGE_WAIT_MAX).map_err(told)
+    }
+
+    /// Lets the machine reach the disks that it is defined with, as they are now.
+    fn link(&self, vm: VmId, definition: &Definition) -> Result<(), HypervisorError> {
+        let attached = self.attached(vm);
+        let linked = attached.clear().and_then(|()| {
+            shapes::disks(&definition.config).iter().try_for_each(|disk| attached.link(disk))
+        });
+        linked.map_err(|error| failed(&error))
+    }
+
+    /// The group that machines run in, where they have a user of their own.
+    fn group(&self) -> io::Result<Option<u32>> {
+        if self.supervision != Supervision::Systemd {
+            return Ok(None);
+        }
+        let group = Group::from_name(GROUP)?
+            .ok_or_else(|| io::Error::other(format!("there is no group {GROUP}")))?;
+        Ok(Some(group.gid.as_raw()))
     }
 
     /// Opens a machine's files to the group that its process runs in.
     fn share(&self, machine: &MachineSpecification, place: &Place) -> io::Result<()> {
-        if self.supervision != Supervision::Systemd {
-            return Ok(());
-        }
-        let group = Group::from_name(GROUP)?
-            .ok_or_else(|| io::Error::other(format!("there is no group {GROUP}")))?;
+        let Some(group) = self.group()? else { return Ok(()) };
         // The directory has the group by its parent's set-group bit; here it may only be opened to
         // it.
-        let volumes = machine.volumes.iter().map(|given| (given.disk.as_path(), 0o660));
-        let own = [(place.directory(), 0o770), (machine.disk.as_path(), 0o660)];
-        for (path, mode) in own.into_iter().chain(volumes) {
-            std::os::unix::fs::chown(path, None, Some(group.gid.as_raw()))?;
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
-        }
-        Ok(())
+        open_to(group, place.directory(), 0o770)?;
+        // Which disks it reaches is the agent's to say: it may go through, and no more.
+        open_to(group, self.attached(machine.tags.vm).directory(), 0o710)?;
+        let volumes = machine.volumes.iter().map(|given| given.disk.as_path());
+        std::iter::once(machine.disk.as_path())
+            .chain(volumes)
+            .try_for_each(|disk| open_to(group, disk, 0o660))
     }
 
     /// The VMs that have a directory.
@@ -371,9 +397,13 @@ impl Hypervisor for CloudHypervisor {
         // Asked before the directories: a machine that is made meanwhile has its directory first.
         let living = self.supervisor.living(&self.configuration.run_directory);
         let living = living.map_err(|error| unavailable(&error))?;
+        let linked = attached::vms(&self.disks).map_err(|error| unavailable(&error))?;
         let places = self.places().map_err(|error| unavailable(&error))?;
-        let lost = living.into_iter().filter(|vm| !places.contains(vm));
-        Ok(lost.map(|vm| format!("a process of VM {vm} has no directory any more")).collect())
+        let lost = living.iter().filter(|vm| !places.contains(vm));
+        let lost = lost.map(|vm| format!("a process of VM {vm} has no directory any more"));
+        let left = linked.iter().filter(|vm| !places.contains(vm) && !living.contains(vm));
+        let left = left.map(|vm| format!("links to disks of VM {vm}, which is not defined"));
+        Ok(lost.chain(left).collect())
     }
 
     fn look(&self, vm: VmId) -> Result<Option<Machine>, HypervisorError> {
@@ -393,13 +423,15 @@ impl Hypervisor for CloudHypervisor {
         }
         let firmware = &self.configuration.firmware;
         let cards = shapes::cards(machine, &self.names);
-        let config =
-            shapes::configuration(machine, cards, (firmware, place.directory()), self.landlock);
+        let attached = self.attached(machine.tags.vm);
+        let paths = (firmware.as_path(), place.directory(), &attached);
+        let config = shapes::configuration(machine, cards, paths, self.landlock);
         let config = serde_json::to_value(config)
             .map_err(|error| HypervisorError::Refused(error.to_string()))?;
         let definition = Definition::new(&machine.tags, machine.console.clone(), config);
         place
             .make(0o700)
+            .and_then(|()| attached.make(0o700))
             .and_then(|()| self.share(machine, &place))
             .and_then(|()| place.write(&definition))
             .map_err(|error| failed(&error))
@@ -408,6 +440,10 @@ impl Hypervisor for CloudHypervisor {
     fn tag(&self, tags: &Tags) -> Result<(), HypervisorError> {
         let (_, _, process) = self.existing(tags.vm)?;
         let place = self.place(tags.vm);
+        // Whatever was asked of it is at an end: what it had may be another's after these tags.
+        if matches!(process, Process::Gone) {
+            self.attached(tags.vm).clear().map_err(|error| failed(&error))?;
+        }
         let definition = match (place.read(), process) {
             (Ok(Some(definition)), _) => definition.tagged(tags),
             // Its definition was lost: the running machine knows it, but not where its console
@@ -434,7 +470,10 @@ impl Hypervisor for CloudHypervisor {
             // What a start that was cut off left behind: half-made machines cannot be used again.
             self.end(vm)?;
         }
-        let started = self.serve(vm, &place).and_then(|()| self.boot(&place, &definition));
+        let started = self
+            .link(vm, &definition)
+            .and_then(|()| self.serve(vm, &place))
+            .and_then(|()| self.boot(&place, &definition));
         if started.is_err() {
             // A failed create keeps its configuration and a failed boot half a machine: nothing of
             // either may stay.
@@ -462,24 +501,15 @@ impl Hypervisor for CloudHypervisor {
         if power == Power::Stopped {
             return Ok(());
         }
-        let Process::Guest(info) = process else {
+        if !matches!(process, Process::Guest(_)) {
             return Err(HypervisorError::Failed("the process does not answer".to_owned()));
-        };
-        let wanted = volumes.iter().map(|given| (given.slot, given.disk.clone())).collect();
-        let are_large = volumes.iter().all(|given| {
-            let file = files::open_regular(&given.disk);
-            let seen = file.ok().and_then(|file| read_volume(&file).ok());
-            seen.is_some_and(|seen| seen.virtual_size_bytes >= given.size_bytes)
-        });
-        if info.volumes() == wanted && are_large {
-            return Ok(());
         }
-        // Its process has shut itself off from all files but those that it was started with.
-        Err(HypervisorError::Refused(
-            "volumes_at_start_only: a machine of Cloud Hypervisor changes its volumes when it is \
-             switched off and on; stop and start the VM"
-                .to_owned(),
-        ))
+        let share = |disk: &Path| match self.group()? {
+            Some(group) => open_to(group, disk, 0o660),
+            None => Ok(()),
+        };
+        let (api, attached) = (Api::new(&self.place(vm).api()), &self.attached(vm));
+        Running { api, attached, share: &share }.give(volumes)
     }
 
     fn copy_volume(&self, copy: &LiveCopy) -> Result<(), HypervisorError> {
@@ -520,7 +550,9 @@ impl Hypervisor for CloudHypervisor {
             Some((Power::Stopped, _, Process::Gone)) | None => {}
             Some(_) => self.end(proof.vm())?,
         }
-        self.place(proof.vm()).remove().map_err(|error| failed(&error))
+        // The definition last: until then what is left is somebody's.
+        let removed = self.attached(proof.vm()).remove();
+        removed.and_then(|()| self.place(proof.vm()).remove()).map_err(|error| failed(&error))
     }
 
     fn open_console(&self, vm: VmId) -> Result<Box<dyn ConsoleInput>, HypervisorError> {
@@ -534,39 +566,10 @@ impl Hypervisor for CloudHypervisor {
     }
 }
 
-/// Asks the program for its release; it has to be one whose behaviour is known.
-fn release(program: &Path) -> Result<String, HypervisorError> {
-    let missing = |why: String| {
-        HypervisorError::Unavailable(format!(
-            "program_missing: {} does not run ({why}); install a release of Cloud Hypervisor, version \
-             {RELEASE_MIN} or later, and name it in the configuration",
-            program.display()
-        ))
-    };
-    let output = Command::new(program)
-        .arg("--version")
-        .env_clear()
-        .output()
-        .map_err(|error| missing(error.to_string()))?;
-    let text = String::from_utf8_lossy(&output.stdout);
-    // Its first line is its name and release; more lines may follow.
-    let first = text.lines().next().unwrap_or_default();
-    let release = first.split_whitespace().last().unwrap_or_default();
-    let number = release.trim_start_matches('v').split('.').next().and_then(|n| n.parse().ok());
-    match number {
-        Some(number) if output.status.success() && RELEASE_MIN <= number => Ok(release.to_owned()),
-        _ => Err(missing(format!("it calls itself {first:?}"))),
-    }
-}
-
-/// Whether this kernel lets a process confine itself, asked by making a rule set that is never
-/// used.
-fn find_landlock() -> Landlock {
-    let made = Ruleset::default()
-        .set_compatibility(CompatLevel::HardRequirement)
-        .handle_access(AccessFs::from_all(ABI::V3))
-        .and_then(Ruleset::create);
-    if made.is_ok() { Landlock::On } else { Landlock::Off }
+/// Opens a file or directory of the agent's to this group.
+fn open_to(group: u32, path: &Path, mode: u32) -> io::Result<()> {
+    std::os::unix::fs::chown(path, None, Some(group))?;
+    fs::set_permissions(path, fs::Permissions::from_mode(mode))
 }
 
 fn failed(error: &io::Error) -> HypervisorError {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use dagger_payload::name::CommandLine;
 use serde::{Deserialize, Serialize};
 
+use super::attached::Attached;
 use crate::hypervisor::names::{HostNames, uuid};
 use crate::hypervisor::{DirectBoot, GivenVolume, MachineSpecification, Tags};
 
@@ -86,7 +87,7 @@ impl Payload {
 }
 
 #[derive(Debug, Serialize)]
-struct Disk {
+pub(super) struct Disk {
     id: String,
     path: PathBuf,
     /// Always told: of an image whose type was found by looking, the first sector cannot be
@@ -158,15 +159,16 @@ pub(super) fn cards(machine: &MachineSpecification, names: &HostNames) -> Vec<Ne
 pub(super) fn configuration(
     machine: &MachineSpecification,
     net: Vec<Net>,
-    (firmware, directory): (&Path, &Path),
+    (firmware, directory, attached): (&Path, &Path, &Attached),
     landlock: Landlock,
 ) -> VmConfig {
     let below = |path: &Path| LandlockRule { path: path.to_owned(), access: "r" };
     let payload = Payload::of(machine, firmware);
     // The whole directory: a reboot makes the serial socket anew, which a rule on the socket would
     // forbid.
-    let mut landlock_rules =
-        vec![LandlockRule { path: directory.to_owned(), access: "rw" }, below(&machine.image)];
+    let own = |path: &Path| LandlockRule { path: path.to_owned(), access: "rw" };
+    // Of all disks it may open those that it is given, now or later.
+    let mut landlock_rules = vec![own(directory), own(attached.directory()), below(&machine.image)];
     landlock_rules.extend(payload.files().map(below));
     // It reads what kind of tap it is given.
     let taps = net.iter().map(|card| Path::new(TAPS).join(&card.tap));
@@ -178,7 +180,7 @@ pub(super) fn configuration(
         disks: [
             Disk {
                 id: "root".to_owned(),
-                path: machine.disk.clone(),
+                path: attached.link_of(&machine.disk),
                 image_type: "Qcow2",
                 readonly: false,
                 backing_files: true,
@@ -186,7 +188,7 @@ pub(super) fn configuration(
             },
             Disk {
                 id: "seed".to_owned(),
-                path: machine.seed.clone(),
+                path: attached.link_of(&machine.seed),
                 image_type: "Raw",
                 readonly: true,
                 backing_files: false,
@@ -194,7 +196,7 @@ pub(super) fn configuration(
             },
         ]
         .into_iter()
-        .chain(machine.volumes.iter().map(volume))
+        .chain(machine.volumes.iter().map(|given| volume_disk(given, attached)))
         .collect(),
         net,
         rng: Rng { src: "/dev/urandom" },
@@ -210,10 +212,20 @@ pub(super) fn configuration(
     }
 }
 
-fn volume(given: &GivenVolume) -> Disk {
+/// The id of the disk in this place for a volume.
+pub(super) fn volume_id(slot: u8) -> String {
+    format!("{VOLUME}{slot}")
+}
+
+/// Which place for a volume a device of this id has, if it is a volume's.
+fn slot_of(id: &str) -> Option<u8> {
+    id.strip_prefix(VOLUME)?.parse().ok()
+}
+
+pub(super) fn volume_disk(given: &GivenVolume, attached: &Attached) -> Disk {
     Disk {
-        id: format!("{VOLUME}{}", given.slot),
-        path: given.disk.clone(),
+        id: volume_id(given.slot),
+        path: attached.link_of(&given.disk),
         image_type: "Qcow2",
         readonly: false,
         backing_files: false,
@@ -237,11 +249,47 @@ fn read_tags(text: &str) -> Option<Tags> {
     })
 }
 
+/// What `vm.remove-device` takes.
+#[derive(Debug, Serialize)]
+pub(super) struct DeviceId {
+    pub(super) id: String,
+}
+
+/// What `vm.resize-disk` takes.
+#[derive(Debug, Serialize)]
+pub(super) struct DiskSize {
+    pub(super) id: String,
+    pub(super) desired_size: u64,
+}
+
+/// A machine without its volumes, and these: told after the process has confined itself, they give
+/// it no lasting right to their files.
+pub(super) fn without_volumes(
+    mut config: serde_json::Value,
+) -> (serde_json::Value, Vec<serde_json::Value>) {
+    let mut volumes = Vec::new();
+    if let Some(disks) = config.pointer_mut("/disks").and_then(serde_json::Value::as_array_mut) {
+        let is_volume = |disk: &serde_json::Value| disk["id"].as_str().and_then(slot_of).is_some();
+        volumes = disks.iter().filter(|disk| is_volume(disk)).cloned().collect();
+        disks.retain(|disk| !is_volume(disk));
+    }
+    (config, volumes)
+}
+
+/// The paths of the disks of a machine as it is told.
+pub(super) fn disks(config: &serde_json::Value) -> Vec<PathBuf> {
+    let disks = config.pointer("/disks").and_then(serde_json::Value::as_array);
+    let path = |disk: &serde_json::Value| disk.get("path")?.as_str().map(PathBuf::from);
+    disks.into_iter().flatten().filter_map(path).collect()
+}
+
 /// What `vm.info` says.
 #[derive(Debug, Deserialize)]
 pub(super) struct VmInfo {
     pub(super) state: State,
     pub(super) config: serde_json::Value,
+    /// Of a guest in memory: what it has, and what it was asked to let go of and has not.
+    device_tree: Option<BTreeMap<String, serde::de::IgnoredAny>>,
 }
 
 /// The states of a machine in a process.
@@ -267,14 +315,24 @@ impl VmInfo {
 }
 
 impl VmInfo {
-    /// The files of the volumes that the machine was started with, by place.
+    /// The files of the volumes that it has and was not asked to give back, by place.
     pub(super) fn volumes(&self) -> BTreeMap<u8, PathBuf> {
         let disks = self.config.pointer("/disks").and_then(serde_json::Value::as_array);
         let volume = |disk: &serde_json::Value| {
-            let slot = disk.get("id")?.as_str()?.strip_prefix(VOLUME)?.parse().ok()?;
+            let slot = slot_of(disk.get("id")?.as_str()?)?;
             Some((slot, disk.get("path")?.as_str()?.into()))
         };
         disks.into_iter().flatten().filter_map(volume).collect()
+    }
+
+    /// The files of all disks that a reset of its guest opens again.
+    pub(super) fn disks(&self) -> Vec<PathBuf> {
+        disks(&self.config)
+    }
+
+    /// The places for volumes in which a device is; `None` where that is not told.
+    pub(super) fn volume_devices(&self) -> Option<Vec<u8>> {
+        Some(self.device_tree.as_ref()?.keys().filter_map(|id| slot_of(id)).collect())
     }
 }
 
@@ -293,7 +351,7 @@ mod tests {
             payload: PayloadDigest([4; 32]),
         };
         let config = serde_json::json!({ "platform": { "oem_strings": ["x", tags_text(&tags)] } });
-        assert_eq!(VmInfo { state: State::Running, config }.tags(), Some(tags));
+        assert_eq!(VmInfo { state: State::Running, config, device_tree: None }.tags(), Some(tags));
     }
 
     #[test]

@@ -3,9 +3,8 @@
 //! Owns everything that an answer depends on. Called by the server.
 
 use std::cell::RefCell;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::Write;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Instant;
@@ -16,7 +15,8 @@ use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, watch};
 
-use crate::{remove, take_lock};
+use crate::disks::{Confined, HeldDisk};
+use crate::remove;
 
 pub(crate) struct Answer {
     pub(crate) status: u16,
@@ -26,11 +26,11 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    fn done() -> Self {
+    pub(crate) fn done() -> Self {
         Self { status: 204, body: None, ends: false }
     }
 
-    fn told(body: Value) -> Self {
+    pub(crate) fn told(body: Value) -> Self {
         Self { status: 200, body: Some(body), ends: false }
     }
 
@@ -40,17 +40,17 @@ impl Answer {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Guest {
+pub(crate) enum Guest {
     Runs,
     Paused,
     Hangs,
 }
 
 /// What exists of a machine besides its configuration.
-struct Machine {
+pub(crate) struct Machine {
     guest: Guest,
-    /// Held for as long as the machine exists.
-    _disks: Vec<HeldDisk>,
+    /// Each held until it is ejected, or as long as the machine exists.
+    pub(crate) disks: Vec<HeldDisk>,
 }
 
 /// A serial line: what the guest says goes in, the line ends when this is dropped.
@@ -64,8 +64,10 @@ pub(crate) struct Monitor {
     log: File,
     socket: PathBuf,
     began: Instant,
-    config: Option<Value>,
-    machine: Option<Machine>,
+    pub(crate) config: Option<Value>,
+    /// By the rules of the first machine that asked for it, and for ever.
+    pub(crate) confined: Confined,
+    pub(crate) machine: Option<Machine>,
     /// A boot that failed late: a machine that neither runs nor can be booted.
     half_made: bool,
     line: Option<Line>,
@@ -83,6 +85,7 @@ impl Monitor {
             socket,
             began: Instant::now(),
             config: None,
+            confined: Confined::default(),
             machine: None,
             half_made: false,
             line: None,
@@ -93,10 +96,15 @@ impl Monitor {
 
     /// Writes an event as the real one does: pretty, with an empty line after it.
     pub(crate) fn tell(&mut self, source: &str, event: &str) {
+        self.tell_of(source, event, &Value::Null);
+    }
+
+    /// The same, about something.
+    pub(crate) fn tell_of(&mut self, source: &str, event: &str, properties: &Value) {
         let since = self.began.elapsed();
         let event = json!({
             "timestamp": { "secs": since.as_secs(), "nanos": since.subsec_nanos() },
-            "source": source, "event": event, "properties": null,
+            "source": source, "event": event, "properties": properties,
         });
         let _ = write!(self.events, "{event:#}\n\n");
     }
@@ -133,6 +141,9 @@ impl Monitor {
             ("PUT", "vm.pause") => self.change(Guest::Runs, Guest::Paused),
             ("PUT", "vm.resume") => self.change(Guest::Paused, Guest::Runs),
             ("PUT", "vm.reboot") => self.reboot(),
+            ("PUT", "vm.add-disk") => self.add_disk(body),
+            ("PUT", "vm.remove-device") => self.remove_device(body),
+            ("PUT", "vm.resize-disk") => self.resize_disk(body),
             // Heard by every guest, obeyed by some; this one does not.
             ("PUT", "vm.power-button") => match self.machine {
                 Some(_) => Answer::done(),
@@ -151,7 +162,11 @@ impl Monitor {
             Some(Guest::Paused) => "Paused",
             None => "Created",
         };
-        Answer::told(json!({ "config": config, "state": state, "memory_actual_size": 0 }))
+        let mut told = json!({ "config": config, "state": state, "memory_actual_size": 0 });
+        if let Some(machine) = &self.machine {
+            told["device_tree"] = machine.device_tree();
+        }
+        Answer::told(told)
     }
 
     /// Checks nothing but the form, but makes the serial socket; keeps the configuration if it
@@ -167,6 +182,7 @@ impl Monitor {
         if self.config.is_some() {
             return Answer::error(500, &["Error from API", "VM is already created"]);
         }
+        self.confined = Confined::of(&config);
         self.config = Some(config);
         match self.open_line() {
             Ok(()) => Answer::done(),
@@ -211,26 +227,17 @@ impl Monitor {
             self.half_made = true;
             return failed(why);
         }
-        let mut disks_held = Vec::new();
-        for disk in disks.iter().filter(|disk| disk["readonly"] != true) {
-            let path = text(disk, "path").unwrap_or_default();
-            if disk["image_type"] == "Qcow2" && disk["backing_files"] != true && is_overlay(&path) {
-                self.half_made = true;
-                return failed("Maximum disk nesting depth exceeded");
-            }
-            match OpenOptions::new().read(true).write(true).open(path) {
-                Ok(file) if take_lock(&file) => {
-                    disks_held.push(HeldDisk::of(file, disk["image_type"] == "Qcow2"));
-                }
-                _ => {
+        let mut held = Vec::new();
+        for disk in &disks {
+            match HeldDisk::open(disk, &self.confined) {
+                Ok(disk) => held.push(disk),
+                Err(why) => {
                     self.half_made = true;
-                    return failed(
-                        "Failed to get Write lock for disk image: The file is already locked",
-                    );
+                    return failed(&why);
                 }
             }
         }
-        self.machine = Some(Machine { guest: Guest::Runs, _disks: disks_held });
+        self.machine = Some(Machine { guest: Guest::Runs, disks: held });
         self.greet();
         self.tell("vm", "booted");
         Answer::done()
@@ -271,8 +278,19 @@ impl Monitor {
         if let Err(error) = opened {
             return Answer::error(500, &["Error from API", "Could not reboot", &error.to_string()]);
         }
+        // Every disk is opened again by its path; what was asked to go is gone.
+        let disks = self.config.as_ref().and_then(|config| config["disks"].as_array().cloned());
         if let Some(machine) = &mut self.machine {
             machine.guest = Guest::Runs;
+            machine.disks.clear();
+            for disk in disks.unwrap_or_default() {
+                match HeldDisk::open(&disk, &self.confined) {
+                    Ok(disk) => machine.disks.push(disk),
+                    Err(why) => {
+                        return Answer::error(500, &["Error from API", "Could not reboot", &why]);
+                    }
+                }
+            }
         }
         self.greet();
         self.tell("vm", "rebooted");
@@ -339,6 +357,7 @@ impl Monitor {
                     std::process::exit(1);
                 }
             }
+            b'e' => self.eject(),
             b'h' => {
                 if let Some(machine) = &mut self.machine {
                     machine.guest = Guest::Hangs;
@@ -364,38 +383,6 @@ fn denied() -> std::io::Result<()> {
     Err(std::io::ErrorKind::PermissionDenied.into())
 }
 
-/// Where a qcow2 of version 3 says in its last bit whether it was closed.
-const UNCLOSED_OFFSET: u64 = 79;
-
-/// A disk that a machine holds. A qcow2 says so of itself until it is closed, and for ever after a
-/// kill; the next who opens it mends it.
-struct HeldDisk {
-    file: File,
-    is_qcow2: bool,
-}
-
-impl HeldDisk {
-    fn of(file: File, is_qcow2: bool) -> Self {
-        let held = Self { file, is_qcow2 };
-        held.mark(1);
-        held
-    }
-
-    fn mark(&self, unclosed: u8) {
-        let mut version = [0; 4];
-        let is_read = self.file.read_exact_at(&mut version, 4).is_ok();
-        if self.is_qcow2 && is_read && u32::from_be_bytes(version) == 3 {
-            let _ = self.file.write_all_at(&[unclosed], UNCLOSED_OFFSET);
-        }
-    }
-}
-
-impl Drop for HeldDisk {
-    fn drop(&mut self) {
-        self.mark(0);
-    }
-}
-
 /// Looks at the taps that cards are to have, as far as the process may.
 fn open_taps(config: &Value) -> Result<(), &'static str> {
     let rules = config["landlock_rules"].as_array().cloned().unwrap_or_default();
@@ -414,11 +401,6 @@ fn open_taps(config: &Value) -> Result<(), &'static str> {
         }
     }
     Ok(())
-}
-
-/// Whether a qcow2 names a file below it.
-fn is_overlay(path: &Path) -> bool {
-    std::fs::read(path).is_ok_and(|bytes| bytes.get(8..16).is_some_and(|name| name != [0; 8]))
 }
 
 /// Carries one serial line: keeps what is said until there is a client; a new client takes the

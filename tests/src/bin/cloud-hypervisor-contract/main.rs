@@ -3,10 +3,12 @@
 //!
 //! Owns the outside of that program: arguments, socket, locks, answers, event file, serial line and
 //! ends. Its guest is the one of the tests: it greets, echoes, ignores the power button, and obeys
-//! `p` (power off), `r` (reset), `t` (fault) and `h` (hang). What it does on purpose and looks odd
+//! `p` (power off), `r` (reset), `t` (fault), `h` (hang) and `e` (let go of the disks that it is
+//! asked for). What it does on purpose and looks odd
 //! is what the real one does. Run by the tests of the agent's backend, which also run against the
 //! real program: that is what keeps this one honest.
 
+mod disks;
 mod machine;
 mod server;
 
