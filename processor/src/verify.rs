@@ -39,7 +39,7 @@ pub(crate) struct Newborn {
 
 /// The first word of a name's digest. Two names may share it by accident, and hardly on purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct NameWord(u64);
+pub(crate) struct NameWord(pub(crate) u64);
 
 /// Reads `signed` and checks its signature (`verify_strict`, never a batch).
 pub fn verify(signed: &SignedPayload) -> Verified {

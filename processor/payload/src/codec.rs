@@ -4,6 +4,8 @@
 //! decoder checks canonical form by itself). Called for everything that is digested, sent or
 //! stored.
 
+use std::convert::Infallible;
+
 /// Why bytes were refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CodecError {
@@ -24,7 +26,31 @@ pub fn encode<T: minicbor::Encode<()>>(value: &T) -> Vec<u8> {
 /// for memory once.
 pub fn encode_over<T: minicbor::Encode<()>>(value: &T, bytes: &mut Vec<u8>) {
     bytes.clear();
-    minicbor::encode(value, bytes).expect("writing to memory cannot fail");
+    encode_after(value, bytes);
+}
+
+/// Writes the canonical bytes of `value` after what stands in `bytes`.
+pub fn encode_after<T: minicbor::Encode<()>>(value: &T, bytes: &mut Vec<u8>) {
+    minicbor::encode(value, Appending { bytes }).expect("writing to memory cannot fail");
+}
+
+/// A writer to the end of some bytes.
+struct Appending<'b> {
+    bytes: &'b mut Vec<u8>,
+}
+
+impl minicbor::encode::Write for Appending<'_> {
+    type Error = Infallible;
+
+    #[inline]
+    fn write_all(&mut self, bytes: &[u8]) -> Result<(), Infallible> {
+        match bytes {
+            // Most of what is written, without a call.
+            [byte] => self.bytes.push(*byte),
+            _ => self.bytes.extend_from_slice(bytes),
+        }
+        Ok(())
+    }
 }
 
 /// Reads a value whose canonical bytes are exactly `bytes`.

@@ -37,14 +37,14 @@ pub fn extend_prefix_by(
     ledger_time: LedgerTime,
     leaves: impl IntoIterator<Item = Leaf>,
 ) -> PrefixHash {
+    // In one piece, so that parts of it are hashed side by side.
+    let leaves: Vec<Leaf> = leaves.into_iter().collect();
+    if leaves.is_empty() {
+        return *before;
+    }
     let mut hasher = blake3::Hasher::new_derive_key("dagger v1 prefix");
     hasher.update(before.as_bytes()).update(&ledger_time.0.to_be_bytes());
-    let mut count: u64 = 0;
-    for leaf in leaves {
-        hasher.update(&leaf);
-        count += 1;
-    }
-    if count == 0 { *before } else { PrefixHash(*hasher.finalize().as_bytes()) }
+    PrefixHash(*hasher.update(leaves.as_flattened()).finalize().as_bytes())
 }
 
 /// What the ledger hands to the processor: one commit, in order.

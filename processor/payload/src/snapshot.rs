@@ -192,7 +192,7 @@ impl HistoryRecord {
         minicbor::Encoder::new(&mut self.bytes).array(count).expect(never);
         for effect in effects {
             let object = self.bytes.len() + EFFECT_HEAD_BYTES;
-            minicbor::encode(effect, &mut self.bytes).expect(never);
+            codec::encode_after(effect, &mut self.bytes);
             each(effect, &self.bytes[object..]);
         }
     }

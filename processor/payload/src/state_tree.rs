@@ -10,7 +10,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::hashing::{BlocksHasher, KeptHasher, Purpose};
+use crate::hashing::{BlocksHasher, KeptHasher, Purpose, StringsHasher};
 use crate::id::{
     AccountId, AuthorIndex, Epoch, HistoryHash, HostId, LedgerTime, OperatorId, PayloadDigest,
     Position, VmId, VolumeId,
@@ -203,7 +203,7 @@ pub fn node(left: &Hash, right: &Hash) -> Hash {
 #[derive(Debug)]
 pub struct StateHasher {
     key: KeptHasher,
-    value: KeptHasher,
+    value: StringsHasher,
     leaf: BlocksHasher,
     node: BlocksHasher,
     /// Where keys are written.
@@ -212,7 +212,7 @@ pub struct StateHasher {
 
 impl Default for StateHasher {
     fn default() -> Self {
-        let [key, value] = [&KEY, &VALUE].map(Purpose::kept);
+        let (key, value) = (KEY.kept(), VALUE.of_strings());
         let [leaf, node] = [&LEAF, &NODE].map(Purpose::of_blocks);
         Self { key, value, leaf, node, key_bytes: Vec::new() }
     }
@@ -228,6 +228,11 @@ impl StateHasher {
     /// As [`value_hash`].
     pub fn value_hash(&mut self, value: &[u8]) -> Hash {
         self.value.hash(value)
+    }
+
+    /// Writes the [`value_hash`] of each of `values` over `hashes`.
+    pub fn value_hashes(&mut self, values: &[&[u8]], hashes: &mut Vec<Hash>) {
+        self.value.hash_all(values, hashes);
     }
 
     /// Writes [`leaf_of`] each place and its value's hash over `leaves`.

@@ -7,19 +7,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use dagger_payload::id::{LedgerTime, PayloadDigest};
+use dagger_payload::id::{AccountId, LedgerTime, PayloadDigest};
 use dagger_payload::limits::{
     ACCEPTED_REMEMBERED_PER_AUTHOR_MAX, REFUSED_REMEMBERED_PER_AUTHOR_MAX,
 };
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::state_tree::{Author, Judgement};
 
+use super::digest_map::DigestMap;
+
 /// What is remembered.
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
-    judgements: BTreeMap<PayloadDigest, Judgement>,
+    judgements: DigestMap<PayloadDigest, Judgement>,
     expiring: BTreeSet<(LedgerTime, PayloadDigest)>,
-    by_author: BTreeMap<Author, Kept>,
+    by_account: DigestMap<AccountId, Kept>,
+    /// Operators and hosts, of which there are few.
+    by_others: BTreeMap<Author, Kept>,
 }
 
 /// How many of one author are remembered.
@@ -41,7 +45,7 @@ impl Memory {
     }
 
     /// By digest.
-    pub(crate) fn judgements(&self) -> &BTreeMap<PayloadDigest, Judgement> {
+    pub(crate) fn judgements(&self) -> &DigestMap<PayloadDigest, Judgement> {
         &self.judgements
     }
 
@@ -54,7 +58,10 @@ impl Memory {
         refused: Option<RefusalCode>,
         now: LedgerTime,
     ) -> bool {
-        let kept = self.by_author.get(author);
+        let kept = match author {
+            Author::Account(account) => self.by_account.get(account),
+            Author::Operator(_) | Author::Host(_) => self.by_others.get(author),
+        };
         let has_room = kept.is_none_or(|kept| match refused {
             None => kept.accepted < ACCEPTED_REMEMBERED_PER_AUTHOR_MAX,
             Some(_) => kept.refused < REFUSED_REMEMBERED_PER_AUTHOR_MAX,
@@ -64,7 +71,13 @@ impl Memory {
 
     pub(crate) fn insert(&mut self, digest: PayloadDigest, judgement: Judgement) {
         self.expiring.insert((judgement.not_after, digest));
-        *self.by_author.entry(judgement.author).or_default().count_mut(&judgement) += 1;
+        let kept = match judgement.author {
+            Author::Account(account) => self.by_account.entry(account).or_default(),
+            author @ (Author::Operator(_) | Author::Host(_)) => {
+                self.by_others.entry(author).or_default()
+            }
+        };
+        *kept.count_mut(&judgement) += 1;
         self.judgements.insert(digest, judgement);
     }
 
@@ -72,14 +85,35 @@ impl Memory {
     pub(crate) fn forget_next(&mut self, now: LedgerTime) -> Option<PayloadDigest> {
         let (_, digest) = *self.expiring.first().filter(|(at, _)| *at < now)?;
         self.expiring.pop_first();
-        if let Some(judgement) = self.judgements.remove(&digest)
-            && let Some(kept) = self.by_author.get_mut(&judgement.author)
-        {
-            *kept.count_mut(&judgement) -= 1;
-            if *kept == Kept::default() {
-                self.by_author.remove(&judgement.author);
-            }
+        if let Some(judgement) = self.judgements.remove(&digest) {
+            self.discount(&judgement);
         }
         Some(digest)
+    }
+
+    fn discount(&mut self, judgement: &Judgement) {
+        let author = &judgement.author;
+        let kept = match author {
+            Author::Account(account) => self.by_account.get_mut(account),
+            Author::Operator(_) | Author::Host(_) => self.by_others.get_mut(author),
+        };
+        let Some(kept) = kept else { return };
+        *kept.count_mut(judgement) -= 1;
+        if *kept == Kept::default() {
+            match author {
+                Author::Account(account) => _ = self.by_account.remove(account),
+                Author::Operator(_) | Author::Host(_) => _ = self.by_others.remove(author),
+            }
+        }
+    }
+
+    /// See [`DigestMap::fetch`].
+    pub(crate) fn fetch(&self, digest: &PayloadDigest) -> u64 {
+        self.judgements.fetch(digest)
+    }
+
+    /// The same for what is counted of an account.
+    pub(crate) fn fetch_account(&self, account: &AccountId) -> u64 {
+        self.by_account.fetch(account)
     }
 }

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod burdens;
+mod digest_map;
 mod epochs;
 mod estate;
 mod eviction;
@@ -54,6 +55,10 @@ use dagger_payload::state_tree::{Author, Judgement, Subject};
 
 use crate::verify::{Newborn, Verified};
 use state::{Signing, State};
+
+/// What so many payloads need is fetched together; it stays near the processor until they are
+/// judged.
+const FETCHED_TOGETHER: usize = 16;
 
 /// What a rule needs to know about the payload in hand.
 #[derive(Debug, Clone, Copy)]
@@ -200,8 +205,11 @@ impl Judge {
         let payloads = commit.payloads.len();
         self.record.begin(&self.state.history, commit.index, commit.ledger_time, payloads);
         let mut releases = Vec::with_capacity(payloads);
-        for ((position, ordered), verified) in commit.placed().zip(verified) {
-            releases.push(self.release(position, ordered, verified));
+        for (at, ((position, ordered), each)) in commit.placed().zip(verified).enumerate() {
+            if at.is_multiple_of(FETCHED_TOGETHER) {
+                self.state.fetch(&verified[at..payloads.min(at + FETCHED_TOGETHER)]);
+            }
+            releases.push(self.release(position, ordered, each));
         }
         let time_effects = self.pass(commit.index);
         let end = CommitEnd {

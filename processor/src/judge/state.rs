@@ -6,6 +6,7 @@
 //! a whole and reads it again. Called by the judge alone.
 
 mod addresses;
+mod fetching;
 mod holdings;
 mod kept;
 pub(crate) mod loading;
@@ -37,6 +38,7 @@ use dagger_payload::state_tree::{Author, Hash, Judgement, Subject};
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::Volume;
 
+use super::digest_map::{Digest, DigestMap, first_word};
 use super::estate::Estate;
 use super::memory::Memory;
 use super::rooms::Rooms;
@@ -62,6 +64,12 @@ impl From<&PublicKey> for KeyBytes {
 impl Ord for KeyBytes {
     fn cmp(&self, other: &Self) -> Ordering {
         cmp_digests(&self.0, &other.0)
+    }
+}
+
+impl Digest for KeyBytes {
+    fn first_word(&self) -> u64 {
+        first_word(&self.0)
     }
 }
 
@@ -113,10 +121,10 @@ pub(crate) struct State {
     pub(crate) history: HistoryHash,
     /// What the root says about the order: time and silence as they were when anything changed.
     order: Option<Order>,
-    pub(crate) hosts: BTreeMap<HostId, Host>,
-    pub(crate) accounts: BTreeMap<AccountId, Account>,
+    pub(crate) hosts: DigestMap<HostId, Host>,
+    pub(crate) accounts: DigestMap<AccountId, Account>,
     pub(crate) images: BTreeMap<ImageName, Image>,
-    vms: BTreeMap<VmId, KeptVm>,
+    vms: DigestMap<VmId, KeptVm>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
     pub(crate) past_usage: BTreeMap<(AccountId, HostId), PastUsage>,
     pub(crate) operators: BTreeMap<OperatorId, Operator>,
@@ -128,16 +136,16 @@ pub(crate) struct State {
     pub(crate) silence: Silence,
     /// Of present operators.
     operator_keys: BTreeMap<KeyBytes, OperatorId>,
-    agent_keys: BTreeMap<KeyBytes, HostId>,
-    account_keys: BTreeMap<KeyBytes, Signing>,
+    agent_keys: DigestMap<KeyBytes, HostId>,
+    account_keys: DigestMap<KeyBytes, Signing>,
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
-    estates: BTreeMap<AccountId, Estate>,
+    estates: DigestMap<AccountId, Estate>,
     volume_names: BTreeMap<(AccountId, Name), VolumeId>,
     pub(crate) snapshots: SnapshotIndex,
     /// By the VM that may write to them.
     volumes_used_by: BTreeMap<VmId, BTreeSet<VolumeId>>,
     pub(crate) rooms: Rooms,
-    addresses: BTreeMap<HostId, Addresses>,
+    addresses: DigestMap<HostId, Addresses>,
     /// Hosts whose address cursor moved since the root was last asked for.
     moved: BTreeSet<HostId>,
     deadlines: BTreeSet<(LedgerTime, VmId)>,
@@ -170,10 +178,10 @@ impl State {
             time: LedgerTime(0),
             history: HistoryHash::ZERO,
             order: None,
-            hosts: BTreeMap::new(),
-            accounts: BTreeMap::new(),
+            hosts: DigestMap::default(),
+            accounts: DigestMap::default(),
             images: BTreeMap::new(),
-            vms: BTreeMap::new(),
+            vms: DigestMap::default(),
             volumes: BTreeMap::new(),
             past_usage: BTreeMap::new(),
             operators: BTreeMap::new(),
@@ -181,15 +189,15 @@ impl State {
             roster: Roster::default(),
             epochs: BTreeMap::new(),
             operator_keys: BTreeMap::new(),
-            agent_keys: BTreeMap::new(),
-            account_keys: BTreeMap::new(),
+            agent_keys: DigestMap::default(),
+            account_keys: DigestMap::default(),
             images_of: BTreeMap::new(),
-            estates: BTreeMap::new(),
+            estates: DigestMap::default(),
             volume_names: BTreeMap::new(),
             snapshots: SnapshotIndex::default(),
             volumes_used_by: BTreeMap::new(),
             rooms: Rooms::default(),
-            addresses: BTreeMap::new(),
+            addresses: DigestMap::default(),
             moved: BTreeSet::new(),
             deadlines: BTreeSet::new(),
             memory: Memory::default(),

@@ -26,6 +26,9 @@ const CHANGES_KEPT: usize = 1 << 14;
 /// So many branches or leaves are fetched and hashed together; they stay near the processor.
 const HASHED_TOGETHER: usize = 128;
 
+/// So many values are hashed together; they stay near the processor, too.
+const VALUES_TOGETHER: usize = 32;
+
 /// A subtree: nothing, or the number of a leaf or a branch.
 #[derive(Debug, Default, Clone, Copy)]
 enum Link {
@@ -92,6 +95,15 @@ pub(crate) struct Change {
     value_hash: Option<Hash>,
 }
 
+/// Values that are not yet hashed.
+#[derive(Debug, Default)]
+struct ValuesWaiting {
+    /// One after another.
+    bytes: Vec<u8>,
+    /// Of which change each is, and where its bytes end.
+    of: Vec<(usize, usize)>,
+}
+
 /// All leaves, by number; numbers of those that went are given again.
 #[derive(Debug, Default)]
 struct Leaves {
@@ -106,9 +118,13 @@ pub(crate) struct StateTree {
     branches: Branches,
     leaves: Leaves,
     changes: Vec<Change>,
+    /// Of the last of them values wait to be hashed side by side.
+    values: ValuesWaiting,
     /// Empty between two uses, as those that follow: their memory is asked for once.
     order: Vec<(u64, u32)>,
     sorted: Vec<Change>,
+    /// The first words of their places, which tell most ways: many stand in one line of the cache.
+    words: Vec<u64>,
     /// The hashes of the leaves that `sorted` makes, by its indexes.
     leaf_hashes: Vec<Hash>,
     visits: Vec<Visit>,
@@ -132,8 +148,26 @@ impl StateTree {
 
     /// Sets what stands under the subject whose place is `place`.
     pub(crate) fn set_at(&mut self, place: Hash, value: &[u8]) {
-        let change = Change::set_at(place, value, &mut self.hasher);
-        self.change(change);
+        self.values.bytes.extend_from_slice(value);
+        self.values.of.push((self.changes.len(), self.values.bytes.len()));
+        self.change(Change { place, value_hash: Some(EMPTY) });
+        if self.values.of.len() == VALUES_TOGETHER {
+            self.hash_values();
+        }
+    }
+
+    /// Hashes the values that wait.
+    fn hash_values(&mut self) {
+        let Self { values: ValuesWaiting { bytes, of }, changes, hasher, hashes, .. } = self;
+        let (mut slices, mut begin) = ([&[][..]; VALUES_TOGETHER], 0);
+        for (slice, (_, end)) in slices.iter_mut().zip(&*of) {
+            *slice = &bytes[std::mem::replace(&mut begin, *end)..*end];
+        }
+        hasher.value_hashes(&slices[..of.len()], hashes);
+        for ((change, _), hash) in of.drain(..).zip(&*hashes) {
+            changes[change].value_hash = Some(*hash);
+        }
+        bytes.clear();
     }
 
     /// Removes what stands under `subject`, if anything does.
@@ -182,6 +216,7 @@ impl StateTree {
 
     /// Takes in the changes that wait.
     fn settle(&mut self) {
+        self.hash_values();
         self.sort();
         self.hash_leaves();
         if !matches!(self.root.link, Link::Branch(_)) {
@@ -194,6 +229,8 @@ impl StateTree {
         levels.into_iter().rev().for_each(|level| self.hash_level(level));
         self.sorted.clear();
         self.sorted.shrink_to(CHANGES_KEPT);
+        self.words.clear();
+        self.words.shrink_to(CHANGES_KEPT);
         self.leaf_hashes.shrink_to(CHANGES_KEPT);
         self.visits.clear();
         self.visits.shrink_to(CHANGES_KEPT);
@@ -211,10 +248,12 @@ impl StateTree {
             word.cmp(other_word).then_with(by_place).then_with(|| other.cmp(number))
         });
         self.sorted.reserve(changes.len());
-        for (_, number) in self.order.drain(..) {
+        self.words.reserve(changes.len());
+        for (word, number) in self.order.drain(..) {
             let change = &changes[index(number)];
             if self.sorted.last().is_none_or(|newest| newest.place != change.place) {
                 self.sorted.push(*change);
+                self.words.push(word);
             }
         }
         self.order.shrink_to(CHANGES_KEPT);
@@ -245,9 +284,7 @@ impl StateTree {
             levels.push(level.clone());
             for at in level.clone() {
                 let Visit { branch, changes: ref of, .. } = self.visits[at];
-                let changes = &self.sorted[indexes(of)];
-                let left = changes.partition_point(|each| side(&each.place, depth) == 0);
-                let middle = of.start + numbered(left);
+                let middle = of.start + numbered(self.left_of(indexes(of), depth));
                 let parts = [of.start..middle, middle..of.end];
                 let sides = [Above::Left(branch), Above::Right(branch)];
                 for (side, (part, above)) in parts.into_iter().zip(sides).enumerate() {
@@ -269,6 +306,15 @@ impl StateTree {
             (level, depth) = (level.end..self.visits.len(), depth + 1);
         }
         levels
+    }
+
+    /// How many of some changes below a branch at `depth` are for its left side: they come first.
+    fn left_of(&self, changes: Range<usize>, depth: usize) -> usize {
+        let bit = u32::try_from(depth).ok().and_then(|depth| (1_u64 << 63).checked_shr(depth));
+        match bit {
+            Some(bit) => self.words[changes].partition_point(|word| word & bit == 0),
+            None => self.sorted[changes].partition_point(|each| side(&each.place, depth) == 0),
+        }
     }
 
     /// What some of the changes make of `subtree`, which hangs on `above` and would branch at
@@ -331,12 +377,7 @@ impl StateTree {
 impl Change {
     /// That `value` stands under `subject`.
     pub(crate) fn set(subject: &Subject, value: &[u8], hasher: &mut StateHasher) -> Self {
-        Self::set_at(hasher.place(subject), value, hasher)
-    }
-
-    /// That `value` stands at `place`.
-    fn set_at(place: Hash, value: &[u8], hasher: &mut StateHasher) -> Self {
-        Self { place, value_hash: Some(hasher.value_hash(value)) }
+        Self { place: hasher.place(subject), value_hash: Some(hasher.value_hash(value)) }
     }
 }
 

@@ -21,6 +21,7 @@ use dagger_payload::snapshot::EFFECT_HEAD_BYTES;
 use dagger_payload::state_tree::{Judgement, Subject};
 use minicbor::{Decode, Encode};
 
+use super::super::digest_map::{Digest, DigestMap};
 use super::super::silence::Silence;
 use super::State;
 use super::kept::KeptVm;
@@ -142,17 +143,32 @@ enum Rest<'m, K> {
     Nothing,
 }
 
+impl<'m, K> Rest<'m, K> {
+    /// Where it begins.
+    fn from(self) -> Option<Bound<&'m K>> {
+        match self {
+            Self::All => Some(Bound::Unbounded),
+            Self::After(key) => Some(Bound::Excluded(key)),
+            Self::Nothing => None,
+        }
+    }
+}
+
 /// The entries of `map` that are left.
 fn rest<'m, K: Ord, V>(
     map: &'m BTreeMap<K, V>,
     left: Rest<'m, K>,
 ) -> impl Iterator<Item = (&'m K, &'m V)> {
-    let from = match left {
-        Rest::All => Some(Bound::Unbounded),
-        Rest::After(key) => Some(Bound::Excluded(key)),
-        Rest::Nothing => None,
-    };
+    let from = left.from();
     from.into_iter().flat_map(|from| map.range::<K, _>((from, Bound::Unbounded)))
+}
+
+/// The same of a map by digests.
+fn rest_of_many<'m, K: Digest, V>(
+    map: &'m DigestMap<K, V>,
+    left: Rest<'m, K>,
+) -> impl Iterator<Item = (&'m K, &'m V)> {
+    left.from().into_iter().flat_map(|from| map.iter_from(from))
 }
 
 /// The seats that are left.
@@ -281,14 +297,14 @@ impl State {
             scratch: _,
         } = self;
         let order = order.clone().filter(|_| *mark == Mark::Start).map(Entry::Order);
-        let hosts = rest(hosts, left!(mark, Host, 2));
-        let accounts = rest(accounts, left!(mark, Account, 3));
+        let hosts = rest_of_many(hosts, left!(mark, Host, 2));
+        let accounts = rest_of_many(accounts, left!(mark, Account, 3));
         let images = rest(images, left!(mark, Image, 4));
-        let vms = rest(vms, left!(mark, Vm, 5));
+        let vms = rest_of_many(vms, left!(mark, Vm, 5));
         let volumes = rest(volumes, left!(mark, Volume, 6));
         let past_usage = rest(past_usage, left!(mark, Usage, 7));
-        let addresses = rest(addresses, left!(mark, AddressCursor, 12));
-        let remembered = rest(memory.judgements(), left!(mark, Remembered, 13));
+        let addresses = rest_of_many(addresses, left!(mark, AddressCursor, 12));
+        let remembered = rest_of_many(memory.judgements(), left!(mark, Remembered, 13));
         let seats = seats_left(roster, left!(mark, Seat, 8));
         let epochs = rest(epochs, left!(mark, Epoch, 9));
         let operators = rest(operators, left!(mark, Operator, 10));
