@@ -441,7 +441,7 @@ impl Hypervisor for CloudHypervisor {
         let (_, _, process) = self.existing(tags.vm)?;
         let place = self.place(tags.vm);
         // Whatever was asked of it is at an end: what it had may be another's after these tags.
-        if matches!(process, Process::Gone) {
+        if matches!(process, Process::Gone | Process::Idle) {
             self.attached(tags.vm).clear().map_err(|error| failed(&error))?;
         }
         let definition = match (place.read(), process) {

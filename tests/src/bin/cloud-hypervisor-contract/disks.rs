@@ -98,7 +98,11 @@ impl HeldDisk {
             return Err("shrinking QCOW2 images is not supported".to_owned());
         }
         // One table of the second level is one cluster of eight bytes for each cluster.
-        let covered = 1_u64 << (2 * u32::from_be_bytes(bits) - 3);
+        let bits = u32::from_be_bytes(bits);
+        let covered = 1_u64 << (2 * bits - 3);
+        // The first table, the last thing in the file, gets the rest of its cluster.
+        let length = self.file.metadata().map_err(failed)?.len();
+        self.file.set_len(length.next_multiple_of(1 << bits)).map_err(failed)?;
         let entries = u32::try_from(size.div_ceil(covered)).map_err(|error| error.to_string())?;
         self.file.write_all_at(&entries.to_be_bytes(), TABLE_ENTRIES_OFFSET).map_err(failed)?;
         self.file.write_all_at(&size.to_be_bytes(), SIZE_OFFSET).map_err(failed)
