@@ -3,9 +3,11 @@
 //! Owns their wiring and nothing else. Ends only when told to, or when a part is broken: never
 //! because ledger, processor or hypervisor are away. Called by `main`, and by tests.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use dagger_images::ImageStore;
+use dagger_payload::genesis::Genesis;
 use dagger_payload::id::ClusterId;
 use dagger_payload::key::SecretKey;
 use dagger_payload::limits::SESSION_LIFE_MS_MAX;
@@ -34,7 +36,7 @@ use crate::metrics::Metrics;
 use crate::model::{ArchiveError, Archives, Model, SharedModel};
 use crate::submit::Submitter;
 use crate::verify::mark::MarkFile;
-use crate::verify::reader::Reader;
+use crate::verify::reader::{Progress, Reader};
 
 /// Sockets that already listen.
 pub struct Listeners {
@@ -123,9 +125,7 @@ fn start(
     info!(host = %configuration.host.name, ?mark, "starting");
 
     let mut reader = Reader::new(cluster, (*genesis).clone(), mark);
-    let archives = Archives::begin(&configuration.state_directory).map_err(Broken::Archive)?;
-    let archive = archives.fresh().map_err(Broken::Archive)?;
-    let model = SharedModel::new(Model::new(&genesis), archive, reader.progress());
+    let (model, archives) = model(&configuration.state_directory, &genesis, reader.progress())?;
     let (board, metrics) = (SightBoard::default(), Arc::new(Metrics::new()));
     let (order_sender, orders) = mpsc::channel(ORDERS_WAITING_MAX);
     let (report_sender, reports) = mpsc::channel(REPORTS_WAITING_MAX);
@@ -178,13 +178,7 @@ fn start(
     let keep_seal = seal::keep(configuration.seal_socket, cluster, seal_sender, stop.clone());
     parts.spawn(infallible("seal link", keep_seal));
     parts.spawn(infallible("ledger link", ledger_work));
-    let follow = follower.run(stop.clone());
-    parts.spawn(async move { ("release stream", follow.await.map_err(Broken::Archive)) });
-    let (watched, stopping) = (api_parts.model.clone(), stop.clone());
-    parts.spawn(async move {
-        let broken = stopping.run_until_cancelled(watched.until_broken()).await;
-        ("archive", broken.map_or(Ok(()), |why| Err(Broken::ArchiveUnread(why))))
-    });
+    spawn_history(&mut parts, follower, stop.clone());
     parts.spawn(infallible("reports", submitter.run(reports, stop.clone())));
     let serve = api::serve(api_parts, configuration_api, listeners, stop.clone());
     parts.spawn(infallible("api", serve));
@@ -194,6 +188,28 @@ fn start(
     let work = machines::run(machines, orders, report_sender, board, requests, stop.clone());
     parts.spawn(async move { ("machines", work.await.map_err(Broken::Machines)) });
     Ok(parts)
+}
+
+/// The read model with an empty archive, and where further ones are begun.
+fn model(
+    state_directory: &Path,
+    genesis: &Genesis,
+    progress: Progress,
+) -> Result<(SharedModel, Archives), Broken> {
+    let archives = Archives::begin(state_directory).map_err(Broken::Archive)?;
+    let archive = archives.fresh().map_err(Broken::Archive)?;
+    Ok((SharedModel::new(Model::new(genesis), archive, progress), archives))
+}
+
+/// Follows the ledger, and watches whether what is past can be read.
+fn spawn_history(parts: &mut Parts, follower: Follower, stop: CancellationToken) {
+    let (model, stopping) = (follower.model.clone(), stop.clone());
+    let follow = follower.run(stop);
+    parts.spawn(async move { ("release stream", follow.await.map_err(Broken::Archive)) });
+    parts.spawn(async move {
+        let broken = stopping.run_until_cancelled(model.until_broken()).await;
+        ("archive", broken.map_or(Ok(()), |why| Err(Broken::ArchiveUnread(why))))
+    });
 }
 
 /// Sessions of this host's own key, each for one other host and a few minutes.
