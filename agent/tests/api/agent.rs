@@ -2,7 +2,7 @@
 //! machines' half.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dagger_agent::api::{self, ApiParts};
@@ -80,6 +80,13 @@ fn submitter(
     }
 }
 
+fn empty_model(world: &World, state: &Path, progress: Progress) -> (SharedModel, Arc<Archives>) {
+    let archives = Archives::begin(state).expect("room on the disk");
+    let archive = archives.fresh().expect("room on the disk");
+    let model = SharedModel::new(Model::new(&world.genesis), archive, progress);
+    (model, Arc::new(archives))
+}
+
 /// The host under test.
 fn identity(world: &World) -> HostIdentity {
     let member = &world.genesis.hosts[0];
@@ -98,9 +105,7 @@ impl Agent {
         let mark_file = MarkFile::new(directory.path());
         let mark = mark_file.read().expect("a readable mark");
         let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), mark);
-        let archives = Archives::begin(directory.path()).expect("room on the disk");
-        let archive = archives.fresh().expect("room on the disk");
-        let model = SharedModel::new(Model::new(&world.genesis), archive, reader.progress());
+        let (model, archives) = empty_model(&world, directory.path(), reader.progress());
         let (seal_sender, seal) = watch::channel(Err("not connected yet".to_owned()));
         let (state, stream) = watch::channel(Err("not connected yet".to_owned()));
         let (order_sender, orders) = mpsc::channel(64);
@@ -117,7 +122,7 @@ impl Agent {
             genesis: Arc::clone(&world.genesis),
             reader,
             model: model.clone(),
-            archives: Arc::new(archives),
+            archives,
             seal: seal.clone(),
             state,
         };
