@@ -2,7 +2,7 @@
 //! machines' half.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dagger_agent::api::{self, ApiParts};
@@ -16,7 +16,7 @@ use dagger_agent::link::seal;
 use dagger_agent::metrics::Metrics;
 use dagger_agent::model::{Archives, Model, SharedModel};
 use dagger_agent::submit::Submitter;
-use dagger_agent::verify::mark::MarkFile;
+use dagger_agent::verify::mark::{Mark, MarkFile};
 use dagger_agent::verify::reader::{Progress, Reader};
 use dagger_images::ImageStore;
 use tokio::sync::{mpsc, watch};
@@ -80,6 +80,15 @@ fn submitter(
     }
 }
 
+/// Nothing read yet, and nothing folded.
+fn begin(world: &World, state: &Path, mark: Option<Mark>) -> (Reader, SharedModel, Arc<Archives>) {
+    let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), mark);
+    let archives = Archives::begin(state).expect("room on the disk");
+    let archive = archives.fresh().expect("room on the disk");
+    let model = SharedModel::new(Model::new(&world.genesis), archive, reader.progress());
+    (reader, model, Arc::new(archives))
+}
+
 /// The host under test.
 fn identity(world: &World) -> HostIdentity {
     let member = &world.genesis.hosts[0];
@@ -97,10 +106,7 @@ impl Agent {
         let stop = CancellationToken::new();
         let mark_file = MarkFile::new(directory.path());
         let mark = mark_file.read().expect("a readable mark");
-        let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), mark);
-        let archives = Archives::begin(directory.path()).expect("room on the disk");
-        let archive = archives.fresh().expect("room on the disk");
-        let model = SharedModel::new(Model::new(&world.genesis), archive, reader.progress());
+        let (reader, model, archives) = begin(&world, directory.path(), mark);
         let (seal_sender, seal) = watch::channel(Err("not connected yet".to_owned()));
         let (state, stream) = watch::channel(Err("not connected yet".to_owned()));
         let (order_sender, orders) = mpsc::channel(64);
@@ -117,15 +123,15 @@ impl Agent {
             genesis: Arc::clone(&world.genesis),
             reader,
             model: model.clone(),
-            archives: Arc::new(archives),
+            archives,
             seal: seal.clone(),
             state,
         };
         tokio::spawn(follower.run(stop.clone()));
-        let teller = OrderTeller::new(host.id, model.clone(), order_sender, mark_file, mark);
-        tokio::spawn(teller.run(stop.clone()));
-        let submitter = submitter(&world, &client, &model, &metrics);
-        tokio::spawn(submitter.run(report_receiver, stop.clone()));
+        let tell = OrderTeller::new(host.id, model.clone(), order_sender, mark_file, mark);
+        tokio::spawn(tell.run(stop.clone()));
+        let submit = submitter(&world, &client, &model, &metrics);
+        tokio::spawn(submit.run(report_receiver, stop.clone()));
         client.until_reached().await;
         let (console_sender, consoles) = mpsc::channel(4);
         let (stop_sender, local_stops) = mpsc::channel(4);
