@@ -122,12 +122,13 @@ impl Backend {
         }
     }
 
-    fn hypervisor(&self, disks: PathBuf, announcer: Announcer) -> Arc<dyn Hypervisor> {
+    fn hypervisor(&self, storage: &Path, announcer: Announcer) -> Arc<dyn Hypervisor> {
         match self.clone() {
             Self::Libvirt { uri, accelerator } => {
                 Arc::new(Libvirt::new(uri, accelerator, announcer))
             }
             Self::CloudHypervisor(configuration) => {
+                let disks = disk_directory(storage);
                 Arc::new(CloudHypervisor::new(configuration, disks, announcer))
             }
         }
@@ -199,8 +200,7 @@ pub async fn run(
     let consoles = console_directory(&storage_directory);
     let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
     let announcer = Announcer::new(*host_id, announced);
-    let directory = disk_directory(&storage_directory);
-    let hypervisor = configuration.backend.hypervisor(directory, announcer.clone());
+    let hypervisor = configuration.backend.hypervisor(&storage_directory, announcer.clone());
     let inspector = Inspector::new(Arc::clone(&hypervisor), Arc::clone(&disks), networks.clone());
     lay_out(&board, inspector, Exporter::new(Arc::clone(&disks)));
     let tickets = Tickets::default();
