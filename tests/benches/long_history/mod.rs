@@ -90,7 +90,7 @@ fn timed(work: impl FnOnce()) -> Duration {
 }
 
 /// Folds `early` payloads, and then up to `late`.
-pub fn measure(runtime: &tokio::runtime::Runtime, early: u64, late: u64) -> Value {
+pub(crate) fn measure(runtime: &tokio::runtime::Runtime, early: u64, late: u64) -> Value {
     let place = TempDir::new().unwrap();
     let genesis = genesis();
     let cluster = ClusterId::of(&genesis.to_bytes());
