@@ -54,7 +54,7 @@ pub enum Broken {
     /// What this host keeps on disk is damaged or cannot be written.
     #[error("the state directory cannot be used")]
     State(#[source] std::io::Error),
-    /// What is kept of the history on disk cannot be written or read. The next start builds it anew.
+    /// What is kept of the history on disk cannot be written or read. A new start builds it anew.
     #[error("the archive of the history cannot be used")]
     Archive(#[source] ArchiveError),
     /// It cannot be read; why was said.

@@ -36,7 +36,8 @@ pub struct Owners {
     vms: BTreeMap<VmId, Must>,
     volumes: BTreeMap<VolumeId, VolumeMust>,
     snapshots: BTreeMap<(VolumeId, SnapshotId), VolumeMust>,
-    /// Those that were deleted here, if they were asked for: what is left of them is rightly in quarantine.
+    /// Those that were deleted here, if they were asked for: what is left of them is rightly in
+    /// quarantine.
     gone: BTreeSet<RemainsOf>,
     /// The files that registered images stand for.
     images: BTreeSet<ImageDigest>,

@@ -27,8 +27,8 @@ pub const RELEASES_TOGETHER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest archive of the history, in bytes: address space, and room on the disk only as it is
 /// used.
 pub const ARCHIVE_MAP_BYTES: usize = 1 << 40;
-/// Room on the disk that the archive leaves untouched, in bytes: twice what the ledger leaves, which
-/// needs the disk more, and so does the journal.
+/// Room on the disk that the archive leaves untouched, in bytes: twice what the ledger leaves,
+/// which needs the disk more, and so does the journal.
 pub const ARCHIVE_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
 /// Who looks up a few records of the archive at the same time.
 pub const ARCHIVE_LOOKS_TOGETHER_MAX: usize = 32;

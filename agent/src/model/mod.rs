@@ -1,8 +1,8 @@
 //! The read model: everything that the API shows, folded from releases.
 //!
 //! Owns the newest version of every object that exists, in memory, and everything else that was
-//! ever released in an archive on disk, so that its memory does not grow with the history. The model
-//! itself is pure: it repeats no rule of the judge, and knows no clock, file or socket.
+//! ever released in an archive on disk, so that its memory does not grow with the history. The
+//! model itself is pure: it repeats no rule of the judge, and knows no clock, file or socket.
 //! [`SharedModel`] puts a lock, the archive and a signal around it. Written by
 //! [`crate::link::releases`], read by API, reports and orders.
 

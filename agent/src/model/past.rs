@@ -1,8 +1,8 @@
 //! What stands in the archive: releases, payloads, steps and deleted objects as records, and how
 //! they are read again.
 //!
-//! Owns keys and values. Never decides what is written ([`super::addition`] does) nor what is shown.
-//! Called by it, by [`super::look`] and by what is shown of the past.
+//! Owns keys and values. Never decides what is written ([`super::addition`] does) nor what is
+//! shown. Called by it, by [`super::look`] and by what is shown of the past.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The model behind a lock, beside the archive of what it does not keep, with a signal for those who
-//! wait.
+//! The model behind a lock, beside the archive of what it does not keep, with a signal for those
+//! who wait.
 //!
 //! One writer (the release stream), many readers. Readers hold the lock for one look only, never
 //! across an `await` and never while a disk is read: what is past they read through

@@ -31,6 +31,10 @@ pub const MEMORY_BYTES_PER_BYTE: usize = 64;
 pub const SSH_FIELD_BYTES_MAX: usize = 1024 * 1024;
 /// Decoders of those formats.
 const SSH: [&str; 5] = ["signature", "public-key", "key-file", "genesis-signatures", "session"];
+/// What a judge has before it knows anything: the parts of its maps, 24 KiB for each of nine.
+const JUDGE_BYTES: usize = 256 * 1024;
+/// Decoders whose input makes one.
+const JUDGES: [&str; 1] = ["chunk"];
 /// How long one input may take, on a machine that has other work too.
 pub const INPUT_WAIT_MAX: Duration = Duration::from_secs(5);
 
@@ -129,7 +133,8 @@ pub fn give(target: &Target, bytes: &[u8]) -> Result<(Answer, Tally), String> {
         format!("it panics: {}", text.unwrap_or_default())
     })??;
     let field = if SSH.contains(&target.name) { SSH_FIELD_BYTES_MAX } else { 0 };
-    let allowed = MEMORY_BYTES_BASE + field + MEMORY_BYTES_PER_BYTE * bytes.len();
+    let judge = if JUDGES.contains(&target.name) { JUDGE_BYTES } else { 0 };
+    let allowed = MEMORY_BYTES_BASE + field + judge + MEMORY_BYTES_PER_BYTE * bytes.len();
     if most_bytes > allowed {
         let length = bytes.len();
         return Err(format!("{most_bytes} bytes of memory for an input of {length} bytes"));

@@ -26,8 +26,8 @@ const TABLE_ENTRIES_OFFSET: u64 = 36;
 pub(crate) struct Confined(Option<Vec<PathBuf>>);
 
 impl Confined {
-    /// By a machine's own rules; and it may open the disks that it is created with, by file: whatever
-    /// their paths are later.
+    /// By a machine's own rules; and it may open the disks that it is created with, by file:
+    /// whatever their paths are later.
     pub(crate) fn of(config: &Value) -> Self {
         if config["landlock_enable"] != true {
             return Self(None);
