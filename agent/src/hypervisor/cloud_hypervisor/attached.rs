@@ -2,9 +2,9 @@
 //!
 //! Owns that directory. It lies in the directory of the disks, so that both are on one file system,
 //! and each link has the name of its disk. A machine's process may open what is in here and no
-//! other disk, from its start to its end: a disk is given to it by a link, and is out of its reach once
-//! the link is gone and the disk is closed. Only the agent changes what is in here. Never decides
-//! what a machine has. Called by the implementation and by [`super::volumes`].
+//! other disk, from its start to its end: a disk is given to it by a link, and is out of its reach
+//! once the link is gone and the disk is closed. Only the agent changes what is in here. Never
+//! decides what a machine has. Called by the implementation and by [`super::volumes`].
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
