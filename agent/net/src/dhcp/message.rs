@@ -116,7 +116,7 @@ impl Question {
         })
     }
 
-    /// The bytes of an answer; nothing if they would be too many, which no valid offer comes to.
+    /// The bytes of an answer. `None` if they are too many, which those of a valid offer never are.
     pub fn answer(&self, kind: Kind, offer: &Offer) -> Option<Vec<u8>> {
         let mut bytes = vec![0; ANSWER_BYTES_MAX];
         let mut packet = DhcpPacket::new_unchecked(&mut bytes[..]);
