@@ -53,6 +53,15 @@ pub const VM_BYTES_PER_OPERATOR_MAX: usize = 64 * 1024 * 1024;
 pub const ACCEPTED_REMEMBERED_PER_AUTHOR_MAX: usize = 64 * 1024;
 /// The same for refused ones.
 pub const REFUSED_REMEMBERED_PER_AUTHOR_MAX: usize = 1024;
+/// Accepted payloads that are remembered at a time of all accounts that one operator opened; the
+/// same for all his hosts.
+pub const ACCEPTED_REMEMBERED_TOGETHER_MAX: usize = 1024 * 1024;
+/// The same for refused ones.
+pub const REFUSED_REMEMBERED_TOGETHER_MAX: usize = 64 * 1024;
+/// Accepted payloads of one account or host that are remembered however many the others have.
+pub const ACCEPTED_REMEMBERED_ALWAYS: usize = 64;
+/// The same for refused ones.
+pub const REFUSED_REMEMBERED_ALWAYS: usize = 16;
 /// VMs and volumes of hosts that left against their operator's will, of which one commit says that
 /// they are lost: a commit is one message.
 pub const LOST_PER_COMMIT_MAX: usize = 1024;

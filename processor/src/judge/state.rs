@@ -40,7 +40,7 @@ use dagger_payload::volume::Volume;
 
 use super::digest_map::{Digest, DigestMap, first_word};
 use super::estate::Estate;
-use super::memory::Memory;
+use super::memory::{Crowd, Memory};
 use super::rooms::Rooms;
 use super::silence::Silence;
 use super::snapshots::SnapshotIndex;
@@ -386,7 +386,16 @@ impl State {
     pub(crate) fn remember(&mut self, digest: PayloadDigest, place: &Hash, judgement: Judgement) {
         encode_over(&judgement, &mut self.scratch);
         self.tree.set_at(*place, &self.scratch);
-        self.memory.insert(digest, judgement);
+        self.keep(digest, judgement);
+    }
+
+    fn keep(&mut self, digest: PayloadDigest, judgement: Judgement) {
+        let (accounts, hosts) = (&self.accounts, &self.hosts);
+        self.memory.insert(digest, judgement, |author| match author {
+            Author::Account(id) => Some(Crowd::Accounts(accounts.get(id)?.opened_by)),
+            Author::Host(id) => Some(Crowd::Hosts(hosts.get(id)?.operator)),
+            Author::Operator(_) => None,
+        });
     }
 
     /// Forgets expired payloads. Called only for commits that change the root anyway.

@@ -5,8 +5,8 @@ use dagger_payload::key::Signature;
 use dagger_payload::kind::{AccountAddKey, AccountRevoke, KeyRole};
 use dagger_payload::limits::{
     ACCEPTED_REMEMBERED_PER_AUTHOR_MAX, ACCOUNTS_PER_OPERATOR_MAX, HOMELESS_VMS_PER_ACCOUNT_MAX,
-    IMAGES_PER_PUBLISHER_MAX, REFUSED_REMEMBERED_PER_AUTHOR_MAX,
-    SEATS_PER_OPERATOR_KEPT_FOR_VOTERS, SEATS_PER_OPERATOR_MAX,
+    IMAGES_PER_PUBLISHER_MAX, REFUSED_REMEMBERED_ALWAYS, REFUSED_REMEMBERED_PER_AUTHOR_MAX,
+    REFUSED_REMEMBERED_TOGETHER_MAX, SEATS_PER_OPERATOR_KEPT_FOR_VOTERS, SEATS_PER_OPERATOR_MAX,
 };
 use dagger_payload::payload::SignatureKind;
 use dagger_payload::proof::Finding;
@@ -159,6 +159,44 @@ fn so_many_accepted_payloads_of_one_author_are_remembered_and_then_no_more_are_t
     court.accept(&operator(0), grant(5, 5));
     court.now = court.now.plus_ms(DAY_MS);
     court.accept(&developer(), start());
+}
+
+#[test]
+fn accounts_of_one_operator_share_what_is_remembered_and_each_keeps_a_little() {
+    let mut court = Court::furnished();
+    let open = |court: &mut Court, by: u8, number: u16| {
+        let mut seed = [0; 32];
+        seed[..2].copy_from_slice(&number.to_be_bytes());
+        let owner = SecretKey::from_seed(&seed.into());
+        let Body::AccountGrant(body) = grant(1, 1) else { panic!("a grant") };
+        let body = AccountGrant { key: owner.public_key(), ..body };
+        court.accept(&operator(by), Body::AccountGrant(body));
+        owner
+    };
+    let accounts = REFUSED_REMEMBERED_TOGETHER_MAX / REFUSED_REMEMBERED_PER_AUTHOR_MAX;
+    let crowd: Vec<_> = (0..accounts as u16).map(|number| open(&mut court, 1, number)).collect();
+    let bystander = open(&mut court, 1, 1_000);
+    let elsewhere = open(&mut court, 2, 1_001);
+    // Nobody of whom they have a grant has the image.
+    let wishes = |count: usize| (0..count).map(|_| create("web", 1));
+    for owner in &crowd {
+        let refused = codes(&court.many(owner, wishes(REFUSED_REMEMBERED_PER_AUTHOR_MAX)));
+        assert!(refused.iter().all(|code| *code == Some(RefusalCode::ImageUnknown)));
+    }
+    let some = REFUSED_REMEMBERED_ALWAYS + 1;
+    let mut expected = vec![Some(RefusalCode::ImageUnknown); some];
+    assert_eq!(codes(&court.many(&elsewhere, wishes(some))), expected);
+    // A judge that begins from a snapshot counts the same.
+    court.judge = copy(&court);
+    expected[some - 1] = Some(RefusalCode::TooManyRemembered);
+    assert_eq!(codes(&court.many(&bystander, wishes(some))), expected);
+    let body =
+        AccountAddKey { key: key(3).public_key(), role: KeyRole::Read, expected_generation: None };
+    court.accept(&bystander, Body::AccountAddKey(body));
+    // What has expired is nobody's any more.
+    court.now = court.now.plus_ms(DAY_MS);
+    court.accept(&operator(0), grant(5, 5));
+    assert_eq!(codes(&court.many(&bystander, wishes(1))), [Some(RefusalCode::ImageUnknown)]);
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{
-    AuthorIndex, ClusterId, CommitIndex, HostId, LedgerTime, ProtocolVersion, Round,
+    AuthorIndex, ClusterId, CommitIndex, HostId, LedgerTime, OperatorId, ProtocolVersion, Round,
 };
 use dagger_payload::key::Signature;
 use dagger_payload::object::{Cause, Effect, Placement};
@@ -13,7 +13,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
     CommitRelease, OrderedCommit, OrderedPayload, Release, Verdict, extend_prefix,
 };
-use dagger_payload::state_tree::Judgement;
+use dagger_payload::state_tree::{Author, Judgement};
 use dagger_payload::volume::VolumeDisk;
 use dagger_processor::judge::Judge;
 use dagger_processor::verify::{Verified, verify};
@@ -284,9 +284,26 @@ fn judge_payload(model: &mut Model, verified: &Verified, release: &Release) -> R
     if alike >= if refused.is_some() { 1024 } else { 65_536 } {
         return Err(RefusalCode::TooManyRemembered);
     }
+    let crowd = answered_for(model, &author);
+    let of_crowd = model.remembered.values().filter(|one| {
+        one.refused.is_some() == refused.is_some() && answered_for(model, &one.author) == crowd
+    });
+    let (always, together) = if refused.is_some() { (16, 65_536) } else { (64, 1_048_576) };
+    if crowd.is_some() && alike >= always && of_crowd.count() >= together {
+        return Err(RefusalCode::TooManyRemembered);
+    }
     model.remembered.insert(digest, Judgement { position, not_after, refused, author });
     ruling.iter().flatten().for_each(|effect| model.put(effect));
     ruling
+}
+
+/// Whose accounts, or whose hosts, an author is one of.
+fn answered_for(model: &Model, author: &Author) -> Option<(bool, OperatorId)> {
+    match author {
+        Author::Account(id) => Some((true, model.account(*id)?.opened_by)),
+        Author::Host(id) => Some((false, model.host(*id)?.operator)),
+        Author::Operator(_) => None,
+    }
 }
 
 fn put_all(effects: Vec<Effect>, model: &mut Model) -> Vec<Effect> {
