@@ -288,9 +288,9 @@ fn refusal_status(code: RefusalCode) -> StatusCode {
         | RefusalCode::Protected
         | RefusalCode::Unbalanced
         | RefusalCode::AlreadyExists => StatusCode::CONFLICT,
-        RefusalCode::TooMuchUnordered | RefusalCode::TooManyRemembered => {
-            StatusCode::TOO_MANY_REQUESTS
-        }
+        RefusalCode::TooMuchUnordered
+        | RefusalCode::TooManyRemembered
+        | RefusalCode::CommitFull => StatusCode::TOO_MANY_REQUESTS,
         RefusalCode::PayloadMalformed
         | RefusalCode::KindUnknown
         | RefusalCode::ClusterWrong

@@ -175,7 +175,7 @@ impl<'k> Outbox<'k> {
     }
 
     /// Drops what is ordered; `verdict_on` shows the verdict on a payload once there is one. What
-    /// was ordered too late to count is signed anew.
+    /// was ordered too late to count, or found no room in its commit, is signed anew.
     pub fn settle(
         &mut self,
         verdict_on: impl Fn(&PayloadDigest) -> Option<Verdict>,
@@ -191,7 +191,7 @@ impl<'k> Outbox<'k> {
             }
             Some(Verdict::Refused(refusal)) => {
                 warn!(%subject, report = ?waiting.report, %refusal, "a report was ordered and refused");
-                if refusal.code == RefusalCode::Expired {
+                if matches!(refusal.code, RefusalCode::Expired | RefusalCode::CommitFull) {
                     late.push(waiting.report.clone());
                 }
                 false

@@ -104,12 +104,7 @@ impl Core {
             graph.insert(event.clone());
         }
         self.graph = graph;
-        self.committer = Committer::new(
-            committee,
-            configuration.epoch,
-            configuration.collection_depth_rounds,
-            &configuration.founding,
-        );
+        self.committer = Committer::new(configuration);
         self.committer.restore(last);
         self.intake = Intake::new(committee);
         self.epoch_end = None;

@@ -17,7 +17,8 @@ use dagger_payload::id::{
 use dagger_payload::release::{OrderedCommit, OrderedPayload, extend_prefix_by};
 
 use crate::graph::{Fate, Graph};
-use crate::interface::{CommitRecord, HaltReason};
+use crate::interface::{CommitRecord, CoreConfiguration, HaltReason};
+use crate::pace::packed_bytes;
 
 /// Rounds from a leader to the events that certify it, and one more: the first round that can
 /// anchor it.
@@ -43,6 +44,7 @@ pub(crate) struct Committer {
     committee: Committee,
     epoch: Epoch,
     collection_depth_rounds: u64,
+    commit_bytes_max: usize,
     next_slot: Slot,
     index: CommitIndex,
     position: Position,
@@ -58,17 +60,14 @@ pub(crate) struct NewCommit {
 }
 
 impl Committer {
-    pub(crate) fn new(
-        committee: Committee,
-        epoch: Epoch,
-        collection_depth_rounds: u64,
-        founding: &Founding,
-    ) -> Self {
-        let Founding { end, ledger_time } = founding;
+    /// Before the first commit of the configuration's epoch.
+    pub(crate) fn new(configuration: &CoreConfiguration) -> Self {
+        let Founding { end, ledger_time } = &configuration.founding;
         Self {
-            committee,
-            epoch,
-            collection_depth_rounds,
+            committee: configuration.committee,
+            epoch: configuration.epoch,
+            collection_depth_rounds: configuration.collection_depth_rounds,
+            commit_bytes_max: configuration.commit_bytes_max,
             next_slot: Slot { round: Round(1), index: 0 },
             index: end.index,
             position: end.position,
@@ -251,7 +250,7 @@ impl Committer {
 
     fn commit(&mut self, graph: &mut Graph, slot: Slot, leader: EventDigest) -> NewCommit {
         let leader = graph.get(&leader).expect("a committed leader is accepted").clone();
-        let (events, forked) = linearise(graph, &leader);
+        let (events, forked) = linearise(graph, &leader, self.commit_bytes_max);
         let before = if planted!(LedgerTimeGoesBack) { LedgerTime(0) } else { self.ledger_time };
         self.ledger_time = before.max(time_of(graph, &leader));
         let payloads: Vec<OrderedPayload> = events
@@ -343,9 +342,14 @@ pub(crate) fn voters(graph: &Graph, leader: &Parent) -> BTreeSet<AuthorIndex> {
     voting.map(|(author, _)| author).collect()
 }
 
-/// The leader's open history in order, and those of it that lose to a twin. Both have their fate
-/// afterwards.
-fn linearise(graph: &mut Graph, leader: &Event) -> (Vec<Arc<Event>>, Vec<Arc<Event>>) {
+/// The leader's open history in order, as far as one commit may be large, and those of it that lose
+/// to a twin. Both have their fate afterwards; the rest stays open for the leaders that follow.
+/// Nothing is ordered before its causes: they have lower rounds.
+fn linearise(
+    graph: &mut Graph,
+    leader: &Event,
+    bytes_max: usize,
+) -> (Vec<Arc<Event>>, Vec<Arc<Event>>) {
     let mut history = graph.open_history(leader.digest);
     history
         .sort_by_cached_key(|event| (event.header.round, order_key(&leader.digest, &event.digest)));
@@ -353,12 +357,19 @@ fn linearise(graph: &mut Graph, leader: &Event) -> (Vec<Arc<Event>>, Vec<Arc<Eve
         history.sort_by_key(|e| (e.header.round, graph.highest_of(e.header.author)));
     }
     let (mut ordered, mut forked) = (Vec::with_capacity(history.len()), Vec::new());
+    let mut bytes = 0_usize;
     for event in history {
+        let of_this = packed_bytes(&event.payloads);
+        // One event always fits, so that every commit of a crowded graph gets on.
+        if bytes > 0 && bytes + of_this > bytes_max {
+            break;
+        }
         if graph.has_ordered_twin(&event) && !planted!(TwinsOrdered) {
             graph.set_fate(&event.digest, Fate::Forked);
             forked.push(event);
         } else {
             graph.set_fate(&event.digest, Fate::Ordered);
+            bytes += of_this;
             ordered.push(event);
         }
     }
@@ -384,6 +395,7 @@ mod tests {
     use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Header};
     use dagger_payload::id::{ClusterId, MerkleRoot, StateRoot};
     use dagger_payload::key::Signature;
+    use dagger_payload::payload::{SignatureKind, SignedPayload};
 
     use super::*;
 
@@ -396,6 +408,15 @@ mod tests {
 
     /// Twins differ in their time.
     fn event(author: AuthorIndex, parents: &[Parent], time: u64) -> Arc<Event> {
+        carrying(Vec::new(), author, parents, time)
+    }
+
+    fn carrying(
+        payloads: Vec<SignedPayload>,
+        author: AuthorIndex,
+        parents: &[Parent],
+        time: u64,
+    ) -> Arc<Event> {
         let below = parents.iter().map(|parent| parent.round.0).max().unwrap_or(0);
         let header = Header {
             version: EVENT_VERSION,
@@ -409,14 +430,26 @@ mod tests {
             timestamp: LedgerTime(time),
             attestation: Attestation { newest: END, checkpoint: None },
         };
-        Arc::new(Event::make(header, Vec::new(), |_| Signature([1; 64])))
+        Arc::new(Event::make(header, payloads, |_| Signature([1; 64])))
+    }
+
+    fn committer(committee: Committee) -> Committer {
+        Committer::new(&CoreConfiguration {
+            cluster: ClusterId([3; 32]),
+            epoch: Epoch(0),
+            committee,
+            me: AuthorIndex(0),
+            collection_depth_rounds: 20,
+            handover_distance_commits: 10,
+            commit_bytes_max: 1_000,
+            founding: Founding { end: END, ledger_time: LedgerTime(0) },
+        })
     }
 
     /// Four members, of whom one blames the first leader of round 1, and another one does so twice.
     fn decision_on_a_leader_blamed_by_two() -> Decision {
         let committee = Committee::new(4).expect("four may vote");
-        let founding = Founding { end: END, ledger_time: LedgerTime(0) };
-        let committer = Committer::new(committee, Epoch(0), 20, &founding);
+        let committer = committer(committee);
         let slot = Slot { round: Round(1), index: 0 };
         let leader = committer.leader(slot);
         let mut graph = Graph::new(committee);
@@ -435,8 +468,7 @@ mod tests {
     #[test]
     fn of_many_twins_only_those_are_looked_at_that_a_quorum_votes_for() {
         let committee = Committee::new(4).expect("four may vote");
-        let founding = Founding { end: END, ledger_time: LedgerTime(0) };
-        let committer = Committer::new(committee, Epoch(0), 20, &founding);
+        let committer = committer(committee);
         let slot = Slot { round: Round(1), index: 0 };
         let leader = committer.leader(slot);
         let mut graph = Graph::new(committee);
@@ -457,6 +489,40 @@ mod tests {
         assert_eq!(committer.voted(&graph, slot), []);
         graph.insert(vote(others[1].author, &twins[7]));
         assert_eq!(committer.voted(&graph, slot), [twins[7].as_parent()]);
+    }
+
+    #[test]
+    fn what_is_too_much_for_one_commit_comes_with_the_next_one_and_after_its_causes() {
+        let committee = Committee::new(4).expect("four may vote");
+        let mut graph = Graph::new(committee);
+        let payload = |length: usize| SignedPayload {
+            signature_kind: SignatureKind::SshEd25519,
+            signature: Signature([2; 64]),
+            bytes: vec![7; length].into(),
+        };
+        let lengths = [300, 5_000, 300, 0];
+        let first: Vec<_> = committee
+            .authors()
+            .zip(lengths)
+            .map(|(author, length)| carrying(vec![payload(length)], author, &[], 1))
+            .collect();
+        first.iter().for_each(|event| graph.insert(event.clone()));
+        let parents: Vec<_> = first.iter().map(|event| event.as_parent()).collect();
+        let leader = carrying(vec![payload(1)], parents[0].author, &parents, 2);
+        graph.insert(leader.clone());
+        let mut ordered = Vec::new();
+        let mut commits = 0;
+        while graph.fate(&leader.digest) == Some(Fate::Open) {
+            let (events, forked) = linearise(&mut graph, &leader, 1_000);
+            let sizes: Vec<_> = events.iter().map(|event| packed_bytes(&event.payloads)).collect();
+            assert!(sizes.iter().sum::<usize>() <= 1_000 || sizes.len() == 1, "{sizes:?}");
+            assert!(!events.is_empty() && forked.is_empty());
+            ordered.extend(events);
+            commits += 1;
+        }
+        assert!((2..=3).contains(&commits), "{commits}");
+        assert_eq!(ordered.len(), 5);
+        assert_eq!(ordered[4].digest, leader.digest, "its causes come first");
     }
 
     #[test]

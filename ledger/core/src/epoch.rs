@@ -113,12 +113,7 @@ impl Core {
         configuration.founding = handover.founding;
         let committee = handover.committee;
         self.graph = Graph::new(committee);
-        self.committer = Committer::new(
-            committee,
-            handover.epoch,
-            configuration.collection_depth_rounds,
-            &handover.founding,
-        );
+        self.committer = Committer::new(configuration);
         self.intake = Intake::new(committee);
         self.recovery = self.recovery.in_next_epoch(committee, configuration.me, turn.now);
         self.epoch_end = None;

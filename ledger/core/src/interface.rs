@@ -381,6 +381,9 @@ pub struct CoreConfiguration {
     /// How far commits may be ahead of the judge, so that a change of members is known everywhere
     /// before the epoch's last commit.
     pub handover_distance_commits: u64,
+    /// Bytes of payloads in one commit, as they are counted for an event; one event always fits.
+    /// The same on every host, else orders part.
+    pub commit_bytes_max: usize,
     /// What the epoch continues.
     pub founding: Founding,
 }

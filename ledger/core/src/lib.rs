@@ -118,12 +118,7 @@ impl Core {
     ) -> Self {
         let committee = configuration.committee;
         let mut graph = Graph::new(committee);
-        let mut committer = Committer::new(
-            committee,
-            configuration.epoch,
-            configuration.collection_depth_rounds,
-            &configuration.founding,
-        );
+        let mut committer = Committer::new(&configuration);
         if let Some(last) = state.commits.last() {
             committer.restore(last);
             graph.restore(last.collection_round, last.floor);

@@ -179,7 +179,7 @@ impl Pace {
         let mut packed = Vec::new();
         let mut bytes = 0;
         while let Some(payload) = self.pool.front() {
-            bytes += payload.bytes.len() + RECORD_OVERHEAD_BYTES;
+            bytes += packed_bytes(std::slice::from_ref(payload));
             if bytes > EVENT_BODY_BYTES_MAX || packed.len() == EVENT_PAYLOADS_MAX {
                 break;
             }
@@ -187,6 +187,11 @@ impl Pace {
         }
         packed
     }
+}
+
+/// What payloads count in an event and in a commit.
+pub(crate) fn packed_bytes(payloads: &[SignedPayload]) -> usize {
+    payloads.iter().map(|payload| payload.bytes.len() + RECORD_OVERHEAD_BYTES).sum()
 }
 
 impl Core {

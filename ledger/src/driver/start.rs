@@ -17,6 +17,7 @@ use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, Round,
 };
 use dagger_payload::key::{Domain, SecretKey, Signature};
+use dagger_payload::limits::COMMIT_BYTES_MAX;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -189,6 +190,7 @@ pub fn configuration(
         me,
         collection_depth_rounds: genesis.collection_depth_rounds,
         handover_distance_commits: genesis.handover_distance_commits,
+        commit_bytes_max: COMMIT_BYTES_MAX,
         founding: handover.map_or(first, |last| last.founding),
     })
 }

@@ -18,5 +18,7 @@ pub const ANSWER_WAIT_MAX: Duration = Duration::from_secs(30);
 /// Judged commits whose sealed releases the processor keeps, to answer again a ledger that died
 /// before it stored them; more than a ledger ever has under way.
 pub const JUDGED_KEPT_MAX: usize = 64;
+/// Bytes of what is kept of them, beyond the newest; a ledger that asks for more begins anew.
+pub const JUDGED_KEPT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Proofs that wait at the processor for the state of the next checkpoint.
 pub const PROOFS_WAITING_MAX: usize = 64;

@@ -151,8 +151,17 @@ pub const SNAPSHOT_CHUNKS_MAX: u32 = 16 * 1024;
 pub const HANDOVERS_SHOWN_MAX: usize = 1024;
 /// One release in an exported history, in bytes: what the bus carries as one message.
 pub const RELEASE_BYTES_MAX: usize = 256 * 1024 * 1024;
+/// Bytes of payloads in one commit, counted as in an event. With three commits a round and 128
+/// members it is more than all liars can make in a round, so what honest members make is ordered.
+pub const COMMIT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes that a commit adds to the chain over everything judged, its effects above all. With so
+/// many no further payload changes anything; the last one may go beyond it.
+pub const COMMIT_CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
+const _: () = assert!(EVENT_BODY_BYTES_MAX <= COMMIT_BYTES_MAX);
+// Each payload of a commit takes 80 bytes of it at least, and a refusal of one by name some 600.
+const _: () = assert!(2 * COMMIT_BYTES_MAX + 2 * COMMIT_CHANGES_BYTES_MAX < RELEASE_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX + 256 <= EVENT_BODY_BYTES_MAX);
 const _: () = assert!(UNORDERED_BYTES_PER_SIGNER_MAX <= UNORDERED_BYTES_MAX / 16);
 const _: () = assert!(MEMBERS_MAX * 64 <= EVENT_HEADER_BYTES_MAX);

@@ -183,6 +183,11 @@ impl HistoryRecord {
         self.bytes.extend(code.as_bytes());
     }
 
+    /// How much was written down of the commit.
+    pub fn size_bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Effects: after each payload its own, after all of them those of the passing of time. `each`
     /// gets every effect with the canonical bytes of its object.
     pub fn effects(&mut self, effects: &[Effect], mut each: impl FnMut(&Effect, &[u8])) {

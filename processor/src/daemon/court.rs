@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 
 use anyhow::Context;
 use dagger_bus::judging::{AdmissionOutcome, Judged, Opened, ProofAt};
-use dagger_bus::limits::JUDGED_KEPT_MAX;
+use dagger_bus::limits::{JUDGED_KEPT_BYTES_MAX, JUDGED_KEPT_MAX};
 use dagger_bus::seal::SealKey;
 use dagger_payload::event::CHECKPOINT_COMMITS;
 use dagger_payload::genesis::Genesis;
@@ -33,7 +33,9 @@ pub(super) struct Court {
     /// Where this life began; none at the founding.
     anchor: Option<SealedAnchor>,
     /// The newest answers, for a ledger that died before it stored them.
-    kept: VecDeque<Judged>,
+    /// With the size of each.
+    kept: VecDeque<(Judged, usize)>,
+    kept_bytes: usize,
     /// Proofs that are to be made at the next checkpoint.
     waiting: WaitingProofs,
     /// Number of this life: conversations of an earlier one end.
@@ -49,6 +51,7 @@ impl Court {
             seal: draw_key()?,
             anchor: None,
             kept: VecDeque::new(),
+            kept_bytes: 0,
             waiting: WaitingProofs::default(),
             life: watch::Sender::new(0),
         })
@@ -80,6 +83,7 @@ impl Court {
         self.seal = draw_key()?;
         self.judge = judge;
         self.kept.clear();
+        self.kept_bytes = 0;
         self.waiting = WaitingProofs::default();
         self.life.send_modify(|life| *life += 1);
         Ok(())
@@ -180,11 +184,21 @@ impl Court {
             roster: seated.then(|| Box::new(self.judge.roster().clone())),
             next_members: self.judge.next_members().map(Box::new),
         };
-        if self.kept.len() == JUDGED_KEPT_MAX {
-            self.kept.pop_front();
-        }
-        self.kept.push_back(judged.clone());
+        self.keep(commit, judged.clone());
         Ok(judged)
+    }
+
+    fn keep(&mut self, commit: &OrderedCommit, judged: Judged) {
+        let payloads = commit.payloads.iter().map(|ordered| ordered.payload.bytes.len());
+        let bytes = self.judge.changed_bytes() + payloads.sum::<usize>();
+        self.kept_bytes += bytes;
+        self.kept.push_back((judged, bytes));
+        while self.kept.len() > JUDGED_KEPT_MAX
+            || (self.kept.len() > 1 && self.kept_bytes > JUDGED_KEPT_BYTES_MAX)
+        {
+            let Some((_, bytes)) = self.kept.pop_front() else { break };
+            self.kept_bytes -= bytes;
+        }
     }
 
     fn repeated(&self, commit: &OrderedCommit) -> Option<Judged> {
@@ -198,7 +212,7 @@ impl Court {
             | Judged::Snapshot { .. }
             | Judged::Upgrade { .. } => false,
         };
-        self.kept.iter().find(same).cloned()
+        self.kept.iter().map(|(judged, _)| judged).find(same).cloned()
     }
 }
 

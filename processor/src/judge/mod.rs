@@ -39,7 +39,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
-use dagger_payload::limits::NOT_AFTER_AHEAD_MS_MAX;
+use dagger_payload::limits::{COMMIT_CHANGES_BYTES_MAX, NOT_AFTER_AHEAD_MS_MAX};
 use dagger_payload::object::{Cause, Effect, HostDuty};
 use dagger_payload::payload::Payload;
 use dagger_payload::prediction::HostOutlook;
@@ -135,6 +135,11 @@ impl Judge {
     /// The last judged commit end.
     pub fn end(&self) -> CommitEnd {
         self.end
+    }
+
+    /// How much the last judged commit added to the chain over everything judged.
+    pub fn changed_bytes(&self) -> usize {
+        self.record.size_bytes()
     }
 
     /// The cluster whose payloads it judges.
@@ -263,6 +268,10 @@ impl Judge {
         if self.state.remembers(&verified.digest) {
             let detail = "these bytes were ordered before";
             return Err(Refusal::new(RefusalCode::Duplicate, detail));
+        }
+        if self.record.size_bytes() >= COMMIT_CHANGES_BYTES_MAX {
+            let detail = "too much changed with this commit; nothing of this payload counts";
+            return refuse(RefusalCode::CommitFull, detail);
         }
         let signing = self.state.signing(&payload.signer);
         let author = self.state.author(&payload.signer, signing);
@@ -458,6 +467,7 @@ fn leaves_trace(ruling: &Ruling) -> bool {
             | RefusalCode::NotAfterTooFar
             | RefusalCode::AccountUnknown
             | RefusalCode::TooManyRemembered
+            | RefusalCode::CommitFull
     )
 }
 

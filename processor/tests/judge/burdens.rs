@@ -2,8 +2,8 @@
 
 use dagger_payload::kind::{VolumeCreate, VolumePhase};
 use dagger_payload::limits::{
-    LAPSED_PER_COMMIT_MAX, OBJECTS_PER_ACCOUNT_MAX, OBJECTS_PER_OPERATOR_MAX, USER_DATA_BYTES_MAX,
-    VM_BYTES_PER_OPERATOR_MAX,
+    COMMIT_CHANGES_BYTES_MAX, LAPSED_PER_COMMIT_MAX, OBJECTS_PER_ACCOUNT_MAX,
+    OBJECTS_PER_OPERATOR_MAX, USER_DATA_BYTES_MAX, VM_BYTES_PER_OPERATOR_MAX,
 };
 use dagger_payload::volume::Volume;
 
@@ -15,15 +15,19 @@ use super::*;
 /// Operator 1 says that his host is as large as none is, and grants everything to his friends.
 fn boasting() -> Court {
     let mut court = Court::furnished();
-    let Body::HostJoin(mut body) = join(1) else { panic!("a host.join") };
-    body.capacity = Capacity { cpus: u32::MAX, memory_mib: 1 << 40, disk_gib: 1 << 40 };
-    body.guest_subnet = GuestSubnet { network: [10, 78, 0, 0].into(), prefix_length: 16 };
-    court.accept(&operator(1), Body::HostJoin(body));
+    court.accept(&operator(1), large(1));
     court.accept(&operator(1), image("op1/small"));
     for friend in 0..3 {
         court.accept(&operator(1), everything(&friend_key(friend)));
     }
     court
+}
+
+fn large(index: u8) -> Body {
+    let Body::HostJoin(mut body) = join(index) else { panic!("a host.join") };
+    body.capacity = Capacity { cpus: u32::MAX, memory_mib: 1 << 40, disk_gib: 1 << 40 };
+    body.guest_subnet = GuestSubnet { network: [10, 77 + index, 0, 0].into(), prefix_length: 16 };
+    Body::HostJoin(body)
 }
 
 fn friend_key(number: u8) -> SecretKey {
@@ -103,10 +107,42 @@ fn only_vm(effect: &Effect) -> &Vm {
 }
 
 #[test]
+fn so_much_changes_with_one_commit_and_what_found_no_room_may_be_sent_again() {
+    let mut court = boasting();
+    let one_bytes = 2 * USER_DATA_BYTES_MAX;
+    let count = COMMIT_CHANGES_BYTES_MAX / one_bytes + 10;
+    let wide = |number: usize| {
+        let Body::VmCreate(body) = talkative(number) else { panic!("a vm.create") };
+        // Bytes that only the judge sees here: a document has fewer.
+        Body::VmCreate(Box::new(VmCreate {
+            public_user_data: Some("x".repeat(one_bytes)),
+            host: Some(host(1 + number as u8 % 2)),
+            ..*body
+        }))
+    };
+    court.accept(&operator(2), large(2));
+    court.accept(&operator(2), everything(&friend_key(0)));
+    let now = court.now;
+    let verdicts = codes(&court.many(&friend_key(0), (0..count).map(wide)));
+    let full = verdicts.iter().filter(|code| **code == Some(RefusalCode::CommitFull)).count();
+    let accepted = verdicts.iter().take_while(|code| code.is_none()).count();
+    assert_eq!((accepted + full, now), (count, court.now), "{:?}", verdicts.last());
+    assert!((1..20).contains(&full), "{full}");
+    // The same bytes, in the next commit.
+    let verdicts = codes(&court.many(&friend_key(0), (0..count).map(wide)));
+    let of = |code| verdicts.iter().filter(|other| **other == code).count();
+    assert_eq!(of(Some(RefusalCode::Duplicate)), accepted, "they left a trace, the others none");
+    assert_eq!(of(None) + of(Some(RefusalCode::LimitExceeded)), full);
+}
+
+#[test]
 fn vms_of_so_many_bytes_count_with_an_operator_also_when_their_offers_lapse_commit_by_commit() {
     let mut court = boasting();
     let count = VM_BYTES_PER_OPERATOR_MAX / USER_DATA_BYTES_MAX;
-    let verdicts = codes(&court.many(&friend_key(0), (0..count + 10).map(talkative)));
+    // More than one commit may change.
+    let mut verdicts = codes(&court.many(&friend_key(0), (0..count / 2).map(talkative)));
+    let rest = (count / 2..count + 10).map(talkative);
+    verdicts.extend(codes(&court.many(&friend_key(0), rest)));
     let accepted = verdicts.iter().take_while(|code| code.is_none()).count();
     assert!((count - 50..=count).contains(&accepted), "{accepted}");
     let refused = &verdicts[accepted..];

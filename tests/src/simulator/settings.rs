@@ -3,6 +3,8 @@
 //! Owns the ranges. Never changes during a run. Called by the world. Each run draws its own mixture
 //! ("swarm testing": Groce and others, 2012), for faults that are always all on hide each other.
 
+use dagger_payload::limits::COMMIT_BYTES_MAX;
+
 use super::faults::FaultKind;
 use super::random::Random;
 
@@ -37,6 +39,7 @@ pub(crate) struct LinkSettings {
 pub(crate) struct Settings {
     /// The genesis' collection depth.
     pub(crate) collection_depth_rounds: u64,
+    pub(crate) commit_bytes_max: usize,
     /// The links.
     pub(crate) links: LinkSettings,
     /// Time of a durable write, from and to.
@@ -106,6 +109,12 @@ impl Settings {
         let retention = &mut Random::new(seed, "retention");
         let drawn = Self {
             collection_depth_rounds: random.choose(&[8, 12, 20, 60]),
+            commit_bytes_max: Random::new(seed, "commits").choose(&[
+                COMMIT_BYTES_MAX,
+                COMMIT_BYTES_MAX,
+                4_096,
+                512,
+            ]),
             links: Self::draw_links(random),
             write_us: random.choose(&[(50, 200), (500, 3_000), (2_000, 40_000)]),
             judge_us: random.choose(&[(10, 100), (500, 5_000), (5_000, 80_000)]),

@@ -175,6 +175,7 @@ impl World {
                 me,
                 collection_depth_rounds: settings.collection_depth_rounds,
                 handover_distance_commits: HANDOVER_DISTANCE_COMMITS,
+                commit_bytes_max: settings.commit_bytes_max,
                 founding: Founding { end: founding, ledger_time: LedgerTime(0) },
             };
             let at = usize::from(me.0);
