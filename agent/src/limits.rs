@@ -38,10 +38,10 @@ pub const ARCHIVE_WALKS_TOGETHER_MAX: usize = 4;
 pub const ARCHIVE_READERS_MAX: u32 = 64;
 /// How long one waits for a turn to look.
 pub const ARCHIVE_LOOK_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Shortest pause before a release is written again for which there was no room.
-pub const ARCHIVE_FULL_WAIT_MIN: Duration = Duration::from_millis(500);
+/// Shortest pause before what found no room on the disk of the state directory is written again.
+pub const DISK_FULL_WAIT_MIN: Duration = Duration::from_millis(500);
 /// Longest one.
-pub const ARCHIVE_FULL_WAIT_MAX: Duration = Duration::from_secs(15);
+pub const DISK_FULL_WAIT_MAX: Duration = Duration::from_secs(15);
 /// Steps of a VM's history in one answer.
 pub const HISTORY_STEPS_MAX: usize = 1000;
 /// Bytes of the documents in it, but for the last one.

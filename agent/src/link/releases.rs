@@ -18,7 +18,7 @@ use tracing::{error, info, warn};
 use super::seal::SealState;
 use super::{Pauses, requests};
 use crate::limits::{
-    ARCHIVE_FULL_WAIT_MAX, ARCHIVE_FULL_WAIT_MIN, OLD_VIEW_WAIT_MAX, RELEASE_WINDOW,
+    DISK_FULL_WAIT_MAX, DISK_FULL_WAIT_MIN, OLD_VIEW_WAIT_MAX, RELEASE_WINDOW,
 };
 use crate::model::{ArchiveError, Archives, Model, SharedModel};
 use crate::verify::reader::{Distrust, Progress, Reader, Taken, Trust};
@@ -73,6 +73,9 @@ impl Follower {
 
     async fn follow(&mut self) -> Result<(), ArchiveError> {
         let mut pauses = Pauses::new();
+        if !self.model.has_archive() {
+            self.forget().await?;
+        }
         loop {
             let Ok(seal) = self.seal.wait_for(Result::is_ok).await.map(|key| key.clone()) else {
                 return Ok(());
@@ -125,7 +128,7 @@ impl Follower {
         work: impl Fn(&SharedModel, &Archives) -> Result<(), ArchiveError> + Send + Sync + 'static,
     ) -> Result<(), ArchiveError> {
         let work = Arc::new(work);
-        let mut pauses = Pauses::between(ARCHIVE_FULL_WAIT_MIN, ARCHIVE_FULL_WAIT_MAX);
+        let mut pauses = Pauses::between(DISK_FULL_WAIT_MIN, DISK_FULL_WAIT_MAX);
         let mut was_full = false;
         loop {
             let (model, archives) = (self.model.clone(), Arc::clone(&self.archives));

@@ -28,7 +28,8 @@ use crate::verify::reader::Progress;
 /// The model and what of its past is on disk: they are begun anew together.
 struct State {
     model: Model,
-    archive: Arc<Archive>,
+    /// None while there was no room to begin it; then nothing is folded either.
+    archive: Option<Arc<Archive>>,
 }
 
 /// The model and where reading stands; cheap to clone.
@@ -43,8 +44,9 @@ pub struct SharedModel {
 }
 
 impl SharedModel {
-    /// Shares `model`, whose past goes into `archive`.
-    pub fn new(model: Model, archive: Arc<Archive>, progress: Progress) -> Self {
+    /// Shares `model`, whose past goes into `archive`; where that is none yet,
+    /// [`SharedModel::begin_anew`] brings one before anything is taken in.
+    pub fn new(model: Model, archive: Option<Arc<Archive>>, progress: Progress) -> Self {
         Self {
             state: Arc::new(RwLock::new(State { model, archive })),
             progress: Arc::new(watch::Sender::new(progress)),
@@ -66,7 +68,7 @@ impl SharedModel {
     /// [`ArchiveError`]: nothing has changed; after `Full` it can be tried again.
     pub fn take_in(&self, commit: &Arc<CommitRelease>) -> Result<(), ArchiveError> {
         let documents = addition::documents(commit);
-        let archive = self.archive();
+        let archive = self.archive().ok_or(ArchiveError::Full("it was not begun yet"))?;
         let named = addition::named_vms(commit, &documents);
         let absent: Vec<_> = self.read(|model| named.filter(|vm| model.vm(vm).is_none()).collect());
         let gone = archive.read(commit.end.index, |reading| {
@@ -85,7 +87,7 @@ impl SharedModel {
 
     /// The history is told from its beginning again; [`SharedModel::publish`] tells those who wait.
     pub fn begin_anew(&self, model: Model, archive: Arc<Archive>) {
-        let fresh = State { model, archive };
+        let fresh = State { model, archive: Some(archive) };
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *state, fresh);
         drop(state);
@@ -93,8 +95,13 @@ impl SharedModel {
         drop(old);
     }
 
-    fn archive(&self) -> Arc<Archive> {
-        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner).archive)
+    fn archive(&self) -> Option<Arc<Archive>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).archive.clone()
+    }
+
+    /// Whether there is an archive: without one nothing can be taken in.
+    pub fn has_archive(&self) -> bool {
+        self.archive().is_some()
     }
 
     /// Looks at the past, on a thread of its own; only so many do at a time.
@@ -117,8 +124,8 @@ impl SharedModel {
         let _guard = given_up.clone().drop_guard();
         let look_back = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-            let (archive, until) = (Arc::clone(&state.archive), state.model.judged());
-            LookBack::new(self.clone(), archive, until, given_up)
+            let Some(archive) = state.archive.clone() else { return Err(LookProblem::Unbegun) };
+            LookBack::new(self.clone(), archive, state.model.judged(), given_up)
         };
         let work = move || {
             let _turn = turn;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dagger_agent::model::{Archives, LookExtent, Model, SharedModel};
+use dagger_agent::model::{ArchiveError, Archives, LookExtent, Model, SharedModel};
 use dagger_agent::verify::reader::Reader;
 use dagger_api::{HistoryView, LedgerView, VmView};
 use dagger_payload::id::CommitIndex;
@@ -12,6 +12,7 @@ use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::Verdict;
 
 use crate::agent::Agent;
+use crate::http::PATIENCE;
 use crate::support::{
     Chronicle, World, after_report, create_vm, key, refused, report, vm_create, vm_stop,
 };
@@ -30,9 +31,9 @@ fn delete_vm(world: &World, chronicle: &mut Chronicle, vm: &Vm) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_model_holds_no_more_after_a_long_history_than_after_a_short_one() {
     let (world, place) = (World::new(), tempfile::tempdir().expect("a directory"));
-    let archive = Archives::begin(place.path()).and_then(|it| it.fresh()).expect("an archive");
+    let archive = Archives::below(place.path()).fresh().expect("an archive");
     let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), None);
-    let model = SharedModel::new(Model::new(&world.genesis), archive, reader.progress());
+    let model = SharedModel::new(Model::new(&world.genesis), Some(archive), reader.progress());
     let mut chronicle = Chronicle::new(&world);
     let mut entries = Vec::new();
     for number in 0..300 {
@@ -159,4 +160,54 @@ async fn whoever_carried_what_no_honest_host_takes_in_is_named_with_the_count() 
     let text = String::from_utf8(metrics.body.to_vec()).expect("text");
     let line = "dagger_agent_member_junk_payloads{seat=\"1\",member=\"host2\"} 2";
     assert!(text.contains(line), "{text}");
+}
+
+/// The newest file of the archive.
+fn archive_file(agent: &Agent) -> std::path::PathBuf {
+    let mut archives = std::fs::read_dir(agent.directory.path().join("archive")).expect("there");
+    archives.next().expect("one").expect("it reads").path().join("data.mdb")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_history_that_cannot_be_written_ends_the_agent_and_is_not_waited_for() {
+    let mut agent = Agent::start().await;
+    let world = Arc::clone(&agent.world);
+    let mut chronicle = Chronicle::new(&world);
+    create_vm(&world, &mut chronicle, World::DEVELOPER, "web-1");
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 1).await;
+    std::fs::remove_dir_all(agent.directory.path().join("archive")).expect("it was there");
+    create_vm(&world, &mut chronicle, World::DEVELOPER, "web-2");
+    agent.ledger.say(chronicle.newest());
+    let ended = agent.until_unfollowed().await;
+    assert!(matches!(ended, Err(ArchiveError::Failed { .. })), "{ended:?}");
+    // What was not written is not shown.
+    assert_eq!(agent.model.read(|model| model.vms().count()), 1);
+    assert_eq!(agent.model.progress().judged, CommitIndex(1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_that_does_not_read_is_told_as_a_defect_and_ends_the_agent() {
+    let agent = Agent::start().await;
+    let mut chronicle = Chronicle::new(&agent.world);
+    let vm = create_vm(&agent.world, &mut chronicle, World::DEVELOPER, "web-1");
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 1).await;
+    let path = format!("/v1/payloads/{}", vm.created.digest);
+    assert_eq!(agent.unix.get(&path).await.status, 200);
+
+    // The document's length, before it, is one that nothing has.
+    let document = &chronicle.releases[0].releases[0].ordered.payload.bytes;
+    let file = archive_file(&agent);
+    let bytes = std::fs::read(&file).expect("it reads");
+    let places = (4..bytes.len() - document.len()).filter(|at| bytes[*at..].starts_with(document));
+    let opened = std::fs::OpenOptions::new().write(true).open(&file).expect("it is there");
+    for place in places {
+        let before = u64::try_from(place - 3).expect("small");
+        std::os::unix::fs::FileExt::write_all_at(&opened, &[0xff; 3], before).expect("it writes");
+    }
+    let answered = agent.unix.get(&path).await;
+    assert_eq!((answered.status.as_u16(), answered.problem().code.as_str()), (500, "internal"));
+    let why = tokio::time::timeout(PATIENCE, agent.model.until_broken()).await.expect("in time");
+    assert!(why.contains("damaged"), "{why}");
 }

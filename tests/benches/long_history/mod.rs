@@ -94,9 +94,9 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, early: u64, late: u64) 
     let place = TempDir::new().unwrap();
     let genesis = genesis();
     let cluster = ClusterId::of(&genesis.to_bytes());
-    let archive = Archives::begin(place.path()).unwrap().fresh().unwrap();
+    let archive = Archives::below(place.path()).fresh().unwrap();
     let mut reader = Reader::new(cluster, genesis.clone(), None);
-    let model = SharedModel::new(Model::new(&genesis), archive, reader.progress());
+    let model = SharedModel::new(Model::new(&genesis), Some(archive), reader.progress());
     let signer = key(9);
     let mut folding = Duration::ZERO;
     let mut digests: Vec<PayloadDigest> = Vec::new();

@@ -12,6 +12,7 @@
 #[allow(dead_code, reason = "other tests ask more of it")]
 #[path = "../shared/half.rs"]
 mod half;
+mod history;
 mod operations;
 mod small_disk;
 #[path = "../shared/versions.rs"]

@@ -36,12 +36,17 @@ pub(crate) struct SmallDisk {
 impl SmallDisk {
     /// An empty one, which nobody sees but this thread and what it starts.
     pub(crate) fn new() -> Self {
+        Self::holding(BYTES)
+    }
+
+    /// One of so many bytes.
+    pub(crate) fn holding(bytes: u64) -> Self {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace of one's own needs root");
         let nothing: Option<&str> = None;
         let all = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(nothing, "/", nothing, all, nothing).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let size = format!("size={BYTES},nr_inodes={FILES}");
+        let size = format!("size={bytes},nr_inodes={FILES}");
         let kind = Some("tmpfs");
         mount(kind, directory.path(), kind, MsFlags::empty(), Some(size.as_str())).unwrap();
         fs::create_dir(directory.path().join("ballast")).unwrap();
