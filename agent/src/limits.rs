@@ -22,6 +22,11 @@ pub const CHAIN_ENDS_MAX: usize = 64 * 1024;
 pub const RELEASES_TAIL_MAX: usize = 256;
 /// Bytes of them.
 pub const RELEASES_TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Items of the release stream that are taken in together, with one write to the archive: half of
+/// what may be under way, so that the rest comes meanwhile.
+pub const RELEASES_WRITTEN_TOGETHER_MAX: usize = RELEASE_WINDOW as usize / 2;
+/// Bytes of them, but for the last one.
+pub const RELEASES_WRITTEN_TOGETHER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of releases that are read from the archive at once, unless one alone has more.
 pub const RELEASES_TOGETHER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest archive of the history, in bytes: address space, and room on the disk only as it is

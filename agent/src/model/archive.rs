@@ -257,8 +257,12 @@ impl Archive {
     ///
     /// # Errors
     /// `Full`, after which it can be tried again; `Failed`.
-    pub(super) fn write(&self, puts: &[Put]) -> Result<(), ArchiveError> {
-        let bytes = puts.iter().map(|put| put.key.len() + put.value.len()).sum();
+    pub(super) fn write<'p>(
+        &self,
+        puts: impl IntoIterator<Item = &'p Put, IntoIter: Clone>,
+    ) -> Result<(), ArchiveError> {
+        let puts = puts.into_iter();
+        let bytes = puts.clone().map(|put| put.key.len() + put.value.len()).sum();
         check_room(&self.directory, bytes)?;
         let writing = |cause| failed("write a part", cause);
         let mut transaction = self.environment.begin_rw_txn().map_err(writing)?;

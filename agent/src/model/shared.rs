@@ -5,20 +5,21 @@
 //! across an `await` and never while a disk is read: what is past they read through
 //! [`SharedModel::look_back`], on threads that may wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use dagger_payload::id::{CommitIndex, PayloadDigest};
+use dagger_payload::id::{CommitIndex, PayloadDigest, VmId};
 use dagger_payload::release::{CommitRelease, Verdict};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::Model;
+use super::addition::ReadCommit;
 use super::archive::{Archive, ArchiveError};
 use super::look::{LookBack, LookExtent, LookProblem};
 use super::views::{NameProblem, VmQuery};
 use super::volumes::VolumeQuery;
-use super::{Model, addition};
 use crate::limits::{
     ARCHIVE_LOOK_WAIT_MAX, ARCHIVE_LOOKS_TOGETHER_MAX, ARCHIVE_WALKS_TOGETHER_MAX,
     RELEASES_TOGETHER_BYTES_MAX,
@@ -61,27 +62,33 @@ impl SharedModel {
         look(&self.state.read().unwrap_or_else(PoisonError::into_inner).model)
     }
 
-    /// Takes in the next release; the caller has verified it, keeps the order, and is the only one
-    /// who does. It is written before it is shown, and nobody waits for the disk but the caller.
+    /// Takes in the next releases; the caller has verified them, keeps the order, and is the only
+    /// one who does. They are written together before any is shown, and nobody waits for the disk
+    /// but the caller.
     ///
     /// # Errors
     /// [`ArchiveError`]: nothing has changed; after `Full` it can be tried again.
-    pub fn take_in(&self, commit: &Arc<CommitRelease>) -> Result<(), ArchiveError> {
-        let documents = addition::documents(commit);
+    pub fn take_in(&self, commits: &[Arc<CommitRelease>]) -> Result<(), ArchiveError> {
+        let Some(last) = commits.last() else { return Ok(()) };
         let archive = self.archive().ok_or(ArchiveError::Full("it was not begun yet"))?;
-        let named = addition::named_vms(commit, &documents);
-        let absent: Vec<_> = self.read(|model| named.filter(|vm| model.vm(vm).is_none()).collect());
-        let gone = archive.read(commit.end.index, |reading| {
+        let read: Vec<_> = commits.iter().map(|commit| ReadCommit::of(commit)).collect();
+        let named: BTreeSet<_> = read.iter().flat_map(ReadCommit::named_vms).collect();
+        let is_absent = |model: &Model, vm: &VmId| model.vm(vm).is_none();
+        let absent: Vec<_> =
+            self.read(|model| named.into_iter().filter(|vm| is_absent(model, vm)).collect());
+        let gone = archive.read(last.end.index, |reading| {
             let mut gone = BTreeMap::new();
             for id in absent {
                 gone.extend(reading.gone_vm(&id)?.map(|vm| (id, vm)));
             }
             Ok(gone)
         })?;
-        let addition = self.read(|model| model.addition(commit, &documents, &gone));
-        archive.write(&addition.puts)?;
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.model.fold(Arc::clone(commit), &addition);
+        let additions = self.read(|model| model.additions(&read, &gone));
+        archive.write(additions.iter().flat_map(|addition| &addition.puts))?;
+        for (commit, addition) in commits.iter().zip(&additions) {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.model.fold(Arc::clone(commit), addition);
+        }
         Ok(())
     }
 
