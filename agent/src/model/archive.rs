@@ -146,7 +146,7 @@ pub(super) enum Direction {
 #[derive(Debug)]
 pub struct Archives {
     directory: PathBuf,
-    /// How many were begun; nothing before what an earlier life left there is removed.
+    /// How many were begun; `None` until what an earlier life left there is removed.
     begun: Mutex<Option<u64>>,
 }
 

@@ -12,7 +12,6 @@ use std::process::Command;
 use std::time::Duration;
 
 use dagger_agent::actuator::disks::Disks;
-use dagger_agent::controller::DiskRule;
 use dagger_agent::controller::proof::DeleteProof;
 use dagger_agent::hypervisor::HypervisorError;
 use dagger_agent::machines::Backend;
@@ -51,7 +50,7 @@ fn a_snapshot_beside_a_guest_is_not_begun_without_room_and_one_that_fills_the_di
     let volume = host.disks.volume_path(VOLUME);
     let keep = |copy: &dyn Fn(&Path) -> Result<(), HypervisorError>| {
         host.disks
-            .ensure_snapshot_by(VOLUME, SNAPSHOT, 1, DiskRule::MayMake, copy)
+            .ensure_snapshot_by(VOLUME, SNAPSHOT, 1, copy)
             .map_err(|error| error.to_string())
     };
     let before = disk.files();
