@@ -190,14 +190,18 @@ fn start(
     Ok(parts)
 }
 
-/// The read model with an empty archive, and where further ones are begun.
+/// The read model with an empty archive, and where further ones are begun. Where there is no room
+/// for one, it is begun by who follows the ledger, and everything else starts without it.
 fn model(
     state_directory: &Path,
     genesis: &Genesis,
     progress: Progress,
 ) -> Result<(SharedModel, Archives), Broken> {
-    let archives = Archives::begin(state_directory).map_err(Broken::Archive)?;
-    let archive = archives.fresh().map_err(Broken::Archive)?;
+    let archives = Archives::below(state_directory);
+    let archive = match archives.fresh() {
+        Err(ArchiveError::Full(_)) => None,
+        archive => Some(archive.map_err(Broken::Archive)?),
+    };
     Ok((SharedModel::new(Model::new(genesis), archive, progress), archives))
 }
 

@@ -21,6 +21,7 @@ pub mod name_servers;
 pub mod network;
 pub mod observation;
 pub mod one_shot;
+mod room;
 mod service_manager;
 pub mod submit;
 pub mod verify;

@@ -22,6 +22,11 @@ pub const CHAIN_ENDS_MAX: usize = 64 * 1024;
 pub const RELEASES_TAIL_MAX: usize = 256;
 /// Bytes of them.
 pub const RELEASES_TAIL_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Items of the release stream that are taken in together, with one write to the archive: half of
+/// what may be under way, so that the rest comes meanwhile.
+pub const RELEASES_WRITTEN_TOGETHER_MAX: usize = RELEASE_WINDOW as usize / 2;
+/// Bytes of them, but for the last one.
+pub const RELEASES_WRITTEN_TOGETHER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of releases that are read from the archive at once, unless one alone has more.
 pub const RELEASES_TOGETHER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// The largest archive of the history, in bytes: address space, and room on the disk only as it is
@@ -38,10 +43,10 @@ pub const ARCHIVE_WALKS_TOGETHER_MAX: usize = 4;
 pub const ARCHIVE_READERS_MAX: u32 = 64;
 /// How long one waits for a turn to look.
 pub const ARCHIVE_LOOK_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Shortest pause before a release is written again for which there was no room.
-pub const ARCHIVE_FULL_WAIT_MIN: Duration = Duration::from_millis(500);
+/// Shortest pause before what found no room on the disk of the state directory is written again.
+pub const DISK_FULL_WAIT_MIN: Duration = Duration::from_millis(500);
 /// Longest one.
-pub const ARCHIVE_FULL_WAIT_MAX: Duration = Duration::from_secs(15);
+pub const DISK_FULL_WAIT_MAX: Duration = Duration::from_secs(15);
 /// Steps of a VM's history in one answer.
 pub const HISTORY_STEPS_MAX: usize = 1000;
 /// Bytes of the documents in it, but for the last one.

@@ -23,7 +23,7 @@ use crate::actuator::store::{StoredDisks, console_directory, disk_directory};
 use crate::actuator::{Actuator, Ended, Performer};
 use crate::controller::{
     Collection, Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Retention,
-    VolumeFinished,
+    Room, VolumeFinished,
 };
 use crate::downloads::{DownloadConfiguration, Downloads};
 use crate::exports::Exporter;
@@ -43,11 +43,14 @@ use crate::observation::{
     CHANGES_WAITING_MAX, ConsoleDesk, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
 };
 use crate::one_shot::HelperConfiguration;
+use crate::room;
 
 /// What may wait for the controller besides orders.
 const INPUTS_WAITING_MAX: usize = 1024;
 /// Orders that are taken before the board is written again.
 const ORDERS_TOGETHER_MAX: usize = 256;
+/// Looks at what this host has free at the same time: one that hangs holds up no other.
+const ROOM_LOOKS_TOGETHER_MAX: usize = 8;
 /// How long steps under way may take to end when the agent stops.
 const STEPS_END_WAIT_MAX: Duration = Duration::from_secs(3);
 /// How long the journal may have no space before the agent gives up, which its service manager
@@ -119,6 +122,15 @@ impl Backend {
         match self {
             Self::Libvirt { .. } => Owner::Root,
             Self::CloudHypervisor(configuration) => configuration.card_owner(),
+        }
+    }
+
+    /// Where what is free on this host is free for its machines; nowhere for those of libvirt's
+    /// test driver, which take nothing of it.
+    fn takes_from(&self, storage: &Path) -> Option<PathBuf> {
+        match self {
+            Self::Libvirt { uri, .. } if uri.starts_with("test:") => None,
+            Self::Libvirt { .. } | Self::CloudHypervisor(_) => Some(storage.to_owned()),
         }
     }
 
@@ -235,6 +247,8 @@ pub async fn run(
         disks,
         downloads,
         store_looks: Arc::new(Semaphore::new(1)),
+        room_looks: Arc::new(Semaphore::new(ROOM_LOOKS_TOGETHER_MAX)),
+        takes_from: configuration.backend.takes_from(&storage_directory),
         actuator: Actuator::new(Arc::new(performer)),
         journal,
         tickets,
@@ -279,6 +293,8 @@ struct Machines {
     downloads: Downloads,
     /// One look at the stores at a time: one that hangs is not joined by others.
     store_looks: Arc<Semaphore>,
+    room_looks: Arc<Semaphore>,
+    takes_from: Option<PathBuf>,
     actuator: Actuator,
     journal: Journal,
     tickets: Tickets,
@@ -361,6 +377,7 @@ impl Machines {
                 }
                 Output::Halt(job) => self.actuator.begin_halt(*job),
                 Output::LookAtStores => self.look_at_stores(),
+                Output::LookAtRoom(vm) => self.look_at_room(vm),
                 Output::Collect(collection) => self.collect(*collection),
                 Output::Fetch(job) => self.downloads.begin(*job),
                 Output::StopFetching(image) => self.downloads.stop(image),
@@ -423,6 +440,23 @@ impl Machines {
                 Err(error) => tracing::warn!(%error, "it cannot be seen what lies in the stores"),
             }
             drop(permit);
+        });
+    }
+
+    /// What cannot be seen now is unknown, which is no reason to refuse.
+    fn look_at_room(&self, vm: VmId) {
+        let permit = Arc::clone(&self.room_looks).try_acquire_owned().ok();
+        let (inputs, takes_from) = (self.inputs.clone(), self.takes_from.clone());
+        tokio::spawn(async move {
+            let room = match (permit, takes_from) {
+                (Some(permit), Some(storage)) => {
+                    let work = move || (room::look(&storage), permit);
+                    tokio::task::spawn_blocking(work).await.map(|(room, _)| room)
+                }
+                _ => Ok(Room::default()),
+            };
+            // The half that does not listen any more is stopping.
+            let _ = inputs.send(Input::Room(vm, room.unwrap_or_default())).await;
         });
     }
 

@@ -45,11 +45,12 @@ fn the_walls_around_each_daemon_hold_and_a_daemon_that_ends_comes_back() {
 }
 
 #[test]
-fn machines_of_cloud_hypervisor_are_units_in_walls_that_outlive_the_agent_and_leave_nothing() {
+fn machines_of_cloud_hypervisor_are_units_in_walls_that_outlive_the_agent_and_a_reboot() {
     let machine = machine();
     let program = Path::new(env!("CARGO_BIN_EXE_cloud-hypervisor-contract"));
     machine.add(program, "usr/bin/cloud-hypervisor").expect("it is installed");
     run(&machine, include_str!("systemd/machines.sh")).succeeded();
+    run(&machine, include_str!("systemd/machines_again.sh")).succeeded();
 }
 
 #[test]

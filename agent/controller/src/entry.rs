@@ -13,6 +13,7 @@ use dagger_payload::object::{Placement, Wanted};
 use dagger_payload::usage::Metered;
 
 use super::limits::{RESTARTS_MAX, RETRY_WAIT_FIRST, RETRY_WAIT_MAX, SILENT_TRIES_MAX};
+use super::room::RoomLook;
 use super::step::{DiskRule, Finished, Outcome, Seen, Sighting, Step};
 use super::{Monotonic, report::Told};
 use crate::machine::{Machine, Tags};
@@ -32,6 +33,8 @@ pub(super) struct Entry {
     pub(super) sighting: Sighting,
     /// A look was asked for.
     pub(super) look_asked: bool,
+    /// What this host has free for it, looked at once for each generation that is offered.
+    pub(super) room: Option<(Generation, RoomLook)>,
     /// The step that is being carried out.
     pub(super) busy: Option<Step>,
     /// Steps ensured for this generation since the agent started.
@@ -111,6 +114,7 @@ impl Entry {
             record,
             sighting: Sighting { ticket: 0, seen: Seen::Unknown },
             look_asked: false,
+            room: None,
             busy: None,
             ensured: BTreeSet::new(),
             missing_image: None,

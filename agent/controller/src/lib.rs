@@ -33,6 +33,7 @@ mod policy;
 pub mod proof;
 pub mod record;
 mod report;
+mod room;
 pub mod selection;
 mod sight;
 mod sources;
@@ -64,6 +65,7 @@ use crate::record::Record;
 pub use collector::{Collection, Retention, Stored, StoredOverlay};
 pub use fetches::{FetchJob, FetchPlace, Fetched};
 pub use policy::LocalPolicy;
+pub use room::Room;
 pub use step::{
     Action, DiskRule, Finished, Guests, HaltJob, Job, NeededImage, Outcome, Rung, Seen, Sighting,
     Step,
@@ -114,6 +116,8 @@ pub enum Input {
     Stored(Stored),
     /// A removal ended, well or not.
     Collected,
+    /// What this host has free, for this VM that is offered to it.
+    Room(VmId, Room),
     /// An image was fetched, or was not.
     Fetched(ImageDigest, Fetched),
     /// This host's operator wants the machine off, in this manner and for this reason.
@@ -153,6 +157,8 @@ pub enum Output {
     ReportSnapshot(ReportSnapshot),
     /// Look at this machine; the answer comes as a [`Input::Sighting`] or [`Input::Inventory`].
     Look(VmId),
+    /// Look what this host has free for this VM; the answer comes as [`Input::Room`].
+    LookAtRoom(VmId),
     /// Read this VM's console until its SSH host key shows.
     ReadConsole(VmId),
     /// Tell the operator.
@@ -269,6 +275,7 @@ impl Controller {
                 }
                 self.advance(now, vm, &mut outputs);
             }
+            Input::Room(vm, room) => self.take_room(now, (vm, room), &mut outputs),
             Input::Fetched(image, fetched) => {
                 self.take_fetched(now, image, &fetched, &mut outputs);
             }

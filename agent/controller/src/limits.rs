@@ -16,6 +16,10 @@ pub(super) const SHUTDOWN_ASK_AGAIN: Duration = Duration::from_secs(8);
 pub(super) const RESTARTS_MAX: usize = 3;
 /// The window for [`RESTARTS_MAX`].
 pub(super) const RESTART_WINDOW: Duration = Duration::from_secs(600);
+/// Memory that must stay free beside what VMs need, in MiB: hypervisors need some of their own.
+pub(super) const MEMORY_RESERVE_MIB: u64 = 256;
+/// Room that must stay free beside what VMs' disks need, in MiB: what a copy of a disk leaves, too.
+pub(super) const STORAGE_RESERVE_MIB: u64 = 1024;
 /// Places that are tried for one image, of all names that stand for it.
 pub(super) const IMAGE_SOURCES_TRIED_MAX: usize = 32;
 /// How often it is looked whether something in the stores may go.

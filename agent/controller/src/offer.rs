@@ -10,6 +10,7 @@ use super::entry::Entry;
 use super::step::Seen;
 use super::{Controller, Output, report};
 use crate::machine::Machine;
+use crate::order::AttestedVm;
 
 impl Controller {
     /// Accepts or refuses, once the hypervisor could be asked; an offer whose time has passed is
@@ -18,6 +19,7 @@ impl Controller {
         let here = self.here;
         let (carried, used) = self.carried();
         let used = used.plus(&self.volumes_take(None));
+        let promised = self.promised();
         let Some(entry) = self.entries.get_mut(&vm) else { return };
         let Some(wanted) = &entry.wanted else { return };
         let Placement::Offered { deadline, .. } = wanted.vm.placement else { return };
@@ -37,7 +39,16 @@ impl Controller {
                 Ok(())
             }
             Seen::Absent | Seen::Present(Machine::Ours { .. }) => {
-                self.policy.admit(&wanted.vm.size, carried, &used)
+                let (size, generation) = (wanted.vm.size, wanted.vm.generation);
+                let is_new = entry.sighting.seen == Seen::Absent;
+                match self.policy.admit(&size, carried, &used) {
+                    // One that is here has its memory and its disk.
+                    Ok(()) if is_new => {
+                        let Some(room) = entry.room_for(generation, outputs) else { return };
+                        room.admit(&size, &promised)
+                    }
+                    answer => answer,
+                }
             }
         };
         let told = match &answer {
@@ -52,12 +63,18 @@ impl Controller {
         let mut carried = (0, Capacity::default());
         for entry in self.entries.values() {
             let Some(wanted) = &entry.wanted else { continue };
-            let counts = entry.is_accepted_by(self.here) || entry.accepted_already();
-            if counts && wanted.vm.wanted != Wanted::Deleted {
+            if self.carries(entry) {
                 carried = (carried.0 + 1, carried.1.plus(&wanted.vm.size));
             }
         }
         carried
+    }
+
+    /// Whether this host carries the VM or has offered to carry it.
+    pub(super) fn carries(&self, entry: &Entry) -> bool {
+        let counts = entry.is_accepted_by(self.here) || entry.accepted_already();
+        let is_kept = |wanted: &AttestedVm| wanted.vm.wanted != Wanted::Deleted;
+        counts && entry.wanted.as_ref().is_some_and(is_kept)
     }
 }
 

@@ -87,6 +87,8 @@ own_codes! {
         "Send the same bytes again in a moment, or to another host: nothing is done twice.";
     STORE_FULL = "store_full", SERVICE_UNAVAILABLE, "This host's ledger has no room left",
         "Tell the operator to make room; meanwhile use another host.";
+    HISTORY_UNREAD = "history_unread", SERVICE_UNAVAILABLE, "This host has not read the history yet",
+        "Tell the operator to make room; meanwhile use another host.";
     FOLLOWER = "follower", SERVICE_UNAVAILABLE, "This host has no vote now",
         "Send the same bytes to a member: daggerctl ledger status names them.";
     UPGRADE_NEEDED = "upgrade_needed", SERVICE_UNAVAILABLE, "This host's software is too old",
@@ -330,6 +332,7 @@ impl From<LookProblem> for ApiProblem {
     fn from(problem: LookProblem) -> Self {
         match problem {
             LookProblem::Busy => Self::overloaded(problem.to_string()),
+            LookProblem::Unbegun => Self::own(&HISTORY_UNREAD, problem.to_string()),
             LookProblem::Broken(_) => Self::internal(problem.to_string()),
         }
     }

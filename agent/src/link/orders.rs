@@ -9,8 +9,11 @@ use dagger_controller::selection::Selection;
 use dagger_payload::id::{CommitIndex, HostId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
+use super::Pauses;
 use crate::handover::Order;
+use crate::limits::{DISK_FULL_WAIT_MAX, DISK_FULL_WAIT_MIN};
 use crate::model::{LookProblem, SharedModel};
 use crate::verify::mark::{Mark, MarkFile};
 use crate::verify::reader::{Progress, Trust};
@@ -136,6 +139,8 @@ impl OrderTeller {
                 // The daemon is ending.
                 Err(LookProblem::Broken(_)) => return std::future::pending().await,
                 Err(LookProblem::Busy) => continue,
+                // Of what was not begun nothing is attested; its progress is on its way here.
+                Err(LookProblem::Unbegun) => return Ok(Ok(())),
             };
             let mut orders = Vec::new();
             let before = self.told;
@@ -175,12 +180,31 @@ impl OrderTeller {
         if recent && !acts {
             return Ok(());
         }
-        let file = self.mark_file.clone();
-        let written = tokio::task::spawn_blocking(move || file.write(&fresh)).await;
-        written.unwrap_or_else(|panic| Err(std::io::Error::other(panic)))?;
+        self.write_mark(fresh).await?;
         self.mark = Some(fresh);
         self.written = Some(Instant::now());
         Ok(())
+    }
+
+    /// Where there is no room for it, that is waited for: nothing is told before it is written.
+    async fn write_mark(&self, mark: Mark) -> std::io::Result<()> {
+        let mut pauses = Pauses::between(DISK_FULL_WAIT_MIN, DISK_FULL_WAIT_MAX);
+        let mut was_full = false;
+        loop {
+            let file = self.mark_file.clone();
+            let written = tokio::task::spawn_blocking(move || file.write(&mark)).await;
+            match written.unwrap_or_else(|panic| Err(std::io::Error::other(panic))) {
+                Err(error) if dagger_images::is_for_want_of_space(&error) => {
+                    if !was_full {
+                        error!(%error, "no orders are carried out: make room on the disk of the \
+                            agent's state directory");
+                    }
+                    was_full = true;
+                    tokio::time::sleep(pauses.next()).await;
+                }
+                written => return written,
+            }
+        }
     }
 
     async fn tell(&self, order: Order) -> Result<(), NobodyListens> {

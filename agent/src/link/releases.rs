@@ -7,10 +7,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dagger_bus::ledger::{Consumed, Purpose, StreamItem};
-use dagger_bus::{BusError, Connection};
+use dagger_bus::{BusError, Connection, Receiver};
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::ClusterId;
 use dagger_payload::key::PublicKey;
+use dagger_payload::release::CommitRelease;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -18,7 +19,8 @@ use tracing::{error, info, warn};
 use super::seal::SealState;
 use super::{Pauses, requests};
 use crate::limits::{
-    ARCHIVE_FULL_WAIT_MAX, ARCHIVE_FULL_WAIT_MIN, OLD_VIEW_WAIT_MAX, RELEASE_WINDOW,
+    DISK_FULL_WAIT_MAX, DISK_FULL_WAIT_MIN, OLD_VIEW_WAIT_MAX, RELEASE_WINDOW,
+    RELEASES_WRITTEN_TOGETHER_BYTES_MAX, RELEASES_WRITTEN_TOGETHER_MAX,
 };
 use crate::model::{ArchiveError, Archives, Model, SharedModel};
 use crate::verify::reader::{Distrust, Progress, Reader, Taken, Trust};
@@ -61,6 +63,15 @@ enum StreamEnd {
     OldView,
 }
 
+/// What was at hand of the stream.
+#[derive(Default)]
+struct Gathered {
+    /// What is to be folded, in order.
+    releases: Vec<Arc<CommitRelease>>,
+    /// Why nothing more comes after them.
+    end: Option<StreamEnd>,
+}
+
 impl Follower {
     /// Follows until `stop`.
     ///
@@ -73,6 +84,9 @@ impl Follower {
 
     async fn follow(&mut self) -> Result<(), ArchiveError> {
         let mut pauses = Pauses::new();
+        if !self.model.has_archive() {
+            self.forget().await?;
+        }
         loop {
             let Ok(seal) = self.seal.wait_for(Result::is_ok).await.map(|key| key.clone()) else {
                 return Ok(());
@@ -119,13 +133,13 @@ impl Follower {
     }
 
     /// Does what needs room on the disk, again and again until there is some: what was folded is
-    /// shown meanwhile, and nothing is lost, for the next release is taken only after this one.
+    /// shown meanwhile, and nothing is lost, for the next release is taken only after these.
     async fn patiently(
         &self,
         work: impl Fn(&SharedModel, &Archives) -> Result<(), ArchiveError> + Send + Sync + 'static,
     ) -> Result<(), ArchiveError> {
         let work = Arc::new(work);
-        let mut pauses = Pauses::between(ARCHIVE_FULL_WAIT_MIN, ARCHIVE_FULL_WAIT_MAX);
+        let mut pauses = Pauses::between(DISK_FULL_WAIT_MIN, DISK_FULL_WAIT_MAX);
         let mut was_full = false;
         loop {
             let (model, archives) = (self.model.clone(), Arc::clone(&self.archives));
@@ -173,7 +187,7 @@ impl Follower {
             let since = too_old.then(|| old_since.unwrap_or_else(tokio::time::Instant::now));
             old_since = since;
             let item = tokio::select! {
-                item = connection.receiver.receive::<StreamItem>() => item?,
+                item = connection.receiver.receive_sized::<StreamItem>() => item?,
                 // A change to the same key again cannot be told apart from none, and need not be.
                 _ = self.seal.wait_for(|now| now.as_ref() != Ok(seal_key)) => {
                     return Err(StreamEnd::SealChanged);
@@ -185,25 +199,70 @@ impl Follower {
         }
     }
 
+    /// Takes in `first` and what is at hand behind it: it is written together, and told once it is.
     async fn take(
         &mut self,
-        item: StreamItem,
+        first: (StreamItem, usize),
         seal_key: &PublicKey,
         connection: &mut Connection,
     ) -> Result<(), StreamEnd> {
-        match self.reader.take(item, seal_key)? {
-            Taken::Release(release) => {
-                let commit = release.end.index;
-                self.patiently(move |model, _| model.take_in(&release)).await?;
-                self.publish();
-                connection.sender.send(&Consumed { commit }).await?;
-            }
-            Taken::Noted => self.publish(),
-            Taken::Worthless(why) => {
-                warn!(%why, "the ledger sent evidence that proves nothing");
-            }
+        let Gathered { releases, end } = self.gather(first, seal_key, &mut connection.receiver);
+        let last = releases.last().map(|release| release.end.index);
+        if last.is_some() {
+            self.patiently(move |model, _| model.take_in(&releases)).await?;
+        }
+        if let Some(end) = end {
+            return Err(end);
+        }
+        self.publish();
+        if let Some(commit) = last {
+            connection.sender.send(&Consumed { commit }).await?;
         }
         Ok(())
+    }
+
+    fn gather(
+        &mut self,
+        first: (StreamItem, usize),
+        seal_key: &PublicKey,
+        receiver: &mut Receiver,
+    ) -> Gathered {
+        let mut gathered = Gathered::default();
+        let (mut items, mut bytes) = (0, 0);
+        let mut next = Some(Ok(first));
+        while let Some(item) = next {
+            match item.map_err(StreamEnd::from).and_then(|item| self.look_at(item, seal_key)) {
+                Ok((release, size_bytes)) => {
+                    gathered.releases.extend(release);
+                    (items, bytes) = (items + 1, bytes + size_bytes);
+                }
+                Err(end) => {
+                    gathered.end = Some(end);
+                    break;
+                }
+            }
+            let has_room = items < RELEASES_WRITTEN_TOGETHER_MAX
+                && bytes < RELEASES_WRITTEN_TOGETHER_BYTES_MAX;
+            next = has_room.then(|| receiver.receive_at_hand()).flatten();
+        }
+        gathered
+    }
+
+    /// The release, if it is one, and its size.
+    fn look_at(
+        &mut self,
+        (item, size_bytes): (StreamItem, usize),
+        seal_key: &PublicKey,
+    ) -> Result<(Option<Arc<CommitRelease>>, usize), StreamEnd> {
+        let release = match self.reader.take(item, seal_key)? {
+            Taken::Release(release) => Some(release),
+            Taken::Noted => None,
+            Taken::Worthless(why) => {
+                warn!(%why, "the ledger sent evidence that proves nothing");
+                None
+            }
+        };
+        Ok((release, size_bytes))
     }
 
     fn has_old_view(&mut self) -> bool {

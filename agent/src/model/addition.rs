@@ -47,27 +47,34 @@ pub(super) fn vm_named_by(body: &Body, release: &Release) -> Option<VmId> {
     }
 }
 
-/// The documents of a commit's payloads, in order; none of what is no document.
-pub(super) fn documents(commit: &CommitRelease) -> Vec<Option<Payload>> {
-    commit.releases.iter().map(|release| release.ordered.payload.read().ok()).collect()
+/// A commit with the documents of its payloads, in order; none of what is no document.
+pub(super) struct ReadCommit<'c> {
+    commit: &'c CommitRelease,
+    documents: Vec<Option<Payload>>,
 }
 
-/// The VMs that a commit names or changes.
-pub(super) fn named_vms(
-    commit: &CommitRelease,
-    documents: &[Option<Payload>],
-) -> impl Iterator<Item = VmId> {
-    let named = commit.releases.iter().zip(documents).filter_map(|(release, document)| {
-        document.as_ref().and_then(|document| vm_named_by(&document.body, release))
-    });
-    let changed = commit.effects().filter_map(|effect| match effect {
-        Effect::Vm(vm) => Some(vm.id),
-        _ => None,
-    });
-    named.chain(changed)
+impl<'c> ReadCommit<'c> {
+    pub(super) fn of(commit: &'c CommitRelease) -> Self {
+        let read = |release: &Release| release.ordered.payload.read().ok();
+        Self { commit, documents: commit.releases.iter().map(read).collect() }
+    }
+
+    /// The VMs that it names or changes.
+    pub(super) fn named_vms(&self) -> impl Iterator<Item = VmId> {
+        let read = self.commit.releases.iter().zip(&self.documents);
+        let named = read.filter_map(|(release, document)| {
+            document.as_ref().and_then(|document| vm_named_by(&document.body, release))
+        });
+        let changed = self.commit.effects().filter_map(|effect| match effect {
+            Effect::Vm(vm) => Some(vm.id),
+            _ => None,
+        });
+        named.chain(changed)
+    }
 }
 
-/// What is known at one point of a commit: the model, and what the commit has changed so far.
+/// What is known at one point of a commit: the model, and what it and those before it that are not
+/// folded yet have changed so far.
 pub(super) struct Known<'m> {
     model: &'m Model,
     gone: Option<&'m GoneVms>,
@@ -143,27 +150,19 @@ impl<'m> Known<'m> {
 }
 
 impl Model {
-    /// What the next commit adds; `gone` are the deleted VMs among those that it names.
-    pub(super) fn addition(
-        &self,
-        commit: &CommitRelease,
-        documents: &[Option<Payload>],
-        gone: &GoneVms,
-    ) -> Addition {
-        let known = Known { gone: Some(gone), ..Known::now(self) };
-        let mut work = Work { commit, known, puts: Vec::new(), steps: 0 };
-        work.puts.push(past::commit_put(commit));
-        for (release, document) in commit.releases.iter().zip(documents) {
-            work.add_payload(release, document.as_ref());
+    /// What each of the next commits adds; `gone` are the deleted VMs among those that they name.
+    pub(super) fn additions(&self, commits: &[ReadCommit<'_>], gone: &GoneVms) -> Vec<Addition> {
+        let mut known = Known { gone: Some(gone), ..Known::now(self) };
+        let mut first_step = self.steps;
+        let mut additions = Vec::new();
+        for ReadCommit { commit, documents } in commits {
+            let mut work = Work { commit, known, puts: Vec::new(), first_step, steps: 0 };
+            work.add(documents);
+            first_step = first_step.saturating_add(work.steps);
+            additions.push(Addition { puts: work.puts, steps: work.steps });
+            known = work.known;
         }
-        for effect in &commit.time_effects {
-            if let Effect::Vm(vm) = effect {
-                let summary = history::passing_of_time(&work.known, work.known.vm(&vm.id), vm);
-                work.add_step(vm, None, summary, None);
-            }
-            work.add_effect(effect);
-        }
-        Addition { puts: work.puts, steps: work.steps }
+        additions
     }
 }
 
@@ -171,10 +170,26 @@ struct Work<'m> {
     commit: &'m CommitRelease,
     known: Known<'m>,
     puts: Vec<Put>,
+    /// The number of its first step.
+    first_step: u64,
     steps: u64,
 }
 
 impl Work<'_> {
+    fn add(&mut self, documents: &[Option<Payload>]) {
+        self.puts.push(past::commit_put(self.commit));
+        for (release, document) in self.commit.releases.iter().zip(documents) {
+            self.add_payload(release, document.as_ref());
+        }
+        for effect in &self.commit.time_effects {
+            if let Effect::Vm(vm) = effect {
+                let summary = history::passing_of_time(&self.known, self.known.vm(&vm.id), vm);
+                self.add_step(vm, None, summary, None);
+            }
+            self.add_effect(effect);
+        }
+    }
+
     fn add_payload(&mut self, release: &Release, document: Option<&Payload>) {
         self.puts.push(past::payload_put(self.commit, release));
         let vm = document.and_then(|payload| vm_named_by(&payload.body, release));
@@ -236,7 +251,7 @@ impl Work<'_> {
             generation: Some(vm.generation),
             phase,
         };
-        let number = self.known.model.steps.saturating_add(self.steps);
+        let number = self.first_step.saturating_add(self.steps);
         self.puts.push(past::step_put(&vm.id, number, &step));
         self.steps += 1;
     }

@@ -13,8 +13,7 @@ use std::io;
 use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dagger_payload::id::CommitIndex;
 use lmdb::{
@@ -147,36 +146,70 @@ pub(super) enum Direction {
 #[derive(Debug)]
 pub struct Archives {
     directory: PathBuf,
-    made: AtomicU64,
+    /// How many were begun; `None` until what an earlier life left there is removed.
+    begun: Mutex<Option<u64>>,
 }
 
 impl Archives {
-    /// The place below `state_directory`; what an earlier life left there is removed.
+    /// The place below `state_directory`; nothing is touched yet.
+    pub fn below(state_directory: &Path) -> Self {
+        Self { directory: state_directory.join(DIRECTORY_NAME), begun: Mutex::new(None) }
+    }
+
+    /// An empty archive. Before the first one what an earlier life left is removed.
     ///
     /// # Errors
-    /// [`ArchiveError`].
-    pub fn begin(state_directory: &Path) -> Result<Self, ArchiveError> {
-        let directory = state_directory.join(DIRECTORY_NAME);
-        match fs::remove_dir_all(&directory) {
+    /// `Full`, after which it can be tried again; `Failed`.
+    pub fn fresh(&self) -> Result<Arc<Archive>, ArchiveError> {
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = match *begun {
+            Some(number) => number,
+            None => {
+                self.clear()?;
+                0
+            }
+        };
+        *begun = Some(number + 1);
+        drop(begun);
+        // LMDB writes its lock file through a mapping: there a full disk would be a signal.
+        check_room(&self.directory, 0)?;
+        let directory = self.directory.join(format!("{}-{number}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&directory).map_err(failed_by("make a part"))?;
+        let opened = Archive::open(directory.clone(), ARCHIVE_MAP_BYTES);
+        if opened.is_err() {
+            // What stays is removed at the next start.
+            let _ = fs::remove_dir_all(&directory);
+        }
+        opened.map(Arc::new)
+    }
+
+    fn clear(&self) -> Result<(), ArchiveError> {
+        match fs::remove_dir_all(&self.directory) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(failed_by("remove what is left")(error)),
         }
         let mut builder = DirBuilder::new();
-        builder.recursive(true).mode(0o700).create(&directory).map_err(failed_by("make a part"))?;
-        Ok(Self { directory, made: AtomicU64::new(0) })
+        builder.recursive(true).mode(0o700);
+        builder.create(&self.directory).map_err(failed_by("make a part"))
     }
+}
 
-    /// An empty archive.
-    ///
-    /// # Errors
-    /// [`ArchiveError`].
-    pub fn fresh(&self) -> Result<Arc<Archive>, ArchiveError> {
-        let number = self.made.fetch_add(1, Ordering::Relaxed);
-        let directory = self.directory.join(format!("{}-{number}", std::process::id()));
-        DirBuilder::new().mode(0o700).create(&directory).map_err(failed_by("make a part"))?;
-        Archive::open(directory, ARCHIVE_MAP_BYTES).map(Arc::new)
+/// Refuses before anything is written: a write that fails half-way may leave the environment
+/// unusable.
+fn check_room(directory: &Path, bytes: usize) -> Result<(), ArchiveError> {
+    let asking = |cause: Errno| ArchiveError::Failed {
+        doing: "ask for the room on the disk",
+        cause: Box::new(cause),
+    };
+    let room = nix::sys::statvfs::statvfs(directory).map_err(asking)?;
+    let free = room.blocks_available().saturating_mul(room.fragment_size());
+    // Page splits, copied tree pages and overflow pages, as in the ledger's store.
+    let wanted = u64::try_from(bytes).expect("a length fits into 64 bits").saturating_mul(3);
+    if free < wanted.saturating_add(ARCHIVE_RESERVE_BYTES) {
+        return Err(ArchiveError::Full("its disk has no room left"));
     }
+    Ok(())
 }
 
 /// An open archive; its files go with it.
@@ -224,8 +257,13 @@ impl Archive {
     ///
     /// # Errors
     /// `Full`, after which it can be tried again; `Failed`.
-    pub(super) fn write(&self, puts: &[Put]) -> Result<(), ArchiveError> {
-        self.check_room(puts)?;
+    pub(super) fn write<'p>(
+        &self,
+        puts: impl IntoIterator<Item = &'p Put, IntoIter: Clone>,
+    ) -> Result<(), ArchiveError> {
+        let puts = puts.into_iter();
+        let bytes = puts.clone().map(|put| put.key.len() + put.value.len()).sum();
+        check_room(&self.directory, bytes)?;
         let writing = |cause| failed("write a part", cause);
         let mut transaction = self.environment.begin_rw_txn().map_err(writing)?;
         for Put { table, key, value, earlier } in puts {
@@ -241,24 +279,6 @@ impl Archive {
             }
         }
         transaction.commit().map_err(writing)
-    }
-
-    /// Refuses before anything is written: a write that fails half-way may leave the environment
-    /// unusable.
-    fn check_room(&self, puts: &[Put]) -> Result<(), ArchiveError> {
-        let bytes: usize = puts.iter().map(|put| put.key.len() + put.value.len()).sum();
-        let asking = |cause: Errno| ArchiveError::Failed {
-            doing: "ask for the room on the disk",
-            cause: Box::new(cause),
-        };
-        let room = nix::sys::statvfs::statvfs(&self.directory).map_err(asking)?;
-        let free = room.blocks_available().saturating_mul(room.fragment_size());
-        // Page splits, copied tree pages and overflow pages, as in the ledger's store.
-        let wanted = u64::try_from(bytes).expect("a length fits into 64 bits").saturating_mul(3);
-        if free < wanted.saturating_add(ARCHIVE_RESERVE_BYTES) {
-            return Err(ArchiveError::Full("its disk has no room left"));
-        }
-        Ok(())
     }
 
     /// One look at what is written, as it is now: nothing later than commit `until` is shown.
@@ -366,7 +386,7 @@ mod tests {
     #[test]
     fn a_walk_goes_both_ways_from_where_a_record_is_or_would_be() {
         let place = tempfile::tempdir().expect("a directory");
-        let archive = Archives::begin(place.path()).expect("a place").fresh().expect("fresh");
+        let archive = Archives::below(place.path()).fresh().expect("fresh");
         assert!(numbers(&archive, 1, Direction::Backward).is_empty());
         let puts = [2, 4, 6].map(|number| put(number, b"x", Earlier::Replaced));
         archive.write(&puts).expect("there is room");
@@ -380,7 +400,7 @@ mod tests {
     #[test]
     fn an_earlier_record_is_kept_or_replaced_as_asked() {
         let place = tempfile::tempdir().expect("a directory");
-        let archive = Archives::begin(place.path()).expect("a place").fresh().expect("fresh");
+        let archive = Archives::below(place.path()).fresh().expect("fresh");
         let value = || {
             let read = |bytes: &[u8]| Ok(bytes.to_vec());
             let look =
@@ -400,7 +420,7 @@ mod tests {
         let left = place.path().join(DIRECTORY_NAME).join("1-0");
         fs::create_dir_all(&left).expect("a directory");
         fs::write(left.join("data.mdb"), b"nothing that LMDB would read").expect("a file");
-        let archives = Archives::begin(place.path()).expect("a place");
+        let archives = Archives::below(place.path());
         let (one, other) = (archives.fresh().expect("fresh"), archives.fresh().expect("fresh"));
         let count =
             || fs::read_dir(place.path().join(DIRECTORY_NAME)).expect("it is there").count();

@@ -36,6 +36,11 @@ pub enum LookProblem {
     /// *Unavailable*: so many read that there was no turn in time.
     #[error("too many read the history at the same time")]
     Busy,
+    /// *Unavailable*: there is no room for what is read of it.
+    #[error(
+        "the history is not read yet: the disk of the agent's state directory has no room left"
+    )]
+    Unbegun,
     /// *Broken*: the daemon ends, and builds the archive anew.
     #[error("the archive of the history cannot be read: {0}")]
     Broken(String),

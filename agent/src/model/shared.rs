@@ -5,20 +5,21 @@
 //! across an `await` and never while a disk is read: what is past they read through
 //! [`SharedModel::look_back`], on threads that may wait.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use dagger_payload::id::{CommitIndex, PayloadDigest};
+use dagger_payload::id::{CommitIndex, PayloadDigest, VmId};
 use dagger_payload::release::{CommitRelease, Verdict};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+use super::Model;
+use super::addition::ReadCommit;
 use super::archive::{Archive, ArchiveError};
 use super::look::{LookBack, LookExtent, LookProblem};
 use super::views::{NameProblem, VmQuery};
 use super::volumes::VolumeQuery;
-use super::{Model, addition};
 use crate::limits::{
     ARCHIVE_LOOK_WAIT_MAX, ARCHIVE_LOOKS_TOGETHER_MAX, ARCHIVE_WALKS_TOGETHER_MAX,
     RELEASES_TOGETHER_BYTES_MAX,
@@ -28,7 +29,8 @@ use crate::verify::reader::Progress;
 /// The model and what of its past is on disk: they are begun anew together.
 struct State {
     model: Model,
-    archive: Arc<Archive>,
+    /// None while there was no room to begin it; then nothing is folded either.
+    archive: Option<Arc<Archive>>,
 }
 
 /// The model and where reading stands; cheap to clone.
@@ -43,8 +45,9 @@ pub struct SharedModel {
 }
 
 impl SharedModel {
-    /// Shares `model`, whose past goes into `archive`.
-    pub fn new(model: Model, archive: Arc<Archive>, progress: Progress) -> Self {
+    /// Shares `model`, whose past goes into `archive`; where that is none yet,
+    /// [`SharedModel::begin_anew`] brings one before anything is taken in.
+    pub fn new(model: Model, archive: Option<Arc<Archive>>, progress: Progress) -> Self {
         Self {
             state: Arc::new(RwLock::new(State { model, archive })),
             progress: Arc::new(watch::Sender::new(progress)),
@@ -59,33 +62,39 @@ impl SharedModel {
         look(&self.state.read().unwrap_or_else(PoisonError::into_inner).model)
     }
 
-    /// Takes in the next release; the caller has verified it, keeps the order, and is the only one
-    /// who does. It is written before it is shown, and nobody waits for the disk but the caller.
+    /// Takes in the next releases; the caller has verified them, keeps the order, and is the only
+    /// one who does. They are written together before any is shown, and nobody waits for the disk
+    /// but the caller.
     ///
     /// # Errors
     /// [`ArchiveError`]: nothing has changed; after `Full` it can be tried again.
-    pub fn take_in(&self, commit: &Arc<CommitRelease>) -> Result<(), ArchiveError> {
-        let documents = addition::documents(commit);
-        let archive = self.archive();
-        let named = addition::named_vms(commit, &documents);
-        let absent: Vec<_> = self.read(|model| named.filter(|vm| model.vm(vm).is_none()).collect());
-        let gone = archive.read(commit.end.index, |reading| {
+    pub fn take_in(&self, commits: &[Arc<CommitRelease>]) -> Result<(), ArchiveError> {
+        let Some(last) = commits.last() else { return Ok(()) };
+        let archive = self.archive().ok_or(ArchiveError::Full("it was not begun yet"))?;
+        let read: Vec<_> = commits.iter().map(|commit| ReadCommit::of(commit)).collect();
+        let named: BTreeSet<_> = read.iter().flat_map(ReadCommit::named_vms).collect();
+        let is_absent = |model: &Model, vm: &VmId| model.vm(vm).is_none();
+        let absent: Vec<_> =
+            self.read(|model| named.into_iter().filter(|vm| is_absent(model, vm)).collect());
+        let gone = archive.read(last.end.index, |reading| {
             let mut gone = BTreeMap::new();
             for id in absent {
                 gone.extend(reading.gone_vm(&id)?.map(|vm| (id, vm)));
             }
             Ok(gone)
         })?;
-        let addition = self.read(|model| model.addition(commit, &documents, &gone));
-        archive.write(&addition.puts)?;
-        let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
-        state.model.fold(Arc::clone(commit), &addition);
+        let additions = self.read(|model| model.additions(&read, &gone));
+        archive.write(additions.iter().flat_map(|addition| &addition.puts))?;
+        for (commit, addition) in commits.iter().zip(&additions) {
+            let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
+            state.model.fold(Arc::clone(commit), addition);
+        }
         Ok(())
     }
 
     /// The history is told from its beginning again; [`SharedModel::publish`] tells those who wait.
     pub fn begin_anew(&self, model: Model, archive: Arc<Archive>) {
-        let fresh = State { model, archive };
+        let fresh = State { model, archive: Some(archive) };
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let old = std::mem::replace(&mut *state, fresh);
         drop(state);
@@ -93,8 +102,13 @@ impl SharedModel {
         drop(old);
     }
 
-    fn archive(&self) -> Arc<Archive> {
-        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner).archive)
+    fn archive(&self) -> Option<Arc<Archive>> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner).archive.clone()
+    }
+
+    /// Whether there is an archive: without one nothing can be taken in.
+    pub fn has_archive(&self) -> bool {
+        self.archive().is_some()
     }
 
     /// Looks at the past, on a thread of its own; only so many do at a time.
@@ -117,8 +131,8 @@ impl SharedModel {
         let _guard = given_up.clone().drop_guard();
         let look_back = {
             let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-            let (archive, until) = (Arc::clone(&state.archive), state.model.judged());
-            LookBack::new(self.clone(), archive, until, given_up)
+            let Some(archive) = state.archive.clone() else { return Err(LookProblem::Unbegun) };
+            LookBack::new(self.clone(), archive, state.model.judged(), given_up)
         };
         let work = move || {
             let _turn = turn;

@@ -14,12 +14,13 @@ use dagger_agent::link::releases::Follower;
 use dagger_agent::link::requests::LedgerClient;
 use dagger_agent::link::seal;
 use dagger_agent::metrics::Metrics;
-use dagger_agent::model::{Archives, Model, SharedModel};
+use dagger_agent::model::{ArchiveError, Archives, Model, SharedModel};
 use dagger_agent::submit::Submitter;
 use dagger_agent::verify::mark::{Mark, MarkFile};
 use dagger_agent::verify::reader::{Progress, Reader};
 use dagger_images::ImageStore;
 use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::fakes::{FakeLedger, FakeProcessor};
@@ -42,6 +43,8 @@ pub(crate) struct Agent {
     pub(crate) local_stops: mpsc::Receiver<LocalStopRequest>,
     pub(crate) directory: tempfile::TempDir,
     stream: watch::Receiver<Result<(), String>>,
+    /// Follows the ledger's releases.
+    following: JoinHandle<Result<(), ArchiveError>>,
     client: LedgerClient,
     _stop: DropGuard,
 }
@@ -83,9 +86,9 @@ fn submitter(
 /// Nothing read yet, and nothing folded.
 fn begin(world: &World, state: &Path, mark: Option<Mark>) -> (Reader, SharedModel, Arc<Archives>) {
     let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), mark);
-    let archives = Archives::begin(state).expect("room on the disk");
+    let archives = Archives::below(state);
     let archive = archives.fresh().expect("room on the disk");
-    let model = SharedModel::new(Model::new(&world.genesis), archive, reader.progress());
+    let model = SharedModel::new(Model::new(&world.genesis), Some(archive), reader.progress());
     (reader, model, Arc::new(archives))
 }
 
@@ -127,7 +130,7 @@ impl Agent {
             seal: seal.clone(),
             state,
         };
-        tokio::spawn(follower.run(stop.clone()));
+        let following = tokio::spawn(follower.run(stop.clone()));
         let tell = OrderTeller::new(host.id, model.clone(), order_sender, mark_file, mark);
         tokio::spawn(tell.run(stop.clone()));
         let submit = submitter(&world, &client, &model, &metrics);
@@ -166,6 +169,7 @@ impl Agent {
             local_stops,
             directory,
             stream,
+            following,
             client,
             _stop: stop.drop_guard(),
         }
@@ -212,6 +216,12 @@ impl Agent {
         let reached = tokio::time::timeout(PATIENCE, stream.wait_for(failed)).await;
         let state = reached.expect("in time").expect("the stream lives").clone();
         state.expect_err("checked above")
+    }
+
+    /// Waits until the ledger's releases are followed no more.
+    pub(crate) async fn until_unfollowed(&mut self) -> Result<(), ArchiveError> {
+        let ended = tokio::time::timeout(PATIENCE, &mut self.following).await;
+        ended.expect("it ends in time").expect("no panic")
     }
 
     pub(crate) async fn next_order(&mut self) -> Order {

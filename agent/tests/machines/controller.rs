@@ -3,12 +3,12 @@
 use std::collections::BTreeMap;
 
 use dagger_agent::controller::{
-    Action, DiskRule, Input, LocalPolicy, Outcome, Output, Seen, Sighting, Step,
+    Action, DiskRule, Input, LocalPolicy, Outcome, Output, Room, Seen, Sighting, Step,
 };
 use dagger_agent::handover::Order;
 use dagger_agent::hypervisor::{Machine, Power};
 use dagger_agent::journal::{DiskMark, Record};
-use dagger_payload::id::{Generation, LedgerTime, Position};
+use dagger_payload::id::{Generation, LedgerTime, Position, VmId};
 use dagger_payload::kind::{Capacity, ReportPhase, RestartPolicy, StopManner};
 use dagger_payload::object::{Placement, Wanted};
 
@@ -43,6 +43,42 @@ fn an_offer_beyond_the_local_policy_is_refused_with_the_reason() {
         assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Refused], vec![]));
         assert!(reason(&outputs).starts_with("local_policy:"));
     }
+}
+
+#[test]
+fn an_offer_that_this_host_has_no_room_for_is_refused_and_one_of_unknown_room_is_not() {
+    let nothing = Some(0);
+    for (room, code) in [
+        (Room { memory_mib: nothing, storage_mib: None }, "memory_full:"),
+        (Room { memory_mib: None, storage_mib: nothing }, "disk_full:"),
+    ] {
+        let mut desk = Desk::having(room);
+        let outputs = desk.go_live(&[offered()], None);
+        assert_eq!((phases(&outputs), steps(&outputs)), (vec![ReportPhase::Refused], vec![]));
+        assert!(reason(&outputs).starts_with(code), "{outputs:?}");
+        // Its offer stays refused, whatever is free later.
+        desk.room = Room::default();
+        assert_eq!(desk.vm(&offered()), []);
+    }
+    let (_, outputs) = Desk::live(&[offered()], None);
+    assert_eq!(phases(&outputs), [ReportPhase::Accepted]);
+}
+
+#[test]
+fn two_offers_at_once_do_not_get_the_room_of_one() {
+    let other = after(&offered(), |vm| vm.id = VmId([200; 16]));
+    // The kernel has given nothing to the first one yet when the second is looked at.
+    let room = Room { memory_mib: Some(512), storage_mib: None };
+    let mut desk = Desk::having(room);
+    let outputs = desk.go_live(&[offered(), other.clone()], None);
+    assert_eq!(phases(&outputs), [ReportPhase::Accepted, ReportPhase::Refused]);
+    let reports = reports(&outputs);
+    assert_eq!((reports[0].vm, reports[1].vm), (VM, other.vm.id));
+
+    // What has its memory already is in the kernel's figure.
+    let mut desk = Desk::having(room);
+    let outputs = desk.go_live(&[accepted(), other], Some(ours(Power::Running, 1)));
+    assert_eq!(phases(&outputs), [ReportPhase::Accepted]);
 }
 
 #[test]

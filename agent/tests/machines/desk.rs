@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dagger_agent::controller::{
-    Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Seen, Sighting, Step,
+    Controller, Finished, Input, LocalPolicy, Monotonic, Outcome, Output, Room, Seen, Sighting,
+    Step,
 };
 use dagger_agent::handover::{AttestedVm, Order};
 use dagger_agent::hypervisor::{Inventory, Machine, Power};
@@ -23,6 +24,8 @@ pub(crate) struct Desk {
     begun: Generation,
     /// Whether cards of running machines are made sure of without a word.
     pub(crate) connects: bool,
+    /// What this host has free whenever that is asked.
+    pub(crate) room: Room,
     /// Whether the machine was last seen in memory.
     in_memory: bool,
 }
@@ -39,6 +42,7 @@ impl Desk {
             ticket: 0,
             begun: Generation(0),
             connects: true,
+            room: Room::default(),
             in_memory: false,
         };
         desk.order(Order::Host(Box::new(host())));
@@ -47,6 +51,11 @@ impl Desk {
 
     pub(crate) fn new() -> Self {
         Self::with(BTreeMap::new(), LocalPolicy::default())
+    }
+
+    /// On a host that has this free.
+    pub(crate) fn having(room: Room) -> Self {
+        Self { room, ..Self::new() }
     }
 
     /// A desk that was told all of `versions`, sees `machine`, and is caught up.
@@ -86,7 +95,17 @@ impl Desk {
         outputs
     }
 
+    /// What is asked about the room is answered without a word.
     fn handle(&mut self, input: Input) -> Vec<Output> {
+        let mut outputs = self.handle_alone(input);
+        while let Some(at) = outputs.iter().position(|it| matches!(it, Output::LookAtRoom(_))) {
+            let Output::LookAtRoom(vm) = outputs.remove(at) else { continue };
+            outputs.extend(self.handle_alone(Input::Room(vm, self.room)));
+        }
+        outputs
+    }
+
+    fn handle_alone(&mut self, input: Input) -> Vec<Output> {
         let seen = match &input {
             Input::Inventory { machines, .. } => machines.get(&VM),
             Input::Sighting(_, Sighting { seen: Seen::Present(machine), .. }) => Some(machine),

@@ -7,7 +7,7 @@ use std::convert::Infallible;
 use std::path::Path;
 
 use bytes::{BufMut, BytesMut};
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt, SinkExt, StreamExt};
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio_util::codec::{Encoder, FramedRead, FramedWrite, LengthDelimitedCodec};
@@ -149,7 +149,30 @@ impl Receiver {
     where
         M: for<'b> minicbor::Decode<'b, ()>,
     {
+        self.receive_sized().await.map(|(message, _)| message)
+    }
+
+    /// The same, with the message's size in bytes.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`], [`BusError::Io`], [`BusError::Malformed`].
+    pub async fn receive_sized<M>(&mut self) -> Result<(M, usize), BusError>
+    where
+        M: for<'b> minicbor::Decode<'b, ()>,
+    {
         let frame = self.frames.next().await.ok_or(BusError::Closed)??;
-        minicbor::decode(&frame).map_err(|_| BusError::Malformed)
+        let message = minicbor::decode(&frame).map_err(|_| BusError::Malformed)?;
+        Ok((message, frame.len()))
+    }
+
+    /// The same, if that needs no waiting.
+    ///
+    /// # Errors
+    /// [`BusError::Closed`], [`BusError::Io`], [`BusError::Malformed`].
+    pub fn receive_at_hand<M>(&mut self) -> Option<Result<(M, usize), BusError>>
+    where
+        M: for<'b> minicbor::Decode<'b, ()>,
+    {
+        self.receive_sized().now_or_never()
     }
 }

@@ -20,4 +20,4 @@ pub mod limits;
 pub mod listener;
 pub mod seal;
 
-pub use connection::{BusError, Connection};
+pub use connection::{BusError, Connection, Receiver};

@@ -9,7 +9,7 @@ use std::time::Duration;
 use dagger_controller::order::{Order, ReportSubject};
 use dagger_controller::record::Record;
 use dagger_controller::selection::Selection;
-use dagger_controller::{Controller, Fetched, Input, Monotonic, Output, Seen, Sighting};
+use dagger_controller::{Controller, Fetched, Input, Monotonic, Output, Room, Seen, Sighting};
 use dagger_payload::id::{CommitIndex, ImageDigest, VmId};
 use dagger_payload::kind::Body;
 
@@ -188,6 +188,11 @@ impl World {
                 self.after((1, 20), Event::Look(life, vm));
                 Ok(())
             }
+            Output::LookAtRoom(vm) => {
+                let room = self.room();
+                self.after((1, 20), Event::ToAgent(life, Box::new(Input::Room(vm, room))));
+                Ok(())
+            }
             Output::ReadConsole(vm) => {
                 if self.random.happens(500) {
                     let key = Person::Developer(0).secret().public_key().to_openssh();
@@ -228,6 +233,16 @@ impl World {
                 Ok(())
             }
         }
+    }
+
+    /// What a host has free: mostly enough, now and then nothing, or nobody knows.
+    fn room(&mut self) -> Room {
+        let mut figure = || match self.random.within((0, 99)) {
+            0..3 => Some(0),
+            3..20 => None,
+            _ => Some(u64::MAX),
+        };
+        Room { memory_mib: figure(), storage_mib: figure() }
     }
 
     /// Writes a record down, or forgets it.

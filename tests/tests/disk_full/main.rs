@@ -9,10 +9,15 @@
 // A test that meets what it does not expect has failed.
 #![allow(clippy::unwrap_used)]
 
+mod copies;
 #[allow(dead_code, reason = "other tests ask more of it")]
 #[path = "../shared/half.rs"]
 mod half;
+mod history;
 mod operations;
+#[allow(dead_code, reason = "other tests try the real one too")]
+#[path = "../shared/program_under_test.rs"]
+mod program_under_test;
 mod small_disk;
 #[path = "../shared/versions.rs"]
 mod versions;

@@ -19,10 +19,10 @@ use super::small_disk::SmallDisk;
 use super::versions::HERE;
 use super::volumes::{CAUSE, new_volume};
 
-const VM: VmId = VmId([7; 16]);
-const VOLUME: VolumeId = VolumeId([8; 16]);
+pub(crate) const VM: VmId = VmId([7; 16]);
+pub(crate) const VOLUME: VolumeId = VolumeId([8; 16]);
 const COPY: VolumeId = VolumeId([9; 16]);
-const SNAPSHOT: SnapshotId = SnapshotId([10; 16]);
+pub(crate) const SNAPSHOT: SnapshotId = SnapshotId([10; 16]);
 /// Of the image.
 const IMAGE_BYTES: usize = 256 << 10;
 /// What is written to the volume, in KiB.
@@ -45,9 +45,9 @@ pub(crate) enum Operation {
 /// The stores of a host on a small disk; the image's source lies elsewhere.
 pub(crate) struct Host<'a> {
     disk: &'a SmallDisk,
-    disks: StoredDisks,
+    pub(crate) disks: StoredDisks,
     source: TempDir,
-    image: VmImage,
+    pub(crate) image: VmImage,
     /// What was fetched; whoever has it holds its lock.
     incoming: OnceCell<Incoming>,
 }

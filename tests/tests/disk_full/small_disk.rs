@@ -31,21 +31,27 @@ pub(crate) enum Lack {
 /// The file system; gone when this is.
 pub(crate) struct SmallDisk {
     directory: TempDir,
+    bytes: u64,
 }
 
 impl SmallDisk {
     /// An empty one, which nobody sees but this thread and what it starts.
     pub(crate) fn new() -> Self {
+        Self::holding(BYTES)
+    }
+
+    /// One of so many bytes.
+    pub(crate) fn holding(bytes: u64) -> Self {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace of one's own needs root");
         let nothing: Option<&str> = None;
         let all = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(nothing, "/", nothing, all, nothing).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let size = format!("size={BYTES},nr_inodes={FILES}");
+        let size = format!("size={bytes},nr_inodes={FILES}");
         let kind = Some("tmpfs");
         mount(kind, directory.path(), kind, MsFlags::empty(), Some(size.as_str())).unwrap();
         fs::create_dir(directory.path().join("ballast")).unwrap();
-        Self { directory }
+        Self { directory, bytes }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -79,6 +85,26 @@ impl SmallDisk {
                 assert!(made.count() > 0);
             }
         }
+    }
+
+    /// Becomes so small that this many pages are left: for one that is too large to be filled.
+    pub(crate) fn shrink(&self, left: u64) {
+        let there = statvfs(self.path()).unwrap();
+        let used = (there.blocks() - there.blocks_free()) * there.fragment_size();
+        assert!(used > 0, "a size of 0 is none");
+        self.resize(used + left * PAGE_BYTES);
+        assert_eq!(self.pages_free(), left);
+    }
+
+    /// As large as it was.
+    pub(crate) fn grow(&self) {
+        self.resize(self.bytes);
+    }
+
+    fn resize(&self, bytes: u64) {
+        let (nothing, size): (Option<&str>, _) = (None, format!("size={bytes}"));
+        let again = MsFlags::MS_REMOUNT;
+        mount(nothing, self.path(), nothing, again, Some(size.as_str())).unwrap();
     }
 
     /// Somebody has made room: at once, also if a child that another thread has just begun still

@@ -7,4 +7,10 @@ wait_until 30 bash -c "daggerctl vm show web-1 --key $keys/developer | grep -q '
 wait_until 30 bash -c "daggerctl vm ls --key $keys/developer | grep -q 'web-1 *running'"
 daggerctl vm history web-1 --key "$keys/developer"
 wait_until 30 bash -c "ip -brief link | grep -q ^dgr-"
+# Its card and its address are the same, and somebody tells it.
+tap=$(ip -brief link | grep -o '^dgr-[0-9a-f]*')
+filters() { nft list ruleset | sed -n 's/.*ether saddr != \(52:54:[0-9a-f:]*\) drop.*/\1/p'; }
+is_told() { [[ "$(filters) $(perl /srv/question.pl "$tap" "$(filters)")" == "$(cat /root/told.before)" ]]; }
+wait_until 30 is_told
+[[ $(property dagger-dhcp.socket ActiveState) == active ]]
 [[ -z $(systemctl --failed --no-legend) ]]

@@ -13,6 +13,10 @@ wait_until() {
 }
 property() { systemctl show --value --property "$2" "$1"; }
 
+units() { systemctl list-units --all --plain --no-legend 'dagger-vm@*' | cut -d' ' -f1; }
+# What this host sees of a VM.
+seen() { daggerctl vm show "$1" --key "$keys/developer" | grep -q "^seen here *$2$"; }
+
 # What runs machines here, unless a script says otherwise.
 hypervisor() { sed -i 's|qemu:///system|test:///default|' /etc/dagger/agent.toml; }
 

@@ -1,5 +1,7 @@
 found
 systemd-analyze verify --man=no dagger.target
+echo "== nobody listens for guests that ask before one is connected"
+[[ $(property dagger-dhcp.socket ActiveState) == inactive ]]
 qemu-img create -q -f qcow2 /srv/disk.qcow2 1G
 daggerctl image register /srv/disk.qcow2 --name op1/disk --key "$keys/operator"
 daggerctl vm create web-1 --image op1/disk --cpus 2 --memory 512MiB --disk 2GiB \
@@ -34,6 +36,7 @@ grep -Fx "NoNewPrivs:"$'\t'1 "/proc/$pid/status" && grep -Fx "Seccomp:"$'\t'2 "/
 systemctl stop dagger-dhcp.service
 [[ $(property dagger-dhcp.socket ActiveState) == active ]]
 [[ $(perl /srv/question.pl "$tap" "$mac") == "$told" ]]
+echo "$mac $told" >/root/told.before
 
 echo "== three users, one slice, each in its own unit"
 for role in agent ledger processor; do

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dagger_agent::actuator::Performer;
 use dagger_agent::actuator::disks::Disks;
 use dagger_agent::controller::{
-    Collection, Controller, Fetched, Input, LocalPolicy, Monotonic, Output, Retention, Seen,
+    Collection, Controller, Fetched, Input, LocalPolicy, Monotonic, Output, Retention, Room, Seen,
     Sighting,
 };
 use dagger_agent::handover::Order;
@@ -239,6 +239,7 @@ impl<'a> Agent<'a> {
                 self.hear(versions);
             }
             Output::Look(_) => self.look(),
+            Output::LookAtRoom(vm) => self.inputs.push_back(Input::Room(vm, Room::default())),
             Output::ReadConsole(_) => {}
             Output::Alarm(vm, reason) => panic!("alarm about {vm}: {reason}"),
             Output::AlarmAboutVolume(volume, reason) => panic!("alarm about {volume}: {reason}"),

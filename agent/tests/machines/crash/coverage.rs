@@ -34,6 +34,7 @@ names!(OUTPUTS, output, Output, {
     Output::Halt(_) => "halt",
     Output::ActOnVolume(_) => "act on a volume",
     Output::LookAtStores => "look at the stores",
+    Output::LookAtRoom(_) => "look at the room",
     Output::Collect(_) => "collect",
     Output::Fetch(_) => "fetch",
     Output::StopFetching(_) => "stop fetching",
