@@ -37,8 +37,10 @@ pub const ARCHIVE_MAP_BYTES: usize = 1 << 40;
 pub const ARCHIVE_RESERVE_BYTES: u64 = 128 * 1024 * 1024;
 /// Who looks up a few records of the archive at the same time.
 pub const ARCHIVE_LOOKS_TOGETHER_MAX: usize = 32;
-/// Who reads perhaps very many of them at the same time.
-pub const ARCHIVE_WALKS_TOGETHER_MAX: usize = 4;
+/// Accounts for which perhaps very many of them are read at the same time, one walk for each.
+pub const ARCHIVE_WALKS_TOGETHER_MAX: usize = 3;
+/// The same for operators, of whom each may have both.
+pub const ARCHIVE_OPERATOR_WALKS_TOGETHER_MAX: usize = 2;
 /// Read transactions of the archive: those above, the writer's own, and some to spare.
 pub const ARCHIVE_READERS_MAX: u32 = 64;
 /// How long one waits for a turn to look.

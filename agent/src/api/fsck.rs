@@ -13,7 +13,7 @@ use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::{Api, Shared};
 use crate::inspection::{self, Found, Owners};
-use crate::model::{LookBack, LookExtent};
+use crate::model::{LookBack, LookExtent, Walker};
 use crate::verify::reader::Trust;
 
 /// Disks, machines and units without an owner, and owners without theirs. Changes nothing; for the
@@ -59,7 +59,7 @@ async fn gone(api: &Shared, found: &Found) -> Result<Gone, ApiProblem> {
     let look = move |back: &LookBack| {
         Ok(Gone { vms: back.gone_vms(&vms)?, volumes: back.gone_volumes(&volumes)? })
     };
-    Ok(api.parts.model.look_back(LookExtent::Walk, look).await?)
+    Ok(api.parts.model.look_back(LookExtent::Walk(Walker::Operator), look).await?)
 }
 
 /// Without the whole history nothing is known to have no owner.

@@ -69,15 +69,18 @@ pub(super) async fn local_stop(
 
 /// The VM that is meant; an id is taken at its word, since the history may not be known.
 async fn named(api: &Shared, query: &VmQuery) -> Result<VmId, ApiProblem> {
+    // The past stands on a disk, which may be what is in trouble: an id needs no look at it.
+    let known = api.parts.model.read(|model| model.find_vm(query).map(|vm| vm.id));
+    if let (Err(NameProblem::Unknown), Ok(id)) = (&known, query.text.parse()) {
+        return Ok(id);
+    }
     match api.parts.model.find_vm(query).await? {
         Ok(vm) => Ok(vm.id),
-        Err(NameProblem::Unknown) => query.text.parse().map_err(|_| {
-            ApiProblem::not_found(format!(
-                "no VM called {} is known; without its history a machine is named by its id{}",
-                query.text,
-                seen_here(api)
-            ))
-        }),
+        Err(NameProblem::Unknown) => Err(ApiProblem::not_found(format!(
+            "no VM called {} is known; without its history a machine is named by its id{}",
+            query.text,
+            seen_here(api)
+        ))),
         Err(ambiguous) => Err(vms::problem(query, ambiguous)),
     }
 }

@@ -13,7 +13,7 @@ use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::request::Query;
 use crate::limits::{LOG_ENTRIES_DEFAULT, LOG_ENTRIES_MAX, LOG_LOOKED_AT_MAX};
-use crate::model::{LogQuery, LookBack, LookExtent};
+use crate::model::{LogQuery, LookBack};
 
 /// Query of `GET /v1/log`.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -29,7 +29,7 @@ pub(super) struct Part {
 
 /// What was ordered, by position: kind, signer and verdict of each payload, also of refused ones.
 ///
-/// A session sees what its account has signed; an operator's key and the Unix socket see all.
+/// A session sees what its account has signed, and without an account nothing; an operator's key and the Unix socket see all.
 #[utoipa::path(
     get,
     path = "/v1/log",
@@ -52,8 +52,12 @@ pub(super) async fn log(
         entries_max: part.limit.unwrap_or(LOG_ENTRIES_DEFAULT).min(LOG_ENTRIES_MAX),
         looked_at_max: LOG_LOOKED_AT_MAX,
     };
+    // Of who has no account nothing is told, and nothing is looked through.
+    if !reader.is_known(&api) {
+        return Ok(Json(LogView { entries: Vec::new(), next: None }));
+    }
     let attested = api.parts.model.progress().attested;
     let sees = move |account| reader.sees(account);
     let walk = move |back: &LookBack| back.log(query, attested, &sees);
-    Ok(Json(api.parts.model.look_back(LookExtent::Walk, walk).await?))
+    Ok(Json(api.parts.model.look_back(reader.walk(), walk).await?))
 }

@@ -16,7 +16,7 @@ use super::cluster::Links;
 use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::request::{Path, Query};
-use crate::model::{LookBack, LookExtent};
+use crate::model::LookBack;
 
 /// The hosts, what their VMs take, and whether this host's ledger reaches them.
 #[utoipa::path(
@@ -160,7 +160,7 @@ pub(super) async fn usage(
 ) -> Result<Json<UsageView>, ApiProblem> {
     reader.account(Some(account))?;
     let walk = move |back: &LookBack| back.usage(&account, query.commit);
-    let usage = api.parts.model.look_back(LookExtent::Walk, walk).await?;
+    let usage = api.parts.model.look_back(reader.walk(), walk).await?;
     let later = || ApiProblem::not_found("this host has not judged that commit yet".to_owned());
     usage.map(Json).ok_or_else(later)
 }

@@ -16,6 +16,7 @@ use dagger_payload::session::{self, SESSION_HEADER, SESSION_SIGNATURE_HEADER};
 
 use super::problem::ApiProblem;
 use super::{Api, Door};
+use crate::model::{LookExtent, Walker};
 
 /// A reader who may see objects of accounts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +53,24 @@ impl Reader {
             Self::All => true,
             Self::Account(own) | Self::Onlooker(own) => own == account,
         }
+    }
+
+    /// Whether he has an account here, or sees all.
+    pub(super) fn is_known(self, api: &Api) -> bool {
+        match self {
+            Self::All => true,
+            Self::Account(own) | Self::Onlooker(own) => {
+                api.parts.model.read(|model| model.account(&own).is_some())
+            }
+        }
+    }
+
+    /// How he looks at many records.
+    pub(super) fn walk(self) -> LookExtent {
+        LookExtent::Walk(match self {
+            Self::All => Walker::Operator,
+            Self::Account(own) | Self::Onlooker(own) => Walker::Account(own),
+        })
     }
 
     /// Checks that he may type into guests.

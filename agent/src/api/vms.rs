@@ -13,7 +13,7 @@ use super::problem::ApiProblem;
 use super::reader::Reader;
 use super::request::{AccountQuery, Path, Query};
 use super::{Api, Shared};
-use crate::model::{LookBack, LookExtent, Model, NameProblem, VmQuery};
+use crate::model::{LookBack, Model, NameProblem, VmQuery};
 
 /// The VMs that exist (deleted ones have left the list, but not the history).
 #[utoipa::path(
@@ -119,5 +119,5 @@ pub(super) async fn history(
     let vm = find(&api, &asked).await?;
     let same = api.parts.model.progress().same;
     let walk = move |back: &LookBack| back.history(&vm, query.before, &same);
-    Ok(Json(api.parts.model.look_back(LookExtent::Walk, walk).await?))
+    Ok(Json(api.parts.model.look_back(reader.walk(), walk).await?))
 }

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use dagger_api::PayloadView;
-use dagger_payload::id::{CommitIndex, PayloadDigest, VmId, VolumeId};
+use dagger_payload::id::{AccountId, CommitIndex, PayloadDigest, VmId, VolumeId};
 use dagger_payload::object::Vm;
 use dagger_payload::sshsig::{self, Namespace};
 use dagger_payload::volume::Volume;
@@ -27,7 +27,16 @@ pub enum LookExtent {
     /// A few records.
     Glance,
     /// Perhaps very many.
-    Walk,
+    Walk(Walker),
+}
+
+/// For whom many records are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Walker {
+    /// For an operator, whose turns no account takes.
+    Operator,
+    /// For one account, which waits for its own walk before.
+    Account(AccountId),
 }
 
 /// Why nothing of the past is told.

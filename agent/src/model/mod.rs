@@ -42,7 +42,7 @@ use self::tail::Tail;
 pub use archive::{Archive, ArchiveError, Archives};
 pub use junk::JunkCount;
 pub use log::LogQuery;
-pub use look::{LookBack, LookExtent, LookProblem};
+pub use look::{LookBack, LookExtent, LookProblem, Walker};
 pub use members::Members;
 pub use shared::SharedModel;
 pub use views::{NameProblem, VmQuery};

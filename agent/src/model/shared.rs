@@ -6,23 +6,23 @@
 //! [`SharedModel::look_back`], on threads that may wait.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
-use dagger_payload::id::{CommitIndex, PayloadDigest, VmId};
+use dagger_payload::id::{AccountId, CommitIndex, PayloadDigest, VmId};
 use dagger_payload::release::{CommitRelease, Verdict};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use super::Model;
 use super::addition::ReadCommit;
 use super::archive::{Archive, ArchiveError};
-use super::look::{LookBack, LookExtent, LookProblem};
+use super::look::{LookBack, LookExtent, LookProblem, Walker};
 use super::views::{NameProblem, VmQuery};
 use super::volumes::VolumeQuery;
 use crate::limits::{
-    ARCHIVE_LOOK_WAIT_MAX, ARCHIVE_LOOKS_TOGETHER_MAX, ARCHIVE_WALKS_TOGETHER_MAX,
-    RELEASES_TOGETHER_BYTES_MAX,
+    ARCHIVE_LOOK_WAIT_MAX, ARCHIVE_LOOKS_TOGETHER_MAX, ARCHIVE_OPERATOR_WALKS_TOGETHER_MAX,
+    ARCHIVE_WALKS_TOGETHER_MAX, RELEASES_TOGETHER_BYTES_MAX,
 };
 use crate::verify::reader::Progress;
 
@@ -40,6 +40,9 @@ pub struct SharedModel {
     progress: Arc<watch::Sender<Progress>>,
     looks: Arc<Semaphore>,
     walks: Arc<Semaphore>,
+    operator_walks: Arc<Semaphore>,
+    /// One turn for each account that walks or waits to.
+    walkers: Arc<Mutex<BTreeMap<AccountId, Weak<Semaphore>>>>,
     /// Why the archive cannot be read, once that is so.
     broken: Arc<watch::Sender<Option<String>>>,
 }
@@ -53,6 +56,8 @@ impl SharedModel {
             progress: Arc::new(watch::Sender::new(progress)),
             looks: Arc::new(Semaphore::new(ARCHIVE_LOOKS_TOGETHER_MAX)),
             walks: Arc::new(Semaphore::new(ARCHIVE_WALKS_TOGETHER_MAX)),
+            operator_walks: Arc::new(Semaphore::new(ARCHIVE_OPERATOR_WALKS_TOGETHER_MAX)),
+            walkers: Arc::default(),
             broken: Arc::new(watch::Sender::new(None)),
         }
     }
@@ -120,12 +125,8 @@ impl SharedModel {
         extent: LookExtent,
         look: impl FnOnce(&LookBack) -> Result<T, ArchiveError> + Send + 'static,
     ) -> Result<T, LookProblem> {
-        let turns = match extent {
-            LookExtent::Glance => &self.looks,
-            LookExtent::Walk => &self.walks,
-        };
-        let turn = tokio::time::timeout(ARCHIVE_LOOK_WAIT_MAX, Arc::clone(turns).acquire_owned());
-        let Ok(Ok(turn)) = turn.await else { return Err(LookProblem::Busy) };
+        let turns = tokio::time::timeout(ARCHIVE_LOOK_WAIT_MAX, self.turns(extent));
+        let Ok(Ok(turns)) = turns.await else { return Err(LookProblem::Busy) };
         let given_up = CancellationToken::new();
         // When nobody waits for this any more, the thread is told.
         let _guard = given_up.clone().drop_guard();
@@ -135,12 +136,35 @@ impl SharedModel {
             LookBack::new(self.clone(), archive, state.model.judged(), given_up)
         };
         let work = move || {
-            let _turn = turn;
+            let _turns = turns;
             look(&look_back)
         };
         let done = tokio::task::spawn_blocking(work).await;
-        let done = done.map_err(|panic| LookProblem::Broken(panic.to_string()))?;
-        done.map_err(|error| self.judge(&error))
+        done.map_err(|panic| self.breaks(panic.to_string()))?.map_err(|error| self.judge(&error))
+    }
+
+    /// Waits for a turn; an account first for its own, so that it waits in one place only.
+    async fn turns(&self, extent: LookExtent) -> Result<Vec<OwnedSemaphorePermit>, AcquireError> {
+        let turns = match extent {
+            LookExtent::Glance => vec![Arc::clone(&self.looks)],
+            LookExtent::Walk(Walker::Operator) => vec![Arc::clone(&self.operator_walks)],
+            LookExtent::Walk(Walker::Account(id)) => vec![self.walker(id), Arc::clone(&self.walks)],
+        };
+        let mut taken = Vec::new();
+        for turn in turns {
+            taken.push(turn.acquire_owned().await?);
+        }
+        Ok(taken)
+    }
+
+    fn walker(&self, account: AccountId) -> Arc<Semaphore> {
+        let mut walkers = self.walkers.lock().unwrap_or_else(PoisonError::into_inner);
+        walkers.retain(|_, turn| turn.strong_count() > 0);
+        walkers.get(&account).and_then(Weak::upgrade).unwrap_or_else(|| {
+            let turn = Arc::new(Semaphore::new(1));
+            walkers.insert(account, Arc::downgrade(&turn));
+            turn
+        })
     }
 
     fn judge(&self, error: &ArchiveError) -> LookProblem {
@@ -149,6 +173,10 @@ impl SharedModel {
         }
         let why = std::error::Error::source(error)
             .map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"));
+        self.breaks(why)
+    }
+
+    fn breaks(&self, why: String) -> LookProblem {
         error!(%why, "the archive of the history cannot be read");
         self.broken.send_replace(Some(why.clone()));
         LookProblem::Broken(why)

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dagger_agent::limits::RELEASES_WRITTEN_TOGETHER_MAX;
 use dagger_agent::model::{
-    ArchiveError, Archives, LogQuery, LookBack, LookExtent, Model, SharedModel,
+    ArchiveError, Archives, LogQuery, LookBack, LookExtent, Model, SharedModel, Walker,
 };
 use dagger_agent::verify::reader::Reader;
 use dagger_api::log::LogView;
@@ -68,7 +68,8 @@ async fn the_model_holds_no_more_after_a_long_history_than_after_a_short_one() {
         let found = payloads.iter().map(|each| back.payload_view(each, CommitIndex(0)));
         found.collect::<Result<Vec<_>, _>>()
     };
-    let views = model.look_back(LookExtent::Walk, look).await.expect("it reads");
+    let extent = LookExtent::Walk(Walker::Operator);
+    let views = model.look_back(extent, look).await.expect("it reads");
     let positions = views.into_iter().map(|view| view.and_then(|view| view.position));
     assert!(positions.eq((1..=900).map(|at| Some(dagger_payload::id::Position(at)))));
 }
@@ -184,7 +185,8 @@ async fn told_after(
         let log = back.log(query, CommitIndex(0), &|_| true)?;
         Ok((histories.collect::<Result<Vec<_>, _>>()?, log))
     };
-    let (histories, log) = model.look_back(LookExtent::Walk, look).await.expect("it reads");
+    let extent = LookExtent::Walk(Walker::Operator);
+    let (histories, log) = model.look_back(extent, look).await.expect("it reads");
     let (entries, deleted) = model.read(|model| (model.entries(), model.deleted_vms()));
     (entries, deleted, histories, log)
 }
