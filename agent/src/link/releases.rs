@@ -92,7 +92,9 @@ impl Follower {
 
     async fn report(&mut self, end: &StreamEnd) -> Result<(), ArchiveError> {
         match end {
-            StreamEnd::Distrust(why @ (Distrust::Chain(_) | Distrust::Anchor(_))) => {
+            StreamEnd::Distrust(
+                why @ (Distrust::Chain(_) | Distrust::Anchor(_) | Distrust::Hole { .. }),
+            ) => {
                 error!(%why, "ALARM: the ledger of this host shows a broken history; nothing will change");
                 self.forget().await?;
             }
@@ -120,10 +122,10 @@ impl Follower {
 
     /// Does what needs room on the disk, again and again until there is some: what was folded is
     /// shown meanwhile, and nothing is lost, for the next release is taken only after this one.
-    async fn patiently(
+    async fn patiently<T: Send + 'static>(
         &self,
-        work: impl Fn(&SharedModel, &Archives) -> Result<(), ArchiveError> + Send + Sync + 'static,
-    ) -> Result<(), ArchiveError> {
+        work: impl Fn(&SharedModel, &Archives) -> Result<T, ArchiveError> + Send + Sync + 'static,
+    ) -> Result<T, ArchiveError> {
         let work = Arc::new(work);
         let mut pauses = Pauses::between(ARCHIVE_FULL_WAIT_MIN, ARCHIVE_FULL_WAIT_MAX);
         let mut was_full = false;
@@ -141,10 +143,10 @@ impl Follower {
                     was_full = true;
                     tokio::time::sleep(pauses.next()).await;
                 }
-                Ok(()) if was_full => {
+                Ok(done) if was_full => {
                     info!("there is room on the disk again; the history is read on");
                     let _ = self.state.send_replace(Ok(()));
-                    return Ok(());
+                    return Ok(done);
                 }
                 done => return done,
             }
@@ -194,7 +196,8 @@ impl Follower {
         match self.reader.take(item, seal_key)? {
             Taken::Release(release) => {
                 let commit = release.end.index;
-                self.patiently(move |model, _| model.take_in(&release)).await?;
+                let taken = self.patiently(move |model, _| model.take_in(&release)).await?;
+                taken.map_err(|unknown| self.reader.refuse(unknown))?;
                 self.publish();
                 connection.sender.send(&Consumed { commit }).await?;
             }

@@ -42,7 +42,7 @@ async fn the_model_holds_no_more_after_a_long_history_than_after_a_short_one() {
         let verdict = refused(RefusalCode::PayloadMalformed);
         chronicle.commit(vec![(junk, verdict, Vec::new())], Vec::new());
         for release in chronicle.releases.split_off(chronicle.releases.len() - 3) {
-            model.take_in(&Arc::new(release)).expect("there is room");
+            model.take_in(&Arc::new(release)).expect("there is room").expect("no hole");
         }
         chronicle.releases.clear();
         entries.push(model.read(Model::entries));
