@@ -5,6 +5,7 @@ use std::sync::Arc;
 use dagger_agent::handover::Order;
 use dagger_agent::model::{Archives, Model, SharedModel};
 use dagger_agent::verify::reader::{Reader, Trust};
+use dagger_api::bill::Bill;
 use dagger_api::{StreamEvent, VmView};
 use dagger_payload::changed_vm::{UnknownVm, WholeRelease};
 use dagger_payload::id::CommitIndex;
@@ -178,6 +179,21 @@ fn a_change_of_a_vm_that_is_not_there_changes_nothing() {
     }
     assert!(matches!(take(2), Ok(Err(UnknownVm(vm))) if vm == gone.id));
     assert_eq!(model.read(Model::judged), CommitIndex(2));
+}
+
+#[test]
+fn a_bill_over_a_history_with_a_hole_is_none() {
+    let world = World::new();
+    let mut chronicle = Chronicle::new(&world);
+    let [_, accepted] = create_talkative(&world, &mut chronicle, "web-1");
+    let wanted = (&accepted, ReportPhase::Running, Wanted::Running);
+    change(&world, &mut chronicle, wanted);
+    let mut bill = Bill::new(accepted.account);
+    assert_eq!(bill.take(&chronicle.releases[1]), Err(UnknownVm(accepted.id)));
+    let mut bill = Bill::new(accepted.account);
+    assert!(chronicle.releases.iter().all(|release| bill.take(release).is_ok()));
+    let mut of_another = Bill::new(dagger_payload::id::AccountId([9; 16]));
+    assert_eq!(of_another.take(&chronicle.releases[1]), Ok(()));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -106,7 +106,7 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, early: u64, late: u64) 
             if number % 1024 == 1 {
                 digests.push(commit.releases[0].digest);
             }
-            folding += timed(|| model.take_in(&commit).unwrap());
+            folding += timed(|| model.take_in(&commit).unwrap().unwrap());
         }
     };
     fold(1..=early);
