@@ -29,6 +29,9 @@ pub const RELEASES_WRITTEN_TOGETHER_MAX: usize = RELEASE_WINDOW as usize / 2;
 pub const RELEASES_WRITTEN_TOGETHER_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of releases that are read from the archive at once, unless one alone has more.
 pub const RELEASES_TOGETHER_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Deleted VMs that are read with them, to say what was changed of which VM; the last release may
+/// need more.
+pub const GONE_VMS_TOGETHER_MAX: usize = 64;
 /// The largest archive of the history, in bytes: address space, and room on the disk only as it is
 /// used.
 pub const ARCHIVE_MAP_BYTES: usize = 1 << 40;

@@ -6,10 +6,11 @@
 
 use std::collections::BTreeMap;
 
+use dagger_payload::changed_vm::{ChangedVm, UnknownVm};
 use dagger_payload::id::{AccountId, CommitIndex, HostId, LedgerTime, VmId, VolumeId};
 use dagger_payload::kind::Capacity;
 use dagger_payload::name::Name;
-use dagger_payload::object::{Effect, Vm, VmState};
+use dagger_payload::object::{Effect, VmState};
 use dagger_payload::release::CommitRelease;
 use dagger_payload::usage::{Meter, PastUsage, Used};
 use dagger_payload::volume::{Volume, VolumeState};
@@ -31,6 +32,8 @@ pub struct Bill {
     account: AccountId,
     at: CommitIndex,
     now: LedgerTime,
+    /// What the account's VMs are called that exist.
+    names: BTreeMap<VmId, Name>,
     vms: BTreeMap<VmId, Line>,
     volumes: BTreeMap<VolumeId, Line>,
     past: BTreeMap<HostId, PastUsage>,
@@ -43,6 +46,7 @@ impl Bill {
             account,
             at: CommitIndex(0),
             now: LedgerTime(0),
+            names: BTreeMap::new(),
             vms: BTreeMap::new(),
             volumes: BTreeMap::new(),
             past: BTreeMap::new(),
@@ -50,15 +54,24 @@ impl Bill {
     }
 
     /// After the next release, too.
-    pub fn take(&mut self, release: &CommitRelease) {
+    ///
+    /// # Errors
+    /// It changes a VM of the account that is not there; the bill is worthless then.
+    pub fn take(&mut self, release: &CommitRelease) -> Result<(), UnknownVm> {
         // Nobody has to have heard of one without content.
         if release.is_empty() {
-            return;
+            return Ok(());
         }
         (self.at, self.now) = (release.end.index, release.ledger_time);
         for effect in release.effects() {
             match effect {
-                Effect::Vm(vm) if vm.account == self.account => self.take_vm(vm),
+                Effect::Vm(vm) if vm.account == self.account => {
+                    self.names.insert(vm.id, vm.name.clone());
+                    self.take_vm(&vm.change())?;
+                }
+                Effect::VmChanged(change) if change.account == self.account => {
+                    self.take_vm(change)?;
+                }
                 Effect::Volume(volume) if volume.account == self.account => {
                     self.take_volume(volume);
                 }
@@ -68,17 +81,26 @@ impl Bill {
                 _ => {}
             }
         }
+        Ok(())
     }
 
     /// A deleted VM counts in its host's sum, and so does a deleted volume.
-    fn take_vm(&mut self, vm: &Vm) {
-        let host = vm.placement.host().filter(|_| vm.state() != VmState::Deleted);
-        let Some(host) = host else {
-            self.vms.remove(&vm.id);
-            return;
-        };
-        let line = Line { host, name: vm.name.clone(), size: vm.size, meter: vm.meter };
-        self.vms.insert(vm.id, line);
+    fn take_vm(&mut self, vm: &ChangedVm) -> Result<(), UnknownVm> {
+        let name = self.names.get(&vm.id).ok_or(UnknownVm(vm.id))?;
+        let is_gone = vm.state() == VmState::Deleted;
+        match vm.placement.host().filter(|_| !is_gone) {
+            Some(host) => {
+                let line = Line { host, name: name.clone(), size: vm.size, meter: vm.meter };
+                self.vms.insert(vm.id, line);
+            }
+            None => {
+                self.vms.remove(&vm.id);
+            }
+        }
+        if is_gone {
+            self.names.remove(&vm.id);
+        }
+        Ok(())
     }
 
     fn take_volume(&mut self, volume: &Volume) {

@@ -131,7 +131,7 @@ impl Teller {
             let reader = self.reader;
             let sees = |account: AccountId| reader.sees(account);
             let model = &self.api.parts.model;
-            let commits = model.releases_after(self.after, COMMITS_TOGETHER_MAX).await;
+            let commits = model.whole_after(self.after, COMMITS_TOGETHER_MAX).await;
             // Cut: he resumes.
             let commits = commits.map_err(|_| ReaderLost)?;
             if commits.is_empty() {
@@ -139,13 +139,14 @@ impl Teller {
             }
             for commit in commits {
                 let events = model.read(|model| model.stream_events(&commit, attested, &sees));
-                let commit = commit.end.index;
-                let last = events.len().saturating_sub(1);
-                for (index, event) in events.iter().enumerate() {
-                    let id = (index == last).then_some(commit);
-                    self.send(event, id).await?;
+                let index = commit.release().end.index;
+                let mut left = events.len();
+                for event in events {
+                    left -= 1;
+                    let id = (left == 0).then_some(index);
+                    self.send(&event, id).await?;
                 }
-                self.after = commit;
+                self.after = index;
             }
         }
     }

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use dagger_controller::selection::Selection;
+use dagger_controller::selection::{Concerning, Selection};
 use dagger_payload::id::{CommitIndex, HostId};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -133,7 +133,7 @@ impl OrderTeller {
             }
         }
         while self.told < progress.attested {
-            let releases = self.model.releases_after(self.told, RELEASES_TOGETHER_MAX).await;
+            let releases = self.model.whole_after(self.told, RELEASES_TOGETHER_MAX).await;
             let releases = match releases {
                 Ok(releases) => releases,
                 // The daemon is ending.
@@ -142,21 +142,24 @@ impl OrderTeller {
                 // Of what was not begun nothing is attested; its progress is on its way here.
                 Err(LookProblem::Unbegun) => return Ok(Ok(())),
             };
-            let mut orders = Vec::new();
             let before = self.told;
-            for release in releases.iter().take_while(|r| r.end.index <= progress.attested) {
-                orders.extend(self.selection.orders(release));
-                self.told = release.end.index;
+            for release in &releases {
+                let index = release.release().end.index;
+                if index > progress.attested {
+                    break;
+                }
+                let concerning = self.selection.concerning(release);
+                self.keep_mark(progress, &concerning).await?;
+                self.told = index;
+                for order in concerning.into_orders() {
+                    if self.tell(order).await.is_err() {
+                        return Ok(Err(NobodyListens));
+                    }
+                }
             }
             if self.told == before {
                 // The model was just begun again; its new progress is on its way here.
                 return Ok(Ok(()));
-            }
-            self.keep_mark(progress, &orders).await?;
-            for order in orders {
-                if self.tell(order).await.is_err() {
-                    return Ok(Err(NobodyListens));
-                }
             }
         }
         if self.state != Told::CaughtUp {
@@ -166,18 +169,21 @@ impl OrderTeller {
         Ok(Ok(()))
     }
 
-    /// Writes the mark before something can follow from `orders`; when nothing can, only from time
-    /// to time.
-    async fn keep_mark(&mut self, progress: &Progress, orders: &[Order]) -> std::io::Result<()> {
+    /// Writes the mark before something can follow from what concerns this host; when nothing can,
+    /// only from time to time.
+    async fn keep_mark(
+        &mut self,
+        progress: &Progress,
+        concerning: &Concerning<'_>,
+    ) -> std::io::Result<()> {
         let Some(fresh) = progress.attested_mark else {
             return Ok(());
         };
         if self.mark.is_some_and(|mark| mark.commit >= fresh.commit) {
             return Ok(());
         }
-        let acts = orders.iter().any(|order| !matches!(order, Order::LedgerTime(_)));
         let recent = self.written.is_some_and(|at| at.elapsed() < MARK_EVERY_MAX);
-        if recent && !acts {
+        if recent && concerning.is_nothing() {
             return Ok(());
         }
         self.write_mark(fresh).await?;

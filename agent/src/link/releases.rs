@@ -106,7 +106,9 @@ impl Follower {
 
     async fn report(&mut self, end: &StreamEnd) -> Result<(), ArchiveError> {
         match end {
-            StreamEnd::Distrust(why @ (Distrust::Chain(_) | Distrust::Anchor(_))) => {
+            StreamEnd::Distrust(
+                why @ (Distrust::Chain(_) | Distrust::Anchor(_) | Distrust::Hole { .. }),
+            ) => {
                 error!(%why, "ALARM: the ledger of this host shows a broken history; nothing will change");
                 self.forget().await?;
             }
@@ -134,10 +136,10 @@ impl Follower {
 
     /// Does what needs room on the disk, again and again until there is some: what was folded is
     /// shown meanwhile, and nothing is lost, for the next release is taken only after these.
-    async fn patiently(
+    async fn patiently<T: Send + 'static>(
         &self,
-        work: impl Fn(&SharedModel, &Archives) -> Result<(), ArchiveError> + Send + Sync + 'static,
-    ) -> Result<(), ArchiveError> {
+        work: impl Fn(&SharedModel, &Archives) -> Result<T, ArchiveError> + Send + Sync + 'static,
+    ) -> Result<T, ArchiveError> {
         let work = Arc::new(work);
         let mut pauses = Pauses::between(DISK_FULL_WAIT_MIN, DISK_FULL_WAIT_MAX);
         let mut was_full = false;
@@ -155,10 +157,10 @@ impl Follower {
                     was_full = true;
                     tokio::time::sleep(pauses.next()).await;
                 }
-                Ok(()) if was_full => {
+                Ok(done) if was_full => {
                     info!("there is room on the disk again; the history is read on");
                     let _ = self.state.send_replace(Ok(()));
-                    return Ok(());
+                    return Ok(done);
                 }
                 done => return done,
             }
@@ -209,7 +211,8 @@ impl Follower {
         let Gathered { releases, end } = self.gather(first, seal_key, &mut connection.receiver);
         let last = releases.last().map(|release| release.end.index);
         if last.is_some() {
-            self.patiently(move |model, _| model.take_in(&releases)).await?;
+            let taken = self.patiently(move |model, _| model.take_in(&releases)).await?;
+            taken.map_err(|unknown| self.reader.refuse(unknown))?;
         }
         if let Some(end) = end {
             return Err(end);

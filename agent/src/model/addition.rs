@@ -7,6 +7,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use dagger_payload::changed_vm::UnknownVm;
 use dagger_payload::id::{AccountId, HostId, Position, VmId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Body, ReportPhase};
@@ -65,11 +66,7 @@ impl<'c> ReadCommit<'c> {
         let named = read.filter_map(|(release, document)| {
             document.as_ref().and_then(|document| vm_named_by(&document.body, release))
         });
-        let changed = self.commit.effects().filter_map(|effect| match effect {
-            Effect::Vm(vm) => Some(vm.id),
-            _ => None,
-        });
-        named.chain(changed)
+        named.chain(self.commit.effects().filter_map(Effect::vm))
     }
 }
 
@@ -99,8 +96,17 @@ impl<'m> Known<'m> {
 
     /// A VM's newest version, also of a deleted one.
     pub(super) fn vm(&self, id: &VmId) -> Option<&Vm> {
-        let here = self.vms.get(id).or_else(|| self.model.vms.get(id));
+        let here = self.vms.get(id).or_else(|| self.model.vm(id));
         here.or_else(|| self.gone?.get(id))
+    }
+
+    /// An effect, in which a VM is whole: what changed is put onto the version before.
+    fn whole<'e>(&self, effect: &'e Effect) -> Result<Cow<'e, Effect>, UnknownVm> {
+        let Effect::VmChanged(change) = effect else { return Ok(Cow::Borrowed(effect)) };
+        let before = self.vms.get(&change.id).or_else(|| self.model.vm(&change.id));
+        let before = before.filter(|vm| vm.state() != VmState::Deleted);
+        let vm = change.of(before.ok_or(UnknownVm(change.id))?)?;
+        Ok(Cow::Owned(Effect::Vm(Box::new(vm))))
     }
 
     /// Who takes part.
@@ -144,25 +150,33 @@ impl<'m> Known<'m> {
             Effect::Seat(_) | Effect::Epoch(_) | Effect::Operator(_) | Effect::Proposal(_) => {
                 self.members.to_mut().fold(effect);
             }
-            Effect::Image(_) | Effect::Volume(_) | Effect::Usage(_) => {}
+            Effect::VmChanged(_) | Effect::Image(_) | Effect::Volume(_) | Effect::Usage(_) => {}
         }
     }
 }
 
 impl Model {
     /// What each of the next commits adds; `gone` are the deleted VMs among those that they name.
-    pub(super) fn additions(&self, commits: &[ReadCommit<'_>], gone: &GoneVms) -> Vec<Addition> {
+    /// Releases are written as they came; all else is told of whole VMs.
+    ///
+    /// # Errors
+    /// One changes a VM that is not there.
+    pub(super) fn additions(
+        &self,
+        commits: &[ReadCommit<'_>],
+        gone: &GoneVms,
+    ) -> Result<Vec<Addition>, UnknownVm> {
         let mut known = Known { gone: Some(gone), ..Known::now(self) };
         let mut first_step = self.steps;
         let mut additions = Vec::new();
         for ReadCommit { commit, documents } in commits {
             let mut work = Work { commit, known, puts: Vec::new(), first_step, steps: 0 };
-            work.add(documents);
+            work.add(documents)?;
             first_step = first_step.saturating_add(work.steps);
             additions.push(Addition { puts: work.puts, steps: work.steps });
             known = work.known;
         }
-        additions
+        Ok(additions)
     }
 }
 
@@ -176,32 +190,38 @@ struct Work<'m> {
 }
 
 impl Work<'_> {
-    fn add(&mut self, documents: &[Option<Payload>]) {
+    fn add(&mut self, documents: &[Option<Payload>]) -> Result<(), UnknownVm> {
         self.puts.push(past::commit_put(self.commit));
         for (release, document) in self.commit.releases.iter().zip(documents) {
-            self.add_payload(release, document.as_ref());
+            self.add_payload(release, document.as_ref())?;
         }
         for effect in &self.commit.time_effects {
+            let effect = &*self.known.whole(effect)?;
             if let Effect::Vm(vm) = effect {
                 let summary = history::passing_of_time(&self.known, self.known.vm(&vm.id), vm);
                 self.add_step(vm, None, summary, None);
             }
             self.add_effect(effect);
         }
+        Ok(())
     }
 
-    fn add_payload(&mut self, release: &Release, document: Option<&Payload>) {
+    fn add_payload(
+        &mut self,
+        release: &Release,
+        document: Option<&Payload>,
+    ) -> Result<(), UnknownVm> {
         self.puts.push(past::payload_put(self.commit, release));
         let vm = document.and_then(|payload| vm_named_by(&payload.body, release));
         match &release.verdict {
-            Verdict::Accepted => self.add_accepted(release, document, vm),
+            Verdict::Accepted => self.add_accepted(release, document, vm)?,
             Verdict::Refused(refusal) => {
                 // Bytes that their signer did not sign are noise under nobody's name; of copies
                 // the first one counts.
                 let is_noise =
                     matches!(refusal.code, RefusalCode::SignatureInvalid | RefusalCode::Duplicate);
                 if is_noise {
-                    return;
+                    return Ok(());
                 }
                 self.puts.push(past::digest_put(release, Earlier::Kept));
                 let named = vm.and_then(|vm| self.known.vm(&vm)).cloned();
@@ -212,15 +232,22 @@ impl Work<'_> {
                 }
             }
         }
+        Ok(())
     }
 
-    fn add_accepted(&mut self, release: &Release, document: Option<&Payload>, vm: Option<VmId>) {
+    fn add_accepted(
+        &mut self,
+        release: &Release,
+        document: Option<&Payload>,
+        vm: Option<VmId>,
+    ) -> Result<(), UnknownVm> {
         // Before this one the same bytes may have been refused; the accepted copy is the one that
         // counts.
         self.puts.push(past::digest_put(release, Earlier::Replaced));
         let phase = document.and_then(|payload| reported_phase(&payload.body));
         let mut told = false;
         for effect in &release.effects {
+            let effect = &*self.known.whole(effect)?;
             if let Effect::Vm(after) = effect {
                 told |= vm == Some(after.id);
                 let before = self.known.vm(&after.id);
@@ -234,6 +261,7 @@ impl Work<'_> {
             let summary = history::accepted(&self.known, document, Some(&vm), &vm);
             self.add_step(&vm, Some(release.position), summary, phase);
         }
+        Ok(())
     }
 
     fn add_step(

@@ -1,7 +1,8 @@
 //! Folding one release into the model.
 //!
-//! Objects are replaced by their new versions as they come; nothing is decided here. What is
-//! deleted leaves the model: the archive has it. Called by the model's writer.
+//! Objects are replaced by their new versions as they come, and what changed of a VM is put onto
+//! the version before; nothing is decided here. What is deleted leaves the model: the archive has
+//! it. Called by the model's writer.
 
 use std::sync::Arc;
 
@@ -42,7 +43,14 @@ impl Model {
             Effect::Image(image) => {
                 self.images.insert(image.name.clone(), (**image).clone());
             }
-            Effect::Vm(vm) => self.fold_vm(vm, time),
+            Effect::Vm(vm) => self.fold_vm(Vm::clone(vm), time),
+            Effect::VmChanged(change) => {
+                // Whoever made `addition` has seen to it that there is one.
+                let vm = self.vms.get(&change.id).and_then(|before| change.of(before).ok());
+                if let Some(vm) = vm {
+                    self.fold_vm(vm, time);
+                }
+            }
             Effect::Volume(volume) => self.fold_volume(volume),
             // Read from the archive when it is asked for.
             Effect::Usage(_) => {}
@@ -52,8 +60,8 @@ impl Model {
         }
     }
 
-    fn fold_vm(&mut self, vm: &Vm, time: LedgerTime) {
-        let before = self.vms.get(&vm.id);
+    fn fold_vm(&mut self, vm: Vm, time: LedgerTime) {
+        let before = self.vms.get(&vm.id).map(Arc::as_ref);
         if vm.state() == VmState::Deleted {
             self.deleted_vms += u64::from(before.is_some());
             self.vms.remove(&vm.id);
@@ -62,11 +70,11 @@ impl Model {
             return;
         }
         let cause = |vm: &Vm| vm.reported.as_ref().map(|report| report.cause);
-        if cause(vm) != before.and_then(cause) {
+        if cause(&vm) != before.and_then(cause) {
             self.reported_at.insert(vm.id, time);
         }
-        self.running_sizes.note(before, vm);
-        self.vms.insert(vm.id, vm.clone());
+        self.running_sizes.note(before, &vm);
+        self.vms.insert(vm.id, Arc::new(vm));
     }
 
     fn fold_volume(&mut self, volume: &Volume) {

@@ -71,6 +71,7 @@ impl Members {
             | Effect::Account(_)
             | Effect::Image(_)
             | Effect::Vm(_)
+            | Effect::VmChanged(_)
             | Effect::Volume(_)
             | Effect::Usage(_) => {}
         }

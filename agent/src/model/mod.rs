@@ -23,15 +23,17 @@ mod views;
 mod volumes;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dagger_api::{Attested, PayloadState, PayloadView, StreamEvent};
+use dagger_payload::changed_vm::WholeRelease;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{AccountId, AuthorIndex, CommitIndex, HostId, LedgerTime, VmId, VolumeId};
 use dagger_payload::key::PublicKey;
 use dagger_payload::name::ImageName;
 use dagger_payload::object::{Account, Effect, Host, HostDuty, Image, Vm};
 use dagger_payload::refusal::RefusalCode;
-use dagger_payload::release::{CommitRelease, Release, Verdict};
+use dagger_payload::release::{Release, Verdict};
 use dagger_payload::volume::Volume;
 
 use self::addition::vm_named_by;
@@ -61,8 +63,8 @@ pub struct Model {
     /// Keys that sign for an account, or once did.
     account_keys: BTreeMap<PublicKey, AccountId>,
     images: BTreeMap<ImageName, Image>,
-    /// Those that exist.
-    vms: BTreeMap<VmId, Vm>,
+    /// Those that exist; shared with whoever tells what was released of them.
+    vms: BTreeMap<VmId, Arc<Vm>>,
     /// When each of them was reported on last.
     reported_at: BTreeMap<VmId, LedgerTime>,
     running_sizes: RunningSizes,
@@ -111,12 +113,12 @@ impl Model {
 
     /// The newest version of a VM that exists.
     pub fn vm(&self, id: &VmId) -> Option<&Vm> {
-        self.vms.get(id)
+        self.vms.get(id).map(Arc::as_ref)
     }
 
     /// The newest versions of all VMs that exist.
     pub fn vms(&self) -> impl Iterator<Item = &Vm> {
-        self.vms.values()
+        self.vms.values().map(Arc::as_ref)
     }
 
     /// How many VMs were deleted.
@@ -174,17 +176,19 @@ impl Model {
     }
 
     /// What the event stream tells of one commit, when everything up to `attested` is attested: of
-    /// what belongs to accounts, those that the reader `sees`.
-    pub fn stream_events(
+    /// what belongs to accounts, those that the reader `sees`. Each event is made when it is asked
+    /// for: VMs are whole in them.
+    pub fn stream_events<'c>(
         &self,
-        commit: &CommitRelease,
+        commit: &'c WholeRelease,
         attested: CommitIndex,
         sees: &dyn Fn(AccountId) -> bool,
-    ) -> Vec<StreamEvent> {
+    ) -> impl ExactSizeIterator<Item = StreamEvent> + 'c + use<'c> {
         let mut events = Vec::new();
+        let (whole, commit) = (commit, commit.release());
         let index = commit.end.index;
         let told =
-            |effect: &Effect| owner(effect).is_none_or(sees).then(|| effect_event(index, effect));
+            |effect: &'c Effect| owner(effect).is_none_or(sees).then_some(Told::Effect(effect));
         for release in &commit.releases {
             // What its signer did not sign is noise under nobody's name.
             let noise = matches!(&release.verdict, Verdict::Refused(refusal)
@@ -194,20 +198,29 @@ impl Model {
             let signer = document.as_ref().map(|payload| self.account_signed_by(&payload.signer));
             if !noise && signer.is_none_or(sees) {
                 let vm = document.and_then(|payload| vm_named_by(&payload.body, release));
-                let payload = payload_view(index, release, vm, attested);
-                events.push(StreamEvent::Payload { commit: index, payload });
+                events.push(Told::Payload(Box::new(payload_view(index, release, vm, attested))));
             }
             events.extend(release.effects.iter().filter_map(&told));
         }
         events.extend(commit.time_effects.iter().filter_map(told));
-        events
+        events.into_iter().map(move |told| match told {
+            Told::Payload(payload) => StreamEvent::Payload { commit: index, payload: *payload },
+            Told::Effect(effect) => effect_event(index, &whole.whole(effect)),
+        })
     }
+}
+
+/// What becomes an event.
+enum Told<'c> {
+    Payload(Box<PayloadView>),
+    Effect(&'c Effect),
 }
 
 /// The account that an object belongs to; hosts and images are for all to see.
 fn owner(effect: &Effect) -> Option<AccountId> {
     match effect {
         Effect::Vm(vm) => Some(vm.account),
+        Effect::VmChanged(change) => Some(change.account),
         Effect::Account(account) => Some(account.id),
         Effect::Volume(volume) => Some(volume.account),
         Effect::Usage(past) => Some(past.account),
@@ -225,6 +238,7 @@ fn effect_event(commit: CommitIndex, effect: &Effect) -> StreamEvent {
         Effect::Vm(vm) => {
             return StreamEvent::Vm { commit, state: vm.state(), vm: vm.clone() };
         }
+        Effect::VmChanged(change) => ("vm", change.id.to_string()),
         Effect::Host(host) => ("host", host.id.to_string()),
         Effect::Account(account) => ("account", account.id.to_string()),
         Effect::Image(image) => ("image", image.name.to_string()),

@@ -8,7 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 
+use dagger_payload::changed_vm::{UnknownVm, WholeRelease};
 use dagger_payload::id::{AccountId, CommitIndex, PayloadDigest, VmId};
+use dagger_payload::object::{Effect, Vm};
 use dagger_payload::release::{CommitRelease, Verdict};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +24,7 @@ use super::views::{NameProblem, VmQuery};
 use super::volumes::VolumeQuery;
 use crate::limits::{
     ARCHIVE_LOOK_WAIT_MAX, ARCHIVE_LOOKS_TOGETHER_MAX, ARCHIVE_OPERATOR_WALKS_TOGETHER_MAX,
-    ARCHIVE_WALKS_TOGETHER_MAX, RELEASES_TOGETHER_BYTES_MAX,
+    ARCHIVE_WALKS_TOGETHER_MAX, GONE_VMS_TOGETHER_MAX, RELEASES_TOGETHER_BYTES_MAX,
 };
 use crate::verify::reader::Progress;
 
@@ -72,9 +74,13 @@ impl SharedModel {
     /// but the caller.
     ///
     /// # Errors
-    /// [`ArchiveError`]: nothing has changed; after `Full` it can be tried again.
-    pub fn take_in(&self, commits: &[Arc<CommitRelease>]) -> Result<(), ArchiveError> {
-        let Some(last) = commits.last() else { return Ok(()) };
+    /// [`ArchiveError`]: nothing has changed; after `Full` it can be tried again. [`UnknownVm`]:
+    /// the history is broken, and nothing has changed.
+    pub fn take_in(
+        &self,
+        commits: &[Arc<CommitRelease>],
+    ) -> Result<Result<(), UnknownVm>, ArchiveError> {
+        let Some(last) = commits.last() else { return Ok(Ok(())) };
         let archive = self.archive().ok_or(ArchiveError::Full("it was not begun yet"))?;
         let read: Vec<_> = commits.iter().map(|commit| ReadCommit::of(commit)).collect();
         let named: BTreeSet<_> = read.iter().flat_map(ReadCommit::named_vms).collect();
@@ -88,13 +94,16 @@ impl SharedModel {
             }
             Ok(gone)
         })?;
-        let additions = self.read(|model| model.additions(&read, &gone));
+        let additions = match self.read(|model| model.additions(&read, &gone)) {
+            Ok(additions) => additions,
+            Err(unknown) => return Ok(Err(unknown)),
+        };
         archive.write(additions.iter().flat_map(|addition| &addition.puts))?;
         for (commit, addition) in commits.iter().zip(&additions) {
             let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
             state.model.fold(Arc::clone(commit), addition);
         }
-        Ok(())
+        Ok(Ok(()))
     }
 
     /// The history is told from its beginning again; [`SharedModel::publish`] tells those who wait.
@@ -190,8 +199,8 @@ impl SharedModel {
         why.unwrap_or_default()
     }
 
-    /// At most `count_max` releases of the commits after `after`, oldest first; fewer, but one at
-    /// least, when they are large.
+    /// At most `count_max` releases of the commits after `after` as they came, oldest first; fewer,
+    /// but one at least, when they are large.
     ///
     /// # Errors
     /// [`LookProblem`].
@@ -205,6 +214,50 @@ impl SharedModel {
         }
         self.look_back(LookExtent::Glance, move |back| {
             back.read(|past| past.releases_after(after, count_max, RELEASES_TOGETHER_BYTES_MAX))
+        })
+        .await
+    }
+
+    /// The same, as whole releases, of deleted VMs not too many at once. None when the history was
+    /// begun anew meanwhile.
+    ///
+    /// # Errors
+    /// [`LookProblem`].
+    pub async fn whole_after(
+        &self,
+        after: CommitIndex,
+        count_max: usize,
+    ) -> Result<Vec<WholeRelease>, LookProblem> {
+        let archive = self.archive();
+        let releases = self.releases_after(after, count_max).await?;
+        let (mut vms, mut gone) = (BTreeMap::new(), BTreeSet::new());
+        let releases = self.read(|model| known_vms(model, releases, &mut vms, &mut gone));
+        if !gone.is_empty() {
+            vms.extend(self.gone_vms(gone).await?);
+        }
+        let whole = |release| WholeRelease::new(release, |id| vms.get(id).map(Arc::clone));
+        match releases.into_iter().map(whole).collect() {
+            Ok(whole) => Ok(whole),
+            // What was taken in is known for as long as this reading of the history lasts.
+            Err(_) if !self.still_reads(archive.as_ref()) => Ok(Vec::new()),
+            Err(_) => Err(self.judge(&ArchiveError::Damaged("a VM that was changed is missing"))),
+        }
+    }
+
+    fn still_reads(&self, archive: Option<&Arc<Archive>>) -> bool {
+        match (archive, self.archive()) {
+            (Some(before), Some(now)) => Arc::ptr_eq(before, &now),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        }
+    }
+
+    /// The last versions of those of `ids` that are deleted.
+    async fn gone_vms(&self, ids: BTreeSet<VmId>) -> Result<BTreeMap<VmId, Arc<Vm>>, LookProblem> {
+        self.look_back(LookExtent::Glance, move |back| {
+            let ids: Vec<VmId> = ids.into_iter().collect();
+            let gone = back.gone_vms(&ids)?.into_iter();
+            Ok(gone.map(|vm| (vm.id, Arc::new(vm))).collect())
         })
         .await
     }
@@ -238,10 +291,7 @@ impl SharedModel {
     ///
     /// # Errors
     /// [`LookProblem`].
-    pub async fn find_vm(
-        &self,
-        query: &VmQuery,
-    ) -> Result<Result<dagger_payload::object::Vm, NameProblem>, LookProblem> {
+    pub async fn find_vm(&self, query: &VmQuery) -> Result<Result<Vm, NameProblem>, LookProblem> {
         match self.read(|model| model.find_vm(query).cloned()) {
             Err(NameProblem::Unknown) => {
                 let query = query.clone();
@@ -286,4 +336,32 @@ impl SharedModel {
     pub fn subscribe(&self) -> watch::Receiver<Progress> {
         self.progress.subscribe()
     }
+}
+
+/// Those of the first of `releases` of which the VMs do not take too much memory, with the VMs that
+/// they change: those that exist, and the ids of others.
+fn known_vms(
+    model: &Model,
+    releases: Vec<Arc<CommitRelease>>,
+    vms: &mut BTreeMap<VmId, Arc<Vm>>,
+    gone: &mut BTreeSet<VmId>,
+) -> Vec<Arc<CommitRelease>> {
+    let fits = |release: &Arc<CommitRelease>| {
+        let is_room_left = gone.len() < GONE_VMS_TOGETHER_MAX;
+        if is_room_left {
+            for effect in release.effects() {
+                let Effect::VmChanged(change) = effect else { continue };
+                match model.vms.get(&change.id) {
+                    Some(vm) => {
+                        vms.insert(change.id, Arc::clone(vm));
+                    }
+                    None => {
+                        gone.insert(change.id);
+                    }
+                }
+            }
+        }
+        is_room_left
+    };
+    releases.into_iter().take_while(fits).collect()
 }

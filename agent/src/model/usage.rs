@@ -27,6 +27,7 @@ impl LookBack {
         if upto > self.until() {
             return Ok(None);
         }
+        let hole = |_| ArchiveError::Damaged("a VM that was changed is missing");
         let mut bill = Bill::new(*account);
         let mut after = CommitIndex(0);
         'all: loop {
@@ -44,13 +45,14 @@ impl LookBack {
                 let before = CommitIndex(index.0.saturating_sub(1));
                 let releases = self.read(|past| past.releases_after(before, 1, usize::MAX))?;
                 let release = releases.first().filter(|release| release.end.index == index);
-                bill.take(release.ok_or(ArchiveError::Damaged("an account's commit is missing"))?);
+                let missing = ArchiveError::Damaged("an account's commit is missing");
+                bill.take(release.ok_or(missing)?).map_err(hole)?;
                 after = index;
             }
         }
         let last = self.read(|past| past.commit_with_content(upto))?;
         if let Some(last) = last.filter(|last| last.end.index > after) {
-            bill.take(&last);
+            bill.take(&last).map_err(hole)?;
         }
         Ok(Some(self.model(|model| bill.read(|host| model.host_name(host).cloned()))))
     }

@@ -44,12 +44,12 @@ impl Model {
     pub fn find_vm(&self, query: &VmQuery) -> Result<&Vm, NameProblem> {
         let of_account = |vm: &&Vm| query.account.is_none_or(|account| vm.account == account);
         if let Ok(id) = query.text.parse::<VmId>()
-            && let Some(vm) = self.vms.get(&id).filter(of_account)
+            && let Some(vm) = self.vm(&id).filter(of_account)
         {
             return Ok(vm);
         }
         let is_named = |vm: &&Vm| vm.name.as_str() == query.text;
-        let named: Vec<&Vm> = self.vms.values().filter(is_named).filter(of_account).collect();
+        let named: Vec<&Vm> = self.vms().filter(is_named).filter(of_account).collect();
         let mut accounts: Vec<AccountId> = named.iter().map(|vm| vm.account).collect();
         accounts.sort_unstable();
         accounts.dedup();
@@ -157,7 +157,7 @@ impl Model {
     ) -> Vec<HostView> {
         let view = |seat: &Seat| {
             let id = seat.host;
-            let (used, vms) = sum(self.vms.values().filter(|vm| vm.placement.host() == Some(id)));
+            let (used, vms) = sum(self.vms().filter(|vm| vm.placement.host() == Some(id)));
             let used = used.plus(&self.volumes_take(|volume| volume.host == id));
             Some(HostView {
                 id,
@@ -184,7 +184,7 @@ impl Model {
     /// An account, with what its VMs and volumes take.
     pub fn account_view(&self, id: &AccountId) -> Option<AccountView> {
         let account: &Account = self.accounts.get(id)?;
-        let (used, vms) = sum(self.vms.values().filter(|vm| vm.account == *id));
+        let (used, vms) = sum(self.vms().filter(|vm| vm.account == *id));
         let used = used.plus(&self.volumes_take(|volume| volume.account == *id));
         Some(AccountView { account: account.clone(), used, vms })
     }
@@ -199,7 +199,7 @@ impl Model {
         let summary = |account: &Account| AccountSummary {
             id: account.id,
             fingerprint: account.key.fingerprint(),
-            vms: sum(self.vms.values().filter(|vm| vm.account == account.id)).1,
+            vms: sum(self.vms().filter(|vm| vm.account == account.id)).1,
         };
         let meant = |account: &&Account| key.is_none_or(|key| account.role_of(key).is_some());
         self.accounts.values().filter(meant).map(summary).collect()

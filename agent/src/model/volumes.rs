@@ -48,7 +48,7 @@ impl Model {
     pub fn volume_view(&self, volume: &Volume) -> VolumeView {
         let reported =
             volume.reported.as_ref().filter(|report| report.generation == volume.generation);
-        let user = volume.used_by.vm().and_then(|vm| self.vms.get(&vm));
+        let user = volume.used_by.vm().and_then(|vm| self.vm(&vm));
         let due = volume.due_snapshot().and_then(|due| due.reported.as_ref());
         let lost = (volume.disk == VolumeDisk::Lost)
             .then(|| "lost: its host left the cluster with its operator; it can be deleted".into());

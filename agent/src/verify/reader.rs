@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dagger_bus::ledger::StreamItem;
+use dagger_payload::changed_vm::UnknownVm;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, HistoryHash};
 use dagger_payload::key::{Domain, PublicKey};
@@ -66,6 +67,15 @@ pub enum Distrust {
         "the processor began at commit {0} with another history than the ledger shows up to there"
     )]
     Anchor(CommitIndex),
+    /// A release changes a VM that is not there: something was left out before it. The history is
+    /// read again from its beginning.
+    #[error("the ledger's history has a hole before commit {commit}: {why}")]
+    Hole {
+        /// The release.
+        commit: CommitIndex,
+        /// What it changes.
+        why: UnknownVm,
+    },
 }
 
 /// What came of an item.
@@ -147,7 +157,7 @@ impl Reader {
     /// Takes in one item.
     ///
     /// # Errors
-    /// [`Distrust`]; after [`Distrust::Chain`] the reader has started over.
+    /// [`Distrust`]; after all but [`Distrust::Seal`] the reader has started over.
     pub fn take(&mut self, item: StreamItem, seal_key: &PublicKey) -> Result<Taken, Distrust> {
         match item {
             StreamItem::Release { sealed } => self.take_release(*sealed, seal_key),
@@ -202,6 +212,13 @@ impl Reader {
         }
         self.sealed = commit;
         Ok(Taken::Noted)
+    }
+
+    /// The last release that it gave follows from nothing: the reader starts over.
+    pub fn refuse(&mut self, why: UnknownVm) -> Distrust {
+        let distrust = Distrust::Hole { commit: self.chain.last(), why };
+        self.start_over(distrust.to_string());
+        distrust
     }
 
     fn false_anchor(&mut self, commit: CommitIndex) -> Distrust {

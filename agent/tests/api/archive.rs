@@ -48,7 +48,7 @@ async fn the_model_holds_no_more_after_a_long_history_than_after_a_short_one() {
         let verdict = refused(RefusalCode::PayloadMalformed);
         chronicle.commit(vec![(junk, verdict, Vec::new())], Vec::new());
         let releases: Vec<_> = chronicle.releases.drain(..).map(Arc::new).collect();
-        model.take_in(&releases).expect("there is room");
+        model.take_in(&releases).expect("there is room").expect("no hole");
         entries.push(model.read(Model::entries));
     }
     assert_eq!(entries[299], entries[150], "{entries:?}");
@@ -177,7 +177,9 @@ async fn told_after(
     let archive = Archives::below(place.path()).fresh().expect("an archive");
     let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), None);
     let model = SharedModel::new(Model::new(&world.genesis), Some(archive), reader.progress());
-    releases.chunks(together).for_each(|some| model.take_in(some).expect("there is room"));
+    for some in releases.chunks(together) {
+        model.take_in(some).expect("there is room").expect("no hole");
+    }
     let (vms, query) =
         (vms.to_vec(), LogQuery { from: None, entries_max: 100, looked_at_max: 100 });
     let look = move |back: &LookBack| {

@@ -5,6 +5,7 @@
 mod agent;
 mod archive;
 mod bad_input;
+mod changes;
 mod clocks;
 mod consoles;
 mod document;

@@ -1,6 +1,7 @@
 //! A made-up cluster of four hosts with its keys, and a chronicle: hand-made releases with a true
 //! chain, seals and headers.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use dagger_bus::ledger::StreamItem;
@@ -151,6 +152,8 @@ pub(crate) struct Chronicle {
     index: CommitIndex,
     position: Position,
     prefix: PrefixHash,
+    /// VMs that were told of.
+    vms: BTreeSet<VmId>,
 }
 
 impl Chronicle {
@@ -162,6 +165,7 @@ impl Chronicle {
             index: CommitIndex(0),
             position: Position(0),
             prefix: initial_prefix(&world.cluster),
+            vms: BTreeSet::new(),
         }
     }
 
@@ -189,9 +193,10 @@ impl Chronicle {
                 digest: payload.digest(),
                 ordered: OrderedPayload { author: AuthorIndex(1), payload },
                 verdict,
-                effects,
+                effects: self.told(effects),
             });
         }
+        let time_effects = self.told(time_effects);
         let end = CommitEnd {
             index: self.index,
             position: self.position,
@@ -201,6 +206,15 @@ impl Chronicle {
         let ledger_time = self.time;
         self.releases.push(CommitRelease { end, ledger_time, releases, time_effects });
         end
+    }
+
+    /// As the judge tells it: a VM whole once, and later what has changed of it.
+    fn told(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
+        let told = effects.into_iter().map(|effect| match effect.vm() {
+            Some(vm) if !self.vms.insert(vm) => effect.told(),
+            _ => effect,
+        });
+        told.collect()
     }
 
     /// The newest release, sealed.

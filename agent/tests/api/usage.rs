@@ -96,7 +96,7 @@ async fn whoever_has_the_exported_history_comes_to_the_same_bill_byte_for_byte()
     for vm in vms {
         let mut bill = Bill::new(vm.account);
         for (release, commit) in releases.iter().zip(1..) {
-            bill.take(release);
+            bill.take(release).expect("no hole");
             let path = format!("/v1/accounts/{}/usage?commit={commit}", vm.account);
             let told = agent.unix.get(&path).await;
             let own = bill.read(|host| agent.model.read(|model| model.host_name(host).cloned()));

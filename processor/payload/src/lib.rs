@@ -9,6 +9,7 @@
 pub mod attested;
 pub mod bridge;
 pub mod carried;
+pub mod changed_vm;
 pub mod codec;
 pub mod committee;
 pub mod event;

@@ -1,7 +1,7 @@
 //! Objects of the judged state: what the ordered history has made so far.
 //!
 //! Owns their shape. Never decides a
-//! change: the judge in `dagger-processor` does, and publishes the whole new version of each object
+//! change: the judge in `dagger-processor` does, and publishes the new version of each object
 //! as an [`Effect`]. Called by the processor (writes), the agent (folds and shows) and `daggerctl`
 //! (shows). CBOR maps with the keys below.
 
@@ -9,6 +9,7 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::changed_vm::ChangedVm;
 use crate::id::{
     AccountId, Generation, HostId, ImageDigest, LedgerTime, OperatorId, PayloadDigest, Position,
     ProtocolVersion, VmId,
@@ -508,7 +509,9 @@ impl Vm {
     }
 }
 
-/// The new version of an object: the whole of it, so that a reader folds without knowing a rule.
+/// The new version of an object, so that a reader folds without knowing a rule: the whole of it, or
+/// of a VM that was there before, all that may change ([`ChangedVm::of`] puts it onto the version
+/// before).
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub enum Effect {
     /// A host.
@@ -520,7 +523,8 @@ pub enum Effect {
     /// An image.
     #[n(2)]
     Image(#[n(0)] Box<Image>),
-    /// A VM. When its state is `Deleted` this is its last version: the judge has forgotten it.
+    /// A VM, whole: a new one where releases tell of it. When its state is `Deleted` this is its
+    /// last version: the judge has forgotten it.
     #[n(3)]
     Vm(#[n(0)] Box<Vm>),
     /// What an account's deleted VMs have used on one host.
@@ -541,4 +545,8 @@ pub enum Effect {
     /// A proposal. When it is pending no more this is its last version: the judge has forgotten it.
     #[n(9)]
     Proposal(#[n(0)] Box<Proposal>),
+    /// A new version of a VM that was there before. Never in the state or a snapshot, which hold
+    /// whole VMs.
+    #[n(10)]
+    VmChanged(#[n(0)] Box<ChangedVm>),
 }

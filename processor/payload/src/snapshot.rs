@@ -142,14 +142,14 @@ pub fn extend_history(before: &HistoryHash, release: &CommitRelease) -> HistoryH
     record.begin(before, release.end.index, release.ledger_time, release.releases.len());
     for judged in &release.releases {
         record.judged(judged.position, &judged.digest, &judged.verdict);
-        record.effects(&judged.effects, |_, _| {});
+        record.effects(&judged.effects);
     }
-    record.effects(&release.time_effects, |_, _| {});
+    record.effects(&release.time_effects);
     record.hash()
 }
 
 /// What a commit adds to the chain, written down while it is judged: the whole is hashed at once,
-/// and each effect is encoded once, here.
+/// and each effect is encoded once as it is told, here.
 #[derive(Debug, Default)]
 pub struct HistoryRecord {
     bytes: Vec<u8>,
@@ -188,18 +188,27 @@ impl HistoryRecord {
         self.bytes.len()
     }
 
-    /// Effects: after each payload its own, after all of them those of the passing of time. `each`
-    /// gets every effect with the canonical bytes of its object.
-    pub fn effects(&mut self, effects: &[Effect], mut each: impl FnMut(&Effect, &[u8])) {
-        let never = "writing to memory cannot fail";
-        let count = u64::try_from(effects.len()).expect("fits into 64 bits");
-        // CBOR says itself where it ends.
-        minicbor::Encoder::new(&mut self.bytes).array(count).expect(never);
+    /// Effects: after each payload its own, after all of them those of the passing of time.
+    pub fn effects(&mut self, effects: &[Effect]) {
+        self.begin_effects(effects.len());
         for effect in effects {
-            let object = self.bytes.len() + EFFECT_HEAD_BYTES;
-            codec::encode_after(effect, &mut self.bytes);
-            each(effect, &self.bytes[object..]);
+            self.effect(effect);
         }
+    }
+
+    /// So many effects follow.
+    pub fn begin_effects(&mut self, count: usize) {
+        let count = u64::try_from(count).expect("fits into 64 bits");
+        // CBOR says itself where it ends.
+        let written = minicbor::Encoder::new(&mut self.bytes).array(count).map(|_| ());
+        written.expect("writing to memory cannot fail");
+    }
+
+    /// The next effect, as it is told; gives the canonical bytes of its object.
+    pub fn effect(&mut self, effect: &Effect) -> &[u8] {
+        let object = self.bytes.len() + EFFECT_HEAD_BYTES;
+        codec::encode_after(effect, &mut self.bytes);
+        &self.bytes[object..]
     }
 
     /// The chain after the commit.

@@ -6,9 +6,11 @@ use std::net::Ipv4Addr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::changed_vm::ChangedVm;
+use crate::id::Generation;
 use crate::kind::ReportPhase;
 use crate::network::VmNetwork;
-use crate::object::{Placement, Vm, Wanted};
+use crate::object::{Placement, Vm, VmReport, Wanted};
 
 /// A VM's state in one word (design R11); every state accepts delete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,23 +81,38 @@ impl Vm {
 
     /// The state in one word, from wanted, placement and the last report about this generation.
     pub fn state(&self) -> VmState {
-        let phase = self.reported.as_ref().map(|report| (report.phase, report.generation));
-        let current = |wanted: ReportPhase| phase == Some((wanted, self.generation));
-        match (self.wanted, &self.placement) {
-            (Wanted::Deleted, _) if current(ReportPhase::Deleted) => VmState::Deleted,
-            (
-                Wanted::Deleted,
-                Placement::NoHost {} | Placement::Offered { .. } | Placement::Lost { .. },
-            ) => VmState::Deleted,
-            (Wanted::Deleted, Placement::Accepted { .. }) => VmState::Deleting,
-            (_, Placement::NoHost {} | Placement::Lost { .. }) => VmState::Degraded,
-            (_, Placement::Offered { .. }) => VmState::Pending,
-            (_, Placement::Accepted { .. }) if current(ReportPhase::Degraded) => VmState::Degraded,
-            (Wanted::Running, _) if current(ReportPhase::Running) => VmState::Running,
-            (Wanted::Paused, _) if current(ReportPhase::Paused) => VmState::Paused,
-            // A paused guest that was switched off, or one that stopped by itself, may stay so.
-            (_, _) if current(ReportPhase::Stopped) => VmState::Stopped,
-            (Wanted::Running | Wanted::Stopped | Wanted::Paused, _) => VmState::Converging,
-        }
+        state((self.wanted, &self.placement), self.reported.as_ref(), self.generation)
+    }
+}
+
+impl ChangedVm {
+    /// The same after the change.
+    pub fn state(&self) -> VmState {
+        state((self.wanted, &self.placement), self.reported.as_ref(), self.generation)
+    }
+}
+
+fn state(
+    wanted: (Wanted, &Placement),
+    reported: Option<&VmReport>,
+    generation: Generation,
+) -> VmState {
+    let phase = reported.map(|report| (report.phase, report.generation));
+    let current = |wanted: ReportPhase| phase == Some((wanted, generation));
+    match wanted {
+        (Wanted::Deleted, _) if current(ReportPhase::Deleted) => VmState::Deleted,
+        (
+            Wanted::Deleted,
+            Placement::NoHost {} | Placement::Offered { .. } | Placement::Lost { .. },
+        ) => VmState::Deleted,
+        (Wanted::Deleted, Placement::Accepted { .. }) => VmState::Deleting,
+        (_, Placement::NoHost {} | Placement::Lost { .. }) => VmState::Degraded,
+        (_, Placement::Offered { .. }) => VmState::Pending,
+        (_, Placement::Accepted { .. }) if current(ReportPhase::Degraded) => VmState::Degraded,
+        (Wanted::Running, _) if current(ReportPhase::Running) => VmState::Running,
+        (Wanted::Paused, _) if current(ReportPhase::Paused) => VmState::Paused,
+        // A paused guest that was switched off, or one that stopped by itself, may stay so.
+        (_, _) if current(ReportPhase::Stopped) => VmState::Stopped,
+        (Wanted::Running | Wanted::Stopped | Wanted::Paused, _) => VmState::Converging,
     }
 }

@@ -226,7 +226,7 @@ impl Judge {
         let mut release =
             CommitRelease { end, ledger_time: commit.ledger_time, releases, time_effects };
         if !release.is_empty() {
-            self.record.effects(&release.time_effects, |_, _| {});
+            self.record.effects(&release.time_effects);
             self.state.history = self.record.hash();
             self.state.note_order();
         }
@@ -250,15 +250,27 @@ impl Judge {
         };
         let digest = verified.digest;
         self.record.judged(position, &digest, &verdict);
-        let state = &mut self.state;
-        let newborn = verified.newborn;
-        self.record.effects(&effects, |effect, object| match (effect, &newborn) {
-            (Effect::Vm(vm), Some(newborn)) if vm.id == newborn.id => {
-                state.absorb_newborn(vm, object, newborn);
-            }
-            _ => state.absorb(effect, object),
-        });
+        self.record.begin_effects(effects.len());
+        let newborn = verified.newborn.as_ref();
+        let told = effects.into_iter().map(|effect| self.take_in(effect, newborn));
+        let effects = told.collect();
         Release { position, digest, ordered: ordered.clone(), verdict, effects }
+    }
+
+    /// Takes in what a payload made, and writes down what is told of it, which this gives.
+    fn take_in(&mut self, effect: Effect, newborn: Option<&Newborn>) -> Effect {
+        let Effect::Vm(vm) = &effect else {
+            self.state.absorb(&effect, self.record.effect(&effect));
+            return effect;
+        };
+        if let Some(newborn) = newborn.filter(|newborn| newborn.id == vm.id) {
+            self.state.absorb_newborn(vm, self.record.effect(&effect), newborn);
+            return effect;
+        }
+        self.state.absorb_alone(&effect);
+        let told = effect.told();
+        self.record.effect(&told);
+        told
     }
 
     /// Remembers the payload and says what the rules make of it; nothing is absorbed yet.
@@ -395,9 +407,10 @@ impl Judge {
         effects
     }
 
+    /// Takes in what no payload made, and gives what is told of it: no VM is made so.
     fn absorbed(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
         effects.iter().for_each(|effect| self.state.absorb_alone(effect));
-        effects
+        effects.into_iter().map(Effect::told).collect()
     }
 
     /// Offers that no host accepted in time go to the next host: so many at a time, for a commit is
@@ -409,7 +422,7 @@ impl Judge {
             let Some(vm) = self.state.vm(&vm) else { continue };
             let effect = vms::offer_next(&self.state, vm, now);
             self.state.absorb_alone(&effect);
-            effects.push(effect);
+            effects.push(effect.told());
         }
         effects
     }

@@ -444,6 +444,8 @@ impl State {
                 self.images_of.entry(image.digest).or_default().insert(image.name.clone());
             }
             Effect::Vm(vm) => self.absorb_vm(vm, object),
+            // Only told: no rule makes one, and no snapshot with one is read.
+            Effect::VmChanged(_) => {}
             Effect::Volume(volume) => self.absorb_volume(volume, object),
             Effect::Usage(past) => {
                 self.tree.set(&Subject::Usage(past.account, past.host), object);

@@ -13,8 +13,11 @@ mod proofs;
 mod rules;
 mod snapshot;
 mod snapshots;
+mod told;
 mod usage;
 mod volumes;
+
+use std::collections::BTreeMap;
 
 use dagger_bus::judging::AdmissionOutcome;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
@@ -69,6 +72,8 @@ struct Court {
     now: LedgerTime,
     round: u64,
     silent: Vec<u16>,
+    /// What a reader knows of all VMs.
+    vms: BTreeMap<VmId, Vm>,
 }
 
 impl Court {
@@ -103,7 +108,8 @@ impl Court {
         };
         let cluster = ClusterId::of(&genesis.to_bytes());
         let judge = Judge::found(genesis.clone(), cluster);
-        Self { judge, genesis, cluster, now: START, round: 0, silent: Vec::new() }
+        let (silent, vms) = (Vec::new(), BTreeMap::new());
+        Self { judge, genesis, cluster, now: START, round: 0, silent, vms }
     }
 
     /// Three hosts have joined, all operators have granted the developer, and an image is
@@ -127,11 +133,33 @@ impl Court {
         SignedPayload::sign(key, &Payload { cluster, signer, not_after, body })
     }
 
+    /// What a commit released, with whole VMs, as a reader makes them.
     fn commit(&mut self, payloads: Vec<SignedPayload>) -> CommitRelease {
+        let mut release = self.release(payloads);
+        self.read(&mut release);
+        release
+    }
+
+    /// What a commit released, as it is told.
+    fn release(&mut self, payloads: Vec<SignedPayload>) -> CommitRelease {
         let commit = self.next(payloads);
         let verified: Vec<Verified> =
             commit.payloads.iter().map(|ordered| verify(&ordered.payload)).collect();
         self.judge.apply(&commit, &verified).expect("the next commit")
+    }
+
+    /// Puts each change of a VM onto the version before.
+    fn read(&mut self, release: &mut CommitRelease) {
+        let judged = release.releases.iter_mut().flat_map(|release| &mut release.effects);
+        for effect in judged.chain(&mut release.time_effects) {
+            if let Effect::VmChanged(change) = effect {
+                let vm = change.of(&self.vms[&change.id]).expect("it is the same VM");
+                *effect = Effect::Vm(Box::new(vm));
+            }
+            if let Effect::Vm(vm) = effect {
+                self.vms.insert(vm.id, (**vm).clone());
+            }
+        }
     }
 
     fn next(&mut self, payloads: Vec<SignedPayload>) -> OrderedCommit {
@@ -378,7 +406,7 @@ fn an_address_is_its_machines_until_that_is_reported_gone_however_often_others_c
     let vm = court.report(&vm, 0, ReportPhase::Accepted).expect("accepted");
     let vm = court.report(&vm, 0, ReportPhase::Running).expect("accepted");
     // Twice around the subnet.
-    let mut come_and_go = |court: &mut Court, round: &str| {
+    let come_and_go = |court: &mut Court, round: &str| {
         let names = (0..12).map(|number| format!("{round}-{number}"));
         let one = |name: String| {
             let other = court.vm(&developer(), on(&name, 0));

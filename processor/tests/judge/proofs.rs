@@ -17,7 +17,7 @@ use super::{
 };
 
 /// What a stranger finds who has the root; the proof goes over a wire in between.
-fn shown(court: &mut Court, subject: &Subject) -> Option<Proven> {
+pub(super) fn shown(court: &mut Court, subject: &Subject) -> Option<Proven> {
     let proof = court.judge.prove(subject);
     let now = court.judge.end();
     assert_eq!((proof.end.state_root, proof.end.position), (now.state_root, now.position));

@@ -5,13 +5,17 @@ use dagger_processor::judge::snapshot::{ReadChunk, Restoring, Snapshot, Snapshot
 
 use super::*;
 
-fn write_down(judge: &Judge) -> (SnapshotHead, Vec<Vec<u8>>) {
+pub(super) fn write_down(judge: &Judge) -> (SnapshotHead, Vec<Vec<u8>>) {
     let mut making = Snapshot::begin(judge);
     let chunks: Vec<_> = std::iter::from_fn(|| making.next_chunk(judge)).collect();
     (making.finish(judge).expect("the judge stood still"), chunks)
 }
 
-fn read(court: &Court, head: SnapshotHead, chunks: &[Vec<u8>]) -> Result<Judge, SnapshotError> {
+pub(super) fn read(
+    court: &Court,
+    head: SnapshotHead,
+    chunks: &[Vec<u8>],
+) -> Result<Judge, SnapshotError> {
     let mut restoring = Restoring::begin(court.genesis.clone(), court.cluster, head);
     // They may be read in any order, by anybody.
     let read = chunks.iter().rev().map(|chunk| ReadChunk::read(chunk));
@@ -72,10 +76,11 @@ fn a_judge_begun_from_a_snapshot_goes_on_like_the_one_that_wrote_it() {
         let payloads = act(&mut court, &vms, number);
         let commit = court.next(payloads);
         let verified: Vec<_> = commit.payloads.iter().map(|each| verify(&each.payload)).collect();
-        let release = court.judge.apply(&commit, &verified).expect("the next commit");
+        let mut release = court.judge.apply(&commit, &verified).expect("the next commit");
         assert_eq!(twin.apply(&commit, &verified).as_ref(), Ok(&release), "after {number}");
         assert_eq!(twin.next_deadline(), court.judge.next_deadline());
         lapsed += release.time_effects.len();
+        court.read(&mut release);
         let effects = release.releases.iter().flat_map(|each| &each.effects);
         for effect in effects.chain(&release.time_effects) {
             accepted += 1;

@@ -220,6 +220,7 @@ impl Run {
         }
         for (verified, release) in verified.iter().zip(&release.releases) {
             let ruling = judge_payload(model, verified, release);
+            let ruling = ruling.map(|effects| put_all(effects, model));
             let name = verified.outcome.as_ref().map_or("unread", |read| read.body.kind());
             let verdict = ruling.as_ref().map_or_else(ToString::to_string, |_| "accepted".into());
             *self.verdicts.entry((name, verdict)).or_default() += 1;
@@ -239,7 +240,7 @@ impl Run {
         by_itself.extend(put_all(leaving(model), model));
         let lost = put_all(lost(model), model);
         let is_lost = |effect: &Effect| match effect {
-            Effect::Vm(vm) => matches!(vm.placement, Placement::Lost { .. }),
+            Effect::VmChanged(vm) => matches!(vm.placement, Placement::Lost { .. }),
             Effect::Volume(volume) => volume.disk == VolumeDisk::Lost,
             _ => false,
         };
@@ -293,7 +294,6 @@ fn judge_payload(model: &mut Model, verified: &Verified, release: &Release) -> R
         return Err(RefusalCode::TooManyRemembered);
     }
     model.remembered.insert(digest, Judgement { position, not_after, refused, author });
-    ruling.iter().flatten().for_each(|effect| model.put(effect));
     ruling
 }
 
@@ -306,9 +306,15 @@ fn answered_for(model: &Model, author: &Author) -> Option<(bool, OperatorId)> {
     }
 }
 
+/// Puts what was ruled, and gives it as a release tells it.
 fn put_all(effects: Vec<Effect>, model: &mut Model) -> Vec<Effect> {
-    effects.iter().for_each(|effect| model.put(effect));
-    effects
+    effects.iter().map(|effect| put(effect, model)).collect()
+}
+
+fn put(effect: &Effect, model: &mut Model) -> Effect {
+    let told = model.told(effect);
+    model.put(effect);
+    told
 }
 
 /// Offers whose deadline has passed go to the next host, by deadline and VM, so many at a time.
@@ -324,8 +330,7 @@ fn lapse(model: &mut Model) -> Vec<Effect> {
     lapsed.sort();
     let next = |(_, vm)| {
         let effect = offer_next(model, model.vm(vm).expect("it stays"));
-        model.put(&effect);
-        effect
+        put(&effect, model)
     };
     lapsed.into_iter().take(512).map(next).collect()
 }

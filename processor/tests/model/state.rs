@@ -340,6 +340,15 @@ impl Model {
         self.order = Some(encode(&order));
     }
 
+    /// As a release tells it: of a VM that is there, what may have changed.
+    pub(crate) fn told(&self, effect: &Effect) -> Effect {
+        let Effect::Vm(vm) = effect else { return effect.clone() };
+        let Some(before) = self.vm(vm.id) else { return effect.clone() };
+        let change = vm.change();
+        assert_eq!(change.of(before), Ok((**vm).clone()), "a reader makes another VM of it");
+        Effect::VmChanged(Box::new(change))
+    }
+
     /// Puts the new version of an object in the place of the old one.
     pub(crate) fn put(&mut self, effect: &Effect) {
         match effect {
@@ -383,6 +392,7 @@ impl Model {
                 self.past_usage.retain(|old| (old.account, old.host) != (new.account, new.host));
                 self.past_usage.push((**new).clone());
             }
+            Effect::VmChanged(_) => panic!("the model's rules make whole VMs"),
             Effect::Vm(new) => {
                 let place = |vm: &Vm| vm.placement.host().zip(vm.placement.address());
                 let before = self.vm(new.id).and_then(place);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dagger_agent::limits::RELEASES_WRITTEN_TOGETHER_MAX;
-use dagger_agent::model::{Archives, LogQuery, LookBack, LookExtent, Model, SharedModel};
+use dagger_agent::model::{Archives, LogQuery, LookBack, LookExtent, Model, SharedModel, Walker};
 use dagger_agent::verify::reader::Reader;
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
@@ -108,7 +108,7 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, early: u64, late: u64) 
                 some.iter().map(|number| commit(cluster, &signer, *number)).collect();
             let noted = commits.iter().filter(|commit| commit.end.index.0 % 1024 == 1);
             digests.extend(noted.map(|commit| commit.releases[0].digest));
-            folding += timed(|| model.take_in(&commits).unwrap());
+            folding += timed(|| model.take_in(&commits).unwrap().unwrap());
         }
         (all / folding.as_secs_f64()).round()
     };
@@ -128,7 +128,8 @@ pub(crate) fn measure(runtime: &tokio::runtime::Runtime, early: u64, late: u64) 
     let query = LogQuery { from: Some(Position(1)), entries_max: 1000, looked_at_max: 100_000 };
     let page = timed(|| {
         let look = move |back: &LookBack| back.log(query, CommitIndex(0), &|_| true);
-        let view = runtime.block_on(model.look_back(LookExtent::Walk, look)).unwrap();
+        let view =
+            runtime.block_on(model.look_back(LookExtent::Walk(Walker::Operator), look)).unwrap();
         assert!(!view.entries.is_empty());
     });
     let rounded = |value: f64| (value * 10.0).round() / 10.0;

@@ -5,8 +5,10 @@
 //! and the promises.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dagger_bus::judging::AdmissionOutcome;
+use dagger_payload::changed_vm::WholeRelease;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, HostId, ImageDigest, LedgerTime, Round, VmId, VolumeId,
@@ -83,7 +85,7 @@ pub(super) struct Court {
     /// How far ledger time ran ahead of simulated time.
     pub(super) ahead_ms: u64,
     pub(super) pending: Vec<SignedPayload>,
-    pub(super) releases: Vec<CommitRelease>,
+    pub(super) releases: Vec<WholeRelease>,
     pub(super) hosts: Vec<HostId>,
     pub(super) vms: BTreeMap<VmId, Vm>,
     pub(super) volumes: BTreeMap<VolumeId, Volume>,
@@ -273,7 +275,9 @@ impl Court {
         let release = self.judge.apply(&commit, &verified).expect("the next commit");
         self.count(&release, &verified);
         self.take_versions(&release);
-        self.releases.push(release);
+        let known = |vm: &VmId| self.vms.get(vm).cloned().map(Arc::new);
+        let release = WholeRelease::new(Arc::new(release), known);
+        self.releases.push(release.expect("its VMs are known"));
     }
 
     fn count(&mut self, release: &CommitRelease, verified: &[Verified]) {
@@ -295,8 +299,8 @@ impl Court {
             }
         }
         for effect in &release.time_effects {
-            if let Effect::Vm(vm) = effect
-                && let Some(before) = self.vms.get(&vm.id)
+            if let Some(vm) = effect.vm()
+                && let Some(before) = self.vms.get(&vm)
                 && matches!(before.placement, Placement::Offered { .. })
             {
                 self.offers_lapsed += 1;
@@ -308,9 +312,11 @@ impl Court {
         let index = release.end.index;
         for effect in release.effects() {
             match effect {
-                Effect::Vm(vm) => {
-                    self.vm_versions.entry(vm.id).or_default().push((index, (**vm).clone()));
-                    self.vms.insert(vm.id, (**vm).clone());
+                Effect::Vm(vm) => self.take_version(index, Vm::clone(vm)),
+                Effect::VmChanged(change) => {
+                    let before = self.vms.get(&change.id).expect("it was made before");
+                    let vm = change.of(before).expect("it is the same VM");
+                    self.take_version(index, vm);
                 }
                 Effect::Volume(volume) => {
                     let versions = self.volume_versions.entry(volume.id).or_default();
@@ -320,6 +326,11 @@ impl Court {
                 _ => {}
             }
         }
+    }
+
+    fn take_version(&mut self, commit: CommitIndex, vm: Vm) {
+        self.vm_versions.entry(vm.id).or_default().push((commit, vm.clone()));
+        self.vms.insert(vm.id, vm);
     }
 
     /// Which of our hosts this is.

@@ -107,7 +107,8 @@ impl World {
             }
             for index in agent.told..here.shown {
                 let index = usize::try_from(index).expect("few");
-                orders.extend(agent.selection.orders(&self.court.releases[index]));
+                let release = &self.court.releases[index];
+                orders.extend(agent.selection.concerning(release).into_orders());
             }
             agent.told = here.shown;
             if agent.state != Told::CaughtUp {

@@ -126,7 +126,7 @@ fn attested(place: &Path) -> SharedModel {
     };
     let (releases, time_effects) = (Vec::new(), Vec::new());
     let commit = CommitRelease { end, ledger_time: LedgerTime(7), releases, time_effects };
-    model.take_in(&[commit.into()]).unwrap();
+    model.take_in(&[commit.into()]).unwrap().unwrap();
     model.publish(Progress {
         judged: end.index,
         attested: end.index,

@@ -90,7 +90,7 @@ pub(super) fn bill(
             return Err(Failure::refused("history_too_short", what, "Have it exported again."));
         };
         if release.end.index <= until {
-            bill.take(&release);
+            bill.take(&release).map_err(|error| past.is_false(&error.to_string()))?;
         }
     }
     // Nothing that was read counts before this.

@@ -82,6 +82,7 @@ impl Entry {
             Self::Object(Effect::Account(account)) => Mark::Account(account.id),
             Self::Object(Effect::Image(image)) => Mark::Image(image.name.clone()),
             Self::Object(Effect::Vm(vm)) => Mark::Vm(vm.id),
+            Self::Object(Effect::VmChanged(change)) => Mark::Vm(change.id),
             Self::Object(Effect::Volume(volume)) => Mark::Volume(volume.id),
             Self::Object(Effect::Usage(past)) => Mark::Usage((past.account, past.host)),
             Self::Object(Effect::Seat(seat)) => Mark::Seat(seat.index),

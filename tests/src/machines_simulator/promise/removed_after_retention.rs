@@ -66,7 +66,8 @@ fn remains(scene: &Scene<'_>, remnant: Remnant) -> Result<(), String> {
         return Err(format!("{remnant} is removed, and its end was never ordered"));
     };
     let index = usize::try_from(scene.here().newest).expect("few");
-    let now = scene.court.releases.get(index.saturating_sub(1)).map(|one| one.ledger_time);
+    let now =
+        scene.court.releases.get(index.saturating_sub(1)).map(|one| one.release().ledger_time);
     if now.is_none_or(|now| now < since.plus_ms(hours * HOUR_MS)) {
         return Err(format!("{remnant} is removed at {now:?}, kept since {since:?}"));
     }
@@ -77,7 +78,7 @@ fn remains(scene: &Scene<'_>, remnant: Remnant) -> Result<(), String> {
 fn ended(scene: &Scene<'_>, remnant: Remnant) -> Option<LedgerTime> {
     let at = |commit: CommitIndex| {
         let index = usize::try_from(commit.0.saturating_sub(1)).expect("few");
-        scene.court.releases.get(index).map(|release| release.ledger_time)
+        scene.court.releases.get(index).map(|release| release.release().ledger_time)
     };
     let versions = |volume| scene.court.volume_versions.get(&volume).into_iter().flatten();
     let own = match remnant {
