@@ -4,13 +4,13 @@
 //! has the releases, says the same about the same commit. Never decides when a meter runs. Called
 //! by the agent's model and by `daggerctl`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use dagger_payload::changed_vm::{ChangedVm, UnknownVm};
 use dagger_payload::id::{AccountId, CommitIndex, HostId, LedgerTime, VmId, VolumeId};
 use dagger_payload::kind::Capacity;
 use dagger_payload::name::Name;
-use dagger_payload::object::{Effect, VmState};
+use dagger_payload::object::{Effect, Placement, VmState};
 use dagger_payload::release::CommitRelease;
 use dagger_payload::usage::{Meter, PastUsage, Used};
 use dagger_payload::volume::{Volume, VolumeState};
@@ -37,6 +37,21 @@ pub struct Bill {
     vms: BTreeMap<VmId, Line>,
     volumes: BTreeMap<VolumeId, Line>,
     past: BTreeMap<HostId, PastUsage>,
+    /// The newest deleted VMs, each with its host.
+    deleted: VecDeque<(HostId, VmUsageView)>,
+}
+
+/// Deleted VMs that a bill names one by one; older ones are in the sums alone.
+pub const DELETED_NAMED_MAX: usize = 1000;
+
+/// Whose meter a VM's is: also when it was lost with its host.
+fn billed_on(placement: &Placement) -> Option<HostId> {
+    match placement {
+        Placement::Offered { host, .. }
+        | Placement::Accepted { host, .. }
+        | Placement::Lost { host } => Some(*host),
+        Placement::NoHost {} => None,
+    }
 }
 
 impl Bill {
@@ -50,6 +65,7 @@ impl Bill {
             vms: BTreeMap::new(),
             volumes: BTreeMap::new(),
             past: BTreeMap::new(),
+            deleted: VecDeque::new(),
         }
     }
 
@@ -86,19 +102,18 @@ impl Bill {
 
     /// A deleted VM counts in its host's sum, and so does a deleted volume.
     fn take_vm(&mut self, vm: &ChangedVm) -> Result<(), UnknownVm> {
-        let name = self.names.get(&vm.id).ok_or(UnknownVm(vm.id))?;
-        let is_gone = vm.state() == VmState::Deleted;
-        match vm.placement.host().filter(|_| !is_gone) {
-            Some(host) => {
-                let line = Line { host, name: name.clone(), size: vm.size, meter: vm.meter };
-                self.vms.insert(vm.id, line);
-            }
-            None => {
-                self.vms.remove(&vm.id);
-            }
-        }
-        if is_gone {
+        let name = self.names.get(&vm.id).ok_or(UnknownVm(vm.id))?.clone();
+        let before = self.vms.remove(&vm.id);
+        if vm.state() == VmState::Deleted {
             self.names.remove(&vm.id);
+            if let Some(Line { host, .. }) = before {
+                let used = vm.meter.used;
+                self.deleted.push_back((host, VmUsageView { vm: vm.id, name, used }));
+                let surplus = self.deleted.len().saturating_sub(DELETED_NAMED_MAX);
+                self.deleted.drain(..surplus);
+            }
+        } else if let Some(host) = billed_on(&vm.placement) {
+            self.vms.insert(vm.id, Line { host, name, size: vm.size, meter: vm.meter });
         }
         Ok(())
     }
@@ -121,6 +136,7 @@ impl Bill {
             name: name(&id),
             vms: Vec::new(),
             volumes: Vec::new(),
+            deleted: Vec::new(),
             deleted_vms: 0,
             deleted_used: Used::default(),
             used: Used::default(),
@@ -129,6 +145,9 @@ impl Bill {
             let host = hosts.entry(*id).or_insert_with(|| empty(*id));
             (host.deleted_vms, host.deleted_used) = (past.vms, past.used);
             host.used = past.used;
+        }
+        for (host, vm) in &self.deleted {
+            hosts.entry(*host).or_insert_with(|| empty(*host)).deleted.push(vm.clone());
         }
         for (vm, line) in &self.vms {
             let host = hosts.entry(line.host).or_insert_with(|| empty(line.host));

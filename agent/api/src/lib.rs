@@ -373,6 +373,9 @@ pub struct HostUsageView {
     pub vms: Vec<VmUsageView>,
     /// Volumes that exist, by id.
     pub volumes: Vec<VolumeUsageView>,
+    /// Deleted VMs, oldest deletion first: the account's newest thousand, on all hosts together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deleted: Vec<VmUsageView>,
     /// How many VMs there were that are deleted.
     pub deleted_vms: u64,
     /// What they and deleted volumes have used.

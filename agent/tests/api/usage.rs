@@ -5,7 +5,7 @@ use dagger_api::bill::Bill;
 use dagger_payload::history::{self, Chains, HISTORY_MAGIC};
 use dagger_payload::id::LedgerTime;
 use dagger_payload::kind::{Body, ReportPhase};
-use dagger_payload::object::{Effect, Vm, Wanted};
+use dagger_payload::object::{Effect, Placement, Vm, Wanted};
 use dagger_payload::release::{CommitRelease, Verdict};
 use dagger_payload::usage::{Meter, Metered, PastUsage, Used};
 use hyper::StatusCode;
@@ -65,6 +65,8 @@ async fn usage_is_read_as_of_any_judged_commit() {
     let newest: UsageView = agent.unix.get_json(&path).await;
     assert_eq!((newest.commit.0, newest.used), (3, used));
     assert_eq!((newest.hosts[0].vms.len(), newest.hosts[0].deleted_vms), (0, 1));
+    let [gone] = &newest.hosts[0].deleted[..] else { panic!("{newest:?}") };
+    assert_eq!((gone.vm, gone.name.as_str(), gone.used), (vm.id, "web-1", used));
     let later = agent.unix.get(&format!("{path}?commit=4")).await;
     assert_eq!(later.status, StatusCode::NOT_FOUND);
     let stranger = agent.tcp.get(&path).await;
@@ -82,6 +84,23 @@ fn read(world: &World, file: &[u8]) -> (Vec<CommitRelease>, Chains) {
     }
     assert_eq!(left.len(), 0);
     (releases, chains)
+}
+
+#[test]
+fn what_a_vm_had_used_stays_in_the_bill_when_it_is_lost_with_its_host() {
+    let (world, host) = (World::new(), World::new().host_id(0));
+    let mut chronicle = Chronicle::new(&world);
+    let vm = create_vm(&world, &mut chronicle, World::DEVELOPER, "web-1");
+    let used = Used { cpu_ms: 1, memory_mib_ms: 2, disk_gib_ms: 3 };
+    let meter = Meter { counts: Metered::Nothing, since: TIME, used };
+    let lost = Vm { placement: Placement::Lost { host }, meter, ..vm.clone() };
+    chronicle.commit(Vec::new(), vec![Effect::VmChanged(Box::new(lost.change()))]);
+    let mut bill = Bill::new(vm.account);
+    for release in &chronicle.releases {
+        bill.take(release).expect("no hole");
+    }
+    let told = bill.read(|_| None);
+    assert_eq!((told.used, told.hosts[0].vms[0].used), (used, used));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

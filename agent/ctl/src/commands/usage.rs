@@ -140,7 +140,8 @@ fn exact(usage: &UsageView) -> Vec<[String; 5]> {
     rows(usage, in_milliseconds)
 }
 
-/// One of each VM, volume and sum of what is deleted, and the last one in all.
+/// One of each VM and volume, also of deleted VMs, of each sum of what is deleted, in which those
+/// are again, and the last one in all.
 fn rows(usage: &UsageView, row: impl Fn([String; 2], &Used) -> [String; 5]) -> Vec<[String; 5]> {
     let mut rows = Vec::new();
     for host in &usage.hosts {
@@ -148,11 +149,12 @@ fn rows(usage: &UsageView, row: impl Fn([String; 2], &Used) -> [String; 5]) -> V
         let vms = host.vms.iter().map(|vm| (vm.name.to_string(), &vm.used));
         let volumes = &host.volumes;
         let volumes = volumes.iter().map(|one| (format!("{} (volume)", one.name), &one.used));
+        let of_deleted = host.deleted.iter();
+        let of_deleted = of_deleted.map(|vm| (format!("({} deleted)", vm.name), &vm.used));
         let deleted = (host.deleted_used != Used::default())
-            .then(|| (format!("({} deleted)", host.deleted_vms), &host.deleted_used));
-        rows.extend(
-            vms.chain(volumes).chain(deleted).map(|(vm, used)| row([name.clone(), vm], used)),
-        );
+            .then(|| (format!("(all {} deleted)", host.deleted_vms), &host.deleted_used));
+        let lines = vms.chain(volumes).chain(of_deleted).chain(deleted);
+        rows.extend(lines.map(|(vm, used)| row([name.clone(), vm], used)));
     }
     rows.push(row(["in all".to_owned(), String::new()], &usage.used));
     rows
