@@ -18,7 +18,7 @@ use dagger_payload::kind::{
 };
 use dagger_payload::name::Name;
 use dagger_payload::object::{
-    Account, AccountKey, Cause, Effect, Host, HostDuty, Placement, Vm, VmReport, Wanted,
+    Account, AccountKey, Cause, Effect, Host, HostDuty, Placement, Vm, VmReport, VmState, Wanted,
 };
 use dagger_payload::payload::{Payload, SignedPayload};
 use dagger_payload::refusal::Refusal;
@@ -152,7 +152,7 @@ pub(crate) struct Chronicle {
     index: CommitIndex,
     position: Position,
     prefix: PrefixHash,
-    /// VMs that were told of.
+    /// VMs that were told of, and not yet for the last time.
     vms: BTreeSet<VmId>,
 }
 
@@ -210,9 +210,13 @@ impl Chronicle {
 
     /// As the judge tells it: a VM whole once, and later what has changed of it.
     fn told(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
-        let told = effects.into_iter().map(|effect| match effect.vm() {
-            Some(vm) if !self.vms.insert(vm) => effect.told(),
-            _ => effect,
+        let told = effects.into_iter().map(|effect| {
+            let Effect::Vm(vm) = &effect else { return effect };
+            let is_known = !self.vms.insert(vm.id);
+            if vm.state() == VmState::Deleted {
+                self.vms.remove(&vm.id);
+            }
+            if is_known { effect.told() } else { effect }
         });
         told.collect()
     }
