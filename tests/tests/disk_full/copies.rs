@@ -49,9 +49,7 @@ fn a_snapshot_beside_a_guest_is_not_begun_without_room_and_one_that_fills_the_di
     Operation::KeepSnapshot.prepare(&host);
     let volume = host.disks.volume_path(VOLUME);
     let keep = |copy: &dyn Fn(&Path) -> Result<(), HypervisorError>| {
-        host.disks
-            .ensure_snapshot_by(VOLUME, SNAPSHOT, 1, copy)
-            .map_err(|error| error.to_string())
+        host.disks.ensure_snapshot_by(VOLUME, SNAPSHOT, 1, copy).map_err(|error| error.to_string())
     };
     let before = disk.files();
 
