@@ -111,7 +111,8 @@ fn assert_a_replaced_key_signs_no_more(cluster: &Cluster) {
     assert_eq!(shown.matches("owner").count(), 2, "{shown}");
 }
 
-/// A guest that writes without end is stopped by force: what it had synced is there, its disk whole.
+/// A guest that writes without end is stopped by force: what it had synced is there, and its disk
+/// is whole.
 fn assert_a_forced_stop_leaves_the_disk_whole(cluster: &Cluster) {
     let inside = |script: &str| cluster.ctl(&["ssh", "--user", "root", "web-1", "--", script]);
     let writing = "echo precious >/root/kept; sync; \

@@ -28,8 +28,6 @@ use super::versions::{HERE, attested};
 
 /// Room for the disks of these tests beside the reserve.
 const ROOM_BYTES: u64 = 16 << 20;
-/// Pause between two looks at a file that tells nobody of its growth.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
 /// So many pages are less than a copy and the reserve need.
 const PAGES_SHORT: u64 = FLATTEN_RESERVE_BYTES / PAGE_BYTES;
 
@@ -143,7 +141,7 @@ fn said(consoles: &Path) -> String {
 async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let work = async {
         while !holds() {
-            tokio::time::sleep(LOOK_EVERY).await;
+            tokio::task::yield_now().await;
         }
     };
     let held = tokio::time::timeout(Duration::from_secs(60), work).await;

@@ -15,8 +15,9 @@ use dagger_agent::model::{Archives, Model, SharedModel};
 use dagger_agent::verify::mark::{Mark, MarkFile};
 use dagger_agent::verify::reader::{Progress, Reader, Trust};
 use dagger_payload::event::CommitEnd;
-use dagger_payload::genesis::{Genesis, GenesisMode};
+use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::{ClusterId, CommitIndex, LedgerTime, Position, PrefixHash, StateRoot};
+use dagger_payload::key::SecretKey;
 use dagger_payload::release::CommitRelease;
 use dagger_tests::cluster::{Cluster, Machines, Role};
 use serde_json::Value;
@@ -98,15 +99,23 @@ fn an_agent_whose_disk_is_full_says_so_once_answers_and_reads_the_history_on_onc
     assert!(!history["entries"].as_array().unwrap().is_empty());
 }
 
-/// The founding document of a cluster that nobody is in.
+/// The founding document of a cluster of one host.
 fn genesis() -> Genesis {
+    let key = |byte: u8| SecretKey::from_seed(&[byte; 32].into()).public_key();
+    let operator = GenesisOperator { name: "op1".parse().unwrap(), key: key(1) };
+    let host = GenesisHost {
+        name: "host1".parse().unwrap(),
+        operator: operator.name.clone(),
+        ledger_key: key(2),
+        address: "127.0.0.1:7400".parse().unwrap(),
+    };
     Genesis {
         dagger: 1,
         nonce: "0".repeat(32),
         name: "test".parse().unwrap(),
         mode: GenesisMode::Judged,
-        operators: Vec::new(),
-        hosts: Vec::new(),
+        operators: vec![operator],
+        hosts: vec![host],
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
     }

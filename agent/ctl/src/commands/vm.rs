@@ -208,7 +208,7 @@ pub(crate) struct StopWhat {
     /// Which VM.
     #[command(flatten)]
     pub(crate) change: ChangeWhat,
-    /// At once, as by pulling the plug: the guest is not asked. Otherwise it has 30 s to obey its power button
+    /// At once, as by pulling the plug; else the guest has 30 s to obey its power button
     #[arg(long)]
     pub(crate) force: bool,
 }
