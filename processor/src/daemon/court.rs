@@ -11,7 +11,7 @@ use dagger_bus::limits::JUDGED_KEPT_MAX;
 use dagger_bus::seal::SealKey;
 use dagger_payload::event::CHECKPOINT_COMMITS;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{ClusterId, LedgerTime};
+use dagger_payload::id::{ClusterId, CommitIndex, LedgerTime, PrefixHash};
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::object::Effect;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
@@ -152,16 +152,17 @@ impl Court {
     /// know are no such error.
     pub(super) fn judge(
         &mut self,
-        commit: &OrderedCommit,
+        commit: OrderedCommit,
         verified: &[Verified],
     ) -> Result<Judged, CommitError> {
+        let asked = (commit.index, commit.prefix_hash);
         let release = match self.judge.apply(commit, verified) {
             Ok(release) => release,
             Err(CommitError::OutOfOrder { expected }) => {
-                return Ok(self.repeated(commit).unwrap_or(Judged::OutOfOrder { expected }));
+                return Ok(self.repeated(asked).unwrap_or(Judged::OutOfOrder { expected }));
             }
             Err(CommitError::UpgradeNeeded { needs }) => {
-                tracing::warn!(commit = %commit.index, %needs, "rules that need an upgrade begin");
+                tracing::warn!(commit = %asked.0, %needs, "rules that need an upgrade begin");
                 return Ok(Judged::Upgrade { needs });
             }
             Err(broken @ (CommitError::Discontinuous | CommitError::Mismatched)) => {
@@ -187,11 +188,11 @@ impl Court {
         Ok(judged)
     }
 
-    fn repeated(&self, commit: &OrderedCommit) -> Option<Judged> {
+    fn repeated(&self, (index, prefix_hash): (CommitIndex, PrefixHash)) -> Option<Judged> {
         let same = |judged: &&Judged| match judged {
             Judged::Done { sealed, .. } => {
                 let end = &sealed.release.end;
-                end.index == commit.index && end.prefix_hash == commit.prefix_hash
+                end.index == index && end.prefix_hash == prefix_hash
             }
             Judged::OutOfOrder { .. }
             | Judged::Chunk { .. }

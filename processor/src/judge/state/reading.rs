@@ -133,7 +133,7 @@ impl State {
                 Part::Remembered(remembered) => {
                     let (digest, judgement, leaf) = *remembered;
                     self.tree.change(leaf);
-                    self.memory.insert(digest, judgement);
+                    self.keep(digest, judgement);
                 }
                 Part::Other(entry, written) => self.load(*entry, &bytes[written]),
             }
