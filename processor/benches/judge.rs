@@ -125,7 +125,7 @@ fn vm_create_at(quick: bool) -> Value {
         for _ in 0..TOGETHER {
             let (commit, verified) = world.creations(count);
             let start = thread_time();
-            let release = world.judge.apply(&commit, &verified).expect("the next commit");
+            let release = world.judge.apply(commit, &verified).expect("the next commit");
             let judging = thread_time() - start;
             (spent, best) = (spent + judging, best.min(judging));
             world.note(&release);
@@ -164,7 +164,7 @@ fn vm_create(quick: bool) -> Value {
         }
         bound += thread_time() - start;
         let start = thread_time();
-        let release = world.judge.apply(&commit, &verified).expect("the next commit");
+        let release = world.judge.apply(commit, &verified).expect("the next commit");
         let judging = thread_time() - start;
         spent += judging;
         best = best.min(judging);
@@ -196,7 +196,7 @@ fn remembered_bytes(world: &mut World, vms: usize) -> usize {
     let before = world.resident_bytes();
     for _ in 0..10 {
         let (commit, verified) = world.protections(vms.div_ceil(10));
-        world.judge.apply(&commit, &verified).expect("the next commit");
+        world.judge.apply(commit, &verified).expect("the next commit");
     }
     world.resident_bytes().saturating_sub(before) / vms
 }
@@ -208,7 +208,7 @@ fn placement(hosts: usize) -> Value {
     for _ in 0..200 {
         let (commit, verified) = world.creations(1);
         let start = thread_time();
-        let release = world.judge.apply(&commit, &verified).expect("the next commit");
+        let release = world.judge.apply(commit, &verified).expect("the next commit");
         times.push(thread_time() - start);
         assert!(matches!(release.releases[0].verdict, Verdict::Accepted), "{release:?}");
         world.note(&release);
@@ -235,7 +235,7 @@ fn state_root(vms: usize) -> [Duration; CHANGES.len()] {
             world.pass_a_millisecond();
             let (commit, verified) = world.protections(changes);
             let start = thread_time();
-            world.judge.apply(&commit, &verified).expect("the next commit");
+            world.judge.apply(commit, &verified).expect("the next commit");
             let time = thread_time() - start;
             times.push(time);
             spent += time;

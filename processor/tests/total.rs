@@ -96,7 +96,7 @@ fn outcome(signed: &SignedPayload) -> Result<(), RefusalCode> {
         payloads: vec![OrderedPayload { author: AuthorIndex(0), payload: signed.clone() }],
         first_position: before.position.next(),
     };
-    let release = judge.apply(&commit, std::slice::from_ref(&verified)).expect("the next commit");
+    let release = judge.apply(commit, std::slice::from_ref(&verified)).expect("the next commit");
     let [judged] = &release.releases[..] else { panic!("one payload, one release") };
     let verdict = match &judged.verdict {
         Verdict::Accepted => Ok(()),

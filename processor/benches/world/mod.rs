@@ -133,7 +133,7 @@ impl World {
         let mut left = count;
         while left > 0 {
             let (commit, verified) = self.creations(left.min(1000));
-            let release = self.judge.apply(&commit, &verified).expect("the next commit");
+            let release = self.judge.apply(commit, &verified).expect("the next commit");
             self.note(&release);
             left -= left.min(1000);
         }
@@ -159,7 +159,7 @@ impl World {
         self.time = self.time.plus_ms(LIFE_MS);
         self.not_after = 0;
         let (commit, verified) = self.protections(1);
-        self.judge.apply(&commit, &verified).expect("the next commit");
+        self.judge.apply(commit, &verified).expect("the next commit");
     }
 
     /// Ledger time goes on, and payloads that live no longer are forgotten with the next commit.
@@ -234,7 +234,7 @@ impl World {
     fn tell(&mut self, bodies: Vec<(PublicKey, Body)>) {
         for bodies in bodies.chunks(1000) {
             let (commit, verified) = self.commit(bodies.to_vec());
-            let release = self.judge.apply(&commit, &verified).expect("the next commit");
+            let release = self.judge.apply(commit, &verified).expect("the next commit");
             for release in release.releases {
                 assert_eq!(release.verdict, Verdict::Accepted);
             }

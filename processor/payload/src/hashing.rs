@@ -97,7 +97,6 @@ pub struct BlocksHasher {
 impl BlocksHasher {
     /// Writes over `hashes`, for each of `blocks`, the same as [`Purpose::hash`].
     pub fn hash_all(&self, blocks: &[[u8; 64]], hashes: &mut Vec<[u8; 32]>) {
-        hashes.clear();
         hashes.resize(blocks.len(), [0; 32]);
         let parts = blocks.chunks(BLOCKS_TOGETHER).zip(hashes.chunks_mut(BLOCKS_TOGETHER));
         for (blocks, hashes) in parts {
@@ -143,38 +142,47 @@ impl StringsHasher {
 
     /// Writes over `hashes`, for each of `strings`, the same as [`Purpose::hash`].
     pub fn hash_all(&mut self, strings: &[&[u8]], hashes: &mut Vec<[u8; 32]>) {
-        hashes.clear();
         hashes.resize(strings.len(), [0; 32]);
         for (strings, hashes) in
             strings.chunks(STRINGS_TOGETHER).zip(hashes.chunks_mut(STRINGS_TOGETHER))
         {
-            for before_last in 0..BLOCKS_CHAINED_MAX {
-                self.hash_alike(before_last, strings, hashes);
+            let (mut numbers, mut counts) =
+                ([[0; STRINGS_TOGETHER]; BLOCKS_CHAINED_MAX], [0; BLOCKS_CHAINED_MAX]);
+            for (number, string) in (0_u8..).zip(strings) {
+                let before_last = blocks_before_last(string);
+                if before_last < BLOCKS_CHAINED_MAX {
+                    numbers[before_last][counts[before_last]] = number;
+                    counts[before_last] += 1;
+                } else {
+                    hashes[usize::from(number)] = self.alone.hash(string);
+                }
             }
-            for (string, hash) in strings.iter().zip(hashes) {
-                if blocks_before_last(string) >= BLOCKS_CHAINED_MAX {
-                    *hash = self.alone.hash(string);
+            for (before_last, (numbers, count)) in numbers.iter().zip(counts).enumerate() {
+                if count > 0 {
+                    self.hash_alike(before_last, (strings, &numbers[..count]), hashes);
                 }
             }
         }
     }
 
-    /// Hashes those of `strings` that have so many blocks before their last one.
-    fn hash_alike(&self, before_last: usize, strings: &[&[u8]], hashes: &mut [[u8; 32]]) {
-        let (mut alike, mut numbers, mut count) =
-            ([&[][..]; STRINGS_TOGETHER], [0; STRINGS_TOGETHER], 0);
-        for (number, string) in strings.iter().enumerate() {
-            if blocks_before_last(string) == before_last {
-                (alike[count], numbers[count]) = (*string, number);
-                count += 1;
-            }
+    /// Hashes those of `strings` with these `numbers`, which have so many blocks before their last.
+    fn hash_alike(
+        &self,
+        before_last: usize,
+        (strings, numbers): (&[&[u8]], &[u8]),
+        hashes: &mut [[u8; 32]],
+    ) {
+        let mut alike = [&[][..]; STRINGS_TOGETHER];
+        for (alike, number) in alike.iter_mut().zip(numbers) {
+            *alike = strings[usize::from(*number)];
         }
+        let alike = &alike[..numbers.len()];
         let mut chained = [[0; 32]; STRINGS_TOGETHER];
         let blocks = &self.blocks;
-        chain!(blocks, before_last, &alike[..count], &mut chained, [1 2 3 4 5 6 7]);
-        for ((string, number), chained) in alike[..count].iter().zip(numbers).zip(&chained) {
+        chain!(blocks, before_last, alike, &mut chained, [1 2 3 4 5 6 7]);
+        for ((string, number), chained) in alike.iter().zip(numbers).zip(&chained) {
             let begun = (before_last > 0).then_some(chained);
-            hashes[number] = blocks.end(begun, &string[before_last * BLOCK_BYTES..]);
+            hashes[usize::from(*number)] = blocks.end(begun, &string[before_last * BLOCK_BYTES..]);
         }
     }
 }

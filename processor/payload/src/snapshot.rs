@@ -148,11 +148,27 @@ pub fn extend_history(before: &HistoryHash, release: &CommitRelease) -> HistoryH
     record.hash()
 }
 
-/// What a commit adds to the chain, written down while it is judged: the whole is hashed at once,
-/// and each effect is encoded once as it is told, here.
-#[derive(Debug, Default)]
+/// So many bytes of a record are hashed together: enough for parts of them to go side by side, few
+/// enough to be near the processor still.
+const RECORD_BYTES_TOGETHER: usize = 16 * 1024;
+
+static HISTORY: Purpose = Purpose::new("dagger v1 history");
+
+/// What a commit adds to the chain, hashed while it is judged; each effect is encoded once as it is
+/// told, here.
+#[derive(Debug)]
 pub struct HistoryRecord {
+    hasher: blake3::Hasher,
+    /// What is not hashed yet.
     bytes: Vec<u8>,
+    /// How much of the commit is.
+    hashed_bytes: usize,
+}
+
+impl Default for HistoryRecord {
+    fn default() -> Self {
+        Self { hasher: HISTORY.hasher(), bytes: Vec::new(), hashed_bytes: 0 }
+    }
 }
 
 impl HistoryRecord {
@@ -164,6 +180,8 @@ impl HistoryRecord {
         ledger_time: LedgerTime,
         payloads: usize,
     ) {
+        self.hasher.reset();
+        self.hashed_bytes = 0;
         self.bytes.clear();
         self.bytes.extend(before.as_bytes());
         self.bytes.extend(index.0.to_be_bytes());
@@ -181,11 +199,17 @@ impl HistoryRecord {
         };
         self.number(code.len());
         self.bytes.extend(code.as_bytes());
+        let whole = self.bytes.len() / RECORD_BYTES_TOGETHER * RECORD_BYTES_TOGETHER;
+        if whole > 0 {
+            self.hasher.update(&self.bytes[..whole]);
+            self.bytes.drain(..whole);
+            self.hashed_bytes += whole;
+        }
     }
 
     /// How much was written down of the commit.
     pub fn size_bytes(&self) -> usize {
-        self.bytes.len()
+        self.hashed_bytes + self.bytes.len()
     }
 
     /// Effects: after each payload its own, after all of them those of the passing of time.
@@ -212,9 +236,11 @@ impl HistoryRecord {
     }
 
     /// The chain after the commit.
-    pub fn hash(&self) -> HistoryHash {
-        static PURPOSE: Purpose = Purpose::new("dagger v1 history");
-        HistoryHash(PURPOSE.hash(&self.bytes))
+    pub fn hash(&mut self) -> HistoryHash {
+        self.hasher.update(&self.bytes);
+        self.hashed_bytes += self.bytes.len();
+        self.bytes.clear();
+        HistoryHash(*self.hasher.finalize().as_bytes())
     }
 
     fn number(&mut self, number: usize) {

@@ -11,7 +11,7 @@ use dagger_bus::limits::{JUDGED_KEPT_BYTES_MAX, JUDGED_KEPT_MAX};
 use dagger_bus::seal::SealKey;
 use dagger_payload::event::CHECKPOINT_COMMITS;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{ClusterId, LedgerTime};
+use dagger_payload::id::{ClusterId, CommitIndex, LedgerTime, PrefixHash};
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::object::Effect;
 use dagger_payload::release::{OrderedCommit, SealedRelease};
@@ -156,16 +156,19 @@ impl Court {
     /// know are no such error.
     pub(super) fn judge(
         &mut self,
-        commit: &OrderedCommit,
+        commit: OrderedCommit,
         verified: &[Verified],
     ) -> Result<Judged, CommitError> {
+        let asked = (commit.index, commit.prefix_hash);
+        let payloads = commit.payloads.iter().map(|ordered| ordered.payload.bytes.len());
+        let payloads_bytes = payloads.sum();
         let release = match self.judge.apply(commit, verified) {
             Ok(release) => release,
             Err(CommitError::OutOfOrder { expected }) => {
-                return Ok(self.repeated(commit).unwrap_or(Judged::OutOfOrder { expected }));
+                return Ok(self.repeated(asked).unwrap_or(Judged::OutOfOrder { expected }));
             }
             Err(CommitError::UpgradeNeeded { needs }) => {
-                tracing::warn!(commit = %commit.index, %needs, "rules that need an upgrade begin");
+                tracing::warn!(commit = %asked.0, %needs, "rules that need an upgrade begin");
                 return Ok(Judged::Upgrade { needs });
             }
             Err(broken @ (CommitError::Discontinuous | CommitError::Mismatched)) => {
@@ -184,13 +187,12 @@ impl Court {
             roster: seated.then(|| Box::new(self.judge.roster().clone())),
             next_members: self.judge.next_members().map(Box::new),
         };
-        self.keep(commit, judged.clone());
+        self.keep(judged.clone(), payloads_bytes);
         Ok(judged)
     }
 
-    fn keep(&mut self, commit: &OrderedCommit, judged: Judged) {
-        let payloads = commit.payloads.iter().map(|ordered| ordered.payload.bytes.len());
-        let bytes = self.judge.changed_bytes() + payloads.sum::<usize>();
+    fn keep(&mut self, judged: Judged, payloads_bytes: usize) {
+        let bytes = self.judge.changed_bytes() + payloads_bytes;
         self.kept_bytes += bytes;
         self.kept.push_back((judged, bytes));
         while self.kept.len() > JUDGED_KEPT_MAX
@@ -201,11 +203,11 @@ impl Court {
         }
     }
 
-    fn repeated(&self, commit: &OrderedCommit) -> Option<Judged> {
+    fn repeated(&self, (index, prefix_hash): (CommitIndex, PrefixHash)) -> Option<Judged> {
         let same = |judged: &&Judged| match judged {
             Judged::Done { sealed, .. } => {
                 let end = &sealed.release.end;
-                end.index == commit.index && end.prefix_hash == commit.prefix_hash
+                end.index == index && end.prefix_hash == prefix_hash
             }
             Judged::OutOfOrder { .. }
             | Judged::Chunk { .. }

@@ -171,7 +171,7 @@ async fn judge(mut connection: Connection, court: &SharedCourt, pool: &Pool) -> 
         let Judge { commit, then } = connection.receiver.receive().await?;
         let payloads = commit.payloads.iter().map(|ordered| ordered.payload.clone()).collect();
         let verified = pool.verify(payloads).await;
-        let judged = court.borrow_mut().judge(&commit, &verified)?;
+        let judged = court.borrow_mut().judge(commit, &verified)?;
         connection.sender.send(&judged).await?;
         if then == Then::Snapshot && matches!(judged, Judged::Done { .. }) {
             write_down(&mut connection, court).await?;

@@ -89,7 +89,7 @@ fn signing<'s>(state: &'s State, case: &Case<'_>) -> Result<(&'s Account, KeyRol
     {
         return Ok((account, signing.role));
     }
-    if state.accounts.contains_key(&AccountId::of(case.signer)) {
+    if state.accounts.contains(&AccountId::of(case.signer)) {
         return refuse(RefusalCode::NotAuthorized, "this key signs for its account no more");
     }
     let detail = format!("{} has no account", case.signer.fingerprint());
@@ -155,7 +155,7 @@ pub(crate) fn rotate_key(state: &State, case: &Case<'_>, body: &AccountRotateKey
 /// first key may come back.
 fn require_free(state: &State, account: &Account, key: &PublicKey) -> Result<(), Refusal> {
     let founded = AccountId::of(key);
-    let founded_another = founded != account.id && state.accounts.contains_key(&founded);
+    let founded_another = founded != account.id && state.accounts.contains(&founded);
     if founded_another || state.account_id(key).is_some() || is_of_member(state, key) {
         return refuse(RefusalCode::Conflict, "this key has another use in the cluster");
     }

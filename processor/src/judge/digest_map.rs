@@ -11,8 +11,7 @@ use std::ops::Bound;
 
 use dagger_payload::id::{AccountId, HostId, PayloadDigest, VmId};
 
-/// So many parts: of some ten thousand keys, each part is one node.
-const PARTS: usize = 1 << PARTS_BITS;
+/// As many parts as so many bits tell apart: of some ten thousand keys, each part is one node.
 const PARTS_BITS: u32 = 10;
 
 /// A key that is a digest, so that its first word tells most apart.
@@ -52,28 +51,31 @@ impl Digest for PayloadDigest {
 
 /// The map.
 #[derive(Debug)]
-pub(crate) struct DigestMap<K, V> {
+pub(crate) struct DigestMap<K, V, const BITS: u32 = PARTS_BITS> {
     parts: Box<[BTreeMap<K, V>]>,
 }
 
-impl<K, V> Default for DigestMap<K, V> {
+/// For some hundred keys: their parts take no room in the cache that others need.
+pub(crate) type SmallDigestMap<K, V> = DigestMap<K, V, 5>;
+
+impl<K, V, const BITS: u32> Default for DigestMap<K, V, BITS> {
     fn default() -> Self {
-        Self { parts: (0..PARTS).map(|_| BTreeMap::new()).collect() }
+        Self { parts: (0..1 << BITS).map(|_| BTreeMap::new()).collect() }
     }
 }
 
-fn part_of<K: Digest>(key: &K) -> usize {
-    let part = key.first_word() >> (u64::BITS - PARTS_BITS);
-    usize::try_from(part).expect("few bits are left")
-}
+impl<K: Digest, V, const BITS: u32> DigestMap<K, V, BITS> {
+    fn part_of(key: &K) -> usize {
+        let part = key.first_word() >> (u64::BITS - BITS);
+        usize::try_from(part).expect("few bits are left")
+    }
 
-impl<K: Digest, V> DigestMap<K, V> {
     fn part(&self, key: &K) -> &BTreeMap<K, V> {
-        &self.parts[part_of(key)]
+        &self.parts[Self::part_of(key)]
     }
 
     fn part_mut(&mut self, key: &K) -> &mut BTreeMap<K, V> {
-        &mut self.parts[part_of(key)]
+        &mut self.parts[Self::part_of(key)]
     }
 
     pub(crate) fn get(&self, key: &K) -> Option<&V> {
@@ -82,10 +84,6 @@ impl<K: Digest, V> DigestMap<K, V> {
 
     pub(crate) fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.part_mut(key).get_mut(key)
-    }
-
-    pub(crate) fn contains_key(&self, key: &K) -> bool {
-        self.part(key).contains_key(key)
     }
 
     pub(crate) fn insert(&mut self, key: K, value: V) -> Option<V> {
@@ -110,7 +108,7 @@ impl<K: Digest, V> DigestMap<K, V> {
         from: Bound<&'m K>,
     ) -> impl Iterator<Item = (&'m K, &'m V)> {
         let first = match from {
-            Bound::Included(key) | Bound::Excluded(key) => part_of(key),
+            Bound::Included(key) | Bound::Excluded(key) => Self::part_of(key),
             Bound::Unbounded => 0,
         };
         let begun = self.parts[first].range((from, Bound::Unbounded));
@@ -127,12 +125,13 @@ impl<K: Digest, V> DigestMap<K, V> {
 }
 
 /// At once from what is sorted by key; whatever is not is put in alone.
-impl<K: Digest, V> FromIterator<(K, V)> for DigestMap<K, V> {
+impl<K: Digest, V, const BITS: u32> FromIterator<(K, V)> for DigestMap<K, V, BITS> {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(entries: I) -> Self {
         let (mut map, mut entries) = (Self::default(), entries.into_iter().peekable());
         for (at, part) in map.parts.iter_mut().enumerate() {
             // Collected, a map is built at once.
-            *part = std::iter::from_fn(|| entries.next_if(|(key, _)| part_of(key) == at)).collect();
+            *part = std::iter::from_fn(|| entries.next_if(|(key, _)| Self::part_of(key) == at))
+                .collect();
         }
         entries.for_each(|(key, value)| _ = map.insert(key, value));
         map
@@ -154,13 +153,12 @@ mod tests {
 
     #[test]
     fn it_has_what_an_ordered_map_has_in_the_same_order() {
-        let (mut map, mut model) = (DigestMap::default(), BTreeMap::new());
+        let (mut map, mut model) = (DigestMap::<_, _>::default(), BTreeMap::new());
         let mut random: u32 = 3;
         for step in 0..20_000_u32 {
             random = random.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             let key = key(random);
             assert_eq!(map.get(&key), model.get(&key));
-            assert_eq!(map.contains_key(&key), model.contains_key(&key));
             map.fetch(&key);
             match (random >> 5) % 5 {
                 0 | 1 => assert_eq!(map.remove(&key), model.remove(&key)),

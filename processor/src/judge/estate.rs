@@ -1,4 +1,5 @@
-//! What each account has: its VMs by name, and what it uses on the hosts of each operator.
+//! What each account has: its VMs by name, what it uses on the hosts of each operator, and how many
+//! of its payloads are remembered.
 //!
 //! Owns these sums and names, all of one account in one place, since judging a request looks at
 //! most of them. Kept in step by the state alone; read by the rules.
@@ -7,6 +8,7 @@ use std::collections::BTreeSet;
 
 use dagger_payload::id::{OperatorId, VmId};
 
+use super::memory::Remembered;
 use super::state::Usage;
 use crate::verify::NameWord;
 
@@ -20,6 +22,8 @@ pub(crate) struct Estate {
     pub(crate) homeless: usize,
     /// How many volumes and snapshots of volumes it has.
     pub(crate) on_disk: usize,
+    /// How many of its payloads are remembered.
+    pub(crate) remembered: Remembered,
     /// On the hosts of each operator on whose hosts it ever had anything.
     used: Vec<(OperatorId, Usage)>,
 }

@@ -39,19 +39,20 @@ fn require_image(
     if named.format.use_of() != as_what {
         return wrong(named.format);
     }
-    let trusted = state.images_with(&named.digest).filter(|image| {
+    let is_trusted = |image: &&Image| {
         let mut granting = account.grants.iter().filter(|grant| is_live(grant, case.now));
         let is_trusted = image.publisher == account.key
             || granting.any(|grant| state.publishes(&grant.operator, &image.publisher));
         is_trusted && image.status == ImageStatus::Offered
-    });
-    let registered: Vec<&Image> = trusted.collect();
-    let is_named = |image: &&Image| {
+    };
+    let mut registered = state.images_with(&named.digest).filter(is_trusted);
+    let is_named = |image: &Image| {
         image.format == named.format && image.virtual_size_bytes == named.virtual_size_bytes
     };
-    if registered.iter().any(is_named) {
+    if registered.any(is_named) {
         return Ok(());
     }
+    let registered: Vec<_> = state.images_with(&named.digest).filter(is_trusted).collect();
     match registered.first() {
         // Whoever calls it otherwise than it was registered gets no further.
         Some(first) if registered.iter().all(|image| image.format.use_of() != as_what) => {

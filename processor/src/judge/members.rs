@@ -148,7 +148,7 @@ fn is_present_member(state: &State, key: &PublicKey) -> bool {
 
 /// Whether `key` signs for an account, or is the first one of an account.
 pub(crate) fn is_of_account(state: &State, key: &PublicKey) -> bool {
-    state.account_id(key).is_some() || state.accounts.contains_key(&AccountId::of(key))
+    state.account_id(key).is_some() || state.accounts.contains(&AccountId::of(key))
 }
 
 pub(crate) fn acting(state: &State, case: &Case<'_>) -> Result<OperatorId, Refusal> {

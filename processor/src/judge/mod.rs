@@ -173,14 +173,14 @@ impl Judge {
         self.state.next_deadline()
     }
 
-    /// Judges the next commit. `verified` has one entry per payload, in order, as `verify` makes it
-    /// of that payload.
+    /// Judges the next commit, whose payloads go on into the release. `verified` has one entry for
+    /// each, in order, as `verify` makes it of that payload.
     ///
     /// # Errors
     /// [`CommitError`]; nothing has changed then.
     pub fn apply(
         &mut self,
-        commit: &OrderedCommit,
+        commit: OrderedCommit,
         verified: &[Verified],
     ) -> Result<CommitRelease, CommitError> {
         let expected = self.end.index.next();
@@ -202,29 +202,25 @@ impl Judge {
         if !continues {
             return Err(CommitError::Discontinuous);
         }
-        self.state.time = commit.ledger_time;
-        self.state.silence.observe(commit, &epoch);
+        self.state.observe(&commit, &epoch);
         if !commit.payloads.is_empty() {
             self.state.forget_expired();
         }
         let payloads = commit.payloads.len();
         self.record.begin(&self.state.history, commit.index, commit.ledger_time, payloads);
         let mut releases = Vec::with_capacity(payloads);
-        for (at, ((position, ordered), each)) in commit.placed().zip(verified).enumerate() {
+        let (index, ledger_time, position) =
+            (commit.index, commit.ledger_time, commit.last_position());
+        let placed = (commit.first_position.0..).map(Position).zip(commit.payloads);
+        for (at, ((position, ordered), each)) in placed.zip(verified).enumerate() {
             if at.is_multiple_of(FETCHED_TOGETHER) {
                 self.state.fetch(&verified[at..payloads.min(at + FETCHED_TOGETHER)]);
             }
             releases.push(self.release(position, ordered, each));
         }
-        let time_effects = self.pass(commit.index);
-        let end = CommitEnd {
-            index: commit.index,
-            position: commit.last_position(),
-            prefix_hash,
-            state_root: self.end.state_root,
-        };
-        let mut release =
-            CommitRelease { end, ledger_time: commit.ledger_time, releases, time_effects };
+        let time_effects = self.pass(index);
+        let end = CommitEnd { index, position, prefix_hash, state_root: self.end.state_root };
+        let mut release = CommitRelease { end, ledger_time, releases, time_effects };
         if !release.is_empty() {
             self.record.effects(&release.time_effects);
             self.state.history = self.record.hash();
@@ -241,7 +237,7 @@ impl Judge {
     fn release(
         &mut self,
         position: Position,
-        ordered: &OrderedPayload,
+        ordered: OrderedPayload,
         verified: &Verified,
     ) -> Release {
         let (verdict, effects) = match self.judge(verified, position) {
@@ -254,7 +250,7 @@ impl Judge {
         let newborn = verified.newborn.as_ref();
         let told = effects.into_iter().map(|effect| self.take_in(effect, newborn));
         let effects = told.collect();
-        Release { position, digest, ordered: ordered.clone(), verdict, effects }
+        Release { position, digest, ordered, verdict, effects }
     }
 
     /// Takes in what a payload made, and writes down what is told of it, which this gives.
@@ -310,7 +306,7 @@ impl Judge {
         }
         let refused = ruling.as_ref().err().map(|refusal| refusal.code);
         match author {
-            Some(author) if self.state.memory.has_room(&author, refused, now) => ruling,
+            Some(author) if self.state.has_room(&author, refused, now) => ruling,
             Some(_) => {
                 let also = ruling.err().map(|refusal| format!("; and this one: {refusal}"));
                 let detail =

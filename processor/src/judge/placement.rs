@@ -4,10 +4,11 @@
 //! when a VM is created or resized or a volume created, when an offer lapses or is refused, and
 //! when an owner starts a VM that found no host.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use dagger_payload::id::{AccountId, HostId, LedgerTime, OperatorId, VmId};
+use dagger_payload::id::{AccountId, HostId, LedgerTime, OperatorId};
 use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
 use dagger_payload::limits::{ACCEPTANCE_MS_MAX, REASON_BYTES_MAX};
 use dagger_payload::name::{Labels, Name};
@@ -17,7 +18,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::burdens::{counting_host, require_unburdened};
 use super::networks::{bridged, can_forward, contested, missing_bridge};
-use super::rooms::{Among, Room};
+use super::rooms::{Among, Room, tie};
 use super::state::{Means, State, Usage, is_live};
 
 /// Offers `vm` to the best host that it has not tried; `means` are those of its account.
@@ -196,7 +197,7 @@ struct Search<'a> {
     vm: &'a Vm,
     /// Those whose grant has room.
     operators: Among,
-    silent: Vec<HostId>,
+    silent: Cow<'a, [HostId]>,
     /// Those on which an address of the VM on a bridge is another's.
     contested: Vec<HostId>,
     neighbours: Neighbours<'a>,
@@ -238,24 +239,14 @@ impl<'a> Search<'a> {
         granted.filter_map(|room| Some((room, self.state.hosts.get(&room.host)?)))
     }
 
-    /// The best host that fits. How good a host is comes first: most fall behind the best one so
-    /// far, and whether they fit need not be asked.
+    /// The best host that fits.
     fn best(&self) -> Option<&'a Room> {
-        let size = &self.vm.size;
+        let (rooms, size) = (&self.state.rooms, &self.vm.size);
         if self.neighbours.has(ApartStrength::Preferred) {
-            let fitting = self.state.rooms.iter().filter(|room| self.fits(room));
+            let fitting = rooms.iter().filter(|room| self.fits(room));
             return fitting.max_by_key(|room| self.rank(room, room.free_share(size)));
         }
-        let (mut best, mut least, mut least_tie) = (None, 0, 0);
-        for room in self.state.rooms.iter() {
-            let Some(share) = room.free_share_from(size, least) else { continue };
-            let tie = tie(&self.vm.id, &room.host);
-            // Rooms stand by their host's id: of equal ones the last counts.
-            if (share > least || tie >= least_tie) && self.fits(room) {
-                (best, least, least_tie) = (Some(room), share, tie);
-            }
-        }
-        best
+        rooms.best(&self.vm.id, size.memory_mib, |room| self.fits(room))
     }
 
     fn fits(&self, room: &Room) -> bool {
@@ -400,16 +391,6 @@ fn shares(by: ApartBy, one: &Host, other: &Host) -> bool {
 
 fn carries(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
-}
-
-/// Both ids are digests already: mixing a word of each is enough to spread ties evenly. Source of
-/// the mix: the finaliser of SplitMix64.
-fn tie(vm: &VmId, host: &HostId) -> u64 {
-    let word = |id: &[u8; 16]| id.first_chunk().copied().map_or(0, u64::from_be_bytes);
-    let mut mixed = word(vm.as_bytes()) ^ word(host.as_bytes());
-    mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    mixed ^ mixed >> 31
 }
 
 /// Which host lacks what, as far as the refusal has room for it.

@@ -5,6 +5,7 @@
 //! decides whether a change is allowed: the rules beside this file do. `snapshot` writes it down as
 //! a whole and reads it again. Called by the judge alone.
 
+mod accounts;
 mod addresses;
 mod fetching;
 mod holdings;
@@ -12,8 +13,10 @@ mod kept;
 pub(crate) mod loading;
 mod proofs;
 pub(crate) mod reading;
+mod remembering;
 pub(crate) mod snapshot;
 
+use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
@@ -31,22 +34,24 @@ use dagger_payload::membership::{
     Operator, OperatorStanding, Proposal, ProposalStanding, founding,
 };
 use dagger_payload::name::{ImageName, Name};
-use dagger_payload::object::{Account, Effect, Grant, Host, HostDuty, Image, Vm};
+use dagger_payload::object::{Effect, Grant, Host, HostDuty, Image, Vm};
+use dagger_payload::release::OrderedCommit;
 use dagger_payload::roster::{EpochMembers, Roster};
 use dagger_payload::snapshot::EFFECT_HEAD_BYTES;
-use dagger_payload::state_tree::{Author, Hash, Judgement, Subject};
+use dagger_payload::state_tree::{Author, Subject};
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::Volume;
 
-use super::digest_map::{Digest, DigestMap, first_word};
+use super::digest_map::{Digest, DigestMap, SmallDigestMap, first_word};
 use super::estate::Estate;
-use super::memory::{Crowd, Memory};
+use super::memory::Memory;
 use super::rooms::Rooms;
 use super::silence::Silence;
 use super::snapshots::SnapshotIndex;
 use super::tallies::Tallies;
 use super::tree::StateTree;
 use crate::verify::NameWord;
+use accounts::Accounts;
 use addresses::Addresses;
 use kept::{Called, KeptVm, Neighbour};
 use snapshot::Order;
@@ -121,8 +126,8 @@ pub(crate) struct State {
     pub(crate) history: HistoryHash,
     /// What the root says about the order: time and silence as they were when anything changed.
     order: Option<Order>,
-    pub(crate) hosts: DigestMap<HostId, Host>,
-    pub(crate) accounts: DigestMap<AccountId, Account>,
+    pub(crate) hosts: SmallDigestMap<HostId, Host>,
+    pub(crate) accounts: Accounts,
     pub(crate) images: BTreeMap<ImageName, Image>,
     vms: DigestMap<VmId, KeptVm>,
     pub(crate) volumes: BTreeMap<VolumeId, Volume>,
@@ -133,23 +138,23 @@ pub(crate) struct State {
     pub(crate) roster: Roster,
     /// Every epoch that has begun, and the next one once it is decided.
     pub(crate) epochs: BTreeMap<Epoch, EpochMembers>,
-    pub(crate) silence: Silence,
+    silence: Silence,
+    /// Who is silent at `time`: each VM that is placed asks for it.
+    silent: Vec<HostId>,
     /// Of present operators.
     operator_keys: BTreeMap<KeyBytes, OperatorId>,
-    agent_keys: DigestMap<KeyBytes, HostId>,
-    account_keys: DigestMap<KeyBytes, Signing>,
+    agent_keys: SmallDigestMap<KeyBytes, HostId>,
     images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
-    estates: DigestMap<AccountId, Estate>,
     volume_names: BTreeMap<(AccountId, Name), VolumeId>,
     pub(crate) snapshots: SnapshotIndex,
     /// By the VM that may write to them.
     volumes_used_by: BTreeMap<VmId, BTreeSet<VolumeId>>,
     pub(crate) rooms: Rooms,
-    addresses: DigestMap<HostId, Addresses>,
-    /// Hosts whose address cursor moved since the root was last asked for.
-    moved: BTreeSet<HostId>,
+    addresses: SmallDigestMap<HostId, Addresses>,
+    /// Hosts whose address cursor moved since the root was last asked for; some more than once.
+    moved: Vec<HostId>,
     deadlines: BTreeSet<(LedgerTime, VmId)>,
-    pub(crate) memory: Memory,
+    memory: Memory,
     pub(crate) tallies: Tallies,
     /// What hosts carry that have left without giving it up.
     stranded: (BTreeSet<VmId>, BTreeSet<VolumeId>),
@@ -174,12 +179,13 @@ impl State {
         Self {
             cluster,
             silence: Silence::new(&EpochMembers::founding(genesis)),
+            silent: Vec::new(),
             handover_distance_commits: genesis.handover_distance_commits,
             time: LedgerTime(0),
             history: HistoryHash::ZERO,
             order: None,
-            hosts: DigestMap::default(),
-            accounts: DigestMap::default(),
+            hosts: SmallDigestMap::default(),
+            accounts: Accounts::default(),
             images: BTreeMap::new(),
             vms: DigestMap::default(),
             volumes: BTreeMap::new(),
@@ -189,16 +195,14 @@ impl State {
             roster: Roster::default(),
             epochs: BTreeMap::new(),
             operator_keys: BTreeMap::new(),
-            agent_keys: DigestMap::default(),
-            account_keys: DigestMap::default(),
+            agent_keys: SmallDigestMap::default(),
             images_of: BTreeMap::new(),
-            estates: DigestMap::default(),
             volume_names: BTreeMap::new(),
             snapshots: SnapshotIndex::default(),
             volumes_used_by: BTreeMap::new(),
             rooms: Rooms::default(),
-            addresses: DigestMap::default(),
-            moved: BTreeSet::new(),
+            addresses: SmallDigestMap::default(),
+            moved: Vec::new(),
             deadlines: BTreeSet::new(),
             memory: Memory::default(),
             tallies: Tallies::default(),
@@ -253,8 +257,19 @@ impl State {
         self.hosts.get(id).filter(|host| host.duty != HostDuty::Left)
     }
 
+    /// Goes on to the time of a commit of the epoch of `members`.
+    pub(crate) fn observe(&mut self, commit: &OrderedCommit, members: &EpochMembers) {
+        self.time = commit.ledger_time;
+        self.silence.observe(commit, members);
+        self.silent = self.silent_at(self.time);
+    }
+
     /// The hosts that have been behind for too long to be offered a VM.
-    pub(crate) fn silent(&self, now: LedgerTime) -> Vec<HostId> {
+    pub(crate) fn silent(&self, now: LedgerTime) -> Cow<'_, [HostId]> {
+        if now == self.time { self.silent[..].into() } else { self.silent_at(now).into() }
+    }
+
+    fn silent_at(&self, now: LedgerTime) -> Vec<HostId> {
         let seats = self.silence.silent(now).filter_map(|author| self.roster.seat(author));
         seats.map(|seat| seat.host).collect()
     }
@@ -271,7 +286,7 @@ impl State {
 
     /// The same, and in which role.
     pub(crate) fn signing(&self, key: &PublicKey) -> Option<Signing> {
-        self.account_keys.get(&KeyBytes::from(key)).copied()
+        self.accounts.signing(key)
     }
 
     /// For whom `key` signs, if for anybody; `signing` says for which account it does.
@@ -307,19 +322,19 @@ impl State {
 
     /// The VMs of an account, in an order of their own.
     pub(crate) fn neighbours(&self, account: &AccountId) -> impl Iterator<Item = Neighbour> {
-        let ids = self.estates.get(account).into_iter().flat_map(Estate::vms);
+        let ids = self.estate(account).into_iter().flat_map(Estate::vms);
         ids.filter_map(|id| self.vms.get(&id).map(KeptVm::some))
     }
 
     /// The VMs of an account, whole.
     pub(crate) fn vms_of(&self, account: &AccountId) -> impl Iterator<Item = Vm> {
-        let ids = self.estates.get(account).into_iter().flat_map(Estate::vms);
+        let ids = self.estate(account).into_iter().flat_map(Estate::vms);
         ids.filter_map(|id| self.vms.get(&id).map(KeptVm::read))
     }
 
     /// What an account has; nothing if it never had anything.
     pub(crate) fn estate(&self, account: &AccountId) -> Option<&Estate> {
-        self.estates.get(account)
+        self.accounts.estate(account)
     }
 
     pub(crate) fn volume_named(&self, account: AccountId, name: &Name) -> Option<VolumeId> {
@@ -378,33 +393,6 @@ impl State {
         offer.into_iter().chain(proposal).min().map(|at| at.plus_ms(1))
     }
 
-    pub(crate) fn remembers(&self, digest: &PayloadDigest) -> bool {
-        self.memory.get(digest).is_some()
-    }
-
-    /// Remembers what became of a payload until it has expired by itself.
-    pub(crate) fn remember(&mut self, digest: PayloadDigest, place: &Hash, judgement: Judgement) {
-        encode_over(&judgement, &mut self.scratch);
-        self.tree.set_at(*place, &self.scratch);
-        self.keep(digest, judgement);
-    }
-
-    fn keep(&mut self, digest: PayloadDigest, judgement: Judgement) {
-        let (accounts, hosts) = (&self.accounts, &self.hosts);
-        self.memory.insert(digest, judgement, |author| match author {
-            Author::Account(id) => Some(Crowd::Accounts(accounts.get(id)?.opened_by)),
-            Author::Host(id) => Some(Crowd::Hosts(hosts.get(id)?.operator)),
-            Author::Operator(_) => None,
-        });
-    }
-
-    /// Forgets expired payloads. Called only for commits that change the root anyway.
-    pub(crate) fn forget_expired(&mut self) {
-        while let Some(digest) = self.memory.forget_next(self.time) {
-            self.tree.remove(&Subject::Payload(digest));
-        }
-    }
-
     /// Takes in an effect whose bytes are not at hand.
     pub(crate) fn absorb_alone(&mut self, effect: &Effect) {
         let mut bytes = std::mem::take(&mut self.scratch);
@@ -420,16 +408,8 @@ impl State {
             Effect::Host(host) => self.absorb_host(host, object),
             Effect::Account(account) => {
                 self.tree.set(&Subject::Account(account.id), object);
-                let old = self.accounts.insert(account.id, (**account).clone());
-                if old.is_none() {
+                if self.accounts.put((**account).clone()) {
                     self.tallies.add_account(account);
-                }
-                for own in old.iter().flat_map(|old| &old.keys) {
-                    self.account_keys.remove(&KeyBytes::from(&own.key));
-                }
-                for own in &account.keys {
-                    let signing = Signing { account: account.id, role: own.role };
-                    self.account_keys.insert(KeyBytes::from(&own.key), signing);
                 }
             }
             Effect::Image(image) => {

@@ -242,11 +242,13 @@ impl StateTree {
         let changes = &self.changes;
         let numbers = 0..numbered(changes.len());
         self.order.extend(changes.iter().map(|change| first_word(&change.place)).zip(numbers));
+        self.order.sort_unstable_by_key(|(word, _)| *word);
         let place = |number: u32| &changes[index(number)].place;
-        self.order.sort_unstable_by(|(word, number), (other_word, other)| {
-            let by_place = || place(*number).cmp(place(*other));
-            word.cmp(other_word).then_with(by_place).then_with(|| other.cmp(number))
-        });
+        for alike in self.order.chunk_by_mut(|(one, _), (other, _)| one == other) {
+            alike.sort_unstable_by(|(_, one), (_, other)| {
+                place(*one).cmp(place(*other)).then_with(|| other.cmp(one))
+            });
+        }
         self.sorted.reserve(changes.len());
         self.words.reserve(changes.len());
         for (word, number) in self.order.drain(..) {
@@ -283,38 +285,41 @@ impl StateTree {
         while !level.is_empty() {
             levels.push(level.clone());
             for at in level.clone() {
-                let Visit { branch, changes: ref of, .. } = self.visits[at];
-                let middle = of.start + numbered(self.left_of(indexes(of), depth));
-                let parts = [of.start..middle, middle..of.end];
-                let sides = [Above::Left(branch), Above::Right(branch)];
-                for (side, (part, above)) in parts.into_iter().zip(sides).enumerate() {
-                    if part.is_empty() {
-                        continue;
-                    }
-                    match self.branches.link(branch, side) {
-                        Link::Branch(branch) => {
-                            self.visits.push(Visit { branch, above, changes: part });
-                        }
-                        Link::Empty | Link::Leaf(_) => {
-                            let child = self.branches.child(branch, side);
-                            let child = self.planted(child, part, (above, depth + 1));
-                            self.branches.put(branch, side, child);
-                        }
-                    }
-                }
+                let Visit { branch, changes: Range { start, end }, .. } = self.visits[at];
+                let middle = start + self.left_of(start..end, depth);
+                self.go_on((branch, 0), start..middle, depth + 1);
+                self.go_on((branch, 1), middle..end, depth + 1);
             }
             (level, depth) = (level.end..self.visits.len(), depth + 1);
         }
         levels
     }
 
-    /// How many of some changes below a branch at `depth` are for its left side: they come first.
-    fn left_of(&self, changes: Range<usize>, depth: usize) -> usize {
-        let bit = u32::try_from(depth).ok().and_then(|depth| (1_u64 << 63).checked_shr(depth));
-        match bit {
-            Some(bit) => self.words[changes].partition_point(|word| word & bit == 0),
-            None => self.sorted[changes].partition_point(|each| side(&each.place, depth) == 0),
+    /// Goes on to one side of a branch, for which `part` of the changes are.
+    fn go_on(&mut self, (branch, side): (u32, usize), part: Range<u32>, depth: usize) {
+        if part.is_empty() {
+            return;
         }
+        let above = if side == 0 { Above::Left(branch) } else { Above::Right(branch) };
+        match self.branches.link(branch, side) {
+            Link::Branch(branch) => self.visits.push(Visit { branch, above, changes: part }),
+            Link::Empty | Link::Leaf(_) => {
+                let child = self.branches.child(branch, side);
+                let child = self.planted(child, part, (above, depth));
+                self.branches.put(branch, side, child);
+            }
+        }
+    }
+
+    /// How many of some changes below a branch at `depth` are for its left side: they come first.
+    fn left_of(&self, changes: Range<u32>, depth: usize) -> u32 {
+        let changes = indexes(&changes);
+        let bit = u32::try_from(depth).ok().and_then(|depth| (1_u64 << 63).checked_shr(depth));
+        numbered(match bit.map(|bit| (bit, &self.words[changes.clone()])) {
+            Some((bit, [word])) => usize::from(word & bit == 0),
+            Some((bit, words)) => words.partition_point(|word| word & bit == 0),
+            None => self.sorted[changes].partition_point(|each| side(&each.place, depth) == 0),
+        })
     }
 
     /// What some of the changes make of `subtree`, which hangs on `above` and would branch at
@@ -382,10 +387,10 @@ impl Change {
 }
 
 /// The one of two children that takes the place of their branch, if less than two leaves are left.
-fn only([left, right]: [Subtree; 2]) -> Option<Subtree> {
-    match (left.link, right.link) {
-        (Link::Empty, Link::Empty | Link::Leaf(_)) => Some(right),
-        (Link::Leaf(_), Link::Empty) => Some(left),
+fn only(children: [Link; 2]) -> Option<(usize, Link)> {
+    match children {
+        [Link::Empty, right @ (Link::Empty | Link::Leaf(_))] => Some((1, right)),
+        [left @ Link::Leaf(_), Link::Empty] => Some((0, left)),
         _ => None,
     }
 }
@@ -407,12 +412,13 @@ impl Branches {
     /// The subtree of a branch both of whose children stand and have `hashes`, and itself `hash`;
     /// if it is needed no more its number is free.
     fn settled(&mut self, number: u32, hashes: &[Hash; 2], hash: Hash) -> Subtree {
-        let child = |side| Subtree { link: self.link(number, side), hash: hashes[side] };
-        if let Some(only) = only([child(0), child(1)]) {
-            self.free.push(number);
-            return only;
+        match only(self.links[index(number)].map(Link::from)) {
+            Some((side, link)) => {
+                self.free.push(number);
+                Subtree { link, hash: hashes[side] }
+            }
+            None => Subtree { link: Link::Branch(number), hash },
         }
-        Subtree { link: Link::Branch(number), hash }
     }
 
     /// Room for so many more.

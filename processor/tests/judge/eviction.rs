@@ -92,7 +92,7 @@ fn three_of_four_operators_remove_the_fourth_whose_host_votes_until_the_epoch_en
     // Nobody has to send anything for it.
     assert_eq!(court.judge.next_deadline(), Some(court.now));
     let commit = court.next(vec![]);
-    let mut release = court.judge.apply(&commit, &[]).expect("the next commit");
+    let mut release = court.judge.apply(commit, &[]).expect("the next commit");
     court.read(&mut release);
     let [Effect::Seat(seat), Effect::Host(gone), Effect::Vm(lost)] = &release.time_effects[..]
     else {

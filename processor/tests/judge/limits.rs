@@ -41,7 +41,7 @@ impl Court {
             });
             let (signed, verified): (Vec<_>, Vec<_>) = verified.unzip();
             let commit = self.next(signed);
-            let mut release = self.judge.apply(&commit, &verified).expect("the next commit");
+            let mut release = self.judge.apply(commit, &verified).expect("the next commit");
             self.read(&mut release);
             verdicts.extend(release.releases.into_iter().map(|release| release.verdict));
         }

@@ -145,7 +145,7 @@ impl Court {
         let commit = self.next(payloads);
         let verified: Vec<Verified> =
             commit.payloads.iter().map(|ordered| verify(&ordered.payload)).collect();
-        self.judge.apply(&commit, &verified).expect("the next commit")
+        self.judge.apply(commit, &verified).expect("the next commit")
     }
 
     /// Puts each change of a VM onto the version before.
@@ -590,13 +590,13 @@ fn a_commit_that_does_not_continue_the_history_is_not_judged() {
     let end = court.judge.end();
     let mut skipped = court.next(vec![]);
     skipped.index = skipped.index.next();
-    let refused = court.judge.apply(&skipped, &[]);
+    let refused = court.judge.apply(skipped, &[]);
     assert_eq!(refused, Err(CommitError::OutOfOrder { expected: end.index.next() }));
     let mut forged = court.next(vec![]);
     forged.prefix_hash.0[0] ^= 1;
-    assert_eq!(court.judge.apply(&forged, &[]), Err(CommitError::Discontinuous));
+    assert_eq!(court.judge.apply(forged, &[]), Err(CommitError::Discontinuous));
     let payload = court.sign(&developer(), create("web", 1));
     let commit = court.next(vec![payload]);
-    assert_eq!(court.judge.apply(&commit, &[]), Err(CommitError::Mismatched));
+    assert_eq!(court.judge.apply(commit, &[]), Err(CommitError::Mismatched));
     assert_eq!(court.judge.end(), end);
 }

@@ -300,11 +300,11 @@ fn what_passes_while_an_epoch_ends_is_decided_with_the_first_commit_of_the_next_
     // Nobody has to send anything for it.
     assert_eq!(court.judge.next_deadline(), Some(court.now));
     let commit = court.next(vec![]);
-    let release = court.judge.apply(&commit, &[]).expect("the next commit");
+    let release = court.judge.apply(commit, &[]).expect("the next commit");
     let second = epoch(&release).expect("decided");
     assert_eq!((second.epoch, second.committee), (Epoch(2), committee(0..2)));
     assert_eq!(second.protocol, ProtocolVersion(2));
-    assert_eq!(second.begins_after.0, commit.index.0 + DISTANCE);
+    assert_eq!(second.begins_after.0, release.end.index.0 + DISTANCE);
     assert_eq!(court.judge.next_deadline(), None);
 
     // A judge begun in the middle knows the same.
@@ -515,16 +515,16 @@ fn a_judge_that_does_not_know_the_rules_of_an_epoch_judges_none_of_its_commits()
     let (end, commit) = (court.judge.end(), court.next(vec![]));
     for _ in 0..2 {
         let needs = CommitError::UpgradeNeeded { needs: ProtocolVersion(2) };
-        assert_eq!(court.judge.apply(&commit, &[]), Err(needs));
+        assert_eq!(court.judge.apply(commit.clone(), &[]), Err(needs));
         assert_eq!(court.judge.end(), end);
     }
     let mut upgraded = copy(&court).knowing(ProtocolVersion(2));
     while upgraded.end().index < end.index {
         let mut commit = court.next(vec![]);
         commit.index = upgraded.end().index.next();
-        upgraded.apply(&commit, &[]).expect("the next commit");
+        upgraded.apply(commit, &[]).expect("the next commit");
     }
-    assert!(upgraded.apply(&commit, &[]).is_ok());
+    assert!(upgraded.apply(commit, &[]).is_ok());
 }
 
 #[test]

@@ -61,7 +61,7 @@ fn act(court: &mut Court, vms: &[Vm], number: u64) -> Vec<SignedPayload> {
 fn next_empty(court: &mut Court) -> OrderedCommit {
     court.now = court.now.plus_ms(1);
     let commit = court.next(Vec::new());
-    let release = court.judge.apply(&commit, &[]).expect("the next commit");
+    let release = court.judge.apply(commit.clone(), &[]).expect("the next commit");
     assert!(release.is_empty(), "offers lapse later");
     commit
 }
@@ -76,8 +76,8 @@ fn a_judge_begun_from_a_snapshot_goes_on_like_the_one_that_wrote_it() {
         let payloads = act(&mut court, &vms, number);
         let commit = court.next(payloads);
         let verified: Vec<_> = commit.payloads.iter().map(|each| verify(&each.payload)).collect();
-        let mut release = court.judge.apply(&commit, &verified).expect("the next commit");
-        assert_eq!(twin.apply(&commit, &verified).as_ref(), Ok(&release), "after {number}");
+        let mut release = court.judge.apply(commit.clone(), &verified).expect("the next commit");
+        assert_eq!(twin.apply(commit, &verified).as_ref(), Ok(&release), "after {number}");
         assert_eq!(twin.next_deadline(), court.judge.next_deadline());
         lapsed += release.time_effects.len();
         court.read(&mut release);
@@ -94,7 +94,7 @@ fn a_judge_begun_from_a_snapshot_goes_on_like_the_one_that_wrote_it() {
             let empty: Vec<_> = (0..number % 3).map(|_| next_empty(&mut court)).collect();
             twin = copy(&court);
             for commit in empty {
-                twin.apply(&commit, &[]).expect("the next commit");
+                twin.apply(commit, &[]).expect("the next commit");
             }
         }
     }

@@ -79,7 +79,7 @@ fn the_kept_history_leads_to_the_roots_that_it_led_to_when_it_was_grown() {
     for (commit, root) in history.commits.iter().zip(roots.lines()) {
         let payloads = commit.payloads.iter();
         let verified: Vec<Verified> = payloads.map(|ordered| verify(&ordered.payload)).collect();
-        let release = judge.apply(commit, &verified).expect("the next commit");
+        let release = judge.apply(commit.clone(), &verified).expect("the next commit");
         assert_eq!(
             line(&release.end).trim_end(),
             root,

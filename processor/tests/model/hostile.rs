@@ -156,14 +156,14 @@ fn whatever_its_signer_could_have_signed_instead_is_answered_in_every_state() {
                 });
                 let Some(other) = &mut other else { continue };
                 let next = alone(other, commit, &payload);
-                let release = other.apply(&next, &[verified]).expect("the next commit");
+                let release = other.apply(next, &[verified]).expect("the next commit");
                 match check(&release.releases[0]) {
                     Verdict::Accepted => accepted += 1,
                     Verdict::Refused(_) => refused += 1,
                 }
             }
         }
-        judge.apply(commit, &verified).expect("the next commit");
+        judge.apply(commit.clone(), &verified).expect("the next commit");
     }
     println!("{accepted} accepted, {refused} refused, {admitted} admitted, of {seen:?}");
     assert!(accepted > 100 && refused > 1000 && admitted > 100, "hardly anything was compared");

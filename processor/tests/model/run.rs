@@ -123,7 +123,7 @@ impl Run {
             _ => None,
         };
         let silent = door::silent(&self.scene.model);
-        let release = self.judge.apply(&commit, &verified).expect("the next commit");
+        let release = self.judge.apply(commit.clone(), &verified).expect("the next commit");
         self.compare(&commit, &verified, &release);
         if let (Some(said), [alone]) = (said, &release.releases[..])
             && silent == self.silent

@@ -148,7 +148,8 @@ impl Life {
             payloads: vec![OrderedPayload { author: AuthorIndex(0), payload: signed.clone() }],
             first_position: before.position.next(),
         };
-        let release = self.judge.apply(&commit, &[verify(&signed)]).expect("the next commit");
+        let release =
+            self.judge.apply(commit.clone(), &[verify(&signed)]).expect("the next commit");
         let seal = key.sign_in(Domain::Seal, &release.seal_digest());
         self.releases.push(SealedRelease { release, seal });
         self.commits.push(commit);

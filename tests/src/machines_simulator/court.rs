@@ -272,7 +272,7 @@ impl Court {
             first_position: before.position.next(),
         };
         let verified: Vec<Verified> = payloads.iter().map(verify).collect();
-        let release = self.judge.apply(&commit, &verified).expect("the next commit");
+        let release = self.judge.apply(commit, &verified).expect("the next commit");
         self.count(&release, &verified);
         self.take_versions(&release);
         let known = |vm: &VmId| self.vms.get(vm).cloned().map(Arc::new);

@@ -16,6 +16,14 @@ pub(super) struct Addresses {
     pub(super) standing: Option<u32>,
 }
 
+impl Addresses {
+    /// Moves the cursor, and says whether the state tree has to be told and did not have to before.
+    pub(super) fn move_to(&mut self, cursor: u32) -> bool {
+        let before = std::mem::replace(&mut self.cursor, cursor);
+        self.standing.is_none_or(|standing| standing == before)
+    }
+}
+
 /// A set of addresses.
 #[derive(Debug, Default)]
 pub(super) struct TakenAddresses {

@@ -8,7 +8,7 @@ use std::hint::black_box;
 
 use dagger_payload::kind::Body;
 
-use super::{KeyBytes, State};
+use super::State;
 use crate::verify::Verified;
 
 impl State {
@@ -26,7 +26,7 @@ impl State {
             read ^= newborn.map_or(0, |newborn| self.vms.fetch(&newborn.id));
         }
         for payload in documents.clone() {
-            read ^= self.account_keys.fetch(&KeyBytes::from(&payload.signer));
+            read ^= self.accounts.fetch_key(&payload.signer);
             if let Body::VmCreate(body) = &payload.body {
                 read ^= body.memory_mib;
             }
@@ -35,8 +35,6 @@ impl State {
         let accounts: Vec<_> = accounts.collect();
         for account in &accounts {
             read ^= self.accounts.fetch(account);
-            read ^= self.estates.fetch(account);
-            read ^= self.memory.fetch_account(account);
         }
         for account in &accounts {
             let means = self.means(account);

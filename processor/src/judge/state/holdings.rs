@@ -5,7 +5,7 @@
 
 use std::net::Ipv4Addr;
 
-use dagger_payload::id::{AccountId, HostId, LedgerTime, OperatorId, VmId};
+use dagger_payload::id::{AccountId, HostId, LedgerTime, VmId};
 use dagger_payload::kind::{Capacity, GuestSubnet};
 use dagger_payload::object::{Host, HostDuty, Placement, Vm, VmState};
 use dagger_payload::state_tree::Subject;
@@ -94,7 +94,7 @@ impl State {
                 self.release(&old);
                 self.weigh_out(&old, kept.bytes().len());
                 // A VM keeps its name.
-                let estate = self.estates.entry(old.account).or_default();
+                let estate = self.accounts.estate_mut(old.account);
                 estate.remove_vm(NameWord::from(&vm.name), vm.id);
             }
             self.tree.remove(&subject);
@@ -124,7 +124,7 @@ impl State {
 
     fn add_vm(&mut self, held: &Held, name: NameWord, bytes: usize) {
         self.weigh_in(held, bytes);
-        self.estates.entry(held.account).or_default().add_vm(name, held.vm);
+        self.accounts.estate_mut(held.account).add_vm(name, held.vm);
         self.take(held, None);
     }
 
@@ -142,14 +142,14 @@ impl State {
             self.snapshots.remove(&old);
             self.stranded.1.remove(&old.id);
             let objects = 1 + old.snapshots.len();
-            let estate = self.estates.entry(old.account).or_default();
+            let estate = self.accounts.estate_mut(old.account);
             estate.on_disk = estate.on_disk.saturating_sub(objects);
             if let Some(burden) = self.burden_mut(Some(old.host)) {
                 burden.remove(objects, 0);
             }
-            for usage in self.usages(old.account, old.host) {
+            self.change_usage(old.account, old.host, |usage| {
                 usage.capacity = usage.capacity.minus(&old.size());
-            }
+            });
             if let Some(vm) = old.used_by.vm()
                 && let Some(used) = self.volumes_used_by.get_mut(&vm)
             {
@@ -167,13 +167,13 @@ impl State {
         self.volume_names.insert((volume.account, volume.name.clone()), volume.id);
         self.snapshots.insert(volume);
         let objects = 1 + volume.snapshots.len();
-        self.estates.entry(volume.account).or_default().on_disk += objects;
+        self.accounts.estate_mut(volume.account).on_disk += objects;
         if let Some(burden) = self.burden_mut(Some(volume.host)) {
             burden.add(objects, 0);
         }
-        for usage in self.usages(volume.account, volume.host) {
+        self.change_usage(volume.account, volume.host, |usage| {
             usage.capacity = usage.capacity.plus(&volume.size());
-        }
+        });
         if let Some(vm) = volume.used_by.vm() {
             self.volumes_used_by.entry(vm).or_default().insert(volume.id);
         }
@@ -184,8 +184,9 @@ impl State {
     }
 
     pub(super) fn set_cursor(&mut self, host: HostId, cursor: u32) {
-        self.addresses.entry(host).or_default().cursor = cursor;
-        self.moved.insert(host);
+        if self.addresses.entry(host).or_default().move_to(cursor) {
+            self.moved.push(host);
+        }
     }
 
     /// Takes what a VM holds; the version before it was at `before`.
@@ -202,24 +203,23 @@ impl State {
         }
         if before != held.place
             && let Some(known) = self.hosts.get(&host)
+            && of_host.move_to(cursor_after(&known.guest_subnet, address))
         {
-            of_host.cursor = cursor_after(&known.guest_subnet, address);
-            self.moved.insert(host);
+            self.moved.push(host);
         }
     }
 
     /// Counts a VM in all sums; its place is still to be taken.
     pub(super) fn count(&mut self, held: &Held) -> Option<(HostId, Ipv4Addr)> {
         if held.is_homeless {
-            self.estates.entry(held.account).or_default().homeless += 1;
+            self.accounts.estate_mut(held.account).homeless += 1;
         }
         let (host, address) = held.place?;
-        let known = self.hosts.get(&host).map(|host| (host.operator, host.duty));
-        for usage in self.sums(held.account, host, known.map(|(operator, _)| operator)) {
+        self.change_usage(held.account, host, |usage| {
             usage.capacity = usage.capacity.plus(&held.size);
             usage.vms = usage.vms.saturating_add(1);
-        }
-        if known.is_some_and(|(_, duty)| duty == HostDuty::Left) {
+        });
+        if self.has_left(&host) {
             self.stranded.0.insert(held.vm);
         }
         Some((host, address))
@@ -227,17 +227,17 @@ impl State {
 
     fn release(&mut self, held: &Held) {
         if held.is_homeless {
-            self.estates.entry(held.account).or_default().homeless -= 1;
+            self.accounts.estate_mut(held.account).homeless -= 1;
         }
         self.stranded.0.remove(&held.vm);
         if let Some(deadline) = held.deadline {
             self.deadlines.remove(&(deadline, held.vm));
         }
         let Some((host, address)) = held.place else { return };
-        for usage in self.usages(held.account, host) {
+        self.change_usage(held.account, host, |usage| {
             usage.capacity = usage.capacity.minus(&held.size);
             usage.vms = usage.vms.saturating_sub(1);
-        }
+        });
         let taken = self.addresses.get_mut(&host);
         if taken.is_some_and(|addresses| addresses.taken.remove(address))
             && let Some(room) = self.rooms.get_mut(&host)
@@ -265,22 +265,12 @@ impl State {
         Some(self.tallies.burden_mut(operator))
     }
 
-    /// The two sums that what an account has on `host` counts in.
-    fn usages(&mut self, account: AccountId, host: HostId) -> impl Iterator<Item = &mut Usage> {
-        let operator = self.hosts.get(&host).map(|host| host.operator);
-        self.sums(account, host, operator)
-    }
-
-    /// The same, where the host's operator is known.
-    fn sums(
-        &mut self,
-        account: AccountId,
-        host: HostId,
-        operator: Option<OperatorId>,
-    ) -> impl Iterator<Item = &mut Usage> {
-        let by =
-            operator.map(|operator| self.estates.entry(account).or_default().used_by_mut(operator));
-        by.into_iter().chain(self.rooms.get_mut(&host).map(|room| &mut room.used))
+    /// Changes the two sums that what an account has on `host` counts in.
+    fn change_usage(&mut self, account: AccountId, host: HostId, change: impl Fn(&mut Usage)) {
+        if let Some(known) = self.hosts.get(&host) {
+            change(self.accounts.estate_mut(account).used_by_mut(known.operator));
+        }
+        self.rooms.change_used(&host, change);
     }
 }
 

@@ -47,8 +47,9 @@ impl State {
         // Collected, maps are built from what is sorted.
         self.vms = vms.into_iter().collect();
         self.deadlines = deadlines.into_iter().collect();
+        self.silent = self.silent_at(self.time);
         for (account, names) in names {
-            self.estates.entry(account).or_default().load_vms(names);
+            self.accounts.estate_mut(account).load_vms(names);
         }
         for (host, addresses) in addresses {
             let of_host = self.addresses.entry(host).or_default();

@@ -165,8 +165,8 @@ fn rest<'m, K: Ord, V>(
 }
 
 /// The same of a map by digests.
-fn rest_of_many<'m, K: Digest, V>(
-    map: &'m DigestMap<K, V>,
+fn rest_of_many<'m, K: Digest, V, const BITS: u32>(
+    map: &'m DigestMap<K, V, BITS>,
     left: Rest<'m, K>,
 ) -> impl Iterator<Item = (&'m K, &'m V)> {
     left.from().into_iter().flat_map(|from| map.iter_from(from))
@@ -269,8 +269,9 @@ impl State {
             history: _,
             order,
             silence: _,
+            silent: _,
             hosts,
-            accounts,
+            accounts: accounts_of,
             images,
             vms,
             volumes,
@@ -281,9 +282,7 @@ impl State {
             epochs,
             operator_keys: _,
             agent_keys: _,
-            account_keys: _,
             images_of: _,
-            estates: _,
             volume_names: _,
             snapshots: _,
             volumes_used_by: _,
@@ -299,7 +298,8 @@ impl State {
         } = self;
         let order = order.clone().filter(|_| *mark == Mark::Start).map(Entry::Order);
         let hosts = rest_of_many(hosts, left!(mark, Host, 2));
-        let accounts = rest_of_many(accounts, left!(mark, Account, 3));
+        let accounts = left!(mark, Account, 3).from();
+        let accounts = accounts.into_iter().flat_map(|from| accounts_of.iter_from(from));
         let images = rest(images, left!(mark, Image, 4));
         let vms = rest_of_many(vms, left!(mark, Vm, 5));
         let volumes = rest(volumes, left!(mark, Volume, 6));
@@ -312,7 +312,7 @@ impl State {
         let proposals = rest(proposals, left!(mark, Proposal, 11));
         let objects = hosts
             .map(|(_, host)| Effect::Host(Box::new(host.clone())))
-            .chain(accounts.map(|(_, account)| Effect::Account(Box::new(account.clone()))))
+            .chain(accounts.map(|account| Effect::Account(Box::new(account.clone()))))
             .chain(images.map(|(_, image)| Effect::Image(Box::new(image.clone()))));
         let vms = vms.map(|(id, vm)| Next::Vm(*id, vm));
         let objects_after = volumes
