@@ -106,9 +106,9 @@ async fn events_orders_and_views_show_whole_vms_also_of_one_that_is_gone() {
 }
 
 fn shared_model(world: &World, place: &std::path::Path) -> SharedModel {
-    let archive = Archives::begin(place).and_then(|it| it.fresh()).expect("an archive");
+    let archive = Archives::below(place).fresh().expect("an archive");
     let mut reader = Reader::new(world.cluster, (*world.genesis).clone(), None);
-    SharedModel::new(Model::new(&world.genesis), archive, reader.progress())
+    SharedModel::new(Model::new(&world.genesis), Some(archive), reader.progress())
 }
 
 fn versions(releases: &[WholeRelease]) -> Vec<Vm> {
