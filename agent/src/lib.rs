@@ -24,6 +24,7 @@ pub mod one_shot;
 mod room;
 mod service_manager;
 pub mod submit;
+mod turns;
 pub mod verify;
 
 /// The rules for machines: a package of its own, so that nothing impure can come in.

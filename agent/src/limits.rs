@@ -123,6 +123,8 @@ pub const LOG_PIECE_BYTES_MAX: usize = 1024 * 1024;
 pub const API_HISTORY_TOGETHER_MAX: usize = 16;
 /// Event streams at the same time.
 pub const EVENT_STREAMS_MAX: usize = 128;
+/// Of them for one account.
+pub const EVENT_STREAMS_PER_ACCOUNT_MAX: usize = 8;
 /// Events that wait for one reader of the event stream.
 pub const EVENT_STREAM_WAITING_MAX: usize = 64;
 /// How long a reader of the event stream may take for one event before the stream is cut.

@@ -64,10 +64,13 @@ pub(super) async fn events(
     Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiProblem> {
+    let too_many = |_| ApiProblem::overloaded("too many event streams are open");
+    // Keys are made for nothing: all who have no account here share one account's streams.
+    let share = reader.own().map(|own| if reader.is_known(&api) { own } else { NOBODY });
+    let own = share.map(|account| api.streams.of(account).try_acquire_owned());
+    let own = own.transpose().map_err(too_many)?;
     let permits = std::sync::Arc::clone(&api.streaming);
-    let permit = permits
-        .try_acquire_owned()
-        .map_err(|_| ApiProblem::overloaded("too many event streams are open"))?;
+    let permit = permits.try_acquire_owned().map_err(too_many)?;
     let resumed = last_event_id(&headers)?.or(query.after).map(CommitIndex);
     let after = resumed.unwrap_or_else(|| api.parts.model.progress().judged);
     let (sender, receiver) = mpsc::channel(EVENT_STREAM_WAITING_MAX);
@@ -75,7 +78,7 @@ pub(super) async fn events(
         let stop = api.stop.clone();
         let tell = Teller { api, reader, sender, after }.tell();
         stop.run_until_cancelled(tell).await;
-        drop(permit);
+        drop((own, permit));
     });
     let end = tokio_stream::once(Event::default().comment(CUT));
     let stream = ReceiverStream::new(receiver).chain(end).map(Ok);
@@ -91,6 +94,9 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, ApiProblem> {
     let malformed = || ApiProblem::malformed("Last-Event-ID is no commit index");
     id.map(Some).ok_or_else(malformed)
 }
+
+/// No key has this account.
+const NOBODY: AccountId = AccountId([0; 16]);
 
 /// Tells one reader.
 struct Teller {

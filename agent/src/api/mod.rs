@@ -52,12 +52,14 @@ use crate::handover::{ConsoleSender, LocalStopSender, SightBoard};
 use crate::limits::{
     API_IMAGE_STREAMS_MAX, API_IMPORTS_TOGETHER_MAX, API_REQUESTS_TOGETHER_MAX,
     API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX, CONSOLES_MAX, EVENT_STREAMS_MAX,
+    EVENT_STREAMS_PER_ACCOUNT_MAX,
 };
 use crate::link::releases::StreamState;
 use crate::link::requests::LedgerClient;
 use crate::link::seal::SealState;
 use crate::metrics::Metrics;
 use crate::model::{Model, SharedModel};
+use crate::turns::AccountTurns;
 
 pub use guard::{Door, TcpDoor};
 pub use problem::{ApiProblem, OWN_CODES, ProblemCode};
@@ -101,6 +103,7 @@ struct Shared {
     working: Semaphore,
     importing: Semaphore,
     streaming: Arc<Semaphore>,
+    streams: AccountTurns,
     consoles: Arc<Semaphore>,
     image_streams: Arc<Semaphore>,
     stop: CancellationToken,
@@ -213,6 +216,7 @@ pub fn router(parts: ApiParts, stop: CancellationToken) -> (Router, utoipa::open
         working: Semaphore::new(API_REQUESTS_TOGETHER_MAX),
         importing: Semaphore::new(API_IMPORTS_TOGETHER_MAX),
         streaming: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
+        streams: AccountTurns::new(EVENT_STREAMS_PER_ACCOUNT_MAX),
         consoles: Arc::new(Semaphore::new(CONSOLES_MAX)),
         image_streams: Arc::new(Semaphore::new(API_IMAGE_STREAMS_MAX)),
         stop,

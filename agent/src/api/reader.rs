@@ -55,22 +55,23 @@ impl Reader {
         }
     }
 
+    /// His account; none of who sees all.
+    pub(super) fn own(self) -> Option<AccountId> {
+        match self {
+            Self::All => None,
+            Self::Account(own) | Self::Onlooker(own) => Some(own),
+        }
+    }
+
     /// Whether he has an account here, or sees all.
     pub(super) fn is_known(self, api: &Api) -> bool {
-        match self {
-            Self::All => true,
-            Self::Account(own) | Self::Onlooker(own) => {
-                api.parts.model.read(|model| model.account(&own).is_some())
-            }
-        }
+        let has_account = |own| api.parts.model.read(|model| model.account(&own).is_some());
+        self.own().is_none_or(has_account)
     }
 
     /// How he looks at many records.
     pub(super) fn walk(self) -> LookExtent {
-        LookExtent::Walk(match self {
-            Self::All => Walker::Operator,
-            Self::Account(own) | Self::Onlooker(own) => Walker::Account(own),
-        })
+        LookExtent::Walk(self.own().map_or(Walker::Operator, Walker::Account))
     }
 
     /// Checks that he may type into guests.

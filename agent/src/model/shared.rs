@@ -6,10 +6,10 @@
 //! [`SharedModel::look_back`], on threads that may wait.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use dagger_payload::changed_vm::{UnknownVm, WholeRelease};
-use dagger_payload::id::{AccountId, CommitIndex, PayloadDigest, VmId};
+use dagger_payload::id::{CommitIndex, PayloadDigest, VmId};
 use dagger_payload::object::{Effect, Vm};
 use dagger_payload::release::{CommitRelease, Verdict};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, watch};
@@ -26,6 +26,7 @@ use crate::limits::{
     ARCHIVE_LOOK_WAIT_MAX, ARCHIVE_LOOKS_TOGETHER_MAX, ARCHIVE_OPERATOR_WALKS_TOGETHER_MAX,
     ARCHIVE_WALKS_TOGETHER_MAX, GONE_VMS_TOGETHER_MAX, RELEASES_TOGETHER_BYTES_MAX,
 };
+use crate::turns::AccountTurns;
 use crate::verify::reader::Progress;
 
 /// The model and what of its past is on disk: they are begun anew together.
@@ -43,8 +44,7 @@ pub struct SharedModel {
     looks: Arc<Semaphore>,
     walks: Arc<Semaphore>,
     operator_walks: Arc<Semaphore>,
-    /// One turn for each account that walks or waits to.
-    walkers: Arc<Mutex<BTreeMap<AccountId, Weak<Semaphore>>>>,
+    walkers: Arc<AccountTurns>,
     /// Why the archive cannot be read, once that is so.
     broken: Arc<watch::Sender<Option<String>>>,
 }
@@ -59,7 +59,7 @@ impl SharedModel {
             looks: Arc::new(Semaphore::new(ARCHIVE_LOOKS_TOGETHER_MAX)),
             walks: Arc::new(Semaphore::new(ARCHIVE_WALKS_TOGETHER_MAX)),
             operator_walks: Arc::new(Semaphore::new(ARCHIVE_OPERATOR_WALKS_TOGETHER_MAX)),
-            walkers: Arc::default(),
+            walkers: Arc::new(AccountTurns::new(1)),
             broken: Arc::new(watch::Sender::new(None)),
         }
     }
@@ -157,23 +157,15 @@ impl SharedModel {
         let turns = match extent {
             LookExtent::Glance => vec![Arc::clone(&self.looks)],
             LookExtent::Walk(Walker::Operator) => vec![Arc::clone(&self.operator_walks)],
-            LookExtent::Walk(Walker::Account(id)) => vec![self.walker(id), Arc::clone(&self.walks)],
+            LookExtent::Walk(Walker::Account(id)) => {
+                vec![self.walkers.of(id), Arc::clone(&self.walks)]
+            }
         };
         let mut taken = Vec::new();
         for turn in turns {
             taken.push(turn.acquire_owned().await?);
         }
         Ok(taken)
-    }
-
-    fn walker(&self, account: AccountId) -> Arc<Semaphore> {
-        let mut walkers = self.walkers.lock().unwrap_or_else(PoisonError::into_inner);
-        walkers.retain(|_, turn| turn.strong_count() > 0);
-        walkers.get(&account).and_then(Weak::upgrade).unwrap_or_else(|| {
-            let turn = Arc::new(Semaphore::new(1));
-            walkers.insert(account, Arc::downgrade(&turn));
-            turn
-        })
     }
 
     fn judge(&self, error: &ArchiveError) -> LookProblem {
