@@ -102,7 +102,14 @@ impl<'m> Known<'m> {
 
     /// An effect, in which a VM is whole: what changed is put onto the version before.
     fn whole<'e>(&self, effect: &'e Effect) -> Result<Cow<'e, Effect>, UnknownVm> {
-        let Effect::VmChanged(change) = effect else { return Ok(Cow::Borrowed(effect)) };
+        let change = match effect {
+            Effect::VmChanged(change) => change,
+            // Whose a VM is stays so: else what was told of it before could not be read any more.
+            Effect::Vm(vm) if self.vm(&vm.id).is_some_and(|one| one.account != vm.account) => {
+                return Err(UnknownVm(vm.id));
+            }
+            _ => return Ok(Cow::Borrowed(effect)),
+        };
         let before = self.vms.get(&change.id).or_else(|| self.model.vm(&change.id));
         let before = before.filter(|vm| vm.state() != VmState::Deleted);
         let vm = change.of(before.ok_or(UnknownVm(change.id))?)?;
@@ -160,7 +167,7 @@ impl Model {
     /// Releases are written as they came; all else is told of whole VMs.
     ///
     /// # Errors
-    /// One changes a VM that is not there.
+    /// One changes a VM that is not there, or whose it is.
     pub(super) fn additions(
         &self,
         commits: &[ReadCommit<'_>],

@@ -210,8 +210,8 @@ impl SharedModel {
         .await
     }
 
-    /// The same, as whole releases, of deleted VMs not too many at once. None when the history was
-    /// begun anew meanwhile.
+    /// The same as whole releases, fewer when they change many VMs that are deleted by now; none
+    /// when the history was begun anew meanwhile.
     ///
     /// # Errors
     /// [`LookProblem`].

@@ -176,9 +176,13 @@ fn a_change_of_a_vm_that_is_not_there_changes_nothing() {
     let take = |at: usize| model.take_in(&[Arc::new(chronicle.releases[at].clone())]);
     assert!(matches!(take(1), Ok(Err(UnknownVm(vm))) if vm == gone.id));
     assert_eq!(model.read(Model::judged), CommitIndex(0));
-    for at in [0, 1] {
-        assert!(matches!(take(at), Ok(Ok(()))));
-    }
+    assert!(matches!(take(0), Ok(Ok(()))));
+    let mut of_another = chronicle.releases[1].clone();
+    let account = dagger_payload::id::AccountId([9; 16]);
+    let stolen = Effect::Vm(Box::new(Vm { account, ..accepted.clone() }));
+    of_another.releases[0].effects = vec![stolen];
+    assert!(matches!(model.take_in(&Arc::new(of_another)), Ok(Err(UnknownVm(_)))));
+    assert!(matches!(take(1), Ok(Ok(()))));
     assert!(matches!(take(2), Ok(Err(UnknownVm(vm))) if vm == gone.id));
     assert_eq!(model.read(Model::judged), CommitIndex(2));
 }

@@ -293,7 +293,9 @@ mod tests {
     fn newborn() -> Vm {
         let text = serde_json::json!({
             "name": "web-1",
-            "image": { "digest": "05".repeat(32), "format": "qcow2", "virtual_size_bytes": 1 << 26 },
+            "image": {
+                "digest": "05".repeat(32), "format": "qcow2", "virtual_size_bytes": 1 << 26
+            },
             "cpus": 1, "memory_mib": 512, "disk_gib": 10,
             "ssh_keys": [],
             "public_user_data": "x".repeat(USER_DATA_BYTES_MAX),
