@@ -378,7 +378,7 @@ fn an_address_is_its_machines_until_that_is_reported_gone_however_often_others_c
     let vm = court.report(&vm, 0, ReportPhase::Accepted).expect("accepted");
     let vm = court.report(&vm, 0, ReportPhase::Running).expect("accepted");
     // Twice around the subnet.
-    let mut come_and_go = |court: &mut Court, round: &str| {
+    let come_and_go = |court: &mut Court, round: &str| {
         let names = (0..12).map(|number| format!("{round}-{number}"));
         let one = |name: String| {
             let other = court.vm(&developer(), on(&name, 0));
