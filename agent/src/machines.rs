@@ -246,9 +246,7 @@ pub async fn run(
             .keeping(configuration.retention),
         disks,
         downloads,
-        store_looks: Arc::new(Semaphore::new(1)),
-        room_looks: Arc::new(Semaphore::new(ROOM_LOOKS_TOGETHER_MAX)),
-        takes_from: configuration.backend.takes_from(&storage_directory),
+        looks_here: LooksHere::new(configuration.backend.takes_from(&storage_directory)),
         actuator: Actuator::new(Arc::new(performer)),
         journal,
         tickets,
@@ -286,15 +284,27 @@ fn read_journal(journal: &Journal) -> Result<BTreeMap<VmId, Record>, Broken> {
     Ok(found.records)
 }
 
+/// Looks at what lies on this host and what is free there.
+struct LooksHere {
+    /// One look at the stores at a time: one that hangs is not joined by others.
+    stores: Arc<Semaphore>,
+    room: Arc<Semaphore>,
+    takes_from: Option<PathBuf>,
+}
+
+impl LooksHere {
+    fn new(takes_from: Option<PathBuf>) -> Self {
+        let room = Arc::new(Semaphore::new(ROOM_LOOKS_TOGETHER_MAX));
+        Self { stores: Arc::new(Semaphore::new(1)), room, takes_from }
+    }
+}
+
 /// The running half.
 struct Machines {
     controller: Controller,
     disks: Arc<StoredDisks>,
     downloads: Downloads,
-    /// One look at the stores at a time: one that hangs is not joined by others.
-    store_looks: Arc<Semaphore>,
-    room_looks: Arc<Semaphore>,
-    takes_from: Option<PathBuf>,
+    looks_here: LooksHere,
     actuator: Actuator,
     journal: Journal,
     tickets: Tickets,
@@ -428,7 +438,7 @@ impl Machines {
 
     /// What cannot be seen now is looked at again later.
     fn look_at_stores(&self) {
-        let Ok(permit) = Arc::clone(&self.store_looks).try_acquire_owned() else {
+        let Ok(permit) = Arc::clone(&self.looks_here.stores).try_acquire_owned() else {
             tracing::warn!("an earlier look at the stores has not ended");
             return;
         };
@@ -445,8 +455,8 @@ impl Machines {
 
     /// What cannot be seen now is unknown, which is no reason to refuse.
     fn look_at_room(&self, vm: VmId) {
-        let permit = Arc::clone(&self.room_looks).try_acquire_owned().ok();
-        let (inputs, takes_from) = (self.inputs.clone(), self.takes_from.clone());
+        let permit = Arc::clone(&self.looks_here.room).try_acquire_owned().ok();
+        let (inputs, takes_from) = (self.inputs.clone(), self.looks_here.takes_from.clone());
         tokio::spawn(async move {
             let room = match (permit, takes_from) {
                 (Some(permit), Some(storage)) => {

@@ -78,7 +78,7 @@ fn two_offers_at_once_do_not_get_the_room_of_one() {
     // What has its memory already is in the kernel's figure.
     let mut desk = Desk::having(room);
     let outputs = desk.go_live(&[accepted(), other], Some(ours(Power::Running, 1)));
-    assert_eq!(phases(&outputs), [ReportPhase::Accepted]);
+    assert_eq!(phases(&outputs), [ReportPhase::Accepted, ReportPhase::Running]);
 }
 
 #[test]
