@@ -134,8 +134,9 @@ impl Rooms {
     }
 
     /// The room that `fits`, of which the greatest share of memory stays free beside a VM of so
-    /// much; of equal ones the one with the greatest tie with the VM, then the last. How good a room
-    /// is comes first: most fall behind the best one so far, and whether they fit need not be asked.
+    /// much; of equal ones the one with the greatest tie with the VM, then the last. How good a
+    /// room is comes first: most fall behind the best one so far, and whether they fit need not be
+    /// asked.
     pub(crate) fn best(
         &self,
         vm: &VmId,
