@@ -181,7 +181,7 @@ fn a_change_of_a_vm_that_is_not_there_changes_nothing() {
     let account = dagger_payload::id::AccountId([9; 16]);
     let stolen = Effect::Vm(Box::new(Vm { account, ..accepted.clone() }));
     of_another.releases[0].effects = vec![stolen];
-    assert!(matches!(model.take_in(&Arc::new(of_another)), Ok(Err(UnknownVm(_)))));
+    assert!(matches!(model.take_in(&[Arc::new(of_another)]), Ok(Err(UnknownVm(_)))));
     assert!(matches!(take(1), Ok(Ok(()))));
     assert!(matches!(take(2), Ok(Err(UnknownVm(vm))) if vm == gone.id));
     assert_eq!(model.read(Model::judged), CommitIndex(2));
