@@ -11,20 +11,20 @@ use tokio::sync::Semaphore;
 
 /// So many turns for each account.
 #[derive(Debug)]
-pub struct AccountTurns {
+pub(crate) struct AccountTurns {
     each_max: usize,
     taken: Mutex<BTreeMap<AccountId, Weak<Semaphore>>>,
 }
 
 impl AccountTurns {
     /// Nobody has one yet.
-    pub fn new(each_max: usize) -> Self {
+    pub(crate) fn new(each_max: usize) -> Self {
         Self { each_max, taken: Mutex::default() }
     }
 
     /// The turns of `account`; they count for as long as anybody holds them or one of their
     /// permits.
-    pub fn of(&self, account: AccountId) -> Arc<Semaphore> {
+    pub(crate) fn of(&self, account: AccountId) -> Arc<Semaphore> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.retain(|_, turns| turns.strong_count() > 0);
         taken.get(&account).and_then(Weak::upgrade).unwrap_or_else(|| {

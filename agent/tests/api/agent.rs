@@ -98,6 +98,13 @@ fn identity(world: &World) -> HostIdentity {
     HostIdentity { id: member.id(), name: member.name.clone() }
 }
 
+/// How far an earlier life of the agent has acted.
+fn kept_mark(directory: &Path) -> (MarkFile, Option<Mark>) {
+    let file = MarkFile::new(directory);
+    let mark = file.read().expect("a readable mark");
+    (file, mark)
+}
+
 impl Agent {
     pub(crate) async fn start() -> Self {
         Self::start_in(Surroundings::new()).await
@@ -107,8 +114,7 @@ impl Agent {
         let Surroundings { world, directory, ledger, processor } = surroundings;
         let at = |name: &str| directory.path().join(name);
         let stop = CancellationToken::new();
-        let mark_file = MarkFile::new(directory.path());
-        let mark = mark_file.read().expect("a readable mark");
+        let (mark_file, mark) = kept_mark(directory.path());
         let (reader, model, archives) = begin(&world, directory.path(), mark);
         let (seal_sender, seal) = watch::channel(Err("not connected yet".to_owned()));
         let (state, stream) = watch::channel(Err("not connected yet".to_owned()));
@@ -117,7 +123,6 @@ impl Agent {
         let (client, client_work) = LedgerClient::new(at("ledger"), world.cluster, stop.clone());
         let metrics = Arc::new(Metrics::new());
         let board = SightBoard::default();
-        let host = identity(&world);
         tokio::spawn(seal::keep(at("seal"), world.cluster, seal_sender, stop.clone()));
         tokio::spawn(client_work);
         let follower = Follower {
@@ -131,6 +136,7 @@ impl Agent {
             state,
         };
         let following = tokio::spawn(follower.run(stop.clone()));
+        let host = identity(&world);
         let tell = OrderTeller::new(host.id, model.clone(), order_sender, mark_file, mark);
         tokio::spawn(tell.run(stop.clone()));
         let submit = submitter(&world, &client, &model, &metrics);

@@ -130,15 +130,15 @@ async fn an_event_stream_over_tcp_tells_of_the_own_account_only() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_follows_so_many_streams_and_who_has_none_shares_one_accounts() {
     let agent = two_accounts().await;
-    let strangers = (0..=EVENT_STREAMS_PER_ACCOUNT_MAX).map(|number| key(200 + number as u8));
-    let developer = std::iter::repeat_n(key(World::DEVELOPER), EVENT_STREAMS_PER_ACCOUNT_MAX + 1);
-    for readers in [strangers.collect::<Vec<_>>(), developer.collect()] {
+    let strangers = (0..=EVENT_STREAMS_PER_ACCOUNT_MAX).map(|number| 200 + number as u8);
+    let developer = [World::DEVELOPER; EVENT_STREAMS_PER_ACCOUNT_MAX + 1];
+    for readers in [strangers.collect(), developer.to_vec()] {
         let mut open = Vec::new();
         for reader in &readers[..EVENT_STREAMS_PER_ACCOUNT_MAX] {
-            let headers = session(&agent, reader, 0);
+            let headers = session(&agent, &key(*reader), 0);
             open.push(EventReader::open_with(&agent.tcp, "/v1/events", &headers).await);
         }
-        let last = &readers[EVENT_STREAMS_PER_ACCOUNT_MAX];
+        let last = &key(readers[EVENT_STREAMS_PER_ACCOUNT_MAX]);
         let refused = get(&agent, "/v1/events", last, 0).await;
         assert_eq!(refused.problem().code, "overloaded");
         let headers = session(&agent, &key(World::OTHER_DEVELOPER), 0);
