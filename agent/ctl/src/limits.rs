@@ -20,6 +20,8 @@ pub(crate) const EXPORT_MAX: Duration = Duration::from_secs(65 * 60);
 pub(crate) const VM_FILE_PIECE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How much of it is read at a time.
 pub(crate) const VM_FILE_PIECE_BYTES: usize = 1024 * 1024;
+/// Answers of which a VM's history is put together: a million steps.
+pub(crate) const HISTORY_ANSWERS_MAX: usize = 1000;
 /// How long the next bytes of an exported history may take.
 pub(crate) const HISTORY_PIECE_WAIT_MAX: Duration = Duration::from_secs(60);
 /// How long a session with an agent over TCP is asked to last.

@@ -15,6 +15,7 @@ use dagger_payload::sshsig::{self, Namespace};
 
 use super::vm::{VmName, vm_path};
 use crate::failure::Failure;
+use crate::limits::HISTORY_ANSWERS_MAX;
 use crate::output::Format;
 use crate::session::Session;
 use crate::units::show_time;
@@ -56,6 +57,11 @@ pub(crate) async fn run(arguments: &HistoryArguments, session: &Session) -> Resu
         session.output.json(&history)?;
     } else {
         session.output.line(format!("{} ({})", history.name, history.vm))?;
+        if let Some(earlier) = history.earlier {
+            let left_out =
+                format!("(of {HISTORY_ANSWERS_MAX} answers; steps before {earlier} are left out)");
+            session.output.line(left_out)?;
+        }
         for entry in &history.entries {
             session.output.line(show(entry))?;
         }
@@ -77,19 +83,23 @@ pub(crate) async fn run(arguments: &HistoryArguments, session: &Session) -> Resu
     }
 }
 
-/// All steps, answer by answer, oldest first.
+/// The steps, oldest first: all of them, if they come in so many answers; else `earlier` says where
+/// they begin.
 async fn read(session: &Session, path: &str) -> Result<HistoryView, Failure> {
     let mut history: HistoryView = session.client.get(path).await?;
-    while let Some(before) = history.earlier {
+    let mut parts = vec![std::mem::take(&mut history.entries)];
+    // Whatever an agent says of there being more, it ends.
+    while let Some(before) = history.earlier.filter(|_| parts.len() < HISTORY_ANSWERS_MAX) {
         let joint = if path.contains('?') { '&' } else { '?' };
         let earlier: HistoryView =
             session.client.get(&format!("{path}{joint}before={before}")).await?;
         if earlier.earlier.is_some_and(|earlier| earlier >= before) {
             return Err(Failure::broken("the agent shows a history that goes in a circle"));
         }
-        history.entries.splice(0..0, earlier.entries);
+        parts.push(earlier.entries);
         history.earlier = earlier.earlier;
     }
+    history.entries = parts.into_iter().rev().flatten().collect();
     Ok(history)
 }
 
