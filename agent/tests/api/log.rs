@@ -8,16 +8,18 @@ use dagger_payload::refusal::RefusalCode;
 
 use crate::agent::Agent;
 use crate::sessions::get;
-use crate::support::{Chronicle, World, create_vm, key, refused, vm_create};
+use crate::support::{Chronicle, World, create_vm, key, open_accounts, refused, vm_create};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_log_names_signer_kind_and_verdict_of_every_payload_in_its_place() {
     let agent = Agent::start().await;
     let world = &agent.world;
     let mut chronicle = Chronicle::new(world);
+    open_accounts(&mut chronicle, &[World::DEVELOPER]);
+    agent.ledger.say(chronicle.newest());
     create_vm(world, &mut chronicle, World::DEVELOPER, "web-1");
     agent.ledger.say(chronicle.newest());
-    let first = chronicle.releases[0].end;
+    let first = chronicle.releases[1].end;
     let other = world.sign(&key(World::OTHER_DEVELOPER), vm_create("web-2"));
     let mut forged = world.sign(&key(World::DEVELOPER), vm_create("web-3"));
     forged.signature = Signature([1; 64]);
@@ -26,7 +28,7 @@ async fn the_log_names_signer_kind_and_verdict_of_every_payload_in_its_place() {
     chronicle.commit(judged.map(|(payload, why)| (payload, why, vec![])).collect(), Vec::new());
     agent.ledger.say(chronicle.newest());
     agent.ledger.say(chronicle.attested(&[0, 1, 2], first));
-    agent.until(|progress| progress.judged.0 == 2 && progress.attested.0 == 1).await;
+    agent.until(|progress| progress.judged.0 == 3 && progress.attested.0 == 2).await;
 
     let log: LogView = agent.unix.get_json("/v1/log").await;
     let told: Vec<_> = log
@@ -60,4 +62,7 @@ async fn the_log_names_signer_kind_and_verdict_of_every_payload_in_its_place() {
     let own: LogView = get(&agent, "/v1/log", &key(World::DEVELOPER), 0).await.json();
     let positions: Vec<_> = own.entries.iter().map(|each| each.position.0).collect();
     assert_eq!(positions, [1, 3]);
+    // Of who has no account nothing is told, not even what is nobody's.
+    let stranger: LogView = get(&agent, "/v1/log", &key(World::OTHER_DEVELOPER), 0).await.json();
+    assert_eq!((stranger.entries.len(), stranger.next), (0, None));
 }

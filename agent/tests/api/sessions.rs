@@ -15,7 +15,9 @@ use hyper::StatusCode;
 use crate::agent::Agent;
 use crate::events::EventReader;
 use crate::http::Answered;
-use crate::support::{Chronicle, TIME, World, account_object, create_vm, key, vm_create};
+use crate::support::{
+    Chronicle, TIME, World, account_object, create_vm, key, open_accounts, vm_create,
+};
 
 /// The headers of a session of `reader` with the host of member `author`.
 fn session(agent: &Agent, reader: &SecretKey, author: u16) -> [(&'static str, String); 2] {
@@ -129,7 +131,11 @@ async fn an_event_stream_over_tcp_tells_of_the_own_account_only() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_account_follows_so_many_streams_and_who_has_none_shares_one_accounts() {
-    let agent = two_accounts().await;
+    let agent = Agent::start().await;
+    let mut chronicle = Chronicle::new(&agent.world);
+    open_accounts(&mut chronicle, &[World::DEVELOPER, World::OTHER_DEVELOPER]);
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 1).await;
     let strangers = (0..=EVENT_STREAMS_PER_ACCOUNT_MAX).map(|number| 200 + number as u8);
     let developer = [World::DEVELOPER; EVENT_STREAMS_PER_ACCOUNT_MAX + 1];
     for readers in [strangers.collect(), developer.to_vec()] {

@@ -9,7 +9,8 @@ use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::{
     AccountId, AuthorIndex, ClusterId, CommitIndex, Epoch, Generation, HistoryHash, HostId,
-    ImageDigest, LedgerTime, MerkleRoot, OperatorId, Position, PrefixHash, Round, StateRoot, VmId,
+    ImageDigest, LedgerTime, MerkleRoot, OperatorId, PayloadDigest, Position, PrefixHash, Round,
+    StateRoot, VmId,
 };
 use dagger_payload::key::{Domain, SecretKey};
 use dagger_payload::kind::{
@@ -321,6 +322,14 @@ pub(crate) fn host_object(world: &World, author: u16, cause: Cause) -> Effect {
         generation: Generation(1),
         cause,
     }))
+}
+
+/// Tells of the accounts of these developers.
+pub(crate) fn open_accounts(chronicle: &mut Chronicle, developers: &[u8]) {
+    let digest = PayloadDigest([9; 32]);
+    let cause = Cause { digest, position: chronicle.next_position() };
+    let open = |developer: &u8| account_object(&key(*developer), cause);
+    chronicle.commit(Vec::new(), developers.iter().map(open).collect());
 }
 
 pub(crate) fn account_object(developer: &SecretKey, cause: Cause) -> Effect {
