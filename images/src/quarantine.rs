@@ -102,8 +102,8 @@ impl Quarantine {
                 Err(error) => return Err(ImageError::file("cannot see", &path)(error)),
             };
             let of = if metadata.is_file() { of } else { RemainsOf::Unknown };
-            // A rename changes this time. The end of another link to the file would do so later, too:
-            // then it is kept the longer.
+            // A rename changes this time. The end of another link to the file would do so later,
+            // too: then it is kept the longer.
             let seconds = u64::try_from(metadata.ctime()).unwrap_or(0);
             let since = SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
             remains.push(Remains { name, of, bytes: metadata.len(), since });

@@ -29,7 +29,8 @@ pub(super) struct Part {
 
 /// What was ordered, by position: kind, signer and verdict of each payload, also of refused ones.
 ///
-/// A session sees what its account has signed, and without an account nothing; an operator's key and the Unix socket see all.
+/// A session sees what its account has signed, and without an account nothing; an operator's key
+/// and the Unix socket see all.
 #[utoipa::path(
     get,
     path = "/v1/log",

@@ -399,31 +399,6 @@ fn vms_on_one_host_have_different_addresses_and_a_freed_one_rests() {
 }
 
 #[test]
-fn an_address_is_its_machines_until_that_is_reported_gone_however_often_others_come_and_go() {
-    let mut court = Court::furnished();
-    court.accept(&operator(0), grant(8, 8));
-    let vm = court.vm(&developer(), on("a", 0));
-    let vm = court.report(&vm, 0, ReportPhase::Accepted).expect("accepted");
-    let vm = court.report(&vm, 0, ReportPhase::Running).expect("accepted");
-    // Twice around the subnet.
-    let come_and_go = |court: &mut Court, round: &str| {
-        let names = (0..12).map(|number| format!("{round}-{number}"));
-        let one = |name: String| {
-            let other = court.vm(&developer(), on(&name, 0));
-            court.vm(&developer(), Body::VmDelete(change(&other)));
-            other.placement.address()
-        };
-        names.map(one).collect::<Vec<_>>()
-    };
-    assert!(!come_and_go(&mut court, "b").contains(&vm.placement.address()));
-    let deleted = court.vm(&developer(), Body::VmDelete(change(&vm)));
-    assert_eq!(deleted.placement.address(), vm.placement.address());
-    assert!(!come_and_go(&mut court, "c").contains(&vm.placement.address()));
-    court.report(&deleted, 0, ReportPhase::Deleted).expect("accepted");
-    assert!(come_and_go(&mut court, "d").contains(&vm.placement.address()));
-}
-
-#[test]
 fn an_offer_that_lapses_goes_to_each_host_once_and_a_late_acceptance_is_refused() {
     let mut court = Court::furnished();
     let vm = court.vm(&developer(), create("web", 1));
