@@ -182,21 +182,17 @@ impl World {
             Host::new(configuration, keys.of(at), settings.clock_ahead_ms[at])
         };
         let hosts: Vec<Host> = committee.authors().map(host).collect();
+        let links = settings.links.clone();
         let mut draw = Random::new(seed, "liars");
         let first_liar = draw.index(hosts.len());
         let liars = (0..settings.liars).map(|turn| (first_liar + turn) % hosts.len());
-        let liars = liars.map(|host| {
+        let liar = |host: usize| {
             let seed = draw.bits();
-            let configuration = hosts[host].configuration.clone();
-            (host, Liar::new(configuration, keys.of(host), seed))
-        });
-        let liars: BTreeMap<usize, Liar> = liars.collect();
+            (host, Liar::new(hosts[host].configuration.clone(), keys.of(host), seed))
+        };
+        let liars: BTreeMap<usize, Liar> = liars.map(liar).collect();
         Self {
-            network: Network::new(
-                hosts.len(),
-                settings.links.clone(),
-                Random::new(seed, "network"),
-            ),
+            network: Network::new(hosts.len(), links, Random::new(seed, "network")),
             users: Users::new(Random::new(seed, "users"), &settings),
             promises: Promises::new(Setting {
                 cluster,
