@@ -171,7 +171,8 @@ impl Archives {
         };
         *begun = Some(number + 1);
         drop(begun);
-        // LMDB writes its lock file through a mapping: there a full disk would be a signal.
+        // LMDB writes its lock file through a mapping, where a full disk ends the process by
+        // SIGBUS: so the room is asked for before.
         check_room(&self.directory, 0)?;
         let directory = self.directory.join(format!("{}-{number}", std::process::id()));
         DirBuilder::new().mode(0o700).create(&directory).map_err(failed_by("make a part"))?;

@@ -18,7 +18,7 @@ pub struct Prediction {
     /// Why it would be refused, if so.
     #[n(0)]
     pub refusal: Option<Refusal>,
-    /// The new versions of objects, whole, if it would be accepted.
+    /// The new versions of objects if it would be accepted, else none. VMs are whole in them.
     #[n(1)]
     pub effects: Vec<Effect>,
     /// For a new VM: what speaks for and against each host that a grant with room allows, the

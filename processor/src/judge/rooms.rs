@@ -168,7 +168,7 @@ impl Rooms {
         Among(self.operators.iter().map(|operator| operators.contains(operator)).collect())
     }
 
-    /// Where a host's room is, or would be.
+    /// Where a host's room is; else where it has to be put in.
     fn find(&self, host: &HostId) -> Result<usize, usize> {
         let word = host.first_word();
         let mut at = self.standings.partition_point(|standing| standing.word < word);
