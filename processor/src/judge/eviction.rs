@@ -7,7 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use dagger_payload::id::{CommitIndex, HostId, LedgerTime, OperatorId};
+use dagger_payload::id::{CommitIndex, HostId, LedgerTime, OperatorId, VmId, VolumeId};
 use dagger_payload::limits::LOST_PER_COMMIT_MAX;
 use dagger_payload::membership::OperatorStanding;
 use dagger_payload::object::{Effect, Host, HostDuty, Placement, Vm, VmState};
@@ -45,19 +45,29 @@ pub(crate) fn leaving(state: &State, commit: CommitIndex) -> Vec<Effect> {
     seats.chain(hosts).collect()
 }
 
-/// The next versions of some of the VMs and volumes whose hosts have left without giving them up.
-pub(crate) fn lost(state: &State) -> Vec<Effect> {
-    let mut effects = Vec::new();
-    let lost = state.stranded_vms().filter_map(|id| state.vm(id));
-    for vm in lost.take(LOST_PER_COMMIT_MAX) {
-        effects.extend(lost_vm(state, vm));
+/// Something that is on a host that has left without giving it up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stranded {
+    Vm(VmId),
+    Volume(VolumeId),
+}
+
+/// Some of these, VMs first: as many as one commit tells.
+pub(crate) fn stranded(state: &State) -> Vec<Stranded> {
+    let vms = state.stranded_vms().copied().map(Stranded::Vm);
+    let volumes = state.stranded_volumes().copied().map(Stranded::Volume);
+    vms.chain(volumes).take(LOST_PER_COMMIT_MAX).collect()
+}
+
+/// What becomes of one of them. The one before it has been taken in: offers go on to hosts, and
+/// sums of usage grow, by what is there then.
+pub(crate) fn lose(state: &State, stranded: Stranded) -> Vec<Effect> {
+    match stranded {
+        Stranded::Vm(id) => state.vm(&id).map(|vm| lost_vm(state, vm)).unwrap_or_default(),
+        Stranded::Volume(id) => {
+            state.volumes.get(&id).map(|volume| lost_volume(state, volume)).unwrap_or_default()
+        }
     }
-    let left = LOST_PER_COMMIT_MAX.saturating_sub(effects.len());
-    let lost = state.stranded_volumes().filter_map(|id| state.volumes.get(id));
-    for volume in lost.take(left) {
-        effects.extend(lost_volume(state, volume));
-    }
-    effects
 }
 
 /// Whether the next commit makes anything of this, without anybody's word.

@@ -399,7 +399,7 @@ impl Judge {
         effects.extend(self.absorbed(members::lapsed(&self.state, self.state.time)));
         effects.extend(self.absorbed(epochs::decide(&self.state, commit)));
         effects.extend(self.absorbed(eviction::leaving(&self.state, commit)));
-        effects.extend(self.absorbed(eviction::lost(&self.state)));
+        effects.extend(self.lose_stranded());
         effects
     }
 
@@ -419,6 +419,17 @@ impl Judge {
             let effect = vms::offer_next(&self.state, vm, now);
             self.state.absorb_alone(&effect);
             effects.push(effect.told());
+        }
+        effects
+    }
+
+    /// What is on hosts that have left is lost, or offered to others: one after another, since what
+    /// becomes of one changes what there is for the next.
+    fn lose_stranded(&mut self) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        for stranded in eviction::stranded(&self.state) {
+            let lost = eviction::lose(&self.state, stranded);
+            effects.extend(self.absorbed(lost));
         }
         effects
     }

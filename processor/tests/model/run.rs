@@ -19,7 +19,7 @@ use dagger_processor::judge::Judge;
 use dagger_processor::verify::{Verified, verify};
 
 use super::door;
-use super::eviction::{leaving, lost};
+use super::eviction::{leaving, lose};
 use super::kinds;
 use super::members::{decided, lapsed, vacated};
 use super::people::{Scene, genesis};
@@ -238,7 +238,7 @@ impl Run {
         by_itself.extend(put_all(lapsed(model), model));
         by_itself.extend(put_all(decided(model, commit.index), model));
         by_itself.extend(put_all(leaving(model), model));
-        let lost = put_all(lost(model), model);
+        let lost = lose(model);
         let is_lost = |effect: &Effect| match effect {
             Effect::VmChanged(vm) => matches!(vm.placement, Placement::Lost { .. }),
             Effect::Volume(volume) => volume.disk == VolumeDisk::Lost,
@@ -307,7 +307,7 @@ fn answered_for(model: &Model, author: &Author) -> Option<(bool, OperatorId)> {
 }
 
 /// Puts what was ruled, and gives it as a release tells it.
-fn put_all(effects: Vec<Effect>, model: &mut Model) -> Vec<Effect> {
+pub(crate) fn put_all(effects: Vec<Effect>, model: &mut Model) -> Vec<Effect> {
     effects.iter().map(|effect| put(effect, model)).collect()
 }
 
