@@ -38,6 +38,11 @@ pub const PROPOSAL_LIFE_MS_MAX: u64 = 30 * 24 * 60 * 60 * 1000;
 pub const ACCOUNTS_PER_OPERATOR_MAX: usize = 16 * 1024;
 /// Names of images that one publisher may give; a retired image keeps its name.
 pub const IMAGES_PER_PUBLISHER_MAX: usize = 1024;
+/// Names that all accounts give that one operator opened: no image is ever forgotten, and each is
+/// up to some 5 KiB on every host.
+pub const IMAGES_TOGETHER_MAX: usize = 16 * 1024;
+/// Names that one account may give however many the others have.
+pub const IMAGES_ALWAYS: usize = 2;
 /// VMs of an account that no host has: they count against no grant, and with so many nobody gets
 /// another one.
 pub const HOMELESS_VMS_PER_ACCOUNT_MAX: usize = 64;
@@ -62,6 +67,8 @@ pub const REFUSED_REMEMBERED_TOGETHER_MAX: usize = 64 * 1024;
 pub const ACCEPTED_REMEMBERED_ALWAYS: usize = 64;
 /// The same for refused ones.
 pub const REFUSED_REMEMBERED_ALWAYS: usize = 16;
+/// Expired payloads that are forgotten with one commit: some 4 us each.
+pub const FORGOTTEN_PER_COMMIT_MAX: usize = 64 * 1024;
 /// VMs and volumes of hosts that left against their operator's will, of which one commit says that
 /// they are lost: a commit is one message.
 pub const LOST_PER_COMMIT_MAX: usize = 1024;
@@ -157,6 +164,9 @@ pub const COMMIT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Bytes that a commit adds to the chain over everything judged, its effects above all. With so
 /// many no further payload changes anything; the last one may go beyond it.
 pub const COMMIT_CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Of these bytes, what payloads of one operator, of his hosts and of the accounts that he opened
+/// add: so that one alone keeps nobody else from changing something with the same commit.
+pub const COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX: usize = 16 * 1024 * 1024;
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(EVENT_BODY_BYTES_MAX <= COMMIT_BYTES_MAX);

@@ -5,6 +5,8 @@
 //! `daggerctl` (to make), by the ledger (to carry unread) and by the processor (to read and
 //! verify).
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ClusterId, LedgerTime, PayloadDigest};
@@ -81,10 +83,12 @@ impl SignedPayload {
     pub fn claimed_signer(&self) -> Option<[u8; 32]> {
         #[derive(Deserialize)]
         struct Claim<'a> {
-            signer: &'a str,
+            // Borrowed, unless it is written with escapes.
+            #[serde(borrow)]
+            signer: Cow<'a, str>,
         }
         let claim: Claim = serde_json::from_slice(&self.bytes).ok()?;
-        crate::key::bytes_in(claim.signer)
+        crate::key::bytes_in(&claim.signer)
     }
 
     /// Whether the signature verifies under the key that the document names.
@@ -156,8 +160,16 @@ impl Payload {
             return Err(Refusal::new(RefusalCode::PayloadTooLarge, detail));
         }
         let text = strict_json::check(bytes).map_err(|error| malformed(error.to_string()))?;
+        // What reads fields by name would take a list of their values, too.
+        let is_object = |text: &str| text.trim_start().starts_with('{');
+        if !is_object(text) {
+            return Err(malformed("the document is no JSON object".to_owned()));
+        }
         let envelope: ReadEnvelope =
             serde_json::from_str(text).map_err(|error| malformed(error.to_string()))?;
+        if !is_object(envelope.body.get()) {
+            return Err(malformed("body: no JSON object".to_owned()));
+        }
         if envelope.dagger != PAYLOAD_VERSION {
             return Err(malformed(format!("dagger: version {} is unknown", envelope.dagger)));
         }
@@ -202,6 +214,28 @@ mod tests {
         assert_eq!(opaque.claimed_signer(), None);
         let record = signed.to_record();
         assert_eq!(crate::codec::decode(&record), Ok(signed));
+    }
+
+    #[test]
+    fn nobody_escapes_being_counted_by_how_he_writes_his_key() {
+        let (key, payload) = payload();
+        let text = String::from_utf8(payload.to_bytes()).expect("JSON");
+        let written = |text: String| {
+            let signed = SignedPayload::sign(&key, &payload);
+            SignedPayload { bytes: text.into_bytes().into(), ..signed }
+        };
+        let escaped = written(text.replacen("ssh-ed25519", "\\u0073sh-ed25519", 1));
+        assert_eq!(escaped.read().as_ref(), Ok(&payload));
+        assert_eq!(escaped.claimed_signer(), Some(*key.public_key().as_bytes()));
+        // What stands in a list has no names.
+        let mut value: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+        let fields = ["dagger", "cluster", "signer", "kind", "not_after_ms", "body"];
+        let list = serde_json::json!(fields.map(|field| &value[field])).to_string();
+        value["body"] = serde_json::json!([value["body"]["vm"]]);
+        for text in [list, value.to_string()] {
+            let refused = written(text).read().map_err(|refusal| refusal.code);
+            assert_eq!(refused, Err(RefusalCode::PayloadMalformed));
+        }
     }
 
     #[test]

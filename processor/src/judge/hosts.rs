@@ -25,7 +25,8 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
     };
     let id = seat.host;
     let own_agent = state.host_of_agent(&body.agent_key).is_some_and(|host| host.id == id);
-    let is_used = is_of_member(state, &body.agent_key) && !own_agent;
+    let is_taken = is_of_member(state, &body.agent_key) || is_of_account(state, &body.agent_key);
+    let is_used = is_taken && !own_agent;
     if is_used || body.agent_key == body.ledger_key {
         return refuse(RefusalCode::Conflict, "agent_key: this key has another use in the cluster");
     }

@@ -7,7 +7,7 @@ use dagger_payload::kind::{ImageFormat, ImageUse, VmCreate, VmImage};
 use dagger_payload::object::{Account, Image, ImageStatus};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
-use super::state::{State, is_live};
+use super::state::State;
 use super::{Case, refuse};
 
 /// Its disk begins with a disk image, and what it boots directly is a kernel, with an initial RAM
@@ -39,23 +39,22 @@ fn require_image(
     if named.format.use_of() != as_what {
         return wrong(named.format);
     }
-    let is_trusted = |image: &&Image| {
-        let mut granting = account.grants.iter().filter(|grant| is_live(grant, case.now));
-        let is_trusted = image.publisher == account.key
-            || granting.any(|grant| state.publishes(&grant.operator, &image.publisher));
-        is_trusted && image.status == ImageStatus::Offered
+    let registered = || {
+        let live = account.grants.iter().filter(|grant| state.is_live(grant, case.now));
+        let granting = live.filter_map(|grant| state.operators.get(&grant.operator));
+        let trusted = granting.map(|operator| &operator.first_key).chain([&account.key]);
+        let images = trusted.flat_map(|publisher| state.images_with(&named.digest, publisher));
+        images.filter(|image| image.status == ImageStatus::Offered)
     };
-    let mut registered = state.images_with(&named.digest).filter(is_trusted);
     let is_named = |image: &Image| {
         image.format == named.format && image.virtual_size_bytes == named.virtual_size_bytes
     };
-    if registered.any(is_named) {
+    if registered().any(is_named) {
         return Ok(());
     }
-    let registered: Vec<_> = state.images_with(&named.digest).filter(is_trusted).collect();
-    match registered.first() {
+    match registered().next() {
         // Whoever calls it otherwise than it was registered gets no further.
-        Some(first) if registered.iter().all(|image| image.format.use_of() != as_what) => {
+        Some(first) if registered().all(|image| image.format.use_of() != as_what) => {
             wrong(first.format)
         }
         _ => {

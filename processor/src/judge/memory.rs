@@ -9,6 +9,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dagger_payload::id::{LedgerTime, OperatorId, PayloadDigest};
+use dagger_payload::kind::KeyRole;
 use dagger_payload::limits::{
     ACCEPTED_REMEMBERED_ALWAYS, ACCEPTED_REMEMBERED_PER_AUTHOR_MAX,
     ACCEPTED_REMEMBERED_TOGETHER_MAX, REFUSED_REMEMBERED_ALWAYS, REFUSED_REMEMBERED_PER_AUTHOR_MAX,
@@ -18,6 +19,7 @@ use dagger_payload::refusal::RefusalCode;
 use dagger_payload::state_tree::{Author, Judgement};
 
 use super::digest_map::DigestMap;
+use super::state::Signing;
 
 /// What is remembered.
 #[derive(Debug, Default)]
@@ -62,9 +64,11 @@ impl Remembered {
     pub(crate) fn has_room<'m>(
         &self,
         refused: Option<RefusalCode>,
+        share: Share,
         together: impl FnOnce() -> Option<&'m Self>,
     ) -> bool {
         let (own_max, together_max, always) = maxima(refused);
+        let (own_max, always) = (share.of(own_max), share.of(always));
         let own = self.of(refused);
         let has_share = || together().is_none_or(|all| all.of(refused) < together_max);
         own < own_max && (own < always || has_share())
@@ -77,6 +81,33 @@ impl Remembered {
     /// Of those that became what `judgement` says.
     pub(crate) fn count_mut(&mut self, judgement: &Judgement) -> &mut usize {
         if judgement.refused.is_none() { &mut self.accepted } else { &mut self.refused }
+    }
+}
+
+/// Which part of what may be remembered of an author a key may fill.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Share {
+    All,
+    /// All but a quarter, which is left for the owners of an account: else a key that was stolen,
+    /// whatever it may do, could keep them from removing it.
+    WithoutOwners,
+}
+
+impl Share {
+    fn of(self, whole: usize) -> usize {
+        match self {
+            Self::All => whole,
+            Self::WithoutOwners => whole - whole / 4,
+        }
+    }
+}
+
+impl From<Option<Signing>> for Share {
+    fn from(signing: Option<Signing>) -> Self {
+        match signing.map(|signing| signing.role) {
+            None | Some(KeyRole::Owner) => Self::All,
+            Some(KeyRole::Operate | KeyRole::Read) => Self::WithoutOwners,
+        }
     }
 }
 

@@ -30,16 +30,20 @@ mod tree;
 mod vms;
 mod volumes;
 
+use std::collections::BTreeMap;
+
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::handover::{EpochEnd, NextMembers};
 use dagger_payload::id::{
-    AccountId, ClusterId, CommitIndex, Generation, LedgerTime, PayloadDigest, Position,
+    AccountId, ClusterId, CommitIndex, Generation, LedgerTime, OperatorId, PayloadDigest, Position,
     ProtocolVersion,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
-use dagger_payload::limits::{COMMIT_CHANGES_BYTES_MAX, NOT_AFTER_AHEAD_MS_MAX};
+use dagger_payload::limits::{
+    COMMIT_CHANGES_BYTES_MAX, COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX, NOT_AFTER_AHEAD_MS_MAX,
+};
 use dagger_payload::object::{Cause, Effect, HostDuty};
 use dagger_payload::payload::Payload;
 use dagger_payload::prediction::HostOutlook;
@@ -54,6 +58,7 @@ use dagger_payload::snapshot::HistoryRecord;
 use dagger_payload::state_tree::{Author, Judgement, Subject};
 
 use crate::verify::{Newborn, Verified};
+use memory::Share;
 use state::{Signing, State};
 
 /// What so many payloads need is fetched together; it stays near the processor until they are
@@ -72,6 +77,16 @@ pub(crate) struct Case<'a> {
     pub(crate) signing: Option<Signing>,
     /// The VM that the payload makes, if it makes one.
     pub(crate) newborn: Option<Newborn>,
+}
+
+/// Who signs a payload, if it is anybody.
+#[derive(Debug, Default, Clone, Copy)]
+struct Signer {
+    /// For an account.
+    signing: Option<Signing>,
+    author: Option<Author>,
+    /// Who answers for it.
+    operator: Option<OperatorId>,
 }
 
 /// What a rule decides: new versions of objects, or why not.
@@ -109,6 +124,8 @@ pub struct Judge {
     /// The last commit end that changed anything.
     changed: CommitEnd,
     record: HistoryRecord,
+    /// How many bytes payloads for which each operator answers have added with the commit in hand.
+    changed_by: BTreeMap<OperatorId, usize>,
     /// The newest rules that it knows.
     protocol_max: ProtocolVersion,
 }
@@ -123,8 +140,13 @@ impl Judge {
             prefix_hash: initial_prefix(&cluster),
             state_root: state.root(),
         };
-        let record = HistoryRecord::default();
-        Self { state, end, changed: end, record, protocol_max: ProtocolVersion::KNOWN }
+        Self::at(state, end)
+    }
+
+    /// One that stands where everything up to `end` is judged.
+    fn at(state: State, end: CommitEnd) -> Self {
+        let (record, changed_by) = (HistoryRecord::default(), BTreeMap::new());
+        Self { state, end, changed: end, record, changed_by, protocol_max: ProtocolVersion::KNOWN }
     }
 
     /// The same judge, of a build that knows other rules: in a test, one that comes later.
@@ -207,6 +229,7 @@ impl Judge {
             self.state.forget_expired();
         }
         let payloads = commit.payloads.len();
+        self.changed_by.clear();
         self.record.begin(&self.state.history, commit.index, commit.ledger_time, payloads);
         let mut releases = Vec::with_capacity(payloads);
         let (index, ledger_time, position) =
@@ -240,17 +263,30 @@ impl Judge {
         ordered: OrderedPayload,
         verified: &Verified,
     ) -> Release {
-        let (verdict, effects) = match self.judge(verified, position) {
+        let payload = verified.outcome.as_ref();
+        let signer = payload.map(|payload| self.signer(&payload.signer)).unwrap_or_default();
+        let (verdict, effects) = match self.judge(verified, position, &signer) {
             Ok(effects) => (Verdict::Accepted, effects),
             Err(refusal) => (Verdict::Refused(refusal), Vec::new()),
         };
-        let digest = verified.digest;
+        let (digest, before) = (verified.digest, self.record.size_bytes());
         self.record.judged(position, &digest, &verdict);
         self.record.begin_effects(effects.len());
         let newborn = verified.newborn.as_ref();
         let told = effects.into_iter().map(|effect| self.take_in(effect, newborn));
         let effects = told.collect();
+        if let Some(operator) = signer.operator {
+            let added = self.record.size_bytes() - before;
+            *self.changed_by.entry(operator).or_default() += added;
+        }
         Release { position, digest, ordered, verdict, effects }
+    }
+
+    fn signer(&self, key: &PublicKey) -> Signer {
+        let signing = self.state.signing(key);
+        let author = self.state.author(key, signing);
+        let operator = author.and_then(|author| self.state.answering(&author));
+        Signer { signing, author, operator }
     }
 
     /// Takes in what a payload made, and writes down what is told of it, which this gives.
@@ -270,24 +306,23 @@ impl Judge {
     }
 
     /// Remembers the payload and says what the rules make of it; nothing is absorbed yet.
-    fn judge(&mut self, verified: &Verified, position: Position) -> Ruling {
+    fn judge(&mut self, verified: &Verified, position: Position, signer: &Signer) -> Ruling {
         let payload = verified.outcome.as_ref().map_err(Clone::clone)?;
         let now = self.state.time;
         if self.state.remembers(&verified.digest) {
             let detail = "these bytes were ordered before";
             return Err(Refusal::new(RefusalCode::Duplicate, detail));
         }
-        if self.record.size_bytes() >= COMMIT_CHANGES_BYTES_MAX {
-            let detail = "too much changed with this commit; nothing of this payload counts";
-            return refuse(RefusalCode::CommitFull, detail);
-        }
-        let signing = self.state.signing(&payload.signer);
-        let author = self.state.author(&payload.signer, signing);
+        let Signer { signing, author, operator } = *signer;
+        self.require_room_in_commit(operator)?;
         let cause = Cause { digest: verified.digest, position };
         let newborn = verified.newborn;
         let case =
             Case { signer: &payload.signer, cause, now, judged: self.end.index, signing, newborn };
-        let ruling = self.bounded(author, self.rule_on(&case, payload), now);
+        let share = Share::from(signing);
+        let ruling = bounded(author, self.rule_on(&case, payload), |author, refused| {
+            self.state.has_room(author, refused, share)
+        });
         // Refused payloads are remembered too: what was refused once is not accepted by sending it
         // again.
         if let Some(author) = author.filter(|_| leaves_trace(&ruling)) {
@@ -299,26 +334,24 @@ impl Judge {
         ruling
     }
 
-    /// The ruling, unless it should leave a trace and too much of its author is remembered.
-    fn bounded(&self, author: Option<Author>, ruling: Ruling, now: LedgerTime) -> Ruling {
-        if !leaves_trace(&ruling) {
-            return ruling;
+    /// Whether a payload for which `operator` answers may still change something with this commit.
+    ///
+    /// # Errors
+    /// `commit_full`.
+    fn require_room_in_commit(&self, operator: Option<OperatorId>) -> Result<(), Refusal> {
+        let own = operator.and_then(|operator| self.changed_by.get(&operator));
+        let own = own.copied().unwrap_or(0);
+        if own >= COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX
+            || self.record.size_bytes() >= COMMIT_CHANGES_BYTES_MAX
+        {
+            let detail = "too much changed with this commit; nothing of this payload counts";
+            return refuse(RefusalCode::CommitFull, detail);
         }
-        let refused = ruling.as_ref().err().map(|refusal| refusal.code);
-        match author {
-            Some(author) if self.state.has_room(&author, refused, now) => ruling,
-            Some(_) => {
-                let also = ruling.err().map(|refusal| format!("; and this one: {refusal}"));
-                let detail =
-                    format!("too many of your payloads wait to expire{}", also.unwrap_or_default());
-                refuse(RefusalCode::TooManyRemembered, detail)
-            }
-            // What a stranger's payload is refused for leaves no trace; none is ever accepted.
-            None => ruling.and_then(|_| refuse(RefusalCode::AccountUnknown, "nobody has this key")),
-        }
+        Ok(())
     }
 
-    /// What the rules say about a payload now, without changing anything.
+    /// What the rules say about a payload now, without changing anything. What has expired and is
+    /// not forgotten yet is in nobody's way: mostly it will be when the payload is judged.
     pub(crate) fn rule(
         &self,
         digest: &PayloadDigest,
@@ -327,7 +360,10 @@ impl Judge {
     ) -> Ruling {
         let case = self.case(digest, payload, now);
         let author = self.state.author(&payload.signer, case.signing);
-        self.bounded(author, self.rule_on(&case, payload), now)
+        bounded(author, self.rule_on(&case, payload), |author, refused| {
+            self.state.has_room(author, refused, Share::from(case.signing))
+                || self.state.has_expired(now)
+        })
     }
 
     fn rule_on(&self, case: &Case<'_>, payload: &Payload) -> Ruling {
@@ -472,6 +508,29 @@ impl Judge {
     /// The account that signs a payload, unless an operator or a host does.
     pub(crate) fn account_of(&self, payload: &Payload) -> Option<AccountId> {
         self.state.account_id(&payload.signer)
+    }
+}
+
+/// The ruling, unless it should leave a trace and too much of its author is remembered.
+fn bounded(
+    author: Option<Author>,
+    ruling: Ruling,
+    has_room: impl FnOnce(&Author, Option<RefusalCode>) -> bool,
+) -> Ruling {
+    if !leaves_trace(&ruling) {
+        return ruling;
+    }
+    let refused = ruling.as_ref().err().map(|refusal| refusal.code);
+    match author {
+        Some(author) if has_room(&author, refused) => ruling,
+        Some(_) => {
+            let also = ruling.err().map(|refusal| format!("; and this one: {refusal}"));
+            let detail =
+                format!("too many of your payloads wait to expire{}", also.unwrap_or_default());
+            refuse(RefusalCode::TooManyRemembered, detail)
+        }
+        // What a stranger's payload is refused for leaves no trace; none is ever accepted.
+        None => ruling.and_then(|_| refuse(RefusalCode::AccountUnknown, "nobody has this key")),
     }
 }
 

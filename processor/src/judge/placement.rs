@@ -19,7 +19,7 @@ use dagger_payload::refusal::{Refusal, RefusalCode};
 use super::burdens::{counting_host, require_unburdened};
 use super::networks::{bridged, can_forward, contested, missing_bridge};
 use super::rooms::{Among, Room, tie};
-use super::state::{Means, State, Usage, is_live};
+use super::state::{Means, State, Usage};
 
 /// Offers `vm` to the best host that it has not tried; `means` are those of its account.
 ///
@@ -91,7 +91,7 @@ pub(crate) fn require_share(
     let wanted = used.minus(before).plus(size);
     let grants = state.accounts.get(account).map_or(&[][..], |account| &account.grants);
     let mut of_operator =
-        grants.iter().filter(|grant| grant.operator == host.operator && is_live(grant, now));
+        grants.iter().filter(|grant| grant.operator == host.operator && state.is_live(grant, now));
     if !of_operator.any(|grant| grant.capacity.covers(&wanted)) {
         let detail = describe_grants(state, account, size, now);
         return Err(Refusal::new(RefusalCode::GrantExceeded, detail));
@@ -110,21 +110,13 @@ type Rank = (Reverse<usize>, u64, u64);
 
 /// Whether `grant`, of which the VM's account uses `used`, covers one more VM. `placed` is the host
 /// that the VM is on.
-fn has_room(
-    grant: &Grant,
-    mut used: Usage,
-    vm: &Vm,
-    placed: Option<&Host>,
-    now: LedgerTime,
-) -> bool {
+fn has_room(grant: &Grant, mut used: Usage, vm: &Vm, placed: Option<&Host>) -> bool {
     // An offer that moves on no longer counts where it was.
     if placed.is_some_and(|host| host.operator == grant.operator) {
         used.capacity = used.capacity.minus(&vm.size);
         used.vms = used.vms.saturating_sub(1);
     }
-    is_live(grant, now)
-        && used.vms < grant.vms
-        && grant.capacity.covers(&used.capacity.plus(&vm.size))
+    used.vms < grant.vms && grant.capacity.covers(&used.capacity.plus(&vm.size))
 }
 
 /// Takes those out on whose hosts no further VM may stand.
@@ -157,7 +149,7 @@ fn describe_grants(
     let grants = state.accounts.get(account);
     let live = grants.into_iter().flat_map(|account| &account.grants);
     let left: Vec<String> = live
-        .filter(|grant| is_live(grant, now))
+        .filter(|grant| state.is_live(grant, now))
         .map(|grant| {
             let used = state.used_by(account, &grant.operator);
             let left = grant.capacity.minus(&used.capacity);
@@ -217,7 +209,8 @@ impl<'a> Search<'a> {
         let roomy = means
             .grants
             .iter()
-            .filter(|grant| has_room(grant, means.used_by(&grant.operator), vm, placed, now));
+            .filter(|grant| state.is_live(grant, now))
+            .filter(|grant| has_room(grant, means.used_by(&grant.operator), vm, placed));
         let mut operators: Vec<_> = roomy.map(|grant| grant.operator).collect();
         if operators.is_empty() {
             let detail = describe_grants(state, &vm.account, &vm.size, now);

@@ -6,9 +6,9 @@
 
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
-use dagger_payload::id::{ClusterId, Epoch, ProtocolVersion};
+use dagger_payload::id::{ClusterId, Epoch};
 use dagger_payload::limits::SNAPSHOT_CHUNKS_MAX;
-use dagger_payload::snapshot::{Anchor, HistoryRecord, SnapshotHead};
+use dagger_payload::snapshot::{Anchor, SnapshotHead};
 
 use super::Judge;
 use super::state::State;
@@ -114,8 +114,7 @@ impl Restoring {
         if !state.epochs.contains_key(&Epoch(0)) {
             return Err(SnapshotError::Malformed);
         }
-        let (end, record) = (head.end, HistoryRecord::default());
-        Ok(Judge { state, end, changed: end, record, protocol_max: ProtocolVersion::KNOWN })
+        Ok(Judge::at(state, head.end))
     }
 }
 

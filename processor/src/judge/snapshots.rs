@@ -25,7 +25,7 @@ use dagger_payload::volume::{
 use super::accounts::acting;
 use super::burdens::require_few_on_disk;
 use super::placement::require_share;
-use super::state::{State, is_live};
+use super::state::State;
 use super::volumes::{newborn, own, reported};
 use super::{Case, Ruling, refuse};
 
@@ -285,7 +285,7 @@ fn made(volume: &Volume, snapshot: SnapshotId) -> Result<&Snapshot, Refusal> {
 /// The account that signs, if anybody grants it anything now.
 fn granted<'s>(state: &'s State, case: &Case<'_>) -> Result<&'s Account, Refusal> {
     let account = acting(state, case)?;
-    match account.grants.iter().any(|grant| is_live(grant, case.now)) {
+    match account.grants.iter().any(|grant| state.is_live(grant, case.now)) {
         true => Ok(account),
         false => refuse(RefusalCode::AccountUnknown, "the account has no live grant"),
     }

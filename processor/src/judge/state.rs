@@ -18,6 +18,7 @@ pub(crate) mod snapshot;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 
@@ -144,7 +145,10 @@ pub(crate) struct State {
     /// Of present operators.
     operator_keys: BTreeMap<KeyBytes, OperatorId>,
     agent_keys: SmallDigestMap<KeyBytes, HostId>,
-    images_of: BTreeMap<ImageDigest, BTreeSet<ImageName>>,
+    /// Of those who have left.
+    departed: BTreeSet<OperatorId>,
+    /// By digest and publisher.
+    images_of: BTreeMap<(ImageDigest, KeyBytes), BTreeSet<ImageName>>,
     volume_names: BTreeMap<(AccountId, Name), VolumeId>,
     pub(crate) snapshots: SnapshotIndex,
     /// By the VM that may write to them.
@@ -196,6 +200,7 @@ impl State {
             epochs: BTreeMap::new(),
             operator_keys: BTreeMap::new(),
             agent_keys: SmallDigestMap::default(),
+            departed: BTreeSet::new(),
             images_of: BTreeMap::new(),
             volume_names: BTreeMap::new(),
             snapshots: SnapshotIndex::default(),
@@ -230,11 +235,9 @@ impl State {
         self.operator_keys.get(&KeyBytes::from(key)).copied()
     }
 
-    /// Whether a present operator publishes images under `first_key`.
-    pub(crate) fn publishes(&self, operator: &OperatorId, first_key: &PublicKey) -> bool {
-        self.operators.get(operator).is_some_and(|operator| {
-            operator.first_key == *first_key && operator.standing == OperatorStanding::Present
-        })
+    /// Whether a grant may be used now: until it ends, or its operator is one no more.
+    pub(crate) fn is_live(&self, grant: &Grant, now: LedgerTime) -> bool {
+        grant.until >= now && !self.departed.contains(&grant.operator)
     }
 
     /// The newest epoch that is decided.
@@ -347,8 +350,15 @@ impl State {
         ids.filter_map(|id| self.volumes.get(id))
     }
 
-    pub(crate) fn images_with(&self, digest: &ImageDigest) -> impl Iterator<Item = &Image> {
-        let names = self.images_of.get(digest).into_iter().flatten();
+    /// What `publisher` has registered with this digest: others' names for the same file are not
+    /// looked at, however many they are.
+    pub(crate) fn images_with(
+        &self,
+        digest: &ImageDigest,
+        publisher: &PublicKey,
+    ) -> impl Iterator<Item = &Image> {
+        let key = (*digest, KeyBytes::from(publisher));
+        let names = self.images_of.get(&key).into_iter().flatten();
         names.filter_map(|name| self.images.get(name))
     }
 
@@ -393,6 +403,26 @@ impl State {
         offer.into_iter().chain(proposal).min().map(|at| at.plus_ms(1))
     }
 
+    fn absorb_image(&mut self, image: &Image, object: &[u8]) {
+        self.tree.set(&Subject::Image(image.name.clone()), object);
+        let key = |image: &Image| (image.digest, KeyBytes::from(&image.publisher));
+        match self.images.insert(image.name.clone(), image.clone()) {
+            None => {
+                let account = account_of(image).and_then(|id| self.accounts.get(&id));
+                self.tallies.add_image(image, account.map(|account| account.opened_by));
+            }
+            Some(old) => {
+                if let Entry::Occupied(mut names) = self.images_of.entry(key(&old)) {
+                    names.get_mut().remove(&old.name);
+                    if names.get().is_empty() {
+                        names.remove();
+                    }
+                }
+            }
+        }
+        self.images_of.entry(key(image)).or_default().insert(image.name.clone());
+    }
+
     /// Takes in an effect whose bytes are not at hand.
     pub(crate) fn absorb_alone(&mut self, effect: &Effect) {
         let mut bytes = std::mem::take(&mut self.scratch);
@@ -412,17 +442,7 @@ impl State {
                     self.tallies.add_account(account);
                 }
             }
-            Effect::Image(image) => {
-                self.tree.set(&Subject::Image(image.name.clone()), object);
-                match self.images.insert(image.name.clone(), (**image).clone()) {
-                    None => self.tallies.add_image(image),
-                    Some(old) => {
-                        let names = self.images_of.entry(old.digest).or_default();
-                        names.remove(&image.name);
-                    }
-                }
-                self.images_of.entry(image.digest).or_default().insert(image.name.clone());
-            }
+            Effect::Image(image) => self.absorb_image(image, object),
             Effect::Vm(vm) => self.absorb_vm(vm, object),
             // Only told: no rule makes one, and no snapshot with one is read.
             Effect::VmChanged(_) => {}
@@ -451,6 +471,9 @@ impl State {
                 }
                 if operator.standing == OperatorStanding::Present {
                     self.operator_keys.insert(KeyBytes::from(&operator.key), operator.id);
+                    self.departed.remove(&operator.id);
+                } else {
+                    self.departed.insert(operator.id);
                 }
             }
             Effect::Proposal(proposal) => {
@@ -467,12 +490,13 @@ impl State {
     }
 }
 
+/// The account whose image it is, if it is no operator's: images of accounts stand under their ids.
+fn account_of(image: &Image) -> Option<AccountId> {
+    let id = AccountId::of(&image.publisher);
+    (image.name.publisher() == id.to_string()).then_some(id)
+}
+
 /// How many addresses of a subnet guests may have.
 fn guest_addresses(subnet: &GuestSubnet) -> u32 {
     subnet.size().unwrap_or(0).saturating_sub(GUEST_ADDRESS_FIRST + 1)
-}
-
-/// Whether a grant may be used now.
-pub(crate) fn is_live(grant: &Grant, now: LedgerTime) -> bool {
-    grant.until >= now
 }

@@ -37,6 +37,7 @@ pub(crate) struct Tallies {
     burdens: BTreeMap<OperatorId, Burden>,
     accounts: BTreeMap<OperatorId, usize>,
     images: BTreeMap<[u8; 32], usize>,
+    images_together: BTreeMap<OperatorId, usize>,
 }
 
 impl Tallies {
@@ -45,9 +46,12 @@ impl Tallies {
         *self.accounts.entry(account.opened_by).or_default() += 1;
     }
 
-    /// Counts an image whose name is new.
-    pub(crate) fn add_image(&mut self, image: &Image) {
+    /// Counts an image whose name is new; if it is an account's, `opened_by` says whose.
+    pub(crate) fn add_image(&mut self, image: &Image, opened_by: Option<OperatorId>) {
         *self.images.entry(*image.publisher.as_bytes()).or_default() += 1;
+        if let Some(operator) = opened_by {
+            *self.images_together.entry(operator).or_default() += 1;
+        }
     }
 
     pub(crate) fn burden(&self, operator: &OperatorId) -> Burden {
@@ -65,5 +69,10 @@ impl Tallies {
 
     pub(crate) fn images_of(&self, publisher: &PublicKey) -> usize {
         self.images.get(publisher.as_bytes()).copied().unwrap_or(0)
+    }
+
+    /// Of all accounts that `operator` opened.
+    pub(crate) fn images_of_accounts(&self, operator: &OperatorId) -> usize {
+        self.images_together.get(operator).copied().unwrap_or(0)
     }
 }

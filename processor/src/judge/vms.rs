@@ -18,7 +18,7 @@ use super::burdens::require_few_objects;
 use super::made_of::require_images;
 use super::placement::{place, require_room};
 use super::reports::past_usage;
-use super::state::{Means, State, is_live};
+use super::state::{Means, State};
 use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling {
@@ -36,7 +36,7 @@ pub(crate) fn newborn<'s>(
     let account = acting(state, case)?;
     let made = case.newborn.expect("who asks for a VM makes one");
     let estate = state.estate(&account.id);
-    if !account.grants.iter().any(|grant| is_live(grant, case.now)) {
+    if !account.grants.iter().any(|grant| state.is_live(grant, case.now)) {
         return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
     }
     if estate.is_some_and(|own| own.homeless >= HOMELESS_VMS_PER_ACCOUNT_MAX) {
@@ -216,7 +216,7 @@ pub(super) fn require_grant(
     let operator = state.hosts.get(host).map(|host| host.operator);
     let account = state.accounts.get(&vm.account);
     let mut grants = account.into_iter().flat_map(|account| &account.grants);
-    if grants.any(|grant| Some(grant.operator) == operator && is_live(grant, case.now)) {
+    if grants.any(|grant| Some(grant.operator) == operator && state.is_live(grant, case.now)) {
         return Ok(());
     }
     let name = state.hosts.get(host).map_or_else(String::new, |host| host.name.to_string());

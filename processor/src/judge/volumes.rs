@@ -20,7 +20,7 @@ use super::accounts::acting;
 use super::burdens::require_few_on_disk;
 use super::placement::require_share;
 use super::snapshots::{require_no_snapshots, require_still};
-use super::state::{State, is_live};
+use super::state::State;
 use super::vms::{change, owned};
 use super::{Case, Ruling, refuse, require_generation};
 
@@ -37,7 +37,7 @@ pub(crate) fn newborn(
     account: &Account,
     body: &VolumeCreate,
 ) -> Result<Volume, Refusal> {
-    if !account.grants.iter().any(|grant| is_live(grant, case.now)) {
+    if !account.grants.iter().any(|grant| state.is_live(grant, case.now)) {
         return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
     }
     if let Some(other) = state.volume_named(account.id, &body.name) {

@@ -2,7 +2,7 @@
 
 use dagger_payload::kind::{VolumeCreate, VolumePhase};
 use dagger_payload::limits::{
-    COMMIT_CHANGES_BYTES_MAX, LAPSED_PER_COMMIT_MAX, OBJECTS_PER_ACCOUNT_MAX,
+    COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX, LAPSED_PER_COMMIT_MAX, OBJECTS_PER_ACCOUNT_MAX,
     OBJECTS_PER_OPERATOR_MAX, USER_DATA_BYTES_MAX, VM_BYTES_PER_OPERATOR_MAX,
 };
 use dagger_payload::volume::Volume;
@@ -106,20 +106,45 @@ fn only_vm(effect: &Effect) -> &Vm {
     }
 }
 
+/// Bytes that only the judge sees here: a document has fewer.
+const WIDE_BYTES: usize = 2 * USER_DATA_BYTES_MAX;
+
+fn wide(number: usize) -> Body {
+    let Body::VmCreate(body) = talkative(number) else { panic!("a vm.create") };
+    let public_user_data = Some("x".repeat(WIDE_BYTES));
+    Body::VmCreate(Box::new(VmCreate { public_user_data, host: None, ..*body }))
+}
+
 #[test]
-fn so_much_changes_with_one_commit_and_what_found_no_room_may_be_sent_again() {
-    let mut court = boasting();
-    let one_bytes = 2 * USER_DATA_BYTES_MAX;
-    let count = COMMIT_CHANGES_BYTES_MAX / one_bytes + 10;
-    let wide = |number: usize| {
-        let Body::VmCreate(body) = talkative(number) else { panic!("a vm.create") };
-        // Bytes that only the judge sees here: a document has fewer.
-        Body::VmCreate(Box::new(VmCreate {
-            public_user_data: Some("x".repeat(one_bytes)),
-            host: Some(host(1 + number as u8 % 2)),
-            ..*body
-        }))
+fn so_much_changes_with_one_commit_and_no_operator_keeps_the_others_from_it() {
+    let mut court = Court::of(6);
+    for index in 0..6 {
+        court.accept(&operator(index), large(index));
+        court.accept(&operator(index), image(&format!("op{index}/small")));
+        court.accept(&operator(index), everything(&friend_key(index)));
+    }
+    let share = COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX / WIDE_BYTES;
+    let of = |friend: u8, count: usize| {
+        (0..count).map(move |at| (friend_key(friend).public_key(), wide(at)))
     };
+    // The fifth still finds room after the first asked for more than his share, the sixth none.
+    let less = share - 2;
+    let wishes = of(0, share + 5).chain(of(1, less)).chain(of(2, less)).chain(of(4, 1));
+    let verdicts = codes(&court.many_of(wishes.chain(of(3, less)).chain(of(5, 20))));
+    let full = Some(RefusalCode::CommitFull);
+    let refused: Vec<_> = (0..verdicts.len()).filter(|at| verdicts[*at] == full).collect();
+    let of_first = refused.iter().filter(|at| **at < share + 5).count();
+    assert!((5..20).contains(&of_first), "{refused:?}");
+    assert_eq!(verdicts[share + 5 + 2 * less], None, "of another operator's account");
+    let of_last = refused.iter().filter(|at| **at >= verdicts.len() - 20).count();
+    assert_eq!(refused.len(), of_first + of_last);
+    assert!((5..20).contains(&of_last), "{refused:?}");
+}
+
+#[test]
+fn so_much_changes_for_one_operator_with_a_commit_and_what_found_no_room_may_be_sent_again() {
+    let mut court = boasting();
+    let count = COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX / WIDE_BYTES + 10;
     court.accept(&operator(2), large(2));
     court.accept(&operator(2), everything(&friend_key(0)));
     let now = court.now;
@@ -140,9 +165,11 @@ fn vms_of_so_many_bytes_count_with_an_operator_also_when_their_offers_lapse_comm
     let mut court = boasting();
     let count = VM_BYTES_PER_OPERATOR_MAX / USER_DATA_BYTES_MAX;
     // More than one commit may change.
-    let mut verdicts = codes(&court.many(&friend_key(0), (0..count / 2).map(talkative)));
-    let rest = (count / 2..count + 10).map(talkative);
-    verdicts.extend(codes(&court.many(&friend_key(0), rest)));
+    let mut verdicts = Vec::new();
+    for some in (0..count + 10).collect::<Vec<_>>().chunks(count / 5) {
+        let wishes = some.iter().map(|number| talkative(*number));
+        verdicts.extend(codes(&court.many(&friend_key(0), wishes)));
+    }
     let accepted = verdicts.iter().take_while(|code| code.is_none()).count();
     assert!((count - 50..=count).contains(&accepted), "{accepted}");
     let refused = &verdicts[accepted..];

@@ -1,6 +1,8 @@
 //! An operator who is removed against his will, his hosts, and what they carried.
 
-use dagger_payload::kind::{Protection, VmProtect, VolumeCreate, VolumePhase, VolumeProtect};
+use dagger_payload::kind::{
+    HostChange, Protection, VmProtect, VolumeCreate, VolumePhase, VolumeProtect,
+};
 use dagger_payload::membership::{OperatorStanding, ProposalStanding};
 use dagger_payload::object::HostDuty;
 use dagger_payload::roster::SeatStanding;
@@ -54,6 +56,10 @@ fn changed(effects: &[Effect], vm: VmId) -> Vm {
         _ => None,
     });
     found.unwrap_or_else(|| panic!("{vm} is not among {effects:?}"))
+}
+
+fn set_duty(index: u8, body: fn(HostChange) -> Body) -> Body {
+    body(HostChange { host: host(index), expected_generation: None })
 }
 
 fn protect(vm: &Vm, protection: Protection) -> Body {
@@ -114,9 +120,12 @@ fn what_a_removed_operators_host_carried_runs_nowhere_else_and_can_only_be_delet
     court.accept(&developer(), protect(&vm, Protection::Protected));
     let going = running(&mut court, "going", 3);
     court.vm(&developer(), Body::VmDelete(change(&going)));
+    let also = running(&mut court, "also", 3);
+    court.vm(&developer(), Body::VmDelete(change(&also)));
     let effects = evict(&mut court).time_effects;
     // Nobody is left to say that it is gone.
     assert_eq!(changed(&effects, going.id).state(), VmState::Deleted);
+    assert_eq!(changed(&effects, also.id).state(), VmState::Deleted);
     let lost = changed(&effects, vm.id);
     assert_eq!((lost.state(), lost.placement.host()), (VmState::Degraded, None));
     assert_eq!((lost.meter.counts, lost.meter.since), (Metered::Nothing, court.now));
@@ -131,8 +140,8 @@ fn what_a_removed_operators_host_carried_runs_nowhere_else_and_can_only_be_delet
     court.accept(&developer(), protect(&vm, Protection::Unprotected));
     let effects = court.accept(&developer(), Body::VmDelete(change(&vm)));
     let [Effect::Vm(deleted), Effect::Usage(past)] = &effects[..] else { panic!("{effects:?}") };
-    assert_eq!((deleted.state(), past.host, past.vms), (VmState::Deleted, host(3), 2));
-    assert_eq!(past.used.cpu_ms, 2 * lost.meter.used.cpu_ms);
+    assert_eq!((deleted.state(), past.host, past.vms), (VmState::Deleted, host(3), 3));
+    assert_eq!(past.used.cpu_ms, 3 * lost.meter.used.cpu_ms);
     court.vm(&developer(), on("web", 1));
 }
 
@@ -169,6 +178,54 @@ fn the_host_of_a_removed_operator_that_does_not_vote_leaves_at_once_and_an_offer
     assert_eq!((epoch(&release), court.judge.roster().seat_of(&host(3))), (None, None));
     // No host had accepted it, so nobody can have acted for it.
     assert_eq!(changed(&release.time_effects, vm.id).placement, Placement::NoHost {});
+}
+
+#[test]
+fn offers_to_a_host_that_leaves_go_on_one_after_another_so_that_none_is_of_what_another_got() {
+    let mut court = four();
+    court.accept(&operator(0), come(7));
+    court.agree(&[0, 1, 2], voters(&[7], &[3]));
+    court.finish_epoch();
+    court.commit(vec![]);
+    for index in 0..3 {
+        court.accept(&operator(index), set_duty(index, Body::HostDrain));
+    }
+    court.accept(&operator(0), set_duty(7, Body::HostDrain));
+    let names = ["one", "two", "three"];
+    let vms = names.map(|name| court.vm(&developer(), create(name, 1)).id);
+    court.accept(&operator(0), set_duty(0, Body::HostResume));
+    court.accept(&operator(0), grant(8, 2));
+    let effects = court.agree(&[0, 1, 2], remove_operator(3)).time_effects;
+    let places = vms.map(|vm| changed(&effects, vm).placement);
+    let mut addresses: Vec<_> = places.iter().filter_map(Placement::address).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 2, "{places:?}");
+    assert_eq!(places.iter().filter(|place| **place == Placement::NoHost {}).count(), 1);
+    // A judge that begins from a snapshot knows the same of them.
+    let gone = vms.into_iter().zip(&places).find(|(_, place)| place.host() == Some(host(0)));
+    let (gone, _) = gone.expect("two have a host");
+    court.judge = copy(&court);
+    court.accept(&developer(), Body::VmDelete(VmChange { vm: gone, expected_generation: None }));
+    court.vm(&developer(), on("four", 0));
+}
+
+#[test]
+fn what_an_operator_granted_who_was_removed_is_granted_no_more() {
+    let mut court = Court::of(4);
+    for index in 0..4 {
+        court.accept(&operator(index), join(index));
+    }
+    court.accept(&operator(3), grant(8, 8));
+    court.accept(&operator(3), image("op3/small"));
+    court.accept(&developer(), own_image());
+    court.agree(&[0, 1, 2], remove_operator(3));
+    assert_eq!(court.submit(&developer(), on("web", 3)), Err(RefusalCode::AccountUnknown));
+    let name = format!("{}/more", AccountId::of(&developer().public_key()));
+    assert_eq!(court.submit(&developer(), image(&name)), Err(RefusalCode::AccountUnknown));
+    // Another one's grant counts, and so does what he publishes.
+    court.accept(&operator(1), grant(8, 8));
+    court.accept(&developer(), image(&name));
 }
 
 #[test]

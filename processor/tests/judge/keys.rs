@@ -125,3 +125,12 @@ fn an_account_keeps_an_owner_and_a_key_signs_for_one_account_only() {
     let one_more = add(&spare(40), KeyRole::Read);
     assert_eq!(court.submit(&owner, one_more), Err(RefusalCode::LimitExceeded));
 }
+
+#[test]
+fn no_host_declares_the_key_of_an_account_as_its_agents() {
+    let mut court = Court::furnished();
+    let Body::HostJoin(mut body) = join(2) else { panic!("a host.join") };
+    body.agent_key = developer().public_key();
+    assert_eq!(court.submit(&operator(2), Body::HostJoin(body)), Err(RefusalCode::Conflict));
+    court.vm(&developer(), on("web", 2));
+}

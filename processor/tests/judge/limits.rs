@@ -1,12 +1,13 @@
 //! What nobody can fill the judge's state with.
 
 use dagger_bus::judging::AdmissionOutcome;
-use dagger_payload::key::Signature;
-use dagger_payload::kind::{AccountAddKey, AccountRevoke, KeyRole};
+use dagger_payload::key::{PublicKey, Signature};
+use dagger_payload::kind::{AccountAddKey, AccountRemoveKey, AccountRevoke, KeyRole};
 use dagger_payload::limits::{
-    ACCEPTED_REMEMBERED_PER_AUTHOR_MAX, ACCOUNTS_PER_OPERATOR_MAX, HOMELESS_VMS_PER_ACCOUNT_MAX,
-    IMAGES_PER_PUBLISHER_MAX, REFUSED_REMEMBERED_ALWAYS, REFUSED_REMEMBERED_PER_AUTHOR_MAX,
-    REFUSED_REMEMBERED_TOGETHER_MAX, SEATS_PER_OPERATOR_KEPT_FOR_VOTERS, SEATS_PER_OPERATOR_MAX,
+    ACCEPTED_REMEMBERED_PER_AUTHOR_MAX, ACCOUNTS_PER_OPERATOR_MAX, FORGOTTEN_PER_COMMIT_MAX,
+    HOMELESS_VMS_PER_ACCOUNT_MAX, IMAGES_PER_PUBLISHER_MAX, IMAGES_TOGETHER_MAX,
+    REFUSED_REMEMBERED_ALWAYS, REFUSED_REMEMBERED_PER_AUTHOR_MAX, REFUSED_REMEMBERED_TOGETHER_MAX,
+    SEATS_PER_OPERATOR_KEPT_FOR_VOTERS, SEATS_PER_OPERATOR_MAX,
 };
 use dagger_payload::payload::SignatureKind;
 use dagger_payload::proof::Finding;
@@ -23,13 +24,21 @@ impl Court {
         key: &SecretKey,
         bodies: impl Iterator<Item = Body>,
     ) -> Vec<Verdict> {
+        self.many_of(bodies.map(|body| (key.public_key(), body)))
+    }
+
+    /// The same of several signers.
+    pub(super) fn many_of(
+        &mut self,
+        wishes: impl Iterator<Item = (PublicKey, Body)>,
+    ) -> Vec<Verdict> {
         let mut verdicts = Vec::new();
         // Each is another payload, for it has another time.
-        let bodies: Vec<_> = bodies.zip(0..).collect();
-        for bodies in bodies.chunks(4096) {
-            let verified = bodies.iter().map(|(body, number)| {
+        let wishes: Vec<_> = wishes.zip(0..).collect();
+        for wishes in wishes.chunks(4096) {
+            let verified = wishes.iter().map(|((key, body), number)| {
                 let not_after = self.now.plus_ms(1_000_000 + number);
-                let (cluster, signer) = (self.cluster, key.public_key());
+                let (cluster, signer) = (self.cluster, key.clone());
                 let payload = Payload { cluster, signer, not_after, body: body.clone() };
                 let signed = SignedPayload {
                     signature_kind: SignatureKind::SshEd25519,
@@ -119,14 +128,20 @@ fn so_many_refusals_of_one_author_are_remembered_and_his_other_requests_still_co
     let body =
         AccountAddKey { key: reads.public_key(), role: KeyRole::Read, expected_generation: None };
     court.accept(&developer(), Body::AccountAddKey(body));
-    // A colleague who may only read asks and asks.
-    let wishes = (0..REFUSED_REMEMBERED_PER_AUTHOR_MAX + 2).map(|at| on(&format!("vm{at}"), 1));
-    let refused = codes(&court.many(&reads, wishes));
-    let expected = [
-        vec![RefusalCode::NotAuthorized; REFUSED_REMEMBERED_PER_AUTHOR_MAX],
-        vec![RefusalCode::TooManyRemembered; 2],
-    ];
-    assert_eq!(refused, expected.concat().into_iter().map(Some).collect::<Vec<_>>());
+    // A colleague who may only read asks and asks; a quarter is left for the owner.
+    let left = REFUSED_REMEMBERED_PER_AUTHOR_MAX / 4;
+    let refused = |court: &mut Court, key: &SecretKey, count: usize| {
+        codes(&court.many(key, (0..count + 2).map(|_| create("big", 5))))
+    };
+    let expected = |code: RefusalCode, count: usize| {
+        let codes = [vec![code; count], vec![RefusalCode::TooManyRemembered; 2]].concat();
+        codes.into_iter().map(Some).collect::<Vec<_>>()
+    };
+    let of_reader = REFUSED_REMEMBERED_PER_AUTHOR_MAX - left;
+    let verdicts = refused(&mut court, &reads, of_reader);
+    assert_eq!(verdicts, expected(RefusalCode::NotAuthorized, of_reader));
+    let verdicts = refused(&mut court, &developer(), left);
+    assert_eq!(verdicts, expected(RefusalCode::GrantExceeded, left));
     // A judge that begins from a snapshot counts the same.
     court.judge = copy(&court);
     let late = court.sign(&developer(), create("big", 5));
@@ -160,6 +175,85 @@ fn so_many_accepted_payloads_of_one_author_are_remembered_and_then_no_more_are_t
     court.accept(&operator(0), grant(5, 5));
     court.now = court.now.plus_ms(DAY_MS);
     court.accept(&developer(), start());
+}
+
+#[test]
+fn a_key_that_was_stolen_fills_three_quarters_and_its_owner_removes_it() {
+    let mut court = Court::furnished();
+    let stolen = key(3);
+    let body = AccountAddKey {
+        key: stolen.public_key(),
+        role: KeyRole::Operate,
+        expected_generation: None,
+    };
+    court.accept(&developer(), Body::AccountAddKey(body));
+    let vm = court.vm(&developer(), on("web", 1));
+    let wishes = (0..ACCEPTED_REMEMBERED_PER_AUTHOR_MAX).map(|_| Body::VmStart(change(&vm)));
+    let verdicts = codes(&court.many(&stolen, wishes));
+    let accepted = verdicts.iter().take_while(|code| code.is_none()).count();
+    assert_eq!(accepted, ACCEPTED_REMEMBERED_PER_AUTHOR_MAX / 4 * 3 - 2);
+    let refused = &verdicts[accepted..];
+    assert!(refused.iter().all(|code| *code == Some(RefusalCode::TooManyRemembered)));
+    let body = AccountRemoveKey { key: stolen.public_key(), expected_generation: None };
+    court.accept(&developer(), Body::AccountRemoveKey(body));
+    court.accept(&developer(), Body::VmStop(change(&vm).into()));
+}
+
+#[test]
+fn so_many_expired_payloads_are_forgotten_with_one_commit_and_the_rest_with_the_next() {
+    let mut court = Court::furnished();
+    let vm = court.vm(&developer(), on("web", 1));
+    let starts = (2..ACCEPTED_REMEMBERED_PER_AUTHOR_MAX).map(|_| Body::VmStart(change(&vm)));
+    assert!(codes(&court.many(&developer(), starts)).iter().all(Option::is_none));
+    let last = |court: &Court, number: u64| {
+        court.sign_until(&operator(0), grant(5, 5), court.now.plus_ms(2_000_000 + number))
+    };
+    let some = FORGOTTEN_PER_COMMIT_MAX - ACCEPTED_REMEMBERED_PER_AUTHOR_MAX + 20;
+    let some: Vec<_> = (0..some as u64).map(|number| last(&court, number)).collect();
+    for payload in &some {
+        court.outcome(payload.clone()).expect("accepted");
+    }
+    court.now = court.now.plus_ms(DAY_MS);
+    // Both what has been forgotten and what has not is refused; each by its own name.
+    let newest = some.last().expect("some").clone();
+    assert_eq!(court.outcome(newest.clone()), Err(RefusalCode::Duplicate));
+    // A judge that begins from a snapshot forgets the same.
+    let mut twin = copy(&court);
+    let verified = [verify(&newest)];
+    let commit = court.next(vec![newest]);
+    let release = court.judge.apply(commit.clone(), &verified).expect("the next commit");
+    assert_eq!(codes(&[release.releases[0].verdict.clone()]), [Some(RefusalCode::Expired)]);
+    assert_eq!(twin.apply(commit, &verified), Ok(release));
+}
+
+#[test]
+fn accounts_of_one_operator_share_how_many_names_they_give_and_each_has_two() {
+    let mut court = Court::furnished();
+    let open = |court: &mut Court, by: u8, number: usize| {
+        let mut seed = [7; 32];
+        seed[..8].copy_from_slice(&u64::try_from(number).expect("few").to_be_bytes());
+        let owner = SecretKey::from_seed(&seed.into());
+        let Body::AccountGrant(body) = grant(1, 1) else { panic!("a grant") };
+        let body = AccountGrant { key: owner.public_key(), ..body };
+        court.accept(&operator(by), Body::AccountGrant(body));
+        owner
+    };
+    let names = |owner: &SecretKey, count: usize| {
+        let account = AccountId::of(&owner.public_key());
+        (0..count).map(move |at| image(&format!("{account}/image{at}"))).collect::<Vec<_>>()
+    };
+    for number in 0..IMAGES_TOGETHER_MAX / IMAGES_PER_PUBLISHER_MAX {
+        let owner = open(&mut court, 1, number);
+        let verdicts = court.many(&owner, names(&owner, IMAGES_PER_PUBLISHER_MAX).into_iter());
+        assert!(codes(&verdicts).iter().all(Option::is_none));
+    }
+    let (late, elsewhere) = (open(&mut court, 1, 1000), open(&mut court, 2, 1001));
+    court.judge = copy(&court);
+    let verdicts = codes(&court.many(&late, names(&late, 3).into_iter()));
+    assert_eq!(verdicts, [None, None, Some(RefusalCode::LimitExceeded)]);
+    let verdicts = codes(&court.many(&elsewhere, names(&elsewhere, 3).into_iter()));
+    assert_eq!(verdicts, [None; 3]);
+    court.accept(&operator(1), image("op1/small"));
 }
 
 #[test]

@@ -80,7 +80,7 @@ fn judge_image(
     if !fitting.contains(&named.format) {
         return Err(RefusalCode::ImageUseWrong);
     }
-    let live = account.grants.iter().filter(|grant| grant.until >= model.now);
+    let live = account.grants.iter().filter(|grant| model.is_live(grant));
     let granting: Vec<_> = live.map(|grant| grant.operator).collect();
     let is_trusted = |image: &&Image| {
         let mut present = model.operators.iter().filter(|own| is_present(own));

@@ -47,12 +47,8 @@ pub(crate) fn leaving(model: &Model) -> Vec<Effect> {
 /// What is on a host that has left, by id, VMs first: one after another, each put before the next
 /// is looked at.
 pub(crate) fn lose(model: &mut Model) -> Vec<Effect> {
-    let gone: Vec<HostId> = model
-        .hosts
-        .iter()
-        .filter(|host| host.duty == HostDuty::Left)
-        .map(|host| host.id)
-        .collect();
+    let gone: Vec<HostId> =
+        model.hosts.iter().filter(|host| host.duty == HostDuty::Left).map(|host| host.id).collect();
     let is_gone = |host: HostId| gone.contains(&host);
     let mut vms: Vec<&Vm> = model.vms.iter().collect();
     vms.retain(|vm| vm.placement.host().is_some_and(is_gone));

@@ -101,7 +101,8 @@ fn judge_join(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         seat.address = body.address.unwrap_or(seat.address);
     }
     let is_own = model.host_of_agent(&body.agent_key).is_some_and(|host| host.id == id);
-    let is_used = !is_own && is_member_key(model, &body.agent_key);
+    let is_taken = is_member_key(model, &body.agent_key) || is_account_key(model, &body.agent_key);
+    let is_used = !is_own && is_taken;
     if seat.name != body.name || is_used || body.agent_key == body.ledger_key {
         return Err(RefusalCode::Conflict);
     }

@@ -1,6 +1,6 @@
 //! `image.*` in the model.
 
-use dagger_payload::id::{Generation, ImageDigest};
+use dagger_payload::id::{AccountId, Generation, ImageDigest};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Body, ImageFormat, ImageRegister, ImageRetire};
 use dagger_payload::name::ImageName;
@@ -81,7 +81,17 @@ fn judge_register(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
         return Err(RefusalCode::NameTaken);
     }
     let own = model.images.iter().filter(|image| image.publisher == publisher).count();
-    if old.is_none() && own >= 1024 {
+    let opened_by = |key: &PublicKey| {
+        let account = model.accounts.iter().find(|account| account.key == *key);
+        account.map(|account| account.opened_by)
+    };
+    let as_account = opened_by(&publisher).filter(|_| model.operator(asked.signer).is_none());
+    let together = model.images.iter().filter(|image| {
+        let is_of_account = image.name.publisher() == AccountId::of(&image.publisher).to_string();
+        is_of_account && opened_by(&image.publisher) == as_account
+    });
+    let is_many = as_account.is_some() && own >= 2 && together.count() >= 16_384;
+    if old.is_none() && (own >= 1024 || is_many) {
         return Err(RefusalCode::LimitExceeded);
     }
     let mut image = Image {

@@ -57,9 +57,7 @@ pub(crate) fn require_share(
     let wanted = model.sum_with(account, host.operator, without).0.plus(size);
     let account = model.account(account).expect("it is one");
     let is_granted = account.grants.iter().any(|grant| {
-        grant.operator == host.operator
-            && grant.until >= model.now
-            && grant.capacity.covers(&wanted)
+        grant.operator == host.operator && model.is_live(grant) && grant.capacity.covers(&wanted)
     });
     if !is_granted {
         return Err(RefusalCode::GrantExceeded);
@@ -82,7 +80,7 @@ pub(crate) fn require_few_on_disk(
 
 fn has_room(model: &Model, grant: &Grant, vm: &Vm) -> bool {
     let (used, vms) = model.sum_with(vm.account, grant.operator, Some(vm.id));
-    grant.until >= model.now && vms < grant.vms && grant.capacity.covers(&used.plus(&vm.size))
+    model.is_live(grant) && vms < grant.vms && grant.capacity.covers(&used.plus(&vm.size))
 }
 
 fn fits(model: &Model, host: &Host, vm: &Vm) -> bool {

@@ -7,6 +7,7 @@ use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, HostId, LedgerTime, OperatorId, ProtocolVersion, Round,
 };
 use dagger_payload::key::Signature;
+use dagger_payload::kind::KeyRole;
 use dagger_payload::object::{Cause, Effect, Placement};
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -215,8 +216,16 @@ impl Run {
         let model = &mut self.scene.model;
         model.observe(commit);
         if !commit.payloads.is_empty() {
-            let now = model.now;
-            model.remembered.retain(|_, judgement| judgement.not_after >= now);
+            let mut expired: Vec<_> = model
+                .remembered
+                .iter()
+                .filter(|(_, judgement)| judgement.not_after < model.now)
+                .map(|(digest, judgement)| (judgement.not_after, *digest))
+                .collect();
+            expired.sort();
+            for (_, digest) in expired.into_iter().take(65_536) {
+                model.remembered.remove(&digest);
+            }
         }
         for (verified, release) in verified.iter().zip(&release.releases) {
             let ruling = judge_payload(model, verified, release);
@@ -282,14 +291,22 @@ fn judge_payload(model: &mut Model, verified: &Verified, release: &Release) -> R
     let Some(author) = model.author(&payload.signer) else { return ruling };
     let of_author = model.remembered.values().filter(|one| one.author == author);
     let alike = of_author.filter(|one| one.refused.is_some() == refused.is_some()).count();
-    if alike >= if refused.is_some() { 1024 } else { 65_536 } {
+    let (most, always, together) =
+        if refused.is_some() { (1024, 16, 65_536) } else { (65_536, 64, 1_048_576) };
+    // A quarter is for an account's owners.
+    let is_owner = !matches!(author, Author::Account(_))
+        || matches!(model.signing(&payload.signer), Ok((_, KeyRole::Owner)));
+    let (most, always) = match is_owner {
+        true => (most, always),
+        false => (most / 4 * 3, always / 4 * 3),
+    };
+    if alike >= most {
         return Err(RefusalCode::TooManyRemembered);
     }
     let crowd = answered_for(model, &author);
     let of_crowd = model.remembered.values().filter(|one| {
         one.refused.is_some() == refused.is_some() && answered_for(model, &one.author) == crowd
     });
-    let (always, together) = if refused.is_some() { (16, 65_536) } else { (64, 1_048_576) };
     if crowd.is_some() && alike >= always && of_crowd.count() >= together {
         return Err(RefusalCode::TooManyRemembered);
     }

@@ -13,7 +13,7 @@ use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, KeyRole};
 use dagger_payload::membership::{Operator, Proposal, ProposalStanding, founding_operators};
 use dagger_payload::object::{
-    Account, Cause, Effect, Host, HostDuty, Image, Placement, Vm, VmState,
+    Account, Cause, Effect, Grant, Host, HostDuty, Image, Placement, Vm, VmState,
 };
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::{CommitRelease, OrderedCommit};
@@ -223,9 +223,15 @@ impl Model {
         }
     }
 
+    /// Whether a grant has not ended, and who gave it is still an operator.
+    pub(crate) fn is_live(&self, grant: &Grant) -> bool {
+        let mut operators = self.operators.iter().filter(|operator| is_present(operator));
+        grant.until >= self.now && operators.any(|operator| operator.id == grant.operator)
+    }
+
     /// Whether the account may use anything now.
     pub(crate) fn is_granted(&self, account: &Account) -> bool {
-        account.grants.iter().any(|grant| grant.until >= self.now)
+        account.grants.iter().any(|grant| self.is_live(grant))
     }
 
     /// Size and number of the VMs that `counts` picks.

@@ -213,7 +213,7 @@ pub(crate) fn require_grant(model: &Model, vm: &Vm, host: HostId) -> Result<(), 
     let operator = model.host(host).expect("it has joined").operator;
     let account = model.account(vm.account).expect("it has an account");
     let mut grants = account.grants.iter();
-    match grants.any(|grant| grant.operator == operator && grant.until >= model.now) {
+    match grants.any(|grant| grant.operator == operator && model.is_live(grant)) {
         true => Ok(()),
         false => Err(RefusalCode::GrantEnded),
     }

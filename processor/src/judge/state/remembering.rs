@@ -4,33 +4,47 @@
 //! by the judge and where a snapshot is read.
 
 use dagger_payload::codec::encode_over;
-use dagger_payload::id::{LedgerTime, PayloadDigest};
+use dagger_payload::id::{LedgerTime, OperatorId, PayloadDigest};
+use dagger_payload::limits::FORGOTTEN_PER_COMMIT_MAX;
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::state_tree::{Author, Hash, Judgement, Subject};
 
 use super::State;
-use crate::judge::memory::{Crowd, Remembered};
+use crate::judge::memory::{Crowd, Remembered, Share};
 
 impl State {
     pub(crate) fn remembers(&self, digest: &PayloadDigest) -> bool {
         self.memory.get(digest).is_some()
     }
 
-    /// Whether one more payload of `author`, accepted or refused, may be remembered. What has
-    /// expired by `now` and is not forgotten yet will be when the payload is judged, so it is in
-    /// nobody's way: only the door ever sees such.
+    /// Whether one more payload of `author`, accepted or refused, may be remembered, signed by a key
+    /// that may fill so much of his room.
     pub(crate) fn has_room(
         &self,
         author: &Author,
         refused: Option<RefusalCode>,
-        now: LedgerTime,
+        share: Share,
     ) -> bool {
         let own = match author {
             Author::Account(account) => self.estate(account).map(|estate| &estate.remembered),
             Author::Operator(_) | Author::Host(_) => self.memory.of_members.get(author),
         };
         let together = || self.memory.of_crowds.get(&self.crowd(author)?);
-        own.is_none_or(|own| own.has_room(refused, together)) || self.memory.has_expired(now)
+        own.is_none_or(|own| own.has_room(refused, share, together))
+    }
+
+    /// Whether something has expired by `now` and is not forgotten yet.
+    pub(crate) fn has_expired(&self, now: LedgerTime) -> bool {
+        self.memory.has_expired(now)
+    }
+
+    /// The operator who is an author, or answers for it.
+    pub(crate) fn answering(&self, author: &Author) -> Option<OperatorId> {
+        match (author, self.crowd(author)) {
+            (Author::Operator(operator), _) => Some(*operator),
+            (_, Some(Crowd::Accounts(operator) | Crowd::Hosts(operator))) => Some(operator),
+            (Author::Account(_) | Author::Host(_), None) => None,
+        }
     }
 
     /// Who answers for an author that is no operator; never another one later.
@@ -55,9 +69,12 @@ impl State {
         self.memory.insert(digest, judgement);
     }
 
-    /// Forgets expired payloads. Called only for commits that change the root anyway.
+    /// Forgets expired payloads, what expired first before the rest: so many with one commit, since
+    /// whoever lets all of his expire at once must not make it last. Called only for commits that
+    /// change the root anyway.
     pub(crate) fn forget_expired(&mut self) {
-        while let Some((digest, judgement)) = self.memory.forget_next(self.time) {
+        for _ in 0..FORGOTTEN_PER_COMMIT_MAX {
+            let Some((digest, judgement)) = self.memory.forget_next(self.time) else { break };
             self.for_each_count(&judgement, |count| *count = count.saturating_sub(1));
             self.tree.remove(&Subject::Payload(digest));
         }

@@ -282,6 +282,7 @@ impl State {
             epochs,
             operator_keys: _,
             agent_keys: _,
+            departed: _,
             images_of: _,
             volume_names: _,
             snapshots: _,
