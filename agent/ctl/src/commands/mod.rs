@@ -28,6 +28,7 @@ mod vm_copy;
 mod vm_network;
 mod vm_view;
 pub(crate) mod volume;
+mod volume_follow;
 pub(crate) mod volume_snapshots;
 pub(crate) mod why;
 

@@ -4,28 +4,25 @@
 //! it names a host or a VM. Called by `main` and, to make documents without sending them, by
 //! `commands::payload`.
 
-use std::time::Instant;
-
 use clap::{Args, Subcommand};
 use dagger_api::VolumeView;
-use dagger_payload::id::{Generation, HostId, PayloadDigest, SnapshotId, VmId, VolumeId};
+use dagger_payload::id::{Generation, HostId, VolumeId};
 use dagger_payload::kind::{
     Body, Protection, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow,
     VolumeProtect,
 };
 use dagger_payload::name::Name;
-use dagger_payload::volume::{Snapshot, SnapshotState, VolumeState};
+use dagger_payload::volume::VolumeState;
 
-use super::follow::{Goal, Story, follow};
 use super::vm::{find as find_vm, find_host};
+use super::volume_follow::{Reach, order};
 use super::volume_snapshots::{
     self, CloneArguments, DeleteSnapshotArguments, RestoreArguments, TakeArguments,
 };
-use super::{ChangeOptions, Wait, encode, short};
+use super::{ChangeOptions, encode, short};
 use crate::failure::Failure;
 use crate::output::{facts, table};
-use crate::progress::Progress;
-use crate::session::{Pause, Session};
+use crate::session::Session;
 use crate::units;
 
 const CREATE_EXAMPLES: &str = "\
@@ -409,51 +406,6 @@ async fn order_protection(
     order((Some(id), None), Body::VolumeProtect(body), (options, Reach::State(goal)), session).await
 }
 
-/// Up to where a volume is followed.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Reach {
-    /// It is in this state.
-    State(VolumeState),
-    /// The snapshot that was asked for can be used.
-    Taken,
-    /// This snapshot of it is gone.
-    Without(SnapshotId),
-}
-
-impl Reach {
-    /// Whether it is there, after the payload `asked`.
-    fn is_reached(self, view: &VolumeView, asked: &PayloadDigest) -> bool {
-        let is_taken = |snapshot: &Snapshot| {
-            snapshot.created.digest == *asked && snapshot.state() == SnapshotState::Ready
-        };
-        match self {
-            Self::State(state) => view.state == state,
-            Self::Taken => view.volume.snapshots.iter().any(is_taken),
-            Self::Without(id) => view.volume.snapshot(id).is_none(),
-        }
-    }
-
-    /// Whether it cannot get there by itself.
-    fn is_lost(self, view: &VolumeView) -> bool {
-        let is_degraded = view.state == VolumeState::Degraded;
-        match self {
-            Self::State(goal) => is_degraded && goal != VolumeState::Deleted,
-            Self::Taken => is_degraded,
-            Self::Without(_) => false,
-        }
-    }
-}
-
-impl std::fmt::Display for Reach {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::State(state) => formatter.write_str(word(*state)),
-            Self::Taken => formatter.write_str("having the snapshot"),
-            Self::Without(_) => formatter.write_str("being without the snapshot"),
-        }
-    }
-}
-
 /// Looks a volume up by name in the key's account, or by id.
 pub(super) async fn find(session: &Session, volume: &str) -> Result<VolumeView, Failure> {
     if volume.parse::<VolumeId>().is_ok() {
@@ -461,68 +413,6 @@ pub(super) async fn find(session: &Session, volume: &str) -> Result<VolumeView, 
     }
     let account = session.account().await?;
     session.client.get(&format!("/v1/volumes/{}?account={account}", encode(volume))).await
-}
-
-/// Orders a change of a volume, or a new one, and shows what comes of it. Where a VM is to get or
-/// lose it, that VM is followed first.
-pub(super) async fn order(
-    (id, vm): (Option<VolumeId>, Option<VmId>),
-    body: Body,
-    (options, reach): (&ChangeOptions, Reach),
-    session: &Session,
-) -> Result<(), Failure> {
-    let deadline = options.deadline();
-    let progress = Progress::new(session.output.format);
-    let signed = session.sign(None, body).await?;
-    let payload = session.submit(&signed, options.until(), deadline, &progress).await?;
-    if options.wait != Wait::Applied {
-        drop(progress);
-        return session.output.show(&payload, super::payload::show);
-    }
-    if let Some(vm) = vm {
-        follow(session, vm, (Goal::Applied, Story::Change), deadline, &progress).await?;
-    }
-    let id = id.unwrap_or_else(|| VolumeId::of(&signed.digest));
-    let view = wait_until(session, id, (reach, &signed.digest), deadline).await?;
-    progress.done(word(view.state));
-    drop(progress);
-    session.output.show(&view, show)
-}
-
-/// Looks until the volume is where it should get to; one that cannot get there is a failure.
-async fn wait_until(
-    session: &Session,
-    id: VolumeId,
-    (reach, asked): (Reach, &PayloadDigest),
-    deadline: Instant,
-) -> Result<VolumeView, Failure> {
-    let mut pause = Pause::new();
-    let path = format!("/v1/volumes/{id}");
-    loop {
-        let state = match session.client.get::<VolumeView>(&path).await {
-            Ok(view) if reach.is_reached(&view, asked) => return Ok(view),
-            Ok(view) if reach.is_lost(&view) => {
-                let why = view.reason.unwrap_or_else(|| "no reason is known".to_owned());
-                let what = format!("volume {} is degraded: {why}", view.volume.name);
-                let next = "What its host lacks has to come back, or delete it.";
-                return Err(Failure::refused("degraded", what, next));
-            }
-            Ok(view) => word(view.state),
-            // The agent folds releases a moment after the payload's verdict is known.
-            Err(failure) if failure.has_code("not_found") || failure.is_unavailable() => {
-                "not visible"
-            }
-            Err(failure) => return Err(failure),
-        };
-        if Instant::now() >= deadline {
-            return Err(Failure::unavailable(
-                "not_in_time",
-                format!("volume {id} is {state}; it did not get to {reach} in time"),
-                format!("It goes on by itself. `daggerctl volume show {id}` shows how it is."),
-            ));
-        }
-        pause.wait().await;
-    }
 }
 
 async fn list(all: bool, session: &Session) -> Result<(), Failure> {
@@ -550,7 +440,7 @@ async fn list(all: bool, session: &Session) -> Result<(), Failure> {
 }
 
 /// A state as people read it.
-fn word(state: VolumeState) -> &'static str {
+pub(super) fn word(state: VolumeState) -> &'static str {
     match state {
         VolumeState::Pending => "pending",
         VolumeState::Ready => "ready",
@@ -563,7 +453,7 @@ fn word(state: VolumeState) -> &'static str {
 }
 
 /// One volume in full, and its snapshots.
-fn show(view: &VolumeView) -> String {
+pub(super) fn show(view: &VolumeView) -> String {
     let volume = &view.volume;
     let optional = |name: &Option<Name>| name.as_ref().map(Name::to_string).unwrap_or_default();
     let origin = volume.origin.map(|origin| {

@@ -10,7 +10,8 @@ use dagger_payload::kind::{Body, SnapshotDelete, VolumeClone, VolumeRestore, Vol
 use dagger_payload::name::Name;
 use dagger_payload::volume::{Snapshot, SnapshotState, VolumeState};
 
-use super::volume::{Reach, VolumeNamed, find, order};
+use super::volume::{VolumeNamed, find};
+use super::volume_follow::{Reach, order};
 use super::{ChangeOptions, short};
 use crate::failure::Failure;
 use crate::output::table;
