@@ -14,16 +14,16 @@ use dagger_payload::kind::{
 use dagger_payload::name::Name;
 use dagger_payload::volume::VolumeState;
 
-use super::vm::{find as find_vm, find_host};
+use super::lookup::{find as find_vm, find_host};
 use super::volume_follow::{Reach, order};
 use super::volume_snapshots::{
     self, CloneArguments, DeleteSnapshotArguments, RestoreArguments, TakeArguments,
 };
-use super::{ChangeOptions, encode, short};
+use super::{ChangeOptions, encode, prefix, short};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::session::Session;
-use crate::units;
+use crate::units::{self, show_gib};
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
@@ -31,24 +31,28 @@ Examples:
   daggerctl volume attach data web-1 --wait applied
   daggerctl volume create scratch --size 5GiB --host host1
 
-A volume stays on its host for all its life, and only VMs on that host can use it: name the VM that it is for, or the host.
-It counts against your grant like the disk of a VM. It outlives the VMs that use it.";
+A volume stays on its host for all its life, and only VMs on that host can use
+it: name the VM that it is for, or the host. It counts against your grant like
+the disk of a VM. It outlives the VMs that use it.";
 
 const ATTACH_EXAMPLES: &str = "\
 Examples:
   daggerctl volume attach data web-1 --wait applied
   # In the guest, the first time:
-  #   ls /dev/disk/by-id/virtio-*     one of them ends in the first 20 digits of the volume's id
+  #   ls /dev/disk/by-id/virtio-*
+  #     (one of them ends in the first 20 digits of the volume's id)
   #   mkfs.ext4 /dev/disk/by-id/virtio-...
 
-A VM that runs gets the volume at once, except on Cloud Hypervisor: there stop and start the VM. A VM that is off gets it
-when it is switched on. No two VMs ever have a volume at a time.";
+A VM that runs gets the volume at once, except on Cloud Hypervisor: there stop
+and start the VM. A VM that is off gets it when it is switched on. No two VMs
+ever have a volume at a time.";
 
 const DETACH_EXAMPLES: &str = "\
 Example (unmount it in the guest first, or the guest does not let go):
   daggerctl volume detach data --wait applied
 
-Until the VM's host has said that the volume is off, nobody else gets it and it cannot be deleted.";
+Until the VM's host has said that the volume is off, nobody else gets it and
+it cannot be deleted.";
 
 const GROW_EXAMPLES: &str = "\
 Examples:
@@ -56,8 +60,9 @@ Examples:
   # Then in the guest:
   #   resize2fs /dev/disk/by-id/virtio-...
 
-A VM that runs sees the larger disk at once, except on Cloud Hypervisor: there stop and start it. One that is off sees it when
-it is switched on. A volume never shrinks.";
+A VM that runs sees the larger disk at once, except on Cloud Hypervisor: there
+stop and start it. One that is off sees it when it is switched on. A volume
+never shrinks.";
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -122,7 +127,7 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         options: ChangeOptions,
     },
-    /// Keep what is on a volume now; no VM may have it
+    /// Keep what is on a volume now, also beside a running guest (QEMU)
     #[command(after_help = volume_snapshots::TAKE_EXAMPLES)]
     Snapshot {
         /// Which, and under what name.
@@ -189,7 +194,7 @@ pub(crate) enum VolumeCommand {
 /// Names one volume.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct VolumeNamed {
-    /// Name of a volume of yours, or the id of any
+    /// Name of a volume of yours, or the id of any (its first 8 digits will do)
     #[arg(value_name = "VOLUME")]
     pub(super) volume: String,
 }
@@ -202,8 +207,17 @@ pub(crate) struct CreateArguments {
     /// Its size, for example 20GiB
     #[arg(long, value_name = "SIZE", value_parser = units::disk_gib)]
     size: u64,
+    /// Where it is.
+    #[command(flatten)]
+    place: PlaceArguments,
+}
+
+/// On which host a new volume is: one of the two.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct PlaceArguments {
     /// On the host of this VM of yours
-    #[arg(long, value_name = "VM", required_unless_present = "host", conflicts_with = "host")]
+    #[arg(long)]
     vm: Option<String>,
     /// On this host, by name
     #[arg(long)]
@@ -274,7 +288,7 @@ impl CreateArguments {
     }
 
     async fn host(&self, session: &Session) -> Result<HostId, Failure> {
-        let named = match (&self.vm, &self.host) {
+        let named = match (&self.place.vm, &self.place.host) {
             (Some(vm), _) => {
                 let view = find_vm(session, vm).await?;
                 return view.vm.placement.host().ok_or_else(|| {
@@ -406,13 +420,27 @@ async fn order_protection(
     order((Some(id), None), Body::VolumeProtect(body), (options, Reach::State(goal)), session).await
 }
 
-/// Looks a volume up by name in the key's account, or by id.
+/// Looks a volume up by name in the key's account, by id, or by the first digits of an id.
 pub(super) async fn find(session: &Session, volume: &str) -> Result<VolumeView, Failure> {
     if volume.parse::<VolumeId>().is_ok() {
         return session.client.get(&format!("/v1/volumes/{volume}")).await;
     }
+    if prefix::is_prefix(volume)
+        && let Some(id) = begins_with(session, volume).await?
+    {
+        return session.client.get(&format!("/v1/volumes/{id}")).await;
+    }
     let account = session.account().await?;
     session.client.get(&format!("/v1/volumes/{}?account={account}", encode(volume))).await
+}
+
+/// The volume whose id begins with these digits, unless it is the name of one that may be seen.
+async fn begins_with(session: &Session, digits: &str) -> Result<Option<VolumeId>, Failure> {
+    let volumes: Vec<VolumeView> = session.client.get("/v1/volumes").await?;
+    if volumes.iter().any(|view| view.volume.name.as_str() == digits) {
+        return Ok(None);
+    }
+    prefix::only(digits, volumes.iter().map(|view| view.volume.id))
 }
 
 async fn list(all: bool, session: &Session) -> Result<(), Failure> {
@@ -428,7 +456,7 @@ async fn list(all: bool, session: &Session) -> Result<(), Failure> {
             [
                 view.volume.name.to_string(),
                 word(view.state).to_owned(),
-                format!("{} GiB", view.volume.size_gib),
+                show_gib(view.volume.size_gib),
                 name(&view.host_name),
                 name(&view.vm_name),
                 short(&view.volume.id),
@@ -464,8 +492,8 @@ pub(super) fn show(view: &VolumeView) -> String {
         ("id", volume.id.to_string()),
         ("state", word(view.state).to_owned()),
         ("reason", view.reason.clone().unwrap_or_default()),
-        ("size", format!("{} GiB", volume.size_gib)),
-        ("counted", format!("{} GiB", volume.size().disk_gib)),
+        ("size", show_gib(volume.size_gib)),
+        ("counted", show_gib(volume.size().disk_gib)),
         ("host", optional(&view.host_name)),
         ("vm", optional(&view.vm_name)),
         ("protection", format!("{:?}", volume.protection).to_lowercase()),
