@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The demo: `demo.sh BINARIES_DIR CACHE_DIR`. Four hosts on this machine; a developer's one signed request becomes one VM.
-# KEEP=1 leaves everything running and says how to go on. Needs root for libvirt's NAT networks (uses sudo if it must).
+# KEEP=1 leaves everything running and says how to go on. Needs root for guests' network cards (uses sudo if it must).
 set -euo pipefail
 
 binaries=$(realpath "${1:?usage: demo.sh BINARIES_DIR CACHE_DIR}")

@@ -24,13 +24,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// on the host's virtual machines.
 ///
 /// It connects to dagger-ledger and dagger-processor of the same host over Unix sockets, and to
-/// libvirt. Each of them may be away: the agent tries again and says so under /v1/health. Running
+/// the hypervisor. Each of them may be away: the agent tries again and says so under /v1/health. Running
 /// VMs never depend on it.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES)]
 struct Arguments {
     /// The configuration file (TOML).
-    #[arg(long, value_name = "FILE", env = "DAGGER_AGENT_CONFIGURATION")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/dagger/agent.toml")]
     configuration: PathBuf,
     /// Only read configuration and genesis, say whether they are in order, and exit.
     #[arg(long)]

@@ -1,7 +1,7 @@
 //! The ledger's configuration file, and what it names: genesis and key.
 //!
 //! Owns the file's shape, the resolution of its paths and the checks that need no running daemon.
-//! Called by `main` and by tests.
+//! Called by `program` and by tests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

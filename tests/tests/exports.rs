@@ -116,7 +116,7 @@ fn a_vm_that_is_taken_away_in_one_file_begins_another_and_a_file_that_is_not_who
     }
     std::fs::write(&file, &whole[..whole.len() - 1]).expect("written");
     let (_, said) = cluster.refused(&import(&file, "web-3", &format!("{image}-3")));
-    assert!(said.contains("it is torn"), "{said}");
+    assert!(said.contains("ends too early"), "{said}");
     assert_eq!(cluster.json(&["image", "ls"]).as_array().map(Vec::len), Some(3));
     assert_eq!(names(files.path()), ["web-1.vm"]);
 }

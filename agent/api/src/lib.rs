@@ -44,7 +44,7 @@ pub const PROBLEM_MEDIA_TYPE: &str = "application/problem+json";
 /// An error (RFC 9457, problem details).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Problem {
-    /// `https://dagger.example/problems/CODE`: names the code, is not meant to be fetched.
+    /// `urn:dagger:problem:CODE`: names the code, leads nowhere. `GET /v1/problems` lists all.
     #[serde(rename = "type")]
     pub type_uri: String,
     /// The code's meaning in a few words.
@@ -64,6 +64,23 @@ pub struct Problem {
     /// Who is missing, for `no_quorum`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quorum: Option<QuorumProblem>,
+}
+
+/// `GET /v1/problems` (a list): what an error can be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ProblemKind {
+    /// The stable code. `not_found` stands there three times: for a path, for an object that is
+    /// looked up, and for one that a signed request names.
+    pub code: String,
+    /// HTTP status.
+    pub status: u16,
+    /// Its meaning in a few words.
+    pub title: String,
+    /// Which rule is broken, if it is the cluster that refuses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<String>,
+    /// What to do next.
+    pub advice: String,
 }
 
 /// Why there is no quorum.

@@ -28,15 +28,22 @@ Examples:
   # A cluster of four hosts on this machine, then a VM on it
   daggerctl cluster dev --hosts 4 --detach
   . ~/.local/state/dagger/dev/environment
-  daggerctl account grant $DAGGER_KEY.pub --cpus 8 --memory 4GiB --disk 50GiB \\
-      --operator-key $DAGGER_OPERATOR_KEYS
-  daggerctl image register guest.qcow2 --name op1/tiny
-  daggerctl vm create web-1 --image tiny --cpus 2 --memory 512MiB --disk 2GiB \\
-      --ssh-key $DAGGER_KEY.pub --wait ssh
+  daggerctl account grant $DAGGER_KEY.pub --cpus 8 --memory 4GiB \\
+      --disk 50GiB --operator-key $DAGGER_OPERATOR_KEYS
+  daggerctl image register guest.qcow2 --name op1/tiny \\
+      --key $DAGGER_DIRECTORY/keys/op1
+  daggerctl vm create web-1 --image tiny --cpus 2 --memory 512MiB \\
+      --disk 2GiB --ssh-key $DAGGER_KEY.pub --wait ssh
   daggerctl ssh web-1 -- uname -a
   daggerctl vm history web-1
 
-Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unavailable or not in time,\n4 a check found something, 70 a defect.";
+Exit codes: 0 done, 1 refused, 2 wrong usage, 3 unavailable or not in time,
+4 a check found something, 70 a defect.";
+
+const COMPLETIONS_EXAMPLE: &str = "\
+Example:
+  daggerctl completions bash \\
+      > ~/.local/share/bash-completion/completions/daggerctl";
 
 /// Orders virtual machines from a cluster of independent operators, and shows who caused what.
 #[derive(Parser)]
@@ -70,7 +77,7 @@ pub(crate) struct Arguments {
         global = true,
         value_name = "SPAN",
         default_value = "10m",
-        value_parser = units::span,
+        value_parser = units::validity,
         help_heading = "Signing"
     )]
     pub(crate) valid_for: Duration,
@@ -127,7 +134,7 @@ pub(crate) enum Command {
     Genesis(GenesisCommand),
     /// Print a completion script for your shell
     #[command(
-        after_help = "Example:\n  daggerctl completions bash > ~/.local/share/bash-completion/completions/daggerctl"
+        after_help = COMPLETIONS_EXAMPLE
     )]
     Completions {
         /// Which shell
@@ -148,6 +155,21 @@ mod tests {
             assert!(!common.contains(&id), "{} has an argument `{id}`", command.get_name());
         }
         command.get_subcommands().for_each(|below| assert_own_ids(below, common));
+    }
+
+    /// Such lines are pasted: none may be broken by a terminal, or by the help's own width.
+    fn assert_pasteable(command: &clap::Command) {
+        let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+        for line in help.lines() {
+            let length = line.chars().count();
+            assert!(length <= 78, "{}: {length} characters: {line}", command.get_name());
+        }
+        command.get_subcommands().for_each(assert_pasteable);
+    }
+
+    #[test]
+    fn every_example_fits_into_a_terminal_of_eighty_columns() {
+        assert_pasteable(&Arguments::command());
     }
 
     #[test]

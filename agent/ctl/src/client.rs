@@ -160,12 +160,7 @@ impl Client {
         for offset in 0..count {
             let index = (first + offset) % count;
             match self.ask_with_session(&self.endpoints[index], ask).await {
-                Err(error) if error.is_unavailable() => {
-                    let told = failure.as_ref().map_or(Telling::Nothing, telling);
-                    if telling(&error) > told {
-                        failure = Some(error);
-                    }
-                }
+                Err(error) if error.is_unavailable() => keep_telling(&mut failure, error),
                 answered => {
                     self.preferred.store(index, Ordering::Relaxed);
                     return answered;
@@ -222,12 +217,8 @@ impl Client {
         for endpoint in &self.endpoints {
             match self.open_with_session(endpoint, ask, expected).await {
                 Ok(response) => return Ok(response),
-                // Which host it is on tells more than that another one does not answer.
-                Err(error) if ELSEWHERE.iter().any(|code| error.has_code(code)) => {
-                    failure = Some(error);
-                }
-                Err(error) if error.is_unavailable() || error.has_code(UNIX_SOCKET_ONLY) => {
-                    failure.get_or_insert(error);
+                Err(error) if error.is_unavailable() || telling(&error) < Telling::Own => {
+                    keep_telling(&mut failure, error);
                 }
                 Err(refused) => return Err(refused),
             }
@@ -282,7 +273,7 @@ impl Client {
         for endpoint in &self.endpoints {
             match self.open_with_session(endpoint, &ask, StatusCode::OK).await {
                 Ok(response) => return Ok(response.into_body()),
-                Err(error) if error.is_unavailable() => failure = Some(error),
+                Err(error) if error.is_unavailable() => keep_telling(&mut failure, error),
                 Err(refused) => return Err(refused),
             }
         }
@@ -309,6 +300,10 @@ enum Telling {
     Nothing,
     /// It did not answer.
     Silence,
+    /// It may be the right one, but not by this door.
+    Door,
+    /// It knows which host it is not.
+    Elsewhere,
     /// It cannot, for a reason of its own.
     Own,
     /// It knows who is missing.
@@ -319,7 +314,17 @@ fn telling(failure: &Failure) -> Telling {
     match failure {
         failure if failure.has_code(NO_QUORUM) => Telling::Quorum,
         failure if failure.has_code(UNREACHABLE) => Telling::Silence,
+        failure if failure.has_code(UNIX_SOCKET_ONLY) => Telling::Door,
+        failure if ELSEWHERE.iter().any(|code| failure.has_code(code)) => Telling::Elsewhere,
         _ => Telling::Own,
+    }
+}
+
+/// Keeps the one that tells more; of two that tell as much, the first.
+fn keep_telling(kept: &mut Option<Failure>, other: Failure) {
+    let told = kept.as_ref().map_or(Telling::Nothing, telling);
+    if telling(&other) > told {
+        *kept = Some(other);
     }
 }
 
@@ -409,5 +414,62 @@ async fn refusal(response: Response<Incoming>) -> Failure {
         Failure::unavailable("agent_failed", what, "Look at the agent's log.")
     } else {
         Failure::refused("agent_refused", what, "Use a daggerctl of the agent's version.")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// An agent that answers the first request with this problem.
+    async fn agent(status: u16, code: &str, detail: &str) -> Endpoint {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("bound");
+        let problem = serde_json::json!({
+            "type": "", "title": "", "status": status, "code": code, "detail": detail, "advice": "",
+        });
+        let body = problem.to_string();
+        let answer = format!(
+            "HTTP/1.1 {status} X\r\ncontent-type: {PROBLEM_MEDIA_TYPE}\r\ncontent-length: {}\r\n\
+             \r\n{body}",
+            body.len()
+        );
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("asked");
+            let (mut heard, mut part) = (Vec::new(), [0; 1024]);
+            while !heard.ends_with(b"\r\n\r\n") {
+                let count = stream.read(&mut part).await.expect("a request");
+                heard.extend_from_slice(&part[..count]);
+            }
+            stream.write_all(answer.as_bytes()).await.expect("takes the answer");
+        });
+        format!("http://{address}").parse().expect("an address")
+    }
+
+    #[tokio::test]
+    async fn what_the_vms_own_host_says_is_not_overruled_by_the_others() {
+        for own_place in [0, 1] {
+            let own = agent(503, "console_unavailable", "somebody sits at it").await;
+            let mut agents = vec![agent(409, "console_elsewhere", "on host host1").await];
+            agents.insert(own_place, own);
+            let client = Client::new(agents, None);
+            let failure =
+                client.console_log("/v1/vms/web-1/console").await.expect_err("no console");
+            assert!(failure.has_code("console_unavailable"), "{}", failure.to_text());
+        }
+    }
+
+    #[tokio::test]
+    async fn which_host_has_it_is_told_where_that_host_is_not_asked_or_does_not_answer() {
+        let silent: Endpoint = "unix:/nonexistent/api.sock".parse().expect("an address");
+        for place in [0, 1] {
+            let mut agents = vec![agent(409, "vm_elsewhere", "on host host1").await];
+            agents.insert(place, silent.clone());
+            let failure = Client::new(agents, None).export("/v1/vms/a/export").await;
+            assert!(failure.expect_err("elsewhere").has_code("vm_elsewhere"));
+        }
     }
 }

@@ -152,6 +152,7 @@ impl Failure {
         };
         let mut value = serde_json::json!({
             "error": told.what,
+            "detail": told.what,
             "code": told.code,
             "advice": told.advice,
             "exit_code": *class as u8,

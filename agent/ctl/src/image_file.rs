@@ -72,6 +72,10 @@ pub(crate) fn read(
         size_bytes += count as u64;
         progress.working(format!("reading the image: {}", show_bytes(size_bytes)));
     }
+    if size_bytes == 0 {
+        let what = format!("{} is empty", path.display());
+        return Err(Failure::refused("image_malformed", what, "Check that it is the right file."));
+    }
     let (format, virtual_size_bytes) = match format {
         NamedFormat::Raw => (ImageFormat::Raw, size_bytes),
         NamedFormat::Qcow2 => (ImageFormat::Qcow2, qcow2_virtual_size(path, &header)?),
@@ -128,6 +132,10 @@ mod tests {
         for bytes in [&b""[..], b"QFI\xfb", &[0; 64]] {
             let file = file(bytes);
             assert!(read(file.path(), NamedFormat::Qcow2, &progress).is_err());
+        }
+        for format in [NamedFormat::Raw, NamedFormat::Kernel, NamedFormat::Initrd] {
+            let failure = read(file(b"").path(), format, &progress).expect_err("it is empty");
+            assert!(failure.to_text().contains("is empty"), "{}", failure.to_text());
         }
         let raw = read(file(&[0; 64]).path(), NamedFormat::Raw, &progress).expect("reads");
         assert_eq!(raw.virtual_size_bytes, 64);

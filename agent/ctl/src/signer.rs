@@ -126,6 +126,16 @@ pub(crate) fn read_public_key(path: &Path) -> Result<PublicKey, Failure> {
     })
 }
 
+/// Reads the signatures in the file at `path`; `without` says what to do when there is none.
+pub(crate) fn read_signatures(path: &Path, without: String) -> Result<String, Failure> {
+    let is_missing = path.try_exists().is_ok_and(|is_there| !is_there);
+    if is_missing {
+        let what = format!("there is no signature: {} is missing", path.display());
+        return Err(Failure::refused("not_signed", what, without));
+    }
+    read_small(path)
+}
+
 /// Reads a small text file.
 pub(crate) fn read_small(path: &Path) -> Result<String, Failure> {
     let mut text = String::new();

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use dagger_payload::limits::NOT_AFTER_AHEAD_MS_MAX;
 use dagger_payload::name::{LabelValue, Name};
 
 const KIB: u64 = 1024;
@@ -21,7 +22,7 @@ pub(crate) fn bytes(text: &str) -> Result<u64, String> {
         "MiB" => KIB.pow(2),
         "GiB" => KIB.pow(3),
         "TiB" => KIB.pow(4),
-        "" => return Err(format!("{text:?} has no unit; write for example {text}GiB")),
+        "" => return Err(format!("{text:?} has no unit; write {text}MiB or {text}GiB")),
         _ => return Err(format!("unit {unit:?} is unknown; use KiB, MiB, GiB or TiB")),
     };
     number.checked_mul(factor).ok_or_else(|| format!("{text:?} is too large"))
@@ -61,6 +62,15 @@ pub(crate) fn span(text: &str) -> Result<Duration, String> {
     total.map(Duration::from_secs).ok_or_else(wrong)
 }
 
+/// For how long a signed request counts: a span of at most 24 hours.
+pub(crate) fn validity(text: &str) -> Result<Duration, String> {
+    let span = span(text)?;
+    match milliseconds(span) <= NOT_AFTER_AHEAD_MS_MAX {
+        true => Ok(span),
+        false => Err(format!("{text:?} is too long: a signed request counts for at most 24h")),
+    }
+}
+
 /// A label `key=value`.
 pub(crate) fn label(text: &str) -> Result<(Name, LabelValue), String> {
     let (key, value) =
@@ -88,6 +98,29 @@ pub(crate) fn show_bytes(bytes: u64) -> String {
         format!("{} {}", tenths / 10, UNITS[unit])
     } else {
         format!("{}.{} {}", tenths / 10, tenths % 10, UNITS[unit])
+    }
+}
+
+/// Memory in MiB as people read it.
+pub(crate) fn show_mib(mebibytes: u64) -> String {
+    shown(mebibytes, KIB.pow(2), "MiB")
+}
+
+/// Disk in GiB as people read it.
+pub(crate) fn show_gib(gibibytes: u64) -> String {
+    shown(gibibytes, KIB.pow(3), "GiB")
+}
+
+/// In the largest unit in which it is whole, as it was typed; nothing is rounded away.
+fn shown(count: u64, unit_bytes: u64, unit: &str) -> String {
+    let bytes = count.saturating_mul(unit_bytes);
+    let larger = [("TiB", KIB.pow(4)), ("GiB", KIB.pow(3))];
+    let whole = larger
+        .iter()
+        .find(|(_, size)| bytes > 0 && *size > unit_bytes && bytes.is_multiple_of(*size));
+    match whole {
+        Some((name, size)) => format!("{} {name}", bytes / size),
+        None => format!("{count} {unit}"),
     }
 }
 
@@ -124,6 +157,22 @@ mod tests {
         for wrong in ["", "300", "s", "0s", "1w", "-1s", "é"] {
             assert!(span(wrong).is_err(), "{wrong:?} was accepted");
         }
+    }
+
+    #[test]
+    fn a_signed_request_counts_for_a_day_at_most() {
+        assert_eq!(validity("24h"), Ok(Duration::from_secs(86_400)));
+        for wrong in ["86401s", "25h", "30d"] {
+            let told = validity(wrong).expect_err("too long");
+            assert!(told.contains("at most 24h"), "{told}");
+        }
+    }
+
+    #[test]
+    fn what_was_typed_is_shown_so_again() {
+        let shown = [show_mib(4096), show_mib(512), show_mib(1536), show_mib(0), show_gib(2048)];
+        assert_eq!(shown, ["4 GiB", "512 MiB", "1536 MiB", "0 MiB", "2 TiB"]);
+        assert_eq!(show_gib(100), "100 GiB");
     }
 
     #[test]

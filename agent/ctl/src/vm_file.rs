@@ -117,7 +117,7 @@ impl Reading {
 
     /// Nothing comes any more: whether it is whole.
     pub(crate) fn end(self) -> Result<Whole, Failure> {
-        let torn = || refused("it is torn: its end is missing");
+        let torn = || refused("the file ends too early: copy it again");
         let head = self.head.ok_or_else(torn)?;
         let digest: [u8; VM_FILE_DIGEST_BYTES] = self.kept.try_into().map_err(|_| torn())?;
         if *self.hasher.finalize().as_bytes() != digest {

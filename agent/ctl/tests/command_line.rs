@@ -153,10 +153,40 @@ fn exit_codes_tell_wrong_usage_from_refusal_and_from_nobody_there() {
 }
 
 #[test]
+fn what_no_cluster_would_take_is_wrong_usage() {
+    let told = |arguments: &[&str]| {
+        let output = run(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        text(&output.stderr)
+    };
+    let long = told(&["vm", "ls", "--valid-for", "30d"]);
+    assert!(long.contains("at most 24h"), "{long}");
+    let nobody = told(&["operator", "propose", "voters"]);
+    assert!(nobody.contains("--add") && nobody.contains("--remove"), "{nobody}");
+    let nowhere = told(&["volume", "create", "data", "--size", "1GiB"]);
+    assert!(nowhere.contains("--vm") && nowhere.contains("--host"), "{nowhere}");
+    let unit = told(&["account", "grant", "x.pub", "--cpus", "1", "--memory", "512"]);
+    assert!(unit.contains("512MiB"), "{unit}");
+}
+
+#[test]
+fn what_is_not_signed_says_how_to_sign_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let document = write_document(directory.path(), public_key(&make_key(directory.path(), "")));
+    let file = document.display().to_string();
+    let unsigned = run(&["payload", "send", &file]);
+    assert_eq!(unsigned.status.code(), Some(1));
+    let said = text(&unsigned.stderr);
+    assert!(said.contains(&format!("daggerctl payload sign {file}")), "{said}");
+}
+
+#[test]
 fn problems_are_json_for_programs() {
     let output = run(&["--json", "host", "ls", "--api", "unix:/nonexistent/api.sock"]);
     let said: serde_json::Value = serde_json::from_slice(&output.stderr).expect("JSON");
     assert_eq!(said["code"], "unreachable");
+    assert_eq!(said["detail"], said["error"], "as the API calls it");
+    assert!(said["advice"].is_string(), "{said}");
     assert_eq!(said["exit_code"], 3);
     assert!(output.stdout.is_empty());
 }

@@ -4,7 +4,7 @@
 //! the list of bridges is. Started by the agent, as its child, or by `dagger-net.socket`.
 #![forbid(unsafe_code)]
 
-use std::io::{self, Read, Write};
+use std::io::{self, IsTerminal, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -13,15 +13,32 @@ use dagger_net::bridges::LIST;
 use dagger_net::request::{Answer, REQUEST_BYTES_MAX, Request};
 
 const USAGE: &str = "\
-Usage: dagger-net [--bridges FILE]    reads a request on standard input, writes the answer to standard output
-Makes, changes and removes the network cards of one guest; started by dagger-agent, needs CAP_NET_ADMIN.
-FILE says on which bridges guests may be: /etc/dagger-net.conf unless named; without it on none. A line each, root's alone to
-write: NAME BRIDGE [NETWORK], such as `lan br0`. With NETWORK guests have static addresses of it, and none by DHCP.";
+Usage: dagger-net [--bridges FILE]
+Reads a request on standard input and writes the answer to standard output:
+makes, changes and removes the network cards of one guest. Started by
+dagger-agent; needs CAP_NET_ADMIN.
+
+FILE says on which bridges guests may be: /etc/dagger-net.conf unless named;
+without it on none. A line each, root's alone to write: NAME BRIDGE [NETWORK],
+such as `lan br0`. With NETWORK guests have static addresses of it, and none by
+DHCP.
+
+Exit codes: 0 answered, also with a refusal; 1 it could not answer; 2 wrong
+usage.";
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let list = match &words[..] {
+        // Whoever types the name wants to know what it is.
+        [] if io::stdin().is_terminal() => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
         [] => Path::new(LIST),
+        [word] if word == "--help" || word == "-h" => return say(USAGE),
+        [word] if word == "--version" || word == "-V" => {
+            return say(concat!("dagger-net ", env!("CARGO_PKG_VERSION")));
+        }
         [option, file] if option == "--bridges" => Path::new(file),
         _ => {
             eprintln!("{USAGE}");
@@ -37,6 +54,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn say(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
 }
 
 fn answer(request: impl Read, list: &Path) -> io::Result<Vec<u8>> {

@@ -1,5 +1,5 @@
-//! `/v1/cluster`, `/v1/ledger`, `/v1/health`, `/metrics` and the OpenAPI document: how the
-//! answering host is.
+//! `/v1/cluster`, `/v1/ledger`, `/v1/health`, `/metrics`, `/v1/problems` and the OpenAPI document:
+//! how the answering host is, and how it is spoken to.
 
 use std::collections::BTreeMap;
 
@@ -9,7 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use dagger_api::{
     ClusterView, ForkView, HealthPart, HealthStatus, HealthView, HostLink, JunkView, LedgerView,
-    MemberView, Problem,
+    MemberView, Problem, ProblemKind,
 };
 use dagger_bus::ledger::{ForkStatus, LedgerStatus, LinkStatus, MemberStatus};
 use dagger_payload::id::{CommitIndex, HostId, ProtocolVersion};
@@ -270,4 +270,15 @@ pub(super) async fn metrics(State(api): State<Api>) -> Response {
 pub(super) async fn openapi(State(api): State<Api>) -> Response {
     let text = api.openapi.get().cloned().unwrap_or_default();
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+/// Every code that an error can carry, with what to do about it.
+#[utoipa::path(
+    get,
+    path = "/v1/problems",
+    tag = "host",
+    responses((status = 200, body = Vec<ProblemKind>))
+)]
+pub(super) async fn problems() -> Json<Vec<ProblemKind>> {
+    Json(super::problem::all_kinds())
 }

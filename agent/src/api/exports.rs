@@ -68,7 +68,7 @@ pub(super) async fn export(
     // to be of the same time.
     let vm = still(&api, &query).await?;
     if vm.generation != before.generation {
-        return Err(ApiProblem::not_stopped("it was changed meanwhile"));
+        return Err(ApiProblem::not_stopped("the VM was changed meanwhile"));
     }
     let head = VmExport {
         cluster: api.parts.cluster,
@@ -110,14 +110,20 @@ async fn still(api: &Shared, query: &VmQuery) -> Result<Vm, ApiProblem> {
     if vm.placement.host() != Some(api.me) {
         let host = vm.placement.host().map_or("no host yet".to_owned(), |host| {
             let name = |model: &Model| model.host_name(&host).map(ToString::to_string);
-            api.parts.model.read(name).unwrap_or_else(|| host.to_string())
+            let name = api.parts.model.read(name).unwrap_or_else(|| host.to_string());
+            format!("host {name}")
         });
-        return Err(ApiProblem::vm_elsewhere(format!("it is on {host}")));
+        return Err(ApiProblem::vm_elsewhere(format!("VM {} is on {host}", vm.name)));
     }
     let sight = api.parts.board.read(|sights| sights.vms.get(&vm.id).map(|vm| vm.sight));
     match (vm.state(), sight) {
         (VmState::Stopped, Some(Sight::Stopped)) => Ok(vm),
-        (state, _) => Err(ApiProblem::not_stopped(format!("it is {}", state.word()))),
+        (VmState::Stopped, _) => {
+            let detail =
+                format!("VM {} was ordered off, and its host has not seen it off", vm.name);
+            Err(ApiProblem::not_stopped(detail))
+        }
+        (state, _) => Err(ApiProblem::not_stopped(format!("VM {} is {}", vm.name, state.word()))),
     }
 }
 

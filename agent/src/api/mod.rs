@@ -62,7 +62,7 @@ use crate::model::{Model, SharedModel};
 use crate::turns::AccountTurns;
 
 pub use guard::{Door, TcpDoor};
-pub use problem::{ApiProblem, OWN_CODES, ProblemCode};
+pub use problem::{ApiProblem, ProblemCode};
 pub use server::serve;
 
 /// What the API shows and asks.
@@ -144,7 +144,8 @@ fn mixed_up() -> ApiProblem {
         title = "dagger",
         description = "The API of one dagger host. Changes are signed payloads: POST /v1/payloads takes the exact \
 signed bytes and their OpenSSH signature; everything else reads. Errors are problem documents (RFC 9457) with a \
-stable `code`, the `rule` that was broken if the cluster refused, and the `advice` what to do next."
+stable `code`, the `rule` that was broken if the cluster refused, and the `advice` what to do next; GET /v1/problems \
+lists all codes."
     ),
     tags(
         (name = "payloads", description = "Signed requests and what became of them"),
@@ -163,6 +164,7 @@ fn documented() -> OpenApiRouter<Api> {
         .routes(routes!(cluster::health))
         .routes(routes!(cluster::metrics))
         .routes(routes!(cluster::openapi))
+        .routes(routes!(cluster::problems))
         .routes(routes!(payloads::submit))
         .routes(routes!(predictions::predict))
         .routes(routes!(fsck::fsck))
@@ -237,7 +239,7 @@ pub fn router(parts: ApiParts, stop: CancellationToken) -> (Router, utoipa::open
 }
 
 async fn no_such_path(request: Request) -> ApiProblem {
-    ApiProblem::not_found(format!("there is no path {}", request.uri().path()))
+    ApiProblem::no_path(format!("there is no path {}", request.uri().path()))
 }
 
 async fn no_such_method(request: Request) -> ApiProblem {
@@ -251,7 +253,7 @@ async fn check_door(request: Request, next: Next) -> Response {
         Some(Door::Unix) => Ok(()),
         Some(Door::Tcp(door)) => door.check(request.uri(), request.headers()),
         Some(Door::Images) if request.uri().path().starts_with(image_files::PATH_BEGIN) => Ok(()),
-        Some(Door::Images) => Err(ApiProblem::not_found("only image files are served here")),
+        Some(Door::Images) => Err(ApiProblem::no_path("only image files are served here")),
         None => Err(ApiProblem::internal("the request came through no door")),
     };
     match verdict {

@@ -146,10 +146,8 @@ pub(super) struct UsageQuery {
     responses(
         (status = 200, body = UsageView),
         (status = 401, body = Problem, content_type = "application/problem+json"),
-        (status = 404, body = Problem, content_type = "application/problem+json",
-            description = "This host has not judged that commit yet"),
         (status = 503, body = Problem, content_type = "application/problem+json",
-            description = "`overloaded`")
+            description = "`not_judged_yet`: this host has not come to that commit; `overloaded`")
     )
 )]
 pub(super) async fn usage(
@@ -161,6 +159,6 @@ pub(super) async fn usage(
     reader.account(Some(account))?;
     let walk = move |back: &LookBack| back.usage(&account, query.commit);
     let usage = api.parts.model.look_back(reader.walk(), walk).await?;
-    let later = || ApiProblem::not_found("this host has not judged that commit yet".to_owned());
+    let later = || ApiProblem::not_judged("this host has not judged that commit yet");
     usage.map(Json).ok_or_else(later)
 }

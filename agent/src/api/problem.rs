@@ -4,7 +4,7 @@
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use dagger_api::{PROBLEM_MEDIA_TYPE, Problem, QuorumProblem};
+use dagger_api::{PROBLEM_MEDIA_TYPE, Problem, ProblemKind, QuorumProblem};
 use dagger_bus::ledger::{ClockReference, Unavailable};
 use dagger_payload::id::AccountId;
 use dagger_payload::name::Name;
@@ -35,16 +35,20 @@ macro_rules! own_codes {
             advice: $advice,
         };)*
 
-        /// All codes that are the API's own.
-        pub const OWN_CODES: &[&str] = &[$($code),*];
+        const OWN: &[&Own] = &[$(&$name),*];
     };
 }
 
 own_codes! {
     MALFORMED = "request_malformed", BAD_REQUEST, "The request is not in form",
         "Correct what the detail names; GET /v1/openapi.json describes every request.";
-    ROUTE_UNKNOWN = "not_found", NOT_FOUND, "There is no such thing",
-        "Check path, name and id; GET /v1/openapi.json lists all paths.";
+    ROUTE_UNKNOWN = "not_found", NOT_FOUND, "There is no such path",
+        "Check the path; GET /v1/openapi.json lists all.";
+    UNKNOWN = "not_found", NOT_FOUND, "There is no such thing",
+        "Check the name or id that the detail names; `daggerctl vm ls`, `volume ls`, `account ls` and `host ls` list \
+         what this key may see.";
+    NOT_JUDGED = "not_judged_yet", SERVICE_UNAVAILABLE, "This host has not come so far",
+        "Ask again in a moment, or another host; `daggerctl ledger status` shows how far each has come.";
     METHOD = "method_not_allowed", METHOD_NOT_ALLOWED, "This path does not take this method",
         "GET /v1/openapi.json lists the methods of each path.";
     HOST = "host_refused", FORBIDDEN, "The Host header names another host",
@@ -59,15 +63,15 @@ own_codes! {
     SESSION = "session_refused", UNAUTHORIZED, "The session was refused",
         "Sign a new one for this host, with a key of the account: GET /v1/cluster shows cluster, host and time.";
     CONSOLE_ELSEWHERE = "console_elsewhere", CONFLICT, "The VM's console is on another host",
-        "Ask the agent of the host that the detail names.";
+        "Name the agent of the host that the detail names: --api.";
     NOT_RUNNING = "vm_not_running", CONFLICT, "There is no guest to sit down at",
         "Start the VM first; without `Upgrade: websocket` the answer is what it said before.";
     CONSOLE = "console_unavailable", SERVICE_UNAVAILABLE, "The console cannot be opened",
         "Look at the detail; somebody else may sit at it, or the hypervisor is away: try again in a moment.";
     VM_ELSEWHERE = "vm_elsewhere", CONFLICT, "The VM is on another host",
-        "Ask the agent of the host that the detail names, through its own socket.";
+        "Ask on the host that the detail names, through its own agent's socket: --api unix:/run/dagger/api/api.sock.";
     NOT_STOPPED = "vm_not_stopped", CONFLICT, "The VM is not switched off",
-        "Stop it with daggerctl vm stop --wait applied, then ask again.";
+        "Stop the VM with `daggerctl vm stop VM --wait applied`, then ask again.";
     EXPORT = "export_unavailable", SERVICE_UNAVAILABLE, "The disk could not be copied",
         "Look at the detail, the agent's log and the disk's free space, then ask again.";
     COPY_TOO_LARGE = "copy_too_large", CONFLICT, "A copy of the disk would be larger than any image",
@@ -77,14 +81,14 @@ own_codes! {
     NO_QUORUM = "no_quorum", SERVICE_UNAVAILABLE, "Too few hosts can be reached to change anything",
         "Running VMs run on. Start the missing hosts, then send the same bytes again.";
     LEDGER_AWAY = "ledger_unavailable", SERVICE_UNAVAILABLE, "This host's ledger does not answer",
-        "Send the same bytes again in a moment, or to another host: nothing is done twice.";
+        "Look at `systemctl status dagger-ledger` on this host; ask again, or another host: nothing is done twice.";
     PROCESSOR_AWAY = "processor_unavailable", SERVICE_UNAVAILABLE,
         "This host's payload processor does not answer",
-        "Send the same bytes again in a moment, or to another host: nothing is done twice.";
+        "Look at `systemctl status dagger-processor` on this host; ask again, or another host: nothing is done twice.";
     RECOVERING = "recovering", SERVICE_UNAVAILABLE, "This host's ledger is catching up",
-        "Send the same bytes again in a moment, or to another host: nothing is done twice.";
+        "Ask again in a moment, or another host: nothing is done twice.";
     OVERLOADED = "overloaded", SERVICE_UNAVAILABLE, "Too much is waiting already",
-        "Send the same bytes again in a moment, or to another host: nothing is done twice.";
+        "Ask again in a moment, or another host: nothing is done twice.";
     STORE_FULL = "store_full", SERVICE_UNAVAILABLE, "This host's ledger has no room left",
         "Tell the operator to make room; meanwhile use another host.";
     HISTORY_UNREAD = "history_unread", SERVICE_UNAVAILABLE, "This host has not read the history yet",
@@ -128,9 +132,19 @@ impl ApiProblem {
         Self::own(&MALFORMED, detail)
     }
 
-    /// No such path or object.
-    pub fn not_found(detail: impl Into<String>) -> Self {
+    /// No such path.
+    pub fn no_path(detail: impl Into<String>) -> Self {
         Self::own(&ROUTE_UNKNOWN, detail)
+    }
+
+    /// No such object.
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::own(&UNKNOWN, detail)
+    }
+
+    /// The object is known, or will be, but this host has not come so far.
+    pub fn not_judged(detail: impl Into<String>) -> Self {
+        Self::own(&NOT_JUDGED, detail)
     }
 
     /// The path does not take the method.
@@ -165,7 +179,7 @@ impl ApiProblem {
 
     /// The VM is on the host `name`.
     pub fn console_elsewhere(name: &str) -> Self {
-        Self::own(&CONSOLE_ELSEWHERE, format!("it runs on {name}"))
+        Self::own(&CONSOLE_ELSEWHERE, format!("the VM is on host {name}"))
     }
 
     /// The VM is elsewhere.
@@ -269,7 +283,32 @@ impl ApiProblem {
 }
 
 fn type_uri(code: &str) -> String {
-    format!("https://dagger.example/problems/{code}")
+    format!("urn:dagger:problem:{code}")
+}
+
+/// All codes that an answer can carry, in their order: one entry for each title.
+pub(super) fn all_kinds() -> Vec<ProblemKind> {
+    let own = OWN.iter().map(|own| ProblemKind {
+        code: own.code.to_owned(),
+        status: own.status.as_u16(),
+        title: own.title.to_owned(),
+        rule: None,
+        advice: own.advice.to_owned(),
+    });
+    let refusals = RefusalCode::ALL.iter().map(|code| ProblemKind {
+        code: code.as_str().to_owned(),
+        status: refusal_status(*code).as_u16(),
+        title: refusal_title(*code),
+        rule: Some(code.rule().to_owned()),
+        advice: code.advice().to_owned(),
+    });
+    let mut kinds: Vec<_> = own.chain(refusals).collect();
+    kinds.sort_by(|one, other| one.code.cmp(&other.code));
+    kinds
+}
+
+fn refusal_title(code: RefusalCode) -> String {
+    format!("Refused: {}", code.as_str().replace('_', " "))
 }
 
 /// The HTTP status of a refusal.
@@ -311,7 +350,7 @@ impl From<Refusal> for ApiProblem {
         let code = refusal.code.as_str();
         Self(Box::new(Problem {
             type_uri: type_uri(code),
-            title: format!("Refused: {}", code.replace('_', " ")),
+            title: refusal_title(refusal.code),
             status: refusal_status(refusal.code).as_u16(),
             code: code.to_owned(),
             detail: refusal.detail,

@@ -2,13 +2,15 @@
 
 use std::collections::BTreeSet;
 
+use dagger_api::ProblemKind;
+use dagger_payload::refusal::RefusalCode;
 use hyper::StatusCode;
 use serde_json::Value;
 
 use crate::agent::Agent;
 
 /// What the API promises; a new route stands here too.
-const PROMISED: [(&str, &str); 42] = [
+const PROMISED: [(&str, &str); 43] = [
     ("get", "/metrics"),
     ("get", "/v1/accounts"),
     ("get", "/v1/accounts/{account}"),
@@ -26,6 +28,7 @@ const PROMISED: [(&str, &str); 42] = [
     ("get", "/v1/openapi.json"),
     ("get", "/v1/operators"),
     ("get", "/v1/payloads/{digest}"),
+    ("get", "/v1/problems"),
     ("get", "/v1/proofs/account/{account}"),
     ("get", "/v1/proofs/epoch/{epoch}"),
     ("get", "/v1/proofs/host/{host}"),
@@ -116,4 +119,27 @@ fn collect_references(value: &Value, references: &mut Vec<String>) {
         Value::Array(items) => items.iter().for_each(|item| collect_references(item, references)),
         Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_code_that_an_error_can_carry_is_listed_with_what_to_do() {
+    let agent = Agent::start().await;
+    let kinds: Vec<ProblemKind> = agent.unix.get_json("/v1/problems").await;
+    for code in RefusalCode::ALL {
+        let is_listed = |kind: &&ProblemKind| {
+            kind.code == code.as_str() && kind.rule.as_deref() == Some(code.rule())
+        };
+        assert!(kinds.iter().find(is_listed).is_some(), "{code}");
+    }
+    for path in ["/v1/nowhere", "/v1/vms/none", "/v1/volumes/none", "/v1/vms?x=1"] {
+        let problem = agent.unix.get(path).await.problem();
+        assert_eq!(problem.type_uri, format!("urn:dagger:problem:{}", problem.code), "{path}");
+        let told =
+            |kind: &ProblemKind| (kind.code.clone(), kind.title.clone(), kind.advice.clone());
+        let met = (problem.code.clone(), problem.title.clone(), problem.advice.clone());
+        assert!(kinds.iter().any(|kind| told(kind) == met), "{path}: {problem:?}");
+    }
+    let advice = async |path| agent.unix.get(path).await.problem().advice;
+    assert!(advice("/v1/nowhere").await.contains("/v1/openapi.json"));
+    assert!(advice("/v1/vms/none").await.contains("daggerctl vm ls"));
 }

@@ -68,7 +68,8 @@ async fn usage_is_read_as_of_any_judged_commit() {
     let [gone] = &newest.hosts[0].deleted[..] else { panic!("{newest:?}") };
     assert_eq!((gone.vm, gone.name.as_str(), gone.used), (vm.id, "web-1", used));
     let later = agent.unix.get(&format!("{path}?commit=4")).await;
-    assert_eq!(later.status, StatusCode::NOT_FOUND);
+    let problem = (later.status, later.problem().code);
+    assert_eq!(problem, (StatusCode::SERVICE_UNAVAILABLE, "not_judged_yet".to_owned()));
     let stranger = agent.tcp.get(&path).await;
     assert_eq!(stranger.problem().code, "session_needed");
 }

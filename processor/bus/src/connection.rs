@@ -21,7 +21,7 @@ pub enum BusError {
     #[error("the other daemon closed the stream")]
     Closed,
     /// The socket failed.
-    #[error("the stream failed")]
+    #[error("the stream failed: {0}")]
     Io(#[from] std::io::Error),
     /// The other daemon sent what is no message of this conversation: a defect or another version.
     #[error("the other daemon sent an unknown message; are all daemons of one version?")]

@@ -197,7 +197,10 @@ impl VmNetwork {
         if allow.len() > VM_ALLOW_MAX {
             Some("allow: at most 32")
         } else if !allow.iter().all(is_well_formed) {
-            Some("allow: from without host bits; ports in order, and of tcp or udp alone")
+            Some(
+                "allow: a network must have no host bits; ports are 1 to 65535, first to last, and \
+                 only with tcp or udp",
+            )
         } else if !self.forwards.iter().all(is_forwarded) {
             Some("forwards: slot 0 to 7, tcp or udp, a port above 0")
         } else if self.forwards.iter().enumerate().any(is_twice) {

@@ -89,11 +89,11 @@ codes! {
     /// The signer is known but may not do this.
     NotAuthorized = 10, "not_authorized",
         "Owners sign for their objects, operators for their hosts, hosts for their reports.",
-        "Have it signed by the owner of the object.";
+        "Sign with the key of whom the rule or the detail names: --key FILE.";
     /// No such object.
     NotFound = 11, "not_found",
         "A change names something that is there.",
-        "Check the name or id; `daggerctl vm ls` lists yours.";
+        "Check the name, id or key that the detail names.";
     /// The name is taken in this account.
     NameTaken = 12, "name_taken",
         "A name stands for one thing of an account, a publisher or the cluster.",
@@ -124,7 +124,7 @@ codes! {
         "Wait until earlier requests are ordered.";
     /// A number is outside what any object may have.
     LimitExceeded = 19, "limit_exceeded",
-        "Every number, list and count has a maximum that holds for everybody.",
+        "Every number, list and count has a range that holds for everybody.",
         "Stay within the limit that the detail names.";
     /// The object exists already, unchanged.
     AlreadyExists = 20, "already_exists",

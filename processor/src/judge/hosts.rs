@@ -79,7 +79,7 @@ pub(crate) fn join(state: &State, case: &Case<'_>, body: &HostJoin) -> Ruling {
 /// The seat of a member that declares itself, perhaps with another address.
 fn seated(state: &State, case: &Case<'_>, body: &HostJoin, seat: &Seat) -> Result<Seat, Refusal> {
     if state.operator(case.signer) != Some(seat.operator) {
-        let detail = format!("host {} belongs to another operator", seat.name);
+        let detail = format!("host {} is {}'s", seat.name, owner_name(state, &seat.operator));
         return refuse(RefusalCode::NotAuthorized, detail);
     }
     let newest = newest_seat(&state.roster, &seat.host).map(|newest| newest.index);
@@ -97,7 +97,8 @@ fn seated(state: &State, case: &Case<'_>, body: &HostJoin, seat: &Seat) -> Resul
 /// The seat of a host that comes.
 fn follower(state: &State, case: &Case<'_>, body: &HostJoin) -> Result<Seat, Refusal> {
     let Some(address) = body.address else {
-        let detail = "ledger_key: no member has this key; a host that comes names its address";
+        let detail = "ledger_key: no member has this key: give the host's present one, or for a host that \
+                      comes its address";
         return refuse(RefusalCode::NotFound, detail);
     };
     let operator = acting(state, case)?;
@@ -201,9 +202,15 @@ pub(crate) fn rotate_ledger_key(
     Ok(draft.seats_since(&state.roster).into_iter().chain(host).collect())
 }
 
+fn owner_name(state: &State, owner: &OperatorId) -> String {
+    let known = state.operators.get(owner);
+    known.map_or_else(|| format!("operator {owner}"), |owner| format!("operator {}", owner.name))
+}
+
 fn require_own(state: &State, case: &Case<'_>, owner: &OperatorId) -> Result<(), Refusal> {
     if state.operator(case.signer) != Some(*owner) {
-        return refuse(RefusalCode::NotAuthorized, "the host belongs to another operator");
+        let detail = format!("the host is {}'s", owner_name(state, owner));
+        return refuse(RefusalCode::NotAuthorized, detail);
     }
     Ok(())
 }

@@ -23,7 +23,10 @@ pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> 
         return refuse(RefusalCode::AccountUnknown, "the account has no live grant");
     }
     if body.name.publisher() != called {
-        let detail = format!("the signer's images are called {called}/NAME");
+        let detail = format!(
+            "with this key an image is called {called}/NAME; who publishes as {} signs with his own",
+            body.name.publisher()
+        );
         return refuse(RefusalCode::NotAuthorized, detail);
     }
     let old = state.images.get(&body.name);

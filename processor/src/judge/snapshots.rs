@@ -225,6 +225,11 @@ pub(crate) fn require_still(volume: &Volume) -> Result<(), Refusal> {
 const BEING_RESTORED: &str = "the volume is being put back to a snapshot: wait until it is ready";
 
 fn being_made(due: &Snapshot) -> String {
+    if due.state() == SnapshotState::Degraded {
+        let why = due.reported.as_ref().and_then(|report| report.reason.as_deref());
+        let why = why.map_or_else(String::new, |why| format!(" ({why})"));
+        return format!("the snapshot {} could not be made{why}: delete it first", due.name);
+    }
     format!("the snapshot {} is being made: wait until it is ready, or delete it", due.name)
 }
 

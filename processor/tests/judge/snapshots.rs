@@ -94,6 +94,11 @@ fn what_a_vm_may_be_writing_to_is_not_put_back_and_can_be_kept_and_cloned_from()
     }
     // Its host cannot: whoever asked gives up, and everything else goes on.
     court.accept(&agent_key(1), said(&volume, tuesday.id, VolumePhase::Degraded));
+    let again = court.sign(&developer(), take(&volume, "again"));
+    let Verdict::Refused(told) = court.commit(vec![again]).releases.remove(0).verdict else {
+        panic!("one copy at a time");
+    };
+    assert_eq!(told.detail, "the snapshot tuesday could not be made: delete it first");
     let given_up = changed(&court.accept(&developer(), forget(&volume, tuesday.id)));
     assert_eq!(given_up.state(), VolumeState::Attached);
     court.accept(&agent_key(1), said(&volume, tuesday.id, VolumePhase::Deleted));

@@ -204,7 +204,7 @@ impl Addition<'_> {
             let capacity = offer::capacity(offer::Wishes::default(), self.directory, &self.record)?;
             let known = self.record.hosts.iter();
             let place = known.take_while(|host| host.name != self.host.name).count();
-            let body = offer::join(self.directory, place, &self.host, capacity)?;
+            let body = offer::join((self.directory, &self.record), place, &self.host, capacity)?;
             self.order(&self.host.operator, body).await?;
             self.progress.done(format!("{} follows, declared by its operator", self.host.name));
         }

@@ -13,20 +13,26 @@ use crate::units;
 
 const DEV_EXAMPLES: &str = "\
 Examples:
-  sudo daggerctl cluster dev --hosts 4              # real VMs; runs until Ctrl-C
-  sudo daggerctl cluster dev --hosts 4 --detach     # the same in the background
-  daggerctl cluster dev --hypervisor test --detach  # pretended VMs: fast, needs no root
+  sudo daggerctl cluster dev --hosts 4            # real VMs, until Ctrl-C
+  sudo daggerctl cluster dev --hosts 4 --detach   # the same in the background
+  # Pretended VMs: fast, needs no root
+  daggerctl cluster dev --hypervisor test --detach
 
-Each host is three processes of its own (processor, ledger, agent) with its own keys, sockets, store and operator. Started
-again on the same directory, the cluster is the same cluster: keys, history and VMs' disks are kept.";
+Each host is three processes of its own (processor, ledger, agent) with its
+own keys, sockets, store and operator. Started again on the same directory,
+the cluster is the same cluster: keys, history and VMs' disks are kept.";
 
 const ADD_HOST_EXAMPLES: &str = "\
 Examples:
-  daggerctl cluster add-host --name host5                  # goes as far as the others have agreed; says what they sign
-  daggerctl cluster add-host --name host5 --admit --vote   # signs for all operators, whose keys lie side by side here
-  daggerctl cluster add-host --name host6 --operator op5   # one more host of an operator who takes part
+  # Goes as far as the others have agreed; says what they sign
+  daggerctl cluster add-host --name host5
+  # Signs for all operators, whose keys lie side by side here
+  daggerctl cluster add-host --name host5 --admit --vote
+  # One more host of an operator who takes part
+  daggerctl cluster add-host --name host6 --operator op5
 
-Repeated, it goes on where it stopped. `cluster stop` ends the host with the others.";
+Repeated, it goes on where it stopped. `cluster stop` ends the host with the
+others.";
 
 /// Arguments of `cluster add-host`.
 #[derive(Debug, Clone, Args)]

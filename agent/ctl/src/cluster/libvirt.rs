@@ -2,7 +2,7 @@
 //! namespace where the directories of the cluster lie over libvirt's, so that neither sees the
 //! other's domains, networks or caches.
 //!
-//! Owns that libvirtd. Never defines a domain or network: the agents do. Called by `cluster::dev`
+//! Owns that libvirtd. Never defines a domain: the agents do. Called by `cluster::dev`
 //! and, for the hidden command that becomes libvirtd, by `main`.
 
 use std::convert::Infallible;

@@ -1,8 +1,7 @@
 //! Free ports and guest networks on this machine.
 //!
-//! Owns the choice of both for a new cluster. Never configures anything: libvirt's networks are
-//! made by the agents. Called by `cluster::identity`. Source of the routes: `/proc/net/route`
-//! (proc(5)).
+//! Owns the choice of both for a new cluster. Never configures anything: cards are made by
+//! `dagger-net`. Called by `cluster::identity`. Source of the routes: `/proc/net/route` (proc(5)).
 
 use std::net::{Ipv4Addr, TcpListener};
 

@@ -59,7 +59,7 @@ pub(crate) async fn declare(
         if !awaited(&host.name) {
             continue;
         }
-        let body = join(directory, index, host, capacity)?;
+        let body = join((directory, record), index, host, capacity)?;
         let key = directory.key(host.operator.as_str());
         let signed = session.sign(Some(&key), body).await?;
         session.submit(&signed, Until::Judged, deadline, &silent).await?;
@@ -71,7 +71,7 @@ pub(crate) async fn declare(
 /// What a host of a development cluster declares: its address too when the genesis does not know
 /// it.
 pub(crate) fn join(
-    directory: &Directory,
+    (directory, record): (&Directory, &Record),
     index: usize,
     host: &HostRecord,
     capacity: Capacity,
@@ -91,15 +91,16 @@ pub(crate) fn join(
         reserve: Capacity::default(),
         guest_subnet: GuestSubnet { network: host.guest_network, prefix_length: 24 },
         labels: labels(host)?,
-        forward_ports_first: forward_ports_first(index),
+        forward_ports_first: forward_ports_first(record, index),
         protocol_max: Some(ProtocolVersion::KNOWN),
         bridges: Vec::new(),
     })))
 }
 
 /// Where the ports of a host begin that lead to its guests: hosts of one machine share none, as far
-/// as there are enough.
-fn forward_ports_first(index: usize) -> Option<u16> {
+/// as there are enough. Where guests have no network cards nothing can lead to them.
+fn forward_ports_first(record: &Record, index: usize) -> Option<u16> {
+    record.network_helper.as_ref()?;
     let ports = (usize::from(GUESTS_OF_24) * usize::from(VM_FORWARDS_MAX)).checked_mul(index)?;
     let first = FORWARD_PORTS_FIRST.checked_add(u16::try_from(ports).ok()?)?;
     (first <= FORWARD_PORTS_LAST).then_some(first)

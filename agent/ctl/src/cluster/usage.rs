@@ -58,7 +58,8 @@ fn text(directory: &Directory, record: &Record, mode: Mode) -> String {
          {program} host ls\n  \
          {program} account grant $DAGGER_KEY.pub --cpus 8 --memory 4GiB --disk 40GiB \\\n      \
          --operator-key $DAGGER_OPERATOR_KEYS\n  \
-         {program} image register IMAGE.qcow2 --name {operator}/guest\n  \
+         {program} image register IMAGE.qcow2 --name {operator}/guest \\\n      \
+         --key $DAGGER_DIRECTORY/keys/{operator}\n  \
          {program} vm create web-1 --image guest --cpus 2 --memory 512MiB --disk 2GiB \\\n      \
          --ssh-key $DAGGER_KEY.pub --wait running\n  \
          {program} vm history web-1\n  \

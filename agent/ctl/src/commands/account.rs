@@ -7,40 +7,47 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use dagger_api::{AccountSummary, AccountView, PayloadView};
-use dagger_payload::id::AccountId;
+use dagger_api::{AccountSummary, AccountView, OperatorView, PayloadView};
+use dagger_payload::id::{AccountId, LedgerTime, OperatorId};
 use dagger_payload::kind::{AccountGrant, AccountRevoke, Body, Capacity};
 
 use super::keys::{self, KeyCommand};
-use super::{ChangeOptions, Expected, short, usage};
+use super::{ChangeOptions, Expected, prefix, short, usage};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::progress::Progress;
 use crate::session::Session;
 use crate::signer::read_public_key;
-use crate::units::{self, milliseconds, show_time};
+use crate::units::{self, milliseconds, show_gib, show_mib, show_time};
 
 const GRANT_EXAMPLES: &str = "\
 Examples:
   # As an operator: let a developer use this much on your hosts
-  daggerctl account grant dev.pub --cpus 8 --memory 16GiB --disk 200GiB --vms 10 --for 90d --key operator_key
+  daggerctl account grant dev.pub --cpus 8 --memory 16GiB --disk 200GiB \\
+      --vms 10 --for 90d --key operator_key
   # On a development cluster: one grant by each of its operators
-  daggerctl account grant $DAGGER_KEY.pub --cpus 8 --memory 4GiB --disk 50GiB --operator-key $DAGGER_OPERATOR_KEYS
+  daggerctl account grant $DAGGER_KEY.pub --cpus 8 --memory 4GiB \\
+      --disk 50GiB --operator-key $DAGGER_OPERATOR_KEYS
 
 A grant replaces the same operator's earlier grant to the account.";
 
 const USAGE_EXAMPLES: &str = "\
 Examples:
   daggerctl account usage
-  # A bill, and whether another operator's host comes to the same one, byte for byte; else it ends with 4
+  # A bill, and whether another operator's host comes to the same one, byte
+  # for byte; else it ends with 4
   daggerctl account usage --commit 1200 --json > bill.json
   daggerctl --api http://other-host:7480 account usage --check bill.json
-  # The same without asking anybody: from the history that an operator has exported for you, and a proof of any host
-  daggerctl ledger export > history; daggerctl ledger proof order > order.json               # (operators: the history)
-  daggerctl account usage --check bill.json --from-log history --proof order.json --genesis genesis.json
+  # The same without asking anybody: from the history that an operator has
+  # exported for you, and a proof of any host
+  daggerctl ledger export > history               # as an operator
+  daggerctl ledger proof order > order.json
+  daggerctl account usage --check bill.json --from-log history \\
+      --proof order.json --genesis genesis.json
 
-Counted in ledger time: processors and memory while the host's signed reports say that the guest runs and its owner wants
-it to, disk from the host's acceptance to the deletion.";
+Counted in ledger time: processors and memory while the host's signed reports
+say that the guest runs and its owner wants it to, disk from the host's
+acceptance to the deletion.";
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -174,7 +181,9 @@ pub(crate) async fn run(command: AccountCommand, session: &Session) -> Result<()
         AccountCommand::Show { account } => {
             let id = named_or_own(account.as_deref(), session).await?;
             let view: AccountView = session.client.get(&format!("/v1/accounts/{id}")).await?;
-            session.output.show(&view, show)
+            let operators: Vec<OperatorView> = session.client.get("/v1/operators").await?;
+            let now = session.cluster().await?.ledger_time;
+            session.output.show(&view, |view| show(view, &operators, now))
         }
         AccountCommand::Key(command) => keys::run(command, session).await,
         AccountCommand::Ls => {
@@ -253,14 +262,28 @@ async fn run_grant(
         .show(&views, |views| format!("account {account} granted by {} operator(s)", views.len()))
 }
 
+/// By its id, by the file of a key of its, or by the first digits of its id.
 async fn account_id(text: &str, session: &Session) -> Result<AccountId, Failure> {
-    match text.parse() {
-        Ok(id) => Ok(id),
-        Err(_) => session.account_of(&read_public_key(std::path::Path::new(text))?).await,
+    if let Ok(id) = text.parse() {
+        return Ok(id);
     }
+    let file = std::path::Path::new(text);
+    if prefix::is_prefix(text) && !file.exists() {
+        let accounts: Vec<AccountSummary> = session.client.get("/v1/accounts").await?;
+        let found = prefix::only(text, accounts.iter().map(|account| account.id))?;
+        return found.ok_or_else(|| {
+            let what = format!("no account's id begins with {text}, and there is no such file");
+            Failure::refused("not_found", what, "See `daggerctl account ls`.")
+        });
+    }
+    session.account_of(&read_public_key(file)?).await
 }
 
-fn show(view: &AccountView) -> String {
+fn show(view: &AccountView, operators: &[OperatorView], now: LedgerTime) -> String {
+    let called = |id: &OperatorId| {
+        let operator = operators.iter().find(|operator| operator.id == *id);
+        operator.map_or_else(|| short(id), |operator| operator.name.to_string())
+    };
     let account = &view.account;
     let head = facts([
         ("account", account.id.to_string()),
@@ -268,23 +291,76 @@ fn show(view: &AccountView) -> String {
         (
             "used",
             format!(
-                "{} VMs, {} CPUs, {} MiB, {} GiB",
-                view.vms, view.used.cpus, view.used.memory_mib, view.used.disk_gib
+                "{} VMs, {} CPUs, {} memory, {} disk",
+                view.vms,
+                view.used.cpus,
+                show_mib(view.used.memory_mib),
+                show_gib(view.used.disk_gib)
             ),
         ),
     ]);
     let rows = account.grants.iter().map(|grant| {
         [
-            short(&grant.operator),
+            called(&grant.operator),
             grant.vms.to_string(),
             grant.capacity.cpus.to_string(),
-            format!("{} MiB", grant.capacity.memory_mib),
-            format!("{} GiB", grant.capacity.disk_gib),
-            show_time(grant.until),
+            show_mib(grant.capacity.memory_mib),
+            show_gib(grant.capacity.disk_gib),
+            match grant.until < now {
+                true => format!("ended {}", show_time(grant.until)),
+                false => show_time(grant.until),
+            },
         ]
     });
     let header = ["GRANTED BY", "VMS", "CPUS", "MEMORY", "DISK", "UNTIL"];
     let grants = table(header, rows, "No grants.");
     let keys = table(["ROLE", "KEY"], account.keys.iter().map(keys::row), "No keys.");
     format!("{head}\n\n{keys}\n\n{grants}")
+}
+
+#[cfg(test)]
+mod tests {
+    use dagger_payload::id::{Generation, PayloadDigest, Position};
+    use dagger_payload::key::SecretKey;
+    use dagger_payload::membership::OperatorStanding;
+    use dagger_payload::object::{Account, Cause, Grant};
+    use zeroize::Zeroizing;
+
+    use super::*;
+
+    #[test]
+    fn grants_name_their_operators_and_those_that_are_past_are_called_ended() {
+        let key = SecretKey::from_seed(&Zeroizing::new([1; 32])).public_key();
+        let cause = Cause { digest: PayloadDigest::ZERO, position: Position(3) };
+        let capacity = Capacity { cpus: 8, memory_mib: 4096, disk_gib: 50 };
+        let (known, gone) = (OperatorId([1; 16]), OperatorId([2; 16]));
+        let grant = |operator, until| Grant { operator, capacity, vms: 2, until, cause };
+        let now = LedgerTime(1_800_000_000_000);
+        let view = AccountView {
+            account: Account {
+                id: AccountId::of(&key),
+                key: key.clone(),
+                grants: vec![grant(known, now), grant(gone, LedgerTime(now.0 - 1))],
+                generation: Generation(1),
+                cause,
+                keys: Vec::new(),
+                opened_by: known,
+            },
+            used: Capacity::default(),
+            vms: 0,
+        };
+        let operator = OperatorView {
+            id: known,
+            name: "op1".parse().expect("a name"),
+            key,
+            standing: OperatorStanding::Present,
+            hosts: Vec::new(),
+            followers: Vec::new(),
+        };
+        let shown = show(&view, &[operator], now);
+        let line = |begin: &str| shown.lines().find(|line| line.starts_with(begin));
+        let live = line("op1").expect("by name");
+        assert!(live.contains("4 GiB") && !live.contains("ended"), "{shown}");
+        assert!(line("020202020202").expect("by its id").contains("ended"), "{shown}");
+    }
 }

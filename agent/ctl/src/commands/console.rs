@@ -14,7 +14,8 @@ use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
-use super::vm::{VmName, find};
+use super::lookup::find;
+use super::vm::VmName;
 use crate::client::Console;
 use crate::failure::Failure;
 use crate::limits::TYPED_WAITING_MAX;
@@ -27,8 +28,9 @@ Examples:
   daggerctl vm console web-1 --history 64KiB
   daggerctl vm console web-1 --log | less -R
 
-Ctrl-] ends it; the guest does not notice. Several people may sit at one console: all see the same, and all may type. Ask an
-agent of the VM's host (--api); it needs no ledger.";
+Ctrl-] ends it; the guest does not notice. Several people may sit at one
+console: all see the same, and all may type. Ask an agent of the VM's host
+(--api); it needs no ledger.";
 
 /// Ctrl-], as in telnet and virsh.
 const DETACH: u8 = 0x1d;

@@ -26,7 +26,7 @@ fn show(prediction: &PredictionView) -> String {
             .hosts
             .iter()
             .map(|outlook| [outlook.name.to_string(), verdict(outlook), free(outlook)]);
-        text = table(["HOST", "VERDICT", "MEMORY FREE AFTER"], rows, "");
+        text = table(["HOST", "VERDICT", "MEMORY FREE AFTER"], rows, "") + "\n";
     }
     if prediction.hosts_left_out > 0 {
         text += &format!("and {} more hosts\n", prediction.hosts_left_out);
@@ -56,5 +56,41 @@ fn free(outlook: &HostOutlook) -> String {
             let permille = outlook.free_memory_permille;
             format!("{}.{} %", permille / 10, permille % 10)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dagger_payload::id::HostId;
+
+    use super::*;
+
+    #[test]
+    fn each_host_has_a_line_and_the_end_of_it_says_that_nothing_was_ordered() {
+        let outlook = |name: &str, fit, free_memory_permille| HostOutlook {
+            host: HostId::ZERO,
+            name: name.parse().expect("a name"),
+            fit,
+            free_memory_permille,
+            broken_preferences: 0,
+        };
+        let full = HostFit::Unfit { why: "has no room".to_owned() };
+        let prediction = PredictionView {
+            refusal: None,
+            vm: None,
+            hosts: vec![outlook("host1", HostFit::Chosen, 984), outlook("host2", full, 0)],
+            hosts_left_out: 3,
+        };
+        let shown = show(&prediction);
+        let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
+        let lines: Vec<_> = shown.lines().map(words).collect();
+        let expected = [
+            "HOST VERDICT MEMORY FREE AFTER",
+            "host1 would be offered it 98.4 %",
+            "host2 has no room -",
+            "and 3 more hosts",
+            "It would be accepted. Nothing was signed or ordered.",
+        ];
+        assert_eq!(lines, expected);
     }
 }

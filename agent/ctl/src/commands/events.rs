@@ -10,7 +10,6 @@ use dagger_api::StreamEvent;
 use dagger_payload::id::CommitIndex;
 use http_body_util::BodyExt;
 
-use super::short;
 use crate::failure::Failure;
 use crate::limits::EVENT_LINE_BYTES_MAX;
 use crate::output::Format;
@@ -75,7 +74,7 @@ fn show(event: &StreamEvent, session: &Session) -> Result<(), Failure> {
                 || format!("{:?}", payload.state).to_lowercase(),
                 |refusal| format!("refused: {refusal}"),
             );
-            format!("payload {}  {place}  {verdict}", short(&payload.digest))
+            format!("payload {}  {place}  {verdict}", payload.digest)
         }
         StreamEvent::Vm { vm, state, .. } => {
             format!("vm {}  {}  generation {}", vm.name, state.word(), vm.generation)

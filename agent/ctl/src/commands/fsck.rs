@@ -11,10 +11,11 @@ use crate::session::Session;
 
 /// Shown below the command's `--help`.
 pub(super) const HELP: &str = "\
-Looks at the host that --api names: over its Unix socket, or with an operator's key. It changes
-nothing.
+Looks at the host that --api names: over its Unix socket, or with an
+operator's key. It changes nothing.
 
-Exit codes: 0 all is in order, 4 something was found, 3 something could not be seen.
+Exit codes: 0 all is in order, 4 something was found, 3 something could not be
+seen.
 
 Examples:
   daggerctl host fsck

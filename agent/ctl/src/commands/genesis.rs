@@ -29,8 +29,10 @@ pub(crate) const HANDOVER_DISTANCE_COMMITS: u64 = 16;
 
 const EXAMPLES: &str = "\
 Example: three organisations found a cluster
-  daggerctl genesis make --name north --operator acme=acme.pub --operator bolt=bolt.pub --operator core=core.pub \\
-      --host a1=acme,a1-ledger.pub,192.0.2.1:7400 --host b1=bolt,b1-ledger.pub,192.0.2.2:7400 \\
+  daggerctl genesis make --name north --operator acme=acme.pub \\
+      --operator bolt=bolt.pub --operator core=core.pub \\
+      --host a1=acme,a1-ledger.pub,192.0.2.1:7400 \\
+      --host b1=bolt,b1-ledger.pub,192.0.2.2:7400 \\
       --host c1=core,c1-ledger.pub,192.0.2.3:7400 > genesis.json
   # each operator, after reading it:
   daggerctl genesis sign genesis.json --key acme

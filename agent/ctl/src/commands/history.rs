@@ -13,7 +13,8 @@ use dagger_payload::name::Name;
 use dagger_payload::payload::Payload;
 use dagger_payload::sshsig::{self, Namespace};
 
-use super::vm::{VmName, vm_path};
+use super::lookup::vm_path;
+use super::vm::VmName;
 use crate::failure::Failure;
 use crate::limits::HISTORY_ANSWERS_MAX;
 use crate::output::Format;
@@ -25,7 +26,8 @@ Examples:
   daggerctl vm history web-1
   # Keep each signed request, and check one with stock OpenSSH
   daggerctl vm history web-1 --export proof
-  ssh-keygen -Y check-novalidate -n dagger -s proof/POSITION.json.sig < proof/POSITION.json";
+  ssh-keygen -Y check-novalidate -n dagger -s proof/POSITION.json.sig \\
+      < proof/POSITION.json";
 
 /// Arguments of `vm history`.
 #[derive(Debug, Clone, Args)]

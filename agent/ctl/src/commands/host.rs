@@ -16,43 +16,53 @@ use dagger_payload::kind::{
 use dagger_payload::name::{LabelValue, Name};
 use dagger_payload::object::{Host, HostDuty};
 
-use super::vm::{find_host, labels};
+use super::lookup::find_host;
+use super::vm::labels;
 use super::{ChangeOptions, Expected, Wait, short};
 use crate::failure::Failure;
 use crate::output::table;
 use crate::progress::{Progress, say};
 use crate::session::Session;
 use crate::signer::read_public_key;
-use crate::units;
+use crate::units::{self, show_gib, show_mib};
 
 const JOIN_EXAMPLES: &str = "\
 Example (signed by the host's operator):
-  daggerctl host join host1 --region eu-1 --cpus 32 --memory 128GiB --disk 2TiB \\
-      --guest-subnet 10.77.1.0/24 --ledger-key ledger_key.pub --agent-key agent_key.pub --key operator_key
+  daggerctl host join host1 --region eu-1 --cpus 32 --memory 128GiB \\
+      --disk 2TiB --guest-subnet 10.77.1.0/24 --ledger-key ledger_key.pub \\
+      --agent-key agent_key.pub --key operator_key
 
-Repeat it with other numbers to change the offer, and after an upgrade: it says which rules the host's build knows, and
-rules are only activated that more than two thirds of the voting hosts know.
+Repeat it with other numbers to change the offer, and after an upgrade: it
+says which rules the host's build knows, and rules are only activated that
+more than two thirds of the voting hosts know.
 
-A host that is not of the genesis names the address at which the others reach its ledger:
-  daggerctl host join host5 --address 192.0.2.5:7400 --region eu-2 ... --key operator_key
+A host that is not of the genesis names the address at which the others reach
+its ledger:
+  daggerctl host join host5 --address 192.0.2.5:7400 --region eu-2 ... \\
+      --key operator_key
 
-It follows at once: it verifies, and runs VMs. It votes when more than two thirds of the operators approve:
+It follows at once: it verifies, and runs VMs. It votes when more than two
+thirds of the operators approve:
   daggerctl operator propose add-voter host5 --key operator_key";
 
 const LEAVE_EXAMPLES: &str = "\
 Example (the host carries no VM and no volume, and does not vote):
   daggerctl host drain host1 --key operator_key
-  daggerctl operator propose remove-voter host1 --key operator_key     # and the others' approval
+  # And the others' approval
+  daggerctl operator propose remove-voter host1 --key operator_key
   daggerctl host leave host1 --key operator_key";
 
 const ROTATE_EXAMPLES: &str = "\
 Example:
   ssh-keygen -t ed25519 -N '' -f new_ledger_key
-  daggerctl host rotate-ledger-key host1 new_ledger_key.pub --key operator_key --wait applied
+  daggerctl host rotate-ledger-key host1 new_ledger_key.pub \\
+      --key operator_key --wait applied
   daggerctl ledger roster > roster.json
 
-A host that votes signs with its old key until the next epoch begins. Then give its ledger the new key, and both its
-ledger and its agent the roster (`roster = \"roster.json\"`), and start them again: the host keeps its id and its VMs.";
+A host that votes signs with its old key until the next epoch begins. Then
+give its ledger the new key, and both its ledger and its agent the roster
+(`roster = \"roster.json\"`), and start them again: the host keeps its id and
+its VMs.";
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -365,8 +375,8 @@ fn list(hosts: &[HostView]) -> String {
             view.host.as_ref().map_or("-", |host| duty_word(host.duty)).to_owned(),
             view.vms.to_string(),
             format!("{}/{}", view.used.cpus, offered.cpus),
-            format!("{}/{} MiB", view.used.memory_mib, offered.memory_mib),
-            format!("{}/{} GiB", view.used.disk_gib, offered.disk_gib),
+            format!("{} of {}", show_mib(view.used.memory_mib), show_mib(offered.memory_mib)),
+            format!("{} of {}", show_gib(view.used.disk_gib), show_gib(offered.disk_gib)),
             short(&view.id),
         ]
     });

@@ -25,16 +25,21 @@ use crate::units::show_bytes;
 
 const REGISTER_EXAMPLES: &str = "\
 Examples:
-  daggerctl image register debian-12.qcow2 --name acme/debian-12 --source https://images.example/debian-12.qcow2
+  daggerctl image register debian-12.qcow2 --name acme/debian-12 \\
+      --source https://images.example/debian-12.qcow2
   daggerctl image register disk.img --format raw --name acme/disk
-  daggerctl image register /boot/vmlinuz-6.1.0-30-cloud-amd64 --format kernel --name acme/linux-6.1
-  daggerctl image register /boot/initrd.img-6.1.0-30-cloud-amd64 --format initrd --name acme/initrd-6.1
+  daggerctl image register /boot/vmlinuz-6.1.0-30-cloud-amd64 \\
+      --format kernel --name acme/linux-6.1
+  daggerctl image register /boot/initrd.img-6.1.0-30-cloud-amd64 \\
+      --format initrd --name acme/initrd-6.1
 
-An operator publishes under his own name, as `daggerctl operator ls` shows it; an account under its id, as `daggerctl
-account show` shows it. No other name is accepted.
+An operator publishes under his own name, as `daggerctl operator ls` shows it;
+an account under its id, as `daggerctl account show` shows it. No other name
+is accepted.
 
-The request names the file's BLAKE3 digest; hosts boot nothing else under that name. Hosts on this machine (those in --api
-with a unix: address) take the file at once, others fetch it from the sources.";
+The request names the file's BLAKE3 digest; hosts boot nothing else under that
+name. Hosts on this machine (those in --api with a unix: address) take the
+file at once, others fetch it from the sources.";
 
 /// The group's commands.
 #[derive(Subcommand)]

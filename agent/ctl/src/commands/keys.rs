@@ -18,12 +18,14 @@ use crate::signer::read_public_key;
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   ssh-keygen -t ed25519 -f new_key
-  daggerctl account key rotate new_key.pub                 # signed with the old key, which then signs no more
+  # Signed with the old key, which then signs no more
+  daggerctl account key rotate new_key.pub
   daggerctl account key add colleague.pub --role operate
   daggerctl account key remove colleague.pub
 
-Roles: owner (everything), operate (everything but keys), read (look, and change nothing). One key stays owner. A request that was
-signed with an old key and gets its place in the order after the change is refused.";
+Roles: owner (everything), operate (everything but keys), read (look, and
+change nothing). One key stays owner. A request that was signed with an old
+key and gets its place in the order after the change is refused.";
 
 /// The group's commands.
 #[derive(Subcommand)]

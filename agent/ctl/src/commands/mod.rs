@@ -15,9 +15,11 @@ pub(crate) mod host;
 pub(crate) mod image;
 mod keys;
 pub(crate) mod ledger;
+mod lookup;
 pub(crate) mod operator;
 mod past;
 pub(crate) mod payload;
+mod prefix;
 pub(crate) mod ssh;
 mod stop_vm;
 mod usage;
@@ -28,6 +30,7 @@ mod vm_copy;
 mod vm_network;
 mod vm_view;
 pub(crate) mod volume;
+mod volume_follow;
 pub(crate) mod volume_snapshots;
 pub(crate) mod why;
 
@@ -47,7 +50,7 @@ pub(crate) enum Wait {
     Received,
     /// In its place for ever, judged by all hosts
     Ordered,
-    /// Carried out: the host has brought the VM to what was asked
+    /// Carried out, where a host has to carry something out; else as ordered
     Applied,
 }
 

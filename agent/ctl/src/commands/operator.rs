@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use dagger_api::{HostView, LedgerView, OperatorView, ProposalView, Vote};
 use dagger_payload::id::{Epoch, HostId, OperatorId, PayloadDigest, ProtocolVersion};
 use dagger_payload::kind::{Body, OperatorPropose, OperatorRotateKey, ProposalChange};
@@ -14,7 +14,7 @@ use dagger_payload::membership::{Change, OperatorStanding, ProposalStanding};
 use dagger_payload::name::Name;
 use serde::Serialize;
 
-use super::vm::find_host;
+use super::lookup::find_host;
 use super::{ChangeOptions, Wait, short};
 use crate::failure::Failure;
 use crate::output::{facts, table};
@@ -26,20 +26,24 @@ const PROPOSE_EXAMPLES: &str = "\
 Examples:
   daggerctl operator propose add-operator op5 op5_key.pub --key op1_key
   daggerctl operator propose add-voter host5 --key op5_key --wait applied
-  daggerctl operator propose voters --add host5 --remove host2 --key op1_key   # in one step
+  # In one step
+  daggerctl operator propose voters --add host5 --remove host2 --key op1_key
   daggerctl operator propose protocol 2 --key op1_key
 
-Proposing approves. The change counts once more than two thirds of the operators approve: operators at once, voters and
-rules from the next epoch on. `daggerctl operator ls` names who is missing.
+Proposing approves. The change counts once more than two thirds of the
+operators approve: operators at once, voters and rules from the next epoch on.
+`daggerctl operator ls` names who is missing.
 
-Rules are only activated that more than two thirds of the hosts that will vote know, as their operators declare: upgrade the
-hosts, then declare each of them anew with `daggerctl host join`.";
+Rules are only activated that more than two thirds of the hosts that will vote
+know, as their operators declare: upgrade the hosts, then declare each of them
+anew with `daggerctl host join`.";
 
 const APPROVE_EXAMPLES: &str = "\
 Examples:
   daggerctl operator approve 3f0c9a --key op2_key
   # On a development cluster: one approval by each of these operators
-  daggerctl operator approve 3f0c9a --operator-key $DAGGER_DIRECTORY/keys/op2,$DAGGER_DIRECTORY/keys/op3";
+  daggerctl operator approve 3f0c9a \\
+      --operator-key $DAGGER_DIRECTORY/keys/op2,$DAGGER_DIRECTORY/keys/op3";
 
 const ROTATE_EXAMPLES: &str = "\
 Example (the old key signs this, and nothing after it):
@@ -109,6 +113,9 @@ pub(crate) enum ProposeWhat {
         hosts: Vec<Name>,
     },
     /// Both in one step, so that no operator holds too many votes in between
+    #[command(group(
+        ArgGroup::new("voters").required(true).multiple(true).args(["add", "remove"])
+    ))]
     Voters {
         /// Hosts that are to vote; may be repeated
         #[arg(long, value_name = "HOST")]

@@ -30,8 +30,10 @@ Example (over a host's Unix socket, or with an operator's key):
   daggerctl ledger export > history
   daggerctl ledger proof order > order.json
 
-Holds every payload as it was signed, what was decided, and every version of every object, of all accounts: operators decide to
-whom they give it. With a proof of the order nobody has to believe whoever wrote it: `daggerctl account usage --from-log`.";
+Holds every payload as it was signed, what was decided, and every version of
+every object, of all accounts: operators decide to whom they give it. With a
+proof of the order nobody has to believe whoever wrote it: `daggerctl account
+usage --from-log`.";
 
 /// From what a bill is computed.
 pub(super) struct Sources<'a> {

@@ -32,19 +32,24 @@ use crate::failure::Failure;
 use crate::output::facts;
 use crate::progress::Progress;
 use crate::session::{Session, Signed, sign_bytes};
+use crate::signer::read_signatures;
 
 const MAKE_EXAMPLES: &str = "\
-Example: order a VM with ssh-keygen and curl, without handing your key to daggerctl
-  daggerctl payload make vm.create web-1 --image tiny --cpus 1 --memory 512MiB --disk 2GiB \\
-      --ssh-key ~/.ssh/id_ed25519.pub --key ~/.ssh/id_ed25519.pub > request.json
+Example: order a VM with ssh-keygen and curl, without handing your key to
+daggerctl
+  daggerctl payload make vm.create web-1 --image tiny --cpus 1 \\
+      --memory 512MiB --disk 2GiB --ssh-key ~/.ssh/id_ed25519.pub \\
+      --key ~/.ssh/id_ed25519.pub > request.json
   ssh-keygen -Y sign -n dagger -f ~/.ssh/id_ed25519 request.json
-  curl --unix-socket /run/dagger/api/api.sock http://localhost/v1/payloads --data-binary @request.json \\
+  curl --unix-socket /run/dagger/api/api.sock http://localhost/v1/payloads \\
+      --data-binary @request.json \\
       -H \"dagger-signature: $(grep -v -- ---- request.json.sig | tr -d '\\n')\"";
 
 const SIGN_EXAMPLES: &str = "\
 Examples:
   daggerctl payload sign request.json            # writes request.json.sig
-  daggerctl payload sign request.json --header   # prints the value of the header dagger-signature
+  # Prints the value of the header dagger-signature
+  daggerctl payload sign request.json --header
   # The same with OpenSSH alone
   ssh-keygen -Y sign -n dagger -f ~/.ssh/id_ed25519 request.json";
 
@@ -351,7 +356,8 @@ async fn send(file: &Path, options: &ChangeOptions, session: &Session) -> Result
     }
     let bytes = read_document(file)?;
     let path = signature_path(file);
-    let armor = crate::signer::read_small(&path)?;
+    let without = format!("Sign it first: `daggerctl payload sign {}`.", file.display());
+    let armor = read_signatures(&path, without)?;
     let signature = sshsig::from_armor(&armor, Namespace::Payload).map_err(|error| {
         let what = format!("{}: {error}", path.display());
         Failure::refused("signature_invalid", what, "Sign it: `daggerctl payload sign FILE`.")

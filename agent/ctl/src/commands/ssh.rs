@@ -13,7 +13,7 @@ use clap::Args;
 use dagger_api::VmView;
 use dagger_payload::object::Vm;
 
-use super::vm::find;
+use super::lookup::find;
 use crate::failure::Failure;
 use crate::progress::say;
 use crate::session::Session;

@@ -14,13 +14,15 @@ use crate::session::Session;
 
 /// Shown below the command's `--help`.
 pub(super) const HELP: &str = "\
-For when the owner cannot be asked, or the ledger has no quorum. It works on a host of this machine,
-over its Unix socket, in any state of the ledger. The VM stays off until its owner asks for something
-newer, such as `daggerctl vm start`; the host signs a report with your reason, which is public.
+For when the owner cannot be asked, or the ledger has no quorum. It works on a
+host of this machine, over its Unix socket, in any state of the ledger. The VM
+stays off until its owner asks for something newer, such as `daggerctl vm
+start`; the host signs a report with your reason, which is public.
 
 Examples:
   daggerctl host stop-vm web-1 --reason 'abuse report 4711'
-  daggerctl host stop-vm 5d41402abc4b2a76b9719d911017c592 --reason 'failing disk' --force";
+  daggerctl host stop-vm 5d41402abc4b2a76b9719d911017c592 \\
+      --reason 'failing disk' --force";
 
 /// What is stopped, and why.
 #[derive(Debug, Clone, Args)]

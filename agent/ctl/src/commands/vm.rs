@@ -7,7 +7,6 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand, ValueEnum};
-use dagger_api::{HostView, VmView};
 use dagger_payload::id::{Generation, VmId};
 use dagger_payload::kind::{
     Apart, ApartBy, ApartStrength, Body, ImageUse, Protection, RestartPolicy, StopManner, VmChange,
@@ -17,11 +16,12 @@ use dagger_payload::name::{LabelValue, Labels, Name, SshKeyLine};
 use dagger_payload::object::Wanted;
 
 use super::follow::{Goal, Story, follow};
+use super::lookup::{find, find_host};
 use super::vm_boot::BootWishes;
 use super::vm_cards::Wish;
 use super::vm_network::{self, NetworkArguments, NetworkWishes};
 use super::vm_view::{list, show};
-use super::{ChangeOptions, Wait, console, dry_run, encode, history, image, vm_copy, why};
+use super::{ChangeOptions, Wait, console, dry_run, history, image, vm_copy, why};
 use crate::failure::Failure;
 use crate::progress::{Progress, say};
 use crate::session::{Session, Until};
@@ -30,33 +30,41 @@ use crate::units;
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
-  daggerctl vm create web-1 --image debian-12 --cpus 2 --memory 4GiB --disk 20GiB \\
-      --ssh-key ~/.ssh/id_ed25519.pub --wait ssh
-  daggerctl vm create db-1 --image acme/postgres --cpus 4 --memory 8GiB --disk 100GiB \\
-      --ssh-key ~/.ssh/id_ed25519.pub --region eu-1 --label tier=database --dry-run
-  daggerctl vm create kernel-1 --image debian-12 --cpus 2 --memory 1GiB --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub \\
-      --kernel acme/linux-6.1 --initrd acme/initrd-6.1 --command-line 'console=ttyS0 root=LABEL=root ro'
-
-With --kernel the hypervisor starts that kernel itself, without a boot loader; the disk is there as always. Kernel and initial
-RAM disk are images, registered with `image register --format kernel` and `--format initrd`.
-  daggerctl vm create nas-1 --image debian-12 --cpus 2 --memory 4GiB --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub \\
+  daggerctl vm create web-1 --image debian-12 --cpus 2 --memory 4GiB \\
+      --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub --wait ssh
+  daggerctl vm create db-1 --image acme/postgres --cpus 4 --memory 8GiB \\
+      --disk 100GiB --ssh-key ~/.ssh/id_ed25519.pub --region eu-1 \\
+      --label tier=database --dry-run
+  daggerctl vm create kernel-1 --image debian-12 --cpus 2 --memory 1GiB \\
+      --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub --kernel acme/linux-6.1 \\
+      --initrd acme/initrd-6.1 \\
+      --command-line 'console=ttyS0 root=LABEL=root ro'
+  daggerctl vm create nas-1 --image debian-12 --cpus 2 --memory 4GiB \\
+      --disk 20GiB --ssh-key ~/.ssh/id_ed25519.pub \\
       --network bridge=lan,address=192.0.2.5/24,gateway=192.0.2.1
 
-Everything in the request is public and stays in the ledger for ever: names, labels, SSH public keys, and the file given
-with --user-data-public. Put no secret into it.";
+With --kernel the hypervisor starts that kernel itself, without a boot loader;
+the disk is there as always. Kernel and initial RAM disk are images,
+registered with `image register --format kernel` and `--format initrd`.
+
+Everything in the request is public and stays in the ledger for ever: names,
+labels, SSH public keys, and the file given with --user-data-public. Put no
+secret into it.";
 
 const STOP_EXAMPLES: &str = "\
 Examples:
   daggerctl vm stop web-1 --wait applied
-  daggerctl vm stop web-1 --force          # also while it is being stopped gracefully";
+  # Also while it is being stopped gracefully
+  daggerctl vm stop web-1 --force";
 
 const RESIZE_EXAMPLES: &str = "\
 Examples:
   daggerctl vm resize web-1 --cpus 4 --memory 8GiB
   daggerctl vm reboot web-1
 
-The new size counts against grant and host at once, and the guest gets it when the VM is switched on the next time. While a VM
-runs it can only grow; stop it to make it smaller.";
+The new size counts against grant and host at once, and the guest gets it when
+the VM is switched on the next time. While a VM runs it can only grow; stop it
+to make it smaller.";
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -175,7 +183,7 @@ pub(crate) enum NamedRestart {
 /// Names one VM.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct VmName {
-    /// Name of a VM of yours, or the id of any
+    /// Name of a VM of yours, or the id of any (its first 8 digits will do)
     #[arg(value_name = "VM")]
     pub(crate) vm: String,
 }
@@ -366,20 +374,6 @@ pub(crate) async fn run(command: VmCommand, session: &Session) -> Result<(), Fai
     }
 }
 
-/// Looks a VM up by name in the key's account, or by id.
-pub(crate) async fn find(session: &Session, vm: &str) -> Result<VmView, Failure> {
-    session.client.get(&vm_path(session, vm, "").await?).await
-}
-
-/// The path of a VM, or of something below it.
-pub(crate) async fn vm_path(session: &Session, vm: &str, below: &str) -> Result<String, Failure> {
-    if vm.parse::<VmId>().is_ok() {
-        return Ok(format!("/v1/vms/{vm}{below}"));
-    }
-    let account = session.account().await?;
-    Ok(format!("/v1/vms/{}{below}?account={account}", encode(vm)))
-}
-
 /// The body of `vm.create`: names are looked up, files are read.
 pub(crate) async fn create_body(
     arguments: &CreateArguments,
@@ -492,18 +486,6 @@ pub(crate) fn labels(pairs: &[(Name, LabelValue)]) -> Result<Labels, Failure> {
         }
     }
     Ok(labels)
-}
-
-/// Looks a host up by name.
-pub(crate) async fn find_host(session: &Session, name: &Name) -> Result<HostView, Failure> {
-    let hosts: Vec<HostView> = session.client.get("/v1/hosts").await?;
-    hosts.into_iter().find(|host| host.name == *name).ok_or_else(|| {
-        Failure::refused(
-            "not_found",
-            format!("no host is called {name}"),
-            "See `daggerctl host ls`.",
-        )
-    })
 }
 
 async fn run_create(

@@ -20,7 +20,8 @@ use http_body_util::BodyExt;
 use serde::Serialize;
 
 use super::image::{self, RegisterArguments};
-use super::vm::{CreateWait, VmName, find, find_host, order_new, vm_path};
+use super::lookup::{find, find_host, vm_path};
+use super::vm::{CreateWait, VmName, order_new};
 use super::{ChangeOptions, Wait, vm_boot};
 use crate::endpoint::Endpoint;
 use crate::failure::Failure;
@@ -37,22 +38,28 @@ Examples:
   daggerctl vm stop web-1 --wait applied
   daggerctl vm export web-1 web-1.vm
 
-Run it on the host that has the VM: a disk leaves a host only through its own socket. The VM cannot start while it is copied.
-The file holds the whole disk, which needs no image below it, and what orders the VM again; it tells at its end whether it is
-damaged. What is left out is printed: volumes among others, and the files of a kernel that the VM boots directly, which the
-file names by their digests. Whoever has the file has everything on the disk, the guest's own
-keys too: two VMs that begin with it answer with the same SSH host key.";
+Run it on the host that has the VM: a disk leaves a host only through its own
+socket. The VM cannot start while it is copied. The file holds the whole disk,
+which needs no image below it, and what orders the VM again; it tells at its
+end whether it is damaged. What is left out is printed: volumes among others,
+and the files of a kernel that the VM boots directly, which the file names by
+their digests. Whoever has the file has everything on the disk, the guest's
+own keys too: two VMs that begin with it answer with the same SSH host key.";
 
 pub(crate) const IMPORT_EXAMPLES: &str = "\
 Examples:
   daggerctl vm import web-1.vm --image 4f3c.../web-1 --wait applied
   daggerctl vm import web-1.vm --name web-2 --image acme/web-1 --host host3
 
-It PUBLISHES THE DISK: an image can be read by every operator and every host of the cluster. The file is read to its end and
-checked for damage before anything of it is used; that you trust whoever made it, you have to know by other means. Then its
-disk is registered as an image (under a name of yours, as with `daggerctl image register`), handed to the hosts on this
-machine, and a VM with the size, the keys, the labels and the public user-data that the file names is ordered, as printed
-before. A kernel and an initial RAM disk that the file names have to be registered already. On a first boot cloud-init gives the guest its new address and name.";
+It PUBLISHES THE DISK: an image can be read by every operator and every host
+of the cluster. The file is read to its end and checked for damage before
+anything of it is used; that you trust whoever made it, you have to know by
+other means. Then its disk is registered as an image (under a name of yours,
+as with `daggerctl image register`), handed to the hosts on this machine, and
+a VM with the size, the keys, the labels and the public user-data that the
+file names is ordered, as printed before. A kernel and an initial RAM disk
+that the file names have to be registered already. On a first boot cloud-init
+gives the guest its new address and name.";
 
 /// Arguments of `vm export`.
 #[derive(Debug, Clone, Args)]

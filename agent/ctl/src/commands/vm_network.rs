@@ -12,22 +12,28 @@ use dagger_payload::kind::VmNetworkChange;
 use dagger_payload::network::{Allowed, Forward, Ipv4Prefix, PortRange, Protocol, VmNetwork};
 
 use super::ChangeOptions;
-use super::vm::{ChangeWhat, find};
+use super::lookup::find;
+use super::vm::ChangeWhat;
 use super::vm_cards::Wish;
 use crate::failure::Failure;
 use crate::session::Session;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
-  daggerctl vm network web-1 --allow tcp:22@198.51.100.0/24 --allow tcp:80-443 --allow icmp
-  daggerctl vm network web-1 --forward tcp:22 --wait applied && daggerctl vm show web-1
+  daggerctl vm network web-1 --allow tcp:22@198.51.100.0/24 \\
+      --allow tcp:80-443 --allow icmp
+  daggerctl vm network web-1 --forward tcp:22 --wait applied \\
+      && daggerctl vm show web-1
   daggerctl vm network web-1 --allow-all --no-forwards
   daggerctl vm network db-1 --card 1 --allow tcp:5432@192.0.2.0/24
 
-A rule lets somebody begin a conversation with the guest; without rules everybody may, also other guests of its host. What the
-guest begins itself is answered in any case, and by NAT its host always reaches it. What comes by a forwarded port must be allowed
-too, as it arrives at the guest. Which port of the host leads to the guest, `vm show` says: it follows from the guest's
-address. Options that are not given leave things as they are. Conversations that go on are not cut off.";
+A rule lets somebody begin a conversation with the guest; without rules
+everybody may, also other guests of its host. What the guest begins itself is
+answered in any case, and by NAT its host always reaches it. What comes by a
+forwarded port must be allowed too, as it arrives at the guest. Which port of
+the host leads to the guest, `vm show` says: it follows from the guest's
+address. Options that are not given leave things as they are. Conversations
+that go on are not cut off.";
 
 /// What may begin a conversation with a guest, as people write it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,7 +13,7 @@ use super::{short, vm_boot, vm_cards, vm_network};
 use crate::failure::Failure;
 use crate::output::{facts, table};
 use crate::session::Session;
-use crate::units::show_time;
+use crate::units::{show_gib, show_mib, show_time};
 
 /// The account's VMs, or all.
 pub(crate) async fn list(all: bool, session: &Session) -> Result<(), Failure> {
@@ -32,8 +32,8 @@ pub(crate) async fn list(all: bool, session: &Session) -> Result<(), Failure> {
                 view.host_name.as_ref().map_or_else(|| "-".to_owned(), Name::to_string),
                 address.map_or_else(|| "-".to_owned(), |address| address.to_string()),
                 view.vm.size.cpus.to_string(),
-                format!("{} MiB", view.vm.size.memory_mib),
-                format!("{} GiB", view.vm.size.disk_gib),
+                show_mib(view.vm.size.memory_mib),
+                show_gib(view.vm.size.disk_gib),
                 view.image_name
                     .as_ref()
                     .map_or_else(|| short(&view.vm.image.digest), |n| n.to_string()),
@@ -138,8 +138,8 @@ pub(crate) fn show(view: &VmView) -> String {
         ("allowed in", vm_network::allowed(&vm.network)),
         ("forwards", forwards(view)),
         ("cpus", present(view, |size| size.cpus.to_string())),
-        ("memory", present(view, |size| format!("{} MiB", size.memory_mib))),
-        ("disk", format!("{} GiB", vm.size.disk_gib)),
+        ("memory", present(view, |size| show_mib(size.memory_mib))),
+        ("disk", show_gib(vm.size.disk_gib)),
         (
             "image",
             optional(view.image_name.as_ref().map(|name| name.to_string()))

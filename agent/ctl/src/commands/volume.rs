@@ -4,29 +4,26 @@
 //! it names a host or a VM. Called by `main` and, to make documents without sending them, by
 //! `commands::payload`.
 
-use std::time::Instant;
-
 use clap::{Args, Subcommand};
 use dagger_api::VolumeView;
-use dagger_payload::id::{Generation, HostId, PayloadDigest, SnapshotId, VmId, VolumeId};
+use dagger_payload::id::{Generation, HostId, VolumeId};
 use dagger_payload::kind::{
     Body, Protection, VolumeAttach, VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow,
     VolumeProtect,
 };
 use dagger_payload::name::Name;
-use dagger_payload::volume::{Snapshot, SnapshotState, VolumeState};
+use dagger_payload::volume::VolumeState;
 
-use super::follow::{Goal, Story, follow};
-use super::vm::{find as find_vm, find_host};
+use super::lookup::{find as find_vm, find_host};
+use super::volume_follow::{Reach, order};
 use super::volume_snapshots::{
     self, CloneArguments, DeleteSnapshotArguments, RestoreArguments, TakeArguments,
 };
-use super::{ChangeOptions, Wait, encode, short};
+use super::{ChangeOptions, encode, prefix, short};
 use crate::failure::Failure;
 use crate::output::{facts, table};
-use crate::progress::Progress;
-use crate::session::{Pause, Session};
-use crate::units;
+use crate::session::Session;
+use crate::units::{self, show_gib};
 
 const CREATE_EXAMPLES: &str = "\
 Examples:
@@ -34,24 +31,28 @@ Examples:
   daggerctl volume attach data web-1 --wait applied
   daggerctl volume create scratch --size 5GiB --host host1
 
-A volume stays on its host for all its life, and only VMs on that host can use it: name the VM that it is for, or the host.
-It counts against your grant like the disk of a VM. It outlives the VMs that use it.";
+A volume stays on its host for all its life, and only VMs on that host can use
+it: name the VM that it is for, or the host. It counts against your grant like
+the disk of a VM. It outlives the VMs that use it.";
 
 const ATTACH_EXAMPLES: &str = "\
 Examples:
   daggerctl volume attach data web-1 --wait applied
   # In the guest, the first time:
-  #   ls /dev/disk/by-id/virtio-*     one of them ends in the first 20 digits of the volume's id
+  #   ls /dev/disk/by-id/virtio-*
+  #     (one of them ends in the first 20 digits of the volume's id)
   #   mkfs.ext4 /dev/disk/by-id/virtio-...
 
-A VM that runs gets the volume at once, except on Cloud Hypervisor: there stop and start the VM. A VM that is off gets it
-when it is switched on. No two VMs ever have a volume at a time.";
+A VM that runs gets the volume at once, except on Cloud Hypervisor: there stop
+and start the VM. A VM that is off gets it when it is switched on. No two VMs
+ever have a volume at a time.";
 
 const DETACH_EXAMPLES: &str = "\
 Example (unmount it in the guest first, or the guest does not let go):
   daggerctl volume detach data --wait applied
 
-Until the VM's host has said that the volume is off, nobody else gets it and it cannot be deleted.";
+Until the VM's host has said that the volume is off, nobody else gets it and
+it cannot be deleted.";
 
 const GROW_EXAMPLES: &str = "\
 Examples:
@@ -59,8 +60,9 @@ Examples:
   # Then in the guest:
   #   resize2fs /dev/disk/by-id/virtio-...
 
-A VM that runs sees the larger disk at once, except on Cloud Hypervisor: there stop and start it. One that is off sees it when
-it is switched on. A volume never shrinks.";
+A VM that runs sees the larger disk at once, except on Cloud Hypervisor: there
+stop and start it. One that is off sees it when it is switched on. A volume
+never shrinks.";
 
 /// The group's commands.
 #[derive(Subcommand)]
@@ -125,7 +127,7 @@ pub(crate) enum VolumeCommand {
         #[command(flatten)]
         options: ChangeOptions,
     },
-    /// Keep what is on a volume now; no VM may have it
+    /// Keep what is on a volume now, also beside a running guest (QEMU)
     #[command(after_help = volume_snapshots::TAKE_EXAMPLES)]
     Snapshot {
         /// Which, and under what name.
@@ -192,7 +194,7 @@ pub(crate) enum VolumeCommand {
 /// Names one volume.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct VolumeNamed {
-    /// Name of a volume of yours, or the id of any
+    /// Name of a volume of yours, or the id of any (its first 8 digits will do)
     #[arg(value_name = "VOLUME")]
     pub(super) volume: String,
 }
@@ -205,8 +207,17 @@ pub(crate) struct CreateArguments {
     /// Its size, for example 20GiB
     #[arg(long, value_name = "SIZE", value_parser = units::disk_gib)]
     size: u64,
+    /// Where it is.
+    #[command(flatten)]
+    place: PlaceArguments,
+}
+
+/// On which host a new volume is: one of the two.
+#[derive(Debug, Clone, Args)]
+#[group(required = true, multiple = false)]
+pub(crate) struct PlaceArguments {
     /// On the host of this VM of yours
-    #[arg(long, value_name = "VM", required_unless_present = "host", conflicts_with = "host")]
+    #[arg(long)]
     vm: Option<String>,
     /// On this host, by name
     #[arg(long)]
@@ -277,7 +288,7 @@ impl CreateArguments {
     }
 
     async fn host(&self, session: &Session) -> Result<HostId, Failure> {
-        let named = match (&self.vm, &self.host) {
+        let named = match (&self.place.vm, &self.place.host) {
             (Some(vm), _) => {
                 let view = find_vm(session, vm).await?;
                 return view.vm.placement.host().ok_or_else(|| {
@@ -409,120 +420,27 @@ async fn order_protection(
     order((Some(id), None), Body::VolumeProtect(body), (options, Reach::State(goal)), session).await
 }
 
-/// Up to where a volume is followed.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Reach {
-    /// It is in this state.
-    State(VolumeState),
-    /// The snapshot that was asked for can be used.
-    Taken,
-    /// This snapshot of it is gone.
-    Without(SnapshotId),
-}
-
-impl Reach {
-    /// Whether it is there, after the payload `asked`.
-    fn is_reached(self, view: &VolumeView, asked: &PayloadDigest) -> bool {
-        let is_taken = |snapshot: &Snapshot| {
-            snapshot.created.digest == *asked && snapshot.state() == SnapshotState::Ready
-        };
-        match self {
-            Self::State(state) => view.state == state,
-            Self::Taken => view.volume.snapshots.iter().any(is_taken),
-            Self::Without(id) => view.volume.snapshot(id).is_none(),
-        }
-    }
-
-    /// Whether it cannot get there by itself.
-    fn is_lost(self, view: &VolumeView) -> bool {
-        let is_degraded = view.state == VolumeState::Degraded;
-        match self {
-            Self::State(goal) => is_degraded && goal != VolumeState::Deleted,
-            Self::Taken => is_degraded,
-            Self::Without(_) => false,
-        }
-    }
-}
-
-impl std::fmt::Display for Reach {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::State(state) => formatter.write_str(word(*state)),
-            Self::Taken => formatter.write_str("having the snapshot"),
-            Self::Without(_) => formatter.write_str("being without the snapshot"),
-        }
-    }
-}
-
-/// Looks a volume up by name in the key's account, or by id.
+/// Looks a volume up by name in the key's account, by id, or by the first digits of an id.
 pub(super) async fn find(session: &Session, volume: &str) -> Result<VolumeView, Failure> {
     if volume.parse::<VolumeId>().is_ok() {
         return session.client.get(&format!("/v1/volumes/{volume}")).await;
+    }
+    if prefix::is_prefix(volume)
+        && let Some(id) = begins_with(session, volume).await?
+    {
+        return session.client.get(&format!("/v1/volumes/{id}")).await;
     }
     let account = session.account().await?;
     session.client.get(&format!("/v1/volumes/{}?account={account}", encode(volume))).await
 }
 
-/// Orders a change of a volume, or a new one, and shows what comes of it. Where a VM is to get or
-/// lose it, that VM is followed first.
-pub(super) async fn order(
-    (id, vm): (Option<VolumeId>, Option<VmId>),
-    body: Body,
-    (options, reach): (&ChangeOptions, Reach),
-    session: &Session,
-) -> Result<(), Failure> {
-    let deadline = options.deadline();
-    let progress = Progress::new(session.output.format);
-    let signed = session.sign(None, body).await?;
-    let payload = session.submit(&signed, options.until(), deadline, &progress).await?;
-    if options.wait != Wait::Applied {
-        drop(progress);
-        return session.output.show(&payload, super::payload::show);
+/// The volume whose id begins with these digits, unless it is the name of one that may be seen.
+async fn begins_with(session: &Session, digits: &str) -> Result<Option<VolumeId>, Failure> {
+    let volumes: Vec<VolumeView> = session.client.get("/v1/volumes").await?;
+    if volumes.iter().any(|view| view.volume.name.as_str() == digits) {
+        return Ok(None);
     }
-    if let Some(vm) = vm {
-        follow(session, vm, (Goal::Applied, Story::Change), deadline, &progress).await?;
-    }
-    let id = id.unwrap_or_else(|| VolumeId::of(&signed.digest));
-    let view = wait_until(session, id, (reach, &signed.digest), deadline).await?;
-    progress.done(word(view.state));
-    drop(progress);
-    session.output.show(&view, show)
-}
-
-/// Looks until the volume is where it should get to; one that cannot get there is a failure.
-async fn wait_until(
-    session: &Session,
-    id: VolumeId,
-    (reach, asked): (Reach, &PayloadDigest),
-    deadline: Instant,
-) -> Result<VolumeView, Failure> {
-    let mut pause = Pause::new();
-    let path = format!("/v1/volumes/{id}");
-    loop {
-        let state = match session.client.get::<VolumeView>(&path).await {
-            Ok(view) if reach.is_reached(&view, asked) => return Ok(view),
-            Ok(view) if reach.is_lost(&view) => {
-                let why = view.reason.unwrap_or_else(|| "no reason is known".to_owned());
-                let what = format!("volume {} is degraded: {why}", view.volume.name);
-                let next = "What its host lacks has to come back, or delete it.";
-                return Err(Failure::refused("degraded", what, next));
-            }
-            Ok(view) => word(view.state),
-            // The agent folds releases a moment after the payload's verdict is known.
-            Err(failure) if failure.has_code("not_found") || failure.is_unavailable() => {
-                "not visible"
-            }
-            Err(failure) => return Err(failure),
-        };
-        if Instant::now() >= deadline {
-            return Err(Failure::unavailable(
-                "not_in_time",
-                format!("volume {id} is {state}; it did not get to {reach} in time"),
-                format!("It goes on by itself. `daggerctl volume show {id}` shows how it is."),
-            ));
-        }
-        pause.wait().await;
-    }
+    prefix::only(digits, volumes.iter().map(|view| view.volume.id))
 }
 
 async fn list(all: bool, session: &Session) -> Result<(), Failure> {
@@ -538,7 +456,7 @@ async fn list(all: bool, session: &Session) -> Result<(), Failure> {
             [
                 view.volume.name.to_string(),
                 word(view.state).to_owned(),
-                format!("{} GiB", view.volume.size_gib),
+                show_gib(view.volume.size_gib),
                 name(&view.host_name),
                 name(&view.vm_name),
                 short(&view.volume.id),
@@ -550,7 +468,7 @@ async fn list(all: bool, session: &Session) -> Result<(), Failure> {
 }
 
 /// A state as people read it.
-fn word(state: VolumeState) -> &'static str {
+pub(super) fn word(state: VolumeState) -> &'static str {
     match state {
         VolumeState::Pending => "pending",
         VolumeState::Ready => "ready",
@@ -563,7 +481,7 @@ fn word(state: VolumeState) -> &'static str {
 }
 
 /// One volume in full, and its snapshots.
-fn show(view: &VolumeView) -> String {
+pub(super) fn show(view: &VolumeView) -> String {
     let volume = &view.volume;
     let optional = |name: &Option<Name>| name.as_ref().map(Name::to_string).unwrap_or_default();
     let origin = volume.origin.map(|origin| {
@@ -574,8 +492,8 @@ fn show(view: &VolumeView) -> String {
         ("id", volume.id.to_string()),
         ("state", word(view.state).to_owned()),
         ("reason", view.reason.clone().unwrap_or_default()),
-        ("size", format!("{} GiB", volume.size_gib)),
-        ("counted", format!("{} GiB", volume.size().disk_gib)),
+        ("size", show_gib(volume.size_gib)),
+        ("counted", show_gib(volume.size().disk_gib)),
         ("host", optional(&view.host_name)),
         ("vm", optional(&view.vm_name)),
         ("protection", format!("{:?}", volume.protection).to_lowercase()),

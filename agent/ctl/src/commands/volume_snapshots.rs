@@ -10,8 +10,9 @@ use dagger_payload::kind::{Body, SnapshotDelete, VolumeClone, VolumeRestore, Vol
 use dagger_payload::name::Name;
 use dagger_payload::volume::{Snapshot, SnapshotState, VolumeState};
 
-use super::volume::{Reach, VolumeNamed, find, order};
-use super::{ChangeOptions, short};
+use super::volume::{VolumeNamed, find};
+use super::volume_follow::{Reach, order};
+use super::{ChangeOptions, prefix, short};
 use crate::failure::Failure;
 use crate::output::table;
 use crate::session::Session;
@@ -20,35 +21,41 @@ use crate::units;
 pub(super) const TAKE_EXAMPLES: &str = "\
 Examples:
   daggerctl volume snapshot data monday --wait applied
-  daggerctl ssh web-1 -- sync && daggerctl volume snapshot data tuesday --wait applied
+  daggerctl ssh web-1 -- sync && \\
+      daggerctl volume snapshot data tuesday --wait applied
 
-Of a volume that no VM has, or whose VM is switched off: what is on it. Of a running guest's volume: what a power cut would
-leave at one moment between the order and the report that it is ready; only where QEMU runs the VM, elsewhere it is refused
-with snapshot_while_off_only: delete it, stop the VM, and ask again. A VM is not switched on while its volume is copied. It stays on the volume's host, never changes, and counts against
-your grant like the volume itself: its whole size. `volume show` lists a volume's snapshots.";
+Of a volume that no VM has, or whose VM is switched off: what is on it. Of a
+running guest's volume: what a power cut would leave at one moment between the
+order and the report that it is ready; only where QEMU runs the VM, elsewhere
+it is refused with snapshot_while_off_only: delete it, stop the VM, and ask
+again. A VM is not switched on while its volume is copied. It stays on the
+volume's host, never changes, and counts against your grant like the volume
+itself: its whole size. `volume show` lists a volume's snapshots.";
 
 pub(super) const RESTORE_EXAMPLES: &str = "\
 Example:
   daggerctl volume detach data --wait applied
   daggerctl volume restore data monday --wait applied
 
-What is on the volume now goes into quarantine on its host; take a snapshot of it first if you may want it back. The
-volume keeps its size. Nobody gets it until its host has said that it is put back.";
+What is on the volume now goes into quarantine on its host; take a snapshot of
+it first if you may want it back. The volume keeps its size. Nobody gets it
+until its host has said that it is put back.";
 
 pub(super) const CLONE_EXAMPLES: &str = "\
 Examples:
   daggerctl volume clone data monday copy --wait applied
   daggerctl volume clone data monday larger --size 40GiB
 
-A VM may have the volume meanwhile. The new one is as large as the snapshot unless --size says more, and depends on nothing
-once it is ready: volume and snapshot may go.";
+A VM may have the volume meanwhile. The new one is as large as the snapshot
+unless --size says more, and depends on nothing once it is ready: volume and
+snapshot may go.";
 
 /// What `volume snapshot` names.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct TakeArguments {
     #[command(flatten)]
     volume: VolumeNamed,
-    /// Name of the snapshot, unique among yours
+    /// Name of the snapshot, unique among all your snapshots
     #[arg(value_name = "SNAPSHOT")]
     name: Name,
     /// Refuse unless the volume is still at this generation (see `volume show`)
@@ -100,10 +107,13 @@ impl SnapshotNamed {
     /// The volume, and which of its snapshots is meant.
     async fn find(&self, session: &Session) -> Result<(VolumeView, Snapshot), Failure> {
         let view = find(session, &self.volume.volume).await?;
-        let is_meant = |snapshot: &&Snapshot| {
-            snapshot.name.as_str() == self.snapshot || snapshot.id.to_string() == self.snapshot
-        };
-        let Some(found) = view.volume.snapshots.iter().find(is_meant).cloned() else {
+        let snapshots = &view.volume.snapshots;
+        let mut found = snapshots.iter().find(|snapshot| snapshot.name.as_str() == self.snapshot);
+        if found.is_none() && prefix::is_prefix(&self.snapshot) {
+            let id = prefix::only(&self.snapshot, snapshots.iter().map(|snapshot| snapshot.id))?;
+            found = id.and_then(|id| view.volume.snapshot(id));
+        }
+        let Some(found) = found.cloned() else {
             let what = format!("volume {} has no snapshot {}", view.volume.name, self.snapshot);
             let next = format!("`daggerctl volume show {}` lists them.", view.volume.name);
             return Err(Failure::refused("not_found", what, next));

@@ -1,14 +1,19 @@
 //! `daggerctl vm why`: says in words why a VM is in its state, and what would change it.
 //!
-//! Owns the explanation; all facts in it come from the agent. Never guesses. Called by
-//! `commands::vm`.
+//! Owns the explanation; all facts in it come from the agent, what a start would come to from a
+//! prediction by the rules that judge. Never guesses. Called by `commands::vm`.
 
-use dagger_api::{HostView, LedgerView, VmView};
-use dagger_payload::object::{Placement, VmState};
+use dagger_api::{LedgerView, PredictionView, VmView};
+use dagger_payload::id::HostId;
+use dagger_payload::kind::{Body, VmChange};
+use dagger_payload::name::Name;
+use dagger_payload::object::{Placement, VmState, Wanted};
+use dagger_payload::refusal::RefusalCode;
 use serde_json::json;
 
 use super::image::show_download;
-use super::vm::{VmName, find};
+use super::lookup::{find, named_hosts};
+use super::vm::VmName;
 use super::vm_view::{reported, unproven};
 use crate::failure::Failure;
 use crate::output::Format;
@@ -18,21 +23,95 @@ use crate::units::show_time;
 /// Explains a VM's state.
 pub(crate) async fn run(name: &VmName, session: &Session) -> Result<(), Failure> {
     let view = find(session, &name.vm).await?;
-    let hosts: Vec<HostView> = session.client.get("/v1/hosts").await?;
     let ledger: LedgerView = session.client.get("/v1/ledger").await?;
-    let reasons = explain(&view, &hosts, &ledger);
+    let mut reasons = explain(&view, &ledger);
+    if view.state == VmState::Degraded && view.vm.placement == (Placement::NoHost {}) {
+        let hosts = named_hosts(session).await?;
+        let tried = view.vm.tried.iter().filter_map(|id| hosts.get(id).map(Name::as_str));
+        let tried: Vec<_> = tried.collect();
+        if !tried.is_empty() {
+            reasons.push(format!("it was offered in vain to {}", tried.join(", ")));
+        }
+        let start = start(&view, session).await;
+        reasons.extend(start.and_then(|start| outcome(&start, |id| hosts.get(id).cloned())));
+    }
+    let next = next_step(&view.vm.name, (view.state, view.vm.wanted, &view.vm.placement));
     if session.output.format == Format::Json {
         let state = view.state.word();
-        return session.output.json(&json!({ "state": state, "because": reasons }));
+        let value = json!({ "state": state, "because": reasons, "next": next });
+        return session.output.json(&value);
     }
     session.output.line(format!("{} is {}", view.vm.name, view.state.word()))?;
-    for reason in reasons {
+    for reason in reasons.into_iter().chain(next) {
         session.output.line(format!("  {reason}"))?;
     }
     Ok(())
 }
 
-fn explain(view: &VmView, hosts: &[HostView], ledger: &LedgerView) -> Vec<String> {
+/// What would come of starting it now, as the rules would judge; only its owner can ask that.
+async fn start(view: &VmView, session: &Session) -> Option<PredictionView> {
+    let key = session.signing_key().ok()?;
+    let body = Body::VmStart(VmChange { vm: view.vm.id, expected_generation: None });
+    let document = session.document(&key, body).await.ok()?.to_bytes();
+    session.client.predict(document.into()).await.ok()
+}
+
+/// The same in words; nothing about who asks.
+fn outcome(start: &PredictionView, called: impl Fn(&HostId) -> Option<Name>) -> Option<String> {
+    if let Some(refusal) = &start.refusal {
+        return match refusal.code {
+            RefusalCode::NotAuthorized | RefusalCode::AccountUnknown => None,
+            _ => Some(format!("a start now would find no host either: {}", refusal.detail)),
+        };
+    }
+    let host = start.vm.as_ref()?.placement.host()?;
+    let host = called(&host).map_or_else(|| host.to_string(), |name| name.to_string());
+    Some(format!("a start now would offer it to {host}"))
+}
+
+/// What its owner can do about the state, if anything.
+fn next_step(
+    name: &Name,
+    (state, wanted, placement): (VmState, Wanted, &Placement),
+) -> Option<String> {
+    let again =
+        |command: &str| Some(format!("to have it tried again: daggerctl vm {command} {name}"));
+    match (state, wanted, placement) {
+        (VmState::Degraded, _, Placement::Lost { .. }) => {
+            Some(format!("to give it up: daggerctl vm delete {name}"))
+        }
+        (VmState::Degraded, _, Placement::NoHost {}) => again("start"),
+        // What is wanted already changes nothing: only another wish makes its host try again.
+        (VmState::Degraded, Wanted::Running, _) => again("reboot"),
+        (VmState::Degraded, Wanted::Stopped, _) => again("start"),
+        (VmState::Degraded, Wanted::Paused, _) => again("resume"),
+        (VmState::Stopped, Wanted::Stopped, _) => {
+            Some(format!("its owner wants it off; to switch it on: daggerctl vm start {name}"))
+        }
+        (VmState::Stopped, _, _) => Some(format!(
+            "it stopped although its owner did not ask for that; to switch it on: daggerctl vm \
+             start {name}"
+        )),
+        (VmState::Paused, _, _) => {
+            Some(format!("its owner wants it halted; to let it go on: daggerctl vm resume {name}"))
+        }
+        (VmState::Deleted, _, _) => Some(
+            "its disk is in quarantine on its host, until the host's operator removes it"
+                .to_owned(),
+        ),
+        (
+            VmState::Pending
+            | VmState::Converging
+            | VmState::Running
+            | VmState::Deleting
+            | VmState::Degraded,
+            _,
+            _,
+        ) => None,
+    }
+}
+
+fn explain(view: &VmView, ledger: &LedgerView) -> Vec<String> {
     let mut reasons = Vec::new();
     let vm = &view.vm;
     let host = view.host_name.as_ref().map_or_else(|| "its host".to_owned(), ToString::to_string);
@@ -57,10 +136,7 @@ fn explain(view: &VmView, hosts: &[HostView], ledger: &LedgerView) -> Vec<String
              reach, and no other host gets it; delete it and create another one"
                 .to_owned(),
         ),
-        Placement::NoHost {} => {
-            reasons.push("no host takes it; these are the hosts:".to_owned());
-            reasons.extend(hosts.iter().map(|host| no_host_reason(view, host)));
-        }
+        Placement::NoHost {} => {}
     }
     if let Some(report) = &vm.reported {
         let about = if report.generation == vm.generation {
@@ -83,32 +159,44 @@ fn explain(view: &VmView, hosts: &[HostView], ledger: &LedgerView) -> Vec<String
     reasons
 }
 
-fn no_host_reason(view: &VmView, candidate: &HostView) -> String {
-    let vm = &view.vm;
-    let why = match &candidate.host {
-        None => "was not declared by its operator (host.join)".to_owned(),
-        Some(_) if vm.tried.contains(&candidate.id) => "was tried and did not take it".to_owned(),
-        Some(host) if vm.region.as_ref().is_some_and(|region| *region != host.region) => {
-            format!("is in region {}", host.region)
+#[cfg(test)]
+mod tests {
+    use dagger_payload::refusal::Refusal;
+
+    use super::*;
+
+    #[test]
+    fn each_state_that_its_owner_can_change_says_by_which_command() {
+        let name: Name = "web-1".parse().expect("a name");
+        let (host, nowhere) = (HostId::ZERO, Placement::NoHost {});
+        let lost = Placement::Lost { host };
+        let told = |state, wanted, placement: &Placement| {
+            next_step(&name, (state, wanted, placement)).unwrap_or_default()
+        };
+        let cases = [
+            (VmState::Degraded, Wanted::Running, &nowhere, "vm start web-1"),
+            (VmState::Degraded, Wanted::Running, &lost, "vm delete web-1"),
+            (VmState::Stopped, Wanted::Stopped, &nowhere, "vm start web-1"),
+            (VmState::Stopped, Wanted::Running, &nowhere, "vm start web-1"),
+            (VmState::Paused, Wanted::Paused, &nowhere, "vm resume web-1"),
+        ];
+        for (state, wanted, placement, command) in cases {
+            let said = told(state, wanted, placement);
+            assert!(said.contains(command), "{}: {said}", state.word());
         }
-        Some(_) if vm.pinned_host.is_some_and(|pinned| pinned != candidate.id) => {
-            "is not the host that was asked for".to_owned()
-        }
-        Some(host) => {
-            let free = host.capacity.minus(&candidate.used);
-            let lacks =
-                vm.host_labels.iter().find(|(key, value)| host.labels.get(*key) != Some(*value));
-            match lacks {
-                Some((key, value)) => format!("lacks the label {key}={value}"),
-                None if !free.covers(&vm.size) => format!(
-                    "has only {} CPUs, {} MiB and {} GiB free",
-                    free.cpus, free.memory_mib, free.disk_gib
-                ),
-                None => {
-                    "has room: its operator may not have granted you, or it was silent".to_owned()
-                }
-            }
-        }
-    };
-    format!("  {} {why}", candidate.name)
+        assert_eq!(told(VmState::Running, Wanted::Running, &nowhere), "");
+    }
+
+    #[test]
+    fn what_a_start_would_come_to_is_told_to_its_owner_alone() {
+        let start = |code| PredictionView {
+            refusal: Some(Refusal::new(code, "host1 is draining; host2 has no bridge lan")),
+            vm: None,
+            hosts: Vec::new(),
+            hosts_left_out: 0,
+        };
+        let told = outcome(&start(RefusalCode::NoHostFits), |_| None).expect("the owner");
+        assert!(told.contains("host1 is draining; host2 has no bridge lan"), "{told}");
+        assert_eq!(outcome(&start(RefusalCode::NotAuthorized), |_| None), None);
+    }
 }

@@ -12,16 +12,26 @@ use dagger_net::dhcp::{End, GuestSocket, PORT, serve};
 use listenfd::ListenFd;
 
 const USAGE: &str = "\
-Usage: dagger-dhcp           answers by the socket that systemd hands over; ends when nobody has asked for a while
-       dagger-dhcp --bind    binds UDP port 67 itself, beside servers that share it; ends with its standard input
-Answers guests that ask for their address by DHCP on taps that dagger-net made, each with the address that the ledger
-gave it. Keeps nothing, answers nobody else; needs no capability but for the port.";
+Usage: dagger-dhcp [--bind]
+Answers guests that ask for their address by DHCP on taps that dagger-net made,
+each with the address that the ledger gave it. Keeps nothing, answers nobody
+else; needs no capability but for the port.
+
+Without --bind it answers by the socket that systemd hands over, and ends when
+nobody has asked for a while. With --bind it binds UDP port 67 itself, beside
+servers that share it, and ends with its standard input.
+
+Exit codes: 0 nobody needs it any more; 1 it could not answer; 2 wrong usage.";
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let done = match &words[..] {
         [] => by_systemd(),
         [option] if option == "--bind" => bound(),
+        [word] if word == "--help" || word == "-h" => return say(USAGE),
+        [word] if word == "--version" || word == "-V" => {
+            return say(concat!("dagger-dhcp ", env!("CARGO_PKG_VERSION")));
+        }
         _ => {
             eprintln!("{USAGE}");
             return ExitCode::from(2);
@@ -34,6 +44,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn say(text: &str) -> ExitCode {
+    println!("{text}");
+    ExitCode::SUCCESS
 }
 
 fn by_systemd() -> io::Result<()> {

@@ -23,7 +23,7 @@ use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
-use super::{domain_xml, failed, is, volumes};
+use super::{domain_xml, failed, is, volumes, words};
 use crate::hypervisor::{HypervisorError, LiveCopy};
 
 /// How long one copy may take.
@@ -247,7 +247,10 @@ fn cannot(error: Error) -> HypervisorError {
     let unsupported =
         [ErrorNumber::NoSupport, ErrorNumber::OperationUnsupported, ErrorNumber::ConfigUnsupported];
     match unsupported.into_iter().any(|number| is(&error, number)) {
-        true => HypervisorError::Refused(format!("snapshot_while_off_only: {error}")),
+        true => HypervisorError::Refused(format!(
+            "snapshot_while_off_only: this host cannot copy a disk beside its guest; {}",
+            words(&error)
+        )),
         false => failed(error),
     }
 }

@@ -425,5 +425,10 @@ fn failed(error: Error) -> HypervisorError {
     if from_the_wire && connection_errors.iter().any(|number| is(&error, *number)) {
         return HypervisorError::Unavailable(error.to_string());
     }
-    HypervisorError::Failed(error.to_string())
+    HypervisorError::Failed(words(&error))
+}
+
+/// What libvirt says, as the VM's owner reads it: without the numbers of its code.
+fn words(error: &Error) -> String {
+    format!("libvirt refused it: {}", error.message())
 }

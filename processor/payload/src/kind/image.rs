@@ -109,8 +109,8 @@ pub struct ImageRetire {
 impl Checked for ImageRegister {
     fn check(&self) -> Result<(), Refusal> {
         require(self.sources.len() <= IMAGE_SOURCES_MAX, "sources: at most 8")?;
-        require(self.size_bytes > 0, "size_bytes: above 0")?;
-        require(self.virtual_size_bytes > 0, "virtual_size_bytes: above 0")?;
+        require(self.size_bytes > 0, "size_bytes must be above 0")?;
+        require(self.virtual_size_bytes > 0, "virtual_size_bytes must be above 0")?;
         let bytes_max = match self.format.use_of() {
             ImageUse::Disk => return Ok(()),
             ImageUse::Kernel => KERNEL_BYTES_MAX,

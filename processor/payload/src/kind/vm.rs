@@ -290,11 +290,11 @@ impl Checked for VmNetworkChange {
 }
 
 fn require_cpus(cpus: u32) -> Result<(), Refusal> {
-    require((1..=VM_CPUS_MAX).contains(&cpus), "cpus: 1 to 256")
+    require((1..=VM_CPUS_MAX).contains(&cpus), "cpus must be 1 to 256")
 }
 
 fn require_memory(memory_mib: u64) -> Result<(), Refusal> {
-    require((64..=VM_MEMORY_MIB_MAX).contains(&memory_mib), "memory_mib: 64 to 4194304")
+    require((64..=VM_MEMORY_MIB_MAX).contains(&memory_mib), "memory_mib must be 64 to 4194304")
 }
 
 impl Checked for VmResize {
@@ -310,7 +310,7 @@ impl Checked for VmCreate {
     fn check(&self) -> Result<(), Refusal> {
         require_cpus(self.cpus)?;
         require_memory(self.memory_mib)?;
-        require((1..=VM_DISK_GIB_MAX).contains(&self.disk_gib), "disk_gib: 1 to 65536")?;
+        require((1..=VM_DISK_GIB_MAX).contains(&self.disk_gib), "disk_gib must be 1 to 65536")?;
         let image_fits = self.image.virtual_size_bytes <= self.disk_gib << 30;
         require(image_fits, "disk_gib: at least the image's virtual size")?;
         require(self.ssh_keys.len() <= VM_SSH_KEYS_MAX, "ssh_keys: at most 16")?;

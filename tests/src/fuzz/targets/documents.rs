@@ -166,7 +166,7 @@ fn api_bodies(world: &World) -> Vec<Vec<u8>> {
         protocol_max: dagger_payload::id::ProtocolVersion::KNOWN,
     };
     let problem = Problem {
-        type_uri: "https://dagger.example/problems/not_found".to_owned(),
+        type_uri: "urn:dagger:problem:not_found".to_owned(),
         title: "nothing there".to_owned(),
         status: 404,
         code: "not_found".to_owned(),

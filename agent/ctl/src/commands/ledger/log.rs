@@ -17,10 +17,12 @@ pub(super) const EXAMPLES: &str = "\
 Examples:
   daggerctl ledger log --limit 20                  # the newest
   daggerctl ledger log --from 1 --limit 1000 --json
-  daggerctl ledger log --json | jq -r 'select(.refusal) | [.position, .kind, .refusal.code] | @tsv'
+  daggerctl ledger log --json | \\
+      jq -r 'select(.refusal) | [.position, .kind, .refusal.code] | @tsv'
 
-With --json each payload is one line. Over a host's Unix socket, or with an operator's key, everything is shown; any other key sees
-what its own account has signed.";
+With --json each payload is one line. Over a host's Unix socket, or with an
+operator's key, everything is shown; any other key sees what its own account
+has signed.";
 
 /// Arguments of `ledger log`.
 #[derive(Debug, Clone, Args)]

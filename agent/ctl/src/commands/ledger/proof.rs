@@ -19,8 +19,10 @@ Examples:
   # That there is no such VM (any more), by its id
   daggerctl ledger proof vm 0123456789abcdef0123456789abcdef > gone.json
 
-A proof is a small JSON document: the object, its path to the state root, and signed headers of a quorum that name this root.
-That of a payload also shows the event that carried it: its path to the event's Merkle root, and the header that its carrier signed.";
+A proof is a small JSON document: the object, its path to the state root, and
+signed headers of a quorum that name this root. That of a payload also shows
+the event that carried it: its path to the event's Merkle root, and the header
+that its carrier signed.";
 
 /// What can be proven.
 #[derive(Subcommand)]

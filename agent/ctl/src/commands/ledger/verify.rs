@@ -25,16 +25,17 @@ use super::super::genesis::signatures_path;
 use crate::failure::Failure;
 use crate::output::facts;
 use crate::session::Session;
-use crate::signer::read_small;
+use crate::signer::{read_signatures, read_small};
 use crate::units::show_time;
 
 pub(super) const EXAMPLES: &str = "\
 Examples:
   daggerctl ledger verify proof.json --genesis genesis.json
-  daggerctl ledger verify proof.json --genesis genesis.json --json | jq .object.placement
+  daggerctl ledger verify proof.json --genesis genesis.json --json \\
+      | jq .object.placement
 
-Needs no network, no daemon and no account: only the genesis document and its operators' signatures. Ends with 1 if anything does
-not hold.";
+Needs no network, no daemon and no account: only the genesis document and its
+operators' signatures. Ends with 1 if anything does not hold.";
 
 /// Arguments of `ledger verify`.
 #[derive(Debug, Clone, Args)]
@@ -133,7 +134,10 @@ pub(crate) fn founded(
 ) -> Result<(Genesis, ClusterId), Failure> {
     let text = read_small(genesis)?;
     let signatures = signatures.map_or_else(|| signatures_path(genesis), Path::to_owned);
-    let read = Genesis::read_signed(text.as_bytes(), &read_small(&signatures)?);
+    let without =
+        "Have its signatures from whoever gave you the document, or name them: --signatures.";
+    let signed = read_signatures(&signatures, without.to_owned())?;
+    let read = Genesis::read_signed(text.as_bytes(), &signed);
     read.map_err(|error| {
         let advice = "Have the document and its signatures from somebody whom you trust.";
         Failure::refused("genesis_invalid", error.to_string(), advice)
