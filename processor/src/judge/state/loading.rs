@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 
-use dagger_payload::id::{AccountId, HostId, LedgerTime, VmId};
+use dagger_payload::id::{HostId, VmId};
 
 use super::State;
 use super::holdings::Held;
@@ -18,39 +18,48 @@ use crate::verify::NameWord;
 pub(crate) struct Loading {
     /// By id, as they come.
     vms: Vec<(VmId, KeptVm)>,
-    names: BTreeMap<AccountId, Vec<(NameWord, VmId)>>,
-    addresses: BTreeMap<HostId, Vec<Ipv4Addr>>,
-    deadlines: Vec<(LedgerTime, VmId)>,
+    held: Vec<Holder>,
+}
+
+/// What one of the VMs holds, what it is called, and how many bytes it has.
+#[derive(Debug)]
+struct Holder {
+    held: Held,
+    name: NameWord,
+    bytes: usize,
 }
 
 impl State {
-    /// Takes in a VM that comes after all others; it is found by nobody before
+    /// Takes in a VM that comes after all others; it is found by nobody and counts nowhere before
     /// [`Self::finish_loading`].
-    pub(super) fn load_vm(
-        &mut self,
-        loading: &mut Loading,
-        held: &Held,
-        (name, kept): (NameWord, KeptVm),
-    ) {
-        self.weigh_in(held, kept.bytes().len());
+    pub(super) fn load_vm(loading: &mut Loading, held: Held, name: NameWord, kept: KeptVm) {
+        let bytes = kept.bytes().len();
         loading.vms.push((held.vm, kept));
-        loading.names.entry(held.account).or_default().push((name, held.vm));
-        loading.deadlines.extend(held.deadline.map(|deadline| (deadline, held.vm)));
-        if let Some((host, address)) = self.count(held) {
-            loading.addresses.entry(host).or_default().push(address);
-        }
+        loading.held.push(Holder { held, name, bytes });
     }
 
     /// Makes the indexes.
     pub(crate) fn finish_loading(&mut self, loading: Loading) {
-        let Loading { vms, names, addresses, deadlines } = loading;
+        let Loading { vms, mut held } = loading;
         // Collected, maps are built from what is sorted.
         self.vms = vms.into_iter().collect();
+        // Account by account, so that what is an account's is near while its VMs are counted.
+        held.sort_unstable_by_key(|holder| (holder.held.account, holder.name, holder.held.vm));
+        let mut addresses: BTreeMap<HostId, Vec<Ipv4Addr>> = BTreeMap::new();
+        let mut deadlines = Vec::new();
+        for own in held.chunk_by(|one, next| one.held.account == next.held.account) {
+            let names = own.iter().map(|holder| (holder.name, holder.held.vm)).collect();
+            self.accounts.estate_mut(own[0].held.account).load_vms(names);
+            for Holder { held, name: _, bytes } in own {
+                self.weigh_in(held, *bytes);
+                deadlines.extend(held.deadline.map(|deadline| (deadline, held.vm)));
+                if let Some((host, address)) = self.count(held) {
+                    addresses.entry(host).or_default().push(address);
+                }
+            }
+        }
         self.deadlines = deadlines.into_iter().collect();
         self.silent = self.silent_at(self.time);
-        for (account, names) in names {
-            self.accounts.estate_mut(account).load_vms(names);
-        }
         for (host, addresses) in addresses {
             let of_host = self.addresses.entry(host).or_default();
             addresses.into_iter().for_each(|address| _ = of_host.taken.insert(address));

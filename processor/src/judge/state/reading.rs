@@ -129,7 +129,7 @@ impl State {
                 Part::Vm(vm) => {
                     let NewVm { held, name, kept, leaf } = *vm;
                     self.tree.change(leaf);
-                    self.load_vm(loading, &held, (name, kept));
+                    Self::load_vm(loading, held, name, kept);
                 }
                 Part::Remembered(remembered) => {
                     let (digest, judgement, leaf) = *remembered;
