@@ -24,8 +24,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 /// on the host's virtual machines.
 ///
 /// It connects to dagger-ledger and dagger-processor of the same host over Unix sockets, and to
-/// the hypervisor. Each of them may be away: the agent tries again and says so under /v1/health. Running
-/// VMs never depend on it.
+/// the hypervisor. Each of them may be away: the agent tries again and says so under /v1/health.
+/// Running VMs never depend on it.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES)]
 struct Arguments {

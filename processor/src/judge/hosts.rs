@@ -97,8 +97,8 @@ fn seated(state: &State, case: &Case<'_>, body: &HostJoin, seat: &Seat) -> Resul
 /// The seat of a host that comes.
 fn follower(state: &State, case: &Case<'_>, body: &HostJoin) -> Result<Seat, Refusal> {
     let Some(address) = body.address else {
-        let detail = "ledger_key: no member has this key: give the host's present one, or for a host that \
-                      comes its address";
+        let detail = "ledger_key: no member has this key: give the host's present one, or for a \
+                      host that comes its address";
         return refuse(RefusalCode::NotFound, detail);
     };
     let operator = acting(state, case)?;

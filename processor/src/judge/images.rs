@@ -24,7 +24,7 @@ pub(crate) fn register(state: &State, case: &Case<'_>, body: &ImageRegister) -> 
     }
     if body.name.publisher() != called {
         let detail = format!(
-            "with this key an image is called {called}/NAME; who publishes as {} signs with his own",
+            "with this key an image is called {called}/NAME; images of {} are signed with its key",
             body.name.publisher()
         );
         return refuse(RefusalCode::NotAuthorized, detail);

@@ -1,7 +1,8 @@
 //! Follows a VM after its request was ordered, until it is where the user wants it.
 //!
 //! Owns the stages that are shown on the way, and trying SSH from where the developer sits. Never
-//! changes anything. Called by `vm` and, for the VM that gets or loses a volume, by `volume_follow`.
+//! changes anything. Called by `vm` and, for the VM that gets or loses a volume, by
+//! `volume_follow`.
 
 use std::net::Ipv4Addr;
 use std::time::Instant;

@@ -129,7 +129,7 @@ pub(super) async fn order(
     }
     let id = id.unwrap_or_else(|| VolumeId::of(&signed.digest));
     let view = wait_until(session, id, (reach, &signed.digest), deadline).await?;
-    progress.done(word(view.state));
+    progress.done(word(own_state(&view)));
     drop(progress);
     session.output.show(&view, show)
 }
