@@ -1,12 +1,13 @@
 //! Carries out downloads of images, each in a helper of its own that has the network.
 //!
-//! Owns the conversations with `dagger-fetch`: what it is asked, how far it has come, and the copy
-//! into the store of what it fetched. Never decides what is fetched or when: the controller does.
+//! Owns the conversations with `dagger-fetch`: what it is asked, how far it has come, which places
+//! have not served and are asked last, and the copy into the store of what it fetched. Never decides
+//! what is fetched or when: the controller does.
 //! What was fetched stays where it is when the agent ends, and the next try goes on there.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dagger_api::ImageDownload;
@@ -14,7 +15,7 @@ use dagger_images::fetch::{
     AddressRange, FetchCode, FetchNews, FetchProblem, FetchRequest, FetchSource,
 };
 use dagger_images::limits::IMAGE_FILE_BYTES_MAX;
-use dagger_images::{ImageError, ImageStore, Incoming};
+use dagger_images::{Claim, ImageError, ImageStore, Incoming};
 use dagger_payload::id::ImageDigest;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,9 @@ use crate::one_shot::{Conversation, HelperConfiguration, OneShot};
 const STALL_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long a helper may say nothing: before it asks anybody it hashes what is kept.
 const WORD_WAIT_MAX: Duration = Duration::from_secs(30 * 60);
+/// Places that are remembered because they did not serve.
+const DOUBTED_MAX: usize = 256;
+const NOT_REMOVED: &str = "what was fetched of an image cannot be removed";
 
 /// What downloads on this host rest on.
 #[derive(Debug, Clone, Default)]
@@ -54,6 +58,31 @@ struct Parts {
     board: SightBoard,
     inputs: mpsc::Sender<Input>,
     stop: CancellationToken,
+    doubted: Mutex<Doubted>,
+}
+
+/// Places that did not serve, the last one last: others are asked first.
+#[derive(Debug, Default)]
+struct Doubted(VecDeque<FetchPlace>);
+
+impl Doubted {
+    fn doubt(&mut self, place: &FetchPlace) {
+        self.trust(place);
+        self.0.push_back(place.clone());
+        if self.0.len() > DOUBTED_MAX {
+            self.0.pop_front();
+        }
+    }
+
+    fn trust(&mut self, place: &FetchPlace) {
+        self.0.retain(|other| other != place);
+    }
+
+    /// Those that nobody doubts, in their order, and the others after them: who did not serve last,
+    /// last.
+    fn sort(&self, places: &mut [FetchPlace]) {
+        places.sort_by_key(|place| self.0.iter().position(|other| other == place));
+    }
 }
 
 impl Downloads {
@@ -71,12 +100,14 @@ impl Downloads {
             board: observation.board.clone(),
             inputs: observation.inputs.clone(),
             stop: stop.clone(),
+            doubted: Mutex::default(),
         };
         Self { parts: Arc::new(parts), running: BTreeMap::new() }
     }
 
     /// Begins a download; its end comes as [`Input::Fetched`].
-    pub(crate) fn begin(&mut self, job: FetchJob) {
+    pub(crate) fn begin(&mut self, mut job: FetchJob) {
+        self.parts.doubted().sort(&mut job.places);
         self.running.retain(|_, needless| !needless.is_cancelled());
         let needless = CancellationToken::new();
         self.running.insert(job.image, needless.clone());
@@ -102,6 +133,15 @@ impl Downloads {
         });
     }
 
+    /// Removes what an earlier try has left of an image that nobody needs any more.
+    pub(crate) fn discard(&self, image: ImageDigest) {
+        let store = Arc::clone(&self.parts.store);
+        tokio::task::spawn_blocking(move || match store.discard_unfilled(image) {
+            Ok(()) => tracing::info!(%image, "removed what came of an image that nobody needs"),
+            Err(error) => tracing::warn!(%image, %error, "{NOT_REMOVED}"),
+        });
+    }
+
     /// Stops a download that nobody needs.
     pub(crate) fn stop(&mut self, image: ImageDigest) {
         if let Some(needless) = self.running.remove(&image) {
@@ -111,6 +151,10 @@ impl Downloads {
 }
 
 impl Parts {
+    fn doubted(&self) -> MutexGuard<'_, Doubted> {
+        self.doubted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn fetch(&self, job: &FetchJob) -> Fetched {
         match self.try_to(job).await {
             Ok(()) => Fetched::Here,
@@ -130,18 +174,26 @@ impl Parts {
             FetchProblem::new(FetchCode::FileFailed, error.to_string())
         };
         let (store, image) = (Arc::clone(&self.store), job.image);
-        let incoming = tokio::task::spawn_blocking(move || store.incoming(image)).await;
+        let request = self.request(job);
+        let size_bytes = request.size_bytes;
+        let incoming = tokio::task::spawn_blocking(move || store.incoming(image, size_bytes)).await;
         let incoming =
             incoming.map_err(|error| failed(&error))?.map_err(|error| not_kept(&error))?;
         let incoming = incoming.ok_or_else(|| {
             let detail = "another process of this host fetches it";
             FetchProblem::new(FetchCode::Busy, detail)
         })?;
-        let request = self.request(job);
         let conversation = self.helper.begin(&request, &[incoming.file().as_fd()]);
         let conversation = conversation
             .map_err(|error| FetchProblem::new(FetchCode::HelperFailed, error.to_string()))?;
-        self.follow(conversation, &request).await?;
+        match self.follow(conversation, (job, &request), incoming.claim()).await {
+            // What came of it lies in everybody's way, or is no beginning of what is wanted.
+            Err(problem) if problem.code == FetchCode::DiskFull || problem.code.is_refusal() => {
+                self.discard(image).await;
+                return Err(problem);
+            }
+            followed => followed?,
+        }
         let store = Arc::clone(&self.store);
         let taken = tokio::task::spawn_blocking(move || take_in(&store, incoming, image)).await;
         taken.map_err(|error| failed(&error))?.map_err(|error| not_kept(&error))
@@ -169,29 +221,44 @@ impl Parts {
     async fn follow(
         &self,
         mut conversation: Conversation,
-        request: &FetchRequest,
+        (job, request): (&FetchJob, &FetchRequest),
+        claim: Arc<Claim>,
     ) -> Result<(), FetchProblem> {
         let silent = |why: &dyn std::fmt::Display| {
             FetchProblem::new(FetchCode::HelperFailed, format!("the helper: {why}"))
         };
+        let mut served = None;
         loop {
             let word = tokio::time::timeout(WORD_WAIT_MAX, conversation.next::<FetchNews>()).await;
             let word = word.map_err(|_| silent(&"it says nothing"))?;
             match word.map_err(|error| silent(&error))? {
                 Some(FetchNews::Progress { bytes_done, source }) => {
+                    served = job.places.get(source);
                     let source = request.sources.get(source).map(ToString::to_string);
                     let bytes_total = request.size_bytes;
                     let download = ImageDownload { bytes_done, bytes_total, source };
                     self.board.update(|contents| {
                         contents.downloads.insert(request.digest, download);
                     });
+                    // What runs here grows meanwhile, and goes before.
+                    let claim = Arc::clone(&claim);
+                    let room = tokio::task::spawn_blocking(move || claim.require_room()).await;
+                    room.map_err(|error| silent(&error))?.map_err(|error| not_kept(&error))?;
                 }
                 Some(FetchNews::Trouble { source, problem }) => {
+                    if let Some(place) = job.places.get(source)
+                        && problem.code.is_the_sources_fault()
+                    {
+                        self.doubted().doubt(place);
+                    }
                     let source = request.sources.get(source).map(ToString::to_string);
                     tracing::info!(image = %request.digest, source, %problem,
                         "a source does not serve");
                 }
-                Some(FetchNews::Done { .. }) => return Ok(()),
+                Some(FetchNews::Done { .. }) => {
+                    served.into_iter().for_each(|place| self.doubted().trust(place));
+                    return Ok(());
+                }
                 Some(FetchNews::Failed { problem }) => return Err(problem),
                 None => return Err(silent(&"it ended without a word")),
             }
@@ -203,7 +270,7 @@ impl Parts {
         let store = Arc::clone(&self.store);
         let discarded = tokio::task::spawn_blocking(move || store.discard_incoming(image));
         if let Ok(Err(error)) = discarded.await {
-            tracing::warn!(%image, %error, "what was fetched of an image cannot be removed");
+            tracing::warn!(%image, %error, "{NOT_REMOVED}");
         }
         Fetched::Stopped
     }
@@ -216,19 +283,57 @@ fn not_kept(error: &ImageError) -> FetchProblem {
             let detail = "what was fetched is another file than was registered";
             FetchProblem::new(FetchCode::DigestDiffers, detail)
         }
+        ImageError::NoRoom { .. } => {
+            tracing::warn!(%error, "no room for an image that is to be fetched");
+            // How full a host is, is its operator's.
+            let detail = "no_room: this host has less room now than the image needs";
+            FetchProblem::new(FetchCode::DiskFull, detail)
+        }
         full if full.is_for_want_of_space() => FetchProblem::new(FetchCode::DiskFull, full),
         other => FetchProblem::new(FetchCode::FileFailed, other),
     }
 }
 
-/// Stores what was fetched; what is false is removed, so that nothing is added to it.
+/// Stores what was fetched; what is false is removed, so that nothing is added to it, and what finds
+/// no room a second time does not keep it from others.
 fn take_in(store: &ImageStore, incoming: Incoming, image: ImageDigest) -> Result<(), ImageError> {
     match store.take_in(&incoming, image) {
         Ok(()) => incoming.discard(),
-        Err(error @ (ImageError::DigestDiffers { .. } | ImageError::TooLarge { .. })) => {
-            incoming.discard()?;
+        Err(error) => {
+            let is_false =
+                matches!(error, ImageError::DigestDiffers { .. } | ImageError::TooLarge { .. });
+            if is_false || error.is_for_want_of_space() {
+                incoming.discard()?;
+            }
             Err(error)
         }
-        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_did_not_serve_is_asked_last_until_he_does() {
+        let place = |name: &str| FetchPlace::Https(format!("https://{name}").parse().unwrap());
+        let order = |doubted: &Doubted| {
+            let mut places = ["a", "b", "c"].map(place);
+            doubted.sort(&mut places);
+            places
+        };
+        let mut doubted = Doubted::default();
+        assert_eq!(order(&doubted), ["a", "b", "c"].map(place));
+        doubted.doubt(&place("a"));
+        doubted.doubt(&place("b"));
+        assert_eq!(order(&doubted), ["c", "a", "b"].map(place));
+        doubted.doubt(&place("a"));
+        assert_eq!(order(&doubted), ["c", "b", "a"].map(place));
+        doubted.trust(&place("b"));
+        assert_eq!(order(&doubted), ["b", "c", "a"].map(place));
+        for number in 0..DOUBTED_MAX {
+            doubted.doubt(&place(&format!("n{number}")));
+        }
+        assert_eq!(order(&doubted), ["a", "b", "c"].map(place), "the oldest is forgotten");
     }
 }

@@ -94,7 +94,11 @@ pub const API_IMPORT_REGISTER_WAIT_MAX: Duration = Duration::from_secs(10);
 /// Image imports at the same time.
 pub const API_IMPORTS_TOGETHER_MAX: usize = 2;
 /// Image files that are sent to other hosts at the same time.
-pub const API_IMAGE_STREAMS_MAX: usize = 8;
+pub const API_IMAGE_STREAMS_MAX: usize = 16;
+/// Those of them that are sent to one host, by its key.
+pub const API_IMAGE_STREAMS_PER_KEY_MAX: usize = 2;
+/// Connections that the door for other hosts serves at a time for one address.
+pub const API_IMAGE_CONNECTIONS_PER_ADDRESS_MAX: usize = 16;
 /// Bytes of an image file that are read at a time.
 pub const API_IMAGE_PIECE_BYTES: usize = 256 * 1024;
 /// How long sending one may take; who was not done asks for the rest.

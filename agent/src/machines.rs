@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use dagger_images::ImportDirectories;
 use dagger_net::request::Owner;
-use dagger_payload::id::{HostId, VmId};
+use dagger_payload::id::{AccountId, HostId, VmId};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -387,10 +387,11 @@ impl Machines {
                 }
                 Output::Halt(job) => self.actuator.begin_halt(*job),
                 Output::LookAtStores => self.look_at_stores(),
-                Output::LookAtRoom(vm) => self.look_at_room(vm),
+                Output::LookAtRoom(vm, account) => self.look_at_room(vm, account),
                 Output::Collect(collection) => self.collect(*collection),
                 Output::Fetch(job) => self.downloads.begin(*job),
                 Output::StopFetching(image) => self.downloads.stop(image),
+                Output::DiscardFetched(image) => self.downloads.discard(image),
                 Output::ActOnVolume(job) => {
                     tracing::info!(volume = %job.volume.id, generation = job.volume.generation.0,
                         action = ?job.action, "step");
@@ -454,13 +455,14 @@ impl Machines {
     }
 
     /// What cannot be seen now is unknown, which is no reason to refuse.
-    fn look_at_room(&self, vm: VmId) {
+    fn look_at_room(&self, vm: VmId, account: AccountId) {
         let permit = Arc::clone(&self.looks_here.room).try_acquire_owned().ok();
         let (inputs, takes_from) = (self.inputs.clone(), self.looks_here.takes_from.clone());
+        let disks = Arc::clone(&self.disks);
         tokio::spawn(async move {
             let room = match (permit, takes_from) {
                 (Some(permit), Some(storage)) => {
-                    let work = move || (room::look(&storage), permit);
+                    let work = move || (room::look(&storage, &disks, account), permit);
                     tokio::task::spawn_blocking(work).await.map(|(room, _)| room)
                 }
                 _ => Ok(Room::default()),

@@ -6,22 +6,34 @@
 
 use std::path::Path;
 
+use dagger_payload::id::AccountId;
 use nix::sys::statvfs::statvfs;
 use nix::sys::sysinfo::sysinfo;
 
-use crate::controller::Room;
+use crate::actuator::store::StoredDisks;
+use crate::controller::{QuarantineRoom, Room};
 
 /// Where the kernel tells of each node's memory.
 const NODES: &str = "/sys/devices/system/node";
 
-/// What is free in memory, and where `storage` lies.
-pub(crate) fn look(storage: &Path) -> Room {
+/// What is free in memory, and where `storage` lies, and how much the account has in quarantine.
+pub(crate) fn look(storage: &Path, disks: &StoredDisks, account: AccountId) -> Room {
+    let quarantine = match disks.is_quarantine_full(account) {
+        Ok(true) => QuarantineRoom::Full,
+        Ok(false) => QuarantineRoom::Left,
+        Err(_) => QuarantineRoom::Unknown,
+    };
+    Room { quarantine, ..look_at_host(storage) }
+}
+
+fn look_at_host(storage: &Path) -> Room {
     let there = statvfs(storage).ok();
     let free = there.map(|there| there.blocks_available().saturating_mul(there.fragment_size()));
     let memory_kib = available_kib().or_else(available_in_nodes_kib);
     Room {
         memory_mib: memory_kib.map(|kib| kib / 1024),
         storage_mib: free.map(|bytes| bytes >> 20),
+        quarantine: QuarantineRoom::Unknown,
     }
 }
 
@@ -93,8 +105,8 @@ mod tests {
 
     #[test]
     fn what_is_free_here_is_known_and_what_cannot_be_seen_is_unknown() {
-        let here = look(Path::new("/"));
+        let here = look_at_host(Path::new("/"));
         assert!(here.storage_mib.is_some());
-        assert_eq!(look(Path::new("/there/is/no/such/place")).storage_mib, None);
+        assert_eq!(look_at_host(Path::new("/there/is/no/such/place")).storage_mib, None);
     }
 }

@@ -1,7 +1,7 @@
-//! Turns of accounts: what many may do at the same time, each account may do so often.
+//! Turns: what many may do at the same time, each of them may do so often.
 //!
-//! Owns one count for each account that has a turn or waits for one, and forgets it with the last.
-//! Operators need none. Called by the model for looks at the past and by the API for its streams.
+//! Owns one count for each that has a turn or waits for one, and forgets it with the last. Called by
+//! the model for looks at the past, by the API for its streams and doors, and by the actuator.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -9,27 +9,29 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use dagger_payload::id::AccountId;
 use tokio::sync::Semaphore;
 
-/// So many turns for each account.
+/// So many turns for each account; operators need none.
+pub(crate) type AccountTurns = Turns<AccountId>;
+
+/// So many turns for each.
 #[derive(Debug)]
-pub(crate) struct AccountTurns {
+pub(crate) struct Turns<Of> {
     each_max: usize,
-    taken: Mutex<BTreeMap<AccountId, Weak<Semaphore>>>,
+    taken: Mutex<BTreeMap<Of, Weak<Semaphore>>>,
 }
 
-impl AccountTurns {
+impl<Of: Copy + Ord> Turns<Of> {
     /// Nobody has one yet.
     pub(crate) fn new(each_max: usize) -> Self {
         Self { each_max, taken: Mutex::default() }
     }
 
-    /// The turns of `account`; they count for as long as anybody holds them or one of their
-    /// permits.
-    pub(crate) fn of(&self, account: AccountId) -> Arc<Semaphore> {
+    /// The turns of one; they count for as long as anybody holds them or one of their permits.
+    pub(crate) fn of(&self, one: Of) -> Arc<Semaphore> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         taken.retain(|_, turns| turns.strong_count() > 0);
-        taken.get(&account).and_then(Weak::upgrade).unwrap_or_else(|| {
+        taken.get(&one).and_then(Weak::upgrade).unwrap_or_else(|| {
             let turns = Arc::new(Semaphore::new(self.each_max));
-            taken.insert(account, Arc::downgrade(&turns));
+            taken.insert(one, Arc::downgrade(&turns));
             turns
         })
     }

@@ -1,13 +1,13 @@
 //! What guests have said on their serial consoles.
 //!
 //! Owns one directory. A hypervisor writes there, `VM.log` and, where it begins a new file when one
-//! is full, older ones as `VM.log.0` and on; nothing here reads or writes them. None is ever
-//! deleted: quarantine renames. Called by the agent's actuator.
+//! is full, older ones as `VM.log.0` and on, or one as `VM.log.old`; nothing here reads or writes
+//! them. None is ever deleted: quarantine renames. Called by the agent's actuator.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use dagger_payload::id::VmId;
+use dagger_payload::id::{AccountId, VmId};
 
 use crate::error::ImageError;
 use crate::files;
@@ -33,7 +33,7 @@ pub(crate) fn vm_of(name: &str) -> Option<VmId> {
         None => return None,
     };
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-    is_number.then(|| vm.parse().ok()).flatten()
+    (is_number || number == "old").then(|| vm.parse().ok()).flatten()
 }
 
 impl ConsoleStore {
@@ -63,16 +63,16 @@ impl ConsoleStore {
         Ok(vms.into_iter().collect())
     }
 
-    /// Moves everything that the VM's guest has said into quarantine; tells where it is now.
-    /// Nothing here is no error.
+    /// Moves everything that the VM's guest has said into quarantine, where it counts to its account;
+    /// tells where it is now. Nothing here is no error.
     ///
     /// # Errors
     /// [`ImageError::File`].
-    pub fn quarantine(&self, vm: VmId) -> Result<Vec<PathBuf>, ImageError> {
+    pub fn quarantine(&self, vm: VmId, of: AccountId) -> Result<Vec<PathBuf>, ImageError> {
         let mut moved = Vec::new();
         for name in files::names(&self.directory)? {
             if vm_of(&name) == Some(vm) {
-                moved.extend(files::quarantine(&self.directory.join(name))?);
+                moved.extend(files::quarantine(&self.directory.join(name), Some(of))?);
             }
         }
         Ok(moved)
@@ -88,13 +88,18 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let store = ConsoleStore::open(directory.path()).unwrap();
         let (gone, stays) = (VmId([1; 16]), VmId([2; 16]));
-        for name in [format!("{gone}.log"), format!("{gone}.log.0"), format!("{stays}.log")] {
+        for name in [
+            format!("{gone}.log"),
+            format!("{gone}.log.0"),
+            format!("{gone}.log.old"),
+            format!("{stays}.log"),
+        ] {
             std::fs::write(directory.path().join(name), "login:").unwrap();
         }
         assert_eq!(store.list().unwrap(), [gone, stays]);
-        assert_eq!(store.quarantine(gone).unwrap().len(), 2);
+        assert_eq!(store.quarantine(gone, AccountId([5; 16])).unwrap().len(), 3);
         assert_eq!(store.list().unwrap(), [stays]);
-        assert!(store.quarantine(gone).unwrap().is_empty());
+        assert!(store.quarantine(gone, AccountId([5; 16])).unwrap().is_empty());
     }
 
     #[test]
@@ -102,7 +107,8 @@ mod tests {
         let vm = VmId([7; 16]);
         assert_eq!(vm_of(&format!("{vm}.log")), Some(vm));
         assert_eq!(vm_of(&format!("{vm}.log.12")), Some(vm));
-        for name in [".log.1x", ".log.", ".logs", "", ".qcow2", ".log.1.2"] {
+        assert_eq!(vm_of(&format!("{vm}.log.old")), Some(vm));
+        for name in [".log.older", ".log.1x", ".log.", ".logs", "", ".qcow2", ".log.1.2"] {
             assert_eq!(vm_of(&format!("{vm}{name}")), None, "{name}");
         }
     }

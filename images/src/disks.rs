@@ -13,7 +13,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use dagger_payload::id::{HostId, SnapshotId, VmId, VolumeId};
+use dagger_payload::id::{AccountId, HostId, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::{ImageFormat, ImageUse};
 
 use crate::error::ImageError;
@@ -274,12 +274,17 @@ impl DiskStore {
         }
     }
 
-    /// Moves the volume's file into quarantine; tells where it is now. Nothing here is no error.
+    /// Moves the volume's file into quarantine, where it counts to its account; tells where it is
+    /// now. Nothing here is no error.
     ///
     /// # Errors
     /// [`ImageError::File`].
-    pub fn quarantine_volume(&self, volume: VolumeId) -> Result<Option<PathBuf>, ImageError> {
-        files::quarantine(&self.volume_path(volume))
+    pub fn quarantine_volume(
+        &self,
+        volume: VolumeId,
+        of: AccountId,
+    ) -> Result<Option<PathBuf>, ImageError> {
+        files::quarantine(&self.volume_path(volume), Some(of))
     }
 
     /// Makes sure that the VM has a disk of `size_bytes` over `image`, which the store has just
@@ -338,15 +343,15 @@ impl DiskStore {
         Ok(Disk { path, outcome: Outcome::Created })
     }
 
-    /// Moves the VM's disk and seed into quarantine; tells where they are now. Nothing here is no
-    /// error.
+    /// Moves the VM's disk and seed into quarantine, where they count to its account; tells where
+    /// they are now. Nothing here is no error.
     ///
     /// # Errors
     /// [`ImageError::File`].
-    pub fn quarantine(&self, vm: VmId) -> Result<Vec<PathBuf>, ImageError> {
+    pub fn quarantine(&self, vm: VmId, of: AccountId) -> Result<Vec<PathBuf>, ImageError> {
         let mut moved = Vec::new();
         for kind in [FileKind::Disk, FileKind::Seed] {
-            moved.extend(files::quarantine(&self.path(vm, kind))?);
+            moved.extend(files::quarantine(&self.path(vm, kind), Some(of))?);
         }
         Ok(moved)
     }
@@ -385,7 +390,7 @@ impl DiskStore {
         let quarantine = self.directory.join(files::QUARANTINE);
         for (directory, is_aside) in [(&self.directory, false), (&quarantine, true)] {
             for name in files::names(directory)? {
-                let was = name.rsplit_once('.').filter(|_| is_aside).map(|(was, _)| was);
+                let was = files::name_before(&name).filter(|_| is_aside).map(|(was, _)| was);
                 let Ok(file) = was.unwrap_or(&name).parse::<FileName>() else { continue };
                 if file.kind == FileKind::Disk {
                     overlays.push((file.vm, backing_path(&directory.join(&name))));

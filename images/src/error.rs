@@ -88,13 +88,13 @@ pub enum ImageError {
         /// The maximum.
         max_bytes: u64,
     },
-    /// There is no room for a copy of the disk.
+    /// There is no room for a copy, or for what is to come from elsewhere.
     #[error(
-        "a copy of the disk needs {bytes} bytes and a reserve of {reserve_bytes} in {directory}, \
-         and {free_bytes} are free; make room there"
+        "{bytes} bytes and a reserve of {reserve_bytes} are needed in {directory}, and \
+         {free_bytes} are free; make room there"
     )]
     NoRoom {
-        /// What it would have.
+        /// What is to be written.
         bytes: u64,
         /// What has to stay free.
         reserve_bytes: u64,

@@ -128,6 +128,8 @@ pub enum FetchCode {
     Busy,
     /// The bytes stopped coming.
     Stalled,
+    /// The bytes come, but so slowly that others are asked first.
+    TooSlow,
     /// The source ended before all had come.
     Truncated,
     /// The file cannot be read or written.
@@ -157,6 +159,7 @@ impl FetchCode {
             Self::AnswerRefused => "answer_refused",
             Self::Busy => "busy",
             Self::Stalled => "stalled",
+            Self::TooSlow => "too_slow",
             Self::Truncated => "truncated",
             Self::FileFailed => "file_failed",
             Self::DiskFull => "disk_full",
@@ -168,6 +171,32 @@ impl FetchCode {
     /// Whether the trouble is this host's own file: no other source changes that.
     pub fn is_of_the_file(self) -> bool {
         matches!(self, Self::FileFailed | Self::DiskFull)
+    }
+
+    /// Whether it speaks against a source: others are asked before it the next time. That it has not
+    /// got something, or is busy, does not.
+    pub fn is_the_sources_fault(self) -> bool {
+        match self {
+            Self::RedirectRefused
+            | Self::RedirectsTooMany
+            | Self::TooLarge
+            | Self::DigestDiffers
+            | Self::ResolveFailed
+            | Self::ConnectFailed
+            | Self::TlsFailed
+            | Self::AnswerRefused
+            | Self::Stalled
+            | Self::TooSlow
+            | Self::Truncated => true,
+            Self::SourceMalformed
+            | Self::AddressRefused
+            | Self::NotThere
+            | Self::Busy
+            | Self::FileFailed
+            | Self::DiskFull
+            | Self::RequestMalformed
+            | Self::HelperFailed => false,
+        }
     }
 
     /// Whether asking the same source again gives the same answer.
@@ -187,6 +216,7 @@ impl FetchCode {
             | Self::AnswerRefused
             | Self::Busy
             | Self::Stalled
+            | Self::TooSlow
             | Self::Truncated
             | Self::FileFailed
             | Self::DiskFull

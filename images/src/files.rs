@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use dagger_payload::id::AccountId;
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 
@@ -205,15 +206,16 @@ pub(crate) fn sync_directory_of(path: &Path) -> Result<(), ImageError> {
         .map_err(ImageError::file("cannot write", directory))
 }
 
-/// Moves a file into its directory's quarantine, under its own name and a number. `None` if there
-/// is no such file.
+/// Moves a file into its directory's quarantine, under its own name, the account to which it counts
+/// there if there is one, and a number. `None` if there is no such file.
 ///
 /// # Errors
 /// [`ImageError::File`].
-pub fn quarantine(path: &Path) -> Result<Option<PathBuf>, ImageError> {
+pub fn quarantine(path: &Path, of: Option<AccountId>) -> Result<Option<PathBuf>, ImageError> {
     let directory = path.parent().unwrap_or_else(|| Path::new("/")).join(QUARANTINE);
+    let of = of.map(|account| format!(".{account}")).unwrap_or_default();
     for number in 0..QUARANTINE_SAME_NAME_MAX {
-        let to = directory.join(format!("{}.{number}", name_of(path)));
+        let to = directory.join(format!("{}{of}.{number}", name_of(path)));
         match rename_to_free_name(path, &to) {
             Ok(true) => {
                 sync_directory_of(&to)?;
@@ -230,6 +232,17 @@ pub fn quarantine(path: &Path) -> Result<Option<PathBuf>, ImageError> {
     }
     let full = io::Error::other("too many of this name");
     Err(ImageError::file("cannot quarantine", path)(full))
+}
+
+/// What a file in quarantine was called before, and to which account it counts; `None` if its name
+/// was not given by [`quarantine`].
+pub(crate) fn name_before(name: &str) -> Option<(&str, Option<AccountId>)> {
+    let (was, number) = name.rsplit_once('.')?;
+    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let of = was.rsplit_once('.').and_then(|(was, of)| Some((was, of.parse().ok()?)));
+    Some(of.map_or((was, None), |(was, account)| (was, Some(account))))
 }
 
 /// Moves a file to this place in its directory's quarantine, whose name was free.
@@ -313,10 +326,10 @@ mod tests {
         let path = directory.path().join("disk");
         let places = ["first", "second"].map(|text| {
             fs::write(&path, text).unwrap();
-            quarantine(&path).unwrap().unwrap()
+            quarantine(&path, None).unwrap().unwrap()
         });
         assert_eq!(fs::read_to_string(&places[0]).unwrap(), "first");
         assert_eq!(fs::read_to_string(&places[1]).unwrap(), "second");
-        assert_eq!(quarantine(&path).unwrap(), None);
+        assert_eq!(quarantine(&path, None).unwrap(), None);
     }
 }

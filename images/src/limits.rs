@@ -29,12 +29,21 @@ pub const COPY_BYTES_MAX: usize = 1 << 20;
 pub const TOOL_WAIT_MAX: Duration = Duration::from_secs(30);
 /// How long copying a whole disk may take.
 pub const FLATTEN_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
-/// What a copy of a disk leaves free on its file system, for what runs there meanwhile.
-pub const FLATTEN_RESERVE_BYTES: u64 = 1 << 30;
+/// What a copy, or an image that comes from elsewhere, leaves free on its file system at most, for
+/// what runs there meanwhile.
+pub const RESERVE_BYTES_MAX: u64 = 1 << 30;
+/// Of a small file system it leaves one part of so many.
+pub const RESERVE_SHARE: u64 = 16;
+/// How long a file that an image is fetched into is kept while nothing is added to it, by its own
+/// time: it is no more than some bytes that can be had again.
+pub const INCOMING_KEPT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 /// What is kept of a tool's complaint, in bytes.
 pub const TOOL_MESSAGE_BYTES_MAX: usize = 4096;
 /// Entries that one directory may list.
 pub const DIRECTORY_ENTRIES_MAX: usize = 100_000;
+/// What one account has in quarantine takes at most one part of so many of the file system, before
+/// nothing is made for it any more.
+pub const QUARANTINE_SHARE: u64 = 4;
 /// Quarantined files of one name.
 pub const QUARANTINE_SAME_NAME_MAX: u32 = 10_000;
 /// The seed's volume, in bytes: user-data, keys and room to spare.

@@ -10,12 +10,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use dagger_payload::id::{Generation, HostId, ImageDigest, SnapshotId, VmId, VolumeId};
+use dagger_payload::id::{AccountId, Generation, HostId, ImageDigest, SnapshotId, VmId, VolumeId};
 
 use crate::consoles;
 use crate::disks::{FileName, ReplacedName, SnapshotName, VolumeName};
 use crate::error::ImageError;
 use crate::files::{self, QUARANTINE};
+
+/// What file systems count in.
+const BLOCK_BYTES: u64 = 512;
 
 /// One of the directories that have a quarantine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,10 +60,7 @@ pub enum RemainsOf {
 /// What the name of a quarantined file says; `None` for one of another host that shares the
 /// directory.
 fn read_name(name: &str, host: HostId) -> Option<RemainsOf> {
-    let Some((was, number)) = name.rsplit_once('.') else { return Some(RemainsOf::Unknown) };
-    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Some(RemainsOf::Unknown);
-    }
+    let Some((was, _)) = files::name_before(name) else { return Some(RemainsOf::Unknown) };
     if let Ok(replaced) = name.parse::<ReplacedName>() {
         let of = RemainsOf::Replaced(replaced.volume, replaced.generation);
         return (replaced.host == host).then_some(of);
@@ -79,6 +79,14 @@ fn read_name(name: &str, host: HostId) -> Option<RemainsOf> {
         return Some(RemainsOf::Vm(vm));
     }
     Some(was.parse().map_or(RemainsOf::Unknown, RemainsOf::Image))
+}
+
+/// The account to which a quarantined file counts, if its name says one.
+fn account_of(name: &str) -> Option<AccountId> {
+    match name.parse::<ReplacedName>() {
+        Ok(replaced) => replaced.account,
+        Err(_) => files::name_before(name)?.1,
+    }
 }
 
 impl Quarantine {
@@ -109,6 +117,27 @@ impl Quarantine {
             remains.push(Remains { name, of, bytes: metadata.len(), since });
         }
         Ok(remains)
+    }
+
+    /// What counts to this account takes here, in bytes. Files without a known account, which older
+    /// agents have put here, count to nobody.
+    ///
+    /// # Errors
+    /// [`ImageError::File`].
+    pub fn taken_by(&self, account: AccountId) -> Result<u64, ImageError> {
+        let mut bytes = 0_u64;
+        for name in files::names(&self.directory)? {
+            if account_of(&name) != Some(account) || read_name(&name, self.host).is_none() {
+                continue;
+            }
+            let path = self.directory.join(&name);
+            match fs::symlink_metadata(&path) {
+                Ok(file) => bytes = bytes.saturating_add(file.blocks().saturating_mul(BLOCK_BYTES)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(ImageError::file("cannot see", &path)(error)),
+            }
+        }
+        Ok(bytes)
     }
 
     /// Removes exactly this file for ever; that it is not there is no error.
@@ -144,7 +173,7 @@ mod tests {
         for name in ["qcow2.0", "seed.12"] {
             assert_eq!(read(format!("{HERE}-{vm}.{name}")), Some(RemainsOf::Vm(vm)), "{name}");
         }
-        for name in ["log.0", "log.3.1"] {
+        for name in ["log.0", "log.3.1", "log.old.0"] {
             assert_eq!(read(format!("{vm}.{name}")), Some(RemainsOf::Vm(vm)), "{name}");
         }
         assert_eq!(read(format!("{HERE}-{volume}.volume.0")), Some(RemainsOf::Volume(volume)));
@@ -155,6 +184,18 @@ mod tests {
         let replaced = RemainsOf::Replaced(volume, Generation(7));
         assert_eq!(read(format!("{HERE}-{volume}.replaced.7")), Some(replaced));
         assert_eq!(read(format!("{image}.0")), Some(RemainsOf::Image(image)));
+        let account = AccountId([6; 16]);
+        for (name, of) in [
+            (format!("{HERE}-{vm}.qcow2.{account}.0"), RemainsOf::Vm(vm)),
+            (format!("{vm}.log.3.{account}.1"), RemainsOf::Vm(vm)),
+            (format!("{vm}.log.old.{account}.1"), RemainsOf::Vm(vm)),
+            (format!("{HERE}-{volume}.volume.{account}.0"), RemainsOf::Volume(volume)),
+            (format!("{HERE}-{volume}.replaced.{account}.7"), replaced),
+        ] {
+            assert_eq!((account_of(&name), read(name)), (Some(account), Some(of)));
+        }
+        assert_eq!(account_of(&format!("{HERE}-{volume}.replaced.7")), None);
+        assert_eq!(account_of(&format!("{vm}.log.3.1")), None);
         assert_eq!(read(format!("{}-{vm}.qcow2.0", HostId([9; 16]))), None);
         for name in ["saved", "saved.0", "x.qcow2.0", ""] {
             assert_eq!(read(name.to_owned()), Some(RemainsOf::Unknown), "{name}");
@@ -184,5 +225,25 @@ mod tests {
         let false_owner = Remains { of: RemainsOf::Vm(VmId([9; 16])), ..all[1].clone() };
         quarantine.remove(&false_owner).unwrap_err();
         assert_eq!(quarantine.list().unwrap(), all[1..]);
+    }
+
+    #[test]
+    fn what_an_account_has_here_is_counted_by_what_it_takes_on_the_disk() {
+        let directory = tempfile::tempdir().unwrap();
+        files::open_directory(directory.path()).unwrap();
+        let (one, other, vm) = (AccountId([6; 16]), AccountId([7; 16]), VmId([2; 16]));
+        let written = vec![1; 64 << 10];
+        for (account, host) in [(one, HERE), (one, HERE), (other, HERE), (one, HostId([9; 16]))] {
+            let disk = directory.path().join(format!("{host}-{vm}.qcow2"));
+            fs::write(&disk, &written).unwrap();
+            // A hole takes nothing.
+            File::options().write(true).open(&disk).unwrap().set_len(1 << 30).unwrap();
+            files::quarantine(&disk, Some(account)).unwrap().unwrap();
+        }
+        let quarantine = Quarantine::of(directory.path(), HERE);
+        let taken = |account| quarantine.taken_by(account).unwrap();
+        assert!((128 << 10..256 << 10).contains(&taken(one)), "{}", taken(one));
+        assert!((64 << 10..128 << 10).contains(&taken(other)), "{}", taken(other));
+        assert_eq!(taken(AccountId([8; 16])), 0);
     }
 }

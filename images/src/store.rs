@@ -11,7 +11,7 @@ use std::fs::{self, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use dagger_payload::id::ImageDigest;
 use dagger_payload::kind::ImageFormat;
@@ -19,8 +19,9 @@ use dagger_payload::kind::ImageFormat;
 use crate::error::ImageError;
 use crate::files::{self, Existing, Partial};
 use crate::header::{self, HeaderRefusal};
-use crate::incoming::{self, Incoming};
+use crate::incoming::{self, Coming, Incoming};
 use crate::limits::{COPY_BYTES_MAX, IMAGE_FILE_BYTES_MAX};
+use crate::room;
 
 /// A verified image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +76,7 @@ pub struct ImageStore {
     directory: PathBuf,
     /// What this process has hashed and found good.
     verified: Mutex<HashMap<ImageDigest, Fingerprint>>,
+    coming: Arc<Coming>,
 }
 
 impl ImageStore {
@@ -87,12 +89,24 @@ impl ImageStore {
             std::path::absolute(directory).map_err(ImageError::file("cannot find", directory))?;
         files::open_directory(&directory)?;
         incoming::remove_abandoned(&directory)?;
-        Ok(Self { directory, verified: Mutex::default() })
+        Ok(Self { directory, verified: Mutex::default(), coming: Arc::default() })
     }
 
     /// The directory.
     pub fn directory(&self) -> &Path {
         &self.directory
+    }
+
+    pub(crate) fn coming(&self) -> &Arc<Coming> {
+        &self.coming
+    }
+
+    /// Whether a file of so many bytes may be copied into the store.
+    ///
+    /// # Errors
+    /// [`ImageError::NoRoom`], [`ImageError::File`].
+    pub fn require_room(&self, bytes: u64) -> Result<(), ImageError> {
+        room::require(&self.directory, bytes)
     }
 
     /// Where the image's file is, if it is here.
@@ -173,6 +187,10 @@ impl ImageStore {
     pub fn take_in(&self, incoming: &Incoming, expected: ImageDigest) -> Result<(), ImageError> {
         let failed = |error| ImageError::file("cannot read", incoming.path())(error);
         let mut fetched = files::open_regular(incoming.path()).map_err(failed)?;
+        let max_bytes = incoming.size_bytes();
+        if fetched.metadata().map_err(failed)?.len() > max_bytes {
+            return Err(ImageError::TooLarge { max_bytes });
+        }
         let partial = Partial::create(&self.directory)?;
         let found = copy_and_hash(&mut fetched, partial.file())
             .map_err(ImageError::file("cannot copy an image to", partial.path()))?
@@ -224,7 +242,7 @@ impl ImageStore {
             let found = copy_and_hash(&mut &file, io::sink()).map_err(failed)?;
             let found = found.ok_or(ImageError::TooLarge { max_bytes: IMAGE_FILE_BYTES_MAX })?;
             if found != digest {
-                let quarantined = files::quarantine(&path)?.unwrap_or_else(|| path.clone());
+                let quarantined = files::quarantine(&path, None)?.unwrap_or_else(|| path.clone());
                 return Err(ImageError::Damaged { digest, found, quarantined });
             }
             // A file that changed while it was read is looked at again next time.

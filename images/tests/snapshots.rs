@@ -9,11 +9,12 @@ use std::process::{Command, Stdio};
 
 use dagger_images::disks::{Outcome, ReplacedName, SnapshotName};
 use dagger_images::{DiskStore, ImageError, Quarantine, RemainsOf};
-use dagger_payload::id::{Generation, HostId, SnapshotId, VolumeId};
+use dagger_payload::id::{AccountId, Generation, HostId, SnapshotId, VolumeId};
 
 const HERE: HostId = HostId([1; 16]);
 const VOLUME: VolumeId = VolumeId([2; 16]);
 const COPY: VolumeId = VolumeId([3; 16]);
+const ACCOUNT: AccountId = AccountId([6; 16]);
 const SNAPSHOT: SnapshotId = SnapshotId([4; 16]);
 const SIZE: u64 = 64 << 20;
 
@@ -40,7 +41,7 @@ fn what_was_on_a_volume_comes_back_and_begins_another_and_what_was_replaced_is_k
     assert_eq!(store.ensure_snapshot(VOLUME, SNAPSHOT).unwrap().outcome, Outcome::Kept);
     store.grow_volume(VOLUME, 2 * SIZE).unwrap();
 
-    let restore = || store.restore_volume((VOLUME, SNAPSHOT), Generation(5)).unwrap();
+    let restore = || store.restore_volume((VOLUME, SNAPSHOT), (Generation(5), ACCOUNT)).unwrap();
     assert_eq!(restore(), Outcome::Created);
     qemu_io(&volume, "read -P 0x11 1M 2M");
     qemu_io(&volume, "read -P 0 3M 2M");
@@ -51,7 +52,7 @@ fn what_was_on_a_volume_comes_back_and_begins_another_and_what_was_replaced_is_k
     qemu_io(&volume, "read -P 0x33 1M 1M");
 
     assert_eq!(store.ensure_clone(COPY, (VOLUME, SNAPSHOT)).unwrap().outcome, Outcome::Created);
-    store.quarantine_snapshot(VOLUME, SNAPSHOT).unwrap().unwrap();
+    store.quarantine_snapshot(VOLUME, SNAPSHOT, ACCOUNT).unwrap().unwrap();
     qemu_io(&store.volume_path(COPY), "read -P 0x11 1M 2M");
     let survey = store.survey().unwrap();
     assert_eq!(
@@ -73,12 +74,31 @@ fn a_volume_that_lost_its_file_between_two_renames_is_put_back_by_the_next_try()
     let volume = store.ensure_volume(VOLUME, SIZE).unwrap().path;
     qemu_io(&volume, "write -P 0x11 0 1M");
     store.ensure_snapshot(VOLUME, SNAPSHOT).unwrap();
-    let name = ReplacedName { host: HERE, volume: VOLUME, generation: Generation(5) };
+    let (account, generation) = (Some(ACCOUNT), Generation(5));
+    let name = ReplacedName { host: HERE, volume: VOLUME, account, generation };
     let aside = directory.path().join("quarantine").join(name.to_string());
     std::fs::rename(&volume, aside).unwrap();
-    let restored = store.restore_volume((VOLUME, SNAPSHOT), Generation(5)).unwrap();
+    let order = (Generation(5), ACCOUNT);
+    let restored = store.restore_volume((VOLUME, SNAPSHOT), order).unwrap();
     assert_eq!(restored, Outcome::Created);
     qemu_io(&volume, "read -P 0x11 0 1M");
+}
+
+#[test]
+fn what_an_older_agent_put_aside_for_an_order_still_says_that_it_was_carried_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store(directory.path());
+    let volume = store.ensure_volume(VOLUME, SIZE).unwrap().path;
+    store.ensure_snapshot(VOLUME, SNAPSHOT).unwrap();
+    let (account, generation) = (None, Generation(5));
+    let name = ReplacedName { host: HERE, volume: VOLUME, account, generation };
+    std::fs::write(directory.path().join("quarantine").join(name.to_string()), "was").unwrap();
+    qemu_io(&volume, "write -P 0x33 1M 1M");
+    let restored = store.restore_volume((VOLUME, SNAPSHOT), (generation, ACCOUNT)).unwrap();
+    assert_eq!(restored, Outcome::Kept);
+    qemu_io(&volume, "read -P 0x33 1M 1M");
+    assert!(store.was_restored(VOLUME, (generation, ACCOUNT)).unwrap());
+    assert!(!store.was_restored(VOLUME, (Generation(6), ACCOUNT)).unwrap());
 }
 
 #[test]
@@ -101,7 +121,7 @@ fn what_somebody_writes_to_is_neither_copied_nor_replaced() {
     assert!(lines.any(|line| line.unwrap().contains("wrote")));
     let other = SnapshotId([5; 16]);
     store.ensure_snapshot(VOLUME, other).unwrap_err();
-    store.restore_volume((VOLUME, SNAPSHOT), Generation(5)).unwrap_err();
+    store.restore_volume((VOLUME, SNAPSHOT), (Generation(5), ACCOUNT)).unwrap_err();
     drop(keys);
     assert!(writer.wait().unwrap().success());
     assert!(!store.has_snapshot(VOLUME, other).unwrap(), "nothing half-made is left");

@@ -13,13 +13,14 @@ use dagger_images::files::Partial;
 use dagger_images::header::{inspect, read_overlay};
 use dagger_images::tool::Tool;
 use dagger_images::{DiskStore, ImageStore, Kind, Network, Outcome, Seed, StoredImage};
-use dagger_payload::id::{HostId, ImageDigest, VmId, VolumeId};
+use dagger_payload::id::{AccountId, HostId, ImageDigest, VmId, VolumeId};
 use dagger_payload::kind::ImageFormat;
 use tempfile::TempDir;
 
 const MIB: u64 = 1 << 20;
 const HOST: HostId = HostId([0xa1; 16]);
 const OTHER_HOST: HostId = HostId([0xb2; 16]);
+const ACCOUNT: AccountId = AccountId([0xd4; 16]);
 const VM: VmId = VmId([0xc3; 16]);
 
 struct Place {
@@ -279,8 +280,8 @@ fn hosts_that_share_a_directory_see_only_their_own_files_and_quarantine_only_tho
         disks.ensure_disk(VM, &image, 64 * MIB).unwrap();
         disks.ensure_seed(VM, &seed("web-1")).unwrap();
     }
-    assert_eq!(mine.quarantine(VM).unwrap().len(), 2);
-    assert_eq!(mine.quarantine(VM).unwrap().len(), 0);
+    assert_eq!(mine.quarantine(VM, ACCOUNT).unwrap().len(), 2);
+    assert_eq!(mine.quarantine(VM, ACCOUNT).unwrap().len(), 0);
     assert_eq!(mine.list().unwrap().len(), 0);
     assert_eq!(other.list().unwrap().len(), 2);
     assert!(other.has_disk(VM).unwrap());
@@ -293,7 +294,7 @@ fn a_survey_names_all_that_is_there_but_other_hosts_files_and_those_being_made()
     let disks = place.disks(HOST);
     let directory = place.directory.path().join("disks");
     disks.ensure_seed(VM, &seed("web-1")).unwrap();
-    disks.quarantine(VM).unwrap();
+    disks.quarantine(VM, ACCOUNT).unwrap();
     assert_eq!(disks.survey().unwrap(), Survey::default());
 
     disks.ensure_disk(VM, &place.image(), 64 * MIB).unwrap();
@@ -317,7 +318,7 @@ fn a_volume_is_made_once_empty_and_alone_grows_and_goes_into_quarantine_whole() 
     let place = Place::new();
     let disks = place.disks(HOST);
     let volume = VolumeId([8; 16]);
-    assert_eq!(disks.quarantine_volume(volume).unwrap(), None);
+    assert_eq!(disks.quarantine_volume(volume, ACCOUNT).unwrap(), None);
     let made = disks.ensure_volume(volume, 64 * MIB).unwrap();
     assert_eq!(made.outcome, Outcome::Created);
     let geometry = inspect(&fs::File::open(&made.path).unwrap(), ImageFormat::Qcow2).unwrap();
@@ -336,7 +337,7 @@ fn a_volume_is_made_once_empty_and_alone_grows_and_goes_into_quarantine_whole() 
     assert_eq!(geometry.virtual_size_bytes, 96 * MIB, "it grows and never shrinks");
     let bytes = fs::read(&made.path).unwrap();
 
-    let moved = disks.quarantine_volume(volume).unwrap().unwrap();
+    let moved = disks.quarantine_volume(volume, ACCOUNT).unwrap().unwrap();
     assert_eq!(fs::read(moved).unwrap(), bytes);
     assert!(!disks.has_volume(volume).unwrap());
     assert!(disks.ensure_volume(volume, 1000).is_err(), "no sectors");

@@ -121,7 +121,8 @@ fn collect_all_with_one_in_the_way(host: &Path) {
     let imports = ImportDirectories::new(Vec::new());
     let stores = StoredDisks::open(&host.join("storage"), HERE, imports).unwrap();
     assert!(VMS.iter().all(|vm| of(*vm) == 2), "a disk and a seed of each: {:?}", left());
-    let pinned = quarantine.join(format!("{HERE}-{}.qcow2.0", VMS[0]));
+    let account = attested(VMS[0], Wanted::Deleted, 2).vm.account;
+    let pinned = quarantine.join(format!("{HERE}-{}.qcow2.{account}.0", VMS[0]));
     pin(&pinned);
     let collect = |vm| {
         let gone = reported(&attested(vm, Wanted::Deleted, 2), ReportPhase::Deleted);

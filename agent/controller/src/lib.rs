@@ -43,7 +43,7 @@ mod volumes;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dagger_payload::id::{HostId, ImageDigest, LedgerTime, VmId, VolumeId};
+use dagger_payload::id::{AccountId, HostId, ImageDigest, LedgerTime, VmId, VolumeId};
 use dagger_payload::kind::{
     ReportPhase, ReportSnapshot, ReportVm, ReportVolume, StopManner, VmImage,
 };
@@ -65,7 +65,7 @@ use crate::record::Record;
 pub use collector::{Collection, Retention, Stored, StoredOverlay};
 pub use fetches::{FetchJob, FetchPlace, Fetched};
 pub use policy::LocalPolicy;
-pub use room::Room;
+pub use room::{QuarantineRoom, Room};
 pub use step::{
     Action, DiskRule, Finished, Guests, HaltJob, Job, NeededImage, Outcome, Rung, Seen, Sighting,
     Step,
@@ -145,6 +145,8 @@ pub enum Output {
     Fetch(Box<FetchJob>),
     /// Nobody needs this image any more: stop fetching it. Its end comes all the same.
     StopFetching(ImageDigest),
+    /// Nobody needs this image, of which nothing is being fetched: remove what came of it.
+    DiscardFetched(ImageDigest),
     /// Make this record durable.
     Persist(Box<Record>),
     /// Forget the VM's record.
@@ -157,8 +159,8 @@ pub enum Output {
     ReportSnapshot(ReportSnapshot),
     /// Look at this machine; the answer comes as a [`Input::Sighting`] or [`Input::Inventory`].
     Look(VmId),
-    /// Look what this host has free for this VM; the answer comes as [`Input::Room`].
-    LookAtRoom(VmId),
+    /// Look what this host has free for this VM of this account; the answer comes as [`Input::Room`].
+    LookAtRoom(VmId, AccountId),
     /// Read this VM's console until its SSH host key shows.
     ReadConsole(VmId),
     /// Tell the operator.
@@ -281,7 +283,7 @@ impl Controller {
             }
             Input::Tick => self.tick(now, &mut outputs),
         }
-        self.stop_needless_fetches(&mut outputs);
+        self.stop_needless_fetches(now, &mut outputs);
         outputs
     }
 

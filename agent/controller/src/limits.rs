@@ -26,8 +26,13 @@ pub(super) const IMAGE_SOURCES_TRIED_MAX: usize = 32;
 pub(super) const COLLECT_LOOK_EVERY: Duration = Duration::from_secs(600);
 /// Removals that are queued after one look; the next look queues more.
 pub(super) const COLLECTIONS_WAITING_MAX: usize = 1024;
-/// Images that are fetched at the same time.
-pub(super) const FETCHES_TOGETHER_MAX: usize = 3;
+/// What a qcow2 file may have besides its contents and their tables, in bytes.
+pub(super) const QCOW2_BYTES_MORE_MAX: u64 = 16 << 20;
+/// Images that are fetched at the same time; `dagger-fetch.socket` lets in some more, which are just
+/// ending.
+pub(super) const FETCHES_TOGETHER_MAX: usize = 6;
+/// Those of them that are fetched for one account.
+pub(super) const FETCHES_PER_ACCOUNT_MAX: usize = 2;
 /// Hosts of the cluster that are asked for an image in one try.
 pub(super) const FETCH_HOSTS_MAX: usize = 16;
 /// The first wait before an image is fetched again; it doubles.

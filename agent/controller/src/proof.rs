@@ -6,7 +6,7 @@
 //! checked by nobody else.
 
 use dagger_payload::id::{
-    Generation, HostId, ImageDigest, PayloadDigest, Position, SnapshotId, VmId, VolumeId,
+    AccountId, Generation, HostId, ImageDigest, PayloadDigest, Position, SnapshotId, VmId, VolumeId,
 };
 use dagger_payload::object::{Placement, VmState, Wanted};
 use dagger_payload::volume::{Snapshot, VolumeState, VolumeUse, VolumeWanted};
@@ -55,11 +55,14 @@ impl std::fmt::Display for StopProof {
 
 /// The VM's owner wants it gone, and this host carries it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DeleteProof(StopProof);
+pub struct DeleteProof {
+    stop: StopProof,
+    account: AccountId,
+}
 
 /// The volume's owner wants it gone, no VM uses it, and it is on this host.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct VolumeProof(VolumeId);
+pub struct VolumeProof(VolumeId, AccountId);
 
 /// The volume's owner wants it put back to a snapshot, no VM uses it, and it is on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,11 +70,12 @@ pub struct RestoreProof {
     volume: VolumeId,
     snapshot: SnapshotId,
     generation: Generation,
+    account: AccountId,
 }
 
 /// The snapshot's owner wants it gone, and it is on this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SnapshotProof(VolumeId, SnapshotId);
+pub struct SnapshotProof(VolumeId, SnapshotId, AccountId);
 
 /// What is left of something may be removed for ever: its owner's accepted deletion, or the putting
 /// back of a volume, was carried out here, reported and ordered.
@@ -190,12 +194,17 @@ impl VolumeProof {
         let volume = &attested.volume;
         let is_free = volume.used_by == (VolumeUse::Free {});
         let is_proof = is_free && volume.wanted == VolumeWanted::Deleted && volume.host == here;
-        is_proof.then_some(Self(volume.id))
+        is_proof.then_some(Self(volume.id, volume.account))
     }
 
     /// Which volume.
     pub fn volume(&self) -> VolumeId {
         self.0
+    }
+
+    /// Whose it was.
+    pub fn account(&self) -> AccountId {
+        self.1
     }
 }
 
@@ -205,8 +214,8 @@ impl RestoreProof {
         let volume = &attested.volume;
         let is_free = volume.used_by == (VolumeUse::Free {});
         let is_proof = is_free && volume.wanted == VolumeWanted::Kept && volume.host == here;
-        let (id, generation) = (volume.id, volume.generation);
-        let proof = |snapshot| Self { volume: id, snapshot, generation };
+        let (id, generation, account) = (volume.id, volume.generation, volume.account);
+        let proof = |snapshot| Self { volume: id, snapshot, generation, account };
         volume.restoring.filter(|_| is_proof).map(proof)
     }
 
@@ -224,6 +233,11 @@ impl RestoreProof {
     pub fn generation(&self) -> Generation {
         self.generation
     }
+
+    /// Whose it is.
+    pub fn account(&self) -> AccountId {
+        self.account
+    }
 }
 
 impl SnapshotProof {
@@ -232,7 +246,7 @@ impl SnapshotProof {
         let volume = &attested.volume;
         let wanted = volume.snapshot(snapshot).map(|snapshot| snapshot.wanted);
         let is_proof = wanted == Some(VolumeWanted::Deleted) && volume.host == here;
-        is_proof.then_some(Self(volume.id, snapshot))
+        is_proof.then_some(Self(volume.id, snapshot, volume.account))
     }
 
     /// Of which volume.
@@ -243,6 +257,11 @@ impl SnapshotProof {
     /// Which snapshot.
     pub fn snapshot(&self) -> SnapshotId {
         self.1
+    }
+
+    /// Whose it was.
+    pub fn account(&self) -> AccountId {
+        self.2
     }
 }
 
@@ -288,16 +307,21 @@ impl DeleteProof {
         (attested.vm.wanted == Wanted::Deleted)
             .then(|| StopProof::of(attested, here))
             .flatten()
-            .map(Self)
+            .map(|stop| Self { stop, account: attested.vm.account })
     }
 
     /// Which VM.
     pub fn vm(&self) -> VmId {
-        self.0.vm
+        self.stop.vm
     }
 
     /// What wants to be gone may be switched off.
     pub fn stop(&self) -> &StopProof {
-        &self.0
+        &self.stop
+    }
+
+    /// Whose it was.
+    pub fn account(&self) -> AccountId {
+        self.account
     }
 }

@@ -20,6 +20,20 @@ pub struct Room {
     pub memory_mib: Option<u64>,
     /// Room where the disks are, in MiB.
     pub storage_mib: Option<u64>,
+    /// What the account of the VM has in quarantine.
+    pub quarantine: QuarantineRoom,
+}
+
+/// How much of what an account may have in quarantine it has there.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub enum QuarantineRoom {
+    /// That could not be seen.
+    #[default]
+    Unknown,
+    /// Less.
+    Left,
+    /// All of it: nothing more is made for it, or more of it would come there.
+    Full,
 }
 
 /// What is known of the room for an offer.
@@ -36,6 +50,11 @@ impl Room {
     /// # Errors
     /// The reason for the refusal, in one sentence.
     pub(super) fn admit(&self, size: &Capacity, promised: &Capacity) -> Result<(), String> {
+        if self.quarantine == QuarantineRoom::Full {
+            return Err("quarantine_full: what this account has deleted takes more of this host \
+                        than it may, until the host's operator removes some of that"
+                .into());
+        }
         let wanted = size.plus(promised);
         let lacks = |free: Option<u64>, mib: u64| free.is_some_and(|free| free < mib);
         if lacks(self.memory_mib, wanted.memory_mib.saturating_add(MEMORY_RESERVE_MIB)) {
@@ -87,7 +106,8 @@ impl Entry {
             Some((of, RoomLook::Asked)) if of == generation => None,
             _ => {
                 self.room = Some((generation, RoomLook::Asked));
-                outputs.push(Output::LookAtRoom(self.vm));
+                let account = self.wanted.as_ref().map(|wanted| wanted.vm.account);
+                outputs.extend(account.map(|account| Output::LookAtRoom(self.vm, account)));
                 None
             }
         }
@@ -116,7 +136,8 @@ mod tests {
     const SIZE: Capacity = Capacity { cpus: 1, memory_mib: 512, disk_gib: 2 };
 
     fn code(memory_mib: Option<u64>, storage_mib: Option<u64>, promised: &Capacity) -> String {
-        match (Room { memory_mib, storage_mib }).admit(&SIZE, promised) {
+        let quarantine = QuarantineRoom::Unknown;
+        match (Room { memory_mib, storage_mib, quarantine }).admit(&SIZE, promised) {
             Ok(()) => String::new(),
             Err(reason) => reason.split(':').next().unwrap_or_default().to_owned(),
         }
@@ -131,6 +152,16 @@ mod tests {
         assert_eq!(code(Some(memory), Some(storage - 1), &nobody), "disk_full");
         assert_eq!(code(None, None, &nobody), "");
         assert_eq!(code(None, Some(0), &nobody), "disk_full");
+    }
+
+    #[test]
+    fn whose_quarantine_is_full_gets_no_more_here_and_what_is_unknown_is_not_full() {
+        let admits = |quarantine| {
+            let room = Room { quarantine, ..Room::default() };
+            room.admit(&SIZE, &Capacity::default()).is_ok()
+        };
+        let told = [QuarantineRoom::Unknown, QuarantineRoom::Left, QuarantineRoom::Full];
+        assert_eq!(told.map(admits), [true, true, false]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use dagger_images::SeedCard;
-use dagger_payload::id::{SnapshotId, VmId, VolumeId};
+use dagger_payload::id::{AccountId, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::{ImageSource, Name, SshKeyLine};
 use dagger_payload::volume::Origin;
@@ -56,6 +56,12 @@ pub enum DiskError {
     /// There is no space for it now; nothing of it is left.
     #[error("disk_full: {0}")]
     Full(String),
+    /// What was deleted takes too much: it would only become more.
+    #[error(
+        "quarantine_full: what this account has deleted and put back takes more of this host than \
+         it may; nothing is made for it here until this host's operator has removed some of that"
+    )]
+    QuarantineFull,
     /// It did not work this time.
     #[error("disk_failed: {0}")]
     Failed(String),
@@ -126,7 +132,7 @@ pub trait Disks: Send + Sync + 'static {
     /// that the proof names. What it held is in quarantine.
     ///
     /// # Errors
-    /// `DiskMissing` if the snapshot is not here, `Failed`.
+    /// `DiskMissing` if the snapshot is not here, `QuarantineFull`, `Failed`.
     fn restore_volume(&self, proof: &RestoreProof) -> Result<(), DiskError>;
 
     /// Makes sure that the snapshot's file is here: a copy of the volume's disk, which no machine
@@ -159,6 +165,12 @@ pub trait Disks: Send + Sync + 'static {
     /// # Errors
     /// `Failed`.
     fn quarantine_snapshot(&self, proof: &SnapshotProof) -> Result<(), DiskError>;
+
+    /// Sees that the account has not so much in quarantine that nothing may be made for it.
+    ///
+    /// # Errors
+    /// `QuarantineFull`, `Failed`.
+    fn require_quarantine_room(&self, account: AccountId) -> Result<(), DiskError>;
 
     /// Sees that the volume's disk is here, before a machine gets it.
     ///

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dagger_net::request::Owner;
-use dagger_payload::id::{SnapshotId, VmId};
+use dagger_payload::id::{AccountId, SnapshotId, VmId};
 use dagger_payload::kind::{GuestSubnet, VmBoot};
 use dagger_payload::object::Vm;
 use dagger_payload::volume::{VmVolume, Volume};
@@ -225,6 +225,13 @@ impl Performer {
     /// If a machine in memory holds the volume its hypervisor copies it, while its guest goes on.
     /// Otherwise its file is copied, and no machine may begin to write to it meanwhile.
     fn keep(&self, volume: &Volume, snapshot: SnapshotId, rule: DiskRule) -> Outcome {
+        if rule == DiskRule::MayMake {
+            let there = self.disks.ensure_snapshot(volume.id, snapshot, DiskRule::MustExist);
+            let may_make = self.require_to_make(volume.account, there);
+            if may_make.is_err() {
+                return disk_outcome(may_make);
+            }
+        }
         let user = volume.used_by.vm().filter(|_| rule == DiskRule::MayMake);
         let holder = match user.map(|vm| self.hypervisor.look(vm)) {
             None | Some(Ok(None)) => None,
@@ -255,7 +262,22 @@ impl Performer {
         }
     }
 
+    /// What is there already is not made any more.
+    fn require_to_make(
+        &self,
+        account: AccountId,
+        there: Result<(), DiskError>,
+    ) -> Result<(), DiskError> {
+        match there {
+            Err(DiskError::DiskMissing(_)) => self.disks.require_quarantine_room(account),
+            there => there,
+        }
+    }
+
     fn make_volume(&self, volume: &Volume, rule: DiskRule) -> Result<(), DiskError> {
+        if rule == DiskRule::MayMake {
+            self.require_to_make(volume.account, self.disks.require_volume(volume.id))?;
+        }
         match (&volume.origin, rule) {
             (Some(origin), DiskRule::MayMake) => {
                 self.disks.ensure_clone(volume.id, origin)?;
@@ -399,6 +421,7 @@ fn disk_outcome(result: Result<(), DiskError>) -> Outcome {
             error @ (DiskError::ImageMissing(_)
             | DiskError::ImageDamaged(_)
             | DiskError::Full(_)
+            | DiskError::QuarantineFull
             | DiskError::Failed(_)),
         ) => Outcome::Retryable(error.to_string()),
     }

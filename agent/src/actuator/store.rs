@@ -5,15 +5,17 @@
 //! store's words.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use dagger_images::limits::QUARANTINE_SHARE;
 use dagger_images::{
     ConsoleStore, DiskStore, FlatDisk, ImageError, ImageStore, ImportDirectories, Network,
-    Outcome as FileOutcome, Quarantine, Remains, RemainsOf, Seed, StoredImage,
+    Outcome as FileOutcome, Quarantine, Remains, RemainsOf, Seed, Space, StoredImage,
 };
-use dagger_payload::id::{HostId, ImageDigest, SnapshotId, VmId, VolumeId};
-use dagger_payload::kind::VmImage;
+use dagger_payload::id::{AccountId, HostId, ImageDigest, SnapshotId, VmId, VolumeId};
+use dagger_payload::kind::{ImageFormat, VmImage};
 use dagger_payload::name::ImageSource;
 use dagger_payload::volume::Origin;
 
@@ -115,6 +117,25 @@ impl StoredDisks {
         }
     }
 
+    /// Whether what the account has in quarantine takes all that it may of where disks are.
+    ///
+    /// # Errors
+    /// It cannot be seen.
+    pub fn is_quarantine_full(&self, account: AccountId) -> Result<bool, ImageError> {
+        let space = Space::of(self.disks.directory())?;
+        let mut taken_bytes = 0_u64;
+        for directory in [self.disks.directory(), self.consoles.directory()] {
+            let taken = Quarantine::of(directory, self.host).taken_by(account)?;
+            taken_bytes = taken_bytes.saturating_add(taken);
+        }
+        let is_full = taken_bytes >= space.total_bytes / QUARANTINE_SHARE;
+        if is_full {
+            tracing::warn!(%account, taken_bytes, "nothing is made for this account before some of \
+                what it has in quarantine is removed");
+        }
+        Ok(is_full)
+    }
+
     fn overlays(&self) -> Result<Vec<StoredOverlay>, ImageError> {
         let image = |path: PathBuf| path.file_name()?.to_str()?.parse().ok();
         let overlay =
@@ -138,7 +159,7 @@ impl StoredDisks {
         for source in sources.iter().map(ImageSource::as_str).filter(|text| text.starts_with('/')) {
             let (format, digest) = (image.format, Some(image.digest));
             let told = match self.imports.open(Path::new(source)) {
-                Ok(file) => match self.images.import_from(file, format, digest) {
+                Ok(file) => match self.import_file(file, format, digest) {
                     Ok(_) => return Ok(()),
                     // No other source would help, nor a download.
                     Err(error) if error.is_for_want_of_space() => return Err(disk_error(&error)),
@@ -155,6 +176,17 @@ impl StoredDisks {
             last = format!("{source}: {told}");
         }
         Err(self.missing(image, last))
+    }
+
+    fn import_file(
+        &self,
+        file: File,
+        format: ImageFormat,
+        digest: Option<ImageDigest>,
+    ) -> Result<StoredImage, ImageError> {
+        // One whose size cannot be told is found too large while it is copied.
+        self.images.require_room(file.metadata().map_or(0, |metadata| metadata.len()))?;
+        self.images.import_from(file, format, digest)
     }
 
     fn missing(&self, image: &VmImage, why: String) -> DiskError {
@@ -271,8 +303,10 @@ impl Disks for StoredDisks {
     }
 
     fn quarantine(&self, proof: &DeleteProof) -> Result<(), DiskError> {
-        let disks = self.disks.quarantine(proof.vm()).map_err(|error| disk_error(&error))?;
-        let consoles = self.consoles.quarantine(proof.vm()).map_err(|error| disk_error(&error))?;
+        let of = proof.account();
+        let disks = self.disks.quarantine(proof.vm(), of).map_err(|error| disk_error(&error))?;
+        let consoles =
+            self.consoles.quarantine(proof.vm(), of).map_err(|error| disk_error(&error))?;
         for path in disks.into_iter().chain(consoles) {
             tracing::info!(vm = %proof.vm(), path = %path.display(), "moved into quarantine");
         }
@@ -312,7 +346,12 @@ impl Disks for StoredDisks {
     fn restore_volume(&self, proof: &RestoreProof) -> Result<(), DiskError> {
         let (volume, snapshot) = (proof.volume(), proof.snapshot());
         self.require_snapshot(volume, snapshot)?;
-        let restored = self.disks.restore_volume((volume, snapshot), proof.generation());
+        let order = (proof.generation(), proof.account());
+        // What was begun is brought to its end.
+        if !self.disks.was_restored(volume, order).map_err(|error| disk_error(&error))? {
+            self.require_quarantine_room(proof.account())?;
+        }
+        let restored = self.disks.restore_volume((volume, snapshot), order);
         if restored.map_err(|error| disk_error(&error))? == FileOutcome::Created {
             let generation = proof.generation().0;
             tracing::info!(%volume, %snapshot, generation, "put a volume back to a snapshot");
@@ -354,11 +393,18 @@ impl Disks for StoredDisks {
 
     fn quarantine_snapshot(&self, proof: &SnapshotProof) -> Result<(), DiskError> {
         let (volume, snapshot) = (proof.volume(), proof.snapshot());
-        let moved = self.disks.quarantine_snapshot(volume, snapshot);
+        let moved = self.disks.quarantine_snapshot(volume, snapshot, proof.account());
         if let Some(path) = moved.map_err(|error| disk_error(&error))? {
             tracing::info!(%volume, %snapshot, path = %path.display(), "moved into quarantine");
         }
         Ok(())
+    }
+
+    fn require_quarantine_room(&self, account: AccountId) -> Result<(), DiskError> {
+        match self.is_quarantine_full(account).map_err(|error| disk_error(&error))? {
+            true => Err(DiskError::QuarantineFull),
+            false => Ok(()),
+        }
     }
 
     fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError> {
@@ -372,7 +418,7 @@ impl Disks for StoredDisks {
     }
 
     fn quarantine_volume(&self, proof: &VolumeProof) -> Result<(), DiskError> {
-        let moved = self.disks.quarantine_volume(proof.volume());
+        let moved = self.disks.quarantine_volume(proof.volume(), proof.account());
         if let Some(path) = moved.map_err(|error| disk_error(&error))? {
             let volume = proof.volume();
             tracing::info!(%volume, path = %path.display(), "moved into quarantine");
@@ -468,6 +514,11 @@ fn told(error: &ImageError) -> String {
         }
         ImageError::Damaged { digest, .. } => {
             format!("the stored file of image {digest} was damaged and is in quarantine")
+        }
+        // How full a host is, is its operator's.
+        ImageError::NoRoom { .. } => {
+            tracing::warn!(%error, "not begun for want of room");
+            "this host has less room now than this needs".to_owned()
         }
         other => other.to_string(),
     }

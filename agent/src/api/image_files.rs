@@ -1,7 +1,7 @@
 //! `/v1/images/{digest}`: an image's bytes, for the other hosts of the cluster.
 //!
 //! Owns who may read (hosts of the cluster by their agent keys, operators, and whoever holds the
-//! Unix socket) and how many at a time. What is sent is not verified here: who asks by digest
+//! Unix socket) and how many at a time, in all and for each. What is sent is not verified here: who asks by digest
 //! verifies it himself. The one path that is served at the hosts' own door.
 
 use std::io::SeekFrom;
@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use dagger_api::Problem;
 use dagger_images::ImageError;
 use dagger_payload::id::ImageDigest;
+use dagger_payload::key::PublicKey;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::sync::OwnedSemaphorePermit;
@@ -29,8 +30,8 @@ use crate::limits::{API_IMAGE_PIECE_BYTES, API_IMAGE_STREAM_WAIT_MAX};
 /// Paths of image files begin with this.
 pub(super) const PATH_BEGIN: &str = "/v1/images/";
 
-/// Whoever may read image files.
-pub(super) struct ImageReader;
+/// Whoever may read image files: by which key, unless he came through the Unix socket.
+pub(super) struct ImageReader(Option<PublicKey>);
 
 impl FromRequestParts<Api> for ImageReader {
     type Rejection = ApiProblem;
@@ -38,16 +39,16 @@ impl FromRequestParts<Api> for ImageReader {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiProblem> {
         let door = parts.extensions.get::<Door>().cloned();
         match door {
-            Some(Door::Unix) => return Ok(Self),
+            Some(Door::Unix) => return Ok(Self(None)),
             Some(Door::Tcp(_) | Door::Images) => {}
             None => return Err(ApiProblem::internal("the request came through no door")),
         }
         let key = session_key(&parts.headers, api)?;
         if api.parts.model.read(|model| model.host_signed_by(&key).is_some()) {
-            return Ok(Self);
+            return Ok(Self(Some(key)));
         }
         match Reader::from_request_parts(parts, api).await? {
-            Reader::All => Ok(Self),
+            Reader::All => Ok(Self(Some(key))),
             Reader::Account(_) | Reader::Onlooker(_) => Err(ApiProblem::session(
                 "image files are for the cluster's hosts and operators".to_owned(),
             )),
@@ -73,15 +74,17 @@ impl FromRequestParts<Api> for ImageReader {
         (status = 416, body = Problem, content_type = "application/problem+json",
             description = "`range_refused`: there is nothing from there on"),
         (status = 503, body = Problem, content_type = "application/problem+json",
-            description = "`overloaded`: other hosts are served; try again, or ask another host")
+            description = "`overloaded`: others are served, or the asking host is; try again, or ask another host")
     )
 )]
 pub(super) async fn show(
     State(api): State<Api>,
-    _: ImageReader,
+    ImageReader(key): ImageReader,
     Path(digest): Path<ImageDigest>,
     headers: HeaderMap,
 ) -> Result<Response, ApiProblem> {
+    let own = key.map(|key| api.image_streams_of.of(*key.as_bytes()).try_acquire_owned());
+    let own = own.transpose().map_err(|_| ApiProblem::overloaded("this host is served already"))?;
     let permit = std::sync::Arc::clone(&api.image_streams).try_acquire_owned();
     let permit = permit.map_err(|_| ApiProblem::overloaded("other hosts are served"))?;
     let failed = |error: std::io::Error| ApiProblem::image_store(error.to_string());
@@ -107,7 +110,7 @@ pub(super) async fn show(
         left: size - begin,
         until: Instant::now() + API_IMAGE_STREAM_WAIT_MAX,
         stop: api.stop.clone(),
-        _permit: permit,
+        _permits: (own, permit),
     };
     let body = futures_util::stream::try_unfold(stream, Sending::next);
     let mut response = (
@@ -139,7 +142,7 @@ struct Sending {
     left: u64,
     until: Instant,
     stop: tokio_util::sync::CancellationToken,
-    _permit: OwnedSemaphorePermit,
+    _permits: (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit),
 }
 
 impl Sending {

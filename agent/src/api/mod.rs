@@ -50,16 +50,16 @@ use crate::clock;
 use crate::configuration::HostIdentity;
 use crate::handover::{ConsoleSender, LocalStopSender, SightBoard};
 use crate::limits::{
-    API_IMAGE_STREAMS_MAX, API_IMPORTS_TOGETHER_MAX, API_REQUESTS_TOGETHER_MAX,
-    API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX, CONSOLES_MAX, EVENT_STREAMS_MAX,
-    EVENT_STREAMS_PER_ACCOUNT_MAX,
+    API_IMAGE_STREAMS_MAX, API_IMAGE_STREAMS_PER_KEY_MAX, API_IMPORTS_TOGETHER_MAX,
+    API_REQUESTS_TOGETHER_MAX, API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX, CONSOLES_MAX,
+    EVENT_STREAMS_MAX, EVENT_STREAMS_PER_ACCOUNT_MAX,
 };
 use crate::link::releases::StreamState;
 use crate::link::requests::LedgerClient;
 use crate::link::seal::SealState;
 use crate::metrics::Metrics;
 use crate::model::{Model, SharedModel};
-use crate::turns::AccountTurns;
+use crate::turns::{AccountTurns, Turns};
 
 pub use guard::{Door, TcpDoor};
 pub use problem::{ApiProblem, ProblemCode};
@@ -106,6 +106,7 @@ struct Shared {
     streams: AccountTurns,
     consoles: Arc<Semaphore>,
     image_streams: Arc<Semaphore>,
+    image_streams_of: Turns<[u8; 32]>,
     stop: CancellationToken,
 }
 
@@ -221,6 +222,7 @@ pub fn router(parts: ApiParts, stop: CancellationToken) -> (Router, utoipa::open
         streams: AccountTurns::new(EVENT_STREAMS_PER_ACCOUNT_MAX),
         consoles: Arc::new(Semaphore::new(CONSOLES_MAX)),
         image_streams: Arc::new(Semaphore::new(API_IMAGE_STREAMS_MAX)),
+        image_streams_of: Turns::new(API_IMAGE_STREAMS_PER_KEY_MAX),
         stop,
     });
     let (router, document) = documented().split_for_parts();

@@ -2,6 +2,7 @@
 //!
 //! Owns connections. Called once by the daemon.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -20,8 +21,10 @@ use super::{ApiParts, Door, TcpDoor, router};
 use crate::configuration::ApiConfiguration;
 use crate::daemon::Listeners;
 use crate::limits::{
-    API_CONNECTIONS_MAX, API_HEAD_BYTES_MAX, API_HEAD_WAIT_MAX, API_WRITE_WAIT_MAX, STOP_WAIT_MAX,
+    API_CONNECTIONS_MAX, API_HEAD_BYTES_MAX, API_HEAD_WAIT_MAX,
+    API_IMAGE_CONNECTIONS_PER_ADDRESS_MAX, API_WRITE_WAIT_MAX, STOP_WAIT_MAX,
 };
+use crate::turns::Turns;
 
 /// Pause after the system could not give a connection (no descriptors left, for one).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -78,7 +81,24 @@ async fn serve_images(
 ) {
     let Some(listener) = listener else { return };
     info!(address = ?listener.local_addr().ok(), "images are served to other hosts");
-    Socket::new(router, Door::Images, tracker, stop).serve_tcp(listener).await;
+    let socket = Socket::new(router, Door::Images, tracker, stop);
+    let turns = Turns::new(API_IMAGE_CONNECTIONS_PER_ADDRESS_MAX);
+    // Strangers reach this door: one of them does not fill it.
+    let accept = || async {
+        let (stream, from) = listener.accept().await?;
+        Ok((stream, Some(turns.of(neighbourhood(from.ip())))))
+    };
+    socket.accept_all(accept).await;
+}
+
+/// What counts as one address: of IPv6 whoever has one has a whole /64.
+fn neighbourhood(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into()
+        }
+        address @ IpAddr::V4(_) => address,
+    }
 }
 
 /// One listening socket's service.
@@ -100,19 +120,19 @@ impl Socket {
     }
 
     async fn serve_unix(&self, listener: UnixListener) {
-        let accept = || async { listener.accept().await.map(|(stream, _)| stream) };
+        let accept = || async { listener.accept().await.map(|(stream, _)| (stream, None)) };
         self.accept_all(accept).await;
     }
 
     async fn serve_tcp(&self, listener: TcpListener) {
-        let accept = || async { listener.accept().await.map(|(stream, _)| stream) };
+        let accept = || async { listener.accept().await.map(|(stream, _)| (stream, None)) };
         self.accept_all(accept).await;
     }
 
     async fn accept_all<S, F>(&self, accept: impl Fn() -> F)
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        F: Future<Output = std::io::Result<S>>,
+        F: Future<Output = std::io::Result<(S, Option<Arc<Semaphore>>)>>,
     {
         let work = async {
             loop {
@@ -122,11 +142,16 @@ impl Socket {
                     return;
                 };
                 match accept().await {
-                    Ok(stream) => {
+                    Ok((stream, turns)) => {
+                        let turn = turns.map(Semaphore::try_acquire_owned).transpose();
+                        let Ok(turn) = turn else {
+                            debug!("too many connections from one address");
+                            continue;
+                        };
                         let connection = self.connection(stream);
                         self.tracker.spawn(async move {
                             connection.await;
-                            drop(permit);
+                            drop((permit, turn));
                         });
                     }
                     Err(error) => {
@@ -166,5 +191,19 @@ impl Socket {
                 debug!(%error, "an API connection ended early");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_many_addresses_of_one_network_counts_once() {
+        let of = |text: &str| neighbourhood(text.parse().expect("an address"));
+        assert_eq!(of("2001:db8::1"), of("2001:db8::ffff:0:0:1"));
+        assert_ne!(of("2001:db8::1"), of("2001:db8:0:1::1"));
+        assert_eq!(of("::ffff:192.0.2.1"), of("192.0.2.1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 }

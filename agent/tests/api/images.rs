@@ -1,6 +1,7 @@
 //! Taking image files into the store: only over the Unix socket, only what is registered, only what
 //! has the digest.
 
+use dagger_agent::limits::{API_IMAGE_CONNECTIONS_PER_ADDRESS_MAX, API_IMAGE_STREAMS_PER_KEY_MAX};
 use dagger_api::{Held, ImageImport, ImageView};
 use dagger_payload::id::{Generation, ImageDigest};
 use dagger_payload::kind::ImageFormat;
@@ -8,9 +9,10 @@ use dagger_payload::object::{Cause, Effect, Image, ImageStatus};
 use dagger_payload::release::Verdict;
 use http_body_util::Full;
 use hyper::StatusCode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use crate::agent::Agent;
-use crate::http::{Answered, Way};
+use crate::http::{Answered, PATIENCE, Way, say_raw};
 use crate::sessions;
 use crate::support::{Chronicle, World, host_object, key, vm_create};
 
@@ -136,4 +138,63 @@ async fn at_the_door_for_other_hosts_nothing_but_image_files_is_served() {
     }
     let file = format!("/v1/images/{}", ImageDigest([1; 32]));
     assert_eq!(agent.images.get(&file).await.problem().code, "session_needed");
+}
+
+/// A socket whose other end takes connections from `from`.
+async fn connect(agent: &Agent, from: &str) -> tokio::net::TcpStream {
+    let Way::Tcp(door) = &agent.images else { panic!("it is reached by TCP") };
+    let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+    socket.bind(format!("{from}:0").parse().expect("an address")).expect("all of 127/8 is ours");
+    socket.connect(*door).await.expect("the agent listens")
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_address_does_not_fill_the_door_for_other_hosts() {
+    let agent = Agent::start().await;
+    let mut held = Vec::new();
+    for _ in 0..API_IMAGE_CONNECTIONS_PER_ADDRESS_MAX {
+        let mut stream = connect(&agent, "127.0.0.2").await;
+        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        stream.write_all(head).await.expect("sent");
+        // It was taken, and is kept for the next question.
+        assert!(stream.read(&mut [0; 16]).await.expect("an answer") > 0);
+        held.push(stream);
+    }
+    let mut refused = connect(&agent, "127.0.0.2").await;
+    let read = tokio::time::timeout(PATIENCE, refused.read(&mut [0; 16])).await;
+    assert!(matches!(read.expect("it is closed at once"), Ok(0) | Err(_)));
+    let mut other = connect(&agent, "127.0.0.3").await;
+    let answer =
+        say_raw(&mut other, b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_host_that_reads_slowly_takes_no_more_than_its_own_streams() {
+    let agent = Agent::start().await;
+    let digest = ImageDigest([7; 32]);
+    let path = agent.directory.path().join("images").join(digest.to_string());
+    // More than all buffers on the way hold; nobody here verifies it.
+    std::fs::File::create(path).and_then(|file| file.set_len(256 << 20)).expect("writable");
+    let file = format!("/v1/images/{digest}");
+    let mut chronicle = Chronicle::new(&agent.world);
+    let payload = agent.world.sign(&key(1), vm_create("any"));
+    let cause = Cause { digest: payload.digest(), position: chronicle.next_position() };
+    let effects = [1, 2].map(|author| host_object(&agent.world, author, cause));
+    chronicle.commit(vec![(payload, Verdict::Accepted, effects.into())], Vec::new());
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 1).await;
+
+    let mut held = Vec::new();
+    for _ in 0..API_IMAGE_STREAMS_PER_KEY_MAX {
+        let answer = sessions::open(&agent, &file, &World::agent_key(1), 0).await;
+        assert_eq!(answer.status(), StatusCode::OK);
+        held.push(answer);
+    }
+    let more = sessions::get(&agent, &file, &World::agent_key(1), 0).await;
+    assert_eq!(more.problem().code, "overloaded");
+    let other = sessions::open(&agent, &file, &World::agent_key(2), 0).await;
+    assert_eq!(other.status(), StatusCode::OK);
+    drop(held);
 }

@@ -10,7 +10,9 @@ use dagger_payload::object::{AccountKey, Cause, Effect};
 use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::Verdict;
 use dagger_payload::session::{SESSION_HEADER, SESSION_SIGNATURE_HEADER, SessionDocument};
-use hyper::StatusCode;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode};
 
 use crate::agent::Agent;
 use crate::events::EventReader;
@@ -34,11 +36,25 @@ fn session(agent: &Agent, reader: &SecretKey, author: u16) -> [(&'static str, St
 
 /// What the host of member `author` answers over TCP to a session of `reader`.
 pub(crate) async fn get(agent: &Agent, path: &str, reader: &SecretKey, author: u16) -> Answered {
+    agent.tcp.ask(request(agent, path, reader, author)).await
+}
+
+/// The same, of which nothing is read but the head.
+pub(crate) async fn open(
+    agent: &Agent,
+    path: &str,
+    reader: &SecretKey,
+    author: u16,
+) -> Response<Incoming> {
+    agent.tcp.open(request(agent, path, reader, author)).await
+}
+
+fn request(agent: &Agent, path: &str, reader: &SecretKey, author: u16) -> Request<Full<Bytes>> {
     let mut request = agent.tcp.request("GET", path);
     for (name, value) in session(agent, reader, author) {
         request = request.header(name, value);
     }
-    agent.tcp.ask(request.body(http_body_util::Full::default()).expect("a request")).await
+    request.body(Full::default()).expect("a request")
 }
 
 /// An agent that knows a VM of each of two developers.

@@ -197,6 +197,8 @@ fn a_collected_vm_leaves_nothing_and_everything_else_in_quarantine_stays() {
     stores.collect(&RemainsProof::of_vm(&deleted(VM), HERE).unwrap()).unwrap();
     let survey = stores.survey().unwrap();
     let names: Vec<_> = survey.remains.iter().map(|remains| remains.name.clone()).collect();
-    let [disk, console] = [format!("{HERE}-{OTHER}.qcow2.0"), format!("{OTHER}.log.0")];
+    let account = accepted().vm.account;
+    let [disk, console] =
+        [format!("{HERE}-{OTHER}.qcow2.{account}.0"), format!("{OTHER}.log.{account}.0")];
     assert_eq!(names, [disk, "saved".to_owned(), console]);
 }

@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use dagger_agent::controller::{
-    Action, DiskRule, Input, LocalPolicy, Outcome, Output, Room, Seen, Sighting, Step,
+    Action, DiskRule, Input, LocalPolicy, Outcome, Output, QuarantineRoom, Room, Seen, Sighting,
+    Step,
 };
 use dagger_agent::handover::Order;
 use dagger_agent::hypervisor::{Machine, Power};
@@ -49,8 +50,9 @@ fn an_offer_beyond_the_local_policy_is_refused_with_the_reason() {
 fn an_offer_that_this_host_has_no_room_for_is_refused_and_one_of_unknown_room_is_not() {
     let nothing = Some(0);
     for (room, code) in [
-        (Room { memory_mib: nothing, storage_mib: None }, "memory_full:"),
-        (Room { memory_mib: None, storage_mib: nothing }, "disk_full:"),
+        (Room { memory_mib: nothing, ..Room::default() }, "memory_full:"),
+        (Room { storage_mib: nothing, ..Room::default() }, "disk_full:"),
+        (Room { quarantine: QuarantineRoom::Full, ..Room::default() }, "quarantine_full:"),
     ] {
         let mut desk = Desk::having(room);
         let outputs = desk.go_live(&[offered()], None);
@@ -68,7 +70,7 @@ fn an_offer_that_this_host_has_no_room_for_is_refused_and_one_of_unknown_room_is
 fn two_offers_at_once_do_not_get_the_room_of_one() {
     let other = after(&offered(), |vm| vm.id = VmId([200; 16]));
     // The kernel has given nothing to the first one yet when the second is looked at.
-    let room = Room { memory_mib: Some(512), storage_mib: None };
+    let room = Room { memory_mib: Some(512), ..Room::default() };
     let mut desk = Desk::having(room);
     let outputs = desk.go_live(&[offered(), other.clone()], None);
     assert_eq!(phases(&outputs), [ReportPhase::Accepted, ReportPhase::Refused]);

@@ -98,8 +98,8 @@ impl Desk {
     /// What is asked about the room is answered without a word.
     fn handle(&mut self, input: Input) -> Vec<Output> {
         let mut outputs = self.handle_alone(input);
-        while let Some(at) = outputs.iter().position(|it| matches!(it, Output::LookAtRoom(_))) {
-            let Output::LookAtRoom(vm) = outputs.remove(at) else { continue };
+        while let Some(at) = outputs.iter().position(|it| matches!(it, Output::LookAtRoom(..))) {
+            let Output::LookAtRoom(vm, _) = outputs.remove(at) else { continue };
             outputs.extend(self.handle_alone(Input::Room(vm, self.room)));
         }
         outputs

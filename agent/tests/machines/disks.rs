@@ -10,7 +10,7 @@ use dagger_agent::controller::proof::{
 use dagger_agent::controller::{DiskRule, Stored, StoredOverlay};
 use dagger_agent::handover::ReportSubject;
 use dagger_agent::hypervisor::HypervisorError;
-use dagger_payload::id::{ImageDigest, SnapshotId, VmId, VolumeId};
+use dagger_payload::id::{AccountId, ImageDigest, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::VmImage;
 use dagger_payload::name::ImageSource;
 use dagger_payload::volume::Origin;
@@ -157,6 +157,13 @@ impl Disks for FakeHost {
             state.kept.quarantine(proof.snapshot());
             Ok(())
         })
+    }
+
+    fn require_quarantine_room(&self, _account: AccountId) -> Result<(), DiskError> {
+        match self.state().quarantine_full {
+            true => Err(DiskError::QuarantineFull),
+            false => Ok(()),
+        }
     }
 
     fn require_volume(&self, volume: VolumeId) -> Result<(), DiskError> {

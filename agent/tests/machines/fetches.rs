@@ -9,7 +9,7 @@ use dagger_agent::controller::{
 };
 use dagger_agent::handover::{AttestedVm, Order};
 use dagger_agent::hypervisor::Inventory;
-use dagger_payload::id::{CommitIndex, Generation, ImageDigest, VmId};
+use dagger_payload::id::{AccountId, CommitIndex, Generation, HostId, ImageDigest, VmId};
 use dagger_payload::kind::ReportPhase;
 use dagger_payload::object::{Host, HostDuty, Image, Wanted};
 
@@ -104,6 +104,14 @@ pub(crate) fn fetched(outputs: &[Output]) -> Vec<FetchJob> {
         _ => None,
     };
     outputs.iter().filter_map(job).collect()
+}
+
+fn discarded(outputs: &[Output]) -> Vec<ImageDigest> {
+    let image = |output: &Output| match output {
+        Output::DiscardFetched(image) => Some(*image),
+        _ => None,
+    };
+    outputs.iter().filter_map(image).collect()
 }
 
 fn stopped(outputs: &[Output]) -> Vec<ImageDigest> {
@@ -219,8 +227,9 @@ fn a_vm_is_deleted_at_once_and_with_the_last_one_its_download_ends() {
 #[test]
 fn a_few_images_are_fetched_at_a_time_and_the_next_when_one_has_ended() {
     let mut orders = vec![Order::Host(Box::new(neighbour(Some("192.0.2.7:7481"))))];
-    for number in 10..15 {
+    for number in 10..20 {
         let mut version = vm(number);
+        version.vm.account = AccountId([number; 16]);
         version.vm.image.digest = ImageDigest([number; 32]);
         orders.push(one(version));
     }
@@ -228,11 +237,11 @@ fn a_few_images_are_fetched_at_a_time_and_the_next_when_one_has_ended() {
     let missed = |bench: &mut Bench, number: u8| {
         fetched(&bench.misses_one(VmId([number; 16]), ImageDigest([number; 32]))).len()
     };
-    let begun: Vec<_> = (10..15).map(|number| missed(&mut bench, number)).collect();
-    assert_eq!(begun, [1, 1, 1, 0, 0]);
+    let begun: Vec<_> = (10..20).map(|number| missed(&mut bench, number)).collect();
+    assert_eq!(begun, [1, 1, 1, 1, 1, 1, 0, 0, 0, 0]);
     let outputs = bench.take(Input::Fetched(ImageDigest([10; 32]), Fetched::Here));
     assert_eq!(fetched(&outputs).len(), 1);
-    assert_eq!(fetched(&outputs)[0].image, ImageDigest([13; 32]));
+    assert_eq!(fetched(&outputs)[0].image, ImageDigest([16; 32]));
 }
 
 #[test]
@@ -252,4 +261,91 @@ fn without_any_place_to_fetch_from_it_is_as_if_somebody_may_bring_it() {
             assert_eq!(steps(&bench.wait(wait)), [Step::Image]);
         }
     }
+}
+
+#[test]
+fn what_came_of_an_image_is_removed_when_the_last_vm_that_needs_it_goes() {
+    let mut orders = surroundings();
+    orders.extend([one(vm(10)), one(vm(11))]);
+    let (mut bench, _) = Bench::live(orders);
+    bench.misses(VmId([10; 16]));
+    bench.misses(VmId([11; 16]));
+    assert_eq!(discarded(&bench.take(Input::Fetched(IMAGE, unavailable()))), []);
+    // They wait for the next try, which goes on with it.
+    assert_eq!(discarded(&bench.order(one(wants(&vm(10), Wanted::Deleted)))), []);
+    assert_eq!(discarded(&bench.order(one(wants(&vm(11), Wanted::Deleted)))), [IMAGE]);
+    assert_eq!(discarded(&bench.wait(1000)), [], "once");
+}
+
+#[test]
+fn no_more_is_fetched_for_a_vm_than_fits_the_disk_by_which_it_is_judged() {
+    let large =
+        Image { size_bytes: 256 << 30, ..image("op1/small", &["https://example.org/small"]) };
+    let orders = vec![Order::Image(Box::new(large)), one(vm(10))];
+    let (mut bench, _) = Bench::live(orders);
+    let jobs = fetched(&bench.misses(VmId([10; 16])));
+    let size_bytes = jobs[0].size_bytes;
+    // A full qcow2 file of that size fits, with its tables.
+    let virtual_size_bytes = vm(10).vm.image.virtual_size_bytes;
+    assert!(size_bytes > virtual_size_bytes + virtual_size_bytes / 32, "{size_bytes}");
+    assert!(size_bytes < virtual_size_bytes * 9 / 8, "{size_bytes}");
+}
+
+#[test]
+fn who_calls_an_image_smaller_than_it_is_takes_it_from_nobody_else() {
+    let honest =
+        Image { size_bytes: 1 << 30, ..image("op1/small", &["https://example.org/small"]) };
+    let mut little = vm(10);
+    little.vm.image.virtual_size_bytes = 1 << 20;
+    let orders = vec![Order::Image(Box::new(honest)), one(little), one(vm(11))];
+    let (mut bench, _) = Bench::live(orders);
+    let first = fetched(&bench.misses(VmId([10; 16])));
+    assert!(first[0].size_bytes < 32 << 20, "{first:?}");
+    bench.misses(VmId([11; 16]));
+    let refused = Fetched::Refused("image_refused: too_large: more than it may have".to_owned());
+    let outputs = bench.take(Input::Fetched(IMAGE, refused));
+    assert_eq!(phases(&outputs), [ReportPhase::Degraded], "the first alone gives up");
+    assert_eq!(steps(&bench.wait(2)), [Step::Image]);
+    let second = fetched(&bench.misses(VmId([11; 16])));
+    assert_eq!(second[0].size_bytes, 1 << 30);
+}
+
+#[test]
+fn one_account_with_many_images_keeps_no_other_from_its_own() {
+    let mut orders = vec![Order::Host(Box::new(neighbour(Some("192.0.2.7:7481"))))];
+    for number in 10..14 {
+        let mut version = vm(number);
+        version.vm.image.digest = ImageDigest([number; 32]);
+        if number == 13 {
+            version.vm.account = AccountId([99; 16]);
+        }
+        orders.push(one(version));
+    }
+    let (mut bench, _) = Bench::live(orders);
+    let missed = |bench: &mut Bench, number: u8| {
+        fetched(&bench.misses_one(VmId([number; 16]), ImageDigest([number; 32]))).len()
+    };
+    let begun: Vec<_> = (10..14).map(|number| missed(&mut bench, number)).collect();
+    assert_eq!(begun, [1, 1, 0, 1]);
+    let outputs = bench.take(Input::Fetched(ImageDigest([11; 32]), Fetched::Here));
+    assert_eq!(fetched(&outputs)[0].image, ImageDigest([12; 32]));
+}
+
+#[test]
+fn with_each_try_another_host_is_asked_first_also_where_there_are_few() {
+    let mut hosts = Vec::new();
+    for number in 1..=2_u8 {
+        let mut host = neighbour(Some(&format!("192.0.2.{number}:7481")));
+        host.id = HostId([100 + number; 16]);
+        hosts.push(Order::Host(Box::new(host)));
+    }
+    hosts.push(one(vm(10)));
+    let (mut bench, _) = Bench::live(hosts);
+    let mut first = Vec::new();
+    for wait in [2, 4] {
+        first.push(fetched(&bench.misses(VmId([10; 16])))[0].places[0].clone());
+        bench.take(Input::Fetched(IMAGE, unavailable()));
+        bench.wait(wait);
+    }
+    assert_ne!(first[0], first[1]);
 }

@@ -17,6 +17,7 @@ mod kept;
 mod libvirt;
 mod local_stop;
 mod one_shot;
+mod quarantine_room;
 mod sources;
 mod storage;
 mod support;

@@ -244,6 +244,7 @@ pub(crate) struct FakeState {
     pub(crate) disks: BTreeSet<VmId>,
     pub(crate) seeds: BTreeMap<VmId, SeedContents>,
     pub(crate) quarantine: BTreeSet<VmId>,
+    pub(crate) quarantine_full: bool,
     /// Volumes whose disk is here.
     pub(crate) volumes: BTreeMap<VolumeId, u64>,
     pub(crate) volumes_made: usize,
@@ -282,6 +283,7 @@ impl FakeHost {
             disks: BTreeSet::new(),
             seeds: BTreeMap::new(),
             quarantine: BTreeSet::new(),
+            quarantine_full: false,
             volumes: BTreeMap::new(),
             volumes_made: 0,
             volumes_quarantined: BTreeMap::new(),

@@ -1,9 +1,10 @@
 //! One download: which source is asked when, and what it comes to.
 //!
 //! Owns the order: a source is left when it refuses, fails without having brought anything, or
-//! brings other bytes; what it brought is kept for the next one. Where the bytes of several tries
-//! make a false file, the one that ended it is asked for all of it before it is blamed. Called by
-//! `main`.
+//! brings other bytes; what it brought is kept for the next one. One that is slow is left too, as
+//! long as others can be asked, and asked again after them, the quickest first. Where the bytes of
+//! several tries make a false file, the one that ended it is asked for all of it before it is
+//! blamed. Called by `main`.
 
 use std::fs::File;
 use std::time::{Duration, Instant};
@@ -13,7 +14,10 @@ use http_body_util::BodyExt;
 use hyper::body::Incoming;
 
 use crate::conversation::Teller;
-use crate::limits::{PROGRESS_EVERY, STALL_BYTES_MIN, STALL_WAIT_MAX, TRIES_WITH_GAIN_MAX};
+use crate::limits::{
+    DOWNLOAD_WAIT_MAX, PROGRESS_EVERY, QUICK_BYTES_PER_SECOND, QUICK_WAIT_MAX, STALL_BYTES_MIN,
+    STALL_WAIT_MAX, TRIES_WITH_GAIN_MAX,
+};
 use crate::partial::Partial;
 use crate::source::{Answer, Asker};
 
@@ -29,27 +33,20 @@ pub async fn fetch(
     let partial = Partial::open(file, request.size_bytes)?;
     let asker = Asker::new(request);
     let (told_bytes, tell_next) = (None, Instant::now());
+    let (source, pace) = (0, Pace::Any);
     let mut download =
-        Download { request, asker, partial, teller, told_bytes, tell_next, source: 0 };
+        Download { request, asker, partial, teller, told_bytes, tell_next, source, pace };
     if download.is_whole() {
         return Ok(download.partial.bytes());
     }
-    let mut worst: Option<FetchProblem> = None;
-    for source in 0..request.sources.len() {
-        download.source = source;
-        match download.ask_source().await {
-            Ok(()) => return Ok(download.partial.bytes()),
-            Err(problem) if problem.code.is_of_the_file() => return Err(problem),
-            Err(problem) => {
-                let trouble = FetchNews::Trouble { source, problem: problem.clone() };
-                download.teller.tell(&trouble).await;
-                let detail = format!("{}: {}", request.sources[source], problem.detail);
-                worst = Some(worse(worst, FetchProblem { code: problem.code, detail }));
-            }
+    match tokio::time::timeout(DOWNLOAD_WAIT_MAX, download.ask_all()).await {
+        Ok(asked) => asked.map(|()| download.partial.bytes()),
+        Err(_) => {
+            let hours = DOWNLOAD_WAIT_MAX.as_secs() / 3600;
+            let detail = format!("after {hours} h there was {} bytes", download.partial.bytes());
+            Err(FetchProblem::new(FetchCode::TooSlow, detail))
         }
     }
-    let none = || FetchProblem::new(FetchCode::NotThere, "no source was named");
-    Err(worst.unwrap_or_else(none))
 }
 
 /// Which of two problems says what becomes of the whole: what may pass goes before what never will,
@@ -66,6 +63,42 @@ fn worse(known: Option<FetchProblem>, new: FetchProblem) -> FetchProblem {
     }
 }
 
+/// How fast a source has to send.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// Others can be asked instead.
+    Quick,
+    /// So that it is not silent.
+    Any,
+}
+
+impl Pace {
+    /// What has to come within `patience`, in bytes.
+    fn bytes_min(self, size_bytes: u64, patience: Duration) -> u64 {
+        let quick = (size_bytes / QUICK_WAIT_MAX.as_secs()).min(QUICK_BYTES_PER_SECOND);
+        let millis = u64::try_from(patience.as_millis()).unwrap_or(u64::MAX);
+        let quick_bytes = quick.saturating_mul(millis) / 1000;
+        match self {
+            Self::Quick => quick_bytes.max(STALL_BYTES_MIN),
+            Self::Any => STALL_BYTES_MIN,
+        }
+    }
+
+    /// What one is that sends less.
+    fn missed(self, bytes: u64, patience: Duration) -> FetchProblem {
+        let seconds = patience.as_secs();
+        match self {
+            Self::Quick if bytes >= STALL_BYTES_MIN => {
+                let detail = format!("{bytes} bytes in {seconds} s, and others can be asked");
+                FetchProblem::new(FetchCode::TooSlow, detail)
+            }
+            Self::Quick | Self::Any => {
+                FetchProblem::new(FetchCode::Stalled, "next to nothing comes")
+            }
+        }
+    }
+}
+
 struct Download<'a> {
     request: &'a FetchRequest,
     asker: Asker<'a>,
@@ -75,11 +108,63 @@ struct Download<'a> {
     told_bytes: Option<u64>,
     tell_next: Instant,
     source: usize,
+    pace: Pace,
 }
 
 impl Download<'_> {
     fn is_whole(&self) -> bool {
         self.partial.bytes() > 0 && self.partial.digest() == self.request.digest
+    }
+
+    /// Asks one source after the other, and then those again that were too slow.
+    async fn ask_all(&mut self) -> Result<(), FetchProblem> {
+        let count = self.request.sources.len();
+        let (mut worst, mut slow) = (None, Vec::new());
+        self.pace = if count > 1 { Pace::Quick } else { Pace::Any };
+        for source in 0..count {
+            let began = (Instant::now(), self.partial.bytes());
+            match self.ask(source).await {
+                Ok(()) => return Ok(()),
+                Err(problem) if problem.code.is_of_the_file() => return Err(problem),
+                Err(problem) => {
+                    if problem.code == FetchCode::TooSlow {
+                        let gain = self.partial.bytes().saturating_sub(began.1);
+                        slow.push((gain / began.0.elapsed().as_secs().max(1), source));
+                    }
+                    worst = Some(worse(worst, self.of_source(problem)));
+                }
+            }
+        }
+        slow.sort_by_key(|(bytes_per_second, _)| std::cmp::Reverse(*bytes_per_second));
+        self.pace = Pace::Any;
+        for (_, source) in slow {
+            match self.ask(source).await {
+                Ok(()) => return Ok(()),
+                Err(problem) if problem.code.is_of_the_file() => return Err(problem),
+                Err(problem) => worst = Some(worse(worst, self.of_source(problem))),
+            }
+        }
+        let none = || FetchProblem::new(FetchCode::NotThere, "no source was named");
+        Err(worst.unwrap_or_else(none))
+    }
+
+    /// Asks one source, and tells what is wrong with it.
+    async fn ask(&mut self, source: usize) -> Result<(), FetchProblem> {
+        self.source = source;
+        let asked = self.ask_source().await;
+        if let Err(problem) = &asked
+            && !problem.code.is_of_the_file()
+        {
+            let trouble = FetchNews::Trouble { source, problem: problem.clone() };
+            self.teller.tell(&trouble).await;
+        }
+        asked
+    }
+
+    /// The problem, with the source that has it.
+    fn of_source(&self, problem: FetchProblem) -> FetchProblem {
+        let detail = format!("{}: {}", self.request.sources[self.source], problem.detail);
+        FetchProblem { code: problem.code, detail }
     }
 
     /// Asks one source until it has brought everything, or fails without any gain.
@@ -101,6 +186,7 @@ impl Download<'_> {
                         return Err(problem);
                     }
                 }
+                FetchCode::TooSlow => return Err(problem),
                 code if code.is_refusal() || self.partial.bytes() <= before => {
                     return Err(problem);
                 }
@@ -129,7 +215,8 @@ impl Download<'_> {
             self.partial.begin_anew()?;
         }
         let patience = Duration::from_millis(self.request.stall_wait_ms).min(STALL_WAIT_MAX);
-        let mut watch = Watch { since: Instant::now(), bytes: self.partial.bytes() };
+        let bytes_min = self.pace.bytes_min(self.request.size_bytes, patience);
+        let mut watch = Watch { since: Instant::now(), bytes: self.partial.bytes(), bytes_min };
         let mut silent_until = Instant::now() + patience;
         loop {
             let is_untold = self.told_bytes != Some(self.partial.bytes());
@@ -142,7 +229,9 @@ impl Download<'_> {
             };
             let Some(frame) = frame else { break };
             self.partial.add(&frame)?;
-            watch.look(self.partial.bytes(), patience)?;
+            if let Some(bytes) = watch.look(self.partial.bytes(), patience) {
+                return Err(self.pace.missed(bytes, patience));
+            }
             silent_until = Instant::now() + patience;
         }
         self.tell_progress().await;
@@ -157,22 +246,22 @@ impl Download<'_> {
     }
 }
 
-/// Notices a source that sends, but next to nothing.
+/// Notices a source that sends, but too little.
 struct Watch {
     since: Instant,
     bytes: u64,
+    bytes_min: u64,
 }
 
 impl Watch {
-    fn look(&mut self, bytes: u64, patience: Duration) -> Result<(), FetchProblem> {
+    /// How little has come, once its time has passed.
+    fn look(&mut self, bytes: u64, patience: Duration) -> Option<u64> {
         if self.since.elapsed() < patience {
-            return Ok(());
+            return None;
         }
-        if bytes - self.bytes < STALL_BYTES_MIN {
-            return Err(FetchProblem::new(FetchCode::Stalled, "next to nothing comes"));
-        }
+        let come = bytes - self.bytes;
         (self.since, self.bytes) = (Instant::now(), bytes);
-        Ok(())
+        (come < self.bytes_min).then_some(come)
     }
 }
 
@@ -215,5 +304,15 @@ mod tests {
         assert_eq!(end(&[not_there, differs, not_there]), differs);
         assert_eq!(end(&[differs, FetchCode::Busy]), FetchCode::Busy);
         assert_eq!(end(&[not_there]), not_there);
+    }
+
+    #[test]
+    fn a_source_is_quick_that_brings_all_of_it_soon_and_nobody_has_to_be_quicker_than_a_line() {
+        let half_a_minute = Duration::from_secs(30);
+        let quick = |bytes| Pace::Quick.bytes_min(bytes, half_a_minute);
+        assert_eq!(quick(1 << 20), (1 << 20) / 600 * 30, "a small one");
+        assert_eq!(quick(1), STALL_BYTES_MIN);
+        assert_eq!(quick(256 << 30), QUICK_BYTES_PER_SECOND * 30, "a large one");
+        assert_eq!(Pace::Any.bytes_min(256 << 30, half_a_minute), STALL_BYTES_MIN);
     }
 }

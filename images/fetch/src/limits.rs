@@ -21,6 +21,13 @@ pub const STALL_WAIT_MAX: Duration = Duration::from_secs(300);
 /// What a source has to send within the time in which it may be silent, in bytes: one that sends
 /// less holds the download up.
 pub const STALL_BYTES_MIN: u64 = 16 * 1024;
+/// While others can be asked, a source has to send so fast that all of it would come within this
+/// time: one that is slower is asked again when nobody else has served.
+pub const QUICK_WAIT_MAX: Duration = Duration::from_secs(600);
+/// So many bytes in a second are quick enough for anything, however large.
+pub const QUICK_BYTES_PER_SECOND: u64 = 1 << 20;
+/// How long one download may take: the next one goes on where it ended, after others had its place.
+pub const DOWNLOAD_WAIT_MAX: Duration = Duration::from_secs(6 * 60 * 60);
 /// Bytes of an answer's head.
 pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 /// How often one source is asked in a row while each time something new has come.

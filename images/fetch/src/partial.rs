@@ -72,7 +72,8 @@ impl Partial {
     /// `too_large`: nothing of them is written then; `file_failed`.
     pub fn add(&mut self, bytes: &[u8]) -> Result<(), FetchProblem> {
         if self.bytes + bytes.len() as u64 > self.size_bytes {
-            let detail = format!("there is more than the {} bytes registered", self.size_bytes);
+            let detail =
+                format!("there is more than the {} bytes that it may have", self.size_bytes);
             return Err(FetchProblem::new(FetchCode::TooLarge, detail));
         }
         self.file.write_all(bytes).map_err(|error| failed(&error))?;

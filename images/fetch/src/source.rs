@@ -186,7 +186,7 @@ impl<'a> Asker<'a> {
         let length = length.and_then(|length| length.to_str().ok()?.parse::<u64>().ok());
         let size = self.request.size_bytes;
         if length.is_some_and(|length| begins_at.saturating_add(length) > size) {
-            let detail = format!("there is more than the {size} bytes registered");
+            let detail = format!("there is more than the {size} bytes that it may have");
             return Err(FetchProblem::new(FetchCode::TooLarge, detail));
         }
         Ok(Answer { begins_at, body: response.into_body() })
@@ -234,15 +234,17 @@ fn redirected(from: &Uri, headers: &HeaderMap) -> Result<Uri, FetchProblem> {
     parse(&whole).map_err(|problem| refused(problem.detail))
 }
 
-/// Connects to the first address that answers.
+/// Connects to the first address that answers. The addresses are for the host's log alone: where a
+/// name of its own network leads is not for everybody.
 async fn connect(addresses: &[SocketAddr]) -> Result<TcpStream, FetchProblem> {
     let mut last = "no address".to_owned();
     for address in addresses {
         match tokio::time::timeout(CONNECT_WAIT_MAX, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => return Ok(stream),
-            Ok(Err(error)) => last = format!("{address}: {error}"),
-            Err(_) => last = format!("{address}: no answer"),
+            Ok(Err(error)) => last = error.to_string(),
+            Err(_) => last = "no answer".to_owned(),
         }
+        eprintln!("dagger-fetch: {address}: {last}");
     }
     Err(FetchProblem::new(FetchCode::ConnectFailed, last))
 }

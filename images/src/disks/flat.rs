@@ -8,13 +8,13 @@ use std::path::Path;
 
 use dagger_payload::id::VmId;
 use dagger_payload::kind::ImageFormat;
-use nix::sys::statvfs::statvfs;
 
 use super::{DiskStore, check_kept};
 use crate::error::ImageError;
 use crate::files::Partial;
 use crate::header::{self, HeaderRefusal};
-use crate::limits::{FLATTEN_RESERVE_BYTES, FLATTEN_WAIT_MAX, IMAGE_FILE_BYTES_MAX};
+use crate::limits::{FLATTEN_WAIT_MAX, IMAGE_FILE_BYTES_MAX};
+use crate::room;
 use crate::store::StoredImage;
 
 /// A disk without anything below it.
@@ -38,7 +38,9 @@ impl DiskStore {
     pub fn flatten(&self, vm: VmId, image: &StoredImage) -> Result<FlatDisk, ImageError> {
         let path = self.disk_path(vm);
         check_kept(&path, image)?;
-        self.require_room(self.copy_bytes(&path)?)?;
+        let copy_bytes = self.copy_bytes(&path)?;
+        require_image_size(copy_bytes)?;
+        room::require(&self.directory, copy_bytes)?;
         let copy = Partial::create(&self.directory)?;
         let tool = self.tool.within(FLATTEN_WAIT_MAX);
         let mut command = tool.command();
@@ -68,14 +70,6 @@ impl DiskStore {
             ImageError::Tool { program: "qemu-img".to_owned(), message }
         })
     }
-
-    /// Whether a copy of so many bytes may be made here.
-    pub(super) fn require_room(&self, bytes: u64) -> Result<(), ImageError> {
-        let there = statvfs(&self.directory)
-            .map_err(|error| ImageError::file("cannot look at", &self.directory)(error.into()))?;
-        let free_bytes = there.blocks_available().saturating_mul(there.fragment_size());
-        fits(bytes, free_bytes, &self.directory)
-    }
 }
 
 /// What `qemu-img measure` says.
@@ -84,17 +78,12 @@ struct Measured {
     required: u64,
 }
 
-/// Whether a copy of so many bytes may be made where so many are free.
-fn fits(bytes: u64, free_bytes: u64, directory: &Path) -> Result<(), ImageError> {
-    if bytes > IMAGE_FILE_BYTES_MAX {
-        return Err(ImageError::CopyTooLarge { bytes, max_bytes: IMAGE_FILE_BYTES_MAX });
+/// Whether a copy of so many bytes may be an image.
+fn require_image_size(bytes: u64) -> Result<(), ImageError> {
+    match bytes > IMAGE_FILE_BYTES_MAX {
+        true => Err(ImageError::CopyTooLarge { bytes, max_bytes: IMAGE_FILE_BYTES_MAX }),
+        false => Ok(()),
     }
-    if free_bytes < bytes + FLATTEN_RESERVE_BYTES {
-        let reserve_bytes = FLATTEN_RESERVE_BYTES;
-        let directory = directory.to_owned();
-        return Err(ImageError::NoRoom { bytes, reserve_bytes, free_bytes, directory });
-    }
-    Ok(())
 }
 
 #[cfg(test)]
@@ -102,10 +91,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_copy_is_refused_before_it_is_begun_when_it_could_be_too_large_or_fill_the_file_system() {
-        let code = |bytes, free| fits(bytes, free, Path::new("/")).map_err(|error| error.code());
-        assert_eq!(code(1 << 30, (1 << 30) + FLATTEN_RESERVE_BYTES), Ok(()));
-        assert_eq!(code((1 << 30) + 1, (1 << 30) + FLATTEN_RESERVE_BYTES), Err("no_room"));
-        assert_eq!(code(IMAGE_FILE_BYTES_MAX + 1, u64::MAX), Err("copy_too_large"));
+    fn a_copy_is_refused_before_it_is_begun_when_it_could_be_too_large_for_an_image() {
+        let code = |bytes| require_image_size(bytes).map_err(|error| error.code());
+        assert_eq!(code(IMAGE_FILE_BYTES_MAX), Ok(()));
+        assert_eq!(code(IMAGE_FILE_BYTES_MAX + 1), Err("copy_too_large"));
     }
 }

@@ -12,7 +12,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use dagger_payload::id::{Generation, HostId, SnapshotId, VolumeId};
+use dagger_payload::id::{AccountId, Generation, HostId, SnapshotId, VolumeId};
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 
@@ -20,6 +20,7 @@ use super::{Disk, DiskStore, ForeignName, Outcome, is_here, require_size};
 use crate::error::ImageError;
 use crate::files::{self, Existing, Partial};
 use crate::header;
+use crate::room;
 
 /// The extension of a snapshot's file.
 const SNAPSHOT: &str = "snapshot";
@@ -69,20 +70,27 @@ impl FromStr for SnapshotName {
 }
 
 /// The name in quarantine of what a volume held before it was put back, in the text form
-/// `HOST-VOLUME.replaced.GENERATION`: the generation of the volume that asked for it.
+/// `HOST-VOLUME.replaced.ACCOUNT.GENERATION`: to which account it counts there, and the generation
+/// of the volume that asked for it. Older ones name no account.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct ReplacedName {
     /// The host that had it.
     pub host: HostId,
     /// Of which volume.
     pub volume: VolumeId,
+    /// To which account it counts.
+    pub account: Option<AccountId>,
     /// By which generation.
     pub generation: Generation,
 }
 
 impl std::fmt::Display for ReplacedName {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "{}-{}.{REPLACED}.{}", self.host, self.volume, self.generation)
+        write!(formatter, "{}-{}.{REPLACED}.", self.host, self.volume)?;
+        if let Some(account) = self.account {
+            write!(formatter, "{account}.")?;
+        }
+        write!(formatter, "{}", self.generation)
     }
 }
 
@@ -92,13 +100,18 @@ impl FromStr for ReplacedName {
     fn from_str(text: &str) -> Result<Self, ForeignName> {
         let (ids, rest) = text.split_once('.').ok_or(ForeignName)?;
         let (host, volume) = ids.split_once('-').ok_or(ForeignName)?;
-        let (extension, generation) = rest.split_once('.').ok_or(ForeignName)?;
+        let (extension, rest) = rest.split_once('.').ok_or(ForeignName)?;
         if extension != REPLACED {
             return Err(ForeignName);
         }
+        let (account, generation) = match rest.split_once('.') {
+            Some((account, rest)) => (Some(account.parse().map_err(|_| ForeignName)?), rest),
+            None => (None, rest),
+        };
         Ok(Self {
             host: host.parse().map_err(|_| ForeignName)?,
             volume: volume.parse().map_err(|_| ForeignName)?,
+            account,
             generation: Generation(generation.parse().map_err(|_| ForeignName)?),
         })
     }
@@ -122,7 +135,8 @@ impl DiskStore {
     /// One that is here is kept as it is.
     ///
     /// # Errors
-    /// [`ImageError::Header`], [`ImageError::File`], also while somebody writes to the volume.
+    /// [`ImageError::NoRoom`], [`ImageError::Header`], [`ImageError::File`], also while somebody
+    /// writes to the volume.
     pub fn ensure_snapshot(
         &self,
         volume: VolumeId,
@@ -154,7 +168,7 @@ impl DiskStore {
         let from = self.volume_path(volume);
         let there = fs::metadata(&from).map_err(ImageError::file("cannot see", &from))?;
         // A copy has what is there when it begins, and a guest that finds no room waits for ever.
-        self.require_room(there.blocks().saturating_mul(BLOCK_BYTES))?;
+        room::require(&self.directory, there.blocks().saturating_mul(BLOCK_BYTES))?;
         let partial = self.empty(size_bytes)?;
         copy(partial.path())?;
         require_size(&partial, size_bytes)?;
@@ -165,7 +179,7 @@ impl DiskStore {
     /// it is.
     ///
     /// # Errors
-    /// [`ImageError::Header`], [`ImageError::File`].
+    /// [`ImageError::NoRoom`], [`ImageError::Header`], [`ImageError::File`].
     pub fn ensure_clone(
         &self,
         volume: VolumeId,
@@ -179,21 +193,21 @@ impl DiskStore {
     }
 
     /// Makes sure that the volume, which no machine holds, was put back to the snapshot for
-    /// `generation`: once, however often this is asked for. What it held is in quarantine then.
+    /// `generation`: once, however often this is asked for. What it held is in quarantine then, and
+    /// counts there to its account.
     ///
     /// # Errors
-    /// [`ImageError::Header`], [`ImageError::File`], also while somebody writes to the volume.
+    /// [`ImageError::NoRoom`], [`ImageError::Header`], [`ImageError::File`], also while somebody
+    /// writes to the volume.
     pub fn restore_volume(
         &self,
         (volume, snapshot): (VolumeId, SnapshotId),
-        generation: Generation,
+        (generation, of): (Generation, AccountId),
     ) -> Result<Outcome, ImageError> {
         let path = self.volume_path(volume);
-        let replaced = ReplacedName { host: self.host, volume, generation };
-        let aside = self.directory.join(files::QUARANTINE).join(replaced.to_string());
-        let was_aside = is_here(&aside)?;
+        let aside = self.replaced_path(volume, generation, Some(of));
         if self.has_volume(volume)? {
-            if was_aside {
+            if self.was_restored(volume, (generation, of))? {
                 return Ok(Outcome::Kept);
             }
             // Nobody may begin to write between the look and the renames.
@@ -208,7 +222,31 @@ impl DiskStore {
         publish(self.copy(&self.snapshot_path(volume, snapshot))?, path).map(|disk| disk.outcome)
     }
 
-    /// Moves the snapshot's file into quarantine; tells where it is now. Nothing here is no error.
+    /// Whether what the volume held before it was put back for `generation` is in quarantine.
+    ///
+    /// # Errors
+    /// [`ImageError::File`] when it cannot be seen: unknown is not absent.
+    pub fn was_restored(
+        &self,
+        volume: VolumeId,
+        (generation, of): (Generation, AccountId),
+    ) -> Result<bool, ImageError> {
+        let is_aside = |of| is_here(&self.replaced_path(volume, generation, of));
+        Ok(is_aside(Some(of))? || is_aside(None)?)
+    }
+
+    fn replaced_path(
+        &self,
+        volume: VolumeId,
+        generation: Generation,
+        account: Option<AccountId>,
+    ) -> PathBuf {
+        let name = ReplacedName { host: self.host, volume, account, generation };
+        self.directory.join(files::QUARANTINE).join(name.to_string())
+    }
+
+    /// Moves the snapshot's file into quarantine, where it counts to the volume's account; tells
+    /// where it is now. Nothing here is no error.
     ///
     /// # Errors
     /// [`ImageError::File`].
@@ -216,19 +254,33 @@ impl DiskStore {
         &self,
         volume: VolumeId,
         snapshot: SnapshotId,
+        of: AccountId,
     ) -> Result<Option<PathBuf>, ImageError> {
-        files::quarantine(&self.snapshot_path(volume, snapshot))
+        files::quarantine(&self.snapshot_path(volume, snapshot), Some(of))
     }
 
-    /// A whole copy, under a temporary name. Nobody writes to the original meanwhile.
+    /// A whole copy, under a temporary name. Nobody writes to the original meanwhile. Where the file
+    /// system cannot share its blocks there has to be room for it.
     fn copy(&self, from: &Path) -> Result<Partial, ImageError> {
         let mut original = open_still(from)?;
         header::read_volume(&original)?;
         let copy = Partial::create(&self.directory)?;
-        io::copy(&mut original, &mut copy.file())
-            .map_err(ImageError::file("cannot write", copy.path()))?;
+        if rustix::fs::ioctl_ficlone(copy.file(), &original).is_err() {
+            self.write_copy(&mut original, &copy)?;
+        }
         header::read_volume(copy.file())?;
         Ok(copy)
+    }
+
+    fn write_copy(&self, original: &mut File, copy: &Partial) -> Result<(), ImageError> {
+        let there = original
+            .metadata()
+            .map_err(ImageError::file("cannot look at the original of", copy.path()))?;
+        // Its holes are written, too.
+        room::require(&self.directory, there.len())?;
+        io::copy(original, &mut copy.file())
+            .map_err(ImageError::file("cannot write", copy.path()))?;
+        Ok(())
     }
 }
 

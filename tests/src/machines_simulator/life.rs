@@ -189,7 +189,7 @@ impl World {
                 self.after((1, 20), Event::Look(life, vm));
                 Ok(())
             }
-            Output::LookAtRoom(vm) => {
+            Output::LookAtRoom(vm, _) => {
                 let room = self.room();
                 self.after((1, 20), Event::ToAgent(life, Box::new(Input::Room(vm, room))));
                 Ok(())
@@ -224,6 +224,8 @@ impl World {
                 }
                 Ok(())
             }
+            // Nothing of what is not whole is kept here.
+            Output::DiscardFetched(_) => Ok(()),
             Output::Alarm(vm, reason) => {
                 self.log.note(self.now_ms, host, &format!("alarm about VM {vm}: {reason}"));
                 Ok(())
@@ -243,7 +245,7 @@ impl World {
             3..20 => None,
             _ => Some(u64::MAX),
         };
-        Room { memory_mib: figure(), storage_mib: figure() }
+        Room { memory_mib: figure(), storage_mib: figure(), ..Room::default() }
     }
 
     /// Writes a record down, or forgets it.

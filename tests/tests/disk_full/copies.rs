@@ -1,7 +1,6 @@
 //! What needs room for a whole disk at once, what a machine says, and what is deleted.
 //!
-//! Setting: the real stores, and a file system that is as large as the reserve demands and takes
-//! room only as it is used. Where a hypervisor copies beside its guest, `qemu-img` does here. The
+//! Setting: the real stores, and a file system of a few MiB that becomes smaller meanwhile. Where a hypervisor copies beside its guest, `qemu-img` does here. The
 //! guest that speaks is that of the program that behaves like Cloud Hypervisor.
 
 use std::fs::{self, OpenOptions};
@@ -16,20 +15,18 @@ use dagger_agent::controller::proof::DeleteProof;
 use dagger_agent::hypervisor::HypervisorError;
 use dagger_agent::machines::Backend;
 use dagger_api::Sight;
-use dagger_images::limits::FLATTEN_RESERVE_BYTES;
+use dagger_payload::id::AccountId;
 use dagger_payload::kind::{ReportPhase, StopManner};
 use dagger_payload::object::Wanted;
 
 use super::half::{Half, store_image};
-use super::operations::{Host, Operation, SNAPSHOT, VM, VOLUME};
+use super::operations::{Host, Operation, SNAPSHOT, VM, VOLUME, restore_proof};
 use super::program_under_test::{configuration, contract_program, firmware};
 use super::small_disk::{Lack, PAGE_BYTES, SmallDisk};
 use super::versions::{HERE, attested};
 
-/// Room for the disks of these tests beside the reserve.
-const ROOM_BYTES: u64 = 16 << 20;
 /// So many pages are less than a copy and the reserve need.
-const PAGES_SHORT: u64 = FLATTEN_RESERVE_BYTES / PAGE_BYTES;
+const PAGES_SHORT: u64 = 8;
 
 /// As a hypervisor does it: into the empty disk that is there.
 fn copy_by_hand(from: &Path, to: &Path) -> Result<(), HypervisorError> {
@@ -42,7 +39,7 @@ fn copy_by_hand(from: &Path, to: &Path) -> Result<(), HypervisorError> {
 #[test]
 fn a_snapshot_beside_a_guest_is_not_begun_without_room_and_one_that_fills_the_disk_leaves_nothing()
 {
-    let disk = SmallDisk::holding(FLATTEN_RESERVE_BYTES + ROOM_BYTES);
+    let disk = SmallDisk::new();
     let host = Host::new(&disk);
     Operation::KeepSnapshot.prepare(&host);
     let volume = host.disks.volume_path(VOLUME);
@@ -75,8 +72,60 @@ fn a_snapshot_beside_a_guest_is_not_begun_without_room_and_one_that_fills_the_di
 }
 
 #[test]
+fn no_copy_of_a_volume_is_begun_without_room_for_it() {
+    for operation in [Operation::KeepSnapshot, Operation::CloneVolume, Operation::RestoreVolume] {
+        let disk = SmallDisk::new();
+        let host = Host::new(&disk);
+        operation.prepare(&host);
+        let before = disk.files();
+        disk.shrink(PAGES_SHORT);
+        let why = operation.perform(&host).unwrap_err();
+        assert!(why.starts_with("disk_full: no_room: "), "{operation:?}: {why}");
+        assert!(!why.bytes().any(|byte| byte.is_ascii_digit()), "{operation:?} is public: {why}");
+        assert_eq!(disk.files(), before, "{operation:?}");
+        disk.grow();
+        assert_eq!(operation.perform(&host), Ok(()), "{operation:?}");
+    }
+}
+
+#[test]
+fn a_volume_is_put_back_so_often_as_its_account_has_room_for_what_that_replaces() {
+    let disk = SmallDisk::new();
+    let host = Host::new(&disk);
+    Operation::RestoreVolume.prepare(&host);
+    let account = restore_proof(2).account();
+    let mut generation = 1;
+    let refused = loop {
+        generation += 1;
+        assert_eq!(host.disks.require_quarantine_room(account), Ok(()), "{generation}");
+        assert_eq!(host.disks.restore_volume(&restore_proof(generation)), Ok(()));
+        host.write(2);
+        if let Err(error) = host.disks.require_quarantine_room(account) {
+            break error.to_string();
+        }
+        assert!(generation < 1000, "never full");
+    };
+    assert!(refused.starts_with("quarantine_full: "), "{refused}");
+    let before = disk.files();
+    let again = host.disks.restore_volume(&restore_proof(generation + 1)).unwrap_err();
+    assert_eq!(again.to_string(), refused);
+    assert_eq!(disk.files(), before, "nothing of it is lost, and nothing more comes");
+    // What was carried out before it could be said is found so.
+    assert_eq!(host.disks.restore_volume(&restore_proof(generation)), Ok(()));
+    assert_eq!(disk.files(), before);
+    host.reads(VOLUME, 2);
+    // Nobody else is concerned, and the operator makes room.
+    assert_eq!(host.disks.require_quarantine_room(AccountId([77; 16])), Ok(()));
+    let last = format!(".replaced.{account}.{generation}");
+    let replaced = before.keys().find(|path| path.to_string_lossy().ends_with(&last));
+    fs::remove_file(replaced.unwrap()).unwrap();
+    assert_eq!(host.disks.restore_volume(&restore_proof(generation + 1)), Ok(()));
+    host.reads(VOLUME, 1);
+}
+
+#[test]
 fn a_copy_of_a_whole_disk_is_not_begun_without_room_for_it_and_leaves_nothing_behind_with_it() {
-    let disk = SmallDisk::holding(FLATTEN_RESERVE_BYTES + ROOM_BYTES);
+    let disk = SmallDisk::new();
     let host = Host::new(&disk);
     Operation::MakeDisk.prepare(&host);
     assert_eq!(Operation::MakeDisk.perform(&host), Ok(()));

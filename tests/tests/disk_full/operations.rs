@@ -79,17 +79,17 @@ impl<'a> Host<'a> {
     }
 
     /// Writes to the volume as its guest would.
-    fn write(&self, byte: u8) {
+    pub(crate) fn write(&self, byte: u8) {
         let words = format!("write -q -P {byte} 0 {WRITTEN_KIB}k");
         qemu("qemu-io", &["-f", "qcow2", "-c", &words], &self.disks.volume_path(VOLUME));
     }
 
-    fn reads(&self, volume: VolumeId, byte: u8) {
+    pub(crate) fn reads(&self, volume: VolumeId, byte: u8) {
         let words = format!("read -q -P {byte} 0 {WRITTEN_KIB}k");
         qemu("qemu-io", &["-f", "qcow2", "-c", &words], &self.disks.volume_path(volume));
     }
 
-    fn keep(&self) -> Result<(), String> {
+    pub(crate) fn keep(&self) -> Result<(), String> {
         let kept = self.disks.ensure_snapshot(VOLUME, SNAPSHOT, DiskRule::MayMake);
         kept.map_err(|error| error.to_string())
     }
@@ -113,10 +113,10 @@ fn qemu(program: &str, words: &[&str], path: &Path) {
     assert!(!said.contains("Pattern verification failed"), "{}: {said}", path.display());
 }
 
-/// The proof that the volume is to be put back.
-fn restore_proof() -> RestoreProof {
+/// The proof that the volume is to be put back, for this generation of it.
+pub(crate) fn restore_proof(generation: u64) -> RestoreProof {
     let mut version = new_volume(VOLUME);
-    version.volume.generation = Generation(2);
+    version.volume.generation = Generation(generation);
     version.volume.restoring = Some(SNAPSHOT);
     version.volume.snapshots = vec![Snapshot {
         id: SNAPSHOT,
@@ -137,8 +137,9 @@ impl Operation {
         match self {
             Self::ImportImage | Self::MakeSeed | Self::MakeVolume => {}
             Self::TakeInDownload => {
-                let incoming = host.disks.image_store().incoming(host.image.digest).unwrap();
-                let incoming = host.incoming.get_or_init(|| incoming.unwrap());
+                let incoming =
+                    host.disks.image_store().incoming(host.image.digest, IMAGE_BYTES as u64);
+                let incoming = host.incoming.get_or_init(|| incoming.unwrap().unwrap());
                 let fetched = fs::read(host.source.path().join("image.raw")).unwrap();
                 fs::write(incoming.path(), fetched).unwrap();
             }
@@ -184,7 +185,7 @@ impl Operation {
             Self::CloneVolume => {
                 disks.ensure_clone(COPY, &Origin { volume: VOLUME, snapshot: SNAPSHOT })
             }
-            Self::RestoreVolume => disks.restore_volume(&restore_proof()),
+            Self::RestoreVolume => disks.restore_volume(&restore_proof(2)),
         };
         done.map_err(|error| error.to_string())
     }

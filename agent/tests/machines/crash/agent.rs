@@ -219,6 +219,8 @@ impl<'a> Agent<'a> {
             Output::StopFetching(image) => {
                 self.inputs.push_back(Input::Fetched(image, Fetched::Stopped));
             }
+            // The fake host keeps nothing of what is not whole.
+            Output::DiscardFetched(_) => {}
             Output::Persist(record) => {
                 self.journal.write(&record).unwrap();
                 if record.halted_at.is_some() {
@@ -239,7 +241,7 @@ impl<'a> Agent<'a> {
                 self.hear(versions);
             }
             Output::Look(_) => self.look(),
-            Output::LookAtRoom(vm) => self.inputs.push_back(Input::Room(vm, Room::default())),
+            Output::LookAtRoom(vm, _) => self.inputs.push_back(Input::Room(vm, Room::default())),
             Output::ReadConsole(_) => {}
             Output::Alarm(vm, reason) => panic!("alarm about {vm}: {reason}"),
             Output::AlarmAboutVolume(volume, reason) => panic!("alarm about {volume}: {reason}"),

@@ -34,10 +34,11 @@ names!(OUTPUTS, output, Output, {
     Output::Halt(_) => "halt",
     Output::ActOnVolume(_) => "act on a volume",
     Output::LookAtStores => "look at the stores",
-    Output::LookAtRoom(_) => "look at the room",
+    Output::LookAtRoom(..) => "look at the room",
     Output::Collect(_) => "collect",
     Output::Fetch(_) => "fetch",
     Output::StopFetching(_) => "stop fetching",
+    Output::DiscardFetched(_) => "discard what was fetched",
     Output::Persist(_) => "persist",
     Output::Forget(_) => "forget",
     Output::Report(_) => "report",
@@ -49,8 +50,8 @@ names!(OUTPUTS, output, Output, {
     Output::AlarmAboutVolume(..) => "alarm about a volume",
 });
 
-/// Nobody lies in these lives: an alarm ends the test.
-const NEVER: [&str; 2] = ["alarm", "alarm about a volume"];
+/// Nobody lies in these lives, so an alarm ends the test; and no download leaves a part behind.
+const NEVER: [&str; 3] = ["alarm", "alarm about a volume", "discard what was fetched"];
 
 names!(STEPS, step, Step, {
     Step::Image => "step: image",

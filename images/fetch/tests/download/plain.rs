@@ -1,13 +1,20 @@
 //! Hosts of the cluster as sources.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use dagger_images::fetch::{FetchCode, FetchSource};
 
 use super::support::{Helper, Server, contents, host, image, promise, request, serve_file};
 
 const LENGTH: usize = 3 << 20;
+/// So large that what is more than next to nothing is too slow for it.
+const LARGE: usize = 60 << 20;
+/// What a slow source sends at a time.
+const DROP: usize = 8 * 1024;
+const BETWEEN_DROPS: Duration = Duration::from_millis(100);
 
 fn fails(server: &Server, stall_wait_ms: u64) -> (FetchCode, usize) {
     let (bytes, file) = (image(LENGTH), tempfile::tempfile().unwrap());
@@ -194,4 +201,53 @@ fn it_ends_when_whoever_asked_has_gone() {
     let mut helper = Helper::start(&request, &tempfile::tempfile().unwrap(), &[]);
     helper.wait_for(0);
     assert_eq!(helper.leave(), Some(1));
+}
+
+/// Answers drop by drop, for as long as somebody listens.
+fn drip(bytes: &[u8], stream: &mut TcpStream) {
+    promise(bytes.len(), &[], stream);
+    stream.set_read_timeout(Some(BETWEEN_DROPS)).unwrap();
+    for piece in bytes.chunks(DROP) {
+        // Nobody says anything; the end is another matter.
+        let is_over = matches!(stream.read(&mut [0]), Ok(0));
+        if is_over || stream.write_all(piece).is_err() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn a_source_that_is_slow_for_so_large_an_image_is_left_for_one_that_is_not() {
+    let bytes = image(LARGE);
+    let (slowly, served) = (bytes.clone(), bytes.clone());
+    let slow = Server::start(move |_, stream| drip(&slowly, stream));
+    let quick = Server::start(move |head, stream| serve_file(&served, head, stream));
+    let file = tempfile::tempfile().unwrap();
+    let mut request = request(&bytes, vec![host(slow.address), host(quick.address)]);
+    request.stall_wait_ms = 2_000;
+    let (end, troubles) = Helper::start(&request, &file, &[]).end();
+    assert_eq!(end, Ok(LARGE as u64));
+    let codes: Vec<_> = troubles.iter().map(|problem| problem.code).collect();
+    assert_eq!(codes, [FetchCode::TooSlow]);
+    assert!(quick.ranges()[0].is_some(), "what has come is kept");
+}
+
+#[test]
+fn a_slow_source_is_asked_again_when_nobody_else_has_served() {
+    let bytes = image(LARGE);
+    let (served, asked) = (bytes.clone(), AtomicUsize::new(0));
+    let slow = Server::start(move |head, stream| match asked.fetch_add(1, Ordering::Relaxed) {
+        0 => drip(&served, stream),
+        _ => serve_file(&served, head, stream),
+    });
+    let without = Server::start(|_, stream| {
+        stream.write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n").unwrap();
+    });
+    let file = tempfile::tempfile().unwrap();
+    let mut request = request(&bytes, vec![host(slow.address), host(without.address)]);
+    request.stall_wait_ms = 2_000;
+    let (end, troubles) = Helper::start(&request, &file, &[]).end();
+    assert_eq!(end, Ok(LARGE as u64));
+    let codes: Vec<_> = troubles.iter().map(|problem| problem.code).collect();
+    assert_eq!(codes, [FetchCode::TooSlow, FetchCode::NotThere]);
 }
