@@ -17,9 +17,11 @@ use dagger_ledger::link::frames;
 use dagger_ledger::store::Store;
 use dagger_ledger::store::chain::fetched_change;
 use dagger_ledger::store::lmdb::LmdbStore;
-use dagger_ledger::store::records::{self, EventKey, Records};
+use dagger_ledger::store::pool::Pool;
+use dagger_ledger::store::records::{self, EventKey, Recorder, Records};
 use dagger_ledger::store::snapshots::{chunk_change, head_change};
 use dagger_ledger::transfer::Piece;
+use dagger_ledger_core::Record;
 use dagger_payload::codec;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
@@ -201,6 +203,27 @@ fn falsify(host: &Host) {
     let chunk = records.snapshot_chunk(commit, 1).expect("reads");
     let other: Bytes = chunk.iter().map(|byte| byte ^ 1).collect();
     store.commit(&[chunk_change(commit, 1, &other)]).expect("commits");
+}
+
+/// Changes what no header attests of the commit of a stopped host's newest snapshot.
+fn falsify_frontier(host: &Host) {
+    let (store, records) = open(host);
+    let end = records.newest_offer().expect("reads").expect("it has one").head.end;
+    let mut commit = records.commit(end.index).expect("reads").expect("it is kept");
+    commit.floor = Round(commit.floor.0 - 1);
+    let mut recorder = Recorder::new(AuthorIndex(0), &[], Pool::default());
+    let (changes, _) = recorder.changes_of(&[Record::Commit(commit)]);
+    store.commit(&changes).expect("commits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_first_member_that_names_a_false_frontier_again_and_again_keeps_nobody_out() {
+    let (mut cluster, mut digests) = begin_again_from_damaged([falsify_frontier, |_| {}]).await;
+    let refused = "too few members say the same of its commit";
+    cluster.hosts[3].until_log(|log| log.contains(refused)).await;
+    cluster.hosts[2].start();
+    cluster.hosts[3].until_log(|log| log.contains("begun from a peer's snapshot")).await;
+    assert_goes_on(&cluster, &mut digests).await;
 }
 
 /// Takes a payload out of a stopped host's past.
