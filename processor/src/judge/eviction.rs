@@ -15,6 +15,7 @@ use dagger_payload::roster::{Seat, SeatStanding};
 use dagger_payload::usage::Metered;
 use dagger_payload::volume::{Volume, VolumeDisk, VolumeState, VolumeUse};
 
+use super::looks::Looks;
 use super::state::State;
 use super::{reports, vms, volumes};
 
@@ -46,11 +47,11 @@ pub(crate) fn leaving(state: &State, commit: CommitIndex) -> Vec<Effect> {
 }
 
 /// The next versions of some of the VMs and volumes whose hosts have left without giving them up.
-pub(crate) fn lost(state: &State) -> Vec<Effect> {
+pub(crate) fn lost(state: &State, looks: &Looks) -> Vec<Effect> {
     let mut effects = Vec::new();
     let lost = state.stranded_vms().filter_map(|id| state.vm(id));
     for vm in lost.take(LOST_PER_COMMIT_MAX) {
-        effects.extend(lost_vm(state, vm));
+        effects.extend(lost_vm(state, looks, vm));
     }
     let left = LOST_PER_COMMIT_MAX.saturating_sub(effects.len());
     let lost = state.stranded_volumes().filter_map(|id| state.volumes.get(id));
@@ -67,12 +68,14 @@ pub(crate) fn is_due(state: &State, judged: CommitIndex) -> bool {
         || !leaving(state, judged.next()).is_empty()
 }
 
-fn lost_vm(state: &State, mut vm: Vm) -> Vec<Effect> {
+fn lost_vm(state: &State, looks: &Looks, mut vm: Vm) -> Vec<Effect> {
     let now: LedgerTime = state.time;
     let host = match vm.placement {
         Placement::Accepted { host, .. } => host,
-        // Nobody can have acted for it.
-        Placement::Offered { .. } => return vec![vms::offer_next(state, vm, now)],
+        // Nobody can have acted for it. When too much was looked at, it waits.
+        Placement::Offered { .. } => {
+            return vms::offer_next(state, looks, vm, now).into_iter().collect();
+        }
         Placement::NoHost {} | Placement::Lost { .. } => return Vec::new(),
     };
     vm.placement = Placement::Lost { host };

@@ -14,9 +14,11 @@ mod estate;
 mod eviction;
 mod hosts;
 mod images;
+mod looks;
 mod made_of;
 mod members;
 mod memory;
+mod neighbours;
 mod networks;
 mod placement;
 mod reports;
@@ -39,7 +41,9 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
-use dagger_payload::limits::{COMMIT_CHANGES_BYTES_MAX, NOT_AFTER_AHEAD_MS_MAX};
+use dagger_payload::limits::{
+    COMMIT_CHANGES_BYTES_MAX, LAPSED_PER_COMMIT_MAX, NOT_AFTER_AHEAD_MS_MAX,
+};
 use dagger_payload::object::{Cause, Effect, HostDuty};
 use dagger_payload::payload::Payload;
 use dagger_payload::prediction::HostOutlook;
@@ -54,6 +58,8 @@ use dagger_payload::snapshot::HistoryRecord;
 use dagger_payload::state_tree::{Author, Judgement, Subject};
 
 use crate::verify::{Newborn, Verified};
+use looks::Looks;
+pub use looks::LooksMax;
 use state::{Signing, State};
 
 /// What so many payloads need is fetched together; it stays near the processor until they are
@@ -72,6 +78,8 @@ pub(crate) struct Case<'a> {
     pub(crate) signing: Option<Signing>,
     /// The VM that the payload makes, if it makes one.
     pub(crate) newborn: Option<Newborn>,
+    /// What its commit has looked at so far.
+    pub(crate) looks: &'a Looks,
 }
 
 /// What a rule decides: new versions of objects, or why not.
@@ -111,6 +119,7 @@ pub struct Judge {
     record: HistoryRecord,
     /// The newest rules that it knows.
     protocol_max: ProtocolVersion,
+    looks_max: LooksMax,
 }
 
 impl Judge {
@@ -124,12 +133,18 @@ impl Judge {
             state_root: state.root(),
         };
         let record = HistoryRecord::default();
-        Self { state, end, changed: end, record, protocol_max: ProtocolVersion::KNOWN }
+        let (protocol_max, looks_max) = (ProtocolVersion::KNOWN, LooksMax::default());
+        Self { state, end, changed: end, record, protocol_max, looks_max }
     }
 
     /// The same judge, of a build that knows other rules: in a test, one that comes later.
     pub fn knowing(self, protocol_max: ProtocolVersion) -> Self {
         Self { protocol_max, ..self }
+    }
+
+    /// The same judge with other maxima: in a test, such as are reached soon.
+    pub fn looking_at(self, looks_max: LooksMax) -> Self {
+        Self { looks_max, ..self }
     }
 
     /// The last judged commit end.
@@ -207,6 +222,7 @@ impl Judge {
             self.state.forget_expired();
         }
         let payloads = commit.payloads.len();
+        let looks = Looks::new(self.looks_max);
         self.record.begin(&self.state.history, commit.index, commit.ledger_time, payloads);
         let mut releases = Vec::with_capacity(payloads);
         let (index, ledger_time, position) =
@@ -216,7 +232,7 @@ impl Judge {
             if at.is_multiple_of(FETCHED_TOGETHER) {
                 self.state.fetch(&verified[at..payloads.min(at + FETCHED_TOGETHER)]);
             }
-            releases.push(self.release(position, ordered, each));
+            releases.push(self.release(position, ordered, each, &looks));
         }
         let time_effects = self.pass(index);
         let end = CommitEnd { index, position, prefix_hash, state_root: self.end.state_root };
@@ -239,8 +255,9 @@ impl Judge {
         position: Position,
         ordered: OrderedPayload,
         verified: &Verified,
+        looks: &Looks,
     ) -> Release {
-        let (verdict, effects) = match self.judge(verified, position) {
+        let (verdict, effects) = match self.judge(verified, position, looks) {
             Ok(effects) => (Verdict::Accepted, effects),
             Err(refusal) => (Verdict::Refused(refusal), Vec::new()),
         };
@@ -270,7 +287,7 @@ impl Judge {
     }
 
     /// Remembers the payload and says what the rules make of it; nothing is absorbed yet.
-    fn judge(&mut self, verified: &Verified, position: Position) -> Ruling {
+    fn judge(&mut self, verified: &Verified, position: Position, looks: &Looks) -> Ruling {
         let payload = verified.outcome.as_ref().map_err(Clone::clone)?;
         let now = self.state.time;
         if self.state.remembers(&verified.digest) {
@@ -284,10 +301,9 @@ impl Judge {
         let signing = self.state.signing(&payload.signer);
         let author = self.state.author(&payload.signer, signing);
         let cause = Cause { digest: verified.digest, position };
-        let newborn = verified.newborn;
-        let case =
-            Case { signer: &payload.signer, cause, now, judged: self.end.index, signing, newborn };
-        let ruling = self.bounded(author, self.rule_on(&case, payload), now);
+        let (judged, newborn) = (self.end.index, verified.newborn);
+        let case = Case { signer: &payload.signer, cause, now, judged, signing, newborn, looks };
+        let ruling = self.bounded(author, self.rule_on(&case, author, payload), now);
         // Refused payloads are remembered too: what was refused once is not accepted by sending it
         // again.
         if let Some(author) = author.filter(|_| leaves_trace(&ruling)) {
@@ -309,12 +325,21 @@ impl Judge {
             Some(author) if self.state.has_room(&author, refused, now) => ruling,
             Some(_) => {
                 let also = ruling.err().map(|refusal| format!("; and this one: {refusal}"));
-                let detail =
-                    format!("too many of your payloads wait to expire{}", also.unwrap_or_default());
+                let detail = format!("{TOO_MANY}{}", also.unwrap_or_default());
                 refuse(RefusalCode::TooManyRemembered, detail)
             }
             // What a stranger's payload is refused for leaves no trace; none is ever accepted.
             None => ruling.and_then(|_| refuse(RefusalCode::AccountUnknown, "nobody has this key")),
+        }
+    }
+
+    /// Refuses what could leave no trace whatever the rules say, before they look at anything.
+    fn require_room(&self, author: Option<Author>, now: LedgerTime) -> Result<(), Refusal> {
+        let Some(author) = author else { return Ok(()) };
+        let any_refusal = Some(RefusalCode::Conflict);
+        match [None, any_refusal].iter().any(|end| self.state.has_room(&author, *end, now)) {
+            true => Ok(()),
+            false => refuse(RefusalCode::TooManyRemembered, TOO_MANY),
         }
     }
 
@@ -325,17 +350,19 @@ impl Judge {
         payload: &Payload,
         now: LedgerTime,
     ) -> Ruling {
-        let case = self.case(digest, payload, now);
+        let looks = Looks::new(self.looks_max);
+        let case = self.case(digest, payload, now, &looks);
         let author = self.state.author(&payload.signer, case.signing);
-        self.bounded(author, self.rule_on(&case, payload), now)
+        self.bounded(author, self.rule_on(&case, author, payload), now)
     }
 
-    fn rule_on(&self, case: &Case<'_>, payload: &Payload) -> Ruling {
+    fn rule_on(&self, case: &Case<'_>, author: Option<Author>, payload: &Payload) -> Ruling {
         if payload.cluster != self.state.cluster {
             let detail = format!("this is cluster {}", self.state.cluster);
             return Err(Refusal::new(RefusalCode::ClusterWrong, detail));
         }
         check_time(payload, case.now)?;
+        self.require_room(author, case.now)?;
         let state = &self.state;
         match &payload.body {
             Body::HostJoin(body) => hosts::join(state, case, body),
@@ -381,7 +408,13 @@ impl Judge {
     }
 
     /// A payload as if it were ordered next.
-    fn case<'a>(&self, digest: &PayloadDigest, payload: &'a Payload, now: LedgerTime) -> Case<'a> {
+    fn case<'a>(
+        &self,
+        digest: &PayloadDigest,
+        payload: &'a Payload,
+        now: LedgerTime,
+        looks: &'a Looks,
+    ) -> Case<'a> {
         Case {
             signer: &payload.signer,
             cause: Cause { digest: *digest, position: self.end.position.next() },
@@ -389,34 +422,43 @@ impl Judge {
             judged: self.end.index,
             signing: self.state.signing(&payload.signer),
             newborn: Newborn::of(digest, payload),
+            looks,
         }
     }
 
     /// What follows from the order itself, after the payloads of `commit`.
     fn pass(&mut self, commit: CommitIndex) -> Vec<Effect> {
+        // Counted apart from what payloads ask for, which could keep offers waiting for ever.
+        let looks = Looks::new(self.looks_max);
         let mut effects = self.absorbed(epochs::vacated(&self.state, commit));
-        effects.extend(self.lapse_offers());
+        effects.extend(self.lapse_offers(&looks));
         effects.extend(self.absorbed(members::lapsed(&self.state, self.state.time)));
         effects.extend(self.absorbed(epochs::decide(&self.state, commit)));
         effects.extend(self.absorbed(eviction::leaving(&self.state, commit)));
-        effects.extend(self.absorbed(eviction::lost(&self.state)));
+        effects.extend(self.absorbed(eviction::lost(&self.state, &looks)));
         effects
     }
 
     /// Takes in what no payload made, and gives what is told of it: no VM is made so.
     fn absorbed(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
         effects.iter().for_each(|effect| self.state.absorb_alone(effect));
+        self.state.find_stranded();
         effects.into_iter().map(Effect::told).collect()
     }
 
     /// Offers that no host accepted in time go to the next host: so many at a time, for a commit is
-    /// one message.
-    fn lapse_offers(&mut self) -> Vec<Effect> {
-        let now = self.state.time;
-        let mut effects = Vec::new();
-        for vm in self.state.lapsed(now) {
-            let Some(vm) = self.state.vm(&vm) else { continue };
-            let effect = vms::offer_next(&self.state, vm, now);
+    /// one message. One for which too much would be looked at stays due, and those after it go on.
+    fn lapse_offers(&mut self, looks: &Looks) -> Vec<Effect> {
+        let (now, mut effects, mut due) = (self.state.time, Vec::new(), None);
+        while effects.len() < LAPSED_PER_COMMIT_MAX {
+            due = self.state.lapsed_after(due, now);
+            let Some((_, id)) = due else { break };
+            let Some((account, seeks)) = self.state.seeker(&id) else { continue };
+            if seeks && looks.are_spent(&self.state, &account) {
+                continue;
+            }
+            let Some(vm) = self.state.vm(&id) else { continue };
+            let Ok(effect) = vms::offer_next(&self.state, looks, vm, now) else { continue };
             self.state.absorb_alone(&effect);
             effects.push(effect.told());
         }
@@ -431,7 +473,8 @@ impl Judge {
         now: LedgerTime,
     ) -> Vec<HostOutlook> {
         let Body::VmCreate(body) = &payload.body else { return Vec::new() };
-        let case = self.case(digest, payload, now);
+        let looks = Looks::default();
+        let case = self.case(digest, payload, now, &looks);
         let newborn = vms::newborn(&self.state, &case, body);
         let Ok((vm, means)) = newborn else { return Vec::new() };
         placement::outlook(&self.state, &vm, means, now)
@@ -463,6 +506,8 @@ impl Judge {
         self.state.account_id(&payload.signer)
     }
 }
+
+const TOO_MANY: &str = "too many of your payloads wait to expire";
 
 /// Whether what was ruled is remembered under the payload's digest, if its signer is somebody. What
 /// was refused for its time or cluster can be told again from the payload; a signer without a live

@@ -10,12 +10,12 @@ use dagger_payload::id::{ClusterId, Epoch, ProtocolVersion};
 use dagger_payload::limits::SNAPSHOT_CHUNKS_MAX;
 use dagger_payload::snapshot::{Anchor, HistoryRecord, SnapshotHead};
 
-use super::Judge;
 use super::state::State;
 use super::state::loading::Loading;
 pub use super::state::reading::ReadChunk;
 use super::state::snapshot::Mark;
 pub use super::state::snapshot::SnapshotError;
+use super::{Judge, LooksMax};
 
 /// A snapshot that is being made.
 #[derive(Debug)]
@@ -115,7 +115,8 @@ impl Restoring {
             return Err(SnapshotError::Malformed);
         }
         let (end, record) = (head.end, HistoryRecord::default());
-        Ok(Judge { state, end, changed: end, record, protocol_max: ProtocolVersion::KNOWN })
+        let (protocol_max, looks_max) = (ProtocolVersion::KNOWN, LooksMax::default());
+        Ok(Judge { state, end, changed: end, record, protocol_max, looks_max })
     }
 }
 

@@ -52,7 +52,7 @@ pub(crate) fn lost(model: &Model) -> Vec<Effect> {
     vms.sort_by_key(|vm| vm.id);
     for vm in vms.into_iter().take(AT_ONCE) {
         let Placement::Accepted { host, .. } = vm.placement else {
-            effects.push(offer_next(model, vm));
+            effects.extend(offer_next(model, vm));
             continue;
         };
         let mut vm = vm.clone();

@@ -293,6 +293,7 @@ impl State {
             memory,
             tallies: _,
             stranded: _,
+            left_carrying: _,
             tree: _,
             scratch: _,
         } = self;
