@@ -3,7 +3,7 @@
 //! Every figure stands beside a bound that was measured in the same run, so that figures of
 //! different machines can be compared: hashing a payload's record once, which no judge can do
 //! without. Names after `--` choose parts: `vm_create`, `vm_create_at_10_000`, `placement`,
-//! `state_root`, `proof`, `restart`. Times are of this thread's processor, in nanoseconds of the
+//! `neighbours`, `state_root`, `proof`, `restart`. Times are of this thread's processor, in nanoseconds of the
 //! scheduler's own clock: what `getrusage` says advances with the tick, by 4 ms on some machines.
 
 mod world;
@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 
 use dagger_payload::codec;
 use dagger_payload::id::{PayloadDigest, VmId};
+use dagger_payload::refusal::RefusalCode;
 use dagger_payload::release::Verdict;
 use dagger_payload::snapshot::SnapshotHead;
 use dagger_payload::state_tree::Subject;
@@ -37,10 +38,11 @@ fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let quick = arguments.iter().any(|argument| argument == "--test");
     let names: Vec<_> = arguments.iter().filter(|name| !name.starts_with('-')).collect();
-    let parts: [(&str, Part); 6] = [
+    let parts: [(&str, Part); 7] = [
         ("vm_create", vm_create),
         ("vm_create_at_10_000", vm_create_at),
         ("placement", placements),
+        ("neighbours", neighbours),
         ("state_root", state_roots),
         ("proof", proofs),
         ("restart", restarts),
@@ -218,6 +220,29 @@ fn placement(hosts: usize) -> Value {
         "hosts": hosts,
         "median_microseconds": micros(times[times.len() / 2]),
         "p99_microseconds": micros(times[times.len() * 99 / 100]),
+    })
+}
+
+/// One VM that is to be kept away from all of its account's, which carry long labels.
+fn neighbours(quick: bool) -> Value {
+    let (vms, count) = if quick { (100, 3) } else { (9_900, 30) };
+    let mut world = World::furnished(100, 1);
+    world.create_labelled(vms);
+    let mut times: Vec<Duration> = Vec::new();
+    for _ in 0..count {
+        let (commit, verified) = world.in_vain();
+        let start = thread_time();
+        let release = world.judge.apply(commit, &verified).expect("the next commit");
+        times.push(thread_time() - start);
+        assert!(matches!(&release.releases[0].verdict, Verdict::Refused(why)
+            if why.code == RefusalCode::NoHostFits));
+    }
+    times.sort();
+    let median = times[times.len() / 2];
+    json!({
+        "vms_of_the_account": vms,
+        "median_microseconds": micros(median),
+        "nanoseconds_per_vm": median.as_nanos() / vms as u128,
     })
 }
 

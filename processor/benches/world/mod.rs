@@ -5,13 +5,16 @@ use std::collections::BTreeMap;
 
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::AuthorIndex;
-use dagger_payload::id::{AccountId, ClusterId, ImageDigest, LedgerTime, Round, VmId};
+use dagger_payload::id::{AccountId, ClusterId, HostId, ImageDigest, LedgerTime, Round, VmId};
 use dagger_payload::key::{PublicKey, SecretKey, Signature};
 use dagger_payload::kind::{
-    AccountGrant, Body, Capacity, GuestSubnet, HostJoin, ImageFormat, ImageRegister, Protection,
-    VmChange, VmCreate, VmImage, VmProtect,
+    AccountGrant, Apart, ApartBy, ApartStrength, Body, Capacity, GuestSubnet, HostJoin,
+    ImageFormat, ImageRegister, Protection, VmChange, VmCreate, VmImage, VmProtect,
 };
-use dagger_payload::limits::{MEMBERS_MAX, OBJECTS_PER_OPERATOR_MAX};
+use dagger_payload::limits::{
+    LABEL_VALUE_BYTES_MAX, LABELS_MAX, MEMBERS_MAX, OBJECTS_PER_OPERATOR_MAX,
+};
+use dagger_payload::name::Labels;
 use dagger_payload::object::Effect;
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
 use dagger_payload::release::{
@@ -198,6 +201,28 @@ impl World {
         self.commit(bodies)
     }
 
+    /// Creates so many VMs of the first account, each with as many and as long labels as may be.
+    pub(crate) fn create_labelled(&mut self, count: usize) {
+        let owner = self.accounts[0].clone();
+        self.life_ms = 1;
+        for first in (0..count).step_by(1000) {
+            self.time = self.time.plus_ms(1);
+            let numbers = first..count.min(first + 1000);
+            self.tell(numbers.map(|number| (owner.clone(), labelled(number))).collect());
+        }
+    }
+
+    /// The next commit: the first account asks for a VM away from all that carry those labels, on a
+    /// host that is none, so that nothing changes.
+    pub(crate) fn in_vain(&mut self) -> (OrderedCommit, Vec<Verified>) {
+        self.pass_a_millisecond();
+        let Body::VmCreate(body) = create(usize::MAX) else { unreachable!() };
+        let (by, strength) = (ApartBy::Host, ApartStrength::Required);
+        let apart = vec![Apart { from: long_labels(), by, strength }];
+        let body = VmCreate { apart, host: Some(HostId([9; 16])), ..*body };
+        self.commit(vec![(self.accounts[0].clone(), Body::VmCreate(Box::new(body)))])
+    }
+
     /// Remembers the VMs that were created.
     pub(crate) fn note(&mut self, release: &CommitRelease) {
         for effect in release.releases.iter().flat_map(|each| &each.effects) {
@@ -318,6 +343,20 @@ fn image() -> Body {
         virtual_size_bytes: 1 << 26,
         sources: Vec::new(),
     })
+}
+
+fn labelled(number: usize) -> Body {
+    let Body::VmCreate(body) = create(number) else { unreachable!() };
+    Body::VmCreate(Box::new(VmCreate { labels: long_labels(), ..*body }))
+}
+
+fn long_labels() -> Labels {
+    let label = |number: usize| {
+        let name = format!("{}{number:03}", "n".repeat(60));
+        let value = "v".repeat(LABEL_VALUE_BYTES_MAX);
+        (name.parse().expect("a name"), value.parse().expect("a label"))
+    };
+    (0..LABELS_MAX).map(label).collect()
 }
 
 fn create(number: usize) -> Body {

@@ -168,6 +168,12 @@ pub const COMMIT_CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// add: so that one alone keeps nobody else from changing something with the same commit.
 pub const COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX: usize = 16 * 1024 * 1024;
 
+/// VMs of one account that are looked at with one commit, to find hosts for VMs that are to be kept
+/// apart from them. With so many no further search begins; the last one may go beyond it. TIMEHERE
+pub const COMMIT_LOOKS_PER_ACCOUNT_MAX: usize = 100_000;
+/// The same for all accounts that one operator opened.
+pub const COMMIT_LOOKS_TOGETHER_MAX: usize = 1_000_000;
+
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
 const _: () = assert!(EVENT_BODY_BYTES_MAX <= COMMIT_BYTES_MAX);
 // Each payload of a commit takes 80 bytes of it at least, and a refusal of one by name some 600.

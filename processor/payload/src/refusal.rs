@@ -154,9 +154,9 @@ codes! {
     ImageUseWrong = 26, "image_use_wrong",
         "A disk begins with a disk image; what is booted directly was registered as a kernel.",
         "Name an image of the right format; `daggerctl image ls` shows the format of each.";
-    /// So much changed with this commit that nothing more may.
+    /// So much changed with this commit, or was looked at for it, that nothing more may.
     CommitFull = 27, "commit_full",
-        "What changes with one commit is bounded, for it travels as one message.",
+        "What one commit changes, and what is looked at for an account with it, is bounded.",
         "Send the same request again: it left no trace.";
 }
 

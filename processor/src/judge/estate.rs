@@ -53,6 +53,11 @@ impl Estate {
         self.vms.iter().map(|(_, vm)| *vm)
     }
 
+    /// How many VMs it has.
+    pub(crate) fn vms_count(&self) -> usize {
+        self.vms.len()
+    }
+
     /// How many VMs, volumes and snapshots it has.
     pub(crate) fn objects(&self) -> usize {
         self.vms.len().saturating_add(self.on_disk)

@@ -15,6 +15,7 @@ use dagger_payload::roster::{Seat, SeatStanding};
 use dagger_payload::usage::Metered;
 use dagger_payload::volume::{Volume, VolumeDisk, VolumeState, VolumeUse};
 
+use super::looks::Looks;
 use super::state::State;
 use super::{reports, vms, volumes};
 
@@ -61,9 +62,9 @@ pub(crate) fn stranded(state: &State) -> Vec<Stranded> {
 
 /// What becomes of one of them. The one before it has been taken in: offers go on to hosts, and
 /// sums of usage grow, by what is there then.
-pub(crate) fn lose(state: &State, stranded: Stranded) -> Vec<Effect> {
+pub(crate) fn lose(state: &State, looks: &Looks, stranded: Stranded) -> Vec<Effect> {
     match stranded {
-        Stranded::Vm(id) => state.vm(&id).map(|vm| lost_vm(state, vm)).unwrap_or_default(),
+        Stranded::Vm(id) => state.vm(&id).map(|vm| lost_vm(state, looks, vm)).unwrap_or_default(),
         Stranded::Volume(id) => {
             state.volumes.get(&id).map(|volume| lost_volume(state, volume)).unwrap_or_default()
         }
@@ -77,12 +78,14 @@ pub(crate) fn is_due(state: &State, judged: CommitIndex) -> bool {
         || !leaving(state, judged.next()).is_empty()
 }
 
-fn lost_vm(state: &State, mut vm: Vm) -> Vec<Effect> {
+fn lost_vm(state: &State, looks: &Looks, mut vm: Vm) -> Vec<Effect> {
     let now: LedgerTime = state.time;
     let host = match vm.placement {
         Placement::Accepted { host, .. } => host,
-        // Nobody can have acted for it.
-        Placement::Offered { .. } => return vec![vms::offer_next(state, vm, now)],
+        // Nobody can have acted for it. When too much was looked at, it waits.
+        Placement::Offered { .. } => {
+            return vms::offer_next(state, looks, vm, now).into_iter().collect();
+        }
         Placement::NoHost {} | Placement::Lost { .. } => return Vec::new(),
     };
     vm.placement = Placement::Lost { host };

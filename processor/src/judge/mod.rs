@@ -14,9 +14,11 @@ mod estate;
 mod eviction;
 mod hosts;
 mod images;
+mod looks;
 mod made_of;
 mod members;
 mod memory;
+mod neighbours;
 mod networks;
 mod placement;
 mod reports;
@@ -26,6 +28,7 @@ pub mod snapshot;
 mod snapshots;
 mod state;
 mod tallies;
+mod traces;
 mod tree;
 mod vms;
 mod volumes;
@@ -42,7 +45,8 @@ use dagger_payload::id::{
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
 use dagger_payload::limits::{
-    COMMIT_CHANGES_BYTES_MAX, COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX, NOT_AFTER_AHEAD_MS_MAX,
+    COMMIT_CHANGES_BYTES_MAX, COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX, LAPSED_PER_COMMIT_MAX,
+    NOT_AFTER_AHEAD_MS_MAX,
 };
 use dagger_payload::object::{Cause, Effect, HostDuty};
 use dagger_payload::payload::Payload;
@@ -58,8 +62,11 @@ use dagger_payload::snapshot::HistoryRecord;
 use dagger_payload::state_tree::{Author, Judgement, Subject};
 
 use crate::verify::{Newborn, Verified};
+use looks::Looks;
+pub use looks::LooksMax;
 use memory::Share;
 use state::{Signing, State};
+use traces::{HasRoom, bounded, leaves_trace, require_any_room};
 
 /// What so many payloads need is fetched together; it stays near the processor until they are
 /// judged.
@@ -77,6 +84,8 @@ pub(crate) struct Case<'a> {
     pub(crate) signing: Option<Signing>,
     /// The VM that the payload makes, if it makes one.
     pub(crate) newborn: Option<Newborn>,
+    /// What its commit has looked at so far.
+    pub(crate) looks: &'a Looks,
 }
 
 /// Who signs a payload, if it is anybody.
@@ -128,6 +137,7 @@ pub struct Judge {
     changed_by: BTreeMap<OperatorId, usize>,
     /// The newest rules that it knows.
     protocol_max: ProtocolVersion,
+    looks_max: LooksMax,
 }
 
 impl Judge {
@@ -146,12 +156,18 @@ impl Judge {
     /// One that stands where everything up to `end` is judged.
     fn at(state: State, end: CommitEnd) -> Self {
         let (record, changed_by) = (HistoryRecord::default(), BTreeMap::new());
-        Self { state, end, changed: end, record, changed_by, protocol_max: ProtocolVersion::KNOWN }
+        let (protocol_max, looks_max) = (ProtocolVersion::KNOWN, LooksMax::default());
+        Self { state, end, changed: end, record, changed_by, protocol_max, looks_max }
     }
 
     /// The same judge, of a build that knows other rules: in a test, one that comes later.
     pub fn knowing(self, protocol_max: ProtocolVersion) -> Self {
         Self { protocol_max, ..self }
+    }
+
+    /// The same judge with other maxima: in a test, such as are reached soon.
+    pub fn looking_at(self, looks_max: LooksMax) -> Self {
+        Self { looks_max, ..self }
     }
 
     /// The last judged commit end.
@@ -230,6 +246,7 @@ impl Judge {
         }
         let payloads = commit.payloads.len();
         self.changed_by.clear();
+        let looks = Looks::new(self.looks_max);
         self.record.begin(&self.state.history, commit.index, commit.ledger_time, payloads);
         let mut releases = Vec::with_capacity(payloads);
         let (index, ledger_time, position) =
@@ -239,7 +256,7 @@ impl Judge {
             if at.is_multiple_of(FETCHED_TOGETHER) {
                 self.state.fetch(&verified[at..payloads.min(at + FETCHED_TOGETHER)]);
             }
-            releases.push(self.release(position, ordered, each));
+            releases.push(self.release(position, ordered, each, &looks));
         }
         let time_effects = self.pass(index);
         let end = CommitEnd { index, position, prefix_hash, state_root: self.end.state_root };
@@ -262,10 +279,11 @@ impl Judge {
         position: Position,
         ordered: OrderedPayload,
         verified: &Verified,
+        looks: &Looks,
     ) -> Release {
         let payload = verified.outcome.as_ref();
         let signer = payload.map(|payload| self.signer(&payload.signer)).unwrap_or_default();
-        let (verdict, effects) = match self.judge(verified, position, &signer) {
+        let (verdict, effects) = match self.judge((verified, &signer), position, looks) {
             Ok(effects) => (Verdict::Accepted, effects),
             Err(refusal) => (Verdict::Refused(refusal), Vec::new()),
         };
@@ -306,7 +324,12 @@ impl Judge {
     }
 
     /// Remembers the payload and says what the rules make of it; nothing is absorbed yet.
-    fn judge(&mut self, verified: &Verified, position: Position, signer: &Signer) -> Ruling {
+    fn judge(
+        &mut self,
+        (verified, signer): (&Verified, &Signer),
+        position: Position,
+        looks: &Looks,
+    ) -> Ruling {
         let payload = verified.outcome.as_ref().map_err(Clone::clone)?;
         let now = self.state.time;
         if self.state.remembers(&verified.digest) {
@@ -316,11 +339,10 @@ impl Judge {
         let Signer { signing, author, operator } = *signer;
         self.require_room_in_commit(operator)?;
         let cause = Cause { digest: verified.digest, position };
-        let newborn = verified.newborn;
-        let case =
-            Case { signer: &payload.signer, cause, now, judged: self.end.index, signing, newborn };
+        let (judged, newborn) = (self.end.index, verified.newborn);
+        let case = Case { signer: &payload.signer, cause, now, judged, signing, newborn, looks };
         let share = Share::from(signing);
-        let ruling = bounded(author, self.rule_on(&case, payload), |author, refused| {
+        let ruling = self.ruling(&case, author, payload, &|author, refused| {
             self.state.has_room(author, refused, share)
         });
         // Refused payloads are remembered too: what was refused once is not accepted by sending it
@@ -358,20 +380,38 @@ impl Judge {
         payload: &Payload,
         now: LedgerTime,
     ) -> Ruling {
-        let case = self.case(digest, payload, now);
+        let looks = Looks::new(self.looks_max);
+        let case = self.case(digest, payload, now, &looks);
         let author = self.state.author(&payload.signer, case.signing);
-        bounded(author, self.rule_on(&case, payload), |author, refused| {
+        self.ruling(&case, author, payload, &|author, refused| {
             self.state.has_room(author, refused, Share::from(case.signing))
                 || self.state.has_expired(now)
         })
     }
 
-    fn rule_on(&self, case: &Case<'_>, payload: &Payload) -> Ruling {
+    /// What the rules say, unless too much of the author is remembered.
+    fn ruling(
+        &self,
+        case: &Case<'_>,
+        author: Option<Author>,
+        payload: &Payload,
+        has_room: HasRoom<'_>,
+    ) -> Ruling {
+        let rules = require_any_room(author, has_room);
+        let rules = self.require_meant(case, payload).and(rules);
+        bounded(author, rules.and_then(|()| self.rule_on(case, payload)), has_room)
+    }
+
+    /// Whether the payload is meant for this cluster, now.
+    fn require_meant(&self, case: &Case<'_>, payload: &Payload) -> Result<(), Refusal> {
         if payload.cluster != self.state.cluster {
             let detail = format!("this is cluster {}", self.state.cluster);
             return Err(Refusal::new(RefusalCode::ClusterWrong, detail));
         }
-        check_time(payload, case.now)?;
+        check_time(payload, case.now)
+    }
+
+    fn rule_on(&self, case: &Case<'_>, payload: &Payload) -> Ruling {
         let state = &self.state;
         match &payload.body {
             Body::HostJoin(body) => hosts::join(state, case, body),
@@ -417,7 +457,13 @@ impl Judge {
     }
 
     /// A payload as if it were ordered next.
-    fn case<'a>(&self, digest: &PayloadDigest, payload: &'a Payload, now: LedgerTime) -> Case<'a> {
+    fn case<'a>(
+        &self,
+        digest: &PayloadDigest,
+        payload: &'a Payload,
+        now: LedgerTime,
+        looks: &'a Looks,
+    ) -> Case<'a> {
         Case {
             signer: &payload.signer,
             cause: Cause { digest: *digest, position: self.end.position.next() },
@@ -425,34 +471,43 @@ impl Judge {
             judged: self.end.index,
             signing: self.state.signing(&payload.signer),
             newborn: Newborn::of(digest, payload),
+            looks,
         }
     }
 
     /// What follows from the order itself, after the payloads of `commit`.
     fn pass(&mut self, commit: CommitIndex) -> Vec<Effect> {
+        // Counted apart from what payloads ask for, which could keep offers waiting for ever.
+        let looks = Looks::new(self.looks_max);
         let mut effects = self.absorbed(epochs::vacated(&self.state, commit));
-        effects.extend(self.lapse_offers());
+        effects.extend(self.lapse_offers(&looks));
         effects.extend(self.absorbed(members::lapsed(&self.state, self.state.time)));
         effects.extend(self.absorbed(epochs::decide(&self.state, commit)));
         effects.extend(self.absorbed(eviction::leaving(&self.state, commit)));
-        effects.extend(self.lose_stranded());
+        effects.extend(self.lose_stranded(&looks));
         effects
     }
 
     /// Takes in what no payload made, and gives what is told of it: no VM is made so.
     fn absorbed(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
         effects.iter().for_each(|effect| self.state.absorb_alone(effect));
+        self.state.find_stranded();
         effects.into_iter().map(Effect::told).collect()
     }
 
     /// Offers that no host accepted in time go to the next host: so many at a time, for a commit is
-    /// one message.
-    fn lapse_offers(&mut self) -> Vec<Effect> {
-        let now = self.state.time;
-        let mut effects = Vec::new();
-        for vm in self.state.lapsed(now) {
-            let Some(vm) = self.state.vm(&vm) else { continue };
-            let effect = vms::offer_next(&self.state, vm, now);
+    /// one message. One for which too much would be looked at stays due, and those after it go on.
+    fn lapse_offers(&mut self, looks: &Looks) -> Vec<Effect> {
+        let (now, mut effects, mut due) = (self.state.time, Vec::new(), None);
+        while effects.len() < LAPSED_PER_COMMIT_MAX {
+            due = self.state.lapsed_after(due, now);
+            let Some((_, id)) = due else { break };
+            let Some((account, seeks)) = self.state.seeker(&id) else { continue };
+            if seeks && looks.are_spent(&self.state, &account) {
+                continue;
+            }
+            let Some(vm) = self.state.vm(&id) else { continue };
+            let Ok(effect) = vms::offer_next(&self.state, looks, vm, now) else { continue };
             self.state.absorb_alone(&effect);
             effects.push(effect.told());
         }
@@ -461,10 +516,10 @@ impl Judge {
 
     /// What is on hosts that have left is lost, or offered to others: one after another, since what
     /// becomes of one changes what there is for the next.
-    fn lose_stranded(&mut self) -> Vec<Effect> {
+    fn lose_stranded(&mut self, looks: &Looks) -> Vec<Effect> {
         let mut effects = Vec::new();
         for stranded in eviction::stranded(&self.state) {
-            let lost = eviction::lose(&self.state, stranded);
+            let lost = eviction::lose(&self.state, looks, stranded);
             effects.extend(self.absorbed(lost));
         }
         effects
@@ -478,7 +533,8 @@ impl Judge {
         now: LedgerTime,
     ) -> Vec<HostOutlook> {
         let Body::VmCreate(body) = &payload.body else { return Vec::new() };
-        let case = self.case(digest, payload, now);
+        let looks = Looks::default();
+        let case = self.case(digest, payload, now, &looks);
         let newborn = vms::newborn(&self.state, &case, body);
         let Ok((vm, means)) = newborn else { return Vec::new() };
         placement::outlook(&self.state, &vm, means, now)
@@ -509,45 +565,6 @@ impl Judge {
     pub(crate) fn account_of(&self, payload: &Payload) -> Option<AccountId> {
         self.state.account_id(&payload.signer)
     }
-}
-
-/// The ruling, unless it should leave a trace and too much of its author is remembered.
-fn bounded(
-    author: Option<Author>,
-    ruling: Ruling,
-    has_room: impl FnOnce(&Author, Option<RefusalCode>) -> bool,
-) -> Ruling {
-    if !leaves_trace(&ruling) {
-        return ruling;
-    }
-    let refused = ruling.as_ref().err().map(|refusal| refusal.code);
-    match author {
-        Some(author) if has_room(&author, refused) => ruling,
-        Some(_) => {
-            let also = ruling.err().map(|refusal| format!("; and this one: {refusal}"));
-            let detail =
-                format!("too many of your payloads wait to expire{}", also.unwrap_or_default());
-            refuse(RefusalCode::TooManyRemembered, detail)
-        }
-        // What a stranger's payload is refused for leaves no trace; none is ever accepted.
-        None => ruling.and_then(|_| refuse(RefusalCode::AccountUnknown, "nobody has this key")),
-    }
-}
-
-/// Whether what was ruled is remembered under the payload's digest, if its signer is somebody. What
-/// was refused for its time or cluster can be told again from the payload; a signer without a live
-/// grant could fill the state for free.
-fn leaves_trace(ruling: &Ruling) -> bool {
-    let Err(refusal) = ruling else { return true };
-    !matches!(
-        refusal.code,
-        RefusalCode::ClusterWrong
-            | RefusalCode::Expired
-            | RefusalCode::NotAfterTooFar
-            | RefusalCode::AccountUnknown
-            | RefusalCode::TooManyRemembered
-            | RefusalCode::CommitFull
-    )
 }
 
 fn check_time(payload: &Payload, now: LedgerTime) -> Result<(), Refusal> {

@@ -2,10 +2,9 @@
 //!
 //! Owns both rules. A port of a host follows from the guest's address, so none is given away here
 //! and none is ever taken twice; where guests are is for `placement`. An address on a bridge is its
-//! owner's choice: only what he has given away himself is known here.
+//! owner's choice: only what he has given away himself is known, to `neighbours`.
 
 use dagger_payload::bridge::Bridged;
-use dagger_payload::id::HostId;
 use dagger_payload::kind::{VmChange, VmNetworkChange};
 use dagger_payload::name::Name;
 use dagger_payload::object::{Host, Vm};
@@ -57,18 +56,4 @@ pub(super) fn missing_bridge<'a>(host: &Host, vm: &'a Vm) -> Option<&'a Name> {
 /// The cards of a VM that are on bridges.
 pub(super) fn bridged(vm: &Vm) -> impl Iterator<Item = &Bridged> {
     vm.cards().filter_map(|card| card.bridge.as_ref())
-}
-
-/// The hosts on which another VM of the account has one of the VM's own addresses, on a bridge of
-/// the same name.
-pub(super) fn contested(state: &State, vm: &Vm) -> Vec<HostId> {
-    let chosen = |card: &Bridged| Some((card.bridge.clone(), card.address?.address));
-    let own: Vec<_> = bridged(vm).filter_map(chosen).collect();
-    if own.is_empty() {
-        return Vec::new();
-    }
-    let others = state.vms_of(&vm.account).filter(|other| other.id != vm.id);
-    let clashing =
-        others.filter(|other| bridged(other).filter_map(chosen).any(|taken| own.contains(&taken)));
-    clashing.filter_map(|other| other.placement.host()).collect()
 }

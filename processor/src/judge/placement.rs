@@ -1,15 +1,14 @@
 //! Where a VM goes: the same host on every judge.
 //!
-//! Owns the filter, the preference and the tie-break. Uses only the state and ledger time. Called
-//! when a VM is created or resized or a volume created, when an offer lapses or is refused, and
-//! when an owner starts a VM that found no host.
+//! Owns the filter, the preference and the tie-break. Uses only the state, ledger time and what the
+//! commit has looked at. Called when a VM is created or resized or a volume created, when an offer
+//! lapses or is refused, and when an owner starts a VM that found no host.
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
 
 use dagger_payload::id::{AccountId, HostId, LedgerTime, OperatorId};
-use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
+use dagger_payload::kind::{ApartBy, ApartStrength, Capacity};
 use dagger_payload::limits::{ACCEPTANCE_MS_MAX, REASON_BYTES_MAX};
 use dagger_payload::name::{Labels, Name};
 use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
@@ -17,7 +16,9 @@ use dagger_payload::prediction::{HostFit, HostOutlook};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::burdens::{counting_host, require_unburdened};
-use super::networks::{bridged, can_forward, contested, missing_bridge};
+use super::looks::Looks;
+use super::neighbours::{Neighbours, takes_looking};
+use super::networks::{bridged, can_forward, missing_bridge};
 use super::rooms::{Among, Room, tie};
 use super::state::{Means, State, Usage};
 
@@ -25,20 +26,22 @@ use super::state::{Means, State, Usage};
 ///
 /// # Errors `grant_exceeded` when no grant has room, `limit_exceeded` when only those of operators
 /// have whose hosts carry as many things as may be, `no_host_fits` when other grants have but no
-/// host does; the detail says which host lacks what.
+/// host does; the detail says which host lacks what. `commit_full` when too much was looked at for
+/// the account, before anything else.
 pub(crate) fn place(
     state: &State,
+    looks: &Looks,
     vm: &Vm,
     means: Means<'_>,
     now: LedgerTime,
 ) -> Result<Placement, Refusal> {
-    let search = Search::begin(state, vm, means, now)?;
+    let search = Search::begin(state, looks, vm, means, now)?;
     let best = search.best().and_then(|room| state.hosts.get(&room.host));
     match best.and_then(|host| Some((host.id, state.free_address(host)?))) {
         Some((host, address)) => {
             Ok(Placement::Offered { host, address, deadline: now.plus_ms(ACCEPTANCE_MS_MAX) })
         }
-        None => Err(Refusal::new(RefusalCode::NoHostFits, describe(&search.rejected()))),
+        None => Err(Refusal::new(RefusalCode::NoHostFits, search.describe_rejected())),
     }
 }
 
@@ -50,7 +53,8 @@ pub(crate) fn outlook(
     means: Means<'_>,
     now: LedgerTime,
 ) -> Vec<HostOutlook> {
-    let Ok(search) = Search::begin(state, vm, means, now) else { return Vec::new() };
+    let looks = Looks::default();
+    let Ok(search) = Search::begin(state, &looks, vm, means, now) else { return Vec::new() };
     let chosen = search.best().map(|room| room.host);
     let mut hosts: Vec<_> = search.granted().map(|(room, host)| search.look(room, host)).collect();
     hosts.sort_by_key(|(rank, outlook)| (Some(outlook.host) != chosen, Reverse(*rank)));
@@ -99,7 +103,8 @@ pub(crate) fn require_share(
     let free = host.offered().minus(&state.used_on(&host.id).capacity.minus(before));
     if !free.covers(size) {
         let lack = Reason::Full(size.minus(&free));
-        return Err(Refusal::new(RefusalCode::NoHostFits, describe(&[(&host.name, lack)])));
+        let only = std::iter::once((&host.name, lack));
+        return Err(Refusal::new(RefusalCode::NoHostFits, describe(1, only)));
     }
     Ok(())
 }
@@ -190,20 +195,25 @@ struct Search<'a> {
     /// Those whose grant has room.
     operators: Among,
     silent: Cow<'a, [HostId]>,
-    /// Those on which an address of the VM on a bridge is another's.
-    contested: Vec<HostId>,
+    /// Those that did not take it, by id.
+    tried: Vec<HostId>,
     neighbours: Neighbours<'a>,
 }
 
 impl<'a> Search<'a> {
-    /// # Errors `grant_exceeded` when no grant has room, `limit_exceeded` when only those of
-    /// operators have whose hosts carry as many things as may be.
+    /// # Errors `commit_full` when too much was looked at for the account, `grant_exceeded` when no
+    /// grant has room, `limit_exceeded` when only those of operators have whose hosts carry as many
+    /// things as may be.
     fn begin(
         state: &'a State,
+        looks: &Looks,
         vm: &'a Vm,
         means: Means<'_>,
         now: LedgerTime,
     ) -> Result<Self, Refusal> {
+        if takes_looking(vm) {
+            looks.require(state, &vm.account)?;
+        }
         // `vm` still names the host that it is to leave, if it has one.
         let placed = vm.placement.host().and_then(|host| state.hosts.get(&host));
         let roomy = means
@@ -222,8 +232,8 @@ impl<'a> Search<'a> {
             vm,
             operators: state.rooms.among(&operators),
             silent: state.silent(now),
-            contested: contested(state, vm),
-            neighbours: Neighbours::of(state, vm),
+            tried: sorted(&vm.tried),
+            neighbours: Neighbours::of(state, looks, vm),
         })
     }
 
@@ -253,10 +263,10 @@ impl<'a> Search<'a> {
         (Reverse(broken), share, tie(&self.vm.id, &room.host))
     }
 
-    /// Every granted host, and the first thing that speaks against it.
-    fn rejected(&self) -> Vec<(&'a Name, Reason<'a>)> {
-        let named = self.granted().map(|(room, host)| (&host.name, self.rejection(room, host)));
-        named.collect()
+    /// The first thing that speaks against each granted host, as far as there is room to say it.
+    fn describe_rejected(&self) -> String {
+        let rejected = self.granted().map(|(room, host)| (&host.name, self.rejection(room, host)));
+        describe(self.granted().count(), rejected)
     }
 
     /// Why a host that does not fit does not.
@@ -288,9 +298,9 @@ impl<'a> Search<'a> {
     /// What speaks against a host, apart from how much room it has.
     fn reason_against(&self, room: &Room) -> Option<Reason<'a>> {
         let vm = self.vm;
-        if vm.tried.contains(&room.host) {
+        if self.tried.binary_search(&room.host).is_ok() {
             return Some(Reason::Tried);
-        } else if self.silent.contains(&room.host) {
+        } else if self.silent.binary_search(&room.host).is_ok() {
             return Some(Reason::Silent);
         } else if room.duty == HostDuty::Draining {
             return Some(Reason::Draining);
@@ -313,7 +323,7 @@ impl<'a> Search<'a> {
             Some(Reason::NoPorts)
         } else if let Some(bridge) = missing_bridge(host, vm) {
             Some(Reason::NoBridge(bridge))
-        } else if self.contested.contains(&host.id) {
+        } else if self.neighbours.contest(&host.id) {
             Some(Reason::AddressTaken)
         } else {
             let required = self.neighbours.broken(host, ApartStrength::Required).next();
@@ -327,74 +337,26 @@ impl<'a> Search<'a> {
     }
 }
 
-/// The hosts of the VMs that a VM is kept away from, wish by wish.
-struct Neighbours<'a> {
-    wishes: Vec<(&'a Apart, Vec<&'a Host>)>,
-}
-
-impl<'a> Neighbours<'a> {
-    fn of(state: &'a State, vm: &'a Vm) -> Self {
-        if vm.apart.is_empty() {
-            return Self { wishes: Vec::new() };
-        }
-        // Each other VM is read once, however many wishes there are.
-        let mut wishes: Vec<(&Apart, BTreeMap<HostId, &Host>)> =
-            vm.apart.iter().map(|apart| (apart, BTreeMap::new())).collect();
-        for other in state.neighbours(&vm.account).filter(|other| other.id != vm.id) {
-            let host = other.placement.host().and_then(|host| state.hosts.get(&host));
-            let Some(host) = host else { continue };
-            for (apart, hosts) in &mut wishes {
-                if carries(&other.labels, &apart.from) {
-                    hosts.insert(host.id, host);
-                }
-            }
-        }
-        let listed = |(apart, hosts): (_, BTreeMap<_, _>)| (apart, hosts.into_values().collect());
-        Self { wishes: wishes.into_iter().map(listed).collect() }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.wishes.is_empty()
-    }
-
-    fn has(&self, strength: ApartStrength) -> bool {
-        self.wishes.iter().any(|(apart, _)| apart.strength == strength)
-    }
-
-    /// The wishes of this strength that placing the VM on `host` would break.
-    fn broken(&self, host: &Host, strength: ApartStrength) -> impl Iterator<Item = ApartBy> {
-        self.wishes.iter().filter_map(move |(apart, hosts)| {
-            let shared = hosts.iter().any(|other| shares(apart.by, host, other));
-            (apart.strength == strength && shared).then_some(apart.by)
-        })
-    }
-}
-
-fn shares(by: ApartBy, one: &Host, other: &Host) -> bool {
-    match by {
-        ApartBy::Host => one.id == other.id,
-        ApartBy::Operator => one.operator == other.operator,
-        ApartBy::Site => {
-            let same_site =
-                one.site.is_some() && (&one.site, &one.region) == (&other.site, &other.region);
-            one.id == other.id || same_site
-        }
-    }
+fn sorted(hosts: &[HostId]) -> Vec<HostId> {
+    let mut hosts = hosts.to_vec();
+    hosts.sort_unstable();
+    hosts
 }
 
 fn carries(labels: &Labels, wanted: &Labels) -> bool {
     wanted.iter().all(|(name, value)| labels.get(name) == Some(value))
 }
 
-/// Which host lacks what, as far as the refusal has room for it.
-fn describe(rejected: &[(&Name, Reason<'_>)]) -> String {
-    if rejected.is_empty() {
+/// Which of so many hosts lacks what, as far as the refusal has room for it; the others are not
+/// looked at.
+fn describe<'a>(count: usize, rejected: impl Iterator<Item = (&'a Name, Reason<'a>)>) -> String {
+    if count == 0 {
         return "no operator whose grant has room for it has declared a host".to_owned();
     }
     let mut text = String::new();
-    for (at, (host, reason)) in rejected.iter().enumerate() {
+    for (at, (host, reason)) in rejected.enumerate() {
         let part = format!("{}{host} {}", if at == 0 { "" } else { "; " }, reason.words());
-        let left = rejected.len() - at;
+        let left = count - at;
         let more = format!("; and {left} more");
         if text.len() + part.len() + more.len() > REASON_BYTES_MAX {
             return text + &more;
@@ -434,5 +396,30 @@ impl Reason<'_> {
             }
             Self::NoAddress => "has no address left".to_owned(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn of_many_hosts_only_those_are_asked_of_which_there_is_room_to_tell() {
+        let name: Name = "host".parse().expect("a name");
+        let asked = Cell::new(0);
+        let reason = |_| {
+            asked.set(asked.get() + 1);
+            (&name, Reason::Draining)
+        };
+        let all = describe(3, (0..3).map(reason));
+        assert_eq!(all, "host is draining; host is draining; host is draining");
+        asked.set(0);
+        let text = describe(1000, (0..1000).map(reason));
+        let told = text.matches("is draining").count();
+        assert!(text.len() <= REASON_BYTES_MAX, "{text}");
+        assert!(text.ends_with(&format!("; and {} more", 1000 - told)), "{text}");
+        assert_eq!(asked.get(), told + 1);
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVm) -> Ruling 
             Ok(vec![Effect::Vm(Box::new(reported(accepted, host, case, body)))])
         }
         (ReportPhase::Refused, Placement::Offered { .. }) => {
-            Ok(vec![offer_next(state, vm, case.now)])
+            Ok(vec![offer_next(state, case.looks, vm, case.now)?])
         }
         (ReportPhase::Refused, Placement::Accepted { .. }) => {
             refuse(RefusalCode::StateWrong, "the host has accepted the VM before")

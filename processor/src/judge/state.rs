@@ -8,6 +8,7 @@
 mod accounts;
 mod addresses;
 mod fetching;
+mod glance;
 mod holdings;
 mod kept;
 pub(crate) mod loading;
@@ -21,6 +22,7 @@ use std::cmp::Ordering;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
+use std::ops::Bound;
 
 use dagger_payload::codec::encode_over;
 use dagger_payload::genesis::Genesis;
@@ -30,7 +32,6 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet, KeyRole};
-use dagger_payload::limits::LAPSED_PER_COMMIT_MAX;
 use dagger_payload::membership::{
     Operator, OperatorStanding, Proposal, ProposalStanding, founding,
 };
@@ -46,6 +47,7 @@ use dagger_payload::volume::Volume;
 use super::digest_map::{Digest, DigestMap, SmallDigestMap, first_word};
 use super::estate::Estate;
 use super::memory::Memory;
+use super::neighbours::{Met, Sought};
 use super::rooms::Rooms;
 use super::silence::Silence;
 use super::snapshots::SnapshotIndex;
@@ -54,7 +56,7 @@ use super::tree::StateTree;
 use crate::verify::NameWord;
 use accounts::Accounts;
 use addresses::Addresses;
-use kept::{Called, KeptVm, Neighbour};
+use kept::{Called, KeptVm};
 use snapshot::Order;
 
 /// A public key, as the 32 bytes that name it.
@@ -162,6 +164,8 @@ pub(crate) struct State {
     pub(crate) tallies: Tallies,
     /// What hosts carry that have left without giving it up.
     stranded: (BTreeSet<VmId>, BTreeSet<VolumeId>),
+    /// Hosts that have left with what they carried, which is still to be found.
+    left_carrying: Vec<HostId>,
     tree: StateTree,
     /// Where the bytes of a leaf are written, so that its memory is asked for once.
     scratch: Vec<u8>,
@@ -212,6 +216,7 @@ impl State {
             memory: Memory::default(),
             tallies: Tallies::default(),
             stranded: Default::default(),
+            left_carrying: Vec::new(),
             tree,
             scratch: Vec::new(),
         }
@@ -267,14 +272,16 @@ impl State {
         self.silent = self.silent_at(self.time);
     }
 
-    /// The hosts that have been behind for too long to be offered a VM.
+    /// The hosts that have been behind for too long to be offered a VM, by id.
     pub(crate) fn silent(&self, now: LedgerTime) -> Cow<'_, [HostId]> {
         if now == self.time { self.silent[..].into() } else { self.silent_at(now).into() }
     }
 
     fn silent_at(&self, now: LedgerTime) -> Vec<HostId> {
         let seats = self.silence.silent(now).filter_map(|author| self.roster.seat(author));
-        seats.map(|seat| seat.host).collect()
+        let mut hosts: Vec<_> = seats.map(|seat| seat.host).collect();
+        hosts.sort_unstable(); // each placement asks for many of them
+        hosts
     }
 
     /// The joined host whose agent signs with `key`.
@@ -323,16 +330,26 @@ impl State {
         named.find(|id| self.vms.get(id).is_some_and(is_called))
     }
 
-    /// The VMs of an account, in an order of their own.
-    pub(crate) fn neighbours(&self, account: &AccountId) -> impl Iterator<Item = Neighbour> {
-        let ids = self.estate(account).into_iter().flat_map(Estate::vms);
-        ids.filter_map(|id| self.vms.get(&id).map(KeptVm::some))
+    /// How many VMs an account has.
+    pub(crate) fn vms_count(&self, account: &AccountId) -> usize {
+        self.estate(account).map_or(0, Estate::vms_count)
     }
 
-    /// The VMs of an account, whole.
-    pub(crate) fn vms_of(&self, account: &AccountId) -> impl Iterator<Item = Vm> {
+    /// Which of an account's VMs, but for one, have something of `sought`, and their hosts.
+    pub(crate) fn look(
+        &self,
+        account: &AccountId,
+        without: &VmId,
+        sought: &Sought<'_>,
+    ) -> impl Iterator<Item = (HostId, Met)> {
         let ids = self.estate(account).into_iter().flat_map(Estate::vms);
-        ids.filter_map(|id| self.vms.get(&id).map(KeptVm::read))
+        let others = ids.filter(move |id| id != without).filter_map(|id| self.vms.get(&id));
+        others.filter_map(|vm| vm.look(sought))
+    }
+
+    /// Whose a VM is, and whether a search for its host looks at the account's other VMs.
+    pub(crate) fn seeker(&self, vm: &VmId) -> Option<(AccountId, bool)> {
+        self.vms.get(vm).map(KeptVm::seeker)
     }
 
     /// What an account has; nothing if it never had anything.
@@ -389,10 +406,15 @@ impl State {
             .find(|address| !addresses.taken.contains(*address))
     }
 
-    /// The next VMs whose offer has lapsed before `now`, by deadline.
-    pub(crate) fn lapsed(&self, now: LedgerTime) -> Vec<VmId> {
-        let lapsed = self.deadlines.iter().take_while(|(at, _)| *at < now);
-        lapsed.take(LAPSED_PER_COMMIT_MAX).map(|(_, vm)| *vm).collect()
+    /// The next VM whose offer has lapsed before `now`, by deadline, after another one.
+    pub(crate) fn lapsed_after(
+        &self,
+        after: Option<(LedgerTime, VmId)>,
+        now: LedgerTime,
+    ) -> Option<(LedgerTime, VmId)> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.deadlines.range((from, Bound::Unbounded)).next();
+        next.filter(|(at, _)| *at < now).copied()
     }
 
     pub(crate) fn next_deadline(&self) -> Option<LedgerTime> {

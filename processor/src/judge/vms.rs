@@ -15,6 +15,7 @@ use dagger_payload::usage::Meter;
 
 use super::accounts::acting;
 use super::burdens::require_few_objects;
+use super::looks::Looks;
 use super::made_of::require_images;
 use super::placement::{place, require_room};
 use super::reports::past_usage;
@@ -23,7 +24,7 @@ use super::{Case, Ruling, refuse, require_generation};
 
 pub(crate) fn create(state: &State, case: &Case<'_>, body: &VmCreate) -> Ruling {
     let (mut vm, means) = newborn(state, case, body)?;
-    vm.placement = place(state, &vm, means, case.now)?;
+    vm.placement = place(state, case.looks, &vm, means, case.now)?;
     Ok(vec![Effect::Vm(vm)])
 }
 
@@ -98,7 +99,8 @@ pub(crate) fn start(state: &State, case: &Case<'_>, body: &VmChange) -> Ruling {
     }
     if homeless {
         vm.tried.clear();
-        vm.placement = place(state, &vm, state.means(&vm.account), case.now)?;
+        let means = state.means(&vm.account);
+        vm.placement = place(state, case.looks, &vm, means, case.now)?;
     }
     Ok(change(vm, Wanted::Running, case))
 }
@@ -260,10 +262,21 @@ fn owned_or_lost(state: &State, case: &Case<'_>, body: &VmChange) -> Result<Vm, 
 }
 
 /// The present host did not take the VM: the next one is offered it, or there is none.
-pub(crate) fn offer_next(state: &State, mut vm: Vm, now: LedgerTime) -> Effect {
+///
+/// # Errors
+/// `commit_full`: it is to be asked for again.
+pub(crate) fn offer_next(
+    state: &State,
+    looks: &Looks,
+    mut vm: Vm,
+    now: LedgerTime,
+) -> Result<Effect, Refusal> {
     vm.tried.extend(vm.placement.host());
     let means = state.means(&vm.account);
-    vm.placement = place(state, &vm, means, now).unwrap_or(Placement::NoHost {});
+    vm.placement = match place(state, looks, &vm, means, now) {
+        Err(full) if full.code == RefusalCode::CommitFull => return Err(full),
+        placed => placed.unwrap_or(Placement::NoHost {}),
+    };
     vm.generation = vm.generation.next();
-    Effect::Vm(Box::new(vm))
+    Ok(Effect::Vm(Box::new(vm)))
 }

@@ -50,7 +50,7 @@ pub(crate) fn newborn(
     if host.duty == HostDuty::Draining {
         return refuse(RefusalCode::NoHostFits, format!("{} is draining", host.name));
     }
-    if state.silent(case.now).contains(&host.id) {
+    if state.silent(case.now).binary_search(&host.id).is_ok() {
         return refuse(RefusalCode::NoHostFits, format!("{} is silent", host.name));
     }
     let volume = Volume {

@@ -23,18 +23,18 @@ fn boasting() -> Court {
     court
 }
 
-fn large(index: u8) -> Body {
+pub(super) fn large(index: u8) -> Body {
     let Body::HostJoin(mut body) = join(index) else { panic!("a host.join") };
     body.capacity = Capacity { cpus: u32::MAX, memory_mib: 1 << 40, disk_gib: 1 << 40 };
     body.guest_subnet = GuestSubnet { network: [10, 77 + index, 0, 0].into(), prefix_length: 16 };
     Body::HostJoin(body)
 }
 
-fn friend_key(number: u8) -> SecretKey {
+pub(super) fn friend_key(number: u8) -> SecretKey {
     key(50 + number)
 }
 
-fn everything(key: &SecretKey) -> Body {
+pub(super) fn everything(key: &SecretKey) -> Body {
     let Body::AccountGrant(body) = grant(u32::MAX, u32::MAX) else { panic!("a grant") };
     let capacity = Capacity { cpus: u32::MAX, memory_mib: 1 << 40, disk_gib: 1 << 40 };
     Body::AccountGrant(AccountGrant { key: key.public_key(), capacity, ..body })

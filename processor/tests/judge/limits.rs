@@ -171,6 +171,20 @@ fn so_many_accepted_payloads_of_one_author_are_remembered_and_then_no_more_are_t
     assert_eq!(*last, Some(RefusalCode::TooManyRemembered));
     court.judge = copy(&court);
     assert_eq!(court.submit(&developer(), start()), Err(RefusalCode::TooManyRemembered));
+    // As long as a refusal could be remembered, the rules are asked.
+    let said = |court: &mut Court| match court.many(&developer(), [create("big", 99)].into_iter())[..]
+    {
+        [Verdict::Refused(ref refusal)] => refusal.clone(),
+        ref other => panic!("{other:?}"),
+    };
+    court.now = court.now.plus_ms(1);
+    assert_eq!(said(&mut court).code, RefusalCode::GrantExceeded);
+    let vain = std::iter::repeat_n(create("big", 98), REFUSED_REMEMBERED_PER_AUTHOR_MAX - 1);
+    court.many(&developer(), vain);
+    court.now = court.now.plus_ms(1);
+    let refusal = said(&mut court);
+    assert_eq!(refusal.code, RefusalCode::TooManyRemembered);
+    assert!(!refusal.detail.contains("grant_exceeded"), "the rules were asked: {refusal}");
     // Nobody else is in the way of others.
     court.accept(&operator(0), grant(5, 5));
     court.now = court.now.plus_ms(DAY_MS);

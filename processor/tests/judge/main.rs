@@ -7,6 +7,7 @@ mod burdens;
 mod eviction;
 mod keys;
 mod limits;
+mod looks;
 mod members;
 mod networks;
 mod proofs;

@@ -73,7 +73,7 @@ pub(crate) fn lose(model: &mut Model) -> Vec<Effect> {
 
 fn lost_vm(model: &Model, vm: &Vm) -> Vec<Effect> {
     let Placement::Accepted { host, .. } = vm.placement else {
-        return vec![offer_next(model, vm)];
+        return offer_next(model, vm).into_iter().collect();
     };
     let mut vm = vm.clone();
     vm.placement = Placement::Lost { host };

@@ -12,6 +12,7 @@ mod hostile;
 mod hosts;
 mod images;
 mod kinds;
+mod looks;
 mod members;
 mod networks;
 mod people;
@@ -28,9 +29,12 @@ use std::collections::BTreeSet;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use dagger_payload::kind::Body;
+use dagger_processor::judge::LooksMax;
 use run::{Run, Signing};
 
 const PAYLOADS: u64 = 6_000;
+/// Of a run in which little may be looked at.
+const FEW_PAYLOADS: u64 = 3_000;
 /// How many times as long a run may go on for want of a kind.
 const LONGER: u64 = 5;
 
@@ -59,6 +63,12 @@ fn random_payloads_are_judged_as_a_slow_model_of_the_rules_judges_them() {
     assert_eq!(lack(&run), None);
 }
 
+/// How many payloads were refused because too much was looked at.
+fn full(run: &Run) -> u64 {
+    let full = run.verdicts.iter().filter(|((_, verdict), _)| verdict == "commit_full");
+    full.map(|(_, count)| count).sum()
+}
+
 /// What the run has not seen yet.
 fn lack(run: &Run) -> Option<String> {
     for kind in kinds::all() {
@@ -82,6 +92,22 @@ fn lack(run: &Run) -> Option<String> {
         (run.reborn, "no judge began from a snapshot"),
     ];
     lack.iter().find(|(times, _)| *times == 0).map(|(_, lack)| (*lack).to_owned())
+}
+
+#[test]
+fn where_little_may_be_looked_at_payloads_are_refused_and_offers_wait_as_in_the_model() {
+    let seed = number("DAGGER_FIRST_SEED").unwrap_or(1_796_060_000);
+    for (account, together) in [(1, 1000), (1000, 1), (2, 3)] {
+        let max = LooksMax { account, together };
+        let mut run = Run::new(seed, Signing::Sample).looking_at(max);
+        let lacks = |run: &Run| full(run) == 0 || run.waited == 0;
+        while run.judged < FEW_PAYLOADS || (lacks(&run) && run.judged < LONGER * FEW_PAYLOADS) {
+            let _ = run.commit();
+        }
+        let (judged, full, waited) = (run.judged, full(&run), run.waited);
+        println!("{max:?}: of {judged} {full} refused, {waited} times an offer waited");
+        assert!(!lacks(&run), "DAGGER_FIRST_SEED={seed}");
+    }
 }
 
 #[test]

@@ -8,10 +8,12 @@ use dagger_payload::kind::{Apart, ApartBy, ApartStrength, Capacity};
 use dagger_payload::object::{Grant, Host, HostDuty, Placement, Vm};
 use dagger_payload::refusal::RefusalCode;
 
+use super::looks;
 use super::state::Model;
 
 /// Offers `vm` to the best host.
 pub(crate) fn place(model: &Model, vm: &Vm) -> Result<Placement, RefusalCode> {
+    looks::require(model, vm)?;
     let account = model.account(vm.account).expect("it has an account");
     let grants: Vec<&Grant> =
         account.grants.iter().filter(|grant| has_room(model, grant, vm)).collect();
@@ -25,6 +27,7 @@ pub(crate) fn place(model: &Model, vm: &Vm) -> Result<Placement, RefusalCode> {
     if grants.is_empty() {
         return Err(RefusalCode::LimitExceeded);
     }
+    looks::look(model, vm);
     let mut fitting: Vec<&Host> = model
         .hosts
         .iter()

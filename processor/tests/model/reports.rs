@@ -75,7 +75,7 @@ fn judge_report(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     };
     let is_offered = matches!(vm.placement, Placement::Offered { .. });
     match body.phase {
-        ReportPhase::Refused if is_offered => return Ok(vec![offer_next(model, &vm)]),
+        ReportPhase::Refused if is_offered => return Ok(vec![offer_next(model, &vm)?]),
         ReportPhase::Refused => return Err(RefusalCode::StateWrong),
         ReportPhase::Accepted if !is_offered => return Ok(Vec::new()),
         ReportPhase::Accepted => {

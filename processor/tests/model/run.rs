@@ -6,7 +6,7 @@ use dagger_payload::event::CommitEnd;
 use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, HostId, LedgerTime, OperatorId, ProtocolVersion, Round,
 };
-use dagger_payload::key::Signature;
+use dagger_payload::key::{PublicKey, Signature};
 use dagger_payload::kind::KeyRole;
 use dagger_payload::object::{Cause, Effect, Placement};
 use dagger_payload::payload::{Payload, SignatureKind, SignedPayload};
@@ -16,17 +16,18 @@ use dagger_payload::release::{
 };
 use dagger_payload::state_tree::{Author, Judgement};
 use dagger_payload::volume::VolumeDisk;
-use dagger_processor::judge::Judge;
+use dagger_processor::judge::{Judge, LooksMax};
 use dagger_processor::verify::{Verified, verify};
 
 use super::door;
 use super::eviction::{leaving, lose};
 use super::kinds;
+use super::looks::waits;
 use super::members::{decided, lapsed, vacated};
 use super::people::{Scene, genesis};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling};
-use super::vms::offer_next;
+use super::vms::{keep_apart, offer_next};
 
 /// Payloads that may be sent a second time.
 const SENT_MAX: usize = 64;
@@ -59,6 +60,8 @@ pub(crate) struct Run {
     pub(crate) versions: usize,
     pub(crate) judged: u64,
     pub(crate) lapsed: usize,
+    /// How often an offer waited that had lapsed.
+    pub(crate) waited: usize,
     /// Hosts that were silent after the last commit.
     silent: Vec<HostId>,
     /// How often the door was asked, too.
@@ -91,12 +94,19 @@ impl Run {
             commits: 0,
             judged: 0,
             lapsed: 0,
+            waited: 0,
             silent: Vec::new(),
             asked: 0,
             reborn: 0,
             lost: 0,
             verdicts: BTreeMap::new(),
         }
+    }
+
+    /// The same, where only so much may be looked at with a commit.
+    pub(crate) fn looking_at(mut self, max: LooksMax) -> Self {
+        self.scene.model.looked.max = max;
+        Self { judge: self.judge.looking_at(max), ..self }
     }
 
     /// One commit, judged twice.
@@ -138,7 +148,7 @@ impl Run {
         if self.random.happens(10) {
             let cluster = self.scene.model.cluster;
             if let Some(reborn) = door::reborn(&self.judge, genesis(), cluster) {
-                self.judge = reborn;
+                self.judge = reborn.looking_at(self.scene.model.looked.max);
                 self.reborn += 1;
             }
         }
@@ -168,8 +178,14 @@ impl Run {
         if !self.sent.is_empty() && self.random.happens(20) {
             return self.random.of(&self.sent);
         }
-        let kind = kinds::draw(&mut self.random);
-        let (who, body) = (kind.draw)(&self.scene, &mut self.random);
+        let drawn = kinds::draw(&mut self.random);
+        let is_shy = self.scene.model.looked.max != LooksMax::default();
+        let asks = is_shy && self.random.happens(300);
+        let kind = if asks { kinds::named("vm.create") } else { drawn };
+        let (who, mut body) = (kind.draw)(&self.scene, &mut self.random);
+        if is_shy {
+            keep_apart(&mut body, &mut self.random);
+        }
         let now = self.scene.model.now;
         let ahead = self.random.below(20_000);
         let not_after = match self.random.below(200) {
@@ -215,6 +231,7 @@ impl Run {
         let context = format!("DAGGER_FIRST_SEED={} commit {}", self.seed, self.commits);
         let model = &mut self.scene.model;
         model.observe(commit);
+        model.looked.begin();
         if !commit.payloads.is_empty() {
             let mut expired: Vec<_> = model
                 .remembered
@@ -241,8 +258,10 @@ impl Run {
             self.judged += 1;
         }
         let mut by_itself = put_all(vacated(model, commit.index), model);
-        let offers = lapse(model);
+        model.looked.begin();
+        let (offers, waited) = lapse(model);
         self.lapsed += offers.len();
+        self.waited += waited;
         by_itself.extend(offers);
         by_itself.extend(put_all(lapsed(model), model));
         by_itself.extend(put_all(decided(model, commit.index), model));
@@ -281,37 +300,48 @@ fn judge_payload(model: &mut Model, verified: &Verified, release: &Release) -> R
     if not_after.0 - model.now.0 > DAY_MS {
         return Err(RefusalCode::NotAfterTooFar);
     }
+    // A stranger's payload leaves no trace.
+    let author = model.author(&payload.signer);
+    let has_none = |author: Author| {
+        let signer = (&payload.signer, &author);
+        !has_room(model, signer, true) && !has_room(model, signer, false)
+    };
+    if author.is_some_and(has_none) {
+        return Err(RefusalCode::TooManyRemembered);
+    }
     let asked = Asked { signer: &payload.signer, cause: Cause { digest, position } };
     let ruling = (kinds::named(payload.body.kind()).judge)(model, &asked, &payload.body);
     let refused = ruling.as_ref().err().copied();
-    if refused == Some(RefusalCode::AccountUnknown) {
+    if matches!(refused, Some(RefusalCode::AccountUnknown | RefusalCode::CommitFull)) {
         return ruling;
     }
-    // A stranger's payload leaves no trace.
-    let Some(author) = model.author(&payload.signer) else { return ruling };
-    let of_author = model.remembered.values().filter(|one| one.author == author);
-    let alike = of_author.filter(|one| one.refused.is_some() == refused.is_some()).count();
-    let (most, always, together) =
-        if refused.is_some() { (1024, 16, 65_536) } else { (65_536, 64, 1_048_576) };
-    // A quarter is for an account's owners.
-    let is_owner = !matches!(author, Author::Account(_))
-        || matches!(model.signing(&payload.signer), Ok((_, KeyRole::Owner)));
-    let (most, always) = match is_owner {
-        true => (most, always),
-        false => (most / 4 * 3, always / 4 * 3),
-    };
-    if alike >= most {
-        return Err(RefusalCode::TooManyRemembered);
-    }
-    let crowd = answered_for(model, &author);
-    let of_crowd = model.remembered.values().filter(|one| {
-        one.refused.is_some() == refused.is_some() && answered_for(model, &one.author) == crowd
-    });
-    if crowd.is_some() && alike >= always && of_crowd.count() >= together {
+    let Some(author) = author else { return ruling };
+    if !has_room(model, (&payload.signer, &author), refused.is_some()) {
         return Err(RefusalCode::TooManyRemembered);
     }
     model.remembered.insert(digest, Judgement { position, not_after, refused, author });
     ruling
+}
+
+/// Whether one more payload of an author, a refused one or not, may be remembered.
+fn has_room(model: &Model, (key, author): (&PublicKey, &Author), is_refused: bool) -> bool {
+    let alike = || {
+        let all = model.remembered.values();
+        all.filter(|one| one.refused.is_some() == is_refused)
+    };
+    let own = alike().filter(|one| one.author == *author).count();
+    let crowd = answered_for(model, author);
+    let of_crowd = || alike().filter(|one| answered_for(model, &one.author) == crowd).count();
+    let (own_max, always, together) =
+        if is_refused { (1024, 16, 65_536) } else { (65_536, 64, 1_048_576) };
+    // A quarter is for an account's owners.
+    let is_owner = !matches!(author, Author::Account(_))
+        || matches!(model.signing(key), Ok((_, KeyRole::Owner)));
+    let (own_max, always) = match is_owner {
+        true => (own_max, always),
+        false => (own_max / 4 * 3, always / 4 * 3),
+    };
+    own < own_max && (crowd.is_none() || own < always || of_crowd() < together)
 }
 
 /// Whose accounts, or whose hosts, an author is one of.
@@ -334,8 +364,9 @@ fn put(effect: &Effect, model: &mut Model) -> Effect {
     told
 }
 
-/// Offers whose deadline has passed go to the next host, by deadline and VM, so many at a time.
-fn lapse(model: &mut Model) -> Vec<Effect> {
+/// Offers whose deadline has passed go to the next host, by deadline and VM, so many at a time;
+/// and how many of them wait because too much was looked at.
+fn lapse(model: &mut Model) -> (Vec<Effect>, usize) {
     let mut lapsed: Vec<_> = model
         .vms
         .iter()
@@ -345,9 +376,17 @@ fn lapse(model: &mut Model) -> Vec<Effect> {
         })
         .collect();
     lapsed.sort();
-    let next = |(_, vm)| {
-        let effect = offer_next(model, model.vm(vm).expect("it stays"));
-        put(&effect, model)
-    };
-    lapsed.into_iter().take(512).map(next).collect()
+    let (mut effects, mut waited) = (Vec::new(), 0);
+    for (_, vm) in lapsed {
+        let vm = model.vm(vm).expect("it stays");
+        if effects.len() == 512 {
+            break;
+        } else if waits(model, vm) {
+            waited += 1;
+        } else {
+            let effect = offer_next(model, vm).expect("it does not wait");
+            effects.push(put(&effect, model));
+        }
+    }
+    (effects, waited)
 }

@@ -23,6 +23,7 @@ use dagger_payload::state_tree::{Author, Judgement};
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::{Volume, VolumeState};
 
+use super::looks::Looked;
 use super::members::is_present;
 use super::snapshots;
 
@@ -68,6 +69,8 @@ pub(crate) struct Model {
     pub(crate) seats: Vec<Seat>,
     pub(crate) epochs: Vec<EpochMembers>,
     pub(crate) remembered: BTreeMap<PayloadDigest, Judgement>,
+    /// What the commit in hand has looked at.
+    pub(crate) looked: Looked,
     /// For each host the index of the address after the one that was given last.
     pub(crate) cursors: BTreeMap<HostId, u32>,
     /// What the order shows of the voters of an epoch.
@@ -129,6 +132,7 @@ impl Model {
             volumes: Vec::new(),
             past_usage: Vec::new(),
             remembered: BTreeMap::new(),
+            looked: Looked::default(),
             cursors: BTreeMap::new(),
             activity: (Epoch(0), genesis.committee().authors().map(quiet).collect()),
             history: HistoryHash::ZERO,

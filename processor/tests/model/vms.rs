@@ -13,6 +13,7 @@ use dagger_payload::usage::Meter;
 use super::boot::{draw_boot, draw_image, fits_in_half, judge_images};
 use super::eviction::past;
 use super::kinds::{Kind, of_kind};
+use super::looks;
 use super::networks::draw_cards;
 use super::people::{Person, Scene};
 use super::placement::{place, require_room};
@@ -46,6 +47,14 @@ fn draw_apart(random: &mut Random) -> Vec<Apart> {
     let by = random.of(&[ApartBy::Host, ApartBy::Operator, ApartBy::Site]);
     let strength = random.of(&[ApartStrength::Required, ApartStrength::Preferred]);
     vec![Apart { from, by, strength }]
+}
+
+/// A VM that would be made gets a wish, so that other VMs are looked at for it.
+pub(crate) fn keep_apart(body: &mut Body, random: &mut Random) {
+    let Body::VmCreate(body) = body else { return };
+    while body.apart.is_empty() {
+        body.apart = draw_apart(random);
+    }
 }
 
 fn draw_create(scene: &Scene, random: &mut Random) -> (Person, Body) {
@@ -355,10 +364,11 @@ fn own_or_lost(
 }
 
 /// The host that has the offer did not take it.
-pub(crate) fn offer_next(model: &Model, vm: &Vm) -> Effect {
+pub(crate) fn offer_next(model: &Model, vm: &Vm) -> Result<Effect, RefusalCode> {
     let mut vm = vm.clone();
     vm.tried.extend(vm.placement.host());
+    looks::require(model, &vm)?;
     vm.placement = place(model, &vm).unwrap_or(Placement::NoHost {});
     vm.generation = Generation(vm.generation.0 + 1);
-    Effect::Vm(Box::new(vm))
+    Ok(Effect::Vm(Box::new(vm)))
 }

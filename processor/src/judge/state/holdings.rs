@@ -3,6 +3,7 @@
 //! Owns that what a version held is given back before its successor's is taken. Called by
 //! [`State::absorb`] and where a snapshot is read.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use dagger_payload::id::{AccountId, HostId, LedgerTime, VmId};
@@ -13,7 +14,7 @@ use dagger_payload::volume::{Volume, VolumeDisk, VolumeState};
 
 use super::super::burdens::counting_host;
 use super::super::tallies::Burden;
-use super::kept::{Holding, KeptVm};
+use super::kept::{Holding, KeptVm, Placed};
 use super::{GUEST_ADDRESS_FIRST, KeyBytes, State, Usage, guest_addresses};
 use crate::verify::{NameWord, Newborn};
 
@@ -71,11 +72,7 @@ impl State {
             let carried =
                 self.rooms.get(&host.id).is_some_and(|room| room.used != Usage::default());
             if carried {
-                let vms = self.vms.values().map(Held::by);
-                let carried = vms.filter(|held| held.place.is_some_and(|(at, _)| at == host.id));
-                self.stranded.0.extend(carried.map(|held| held.vm));
-                let volumes = self.volumes.values().filter(|volume| volume.host == host.id);
-                self.stranded.1.extend(volumes.map(|volume| volume.id));
+                self.left_carrying.push(host.id);
             }
             self.rooms.remove(&host.id);
             return;
@@ -84,6 +81,22 @@ impl State {
         let all = guest_addresses(&host.guest_subnet);
         self.rooms.declare(host, all.saturating_sub(given));
         self.agent_keys.insert(KeyBytes::from(&host.agent_key), host.id);
+    }
+
+    /// Finds what is on hosts that have left since this was called last: with one look at
+    /// everything for all of them, since many leave together with their operator.
+    pub(crate) fn find_stranded(&mut self) {
+        if self.left_carrying.is_empty() {
+            return;
+        }
+        let left: BTreeSet<HostId> = std::mem::take(&mut self.left_carrying).into_iter().collect();
+        let vms = self.vms.values().map(KeptVm::some);
+        let carried = vms.filter(|Placed { placement, .. }| {
+            placement.host().is_some_and(|host| left.contains(&host))
+        });
+        self.stranded.0.extend(carried.map(|vm| vm.id));
+        let volumes = self.volumes.values().filter(|volume| left.contains(&volume.host));
+        self.stranded.1.extend(volumes.map(|volume| volume.id));
     }
 
     pub(super) fn absorb_vm(&mut self, vm: &Vm, object: &[u8]) {
@@ -280,3 +293,6 @@ fn cursor_after(subnet: &GuestSubnet, address: Ipv4Addr) -> u32 {
     let next = index.saturating_sub(GUEST_ADDRESS_FIRST).saturating_add(1);
     next % guest_addresses(subnet).max(1)
 }
+
+#[cfg(test)]
+mod tests;

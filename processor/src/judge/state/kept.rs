@@ -1,18 +1,23 @@
 //! VMs as the state keeps them: as the canonical bytes that their leaves have.
 //!
-//! Owns how they are read again, as a whole or the few fields that somebody looks at. What stands
-//! here was encoded by this build or read strictly from a snapshot, so that it always decodes.
-//! Called by the state.
+//! Owns how they are read again, as a whole or the few fields that somebody looks at; what is
+//! looked at many times over, `glance` reads. What stands here was encoded by this build or read
+//! strictly from a snapshot, so that it always decodes. Called by the state.
 
 use dagger_payload::id::{AccountId, HostId, VmId};
 use dagger_payload::kind::Capacity;
-use dagger_payload::name::Labels;
 use dagger_payload::object::{Placement, Vm};
 use minicbor::{Decode, Encode, Encoder, encode};
 
 /// A VM's bytes: half of what it takes as an object, texts included.
 #[derive(Debug)]
 pub(crate) struct KeptVm(Box<[u8]>);
+
+#[cfg(test)]
+thread_local! {
+    /// How many VMs were read.
+    pub(super) static READ: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
+}
 
 /// What a VM holds.
 #[derive(Debug, Decode)]
@@ -38,16 +43,14 @@ pub(super) struct Called<'b> {
     pub(super) name: &'b str,
 }
 
-/// What others look at who are to be kept away from a VM.
+/// Where a VM is.
 #[derive(Debug, Decode)]
 #[cbor(map)]
-pub(crate) struct Neighbour {
+pub(super) struct Placed {
     #[n(0)]
-    pub(crate) id: VmId,
-    #[n(11)]
-    pub(crate) labels: Labels,
+    pub(super) id: VmId,
     #[n(15)]
-    pub(crate) placement: Placement,
+    pub(super) placement: Placement,
 }
 
 impl KeptVm {
@@ -68,6 +71,8 @@ impl KeptVm {
 
     /// Some of its fields.
     pub(super) fn some<'b, T: Decode<'b, ()>>(&'b self) -> T {
+        #[cfg(test)]
+        READ.set(READ.get() + 1);
         minicbor::decode(&self.0).expect("the state keeps what decodes")
     }
 }

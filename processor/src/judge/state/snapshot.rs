@@ -294,6 +294,7 @@ impl State {
             memory,
             tallies: _,
             stranded: _,
+            left_carrying: _,
             tree: _,
             scratch: _,
         } = self;
