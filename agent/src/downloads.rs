@@ -1,9 +1,9 @@
 //! Carries out downloads of images, each in a helper of its own that has the network.
 //!
 //! Owns the conversations with `dagger-fetch`: what it is asked, how far it has come, which places
-//! have not served and are asked last, and the copy into the store of what it fetched. Never decides
-//! what is fetched or when: the controller does.
-//! What was fetched stays where it is when the agent ends, and the next try goes on there.
+//! have not served and are asked last, and the copy into the store of what it fetched. Never
+//! decides what is fetched or when: the controller does. What was fetched stays where it is when
+//! the agent ends, and the next try goes on there.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
@@ -294,8 +294,8 @@ fn not_kept(error: &ImageError) -> FetchProblem {
     }
 }
 
-/// Stores what was fetched; what is false is removed, so that nothing is added to it, and what finds
-/// no room a second time does not keep it from others.
+/// Stores what was fetched; what is false is removed, so that nothing is added to it, and what
+/// finds no room a second time does not keep it from others.
 fn take_in(store: &ImageStore, incoming: Incoming, image: ImageDigest) -> Result<(), ImageError> {
     match store.take_in(&incoming, image) {
         Ok(()) => incoming.discard(),

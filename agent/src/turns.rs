@@ -1,7 +1,7 @@
 //! Turns: what many may do at the same time, each of them may do so often.
 //!
-//! Owns one count for each that has a turn or waits for one, and forgets it with the last. Called by
-//! the model for looks at the past, by the API for its streams and doors, and by the actuator.
+//! Owns one count for each that has a turn or waits for one, and forgets it with the last. Called
+//! by the model for looks at the past, by the API for its streams and doors, and by the actuator.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -63,8 +63,8 @@ impl ConsoleStore {
         Ok(vms.into_iter().collect())
     }
 
-    /// Moves everything that the VM's guest has said into quarantine, where it counts to its account;
-    /// tells where it is now. Nothing here is no error.
+    /// Moves everything that the VM's guest has said into quarantine, where it counts to its
+    /// account; tells where it is now. Nothing here is no error.
     ///
     /// # Errors
     /// [`ImageError::File`].

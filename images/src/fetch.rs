@@ -173,8 +173,8 @@ impl FetchCode {
         matches!(self, Self::FileFailed | Self::DiskFull)
     }
 
-    /// Whether it speaks against a source: others are asked before it the next time. That it has not
-    /// got something, or is busy, does not.
+    /// Whether it speaks against a source: others are asked before it the next time. That it has
+    /// not got something, or is busy, does not.
     pub fn is_the_sources_fault(self) -> bool {
         match self {
             Self::RedirectRefused

@@ -159,7 +159,8 @@ pub enum Output {
     ReportSnapshot(ReportSnapshot),
     /// Look at this machine; the answer comes as a [`Input::Sighting`] or [`Input::Inventory`].
     Look(VmId),
-    /// Look what this host has free for this VM of this account; the answer comes as [`Input::Room`].
+    /// Look what this host has free for this VM of this account; the answer comes as
+    /// [`Input::Room`].
     LookAtRoom(VmId, AccountId),
     /// Read this VM's console until its SSH host key shows.
     ReadConsole(VmId),

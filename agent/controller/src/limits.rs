@@ -28,8 +28,8 @@ pub(super) const COLLECT_LOOK_EVERY: Duration = Duration::from_secs(600);
 pub(super) const COLLECTIONS_WAITING_MAX: usize = 1024;
 /// What a qcow2 file may have besides its contents and their tables, in bytes.
 pub(super) const QCOW2_BYTES_MORE_MAX: u64 = 16 << 20;
-/// Images that are fetched at the same time; `dagger-fetch.socket` lets in some more, which are just
-/// ending.
+/// Images that are fetched at the same time; `dagger-fetch.socket` lets in some more, which are
+/// just ending.
 pub(super) const FETCHES_TOGETHER_MAX: usize = 6;
 /// Those of them that are fetched for one account.
 pub(super) const FETCHES_PER_ACCOUNT_MAX: usize = 2;

@@ -1,8 +1,8 @@
 //! `/v1/images/{digest}`: an image's bytes, for the other hosts of the cluster.
 //!
 //! Owns who may read (hosts of the cluster by their agent keys, operators, and whoever holds the
-//! Unix socket) and how many at a time, in all and for each. What is sent is not verified here: who asks by digest
-//! verifies it himself. The one path that is served at the hosts' own door.
+//! Unix socket) and how many at a time, in all and for each. What is sent is not verified here: who
+//! asks by digest verifies it himself. The one path that is served at the hosts' own door.
 
 use std::io::SeekFrom;
 
@@ -74,7 +74,7 @@ impl FromRequestParts<Api> for ImageReader {
         (status = 416, body = Problem, content_type = "application/problem+json",
             description = "`range_refused`: there is nothing from there on"),
         (status = 503, body = Problem, content_type = "application/problem+json",
-            description = "`overloaded`: others are served, or the asking host is; try again, or ask another host")
+            description = "`overloaded`: others are served, or who asks; try again, or elsewhere")
     )
 )]
 pub(super) async fn show(

@@ -36,7 +36,10 @@ fn nothing_new_is_made_for_whom_the_quarantine_is_full_and_what_is_there_is_kept
     let keep = || VolumeAction::Keep(SNAPSHOT, DiskRule::MayMake);
     let new = volume();
     let asked = new.asked_snapshot();
-    let is_refused = |outcome| matches!(outcome, Outcome::Retryable(reason) if reason.starts_with("quarantine_full: "));
+    let is_refused = |outcome| match outcome {
+        Outcome::Retryable(reason) => reason.starts_with("quarantine_full: "),
+        _ => false,
+    };
 
     host.state().quarantine_full = true;
     assert!(is_refused(perform(&performer, &new, make())));

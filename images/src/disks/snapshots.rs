@@ -259,8 +259,8 @@ impl DiskStore {
         files::quarantine(&self.snapshot_path(volume, snapshot), Some(of))
     }
 
-    /// A whole copy, under a temporary name. Nobody writes to the original meanwhile. Where the file
-    /// system cannot share its blocks there has to be room for it.
+    /// A whole copy, under a temporary name. Nobody writes to the original meanwhile. Where the
+    /// file system cannot share its blocks there has to be room for it.
     fn copy(&self, from: &Path) -> Result<Partial, ImageError> {
         let mut original = open_still(from)?;
         header::read_volume(&original)?;

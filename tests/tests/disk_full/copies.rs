@@ -1,7 +1,8 @@
 //! What needs room for a whole disk at once, what a machine says, and what is deleted.
 //!
-//! Setting: the real stores, and a file system of a few MiB that becomes smaller meanwhile. Where a hypervisor copies beside its guest, `qemu-img` does here. The
-//! guest that speaks is that of the program that behaves like Cloud Hypervisor.
+//! Setting: the real stores, and a file system of a few MiB that becomes smaller meanwhile. Where a
+//! hypervisor copies beside its guest, `qemu-img` does here. The guest that speaks is that of the
+//! program that behaves like Cloud Hypervisor.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
