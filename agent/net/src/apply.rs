@@ -145,7 +145,7 @@ link set dev {name} up\n"
         .map_err(Undone::from)
 }
 
-/// Makes the card's tap, which says what the card is to have on the bridge, if nobody else has that.
+/// Makes the card's tap, which says what the card is to have on the bridge, if nobody else has it.
 fn claim(host: HostId, card: &BridgedCard, device: &str) -> Result<(), Undone> {
     let (name, id) = (names::interface(host, card.vm, card.card), (card.vm, card.card));
     let claim = Claim::of(card, device);

@@ -1,7 +1,7 @@
 //! Who has which addresses on a bridge of this host, as the taps' aliases say.
 //!
-//! Owns that text: the filters vouch for what a guest calls itself, so no two of them may be vouched
-//! for alike. As with [`crate::offer`] there is no list: what a tap says goes with it. Other hosts
+//! Owns that text: the filters vouch for what a guest calls itself, so no two may be vouched for
+//! alike. As with [`crate::offer`] there is no list: what a tap says goes with it. Other hosts
 //! on the same bridge are out of sight. Called by [`crate::apply`].
 
 use std::fmt;

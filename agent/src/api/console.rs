@@ -2,7 +2,7 @@
 //!
 //! Owns the conversation: what the guest says goes out as binary messages, from the asked history
 //! on; what comes in is typed. Without an upgrade the answer is the history alone. Ends with the
-//! guest, and with the right of the reader's key. Consoles are on the VM's host, and need no ledger.
+//! guest, and with the right of the reader's key. Consoles are on the VM's host and need no ledger.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -267,9 +267,9 @@ async fn check_door(request: Request, next: Next) -> Response {
     }
 }
 
-/// Bounds how many requests are worked on at a time, and how long. Work begins when all of a request
-/// is there: who sends it slowly takes nobody's turn meanwhile, and who calls from the host itself
-/// waits for nobody who does not.
+/// Bounds how many requests are worked on at a time, and how long. Work begins when all of a
+/// request is there: who sends it slowly takes nobody's turn meanwhile, and who calls from the host
+/// itself waits for nobody who does not.
 async fn bound_work(request: Request, next: Next) -> Response {
     let request = match request::received(request, PAYLOAD_BYTES_MAX).await {
         Ok(request) => request,

@@ -2,8 +2,8 @@
 //!
 //! Setting: a namespace for the host, one for somebody outside, and one for each guest, whose card
 //! is joined with the tap that the helper made. Pinned: guests get out by NAT, are reached by their
-//! forwards and as far as their lists allow, cannot use another's address, get to no private network
-//! that is not opened to them, cannot use up what the host has for all, and leave nothing behind.
+//! forwards and as far as their lists allow, cannot use another's address, get to no private
+//! network that is not opened to them, cannot use up what the host has for all, and leave nothing.
 
 use dagger_net::flows::FlowLimits;
 use dagger_net::names;
