@@ -16,7 +16,7 @@ for binary in dagger-agent dagger-dhcp dagger-fetch dagger-ledger dagger-net dag
   [[ -x $built/$binary ]] || { echo "install.sh: $built/$binary is missing; run make release" >&2; exit 1; }
   put 755 "$built/$binary" "$destination$prefix/bin/$binary"
 done
-for unit in "$here"/systemd/*.{service,socket,slice,target}; do
+for unit in "$here"/systemd/*.{service,socket,mount,slice,target}; do
   put 644 "$unit" "$destination$prefix/lib/systemd/system/$(basename "$unit")"
 done
 put 644 "$here/systemd/sysusers.conf" "$destination$prefix/lib/sysusers.d/dagger.conf"

@@ -73,7 +73,8 @@ pub const REPORT_REASON_BYTES_MAX: usize = dagger_payload::limits::REASON_BYTES_
 /// Connections that each of the API's sockets serves at a time.
 pub const API_CONNECTIONS_MAX: usize = 512;
 /// Requests (other than event streams and long polls, which only wait) that are worked on at the
-/// same time.
+/// same time, of those that came over TCP and again of those that came over the Unix socket. Until
+/// its body is there a request is not worked on.
 pub const API_REQUESTS_TOGETHER_MAX: usize = 128;
 /// How long a request's head may take to arrive.
 pub const API_HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -135,8 +136,12 @@ pub const EVENT_STREAM_WAITING_MAX: usize = 64;
 pub const EVENT_STREAM_WAIT_MAX: Duration = Duration::from_secs(20);
 /// How often a quiet event stream carries a comment, so that both ends notice a dead connection.
 pub const EVENT_STREAM_COMMENT_EVERY: Duration = Duration::from_secs(15);
-/// Readers of consoles at the same time.
+/// Readers of consoles at the same time, operators aside.
 pub const CONSOLES_MAX: usize = 64;
+/// Of them for one account.
+pub const CONSOLES_PER_ACCOUNT_MAX: usize = 8;
+/// Readers of consoles at the same time who are operators, or sit at the host itself.
+pub const CONSOLES_OF_OPERATORS_MAX: usize = 16;
 /// How long the hypervisor may take to open a console.
 pub const CONSOLE_OPEN_WAIT_MAX: Duration = Duration::from_secs(10);
 /// What a guest has said before, where the reader does not say how much he wants; in bytes.
@@ -145,6 +150,8 @@ pub const CONSOLE_HISTORY_BYTES_DEFAULT: u64 = 16 * 1024;
 pub const CONSOLE_HISTORY_BYTES_MAX: u64 = 64 * 1024;
 /// Bytes of one message that is typed at a console.
 pub const CONSOLE_MESSAGE_BYTES_MAX: usize = 4096;
+/// Bytes of why a sitting at a console ended: a WebSocket's close has room for no more (RFC 6455).
+pub const CONSOLE_REASON_BYTES_MAX: usize = 123;
 /// How often a console's reader is asked for a sign of life.
 pub const CONSOLE_PING_EVERY: Duration = Duration::from_secs(20);
 /// How long the other side of a console is waited for once the sitting has ended.

@@ -141,7 +141,8 @@ impl Backend {
             }
             Self::CloudHypervisor(configuration) => {
                 let disks = disk_directory(storage);
-                Arc::new(CloudHypervisor::new(configuration, disks, announcer))
+                let consoles = console_directory(storage);
+                Arc::new(CloudHypervisor::new(configuration, (disks, consoles), announcer))
             }
         }
     }

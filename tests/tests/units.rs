@@ -129,6 +129,30 @@ fn each_socket_stands_in_a_directory_of_its_own_and_opens_for_one_caller() {
 }
 
 #[test]
+fn the_memory_that_machines_may_fill_is_bounded_and_has_one_owner() {
+    let mount = read("run-dagger-vm.mount");
+    let options: BTreeSet<_> =
+        values(&mount, "Options").into_iter().flat_map(|words| words.split(',')).collect();
+    let directory = values(&mount, "Where")[0];
+    let owner = |name: &str| options.iter().find_map(|option| option.strip_prefix(name));
+    let line = format!(
+        "d {directory} {} {} {}",
+        owner("mode=").expect("a mode"),
+        owner("uid=").expect("an owner"),
+        owner("gid=").expect("a group")
+    );
+    assert!(read("tmpfiles.conf").lines().any(|each| each == line), "tmpfiles.conf lacks: {line}");
+    assert!(owner("size=").is_some() && owner("nr_inodes=").is_some(), "{mount}");
+    for directive in ["Wants", "After"] {
+        let agent = read("dagger-agent.service");
+        assert!(values(&agent, directive).contains(&"run-dagger-vm.mount"), "{directive}");
+    }
+    let machine = read("dagger-vm@.service");
+    let started = machine.lines().find(|line| line.starts_with("ExecStart="));
+    assert!(!started.expect("a program").contains("--log"), "a log file fills the memory of /run");
+}
+
+#[test]
 fn every_group_and_user_that_a_service_names_is_made() {
     let made = read("sysusers.conf");
     let names: BTreeSet<_> =

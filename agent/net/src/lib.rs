@@ -9,10 +9,13 @@
 
 pub mod apply;
 pub mod bridge_rules;
-pub mod bridges;
+pub mod claim;
 pub mod command;
 pub mod dhcp;
+pub mod flows;
+pub mod list;
 pub mod names;
 pub mod offer;
+pub mod outward;
 pub mod request;
 pub mod rules;

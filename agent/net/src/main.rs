@@ -1,7 +1,7 @@
 //! `dagger-net`: one request, one answer, the end.
 //!
 //! Owns where both are: standard input and output, which are one socket of the agent's; and where
-//! the list of bridges is. Started by the agent, as its child, or by `dagger-net.socket`.
+//! the operator's list is. Started by the agent, as its child, or by `dagger-net.socket`.
 #![forbid(unsafe_code)]
 
 use std::io::{self, IsTerminal, Read, Write};
@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use dagger_net::apply::apply;
-use dagger_net::bridges::LIST;
+use dagger_net::list::LIST;
 use dagger_net::request::{Answer, REQUEST_BYTES_MAX, Request};
 
 const USAGE: &str = "\
@@ -18,10 +18,17 @@ Reads a request on standard input and writes the answer to standard output:
 makes, changes and removes the network cards of one guest. Started by
 dagger-agent; needs CAP_NET_ADMIN.
 
-FILE says on which bridges guests may be: /etc/dagger-net.conf unless named;
-without it on none. A line each, root's alone to write: NAME BRIDGE [NETWORK],
-such as `lan br0`. With NETWORK guests have static addresses of it, and none by
-DHCP.
+FILE says where guests may be and get to: /etc/dagger-net.conf unless named. A
+line each, root's alone to write:
+  NAME BRIDGE [NETWORK]   guests may be on this bridge, such as `lan br0`; with
+                          NETWORK at static addresses of it, none by DHCP
+  RESERVED NAME NETWORK   there, guests choose none of these addresses; never
+                          the host's own, nor a gateway of the host
+  OPEN NETWORK            guests with cards by NAT get there although it is
+                          private (10/8, 172.16/12, 192.168/16, 100.64/10)
+  CLOSED NETWORK          they do not get there although it is public
+Without it guests are on no bridge, and private networks are closed. Link-local
+addresses and the providers' own are never open.
 
 Exit codes: 0 answered, also with a refusal; 1 it could not answer; 2 wrong
 usage.";

@@ -53,6 +53,18 @@ fn ids_of_alias(alias: &str) -> Option<(&str, &str)> {
     ids.split_once(',').map_or(ids, |(ids, _)| ids).split_once(':')
 }
 
+/// What stands behind the ids in an alias.
+pub(crate) fn told_by_alias(alias: &str) -> Option<&str> {
+    alias.trim().strip_prefix(ALIAS)?.split_once(',').map(|(_, told)| told)
+}
+
+/// Whether an alias is that of this very card, whatever else it tells. Names of interfaces are too
+/// short to say so: another card's may be the same.
+pub fn is_alias_of(alias: &str, host: HostId, vm: VmId, card: u8) -> bool {
+    let ids = alias.trim().split_once(',').map_or(alias.trim(), |(ids, _)| ids);
+    ids == self::alias(host, vm, card)
+}
+
 /// The VM of an alias, if it is one of this host's.
 pub fn vm_of_alias(host: HostId, alias: &str) -> Option<VmId> {
     let (of, card) = ids_of_alias(alias)?;
@@ -95,6 +107,17 @@ mod tests {
         assert_eq!(name.len(), 15);
         assert_ne!(name, interface(HostId([2; 16]), VM, 0));
         assert_ne!(name, interface(HERE, VM, 1));
+    }
+
+    #[test]
+    fn an_alias_is_of_one_card_and_of_no_other() {
+        let own = alias(HERE, VM, 1);
+        assert!(is_alias_of(&format!("{own},more\n"), HERE, VM, 1));
+        assert!(is_alias_of(&own, HERE, VM, 1));
+        assert!(!is_alias_of(&own, HERE, VM, 0) && !is_alias_of(&own, HERE, VM, 2));
+        assert!(!is_alias_of(&own, HostId([2; 16]), VM, 1));
+        assert!(!is_alias_of(&own, HERE, VmId([8; 16]), 1));
+        assert!(!is_alias_of("", HERE, VM, 1));
     }
 
     #[test]

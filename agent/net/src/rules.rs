@@ -1,7 +1,8 @@
 //! The filters of one guest's card by NAT, as nftables' own text.
 //!
 //! Owns what a guest may send (its own MAC and address, IPv4 and ARP alone; before it has an
-//! address, a question for it), what may reach it, and which ports of the host lead to it. Every
+//! address, a question for it) and to whom, what may reach it, and which ports of the host lead to
+//! it. Every
 //! guest has tables of its own, replaced as a whole in one transaction, so that no moment lies
 //! between the old rules and the new ones. Pure; called by [`crate::apply`].
 
@@ -11,6 +12,7 @@ use dagger_payload::id::HostId;
 use dagger_payload::network::{Allowed, Ipv4Prefix, Protocol};
 
 use crate::names;
+use crate::outward::{Outward, Way};
 use crate::request::Card;
 
 /// The families in which a guest has a table.
@@ -22,7 +24,7 @@ const QUESTIONS_PER_SECOND_MAX: u8 = 4;
 const QUESTIONS_AT_ONCE_MAX: u8 = 16;
 
 /// The transaction after which the guest's filters are these and no others.
-pub fn ensure(host: HostId, card: &Card) -> String {
+pub fn ensure(host: HostId, card: &Card, outward: &Outward) -> String {
     let table = names::table(host, card.vm, 0);
     let interface = names::interface(host, card.vm, 0);
     let mut text = remove_tables(&FAMILIES, &table);
@@ -50,8 +52,11 @@ table ip {table} {{
     type filter hook forward priority 0; policy accept;
     iifname \"{interface}\" ip daddr {}/{} oifname != \"{}*\" \
 reject with icmp type host-unreachable
+    iifname \"{interface}\" oifname != \"{}*\" ct direction original jump outward
     oifname != \"{interface}\" return
     ct state established,related accept
+{}  }}
+  chain outward {{
 {}  }}
   chain postrouting {{
     type nat hook postrouting priority 100; policy accept;
@@ -64,10 +69,29 @@ reject with icmp type host-unreachable
         subnet.network,
         subnet.prefix_length,
         names::BEGINNING,
+        names::BEGINNING,
         allowed(card.network.allow.as_deref()),
+        ways(card, outward),
         names::BEGINNING,
     );
     text
+}
+
+/// What leaves the host for a guest by NAT. The name servers that it is told of may be anywhere.
+fn ways(card: &Card, outward: &Outward) -> String {
+    let servers = card.nameservers.iter().fold(String::new(), |mut text, server| {
+        let port = "meta l4proto { tcp, udp } th dport 53";
+        let _ = writeln!(text, "    ip daddr {server} {port} return");
+        text
+    });
+    outward.decisions().iter().fold(servers, |mut text, (network, way)| {
+        let then = match way {
+            Way::Open => "return",
+            Way::Closed => "reject with icmp type admin-prohibited",
+        };
+        let _ = writeln!(text, "    ip daddr {network} {then}");
+        text
+    })
 }
 
 /// What a guest may ask its host by DHCP: so often, and with an address that is its own or none.
@@ -138,7 +162,7 @@ mod tests {
 
     #[test]
     fn without_a_list_nothing_is_dropped_on_its_way_to_the_guest() {
-        let text = ensure(HERE, &card());
+        let text = ensure(HERE, &card(), &Outward::default());
         assert!(text.contains("    ct state established,related accept\n  }"), "{text}");
         assert!(
             text.contains("fib daddr type local tcp dport 20025 dnat to 10.77.0.5:22"),
@@ -150,7 +174,7 @@ mod tests {
     fn an_empty_list_lets_nothing_in_and_each_rule_what_it_says() {
         let mut card = card();
         card.network.allow = Some(Vec::new());
-        assert!(ensure(HERE, &card).contains("accept\n    drop\n"));
+        assert!(ensure(HERE, &card, &Outward::default()).contains("accept\n    drop\n"));
         let from = "192.0.2.0/24".parse().expect("a prefix");
         let (protocol, ports) = (Some(Protocol::Tcp), Some(PortRange { first: 80, last: 81 }));
         card.network.allow = Some(vec![
@@ -158,7 +182,7 @@ mod tests {
             Allowed { from: Ipv4Prefix::ALL, protocol: Some(Protocol::Icmp), ports: None },
             Allowed { from, protocol: None, ports: None },
         ]);
-        let text = ensure(HERE, &card);
+        let text = ensure(HERE, &card, &Outward::default());
         for line in [
             "    ip saddr 192.0.2.0/24 tcp dport 80-81 accept\n",
             "    ip protocol icmp accept\n",

@@ -2,38 +2,39 @@
 //!
 //! Owns the conversation: what the guest says goes out as binary messages, from the asked history
 //! on; what comes in is typed. Without an upgrade the answer is the history alone. Ends with the
-//! guest. Consoles are on the VM's host, and need no ledger.
+//! guest, and with the right of the reader's key. Consoles are on the VM's host and need no ledger.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::ws::rejection::WebSocketUpgradeRejection;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade, close_code};
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade, close_code};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use dagger_api::{Problem, Sight};
 use dagger_payload::id::{AccountId, VmId};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use utoipa::IntoParams;
 
 use super::Api;
 use super::problem::ApiProblem;
-use super::reader::Reader;
+use super::reader::{LongReader, Reader};
 use super::request::{Path, Query};
 use super::vms;
 use crate::handover::{ConsoleProblem, ConsoleRequest, ConsoleTyping};
 use crate::limits::{
     API_WRITE_WAIT_MAX, CONSOLE_CLOSE_WAIT_MAX, CONSOLE_HISTORY_BYTES_DEFAULT,
     CONSOLE_HISTORY_BYTES_MAX, CONSOLE_MESSAGE_BYTES_MAX, CONSOLE_OPEN_WAIT_MAX,
-    CONSOLE_PING_EVERY, CONSOLE_SILENCE_MAX,
+    CONSOLE_PING_EVERY, CONSOLE_REASON_BYTES_MAX, CONSOLE_SILENCE_MAX,
 };
 use crate::model::{Model, VmQuery};
 use crate::observation::ConsoleTail;
 
-/// How often it is looked whether the guest still runs.
+/// How often it is looked whether the guest still runs, and whether the reader may still sit here.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Query of the console.
@@ -70,11 +71,12 @@ pub(super) struct ConsoleQuery {
 )]
 pub(super) async fn console(
     State(api): State<Api>,
-    reader: Reader,
+    long: LongReader,
     Path(vm): Path<String>,
     Query(query): Query<ConsoleQuery>,
     upgrade: Result<WebSocketUpgrade, WebSocketUpgradeRejection>,
 ) -> Result<Response, ApiProblem> {
+    let reader = long.reader;
     let asked = VmQuery { text: vm, account: reader.account(query.account)? };
     if upgrade.is_ok() {
         reader.require_hands()?;
@@ -82,8 +84,7 @@ pub(super) async fn console(
     let vm = here(&api, &asked, &reader).await?;
     let history = query.history_bytes.unwrap_or(CONSOLE_HISTORY_BYTES_DEFAULT);
     let history = history.min(CONSOLE_HISTORY_BYTES_MAX);
-    let permit = api.consoles.clone().try_acquire_owned();
-    let permit = permit.map_err(|_| ApiProblem::overloaded("too many consoles are open"))?;
+    let turn = take_turn(&api, reader)?;
     match upgrade {
         Ok(upgrade) => {
             let typing = open(&api, vm).await?;
@@ -91,11 +92,24 @@ pub(super) async fn console(
             let upgrade = upgrade
                 .max_message_size(CONSOLE_MESSAGE_BYTES_MAX)
                 .max_frame_size(CONSOLE_MESSAGE_BYTES_MAX);
-            let sitting = Sitting { api, vm, typing, tail, heard: Instant::now() };
-            Ok(upgrade.on_upgrade(|socket| sitting.run(socket, permit)))
+            let sitting = Sitting { api, vm, long, typing, tail, heard: Instant::now() };
+            Ok(upgrade.on_upgrade(|socket| sitting.run(socket, turn)))
         }
         Err(_) => text(&api, vm, history).await,
     }
+}
+
+/// Who has one holds all of these.
+type Turn = [Option<OwnedSemaphorePermit>; 2];
+
+/// No account takes all of what all accounts have, and none takes what operators need.
+fn take_turn(api: &Api, reader: Reader) -> Result<Turn, ApiProblem> {
+    let too_many = |_| ApiProblem::overloaded("too many consoles are open");
+    let take = |turns: &Arc<Semaphore>| Arc::clone(turns).try_acquire_owned().map_err(too_many);
+    Ok(match reader.own() {
+        None => [Some(take(&api.consoles_of_operators)?), None],
+        Some(own) => [Some(take(&api.consoles_of.of(own))?), Some(take(&api.consoles)?)],
+    })
 }
 
 /// The VM that is meant, if its machine is here. Before the history is known, who operates the host
@@ -163,6 +177,7 @@ async fn text(api: &Api, vm: VmId, history_bytes: u64) -> Result<Response, ApiPr
 struct Sitting {
     api: Api,
     vm: VmId,
+    long: LongReader,
     typing: ConsoleTyping,
     tail: ConsoleTail,
     /// When the client was heard of last.
@@ -170,20 +185,33 @@ struct Sitting {
 }
 
 /// Why a sitting ends, as the client is told.
-struct Ended(u16, &'static str);
+struct Ended(u16, Utf8Bytes);
 
-const GUEST_GONE: Ended = Ended(close_code::NORMAL, "the guest does not run any more");
-const LINE_GONE: Ended = Ended(close_code::ERROR, "the guest's console is gone");
-const AGENT_STOPS: Ended = Ended(close_code::AWAY, "the agent stops; the guest runs on");
-const CLIENT_GONE: Ended = Ended(close_code::NORMAL, "closed by the client");
-const CLIENT_SILENT: Ended = Ended(close_code::POLICY, "the client was silent for too long");
+impl Ended {
+    const fn of(code: u16, reason: &'static str) -> Self {
+        Self(code, Utf8Bytes::from_static(reason))
+    }
+
+    /// The frame has room for little more than the problem's code.
+    fn refused(problem: &ApiProblem) -> Self {
+        let mut reason = problem.line();
+        reason.truncate(reason.floor_char_boundary(CONSOLE_REASON_BYTES_MAX));
+        Self(close_code::POLICY, reason.into())
+    }
+}
+
+const GUEST_GONE: Ended = Ended::of(close_code::NORMAL, "the guest does not run any more");
+const LINE_GONE: Ended = Ended::of(close_code::ERROR, "the guest's console is gone");
+const AGENT_STOPS: Ended = Ended::of(close_code::AWAY, "the agent stops; the guest runs on");
+const CLIENT_GONE: Ended = Ended::of(close_code::NORMAL, "closed by the client");
+const CLIENT_SILENT: Ended = Ended::of(close_code::POLICY, "the client was silent for too long");
 
 impl Sitting {
-    async fn run(mut self, mut socket: WebSocket, permit: OwnedSemaphorePermit) {
+    async fn run(mut self, mut socket: WebSocket, turn: Turn) {
         let stop = self.api.stop.clone();
         let talking = stop.run_until_cancelled(self.talk(&mut socket)).await;
         let Ended(code, reason) = talking.unwrap_or(AGENT_STOPS);
-        let close = Message::Close(Some(CloseFrame { code, reason: reason.into() }));
+        let close = Message::Close(Some(CloseFrame { code, reason }));
         // Who has gone already need not be told. Who is there answers the close: a socket that went
         // away before that would take from him what he has not read yet (RFC 6455, 7.1.1).
         let _ = timeout(CONSOLE_CLOSE_WAIT_MAX, async {
@@ -192,7 +220,7 @@ impl Sitting {
             }
         })
         .await;
-        drop(permit);
+        drop(turn);
     }
 
     async fn talk(&mut self, socket: &mut WebSocket) -> Ended {
@@ -213,6 +241,9 @@ impl Sitting {
                     Some(Err(_)) | None => return CLIENT_GONE,
                 },
                 _ = look.tick() => {
+                    if let Err(problem) = self.long.check(&self.api) {
+                        return Ended::refused(&problem);
+                    }
                     if self.runs() {
                         continue;
                     }

@@ -21,7 +21,7 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::problem::ApiProblem;
-use super::reader::Reader;
+use super::reader::LongReader;
 use super::request::Query;
 use crate::limits::{EVENT_STREAM_COMMENT_EVERY, EVENT_STREAM_WAIT_MAX, EVENT_STREAM_WAITING_MAX};
 
@@ -44,7 +44,8 @@ pub(super) struct EventsQuery {
 /// What happens, as it happens: server-sent events, each a `StreamEvent`.
 ///
 /// The event's id is the commit's index; send the last one back as `Last-Event-ID`, or as `after`,
-/// to go on from there. A reader who does not keep up is cut, and resumes.
+/// to go on from there. A reader who does not keep up is cut, and resumes. The stream of a session
+/// whose key is taken away ends with a comment that says so.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -60,12 +61,13 @@ pub(super) struct EventsQuery {
 )]
 pub(super) async fn events(
     State(api): State<Api>,
-    reader: Reader,
+    long: LongReader,
     Query(query): Query<EventsQuery>,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, ApiProblem> {
     let too_many = |_| ApiProblem::overloaded("too many event streams are open");
     // Keys are made for nothing: all who have no account here share one account's streams.
+    let reader = long.reader;
     let share = reader.own().map(|own| if reader.is_known(&api) { own } else { NOBODY });
     let own = share.map(|account| api.streams.of(account).try_acquire_owned());
     let own = own.transpose().map_err(too_many)?;
@@ -76,7 +78,7 @@ pub(super) async fn events(
     let (sender, receiver) = mpsc::channel(EVENT_STREAM_WAITING_MAX);
     tokio::spawn(async move {
         let stop = api.stop.clone();
-        let tell = Teller { api, reader, sender, after }.tell();
+        let tell = Teller { api, long, sender, after }.tell();
         stop.run_until_cancelled(tell).await;
         drop((own, permit));
     });
@@ -101,12 +103,12 @@ const NOBODY: AccountId = AccountId([0; 16]);
 /// Tells one reader.
 struct Teller {
     api: Api,
-    reader: Reader,
+    long: LongReader,
     sender: mpsc::Sender<Event>,
     after: CommitIndex,
 }
 
-/// The reader is gone, or too slow.
+/// The reader is gone, too slow, or has no key any more.
 struct ReaderLost;
 
 impl Teller {
@@ -134,7 +136,13 @@ impl Teller {
 
     async fn tell_commits(&mut self, attested: CommitIndex) -> Result<(), ReaderLost> {
         loop {
-            let reader = self.reader;
+            // Keys change by commits alone, so nobody is told of one with a key that it took away.
+            if let Err(problem) = self.long.check(&self.api) {
+                let word = Event::default().comment(problem.line());
+                let _ = self.sender.send_timeout(word, EVENT_STREAM_WAIT_MAX).await;
+                return Err(ReaderLost);
+            }
+            let reader = self.long.reader;
             let sees = |account: AccountId| reader.sees(account);
             let model = &self.api.parts.model;
             let commits = model.whole_after(self.after, COMMITS_TOGETHER_MAX).await;

@@ -38,6 +38,7 @@ use axum::response::{IntoResponse, Response};
 use dagger_bus::ledger::{Answer, Call, LedgerStatus};
 use dagger_images::ImageStore;
 use dagger_payload::id::{ClusterId, HostId, LedgerTime};
+use dagger_payload::limits::PAYLOAD_BYTES_MAX;
 use dagger_payload::name::Name;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -52,7 +53,8 @@ use crate::handover::{ConsoleSender, LocalStopSender, SightBoard};
 use crate::limits::{
     API_IMAGE_STREAMS_MAX, API_IMAGE_STREAMS_PER_KEY_MAX, API_IMPORTS_TOGETHER_MAX,
     API_REQUESTS_TOGETHER_MAX, API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX, CONSOLES_MAX,
-    EVENT_STREAMS_MAX, EVENT_STREAMS_PER_ACCOUNT_MAX,
+    CONSOLES_OF_OPERATORS_MAX, CONSOLES_PER_ACCOUNT_MAX, EVENT_STREAMS_MAX,
+    EVENT_STREAMS_PER_ACCOUNT_MAX,
 };
 use crate::link::releases::StreamState;
 use crate::link::requests::LedgerClient;
@@ -101,10 +103,13 @@ struct Shared {
     me: HostId,
     openapi: OnceLock<String>,
     working: Semaphore,
+    working_here: Semaphore,
     importing: Semaphore,
     streaming: Arc<Semaphore>,
     streams: AccountTurns,
     consoles: Arc<Semaphore>,
+    consoles_of_operators: Arc<Semaphore>,
+    consoles_of: AccountTurns,
     image_streams: Arc<Semaphore>,
     image_streams_of: Turns<[u8; 32]>,
     stop: CancellationToken,
@@ -217,10 +222,13 @@ pub fn router(parts: ApiParts, stop: CancellationToken) -> (Router, utoipa::open
         parts,
         openapi: OnceLock::new(),
         working: Semaphore::new(API_REQUESTS_TOGETHER_MAX),
+        working_here: Semaphore::new(API_REQUESTS_TOGETHER_MAX),
         importing: Semaphore::new(API_IMPORTS_TOGETHER_MAX),
         streaming: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         streams: AccountTurns::new(EVENT_STREAMS_PER_ACCOUNT_MAX),
         consoles: Arc::new(Semaphore::new(CONSOLES_MAX)),
+        consoles_of_operators: Arc::new(Semaphore::new(CONSOLES_OF_OPERATORS_MAX)),
+        consoles_of: AccountTurns::new(CONSOLES_PER_ACCOUNT_MAX),
         image_streams: Arc::new(Semaphore::new(API_IMAGE_STREAMS_MAX)),
         image_streams_of: Turns::new(API_IMAGE_STREAMS_PER_KEY_MAX),
         stop,
@@ -264,16 +272,22 @@ async fn check_door(request: Request, next: Next) -> Response {
     }
 }
 
-/// Bounds how many requests are worked on at a time, and how long.
+/// Bounds how many requests are worked on at a time, and how long. Work begins when all of a
+/// request is there: who sends it slowly takes nobody's turn meanwhile, and who calls from the host
+/// itself waits for nobody who does not.
 async fn bound_work(request: Request, next: Next) -> Response {
+    let request = match request::received(request, PAYLOAD_BYTES_MAX).await {
+        Ok(request) => request,
+        Err(problem) => return problem.into_response(),
+    };
     let Some(shared) = request.extensions().get::<Api>().cloned() else {
         return ApiProblem::internal("the request came without its state").into_response();
     };
     let importing = request.uri().path() == images::PATH && request.method() == "POST";
-    let (semaphore, wait_max) = if importing {
-        (&shared.importing, crate::limits::API_IMPORT_WAIT_MAX)
-    } else {
-        (&shared.working, API_WORK_WAIT_MAX)
+    let (semaphore, wait_max) = match request.extensions().get::<Door>() {
+        _ if importing => (&shared.importing, crate::limits::API_IMPORT_WAIT_MAX),
+        Some(Door::Unix) => (&shared.working_here, API_WORK_WAIT_MAX),
+        Some(Door::Tcp(_) | Door::Images) | None => (&shared.working, API_WORK_WAIT_MAX),
     };
     let work = async {
         match semaphore.acquire().await {

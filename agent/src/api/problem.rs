@@ -127,6 +127,11 @@ impl ApiProblem {
         }))
     }
 
+    /// In one line, for who is told in the middle of a conversation.
+    pub(super) fn line(&self) -> String {
+        format!("{}: {}", self.0.code, self.0.detail)
+    }
+
     /// The request is not in form.
     pub fn malformed(detail: impl Into<String>) -> Self {
         Self::own(&MALFORMED, detail)

@@ -3,13 +3,14 @@
 //! Owns the rule: over the host's Unix socket everything (the file system is the guard); over TCP
 //! what belongs to accounts needs a session, which shows any key of an account its objects and an
 //! operator's key all of them. Payloads are shown to whoever knows their digest, and what concerns
-//! the whole cluster to anybody. Sessions never change anything. Called by the handlers through
-//! [`Reader`].
+//! the whole cluster to anybody. Sessions never change anything. Whoever is answered for long is
+//! looked at again, since keys are taken away. Called by the handlers through [`Reader`] and
+//! [`LongReader`].
 
 use axum::extract::FromRequestParts;
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
-use dagger_payload::id::AccountId;
+use dagger_payload::id::{AccountId, CommitIndex};
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::KeyRole;
 use dagger_payload::session::{self, SESSION_HEADER, SESSION_SIGNATURE_HEADER};
@@ -99,6 +100,48 @@ impl FromRequestParts<Api> for Reader {
             Some(Door::Tcp(_) | Door::Images) => scope(&session_key(&parts.headers, api)?, api),
             None => Err(ApiProblem::internal("the request came through no door")),
         }
+    }
+}
+
+/// A reader who is answered for as long as he listens, and the key that he showed for it.
+///
+/// The session itself may end meanwhile: it says who came, and the key says what he may see.
+#[derive(Debug, Clone)]
+pub(super) struct LongReader {
+    /// Who he was when he came.
+    pub(super) reader: Reader,
+    key: Option<PublicKey>,
+    /// How much of the history was known then.
+    since: CommitIndex,
+}
+
+impl FromRequestParts<Api> for LongReader {
+    type Rejection = ApiProblem;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, ApiProblem> {
+        let since = api.parts.model.progress().judged;
+        let reader = Reader::from_request_parts(parts, api).await?;
+        let key = match parts.extensions.get::<Door>() {
+            Some(Door::Tcp(_) | Door::Images) => Some(session_key(&parts.headers, api)?),
+            Some(Door::Unix) | None => None,
+        };
+        Ok(Self { reader, key, since })
+    }
+}
+
+impl LongReader {
+    /// Checks that he may still see what he could when he came.
+    ///
+    /// # Errors
+    /// `session_refused`: his key signs for its account no more, or may do something else there.
+    pub(super) fn check(&self, api: &Api) -> Result<(), ApiProblem> {
+        let Some(key) = &self.key else { return Ok(()) };
+        // A history that is read again from its beginning says nothing yet about keys.
+        if api.parts.model.progress().judged < self.since || scope(key, api)? == self.reader {
+            return Ok(());
+        }
+        let detail = "what this session's key may see has changed; begin again with a new session";
+        Err(ApiProblem::session(detail))
     }
 }
 

@@ -42,6 +42,18 @@ pub(super) async fn read_body(request: Request, bytes_max: usize) -> Result<Byte
         .unwrap_or_else(|_| Err(ApiProblem::slow("the body did not arrive in time")))
 }
 
+/// The request with all of its body.
+///
+/// # Errors
+/// As [`read_body`].
+pub(super) async fn received(request: Request, bytes_max: usize) -> Result<Request, ApiProblem> {
+    let (head, body) = request.into_parts();
+    let mut whole = Request::new(body);
+    *whole.headers_mut() = head.headers.clone();
+    let bytes = read_body(whole, bytes_max).await?;
+    Ok(Request::from_parts(head, Body::from(bytes)))
+}
+
 fn told_length(headers: &HeaderMap) -> Result<Option<u64>, ApiProblem> {
     let Some(value) = headers.get(header::CONTENT_LENGTH) else {
         return Ok(None);

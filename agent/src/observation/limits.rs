@@ -27,6 +27,10 @@ pub(super) const CONSOLE_READ_EVERY: Duration = Duration::from_millis(500);
 pub(super) const CONSOLE_READS_MAX: u32 = 1200;
 /// The last bytes of a console that are searched.
 pub(super) const CONSOLE_BYTES_MAX: u64 = 64 * 1024;
+/// Consoles that are opened at the same time, those included that hang.
+pub(super) const CONSOLE_OPENS_TOGETHER_MAX: usize = 8;
+/// How long opening one may take, its turn included.
+pub(super) const CONSOLE_OPEN_WAIT_MAX: Duration = Duration::from_secs(8);
 /// What was typed at one console and waits for the guest: messages of at most 4 KiB.
 pub(super) const CONSOLE_INPUTS_MAX: usize = 16;
 /// Bytes of a console file that are passed on at a time.

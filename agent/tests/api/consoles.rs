@@ -5,13 +5,17 @@ use std::io::Write;
 
 use bytes::Bytes;
 use dagger_agent::handover::{ConsoleProblem, VmSight};
+use dagger_agent::limits::CONSOLES_PER_ACCOUNT_MAX;
 use dagger_api::Sight;
 use dagger_payload::id::VmId;
+use dagger_payload::key::SecretKey;
+use dagger_payload::kind::KeyRole;
 use dagger_payload::object::{Effect, Vm};
 use dagger_payload::release::Verdict;
 use futures_util::{SinkExt, StreamExt};
 use hyper::StatusCode;
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -19,10 +23,16 @@ use tokio_tungstenite::tungstenite::client::IntoClientRequest;
 
 use crate::agent::Agent;
 use crate::http::{PATIENCE, Way};
+use crate::sessions::{change_keys, session};
 use crate::support::{Chronicle, World, create_vm, key, vm_create, vm_object};
 
 /// An agent with one VM of this host, and a guest that has said `said`.
 async fn with_guest(said: &str) -> (Agent, Vm) {
+    let (agent, _, vm) = with_guest_and_history(said).await;
+    (agent, vm)
+}
+
+async fn with_guest_and_history(said: &str) -> (Agent, Chronicle, Vm) {
     let agent = Agent::start().await;
     let mut chronicle = Chronicle::new(&agent.world);
     let vm = create_vm(&agent.world, &mut chronicle, World::DEVELOPER, "web-1");
@@ -30,7 +40,7 @@ async fn with_guest(said: &str) -> (Agent, Vm) {
     agent.until(|progress| progress.judged.0 == 1).await;
     std::fs::create_dir(agent.directory.path().join("consoles")).expect("makes");
     say(&agent, &vm, said);
-    (agent, vm)
+    (agent, chronicle, vm)
 }
 
 fn say(agent: &Agent, vm: &Vm, words: &str) {
@@ -61,7 +71,37 @@ async fn sit_down(
     }
 }
 
-async fn next(socket: &mut WebSocketStream<UnixStream>) -> Message {
+/// Opens the console over TCP, with a session of `reader`.
+async fn sit_down_as(
+    agent: &mut Agent,
+    reader: &SecretKey,
+) -> Result<WebSocketStream<TcpStream>, StatusCode> {
+    let Way::Tcp(address) = agent.tcp.clone() else { unreachable!("it is TCP") };
+    let stream = TcpStream::connect(address).await.expect("the API listens");
+    let path = format!("ws://{address}/v1/vms/web-1/console?history_bytes=6");
+    let mut request = path.into_client_request().expect("a request");
+    for (name, value) in session(agent, reader, 0) {
+        request.headers_mut().insert(name, value.parse().expect("a header value"));
+    }
+    let sitting = tokio_tungstenite::client_async(request, stream);
+    let answering = async {
+        let request = agent.consoles.recv().await.expect("it is asked for");
+        let (typing, _) = mpsc::channel(4);
+        let _ = request.reply.send(Ok(typing));
+        std::future::pending().await
+    };
+    let sitting = tokio::select! {
+        sitting = sitting => sitting,
+        () = answering => unreachable!("it goes on"),
+    };
+    match sitting {
+        Ok((socket, _)) => Ok(socket),
+        Err(tokio_tungstenite::tungstenite::Error::Http(response)) => Err(response.status()),
+        Err(other) => panic!("{other}"),
+    }
+}
+
+async fn next<S: AsyncRead + AsyncWrite + Unpin>(socket: &mut WebSocketStream<S>) -> Message {
     loop {
         let message = tokio::time::timeout(PATIENCE, socket.next()).await.expect("in time");
         match message.expect("it goes on").expect("no error") {
@@ -116,6 +156,47 @@ async fn a_message_that_is_too_long_ends_the_sitting_and_nothing_of_it_is_typed(
     // The other side may have closed before all of it was sent.
     let _ = socket.send(large).await;
     assert_eq!(typed.recv().await, None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_console_ends_with_the_key_that_it_was_opened_by_also_when_that_may_only_read() {
+    for role in [None, Some(KeyRole::Read)] {
+        let (mut agent, mut chronicle, _) = with_guest_and_history("before").await;
+        let (old, new) = (key(World::DEVELOPER), key(60));
+        let mut socket = sit_down_as(&mut agent, &old).await.expect("a console");
+        assert_eq!(next(&mut socket).await, Message::Binary("before".into()));
+        let left = role.map(|role| (&old, role));
+        let keys: Vec<_> = [(&new, KeyRole::Owner)].into_iter().chain(left).collect();
+        change_keys(&agent.world, &mut chronicle, &keys);
+        agent.ledger.say(chronicle.newest());
+        let Message::Close(Some(frame)) = next(&mut socket).await else {
+            panic!("it is not closed")
+        };
+        assert!(frame.reason.starts_with("session_refused: "), "{frame}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_account_sits_at_so_many_consoles_and_leaves_others_theirs() {
+    let (mut agent, _) = with_guest("before").await;
+    let developer = key(World::DEVELOPER);
+    let mut open = Vec::new();
+    for _ in 0..CONSOLES_PER_ACCOUNT_MAX {
+        open.push(sit_down_as(&mut agent, &developer).await.expect("a console"));
+    }
+    let refused = sit_down_as(&mut agent, &developer).await.err();
+    assert_eq!(refused, Some(StatusCode::SERVICE_UNAVAILABLE));
+    assert!(sit_down_as(&mut agent, &key(1)).await.is_ok(), "an operator");
+    open.pop();
+    // What it held is given back once the agent sees that it is gone.
+    let again = async {
+        loop {
+            if let Ok(socket) = sit_down_as(&mut agent, &developer).await {
+                return socket;
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("in time");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,9 @@
 //! Who is answered over TCP, and that nobody can hold a connection for ever.
 
+use dagger_agent::limits::{API_BODY_WAIT_MAX, API_REQUESTS_TOGETHER_MAX};
 use hyper::StatusCode;
 use hyper::header::{HOST, ORIGIN};
+use tokio::io::AsyncWriteExt;
 
 use crate::agent::Agent;
 use crate::http::Way;
@@ -39,6 +41,25 @@ async fn tcp_requests_for_other_hosts_or_from_other_sites_are_refused() {
     }
     // The file system guards the Unix socket; whatever the client calls it there is right.
     assert_eq!(ask(&agent.unix, "anything", None).await.0, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_sends_bodies_slowly_keeps_nobody_from_being_answered() {
+    let agent = Agent::start().await;
+    let Way::Tcp(address) = agent.tcp.clone() else { unreachable!("it is TCP") };
+    let head =
+        format!("POST /v1/payloads HTTP/1.1\r\nHost: {address}\r\nContent-Length: 99\r\n\r\n{{");
+    let mut slow = Vec::new();
+    for _ in 0..API_REQUESTS_TOGETHER_MAX {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("listens");
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        slow.push(stream);
+    }
+    // Sooner than the first of them is given up.
+    let both = async { (agent.tcp.get("/v1/hosts").await, agent.unix.get("/v1/hosts").await) };
+    let (tcp, unix) = tokio::time::timeout(API_BODY_WAIT_MAX / 2, both).await.expect("in time");
+    assert_eq!((tcp.status, unix.status), (StatusCode::OK, StatusCode::OK));
+    drop(slow);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -44,6 +44,19 @@ impl EventReader {
         Self { response, text: String::new() }
     }
 
+    /// All that it says until it ends.
+    pub(crate) async fn rest(&mut self) -> String {
+        let read = async {
+            while let Some(Ok(frame)) = self.response.frame().await {
+                if let Ok(data) = frame.into_data() {
+                    self.text.push_str(std::str::from_utf8(&data).expect("text"));
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE + Duration::from_secs(1), read).await.expect("it ends");
+        std::mem::take(&mut self.text)
+    }
+
     pub(crate) async fn next(&mut self) -> Told {
         let read = async {
             loop {
@@ -142,14 +155,6 @@ async fn stopping_the_agent_ends_its_streams_with_a_word() {
     let agent = Agent::start().await;
     let mut stream = EventReader::open(&agent.unix, "/v1/events", None).await;
     drop(agent);
-    let read = async {
-        while let Some(frame) = stream.response.frame().await {
-            let Ok(frame) = frame else { break };
-            if let Ok(data) = frame.into_data() {
-                stream.text.push_str(std::str::from_utf8(&data).expect("text"));
-            }
-        }
-    };
-    tokio::time::timeout(PATIENCE + Duration::from_secs(1), read).await.expect("the stream ends");
-    assert!(stream.text.contains("resume with Last-Event-ID"), "{}", stream.text);
+    let told = stream.rest().await;
+    assert!(told.contains("resume with Last-Event-ID"), "{told}");
 }

@@ -22,7 +22,11 @@ use crate::support::{
 };
 
 /// The headers of a session of `reader` with the host of member `author`.
-fn session(agent: &Agent, reader: &SecretKey, author: u16) -> [(&'static str, String); 2] {
+pub(crate) fn session(
+    agent: &Agent,
+    reader: &SecretKey,
+    author: u16,
+) -> [(&'static str, String); 2] {
     let document = SessionDocument {
         dagger: 1,
         cluster: agent.world.cluster,
@@ -55,6 +59,28 @@ fn request(agent: &Agent, path: &str, reader: &SecretKey, author: u16) -> Reques
         request = request.header(name, value);
     }
     request.body(Full::default()).expect("a request")
+}
+
+/// The developer's account has these keys from now on, and no others.
+pub(crate) fn change_keys(
+    world: &World,
+    chronicle: &mut Chronicle,
+    keys: &[(&SecretKey, KeyRole)],
+) {
+    let old = key(World::DEVELOPER);
+    let rotate = AccountRotateKey { new_key: keys[0].0.public_key(), expected_generation: None };
+    let payload = world.sign(&old, Body::AccountRotateKey(rotate));
+    let cause = Cause { digest: payload.digest(), position: chronicle.next_position() };
+    let Effect::Account(before) = account_object(&old, cause) else { panic!("an account") };
+    let mut after = before.clone();
+    let account_key = |(key, role): &(&SecretKey, KeyRole)| AccountKey {
+        key: key.public_key(),
+        role: *role,
+        cause,
+    };
+    after.keys = keys.iter().map(account_key).collect();
+    let effects = vec![Effect::Account(before), Effect::Account(after)];
+    chronicle.commit(vec![(payload, Verdict::Accepted, effects)], Vec::new());
 }
 
 /// An agent that knows a VM of each of two developers.
@@ -169,6 +195,27 @@ async fn an_account_follows_so_many_streams_and_who_has_none_shares_one_accounts
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stream_ends_with_the_key_that_it_was_opened_by_and_others_go_on() {
+    let agent = Agent::start().await;
+    let mut chronicle = Chronicle::new(&agent.world);
+    create_vm(&agent.world, &mut chronicle, World::DEVELOPER, "web-1");
+    agent.ledger.say(chronicle.newest());
+    agent.until(|progress| progress.judged.0 == 1).await;
+    let headers = session(&agent, &key(World::DEVELOPER), 0);
+    let mut taken_away = EventReader::open_with(&agent.tcp, "/v1/events", &headers).await;
+    let headers = session(&agent, &key(1), 0);
+    let mut operators = EventReader::open_with(&agent.tcp, "/v1/events", &headers).await;
+    change_keys(&agent.world, &mut chronicle, &[(&key(60), KeyRole::Owner)]);
+    agent.ledger.say(chronicle.newest());
+    let told = taken_away.rest().await;
+    assert!(told.contains("session_refused: ") && !told.contains("data:"), "{told}");
+    let StreamEvent::Payload { commit, .. } = operators.next().await.event else {
+        panic!("another event came first")
+    };
+    assert_eq!(commit.0, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_prediction_is_made_for_whoever_may_see_the_account_and_needs_no_signature() {
     let agent = two_accounts().await;
     let document = agent.world.sign(&key(World::DEVELOPER), vm_create("web-3")).bytes;
@@ -195,16 +242,7 @@ async fn every_key_of_an_account_sees_it_and_one_that_was_replaced_does_not() {
     create_vm(world, &mut chronicle, World::OTHER_DEVELOPER, "web-2");
     let old = key(World::DEVELOPER);
     let (new, reads) = (key(60), key(61));
-    let rotate = AccountRotateKey { new_key: new.public_key(), expected_generation: None };
-    let payload = world.sign(&old, Body::AccountRotateKey(rotate));
-    let cause = Cause { digest: payload.digest(), position: chronicle.next_position() };
-    let Effect::Account(before) = account_object(&old, cause) else { panic!("an account") };
-    let mut after = before.clone();
-    after.keys = [(&new, KeyRole::Owner), (&reads, KeyRole::Read)]
-        .map(|(key, role)| AccountKey { key: key.public_key(), role, cause })
-        .into();
-    let effects = vec![Effect::Account(before), Effect::Account(after)];
-    chronicle.commit(vec![(payload, Verdict::Accepted, effects)], Vec::new());
+    change_keys(world, &mut chronicle, &[(&new, KeyRole::Owner), (&reads, KeyRole::Read)]);
     agent.ledger.say(chronicle.newest());
     agent.until(|progress| progress.judged.0 == 3).await;
 

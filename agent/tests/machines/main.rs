@@ -7,6 +7,7 @@
 mod boot;
 mod cards;
 mod collector;
+mod consoles;
 mod controller;
 mod crash;
 mod crossing;

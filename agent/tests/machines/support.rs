@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard};
 
 use dagger_agent::actuator::disks::{Disks, SeedContents};
 use dagger_agent::controller::proof::{DeleteProof, StopProof};
@@ -270,6 +270,8 @@ pub(crate) struct FakeState {
     pub(crate) processes_lost: usize,
     /// How many things were in quarantine and are gone for ever.
     pub(crate) collected: usize,
+    /// Machines at which every look hangs, each until somebody else waits there too.
+    pub(crate) hanging: BTreeMap<VmId, Arc<Barrier>>,
 }
 
 impl FakeHost {
@@ -299,6 +301,7 @@ impl FakeHost {
             power_cuts: 0,
             processes_lost: 0,
             collected: 0,
+            hanging: BTreeMap::new(),
         };
         Self { state: Mutex::new(state) }
     }
@@ -397,6 +400,10 @@ impl Hypervisor for FakeHost {
     }
 
     fn look(&self, vm: VmId) -> Result<Option<Machine>, HypervisorError> {
+        let hanging = self.state().hanging.get(&vm).cloned();
+        if let Some(hanging) = hanging {
+            hanging.wait();
+        }
         Ok(self.state().machines.get(&vm).cloned())
     }
 

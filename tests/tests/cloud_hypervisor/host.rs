@@ -84,6 +84,11 @@ impl Host {
         self.directory.path().join("vm").join(vm.to_string()).join(name)
     }
 
+    /// A file of the agent's own beside it.
+    pub(crate) fn beside(&self, vm: VmId, ending: &str) -> PathBuf {
+        self.directory.path().join("vm").join(format!("{vm}.{ending}"))
+    }
+
     pub(crate) fn specification(&self, vm: VmId) -> MachineSpecification {
         let path = |name: &str| self.path(&format!("{vm}.{name}"));
         let specification = MachineSpecification {
@@ -185,7 +190,11 @@ fn agent(directory: &Path) -> (CloudHypervisor, mpsc::Receiver<Change>) {
     let (announced, changes) = mpsc::channel(1024);
     let configuration = configuration(program(), directory);
     (
-        CloudHypervisor::new(configuration, directory.to_owned(), Announcer::new(HERE, announced)),
+        CloudHypervisor::new(
+            configuration,
+            (directory.to_owned(), directory.to_owned()),
+            Announcer::new(HERE, announced),
+        ),
         changes,
     )
 }

@@ -10,6 +10,7 @@
 
 mod direct_boot;
 mod host;
+mod hostile;
 mod program;
 #[path = "../shared/program_under_test.rs"]
 mod program_under_test;
@@ -47,7 +48,8 @@ fn cloud_hypervisor_runs_a_machine_through_its_whole_life() {
     assert_eq!(host.power(VM), Some(Power::Running));
     host.delete(VM);
     assert_eq!(host.power(VM), None);
-    assert!(!host.place(VM, "").exists(), "something was left behind");
+    let left: Vec<_> = std::fs::read_dir(host.path("vm")).unwrap().collect();
+    assert!(left.is_empty(), "{left:?}");
 }
 
 #[test]
@@ -236,7 +238,7 @@ fn cloud_hypervisor_twenty_machines_are_adopted_by_the_next_agent_and_none_is_to
 fn cloud_hypervisor_a_running_machine_whose_definition_is_lost_is_known_by_its_own_tags() {
     let host = Host::new();
     host.running(VM);
-    std::fs::remove_file(host.place(VM, "machine.json")).unwrap();
+    std::fs::remove_file(host.beside(VM, "json")).unwrap();
     let ours = |generation| Machine::Ours { power: Power::Running, tags: tags(VM, generation) };
     assert_eq!(host.hypervisor.look(VM).unwrap(), Some(ours(1)));
     host.hypervisor.tag(&tags(VM, 2)).unwrap();
@@ -270,6 +272,7 @@ fn cloud_hypervisor_a_process_without_its_directory_is_found_by_the_next_agent_t
     host.restart_agent();
     assert_eq!(host.hypervisor.strays().unwrap(), Vec::<String>::new());
     std::fs::remove_dir_all(host.place(VM, "")).unwrap();
+    std::fs::remove_file(host.beside(VM, "json")).unwrap();
     let lost = format!("a process of VM {VM} has no directory any more");
     assert_eq!(host.power(VM), None);
     assert_eq!(host.hypervisor.strays().unwrap(), [lost]);

@@ -75,8 +75,6 @@ fn command(directory: &std::path::Path) -> Command {
         .arg(format!("path={}", directory.join("api.sock").display()))
         .arg("--event-monitor")
         .arg(format!("path={}", directory.join("events").display()))
-        .arg("--log-file")
-        .arg(directory.join("log"))
         .env_clear()
         .stdout(Stdio::null())
         .stderr(Stdio::null());

@@ -282,6 +282,7 @@ fn cloud_hypervisor_links_that_no_machine_has_are_told_and_go_with_the_vm() {
     host.signal(VM, nix::sys::signal::Signal::SIGKILL);
     until("it is gone", || host.power(VM) == Some(Power::Stopped));
     std::fs::remove_dir_all(host.place(VM, "")).unwrap();
+    std::fs::remove_file(host.beside(VM, "json")).unwrap();
     until("its links are told", || {
         host.hypervisor.strays().unwrap()
             == [format!("links to disks of VM {VM}, which is not defined")]

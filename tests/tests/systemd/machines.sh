@@ -29,8 +29,12 @@ status() { awk -v name="$1:" '$1 == name {print $2}' "/proc/$pid/status"; }
 [[ $(status NoNewPrivs) == 1 && $(status Seccomp) == 2 ]]
 [[ $(status CapEff) == 0000000000000000 && $(status CapBnd) == 0000000000000000 ]]
 create web-2
-[[ $(units | wc -l) == 2 && $(find /run/dagger/vm -mindepth 1 -maxdepth 1 | wc -l) == 2 ]]
+[[ $(units | wc -l) == 2 && $(find /run/dagger/vm -mindepth 1 -maxdepth 1 -type d | wc -l) == 2 ]]
 [[ $(inside ls /run/dagger) == vm && $(inside ls /run/dagger/vm) == "$id" ]]
+# What all of them may write there is bounded, and what the agent writes there is its own.
+[[ $(findmnt --noheadings --output FSTYPE,SIZE --raw /run/dagger/vm) == 'tmpfs 256M' ]]
+[[ $(stat -c %U:%G:%a /run/dagger/vm "/run/dagger/vm/$id.json") == $'dagger-agent:dagger-vm:2750\ndagger-agent:dagger-vm:600' ]]
+[[ $(ls "/run/dagger/vm/$id") == $'api.sock\napi.sock.lock\nevents\nserial.sock' ]]
 [[ $(inside ls /var/lib/dagger-storage) == $'disks\nimages' ]]
 # Of the disks it sees its own, by links that it cannot change.
 disks=/var/lib/dagger-storage/disks

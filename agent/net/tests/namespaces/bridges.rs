@@ -166,6 +166,39 @@ fn a_guest_whose_address_comes_by_dhcp_keeps_its_mac_and_is_no_dhcp_server() {
 }
 
 #[test]
+fn nobody_is_called_like_another_guest_the_host_a_gateway_or_what_the_operator_keeps() {
+    let world = World::bridged("b-taken");
+    world.host.run(&["ip", "route", "add", "default", "via", "192.0.2.254"]);
+    fs::write(world.list.path(), "lan br0\nRESERVED lan 192.0.2.240/29\n").expect("written");
+    assert_eq!(world.change_bridged(5, |_| {}), Answer::Done);
+    let called = |number: u8| {
+        move |card: &mut BridgedCard| {
+            card.bridge.address.as_mut().expect("one").address = [192, 0, 2, number].into();
+        }
+    };
+    for (number, code) in [
+        (5, "bridge_address_taken:"),
+        (1, "bridge_address_reserved:"),
+        (254, "bridge_address_reserved:"),
+        (241, "bridge_address_reserved:"),
+    ] {
+        let why = refused(world.change_bridged(6, called(number)));
+        assert!(why.starts_with(code), "{why}");
+    }
+    let mac = bridged(5).mac;
+    let why = refused(world.change_bridged(6, |card| card.mac.clone_from(&mac)));
+    assert!(why.starts_with("bridge_mac_taken:"), "{why}");
+    assert_eq!(world.request(Action::List), Answer::Cards(vec![bridged(5).vm]));
+    // Who has it keeps it, and who gives it up leaves it to others.
+    assert_eq!(world.change_bridged(5, |_| {}), Answer::Done);
+    assert_eq!(world.change_bridged(5, called(9)), Answer::Done);
+    assert_eq!(world.change_bridged(6, called(5)), Answer::Done);
+    refused(world.change_bridged(5, called(5)));
+    assert_eq!(world.request(Action::Remove(bridged(6).vm)), Answer::Done);
+    assert_eq!(world.change_bridged(5, called(5)), Answer::Done);
+}
+
+#[test]
 fn guests_are_only_on_bridges_that_the_operators_list_names() {
     let world = World::bridged("b-refused");
     let asked = |change: fn(&mut BridgedCard)| world.change_bridged(5, change);

@@ -2,13 +2,15 @@
 //!
 //! Setting: a namespace for the host, one for somebody outside, and one for each guest, whose card
 //! is joined with the tap that the helper made. Pinned: guests get out by NAT, are reached by their
-//! forwards and as far as their lists allow, cannot use another's address, and leave nothing
-//! behind.
+//! forwards and as far as their lists allow, cannot use another's address, get to no private
+//! network that is not opened to them, cannot use up what the host has for all, and leave nothing.
 
+use dagger_net::flows::FlowLimits;
+use dagger_net::names;
 use dagger_net::request::{Action, Answer};
 use dagger_payload::network::{Allowed, Forward, Ipv4Prefix, PortRange, Protocol, VmNetwork};
 
-use super::support::{CLAIM, GATEWAY, HOST, HOST_OUTSIDE, Machine, OUTSIDE, World, card};
+use super::support::{CLAIM, FLOOD, GATEWAY, HOST, HOST_OUTSIDE, Machine, OUTSIDE, World, card};
 
 fn allow(rules: Vec<Allowed>) -> VmNetwork {
     VmNetwork { allow: Some(rules), ..VmNetwork::default() }
@@ -147,6 +149,94 @@ fn what_is_removed_leaves_nothing_and_what_is_foreign_is_left_alone() {
         assert!(why.starts_with("interface_occupied"), "{why}");
     }
     assert!(world.host.run(&["ip", "-brief", "link"]).contains(&tap));
+}
+
+#[test]
+fn another_cards_tap_of_the_same_name_is_neither_taken_over_nor_removed() {
+    let world = World::new("same");
+    let (own, tap) = (card(5).vm, names::interface(HOST, card(5).vm, 0));
+    world.host.run(&["ip", "tuntap", "add", "dev", &tap, "mode", "tap"]);
+    let alias = names::alias(HOST, card(6).vm, 0);
+    world.host.run(&["ip", "link", "set", "dev", &tap, "alias", &alias]);
+    let Answer::Refused(why) = world.request(Action::Ensure(Box::new(card(5)))) else {
+        panic!("it was taken over")
+    };
+    assert!(why.starts_with("interface_occupied"), "{why}");
+    assert_eq!(world.request(Action::Remove(own)), Answer::Done);
+    let shown = world.host.run(&["ip", "link", "show", &tap]);
+    assert!(shown.contains(&alias), "{shown}");
+    // One that was cut off before it could say whose it is goes on where it was.
+    world.host.run(&["ip", "link", "delete", &tap]);
+    let owner = ["user", "root", "vnet_hdr"];
+    world.host.run(&[&["ip", "tuntap", "add", "dev", &tap, "mode", "tap"], &owner[..]].concat());
+    world.change(5, |_| {});
+    assert_eq!(world.request(Action::List), Answer::Cards(vec![own]));
+}
+
+#[test]
+fn a_guest_gets_to_no_private_network_that_is_not_opened_and_to_its_name_servers() {
+    const INNER: &str = "10.99.0.1";
+    const METADATA: &str = "169.254.169.254";
+    let world = World::new("inner");
+    for address in [INNER, METADATA] {
+        world.outside.run(&["ip", "address", "add", &format!("{address}/32"), "dev", "wire"]);
+    }
+    let forward = Forward { slot: 1, protocol: Protocol::Tcp, guest_port: 22 };
+    let forwards = |card: &mut dagger_net::request::Card| {
+        card.nameservers = vec![INNER.parse().expect("an address")];
+        card.network.forwards = vec![forward];
+    };
+    let guest = world.guest(5, forwards);
+    let (_service, _shell) = (world.outside.serve("tcp", 80), guest.serve("tcp", 22));
+    let asked = |address: &str| guest.ask(address, 80);
+    assert_eq!(asked(OUTSIDE), HOST_OUTSIDE);
+    assert_eq!((asked(INNER), asked(METADATA)), ("OSError".to_owned(), "OSError".to_owned()));
+    // Who is there asks the guest, which answers; and its name server answers it.
+    assert_eq!(world.outside.ask_from((HOST_OUTSIDE, 20_025), INNER), INNER);
+    let _names = world.outside.serve("tcp", 53);
+    assert_eq!(guest.ask(INNER, 53), HOST_OUTSIDE);
+
+    let write = |text: &str| std::fs::write(world.list.path(), text).expect("written");
+    write("OPEN 10.99.0.0/16\nCLOSED 192.0.2.2\n");
+    world.change(5, forwards);
+    assert_eq!((asked(INNER), asked(METADATA)), (HOST_OUTSIDE.to_owned(), "OSError".to_owned()));
+    assert_eq!(asked(OUTSIDE), "OSError");
+    write("OPEN 169.254.0.0/16\n");
+    let answer = world.request(Action::Ensure(Box::new(card(5))));
+    assert!(matches!(&answer, Answer::Failed(why) if why.contains("never open")), "{answer:?}");
+}
+
+#[test]
+fn a_guests_flood_leaves_room_for_the_conversations_of_others() {
+    let world = World::new("flood");
+    let (guest, other) = (world.guest(5, |_| {}), world.guest(6, |_| {}));
+    let tracked = || {
+        let said = world.host.run(&["cat", "/proc/sys/net/netfilter/nf_conntrack_count"]);
+        said.trim().parse::<u32>().expect("a number")
+    };
+    let flood = |seconds: &str| guest.run(&["python3", "-c", FLOOD, OUTSIDE, seconds]);
+    flood("1");
+    let first = tracked();
+    // At once, and in this second, the one before and the one after.
+    assert!((1000..4000 + 3000 + 100).contains(&first), "{first}");
+    flood("8");
+    let limit = FlowLimits::of_host().begun;
+    let then = tracked();
+    assert!(then > first && then <= limit + 100, "{then} of {limit}");
+    // New filters let it begin nothing more, and others begin what they like.
+    world.change(5, |_| {});
+    flood("2");
+    let then = tracked();
+    assert!(then <= limit + 100, "{then} of {limit}");
+    let _service = world.outside.serve("tcp", 80);
+    assert_eq!(other.ask(OUTSIDE, 80), HOST_OUTSIDE);
+    assert_eq!(world.host.ask(OUTSIDE, 80), HOST_OUTSIDE);
+    // What others begin with a guest is bounded, too.
+    world.outside.run(&["ip", "route", "add", "10.77.0.0/24", "via", HOST_OUTSIDE]);
+    let before = tracked();
+    world.outside.run(&["python3", "-c", FLOOD, "10.77.0.6", "1"]);
+    let more = tracked().saturating_sub(before);
+    assert!(more < 4000 + 3000 + 100, "{more}");
 }
 
 #[test]

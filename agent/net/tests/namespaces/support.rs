@@ -76,6 +76,20 @@ end.bind((sys.argv[1], int(sys.argv[2])))
 end.sendto(b'hello', (sys.argv[3], 68))
 ";
 
+/// Begins as many conversations as it can for some seconds.
+pub(crate) const FLOOD: &str = "
+import itertools, socket, sys, time
+end = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+stop = time.monotonic() + float(sys.argv[2])
+for port in itertools.cycle(range(1024, 65536)):
+    try:
+        end.sendto(b'hello', (sys.argv[1], port))
+    except OSError:
+        pass
+    if time.monotonic() > stop:
+        break
+";
+
 /// The card of the guest with this number.
 pub(crate) fn card(number: u8) -> Card {
     Card {
@@ -202,6 +216,12 @@ pub(crate) trait Machine {
     fn ask(&self, address: &str, port: u16) -> String {
         let (talk, port) = (script("talk.py"), port.to_string());
         self.run(&["python3", &talk, "ask", "tcp", address, &port]).trim().to_owned()
+    }
+
+    /// The same under one of several addresses of its own.
+    fn ask_from(&self, (address, port): (&str, u16), from: &str) -> String {
+        let (talk, port) = (script("talk.py"), port.to_string());
+        self.run(&["python3", &talk, "ask", "tcp", address, &port, from]).trim().to_owned()
     }
 
     /// One datagram.

@@ -17,6 +17,7 @@ use serde::Serialize;
 use tokio::net::UnixStream;
 
 use super::limits::{ANSWER_BYTES_MAX, REQUEST_BYTES_MAX};
+use super::socket::{connect_to, nobody_listens};
 
 /// Why a call gave nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -97,11 +98,13 @@ impl Api {
 
     async fn exchange(&self, method: Method, name: &str, body: Bytes) -> Result<Vec<u8>, ApiError> {
         let silent = |error: hyper::Error| ApiError::Silent(error.to_string());
-        let stream =
-            UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ApiError::Gone,
-                _ => ApiError::Silent(error.to_string()),
-            })?;
+        let stream = connect_to(&self.socket).and_then(UnixStream::from_std).map_err(|error| {
+            if nobody_listens(&error) {
+                ApiError::Gone
+            } else {
+                ApiError::Silent(error.to_string())
+            }
+        })?;
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(silent)?;
         let driver = tokio::spawn(connection);

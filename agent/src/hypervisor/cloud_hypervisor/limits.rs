@@ -25,10 +25,14 @@ pub(super) const REQUEST_BYTES_MAX: usize = 51_200;
 pub(super) const ANSWER_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a machine's definition file.
 pub(super) const DEFINITION_BYTES_MAX: u64 = 1 << 20;
-/// Bytes of one event file that are read.
-pub(super) const EVENTS_BYTES_MAX: u64 = 1 << 20;
-/// The last bytes of a log that are searched or shown.
+/// The last bytes of an event file that are read.
+pub(super) const EVENTS_BYTES_MAX: u64 = 64 * 1024;
+/// The last bytes of what a process said that are searched or shown.
 pub(super) const LOG_BYTES_MAX: u64 = 64 * 1024;
+/// Bytes of memory that what a process writes beside its disks may take before it is cut off.
+pub(super) const WRITTEN_BYTES_MAX: u64 = 1 << 20;
+/// Between two looks whether it does.
+pub(super) const WRITTEN_LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Bytes of a console file before it becomes the old one, of which one is kept.
 pub(super) const CONSOLE_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How long a guest may take nothing from its serial line while somebody types.

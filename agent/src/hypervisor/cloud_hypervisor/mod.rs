@@ -1,6 +1,6 @@
 //! Cloud Hypervisor behind the trait: one process per machine, spoken to over its Unix socket.
 //!
-//! Owns what a machine is here (a directory with its definition, and a process while it is switched
+//! Owns what a machine is here (a definition, its process's directory, and the process while it is
 //! on) and the order of calls that survives what the process is known to do. Never decides, never
 //! touches a machine whose tags are not ours. A process is dead only when nobody listens at its
 //! socket; one that does not answer is alive. Called through [`Hypervisor`] by the actuator and the
@@ -13,11 +13,13 @@ mod limits;
 mod place;
 mod program;
 mod shapes;
+mod socket;
 mod supervisor;
 mod systemd;
 mod volumes;
 mod watch;
 
+use std::collections::BTreeSet;
 use std::fs::{self, DirBuilder};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
@@ -39,7 +41,7 @@ use self::limits::{
 use self::place::{Definition, Place};
 use self::program::{find_landlock, release};
 use self::shapes::{Landlock, State, VmInfo};
-use self::supervisor::{Direct, Supervisor, listener, wait_end};
+use self::supervisor::{Direct, Listener, Supervisor, listener, wait_end};
 use self::systemd::Systemd;
 use self::volumes::Running;
 use self::watch::Watch;
@@ -107,6 +109,8 @@ pub struct CloudHypervisor {
     configuration: CloudHypervisorConfiguration,
     /// The directory of all disks.
     disks: PathBuf,
+    /// The directory of what guests say, in a file each.
+    consoles: PathBuf,
     supervision: Supervision,
     supervisor: Box<dyn Supervisor>,
     landlock: Landlock,
@@ -128,10 +132,11 @@ enum Process {
 }
 
 impl CloudHypervisor {
-    /// Prepares; nothing is started yet. Every disk of a machine lies in `disks`.
+    /// Prepares; nothing is started yet. Every disk of a machine lies in `disks`, what its guest
+    /// says in `consoles`.
     pub fn new(
         configuration: CloudHypervisorConfiguration,
-        disks: PathBuf,
+        (disks, consoles): (PathBuf, PathBuf),
         announcer: Announcer,
     ) -> Self {
         let supervision = configuration.supervision.resolved();
@@ -144,7 +149,17 @@ impl CloudHypervisor {
         let names = announcer.names();
         let watch = Mutex::default();
         let landlock = find_landlock();
-        Self { names, configuration, disks, supervision, supervisor, landlock, announcer, watch }
+        Self {
+            names,
+            configuration,
+            disks,
+            consoles,
+            supervision,
+            supervisor,
+            landlock,
+            announcer,
+            watch,
+        }
     }
 
     fn place(&self, vm: VmId) -> Place {
@@ -169,9 +184,11 @@ impl CloudHypervisor {
             Err(ApiError::Said { .. }) => Process::Idle,
             // It may just be ending: an end closes the conversation before the socket.
             Err(ApiError::Silent(_)) => match listener(&place.api()) {
-                Ok(None) => Process::Gone,
-                Ok(Some(process)) if wait_end(&process, Duration::ZERO).is_ok() => Process::Gone,
-                Ok(Some(_)) | Err(_) => Process::Silent,
+                Ok(Listener::Nobody) => Process::Gone,
+                Ok(Listener::Process(process)) if wait_end(&process, Duration::ZERO).is_ok() => {
+                    Process::Gone
+                }
+                Ok(Listener::Process(_) | Listener::Unreachable) | Err(_) => Process::Silent,
             },
         }
     }
@@ -180,11 +197,10 @@ impl CloudHypervisor {
     fn machine(&self, vm: VmId) -> Result<Option<(Machine, Process)>, HypervisorError> {
         let place = self.place(vm);
         let process = self.process(&place);
-        let tags = match place.read() {
-            Ok(Some(definition)) => Some(definition.tags()),
-            Ok(None) => None,
-            Err(error) if error.kind() == io::ErrorKind::InvalidData => None,
-            Err(error) => return Err(unavailable(&error)),
+        // One that cannot be read hides no other machine, and is not taken for none.
+        let (tags, unread) = match place.read() {
+            Ok(definition) => (definition.map(|definition| definition.tags()), None),
+            Err(error) => (None, Some(error)),
         };
         // The running machine carries its tags too, so that a lost definition does not make it a
         // stranger.
@@ -193,13 +209,12 @@ impl CloudHypervisor {
             Process::Gone | Process::Silent | Process::Idle => None,
         });
         let Some(tags) = tags else {
-            let foreign = |why: &str| Machine::Foreign(why.to_owned());
-            return Ok(match process {
-                Process::Gone => None,
-                process => {
-                    Some((foreign("a process in this place carries no tags of ours"), process))
-                }
-            });
+            let why = match (unread, &process) {
+                (Some(error), _) => format!("the machine's definition cannot be read: {error}"),
+                (None, Process::Gone) => return Ok(None),
+                (None, _) => "a process in this place carries no tags of ours".to_owned(),
+            };
+            return Ok(Some((Machine::Foreign(why), process)));
         };
         if tags.host != self.names.host() || tags.vm != vm {
             let why = "a machine in this place carries another host's or VM's tags";
@@ -230,15 +245,21 @@ impl CloudHypervisor {
     /// Ends the process: told first, so that disks are closed in order, then killed.
     fn end(&self, vm: VmId) -> Result<(), HypervisorError> {
         let place = self.place(vm);
-        let process = listener(&place.api()).map_err(|error| failed(&error))?;
-        if let Some(process) = process {
-            // It may go before its answer is out, and some releases hang here while a guest is
-            // paused.
-            let _ = Api::new(&place.api()).put("vmm.shutdown", ASK_WAIT_MAX);
-            let _ = wait_end(&process, END_WAIT_MAX);
+        match listener(&place.api()) {
+            Ok(Listener::Process(process)) => {
+                // It may go before its answer is out, and some releases hang here while a guest is
+                // paused.
+                let _ = Api::new(&place.api()).put("vmm.shutdown", ASK_WAIT_MAX);
+                let _ = wait_end(&process, END_WAIT_MAX);
+            }
+            Ok(Listener::Nobody | Listener::Unreachable) => {}
+            // Whoever that is, systemd kills its own unit's process and no other.
+            Err(_) if self.supervision == Supervision::Systemd => {}
+            Err(error) => return Err(failed(&error)),
         }
-        self.supervisor.kill(vm, &place).map_err(|error| failed(&error))?;
-        self.attached(vm).clear().map_err(|error| failed(&error))
+        let killed = self.supervisor.kill(vm, &place);
+        let ended = killed.and_then(|()| place.unplug()).and_then(|()| self.attached(vm).clear());
+        ended.map_err(|error| failed(&error))
     }
 
     /// Starts a process and waits until it serves.
@@ -246,7 +267,8 @@ impl CloudHypervisor {
         if self.supervisor.may_live(vm).map_err(|error| unavailable(&error))? {
             self.supervisor.kill(vm, place).map_err(|error| failed(&error))?;
         }
-        place.clear().map_err(|error| failed(&error))?;
+        let cleared = self.group().and_then(|group| place.clear(group));
+        cleared.map_err(|error| failed(&error))?;
         self.supervisor.start(vm, place).map_err(|error| failed(&error))?;
         let end = Instant::now() + SERVE_WAIT_MAX;
         loop {
@@ -314,15 +336,13 @@ impl CloudHypervisor {
             .try_for_each(|disk| open_to(group, disk, 0o660))
     }
 
-    /// The VMs that have a directory.
+    /// The VMs that have a directory or a definition.
     fn places(&self) -> io::Result<Vec<VmId>> {
-        let mut vms = Vec::new();
+        let mut vms = BTreeSet::new();
         for entry in fs::read_dir(&self.configuration.run_directory)? {
-            if let Some(vm) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) {
-                vms.push(vm);
-            }
+            vms.extend(entry?.file_name().to_str().and_then(Place::vm_of));
         }
-        Ok(vms)
+        Ok(vms.into_iter().collect())
     }
 
     /// A word to a running machine; one that has just gone needs none.
@@ -352,7 +372,8 @@ impl Hypervisor for CloudHypervisor {
             .map_err(|error| unavailable(&error))?;
         let mut watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
         if watch.is_none() {
-            let started = Watch::start(directory, self.announcer.clone());
+            let consoles = self.consoles.clone();
+            let started = Watch::start(directory, consoles, self.announcer.clone());
             *watch = Some(started.map_err(|error| unavailable(&error))?);
         }
         let owner = match self.supervision {
@@ -399,7 +420,7 @@ impl Hypervisor for CloudHypervisor {
         let living = living.map_err(|error| unavailable(&error))?;
         let linked = attached::vms(&self.disks).map_err(|error| unavailable(&error))?;
         let places = self.places().map_err(|error| unavailable(&error))?;
-        let lost = living.iter().filter(|vm| !places.contains(vm));
+        let lost = living.iter().filter(|vm| !self.place(**vm).directory().is_dir());
         let lost = lost.map(|vm| format!("a process of VM {vm} has no directory any more"));
         let left = linked.iter().filter(|vm| !places.contains(vm) && !living.contains(vm));
         let left = left.map(|vm| format!("links to disks of VM {vm}, which is not defined"));
@@ -428,7 +449,7 @@ impl Hypervisor for CloudHypervisor {
         let config = shapes::configuration(machine, cards, paths, self.landlock);
         let config = serde_json::to_value(config)
             .map_err(|error| HypervisorError::Refused(error.to_string()))?;
-        let definition = Definition::new(&machine.tags, machine.console.clone(), config);
+        let definition = Definition::new(&machine.tags, config);
         place
             .make(0o700)
             .and_then(|()| attached.make(0o700))
@@ -446,11 +467,8 @@ impl Hypervisor for CloudHypervisor {
         }
         let definition = match (place.read(), process) {
             (Ok(Some(definition)), _) => definition.tagged(tags),
-            // Its definition was lost: the running machine knows it, but not where its console
-            // went.
-            (_, Process::Guest(info)) => {
-                Definition::new(tags, place.directory().join("console"), info.config)
-            }
+            // Its definition was lost: the running machine knows it.
+            (_, Process::Guest(info)) => Definition::new(tags, info.config),
             (Ok(None), _) => return Err(HypervisorError::Failed("it is not defined".to_owned())),
             (Err(error), _) => return Err(failed(&error)),
         };

@@ -2,16 +2,17 @@
 //!
 //! Owns starting and killing one machine's process. A process outlives the agent either way: as an
 //! instance of the unit template, or in a session of its own. A signal is only ever sent to a
-//! process that was found through the machine's own socket and names that socket on its command
-//! line, never to a number that was written down. Never talks to a machine.
+//! process that names the machine's own socket on its command line, found through that socket or,
+//! where its process hangs, among all processes; never to a number that was written down. Never
+//! talks to a machine.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
@@ -24,6 +25,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::limits::KILL_WAIT_MAX;
 use super::place::Place;
+use super::socket::{connect_to, nobody_listens};
 
 /// Starts and kills processes. Calls block and are bounded.
 pub(super) trait Supervisor: Send + Sync {
@@ -70,22 +72,21 @@ impl Direct {
     }
 }
 
-/// The arguments of every process.
-fn arguments(place: &Place) -> [String; 6] {
+/// The arguments of every process. What it says goes to its standard error, whose length is ours to
+/// bound.
+fn arguments(place: &Place) -> [String; 4] {
     [
         "--api-socket".to_owned(),
         format!("path={}", place.api().display()),
         "--event-monitor".to_owned(),
         format!("path={}", place.events().display()),
-        "--log-file".to_owned(),
-        place.log().display().to_string(),
     ]
 }
 
 impl Supervisor for Direct {
     fn start(&self, vm: VmId, place: &Place) -> io::Result<()> {
         let mut children = self.reap();
-        let output = File::create(place.output())?;
+        let output = output(&place.output())?;
         // A session of its own: what ends the agent's terminal or process group does not reach it.
         // Without any environment: RUST_BACKTRACE alone would paste stack traces into error
         // messages.
@@ -115,8 +116,11 @@ impl Supervisor for Direct {
             child.wait()?;
         }
         match listener(&place.api())? {
-            Some(process) => end(&process),
-            None => Ok(()),
+            Listener::Nobody => Ok(()),
+            Listener::Process(process) => end(&process),
+            Listener::Unreachable => {
+                started_for(place)?.iter().try_for_each(|process| end(process))
+            }
         }
     }
 
@@ -138,6 +142,12 @@ impl Supervisor for Direct {
     }
 }
 
+/// Where a process says what it has to say: appended, so that it may be cut.
+fn output(path: &Path) -> io::Result<File> {
+    File::create(path)?.set_len(0)?;
+    OpenOptions::new().append(true).mode(0o600).open(path)
+}
+
 /// The VM of a process that was started with [`arguments`] for a place below this directory.
 fn vm_of_command_line(command_line: &[u8], run_directory: &Path) -> Option<VmId> {
     let words: Vec<&[u8]> = command_line.split(|byte| *byte == 0).collect();
@@ -147,41 +157,65 @@ fn vm_of_command_line(command_line: &[u8], run_directory: &Path) -> Option<VmId>
     (Place::of(run_directory, vm).api() == socket).then_some(vm)
 }
 
-/// The process that listens at a machine's socket; `None` when nobody does.
+/// Who listens at a machine's socket.
+#[derive(Debug)]
+pub(super) enum Listener {
+    /// Nobody.
+    Nobody,
+    /// This process.
+    Process(OwnedFd),
+    /// Somebody may, but cannot be reached: the process hangs and its queue is full, or it has
+    /// another thing in the place of its socket.
+    Unreachable,
+}
+
+/// The process that listens at a machine's socket.
 ///
 /// # Errors
 /// Somebody listens whose command line does not name the socket: not ours to signal.
-pub(super) fn listener(socket: &Path) -> io::Result<Option<OwnedFd>> {
-    let stream = match UnixStream::connect(socket) {
+pub(super) fn listener(socket: &Path) -> io::Result<Listener> {
+    let stream = match connect_to(socket) {
         Ok(stream) => stream,
-        Err(error)
-            if matches!(
-                error.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-            ) =>
-        {
-            return Ok(None);
-        }
-        Err(error) => return Err(error),
+        Err(error) if nobody_listens(&error) => return Ok(Listener::Nobody),
+        Err(_) => return Ok(Listener::Unreachable),
     };
     let number = getsockopt(&stream, PeerCredentials)?.pid();
     let stranger = || io::Error::other(format!("process {number} is not this machine's"));
     let process = Pid::from_raw(number).ok_or_else(stranger)?;
     let process = match pidfd_open(process, PidfdFlags::empty()) {
-        Err(rustix::io::Errno::SRCH) => return Ok(None),
+        Err(rustix::io::Errno::SRCH) => return Ok(Listener::Nobody),
         process => process?,
     };
     // Read after the descriptor was opened: the number cannot have gone to another process
     // unnoticed.
     let command_line = std::fs::read(format!("/proc/{number}/cmdline")).unwrap_or_default();
-    let own = format!("path={}", socket.display());
-    if command_line.is_empty()
-        || command_line.split(|byte| *byte == 0).any(|word| word == own.as_bytes())
-    {
-        Ok(Some(process))
+    if command_line.is_empty() || names_socket(&command_line, socket) {
+        Ok(Listener::Process(process))
     } else {
         Err(stranger())
     }
+}
+
+fn names_socket(command_line: &[u8], socket: &Path) -> bool {
+    let own = format!("path={}", socket.display());
+    command_line.split(|byte| *byte == 0).any(|word| word == own.as_bytes())
+}
+
+/// The processes that were started for this place, by their command lines alone.
+fn started_for(place: &Place) -> io::Result<Vec<OwnedFd>> {
+    let mut started = Vec::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        let Some(process) = number.and_then(Pid::from_raw) else { continue };
+        // It has ended meanwhile.
+        let Ok(process) = pidfd_open(process, PidfdFlags::empty()) else { continue };
+        let command_line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        if names_socket(&command_line, &place.api()) {
+            started.push(process);
+        }
+    }
+    Ok(started)
 }
 
 /// Kills and waits.

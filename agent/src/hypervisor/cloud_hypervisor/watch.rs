@@ -1,13 +1,14 @@
 //! Watches all machines of this host: announces what happens to them, and keeps what their guests
 //! say.
 //!
-//! Owns one thread. It follows the machines' directories: a written event file says that something
-//! happened; its closing says that the process ended, by whatever means, since the kernel closes
-//! it. It also holds each guest's serial line and appends what comes to the console file: the line
-//! takes one client, ends at every reboot and is not kept by anybody else. Never asks or changes a
-//! machine. Started by the implementation, ends when that is dropped.
+//! Owns one thread. It follows the machines' directories: the closing of an event file says that
+//! the process ended, by whatever means, since the kernel closes it. That it is written says
+//! nothing here: guests have their processes write as much as they like, which is cut off. It also
+//! holds each guest's serial line and appends what comes to the console file: the line takes one
+//! client, ends at every reboot and is not kept by anybody else. Never asks or changes a machine.
+//! Started by the implementation, ends when that is dropped.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsFd;
@@ -15,6 +16,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use dagger_payload::id::VmId;
 use nix::errno::Errno;
@@ -24,9 +26,10 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use super::events::ending;
 use super::limits::{
     CONSOLE_FILE_BYTES_MAX, CONSOLE_READ_BYTES, CONSOLE_TRIES_MAX, CONSOLE_WRITE_WAIT_MAX,
-    WATCH_TICK,
+    WATCH_TICK, WRITTEN_BYTES_MAX, WRITTEN_LOOK_EVERY,
 };
 use super::place::{EVENTS, Place, SERIAL};
+use super::socket::connect_to;
 use crate::hypervisor::announcer::Announcer;
 use crate::hypervisor::{Change, ConsoleInput, HypervisorError};
 
@@ -108,18 +111,27 @@ impl Line {
 
 struct Watcher {
     run_directory: PathBuf,
+    consoles: PathBuf,
     announcer: Announcer,
     inotify: Inotify,
     root: WatchDescriptor,
     machines: BTreeMap<WatchDescriptor, VmId>,
     lines: BTreeMap<VmId, Line>,
     writers: Writers,
+    /// Whose events were cut off since they were closed last: the cut closes them too.
+    cut: BTreeSet<VmId>,
+    /// When it was looked last how much was written.
+    looked: Option<Instant>,
     end: UnixStream,
 }
 
 impl Watch {
     /// Begins to watch; machines that run already are found.
-    pub(super) fn start(run_directory: &Path, announcer: Announcer) -> io::Result<Self> {
+    pub(super) fn start(
+        run_directory: &Path,
+        consoles: PathBuf,
+        announcer: Announcer,
+    ) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
         let appears = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_ONLYDIR;
         let root = inotify.add_watch(run_directory, appears)?;
@@ -127,12 +139,15 @@ impl Watch {
         let writers = Writers::default();
         let mut watcher = Watcher {
             run_directory: run_directory.to_owned(),
+            consoles,
             announcer,
             inotify,
             root,
             machines: BTreeMap::new(),
             lines: BTreeMap::new(),
             writers: writers.clone(),
+            cut: BTreeSet::new(),
+            looked: None,
             end,
         };
         watcher.find_machines()?;
@@ -158,11 +173,26 @@ impl Watch {
 impl Watcher {
     fn run(&mut self) -> io::Result<()> {
         loop {
+            if self.looked.is_none_or(|looked| looked.elapsed() >= WRITTEN_LOOK_EVERY) {
+                self.looked = Some(Instant::now());
+                self.cut_off();
+            }
             if !self.wait()? {
                 return Ok(());
             }
             self.follow()?;
             self.read_lines();
+        }
+    }
+
+    /// Cuts off what processes have written too much of.
+    fn cut_off(&mut self) {
+        for vm in self.machines.values() {
+            match Place::of(&self.run_directory, *vm).cut(WRITTEN_BYTES_MAX) {
+                Ok(true) => drop(self.cut.insert(*vm)),
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%vm, %error, "what its process writes is not cut off"),
+            }
         }
     }
 
@@ -175,10 +205,11 @@ impl Watcher {
         ];
         fds.extend(streams.map(|stream| PollFd::new(stream.as_fd(), PollFlags::POLLIN)));
         let retrying = self.lines.values().any(|line| line.stream.is_none() && line.tries > 0);
-        let timeout = if retrying {
-            PollTimeout::try_from(WATCH_TICK).unwrap_or(PollTimeout::ZERO)
-        } else {
-            PollTimeout::NONE
+        let tick = |wait| PollTimeout::try_from(wait).unwrap_or(PollTimeout::ZERO);
+        let timeout = match (retrying, self.machines.is_empty()) {
+            (true, _) => tick(WATCH_TICK),
+            (false, false) => tick(WRITTEN_LOOK_EVERY),
+            (false, true) => PollTimeout::NONE,
         };
         match nix::poll::poll(&mut fds, timeout) {
             Ok(_) | Err(Errno::EINTR) => {}
@@ -196,14 +227,18 @@ impl Watcher {
                 Err(error) => return Err(error.into()),
             };
             for event in events {
-                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) || event.wd == self.root {
+                if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
                     self.find_machines()?;
-                    if event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW) {
-                        self.announcer.miss();
+                    self.announcer.miss();
+                } else if event.wd == self.root {
+                    // Not so for definitions, which lie there too.
+                    if event.mask.contains(AddWatchFlags::IN_ISDIR) {
+                        self.find_machines()?;
                     }
                 } else if event.mask.contains(AddWatchFlags::IN_IGNORED) {
                     if let Some(vm) = self.machines.remove(&event.wd) {
                         self.lines.remove(&vm);
+                        self.cut.remove(&vm);
                         self.writers.set(vm, None);
                     }
                 } else if let (Some(vm), Some(name)) = (self.machines.get(&event.wd), &event.name) {
@@ -215,7 +250,7 @@ impl Watcher {
 
     fn take(&mut self, vm: VmId, name: &[u8], mask: AddWatchFlags) {
         if name == EVENTS.as_bytes() {
-            if mask.contains(AddWatchFlags::IN_CLOSE_WRITE) {
+            if mask.contains(AddWatchFlags::IN_CLOSE_WRITE) && !self.cut.remove(&vm) {
                 let how = ending(&Place::of(&self.run_directory, vm)).describe();
                 tracing::info!(%vm, how, "the machine's process ended");
             }
@@ -228,8 +263,7 @@ impl Watcher {
     /// Watches machines' directories that are not watched yet. Adding one twice gives the same
     /// descriptor.
     fn find_machines(&mut self) -> io::Result<()> {
-        let happens =
-            AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CLOSE_WRITE;
+        let happens = AddWatchFlags::IN_CREATE | AddWatchFlags::IN_CLOSE_WRITE;
         for entry in fs::read_dir(&self.run_directory)? {
             let entry = entry?;
             let Some(vm) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -255,12 +289,12 @@ impl Watcher {
             let place = Place::of(&self.run_directory, *vm);
             if line.stream.is_none() && line.tries > 0 {
                 line.tries -= 1;
-                line.stream = connect(&place.serial()).ok();
+                line.stream = connect_to(&place.serial()).ok();
                 let typing = line.stream.as_ref().and_then(|stream| stream.try_clone().ok());
                 self.writers.set(*vm, typing);
             }
             let Some(stream) = &mut line.stream else { continue };
-            match copy(stream, &place) {
+            match copy(stream, &place, &self.consoles.join(format!("{vm}.log"))) {
                 Ok(Flow::Waits) => {}
                 Ok(Flow::Kept) => line.unkept = false,
                 // A full disk passes; a line that is given up would take typing with it.
@@ -295,15 +329,9 @@ enum Flow {
     Ended,
 }
 
-fn connect(socket: &Path) -> io::Result<UnixStream> {
-    let stream = UnixStream::connect(socket)?;
-    stream.set_nonblocking(true)?;
-    Ok(stream)
-}
-
 /// Appends what the guest has said to its console file; a guest that never stops gets its turn
 /// again.
-fn copy(stream: &mut UnixStream, place: &Place) -> io::Result<Flow> {
+fn copy(stream: &mut UnixStream, place: &Place, console: &Path) -> io::Result<Flow> {
     let mut bytes = [0; CONSOLE_READ_BYTES];
     let count = match stream.read(&mut bytes) {
         Ok(0) => return Ok(Flow::Ended),
@@ -312,12 +340,14 @@ fn copy(stream: &mut UnixStream, place: &Place) -> io::Result<Flow> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(Flow::Ended),
         Err(error) => return Err(error),
     };
-    Ok(keep(place, &bytes[..count]).map_or_else(Flow::Unkept, |()| Flow::Kept))
+    // What a machine says that is just being removed is nobody's any more.
+    if !place.is_defined() {
+        return Ok(Flow::Kept);
+    }
+    Ok(keep(console, &bytes[..count]).map_or_else(Flow::Unkept, |()| Flow::Kept))
 }
 
-fn keep(place: &Place, bytes: &[u8]) -> io::Result<()> {
-    let Some(definition) = place.read()? else { return Ok(()) };
-    let path = &definition.console;
+fn keep(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if fs::metadata(path).is_ok_and(|found| found.len() > CONSOLE_FILE_BYTES_MAX) {
         fs::rename(path, path.with_extension("log.old"))?;
     }

@@ -61,7 +61,7 @@ struct Line {
 
 pub(crate) struct Monitor {
     events: File,
-    log: File,
+    log: Box<dyn Write>,
     socket: PathBuf,
     began: Instant,
     pub(crate) config: Option<Value>,
@@ -77,7 +77,7 @@ pub(crate) struct Monitor {
 }
 
 impl Monitor {
-    pub(crate) fn new(events: File, log: File, socket: PathBuf) -> Self {
+    pub(crate) fn new(events: File, log: Box<dyn Write>, socket: PathBuf) -> Self {
         let (typed, waiting) = mpsc::unbounded_channel();
         Self {
             events,

@@ -14,6 +14,7 @@ mod server;
 
 use std::cell::RefCell;
 use std::fs::{File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -27,7 +28,8 @@ use self::machine::Monitor;
 struct Arguments {
     socket: PathBuf,
     events: PathBuf,
-    log: PathBuf,
+    /// Standard error, if nothing is named.
+    log: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -48,7 +50,7 @@ fn read_arguments() -> anyhow::Result<Arguments> {
         Ok::<_, anyhow::Error>(PathBuf::from(value.strip_prefix("path=").unwrap_or(value)))
     };
     let (socket, events) = (value("--api-socket")?, value("--event-monitor")?);
-    Ok(Arguments { socket, events, log: value("--log-file")? })
+    Ok(Arguments { socket, events, log: value("--log-file").ok() })
 }
 
 async fn run(arguments: Arguments) -> anyhow::Result<()> {
@@ -62,7 +64,11 @@ async fn run(arguments: Arguments) -> anyhow::Result<()> {
     remove(&socket)?;
     let listener = UnixListener::bind(&socket)?;
     let mut end = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let monitor = Monitor::new(File::create(events)?, File::create(log)?, socket);
+    let log: Box<dyn Write> = match log {
+        Some(log) => Box::new(File::create(log)?),
+        None => Box::new(std::io::stderr()),
+    };
+    let monitor = Monitor::new(File::create(events)?, log, socket);
     let monitor = Rc::new(RefCell::new(monitor));
     Monitor::run_guest(&monitor);
     monitor.borrow_mut().tell("vmm", "starting");

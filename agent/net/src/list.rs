@@ -1,17 +1,21 @@
-//! The bridges of this host on which guests may be: a list that its operator alone writes.
+//! Where guests of this host may be and get to: a list that its operator alone writes.
 //!
 //! Owns the list's form and who may have written it. The agent names a bridge by the operator's
-//! name for it and never by an interface: who has taken the agent over gets no further than the
-//! list. Called by [`crate::apply`].
+//! name for it and never by an interface, and says nothing of what guests get to: who has taken the
+//! agent over gets no further than the list. What is no bridge begins with a word in capitals,
+//! which is no name. Called by [`crate::apply`].
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use dagger_payload::bridge::Bridged;
 use dagger_payload::name::Name;
 use dagger_payload::network::Ipv4Prefix;
+
+use crate::outward::Outward;
 
 /// Where the list is, unless the helper is told another place.
 pub const LIST: &str = "/etc/dagger-net.conf";
@@ -20,9 +24,9 @@ const LIST_BYTES_MAX: u64 = 64 * 1024;
 /// An interface's name, as Linux takes it.
 const DEVICE_BYTES_MAX: usize = 15;
 
-/// One line of the list: `NAME BRIDGE`, or `NAME BRIDGE NETWORK`.
+/// A bridge: `NAME BRIDGE`, or `NAME BRIDGE NETWORK`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Line {
+struct Bridge {
     name: Name,
     device: String,
     /// Guests have addresses of this network and no others, so none by DHCP.
@@ -30,18 +34,25 @@ struct Line {
 }
 
 /// The list.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Bridges(Vec<Line>);
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct List {
+    bridges: Vec<Bridge>,
+    /// What guests of a bridge may not be called: `RESERVED NAME NETWORK`.
+    reserved: Vec<(Name, Ipv4Prefix)>,
+    /// What guests get to by NAT: `OPEN NETWORK`, `CLOSED NETWORK`.
+    pub outward: Outward,
+}
 
-impl Bridges {
-    /// Reads the list; where there is none, guests may be on no bridge.
+impl List {
+    /// Reads the list; where there is none, guests may be on no bridge, and get to nothing that is
+    /// private.
     ///
     /// # Errors
     /// It cannot be read, does not read, or somebody besides root could have written it.
     pub fn read(path: &Path) -> io::Result<Self> {
         let file = match File::open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self(Vec::new())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(said(path, &error.to_string())),
         };
         let metadata = file.metadata()?;
@@ -54,19 +65,40 @@ impl Bridges {
     }
 
     fn parse(text: &str) -> Result<Self, String> {
-        let mut lines: Vec<Line> = Vec::new();
+        let mut list = Self::default();
         for (number, text) in (1..).zip(text.lines()) {
             let text = text.split('#').next().unwrap_or_default();
             let words: Vec<_> = text.split_whitespace().collect();
-            if words.is_empty() {
-                continue;
-            }
-            let line = line(&words)
-                .filter(|line| lines.iter().all(|other| other.name != line.name))
-                .ok_or_else(|| format!("line {number}: write NAME BRIDGE [NETWORK], NAME once"))?;
-            lines.push(line);
+            list.take(&words).map_err(|why| format!("line {number}: {why}"))?;
         }
-        Ok(Self(lines))
+        let unknown = |name: &Name| list.bridges.iter().all(|bridge| bridge.name != *name);
+        match list.reserved.iter().find(|(name, _)| unknown(name)) {
+            Some((name, _)) => Err(format!("RESERVED {name}: there is no line of that bridge")),
+            None => Ok(list),
+        }
+    }
+
+    fn take(&mut self, words: &[&str]) -> Result<(), String> {
+        let network = |text: &str| text.parse::<Ipv4Prefix>().map_err(str::to_owned);
+        match words {
+            [] => Ok(()),
+            ["OPEN", text] => self.outward.open(network(text)?),
+            ["CLOSED", text] => self.outward.close(network(text)?),
+            ["RESERVED", name, text] => {
+                let name = name.parse().map_err(|_| format!("{name} is no name"))?;
+                self.reserved.push((name, network(text)?));
+                Ok(())
+            }
+            words => {
+                let bridge = bridge(words)
+                    .filter(|new| self.bridges.iter().all(|other| other.name != new.name));
+                self.bridges.push(bridge.ok_or(
+                    "write NAME BRIDGE [NETWORK], NAME once; or RESERVED NAME NETWORK, \
+                     OPEN NETWORK, CLOSED NETWORK",
+                )?);
+                Ok(())
+            }
+        }
     }
 
     /// The interface of the bridge on which such a card may be.
@@ -74,12 +106,16 @@ impl Bridges {
     /// # Errors
     /// Why none may: the text begins with a code and a colon.
     pub fn find(&self, card: &Bridged) -> Result<&str, String> {
-        let Some(line) = self.0.iter().find(|line| line.name == card.bridge) else {
+        let Some(line) = self.bridges.iter().find(|line| line.name == card.bridge) else {
             return Err(format!("bridge_unknown: guests of this host have no {}", card.bridge));
         };
-        let (Some(addresses), name) = (line.addresses, &line.name) else {
-            return Ok(&line.device);
-        };
+        let name = &line.name;
+        if let Some(own) = card.address
+            && self.reserved.iter().any(|(of, all)| of == name && all.contains(own.address))
+        {
+            return Err(reserved(own.address, name));
+        }
+        let Some(addresses) = line.addresses else { return Ok(&line.device) };
         match card.address {
             Some(own) if addresses.contains(own.address) => Ok(&line.device),
             Some(own) => Err(format!(
@@ -95,7 +131,15 @@ impl Bridges {
     }
 }
 
-fn line(words: &[&str]) -> Option<Line> {
+/// Why an address is no guest's.
+pub(crate) fn reserved(address: Ipv4Addr, bridge: &Name) -> String {
+    format!(
+        "bridge_address_reserved: {address} on {bridge} is the host's, a gateway's, or kept by the \
+         host's operator; choose another one"
+    )
+}
+
+fn bridge(words: &[&str]) -> Option<Bridge> {
     let (name, device, addresses) = match words {
         [name, device] => (name, device, None),
         [name, device, network] => (name, device, Some(network.parse().ok()?)),
@@ -106,7 +150,7 @@ fn line(words: &[&str]) -> Option<Line> {
     let begins = device.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
     let is_device = begins && device.len() <= DEVICE_BYTES_MAX && device.bytes().all(is_plain);
     is_device.then_some(())?;
-    Some(Line { name: name.parse().ok()?, device: (*device).to_owned(), addresses })
+    Some(Bridge { name: name.parse().ok()?, device: (*device).to_owned(), addresses })
 }
 
 fn said(path: &Path, why: &str) -> io::Error {
@@ -130,7 +174,7 @@ mod tests {
 
     #[test]
     fn a_card_is_on_a_bridge_of_the_list_or_on_none() {
-        let list = Bridges::parse("# ours\n\nlan br0   # the office\ndmz br-dmz.7 192.0.2.64/26\n");
+        let list = List::parse("# ours\n\nlan br0   # the office\ndmz br-dmz.7 192.0.2.64/26\n");
         let list = list.expect("it reads");
         assert_eq!(list.find(&card("lan", None)), Ok("br0"));
         assert_eq!(list.find(&card("lan", Some([10, 0, 0, 1]))), Ok("br0"));
@@ -147,6 +191,18 @@ mod tests {
     }
 
     #[test]
+    fn what_the_operator_keeps_is_no_guests_address() {
+        let text = "lan br0\nRESERVED lan 192.0.2.1 # the gateway\nRESERVED lan 192.0.2.240/28\n";
+        let list = List::parse(text).expect("it reads");
+        for address in [[192, 0, 2, 1], [192, 0, 2, 250]] {
+            let why = list.find(&card("lan", Some(address))).expect_err("it was found");
+            assert!(why.starts_with("bridge_address_reserved:"), "{why}");
+        }
+        assert_eq!(list.find(&card("lan", Some([192, 0, 2, 2]))), Ok("br0"));
+        assert_eq!(list.find(&card("lan", None)), Ok("br0"));
+    }
+
+    #[test]
     fn a_list_that_says_anything_else_is_none() {
         for text in [
             "lan",
@@ -158,8 +214,16 @@ mod tests {
             "lan br0;up",
             "lan ../br0",
             "lan abcdefghijklmnop",
+            "RESERVED lan 192.0.2.1",
+            "lan br0\nRESERVED lan 192.0.2.1/24",
+            "OPEN",
+            "OPEN 10.0.0.1/8",
+            "open 10.0.0.0/8",
+            "OPEN 169.254.169.254",
+            "OPEN 0.0.0.0/0",
+            "CLOSED 10.0.0.0/8 10.1.0.0/16",
         ] {
-            assert!(Bridges::parse(text).is_err(), "{text}");
+            assert!(List::parse(text).is_err(), "{text}");
         }
     }
 }
