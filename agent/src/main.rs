@@ -17,27 +17,29 @@ use dagger_bus::listener;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 /// The agent of one dagger host: serves the developers' API, follows the host's ledger, and works
 /// on the host's virtual machines.
 ///
-/// It connects to dagger-ledger and dagger-processor of the same host over Unix sockets, and to
-/// libvirt. Each of them may be away: the agent tries again and says so under /v1/health. Running
+/// It connects to dagger-ledger and dagger-processor of the same host over Unix sockets, and to the
+/// hypervisor. Each of them may be away: the agent tries again and says so under /v1/health. Running
 /// VMs never depend on it.
 #[derive(Debug, Parser)]
 #[command(version, after_help = EXIT_CODES)]
 struct Arguments {
     /// The configuration file (TOML).
-    #[arg(long, value_name = "FILE", env = "DAGGER_AGENT_CONFIGURATION")]
+    #[arg(long, value_name = "FILE", default_value = "/etc/dagger/agent.toml")]
     configuration: PathBuf,
     /// Only read configuration and genesis, say whether they are in order, and exit.
     #[arg(long)]
     check: bool,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 stopped in order; 2 wrong usage; 64 the configuration was refused; \
+const EXIT_CODES: &str = "Exit codes: 0 stopped in order; 2 wrong usage; 64 the configuration, or a \
+file or socket that it names, was refused; \
 65 the state directory is damaged or cannot be written; 70 a defect of this program, or its archive of the history cannot be used (a fresh start builds it anew).";
 
 /// Exit codes; units list which of them must not restart.
@@ -63,14 +65,18 @@ fn main() -> ExitCode {
             return Exit::Configuration.into();
         }
     };
+    let filter = match EnvFilter::try_new(&configuration.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("dagger-agent: `log` is no filter of tracing (try \"info\"): {error}");
+            return Exit::Configuration.into();
+        }
+    };
     if arguments.check {
         println!("ok: host {} of cluster {}", configuration.host.name, configuration.cluster);
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = start_log(&configuration.log) {
-        eprintln!("dagger-agent: {error:#}");
-        return Exit::Configuration.into();
-    }
+    start_log(filter);
     match run(configuration) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -80,7 +86,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// The sockets that this process was started with, or may bind, are not those that it needs.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen")]
+struct NoSocket(#[source] anyhow::Error);
+
 fn exit_code(error: &anyhow::Error) -> Exit {
+    if error.is::<NoSocket>() {
+        return Exit::Configuration;
+    }
     match error.downcast_ref::<Broken>() {
         Some(Broken::State(_) | Broken::Machines(machines::Broken::StateDirectory(_))) => {
             Exit::State
@@ -91,9 +105,7 @@ fn exit_code(error: &anyhow::Error) -> Exit {
     }
 }
 
-fn start_log(filter: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("log: {filter:?} is no filter; try \"info\""))?;
+fn start_log(filter: EnvFilter) {
     let registry = tracing_subscriber::registry().with(filter);
     if std::env::var_os("JOURNAL_STREAM").is_some()
         && let Ok(journal) = tracing_journald::layer()
@@ -103,12 +115,11 @@ fn start_log(filter: &str) -> anyhow::Result<()> {
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         registry.with(layer.with_ansi(false)).init();
     }
-    Ok(())
 }
 
 #[tokio::main]
 async fn run(configuration: Configuration) -> anyhow::Result<()> {
-    let listeners = listen(&configuration).await?;
+    let listeners = listen(&configuration).await.map_err(NoSocket)?;
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     keep_watchdog();

@@ -165,8 +165,6 @@ pub const UNMARKED_COMMITS_MAX: u64 = 16;
 pub const STORE_PAGE_RELEASES: usize = 32;
 /// Bytes after which no more are read in the same go.
 pub const STORE_PAGE_RELEASES_BYTES: usize = 8 * 1024 * 1024;
-/// Bytes of a roster file: all seats that a cluster ever gives, with the longest names.
-pub const ROSTER_BYTES_MAX: u64 = 1024 * 1024;
 /// Payloads of a host without a vote that are on their way to members at a time.
 pub const FORWARDS_MAX: usize = 512;
 /// Payloads that one member was handed and has not answered for.

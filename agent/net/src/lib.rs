@@ -16,3 +16,4 @@ pub mod names;
 pub mod offer;
 pub mod request;
 pub mod rules;
+pub mod told;

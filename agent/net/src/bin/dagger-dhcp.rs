@@ -9,23 +9,26 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use dagger_net::dhcp::{End, GuestSocket, PORT, serve};
+use dagger_net::told::{what_it_is, wrong_usage};
 use listenfd::ListenFd;
 
+const PROGRAM: &str = "dagger-dhcp";
 const USAGE: &str = "\
 Usage: dagger-dhcp           answers by the socket that systemd hands over; ends when nobody has asked for a while
        dagger-dhcp --bind    binds UDP port 67 itself, beside servers that share it; ends with its standard input
 Answers guests that ask for their address by DHCP on taps that dagger-net made, each with the address that the ledger
-gave it. Keeps nothing, answers nobody else; needs no capability but for the port.";
+gave it. Keeps nothing, answers nobody else; needs no capability but for the port.
+Options: --help, --version. Exit codes: 0 nobody asks any more; 1 it cannot answer; 2 wrong usage.";
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let done = match &words[..] {
         [] => by_systemd(),
         [option] if option == "--bind" => bound(),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => match what_it_is(&words, PROGRAM, USAGE) {
+            Some(end) => return end,
+            None => return wrong_usage(PROGRAM, "unknown options", USAGE),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
