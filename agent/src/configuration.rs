@@ -132,6 +132,8 @@ struct Hypervisor {
 enum HypervisorKind {
     #[default]
     Libvirt,
+    /// Also as the command line writes it.
+    #[serde(alias = "cloud-hypervisor")]
     CloudHypervisor,
 }
 
@@ -139,20 +141,24 @@ impl Hypervisor {
     /// The one that is meant, if everything that is said is about it.
     fn backend(self) -> Result<Backend, ConfigurationError> {
         let refuse = |detail: &str| Err(ConfigurationError::Inconsistent(detail.to_owned()));
-        let is_other = match self.kind {
-            HypervisorKind::Libvirt => {
-                self.program.is_some()
+        match self.kind {
+            HypervisorKind::Libvirt
+                if self.program.is_some()
                     || self.firmware.is_some()
                     || self.run_directory.is_some()
-                    || self.supervision.is_some()
+                    || self.supervision.is_some() =>
+            {
+                return refuse(
+                    "hypervisor: program, firmware, run_directory and supervision are for kind \
+                     \"cloud_hypervisor\"; with kind \"libvirt\" take them out",
+                );
             }
-            HypervisorKind::CloudHypervisor => self.uri.is_some() || self.accelerator.is_some(),
-        };
-        if is_other {
-            return refuse(
-                "hypervisor: uri and accelerator belong to kind \"libvirt\"; program, firmware, \
-                 run_directory and supervision to kind \"cloud_hypervisor\"",
-            );
+            HypervisorKind::CloudHypervisor if self.uri.is_some() || self.accelerator.is_some() => {
+                return refuse(
+                    "hypervisor: with kind \"cloud_hypervisor\" take out uri and accelerator",
+                );
+            }
+            HypervisorKind::Libvirt | HypervisorKind::CloudHypervisor => {}
         }
         match (self.kind, self.uri, self.firmware) {
             (HypervisorKind::Libvirt, Some(uri), _) => {
@@ -348,6 +354,20 @@ impl Configuration {
             state_directory,
             machines,
         })
+    }
+
+    /// What guests cannot start without and is not there. Not refused at a start: an agent without
+    /// its firmware still looks after the guests that run.
+    pub fn missing_files(&self) -> Vec<String> {
+        let Backend::CloudHypervisor(machines) = &self.machines.backend else {
+            return Vec::new();
+        };
+        let named = [("program", &machines.program), ("firmware", &machines.firmware)];
+        let missing = named.into_iter().filter(|(_, path)| !path.is_file());
+        let words = |(key, path): (_, &PathBuf)| {
+            format!("hypervisor.{key}: there is no file {}", path.display())
+        };
+        missing.map(words).collect()
     }
 }
 

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dagger_api::ImageDownload;
 use dagger_images::fetch::{
@@ -22,13 +21,9 @@ use tokio_util::sync::CancellationToken;
 use crate::actuator::store::StoredDisks;
 use crate::controller::{FetchJob, FetchPlace, Fetched, Input};
 use crate::handover::{Introduction, SightBoard};
+use crate::limits::{DOWNLOAD_STALL_WAIT_MAX, DOWNLOAD_WORD_WAIT_MAX};
 use crate::observation::Observation;
 use crate::one_shot::{Conversation, HelperConfiguration, OneShot};
-
-/// How long a source may send next to nothing.
-const STALL_WAIT_MAX: Duration = Duration::from_secs(30);
-/// How long a helper may say nothing: before it asks anybody it hashes what is kept.
-const WORD_WAIT_MAX: Duration = Duration::from_secs(30 * 60);
 
 /// What downloads on this host rest on.
 #[derive(Debug, Clone, Default)]
@@ -161,7 +156,7 @@ impl Parts {
             size_bytes: job.size_bytes.min(IMAGE_FILE_BYTES_MAX),
             sources: job.places.iter().map(source).collect(),
             networks: self.configuration.networks.clone(),
-            stall_wait_ms: u64::try_from(STALL_WAIT_MAX.as_millis()).unwrap_or(u64::MAX),
+            stall_wait_ms: u64::try_from(DOWNLOAD_STALL_WAIT_MAX.as_millis()).unwrap_or(u64::MAX),
         }
     }
 
@@ -175,7 +170,9 @@ impl Parts {
             FetchProblem::new(FetchCode::HelperFailed, format!("the helper: {why}"))
         };
         loop {
-            let word = tokio::time::timeout(WORD_WAIT_MAX, conversation.next::<FetchNews>()).await;
+            let word =
+                tokio::time::timeout(DOWNLOAD_WORD_WAIT_MAX, conversation.next::<FetchNews>())
+                    .await;
             let word = word.map_err(|_| silent(&"it says nothing"))?;
             match word.map_err(|error| silent(&error))? {
                 Some(FetchNews::Progress { bytes_done, source }) => {

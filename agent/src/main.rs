@@ -4,19 +4,18 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use dagger_agent::configuration::Configuration;
 use dagger_agent::daemon::{self, Broken, Listeners};
-
+use dagger_agent::limits::WATCHDOG_EVERY_MIN;
 use dagger_agent::machines;
 use dagger_bus::handed::HandedSockets;
 use dagger_bus::listener;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -33,7 +32,8 @@ struct Arguments {
     /// The configuration file (TOML).
     #[arg(long, value_name = "FILE", default_value = "/etc/dagger/agent.toml")]
     configuration: PathBuf,
-    /// Only read configuration and genesis, say whether they are in order, and exit.
+    /// Only read configuration, genesis and key, look for what they name, say whether that is in
+    /// order, and exit.
     #[arg(long)]
     check: bool,
 }
@@ -72,11 +72,19 @@ fn main() -> ExitCode {
             return Exit::Configuration.into();
         }
     };
+    let missing = configuration.missing_files();
     if arguments.check {
+        if !missing.is_empty() {
+            eprintln!("dagger-agent: {}", missing.join("; "));
+            return Exit::Configuration.into();
+        }
         println!("ok: host {} of cluster {}", configuration.host.name, configuration.cluster);
         return ExitCode::SUCCESS;
     }
     start_log(filter);
+    for what in missing {
+        warn!("{what}: no machine can start");
+    }
     match run(configuration) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -183,7 +191,7 @@ fn keep_watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return;
     };
-    let every = (limit / 2).max(Duration::from_millis(100));
+    let every = (limit / 2).max(WATCHDOG_EVERY_MIN);
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(every);
         loop {

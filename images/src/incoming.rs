@@ -9,20 +9,17 @@ use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use dagger_payload::id::ImageDigest;
 use nix::fcntl::OFlag;
 
 use crate::error::ImageError;
 use crate::files;
+use crate::limits::INCOMING_ABANDONED_AFTER;
 use crate::store::ImageStore;
 
 /// Names begin with this, and go on with the digest.
 const INCOMING: &str = ".fetching-";
-/// How long a file that nobody fills is kept, by its own time: it is no more than some bytes that
-/// can be had again.
-const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// A file that is being fetched. What it holds stays when this is dropped.
 #[derive(Debug)]
@@ -84,7 +81,7 @@ pub(crate) fn remove_abandoned(directory: &Path) -> Result<(), ImageError> {
         let Some(digest) = files::name_of(&path).strip_prefix(INCOMING) else { continue };
         let Ok(digest) = digest.parse() else { continue };
         let old = || fs::metadata(&path)?.modified()?.elapsed().map_err(io::Error::other);
-        if old().is_ok_and(|age| age > ABANDONED_AFTER)
+        if old().is_ok_and(|age| age > INCOMING_ABANDONED_AFTER)
             && let Some(incoming) = Incoming::open(directory, digest)?
         {
             tracing::info!(path = %path.display(), "removing a download that nobody went on with");
@@ -201,7 +198,7 @@ mod tests {
             store.incoming(digest).unwrap().unwrap();
         }
         let path = |digest| super::path(directory.path(), digest);
-        let long_ago = std::time::SystemTime::now() - 2 * ABANDONED_AFTER;
+        let long_ago = std::time::SystemTime::now() - 2 * INCOMING_ABANDONED_AFTER;
         File::open(path(old)).unwrap().set_modified(long_ago).unwrap();
         ImageStore::open(directory.path()).unwrap();
         assert!(!path(old).exists() && path(new).exists());

@@ -39,3 +39,8 @@ pub const DIRECTORY_ENTRIES_MAX: usize = 100_000;
 pub const QUARANTINE_SAME_NAME_MAX: u32 = 10_000;
 /// The seed's volume, in bytes: user-data, keys and room to spare.
 pub const SEED_BYTES: usize = 1 << 20;
+/// How long a file that nobody fills is kept, by its own time: it is no more than some bytes that
+/// can be had again.
+pub const INCOMING_ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// Between two looks at a tool that has closed its output and is about to end.
+pub const TOOL_LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);

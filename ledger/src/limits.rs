@@ -189,3 +189,11 @@ pub const HANDED_UNORDERED_PER_PEER_MAX: usize = 4096;
 pub const HANDED_UNORDERED_BYTES_PER_PEER_MAX: usize = 16 * 1024 * 1024;
 /// How long each part of an orderly stop may take.
 pub const STOP_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often the child is looked after, and systemd told that the start goes on.
+pub const SCAN_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How much longer systemd shall wait, counted from each look.
+pub const START_EXTENSION_US: u32 = 60_000_000;
+/// Pause before a request is handed again to a writer whose queue is full.
+pub const WRITER_FULL_PAUSE: Duration = Duration::from_millis(1);
+/// Shortest sleep of the driver: a wake-up that is due already comes after it.
+pub const DRIVER_SLEEP_MIN: Duration = Duration::from_millis(1);

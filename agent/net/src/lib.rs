@@ -12,6 +12,7 @@ pub mod bridge_rules;
 pub mod bridges;
 pub mod command;
 pub mod dhcp;
+mod limits;
 pub mod names;
 pub mod offer;
 pub mod request;

@@ -34,7 +34,7 @@ Examples:
   daggerctl account usage
   # A bill, and whether another operator's host comes to the same one, byte for byte; else it ends with 4
   daggerctl account usage --commit 1200 --json > bill.json
-  daggerctl --api http://other-host:7480 account usage --check bill.json
+  daggerctl --api https://other-host account usage --check bill.json
   # The same without asking anybody: from the history that an operator has exported for you, and a proof of any host
   daggerctl ledger export > history; daggerctl ledger proof order > order.json               # (operators: the history)
   daggerctl account usage --check bill.json --from-log history --proof order.json --genesis genesis.json
