@@ -38,6 +38,7 @@ demo-membership: ## build, then: a refusal with its rule, a fifth operator joins
 	@scripts/demo-membership.sh "$(CARGO_TARGET_DIR)/debug" "$(CACHE)"
 
 build: ## build everything with the one profile of tests and demo
+	@scripts/prerequisites.sh build
 	$(CARGO) build --locked --workspace --bins
 
 guest-image: ## make the small guest image from Debian packages (kept in .cache)
@@ -91,6 +92,7 @@ bench: ## what judging and the agent cost, as JSON, each figure beside a bound m
 	@$(CARGO) bench --locked -p dagger-tests --bench agent
 
 release: ## optimised binaries, as they are installed
+	@scripts/prerequisites.sh build
 	$(CARGO) build --locked --release --bins
 
 install: ## install binaries, units, users and directories (DESTDIR, PREFIX, SYSCONFDIR; PROFILE=debug|release)

@@ -32,4 +32,4 @@ if [[ -z $destination ]]; then
   systemctl daemon-reload
 fi
 echo "installed into ${destination:-/}; next: put the genesis, keys and configurations into $sysconfdir/dagger"
-echo "(examples stand in $prefix/share/dagger), then: systemctl enable --now dagger.target"
+echo "(examples stand in $prefix/share/dagger), then: systemctl enable --now dagger.target; all steps are in OPERATING.md"

@@ -25,6 +25,11 @@ if ! command -v cargo >/dev/null; then
   exit 1
 fi
 
+if ! command -v dpkg-query >/dev/null; then
+  echo "prerequisites.sh: this is no Debian; it takes what there is called: ${packages[*]}"
+  exit 0
+fi
+
 missing=()
 for package in "${packages[@]}"; do
   status=$(dpkg-query -W -f '${Status}' "$package" 2>/dev/null || true)

@@ -1,21 +1,21 @@
 //! The agent's configuration file, and what it names: genesis, key, directories, sockets.
 //!
-//! Owns the file's shape and its checks. Never opens a socket. Called once at start.
+//! Owns the file's shape and the checks that are the agent's own; how files are read, the bus knows
+//! for all daemons. Never opens a socket. Called once at start.
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
+use dagger_bus::setup::{self, SetupError};
 use dagger_images::fetch::AddressRange;
-use dagger_payload::genesis::{Genesis, GenesisMode};
+use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{ClusterId, HostId};
 use dagger_payload::key::SecretKey;
-use dagger_payload::limits::{GENESIS_BYTES_MAX, NAMESERVERS_MAX};
+use dagger_payload::limits::NAMESERVERS_MAX;
 use dagger_payload::name::Name;
 use dagger_payload::roster::{Roster, Seat};
 use serde::Deserialize;
-use zeroize::Zeroizing;
 
 use crate::controller::{LocalPolicy, Retention};
 use crate::downloads::DownloadConfiguration;
@@ -25,12 +25,8 @@ use crate::machines::{Accelerator, Backend, MachineConfiguration, NetworkKind};
 use crate::name_servers;
 use crate::one_shot::HelperConfiguration;
 
-/// Bytes of the configuration and of the key file that are read at most.
-const FILE_BYTES_MAX: usize = 64 * 1024;
 /// Where disks are when no storage directory is named; the units know the same place.
 const STORAGE_DIRECTORY: &str = "/var/lib/dagger-storage";
-/// Bytes of a roster file that are read at most: 1 KiB for each seat.
-const ROSTER_BYTES_MAX: usize = 1024 * dagger_payload::limits::SEATS_MAX;
 /// Where Cloud Hypervisor is looked for when no program is named.
 const CLOUD_HYPERVISOR: &str = "/usr/bin/cloud-hypervisor";
 /// Where its machines' files are when no run directory is named; the unit template knows the same
@@ -40,32 +36,9 @@ const RUN_DIRECTORY: &str = "/run/dagger/vm";
 /// Why the configuration was refused; the daemon exits with 64.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
-    /// A file cannot be read.
-    #[error("cannot read {}", path.display())]
-    Unreadable {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
-    /// The configuration file is not in form.
-    #[error("{}: {detail}", path.display())]
-    Malformed {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong.
-        detail: String,
-    },
-    /// The genesis is not.
-    #[error("{}", path.display())]
-    Genesis {
-        /// Which file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: dagger_payload::genesis::GenesisError,
-    },
+    /// The file, or one that it names, is refused.
+    #[error(transparent)]
+    Setup(#[from] SetupError),
     /// The parts do not fit together.
     #[error("{0}")]
     Inconsistent(String),
@@ -159,6 +132,8 @@ struct Hypervisor {
 enum HypervisorKind {
     #[default]
     Libvirt,
+    /// Also as the command line writes it.
+    #[serde(alias = "cloud-hypervisor")]
     CloudHypervisor,
 }
 
@@ -166,20 +141,24 @@ impl Hypervisor {
     /// The one that is meant, if everything that is said is about it.
     fn backend(self) -> Result<Backend, ConfigurationError> {
         let refuse = |detail: &str| Err(ConfigurationError::Inconsistent(detail.to_owned()));
-        let is_other = match self.kind {
-            HypervisorKind::Libvirt => {
-                self.program.is_some()
+        match self.kind {
+            HypervisorKind::Libvirt
+                if self.program.is_some()
                     || self.firmware.is_some()
                     || self.run_directory.is_some()
-                    || self.supervision.is_some()
+                    || self.supervision.is_some() =>
+            {
+                return refuse(
+                    "hypervisor: program, firmware, run_directory and supervision are for kind \
+                     \"cloud_hypervisor\"; with kind \"libvirt\" take them out",
+                );
             }
-            HypervisorKind::CloudHypervisor => self.uri.is_some() || self.accelerator.is_some(),
-        };
-        if is_other {
-            return refuse(
-                "hypervisor: uri and accelerator belong to kind \"libvirt\"; program, firmware, \
-                 run_directory and supervision to kind \"cloud_hypervisor\"",
-            );
+            HypervisorKind::CloudHypervisor if self.uri.is_some() || self.accelerator.is_some() => {
+                return refuse(
+                    "hypervisor: with kind \"cloud_hypervisor\" take out uri and accelerator",
+                );
+            }
+            HypervisorKind::Libvirt | HypervisorKind::CloudHypervisor => {}
         }
         match (self.kind, self.uri, self.firmware) {
             (HypervisorKind::Libvirt, Some(uri), _) => {
@@ -313,21 +292,19 @@ impl Configuration {
     /// # Errors
     /// [`ConfigurationError`].
     pub fn read(path: &Path) -> Result<Self, ConfigurationError> {
-        let text = read_text(path, FILE_BYTES_MAX)?;
-        let file: File = toml::from_str(&text).map_err(|error| ConfigurationError::Malformed {
-            path: path.to_owned(),
-            detail: error.to_string(),
-        })?;
+        let file: File = setup::read_configuration(path)?;
         let directory = path.parent().unwrap_or_else(|| Path::new(""));
         let absolute = |path: &Path| directory.join(path);
-        let (genesis, cluster) =
-            read_genesis(&absolute(&file.genesis), &absolute(&file.genesis_signatures))?;
+        let (genesis, cluster) = setup::read_judged_genesis(
+            &absolute(&file.genesis),
+            &absolute(&file.genesis_signatures),
+        )?;
         let roster = match &file.roster {
-            Some(path) => read_roster(&absolute(path), &genesis)?,
+            Some(path) => setup::read_roster(&absolute(path), &genesis)?,
             None => Roster::founding(&genesis),
         };
         let host = member(&roster, &file.host)?;
-        let key = read_key(&file.key, directory)?;
+        let key = setup::read_key(&file.key, directory)?;
         if let Some(listen) = file.api.listen
             && !listen.ip().is_loopback()
         {
@@ -378,6 +355,20 @@ impl Configuration {
             machines,
         })
     }
+
+    /// What guests cannot start without and is not there. Not refused at a start: an agent without
+    /// its firmware still looks after the guests that run.
+    pub fn missing_files(&self) -> Vec<String> {
+        let Backend::CloudHypervisor(machines) = &self.machines.backend else {
+            return Vec::new();
+        };
+        let named = [("program", &machines.program), ("firmware", &machines.firmware)];
+        let missing = named.into_iter().filter(|(_, path)| !path.is_file());
+        let words = |(key, path): (_, &PathBuf)| {
+            format!("hypervisor.{key}: there is no file {}", path.display())
+        };
+        missing.map(words).collect()
+    }
 }
 
 /// Disks must not be looked for where they are not: a host that made them below its state directory
@@ -401,59 +392,6 @@ fn check_storage(
     Ok(())
 }
 
-fn read_text(path: &Path, bytes_max: usize) -> Result<Zeroizing<String>, ConfigurationError> {
-    let unreadable = |source| ConfigurationError::Unreadable { path: path.to_owned(), source };
-    let length = std::fs::metadata(path).map_err(unreadable)?.len();
-    if length > bytes_max as u64 {
-        return Err(ConfigurationError::Malformed {
-            path: path.to_owned(),
-            detail: format!("{length} bytes; expected at most {bytes_max}"),
-        });
-    }
-    std::fs::read_to_string(path).map(Zeroizing::new).map_err(unreadable)
-}
-
-fn read_genesis(
-    path: &Path,
-    signatures: &Path,
-) -> Result<(Genesis, ClusterId), ConfigurationError> {
-    let text = read_text(path, GENESIS_BYTES_MAX)?;
-    let signatures = read_text(signatures, GENESIS_BYTES_MAX)?;
-    let (genesis, cluster) = Genesis::read_signed(text.as_bytes(), &signatures)
-        .map_err(|source| ConfigurationError::Genesis { path: path.to_owned(), source })?;
-    if genesis.mode == GenesisMode::Judged {
-        Ok((genesis, cluster))
-    } else {
-        Err(ConfigurationError::Inconsistent(
-            "the genesis has mode `opaque` (for benchmarks): no agent joins such a cluster"
-                .to_owned(),
-        ))
-    }
-}
-
-/// The seats of another cluster are told apart by the founders, who come first.
-fn read_roster(path: &Path, genesis: &Genesis) -> Result<Roster, ConfigurationError> {
-    let text = read_text(path, ROSTER_BYTES_MAX)?;
-    let malformed =
-        |detail: String| ConfigurationError::Malformed { path: path.to_owned(), detail };
-    let roster: Roster =
-        serde_json::from_str(&text).map_err(|error| malformed(error.to_string()))?;
-    let founders = Roster::founding(genesis);
-    let same = |founder: &Seat| {
-        let seat = roster.seat(founder.index);
-        seat.is_some_and(|seat| {
-            (seat.host, &seat.ledger_key) == (founder.host, &founder.ledger_key)
-        })
-    };
-    match founders.seats().iter().find(|founder| !same(founder)) {
-        None => Ok(roster),
-        Some(founder) => Err(malformed(format!(
-            "seat {} is not that of {} in the genesis: these are another cluster's seats",
-            founder.index, founder.name
-        ))),
-    }
-}
-
 fn member(roster: &Roster, name: &Name) -> Result<HostIdentity, ConfigurationError> {
     let named = |seat: &&Seat| seat.name == *name;
     // A name that was given again is the present host's.
@@ -467,32 +405,4 @@ fn member(roster: &Roster, name: &Name) -> Result<HostIdentity, ConfigurationErr
             names.join(", ")
         ))
     })
-}
-
-fn read_key(key: &str, directory: &Path) -> Result<SecretKey, ConfigurationError> {
-    let path = match key.strip_prefix("credential:") {
-        Some(name) => {
-            let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").ok_or_else(|| {
-                ConfigurationError::Inconsistent(
-                    "key: $CREDENTIALS_DIRECTORY is not set; start this as a systemd unit with \
-                     LoadCredential=, or name a file"
-                        .to_owned(),
-                )
-            })?;
-            Path::new(&credentials).join(name)
-        }
-        None => directory.join(key),
-    };
-    let text = read_text(&path, FILE_BYTES_MAX)?;
-    let malformed = |detail: String| ConfigurationError::Malformed { path: path.clone(), detail };
-    let mode = std::fs::metadata(&path)
-        .map_err(|source| ConfigurationError::Unreadable { path: path.clone(), source })?
-        .permissions()
-        .mode();
-    if mode & 0o007 != 0 {
-        let detail =
-            format!("everybody may read this private key (mode {:o}); chmod 600", mode & 0o777);
-        return Err(malformed(detail));
-    }
-    SecretKey::from_openssh(&text).map_err(|error| malformed(error.to_string()))
 }

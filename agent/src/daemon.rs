@@ -18,15 +18,14 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::actuator::store::console_directory;
 use crate::api::{self, ApiParts};
 use crate::clock;
 use crate::configuration::Configuration;
-use crate::handover::{
-    CONSOLE_REQUESTS_WAITING_MAX, Introduction, LOCAL_STOPS_WAITING_MAX, ORDERS_WAITING_MAX,
-    REPORTS_WAITING_MAX, Requests, SightBoard,
+use crate::handover::{Introduction, Requests, SightBoard};
+use crate::limits::{
+    CONSOLE_REQUESTS_WAITING_MAX, LOCAL_STOPS_WAITING_MAX, ORDERS_WAITING_MAX, REPORTS_WAITING_MAX,
+    STOP_WAIT_MAX,
 };
-use crate::limits::STOP_WAIT_MAX;
 use crate::link::orders::OrderTeller;
 use crate::link::releases::Follower;
 use crate::link::requests::LedgerClient;
@@ -169,7 +168,7 @@ fn start(
         stream,
         consoles: console_sender,
         local_stops: stop_sender,
-        console_directory: console_directory(&configuration.machines.storage_directory),
+        storage_directory: configuration.machines.storage_directory.clone(),
     };
     let (configuration_api, mut machines) = (configuration.api, configuration.machines);
     machines.downloads.introduction = introduction(cluster, key, api_parts.model.clone());

@@ -8,7 +8,6 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use dagger_api::ImageDownload;
 use dagger_images::fetch::{
@@ -23,15 +22,10 @@ use tokio_util::sync::CancellationToken;
 use crate::actuator::store::StoredDisks;
 use crate::controller::{FetchJob, FetchPlace, Fetched, Input};
 use crate::handover::{Introduction, SightBoard};
+use crate::limits::{DOWNLOAD_DOUBTED_MAX, DOWNLOAD_STALL_WAIT_MAX, DOWNLOAD_WORD_WAIT_MAX};
 use crate::observation::Observation;
 use crate::one_shot::{Conversation, HelperConfiguration, OneShot};
 
-/// How long a source may send next to nothing.
-const STALL_WAIT_MAX: Duration = Duration::from_secs(30);
-/// How long a helper may say nothing: before it asks anybody it hashes what is kept.
-const WORD_WAIT_MAX: Duration = Duration::from_secs(30 * 60);
-/// Places that are remembered because they did not serve.
-const DOUBTED_MAX: usize = 256;
 const NOT_REMOVED: &str = "what was fetched of an image cannot be removed";
 
 /// What downloads on this host rest on.
@@ -69,7 +63,7 @@ impl Doubted {
     fn doubt(&mut self, place: &FetchPlace) {
         self.trust(place);
         self.0.push_back(place.clone());
-        if self.0.len() > DOUBTED_MAX {
+        if self.0.len() > DOWNLOAD_DOUBTED_MAX {
             self.0.pop_front();
         }
     }
@@ -213,7 +207,7 @@ impl Parts {
             size_bytes: job.size_bytes.min(IMAGE_FILE_BYTES_MAX),
             sources: job.places.iter().map(source).collect(),
             networks: self.configuration.networks.clone(),
-            stall_wait_ms: u64::try_from(STALL_WAIT_MAX.as_millis()).unwrap_or(u64::MAX),
+            stall_wait_ms: u64::try_from(DOWNLOAD_STALL_WAIT_MAX.as_millis()).unwrap_or(u64::MAX),
         }
     }
 
@@ -229,7 +223,9 @@ impl Parts {
         };
         let mut served = None;
         loop {
-            let word = tokio::time::timeout(WORD_WAIT_MAX, conversation.next::<FetchNews>()).await;
+            let word =
+                tokio::time::timeout(DOWNLOAD_WORD_WAIT_MAX, conversation.next::<FetchNews>())
+                    .await;
             let word = word.map_err(|_| silent(&"it says nothing"))?;
             match word.map_err(|error| silent(&error))? {
                 Some(FetchNews::Progress { bytes_done, source }) => {
@@ -331,7 +327,7 @@ mod tests {
         assert_eq!(order(&doubted), ["c", "b", "a"].map(place));
         doubted.trust(&place("b"));
         assert_eq!(order(&doubted), ["b", "c", "a"].map(place));
-        for number in 0..DOUBTED_MAX {
+        for number in 0..DOWNLOAD_DOUBTED_MAX {
             doubted.doubt(&place(&format!("n{number}")));
         }
         assert_eq!(order(&doubted), ["a", "b", "c"].map(place), "the oldest is forgotten");

@@ -11,9 +11,7 @@ use dagger_payload::object::Vm;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::actuator::store::{StoredDisks, disk_error};
-
-/// Copies that are made or handed out at the same time.
-const EXPORTS_TOGETHER_MAX: usize = 1;
+use crate::limits::EXPORTS_TOGETHER_MAX;
 
 /// Makes copies. Cheap to clone.
 #[derive(Clone)]

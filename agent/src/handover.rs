@@ -18,15 +18,6 @@ use dagger_payload::kind::{Body, ReportSnapshot, ReportVm, ReportVolume, StopMan
 use crate::exports::Exporter;
 use crate::inspection::Inspector;
 
-/// Orders that may wait for the controller.
-pub const ORDERS_WAITING_MAX: usize = 1024;
-/// Requests for consoles that may wait.
-pub const CONSOLE_REQUESTS_WAITING_MAX: usize = 16;
-/// Stops by hand that may wait.
-pub const LOCAL_STOPS_WAITING_MAX: usize = 16;
-/// Reports that may wait to be submitted.
-pub const REPORTS_WAITING_MAX: usize = 1024;
-
 /// What this host says about one of its VMs or volumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostReport {

@@ -1,5 +1,7 @@
-//! Maxima of the agent's ledger-facing half. Maxima that cross a package border stand in
-//! `dagger_payload::limits`.
+//! Maxima of the agent: of its ledger-facing half, of the machines' half, and of what passes
+//! between them. What only one neighbourhood needs (actuator, observation, network, each hypervisor)
+//! stands in a `limits.rs` there. Maxima that cross a package border stand in
+//! `dagger_payload::limits`. Called by all modules.
 
 use std::time::Duration;
 
@@ -170,3 +172,56 @@ pub const LOCAL_STOP_LOOK_EVERY: Duration = Duration::from_millis(100);
 pub const RETRY_AFTER_SECONDS: u64 = 2;
 /// How long open requests may take to end when the daemon stops.
 pub const STOP_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How often it is looked whether the guest at whose console somebody sits still runs.
+pub const CONSOLE_LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Commits that are looked up at a time for a stream of events.
+pub const EVENT_COMMITS_TOGETHER_MAX: usize = 16;
+/// Pause after the system could not give a connection (no descriptors left, for one).
+pub const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How long a source of an image may send next to nothing.
+pub const DOWNLOAD_STALL_WAIT_MAX: Duration = Duration::from_secs(30);
+/// Places that are remembered because they did not serve.
+pub const DOWNLOAD_DOUBTED_MAX: usize = 256;
+/// How long the helper that fetches may say nothing: before it asks anybody it hashes what is kept.
+pub const DOWNLOAD_WORD_WAIT_MAX: Duration = Duration::from_secs(30 * 60);
+/// Copies of disks that are made or handed out at the same time.
+pub const EXPORTS_TOGETHER_MAX: usize = 1;
+/// Orders that may wait for the controller.
+pub const ORDERS_WAITING_MAX: usize = 1024;
+/// Requests for consoles that may wait.
+pub const CONSOLE_REQUESTS_WAITING_MAX: usize = 16;
+/// Stops by hand that may wait.
+pub const LOCAL_STOPS_WAITING_MAX: usize = 16;
+/// Reports that may wait to be submitted.
+pub const REPORTS_WAITING_MAX: usize = 1024;
+/// Releases in which orders are looked for between two looks at the progress.
+pub const ORDER_RELEASES_TOGETHER_MAX: usize = 256;
+/// How far the mark of what was acted on may lag behind commits that do not concern this host.
+pub const MARK_EVERY_MAX: Duration = Duration::from_secs(1);
+/// What may wait for the controller besides orders.
+pub const INPUTS_WAITING_MAX: usize = 1024;
+/// Orders that are taken before the board is written again.
+pub const ORDERS_TOGETHER_MAX: usize = 256;
+/// Looks at what this host has free at the same time: one that hangs holds up no other.
+pub const ROOM_LOOKS_TOGETHER_MAX: usize = 8;
+/// How long steps under way may take to end when the agent stops.
+pub const STEPS_END_WAIT_MAX: Duration = Duration::from_secs(3);
+/// How long the journal may have no space before the agent gives up, which its service manager
+/// then starts again.
+pub const JOURNAL_SPACE_WAIT_MAX: Duration = Duration::from_secs(600);
+/// How often it is tried meanwhile.
+pub const JOURNAL_SPACE_LOOK_EVERY: Duration = Duration::from_secs(2);
+/// Proposals that nothing can come of any more, and that are still shown.
+pub const PAST_PROPOSALS_SHOWN_MAX: usize = 32;
+/// Open files that may go with a request to a helper.
+pub const HELPER_FILES_MAX: usize = 1;
+/// Bytes of one line that a helper says.
+pub const HELPER_LINE_BYTES_MAX: usize = 64 * 1024;
+/// How long a helper may take to take its request.
+pub const HELPER_REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long the service manager may take to answer: it can hang on a unit in uninterruptible sleep.
+pub const SERVICE_MANAGER_WAIT_MAX: Duration = Duration::from_secs(10);
+/// The least time for which one waits for a word of a helper: none at all means for ever.
+pub const HELPER_READ_WAIT_MIN: Duration = Duration::from_millis(1);
+/// The service manager's watchdog is told no more often.
+pub const WATCHDOG_EVERY_MIN: Duration = Duration::from_millis(100);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dagger_images::ImportDirectories;
 use dagger_net::request::Owner;
@@ -38,26 +38,16 @@ use crate::hypervisor::libvirt::Libvirt;
 use crate::hypervisor::names::HostNames;
 use crate::inspection::Inspector;
 use crate::journal::{Journal, Record};
+use crate::limits::{
+    INPUTS_WAITING_MAX, JOURNAL_SPACE_LOOK_EVERY, JOURNAL_SPACE_WAIT_MAX, ORDERS_TOGETHER_MAX,
+    ROOM_LOOKS_TOGETHER_MAX, STEPS_END_WAIT_MAX,
+};
 use crate::network::{Helper, Networks, Responder};
 use crate::observation::{
     CHANGES_WAITING_MAX, ConsoleDesk, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
 };
 use crate::one_shot::HelperConfiguration;
 use crate::room;
-
-/// What may wait for the controller besides orders.
-const INPUTS_WAITING_MAX: usize = 1024;
-/// Orders that are taken before the board is written again.
-const ORDERS_TOGETHER_MAX: usize = 256;
-/// Looks at what this host has free at the same time: one that hangs holds up no other.
-const ROOM_LOOKS_TOGETHER_MAX: usize = 8;
-/// How long steps under way may take to end when the agent stops.
-const STEPS_END_WAIT_MAX: Duration = Duration::from_secs(3);
-/// How long the journal may have no space before the agent gives up, which its service manager
-/// then starts again.
-const JOURNAL_SPACE_WAIT_MAX: Duration = Duration::from_secs(600);
-/// How often it is tried meanwhile.
-const JOURNAL_SPACE_LOOK_EVERY: Duration = Duration::from_secs(2);
 
 /// What the machines' half needs to know.
 #[derive(Debug, Clone)]

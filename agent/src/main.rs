@@ -4,19 +4,19 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::Context;
 use clap::Parser;
 use dagger_agent::configuration::Configuration;
 use dagger_agent::daemon::{self, Broken, Listeners};
-
+use dagger_agent::limits::WATCHDOG_EVERY_MIN;
 use dagger_agent::machines;
 use dagger_bus::handed::HandedSockets;
 use dagger_bus::listener;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info};
+use tracing::{error, info, warn};
+use tracing_subscriber::EnvFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -32,12 +32,14 @@ struct Arguments {
     /// The configuration file (TOML).
     #[arg(long, value_name = "FILE", default_value = "/etc/dagger/agent.toml")]
     configuration: PathBuf,
-    /// Only read configuration and genesis, say whether they are in order, and exit.
+    /// Only read configuration, genesis and key, look for what they name, say whether that is in
+    /// order, and exit.
     #[arg(long)]
     check: bool,
 }
 
-const EXIT_CODES: &str = "Exit codes: 0 stopped in order; 2 wrong usage; 64 the configuration was refused; \
+const EXIT_CODES: &str = "Exit codes: 0 stopped in order; 2 wrong usage; 64 the configuration, or a \
+file or socket that it names, was refused; \
 65 the state directory is damaged or cannot be written; 70 a defect of this program, or its archive of the history cannot be used (a fresh start builds it anew).";
 
 /// Exit codes; units list which of them must not restart.
@@ -63,13 +65,25 @@ fn main() -> ExitCode {
             return Exit::Configuration.into();
         }
     };
+    let filter = match EnvFilter::try_new(&configuration.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("dagger-agent: `log` is no filter of tracing (try \"info\"): {error}");
+            return Exit::Configuration.into();
+        }
+    };
+    let missing = configuration.missing_files();
     if arguments.check {
+        if !missing.is_empty() {
+            eprintln!("dagger-agent: {}", missing.join("; "));
+            return Exit::Configuration.into();
+        }
         println!("ok: host {} of cluster {}", configuration.host.name, configuration.cluster);
         return ExitCode::SUCCESS;
     }
-    if let Err(error) = start_log(&configuration.log) {
-        eprintln!("dagger-agent: {error:#}");
-        return Exit::Configuration.into();
+    start_log(filter);
+    for what in missing {
+        warn!("{what}: no machine can start");
     }
     match run(configuration) {
         Ok(()) => ExitCode::SUCCESS,
@@ -80,7 +94,15 @@ fn main() -> ExitCode {
     }
 }
 
+/// The sockets that this process was started with, or may bind, are not those that it needs.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen")]
+struct NoSocket(#[source] anyhow::Error);
+
 fn exit_code(error: &anyhow::Error) -> Exit {
+    if error.is::<NoSocket>() {
+        return Exit::Configuration;
+    }
     match error.downcast_ref::<Broken>() {
         Some(Broken::State(_) | Broken::Machines(machines::Broken::StateDirectory(_))) => {
             Exit::State
@@ -91,9 +113,7 @@ fn exit_code(error: &anyhow::Error) -> Exit {
     }
 }
 
-fn start_log(filter: &str) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(filter)
-        .with_context(|| format!("log: {filter:?} is no filter; try \"info\""))?;
+fn start_log(filter: EnvFilter) {
     let registry = tracing_subscriber::registry().with(filter);
     if std::env::var_os("JOURNAL_STREAM").is_some()
         && let Ok(journal) = tracing_journald::layer()
@@ -103,12 +123,11 @@ fn start_log(filter: &str) -> anyhow::Result<()> {
         let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
         registry.with(layer.with_ansi(false)).init();
     }
-    Ok(())
 }
 
 #[tokio::main]
 async fn run(configuration: Configuration) -> anyhow::Result<()> {
-    let listeners = listen(&configuration).await?;
+    let listeners = listen(&configuration).await.map_err(NoSocket)?;
     let stop = CancellationToken::new();
     stop_on_signals(&stop)?;
     keep_watchdog();
@@ -172,7 +191,7 @@ fn keep_watchdog() {
     let Some(limit) = sd_notify::watchdog_enabled() else {
         return;
     };
-    let every = (limit / 2).max(Duration::from_millis(100));
+    let every = (limit / 2).max(WATCHDOG_EVERY_MIN);
     tokio::spawn(async move {
         let mut ticks = tokio::time::interval(every);
         loop {

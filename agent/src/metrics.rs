@@ -1,17 +1,20 @@
 //! What Prometheus may scrape (OpenMetrics text).
 //!
 //! Owns names and labels. Counters are counted where things happen; gauges are read from model,
-//! sights and the ledger's status at each scrape. Called by API and reports.
+//! sights and what `/v1/health` says at each scrape. What is not known now has no sample, so that
+//! no old number is taken for a new one. Called by API and reports.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::AtomicI64;
+use std::sync::{Mutex, PoisonError};
 
-use dagger_bus::ledger::ForkStatus;
+use dagger_api::{HealthPart, HealthStatus, LedgerView};
 use dagger_payload::object::VmState;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::Registry;
 
 use crate::handover::SightBoard;
@@ -40,6 +43,26 @@ struct MemberLabel {
     member: String,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PartLabel {
+    part: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct WhichLabel {
+    which: &'static str,
+}
+
+/// How this host is at the moment of a scrape.
+pub struct HostNow<'a> {
+    /// As `/v1/health` says.
+    pub health: &'a [HealthPart],
+    /// What the ledger says, if it answers.
+    pub ledger: Option<&'a LedgerView>,
+    /// What is free where disks lie, if that can be seen.
+    pub storage_free_bytes: Option<u64>,
+}
+
 type Number = Gauge<i64, AtomicI64>;
 
 /// All metrics of the agent.
@@ -58,6 +81,11 @@ pub struct Metrics {
     forked: Number,
     junk_payloads: Family<MemberLabel, Number>,
     junk_bytes: Family<MemberLabel, Number>,
+    health: Family<PartLabel, Number>,
+    voters: Family<WhichLabel, Number>,
+    bytes: Family<WhichLabel, Number>,
+    /// Gauges are set and read by one scrape at a time.
+    scraping: Mutex<()>,
 }
 
 impl Default for Metrics {
@@ -84,6 +112,10 @@ impl Metrics {
             forked: Number::default(),
             junk_payloads: Family::default(),
             junk_bytes: Family::default(),
+            health: Family::default(),
+            voters: Family::default(),
+            bytes: Family::default(),
+            scraping: Mutex::default(),
         };
         metrics.register();
         metrics
@@ -140,6 +172,24 @@ impl Metrics {
             self.junk_payloads.clone(),
         );
         registry.register("member_junk_bytes", "Bytes of them", self.junk_bytes.clone());
+        registry.register(
+            "health",
+            "1 when this part of the host is well, as /v1/health says it",
+            self.health.clone(),
+        );
+        registry.register(
+            "voters",
+            "Voting hosts: all, reached by this one, needed for a change; none while its ledger \
+             does not answer",
+            self.voters.clone(),
+        );
+        registry.register(
+            "bytes",
+            "Bytes: storage_free for disks and images, ledger_store of the ledger",
+            self.bytes.clone(),
+        );
+        let version = Info::new([("version", env!("CARGO_PKG_VERSION"))]);
+        registry.register("build", "The agent's build", version);
     }
 
     /// A payload was given to the ledger.
@@ -154,16 +204,36 @@ impl Metrics {
         self.problems.get_or_create(&label).inc();
     }
 
-    /// The ledger named these forks.
-    pub fn note_forks(&self, forks: &[ForkStatus]) {
-        let authors: BTreeSet<_> = forks.iter().map(|fork| fork.author).collect();
-        self.forked.set(i64::try_from(authors.len()).unwrap_or(i64::MAX));
+    fn note_host(&self, host: &HostNow<'_>) {
+        for part in host.health {
+            let is_well = part.status == HealthStatus::Ok;
+            let label = PartLabel { part: part.name.clone() };
+            self.health.get_or_create(&label).set(is_well.into());
+        }
+        self.voters.clear();
+        self.bytes.clear();
+        let set = |family: &Family<WhichLabel, Number>, which, value| {
+            family.get_or_create(&WhichLabel { which }).set(number(value));
+        };
+        if let Some(ledger) = host.ledger {
+            set(&self.voters, "all", ledger.epoch.voters.len() as u64);
+            set(&self.voters, "reached", ledger.reached.into());
+            set(&self.voters, "needed", ledger.quorum.into());
+            set(&self.bytes, "ledger_store", ledger.store_bytes);
+            // Whoever has forked stays so, also while the ledger does not answer.
+            let authors: BTreeSet<_> = ledger.forks.iter().map(|fork| fork.host).collect();
+            self.forked.set(number(authors.len() as u64));
+        }
+        if let Some(bytes) = host.storage_free_bytes {
+            set(&self.bytes, "storage_free", bytes);
+        }
     }
 
     /// The metrics as text, with gauges as they are now.
-    pub fn scrape(&self, model: &SharedModel, board: &SightBoard) -> String {
+    pub fn scrape(&self, model: &SharedModel, board: &SightBoard, host: HostNow<'_>) -> String {
+        let _scraping = self.scraping.lock().unwrap_or_else(PoisonError::into_inner);
+        self.note_host(&host);
         let progress = model.progress();
-        let number = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
         self.judged.set(number(progress.judged.0));
         self.attested.set(number(progress.attested.0));
         self.hold.set(i64::from(matches!(progress.trust, Trust::Hold(_))));
@@ -194,4 +264,8 @@ impl Metrics {
             .expect("writing to memory cannot fail");
         text
     }
+}
+
+fn number(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }

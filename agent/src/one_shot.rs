@@ -25,17 +25,14 @@ use serde::de::DeserializeOwned;
 use tokio_util::codec::{FramedRead, LinesCodec};
 
 use crate::hypervisor::cloud_hypervisor::Supervision;
+use crate::limits::{
+    HELPER_FILES_MAX, HELPER_LINE_BYTES_MAX, HELPER_READ_WAIT_MIN, HELPER_REQUEST_WAIT_MAX,
+};
 
 /// Exists where systemd is PID 1 (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
 /// Where the helpers' sockets are, each in a directory of its own.
 const SOCKETS: &str = "/run/dagger";
-/// Open files that may go with a request.
-const FILES_MAX: usize = 1;
-/// Bytes of one line that a helper says.
-const LINE_BYTES_MAX: usize = 64 * 1024;
-/// How long a helper may take to take its request.
-const REQUEST_WAIT_MAX: Duration = Duration::from_secs(10);
 /// What of the agent's environment its children see: where certificates are, for one.
 const ENVIRONMENT: [&str; 3] = ["PATH", "SSL_CERT_FILE", "SSL_CERT_DIR"];
 
@@ -97,7 +94,7 @@ impl OneShot {
         let (stream, child) = self.start(request, files)?;
         stream.set_nonblocking(true)?;
         let stream = tokio::net::UnixStream::from_std(stream)?;
-        let codec = LinesCodec::new_with_max_length(LINE_BYTES_MAX);
+        let codec = LinesCodec::new_with_max_length(HELPER_LINE_BYTES_MAX);
         Ok(Conversation { lines: FramedRead::new(stream, codec), _child: child })
     }
 
@@ -114,11 +111,11 @@ impl OneShot {
         let end = Instant::now() + wait_max;
         let (mut stream, _child) = self.start(request, &[])?;
         stream.shutdown(Shutdown::Write)?;
-        let (mut answer, mut piece) = (Vec::new(), vec![0; LINE_BYTES_MAX]);
+        let (mut answer, mut piece) = (Vec::new(), vec![0; HELPER_LINE_BYTES_MAX]);
         loop {
             let left = end.saturating_duration_since(Instant::now());
             // No time left would mean for ever.
-            stream.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
+            stream.set_read_timeout(Some(left.max(HELPER_READ_WAIT_MIN)))?;
             match stream.read(&mut piece)? {
                 0 if answer.is_empty() => return Err(io::Error::other("it ended without a word")),
                 0 => return Ok(serde_json::from_slice(&answer)?),
@@ -148,7 +145,7 @@ impl OneShot {
                 (own, Some(Ended(child)))
             }
         };
-        stream.set_write_timeout(Some(REQUEST_WAIT_MAX))?;
+        stream.set_write_timeout(Some(HELPER_REQUEST_WAIT_MAX))?;
         send(&stream, request, files)?;
         Ok((stream, child))
     }
@@ -186,7 +183,7 @@ fn send(
 ) -> io::Result<()> {
     let mut line = serde_json::to_vec(request)?;
     line.push(b'\n');
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FILES_MAX))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(HELPER_FILES_MAX))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !files.is_empty() && !control.push(SendAncillaryMessage::ScmRights(files)) {
         return Err(io::Error::other("too many files for one request"));

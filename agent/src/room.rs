@@ -2,7 +2,7 @@
 //!
 //! Owns the reading of the kernel's figures. Never decides whether they are enough: the controller
 //! does, and what could not be read it does not count as full. Called by the machines' half when a
-//! VM is offered.
+//! VM is offered, and for the metrics.
 
 use std::path::Path;
 
@@ -27,14 +27,19 @@ pub(crate) fn look(storage: &Path, disks: &StoredDisks, account: AccountId) -> R
 }
 
 fn look_at_host(storage: &Path) -> Room {
-    let there = statvfs(storage).ok();
-    let free = there.map(|there| there.blocks_available().saturating_mul(there.fragment_size()));
+    let free = free_bytes(storage);
     let memory_kib = available_kib().or_else(available_in_nodes_kib);
     Room {
         memory_mib: memory_kib.map(|kib| kib / 1024),
         storage_mib: free.map(|bytes| bytes >> 20),
         quarantine: QuarantineRoom::Unknown,
     }
+}
+
+/// What is free where `storage` lies, for who is not root.
+pub(crate) fn free_bytes(storage: &Path) -> Option<u64> {
+    let there = statvfs(storage).ok()?;
+    Some(there.blocks_available().saturating_mul(there.fragment_size()))
 }
 
 fn available_kib() -> Option<u64> {

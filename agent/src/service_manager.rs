@@ -6,14 +6,13 @@
 
 use std::io;
 use std::path::Path;
-use std::time::Duration;
 
 use zbus::OwnedObjectPath;
 
+use crate::limits::SERVICE_MANAGER_WAIT_MAX;
+
 /// Exists where systemd is PID 1 (sd_booted(3)).
 const BOOTED: &str = "/run/systemd/system";
-/// How long the manager may take to answer: it can hang on a unit in uninterruptible sleep.
-const ANSWER_WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// The manager's words, as far as we use them.
 #[zbus::proxy(
@@ -60,7 +59,7 @@ pub(crate) fn tell<T, F: Future<Output = zbus::Result<T>>>(
     // The clock of the wait is the runtime's: it can be made only inside.
     let told = runtime.block_on(async {
         let telling = async { what(zbus::Connection::system().await?).await };
-        tokio::time::timeout(ANSWER_WAIT_MAX, telling).await
+        tokio::time::timeout(SERVICE_MANAGER_WAIT_MAX, telling).await
     });
     match told {
         Ok(answer) => answer.map_err(|error| io::Error::other(format!("systemd: {error}"))),

@@ -48,3 +48,5 @@ pub const QUARANTINE_SHARE: u64 = 4;
 pub const QUARANTINE_SAME_NAME_MAX: u32 = 10_000;
 /// The seed's volume, in bytes: user-data, keys and room to spare.
 pub const SEED_BYTES: usize = 1 << 20;
+/// Between two looks at a tool that has closed its output and is about to end.
+pub const TOOL_LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);

@@ -10,10 +10,7 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use crate::error::ImageError;
-use crate::limits::{TOOL_MESSAGE_BYTES_MAX, TOOL_WAIT_MAX};
-
-/// Between two looks at a tool that has closed its output and is about to end.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
+use crate::limits::{TOOL_LOOK_AGAIN_AFTER, TOOL_MESSAGE_BYTES_MAX, TOOL_WAIT_MAX};
 
 /// A program that is run with fixed rules.
 #[derive(Debug, Clone)]
@@ -123,7 +120,7 @@ fn wait_until(child: &mut Child, deadline: Instant) -> Option<std::process::Exit
         if Instant::now() >= deadline {
             return None;
         }
-        std::thread::sleep(LOOK_AGAIN_AFTER);
+        std::thread::sleep(TOOL_LOOK_AGAIN_AFTER);
     }
 }
 

@@ -1,26 +1,21 @@
 //! The ledger's configuration file, and what it names: genesis and key.
 //!
-//! Owns the file's shape, the resolution of its paths and the checks that need no running daemon.
-//! Called by `program` and by tests.
+//! Owns the file's shape, the resolution of its paths and the checks that are the ledger's own and
+//! need no running daemon; how files are read, the bus knows for all daemons. Called by `program`
+//! and by tests.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dagger_payload::genesis::{Genesis, GenesisError};
+use dagger_bus::setup::{self, SetupError};
+use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{AuthorIndex, ClusterId};
-use dagger_payload::key::{KeyError, SecretKey};
+use dagger_payload::key::SecretKey;
 use dagger_payload::name::Name;
 use dagger_payload::roster::{Roster, Seat};
 use serde::Deserialize;
-use zeroize::Zeroizing;
-
-use crate::limits::ROSTER_BYTES_MAX;
-
-/// Text before the name of a systemd credential, in place of a path.
-const CREDENTIAL: &str = "credential:";
 
 /// `ledger.toml`. Relative paths count from the file's own directory.
 #[derive(Debug, Clone, Deserialize)]
@@ -59,6 +54,9 @@ pub struct Configuration {
     pub retention: RetentionSettings,
     /// Local sockets.
     pub sockets: Sockets,
+    /// Where the file lies, for a key that is named relative to it.
+    #[serde(skip)]
+    pub directory: PathBuf,
 }
 
 /// The table `[retention]`.
@@ -106,50 +104,9 @@ fn default_map_gib() -> usize {
 /// Why the daemon cannot start; each says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigurationError {
-    /// A file cannot be read.
-    #[error("cannot read {path}")]
-    Unreadable {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        cause: std::io::Error,
-    },
-    /// Not the shape of the configuration.
-    #[error("the configuration {path} is refused")]
-    Malformed {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        cause: Box<toml::de::Error>,
-    },
-    /// The genesis is refused.
+    /// The file, or one that it names, is refused.
     #[error(transparent)]
-    Genesis(#[from] GenesisError),
-    /// The key file is refused.
-    #[error("the key {path} is refused")]
-    Key {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        cause: KeyError,
-    },
-    /// Others than the owner may read the key.
-    #[error("the key {0} can be read by others than its owner; run `chmod 600 {0}`")]
-    KeyExposed(PathBuf),
-    /// A credential is asked for, but systemd gave none.
-    #[error("`{0}` is set, but $CREDENTIALS_DIRECTORY is not: use LoadCredential= or a path")]
-    NoCredentials(String),
-    /// The roster file is refused.
-    #[error("the roster {path} is refused: {why}")]
-    Roster {
-        /// Which.
-        path: PathBuf,
-        /// Why.
-        why: String,
-    },
+    Setup(#[from] SetupError),
     /// The key is no member's.
     #[error(
         "no host of the genesis has the ledger key {0}, and no seat of a `roster` file: is it \
@@ -196,21 +153,13 @@ impl Prepared {
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
-    std::fs::read(path)
-        .map_err(|cause| ConfigurationError::Unreadable { path: path.to_owned(), cause })
-}
-
 impl Configuration {
     /// Reads the file at `path`.
     ///
     /// # Errors
     /// [`ConfigurationError`].
     pub fn read(path: &Path) -> Result<Self, ConfigurationError> {
-        let text = String::from_utf8_lossy(&read(path)?).into_owned();
-        let mut configuration: Self = toml::from_str(&text).map_err(|cause| {
-            ConfigurationError::Malformed { path: path.to_owned(), cause: Box::new(cause) }
-        })?;
+        let mut configuration: Self = setup::read_configuration(path)?;
         let directory = path.parent().unwrap_or(Path::new("."));
         let sockets = &mut configuration.sockets;
         let paths = [
@@ -223,9 +172,7 @@ impl Configuration {
         for path in paths.into_iter().chain(&mut sockets.agent).chain(&mut configuration.roster) {
             *path = directory.join(&*path);
         }
-        if !configuration.key.starts_with(CREDENTIAL) {
-            configuration.key = directory.join(&configuration.key).display().to_string();
-        }
+        configuration.directory = directory.to_owned();
         Ok(configuration)
     }
 
@@ -234,13 +181,11 @@ impl Configuration {
     /// # Errors
     /// [`ConfigurationError`].
     pub fn prepare(self) -> Result<Prepared, ConfigurationError> {
-        let bytes = read(&self.genesis)?;
-        let signatures = read(&self.genesis_signatures)?;
-        let signatures = String::from_utf8_lossy(&signatures);
-        let (genesis, cluster) = Genesis::read_signed(&bytes, &signatures)?;
-        let key = self.read_key()?;
+        let (genesis, cluster) = setup::read_genesis(&self.genesis, &self.genesis_signatures)?;
+        let key = setup::read_key(&self.key, &self.directory)?;
         let public = key.public_key();
-        let told = self.read_roster(&genesis)?;
+        let read_roster = |path: &PathBuf| setup::read_roster(path, &genesis);
+        let told = self.roster.as_ref().map(read_roster).transpose()?;
         let roster = told.clone().unwrap_or_else(|| Roster::founding(&genesis));
         let me = roster
             .author_of(&public)
@@ -263,51 +208,5 @@ impl Configuration {
             key: Arc::new(key),
             told,
         })
-    }
-
-    fn read_roster(&self, genesis: &Genesis) -> Result<Option<Roster>, ConfigurationError> {
-        let Some(path) = &self.roster else {
-            return Ok(None);
-        };
-        let refused = |why| ConfigurationError::Roster { path: path.clone(), why };
-        let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
-        if size > ROSTER_BYTES_MAX {
-            return Err(refused(format!("it has over {ROSTER_BYTES_MAX} bytes")));
-        }
-        let roster = Roster::from_document(&read(path)?).map_err(refused)?;
-        let founding = Roster::founding(genesis);
-        let lacks = founding.seats().len() > roster.seats().len();
-        match (lacks, founding.contradiction(&roster)) {
-            (false, None) => Ok(Some(roster)),
-            (true, _) => Err(refused("it lacks hosts of the genesis".to_owned())),
-            (false, Some(seat)) => {
-                let seat = seat.0;
-                Err(refused(format!("seat {seat} is not that of the genesis: another cluster's?")))
-            }
-        }
-    }
-
-    fn read_key(&self) -> Result<SecretKey, ConfigurationError> {
-        let path = match self.key.strip_prefix(CREDENTIAL) {
-            Some(name) => {
-                let directory = std::env::var_os("CREDENTIALS_DIRECTORY")
-                    .ok_or_else(|| ConfigurationError::NoCredentials(self.key.clone()))?;
-                Path::new(&directory).join(name)
-            }
-            None => {
-                let path = PathBuf::from(&self.key);
-                let metadata = std::fs::metadata(&path).map_err(|cause| {
-                    ConfigurationError::Unreadable { path: path.clone(), cause }
-                })?;
-                if metadata.permissions().mode() & 0o077 != 0 {
-                    return Err(ConfigurationError::KeyExposed(path));
-                }
-                path
-            }
-        };
-        let bytes = Zeroizing::new(read(&path)?);
-        let refused = |cause| ConfigurationError::Key { path: path.clone(), cause };
-        let text = std::str::from_utf8(&bytes).map_err(|_| refused(KeyError::NotPrivateKey))?;
-        SecretKey::from_openssh(text).map_err(refused)
     }
 }

@@ -139,7 +139,9 @@ fn agent_socket(handed: &mut HandedSockets, path: Option<&Path>) -> io::Result<U
         (Some(listener), _) => listener::adopt(listener),
         (None, Some(path)) => listener::bind(path),
         (None, None) => {
-            Err(io::Error::other("no socket `agent` was handed over: set sockets.agent"))
+            let missing = "no socket `agent` was handed over: start dagger-ledger.socket, or set \
+                           sockets.agent";
+            Err(io::Error::other(missing))
         }
     }
 }

@@ -165,8 +165,6 @@ pub const UNMARKED_COMMITS_MAX: u64 = 16;
 pub const STORE_PAGE_RELEASES: usize = 32;
 /// Bytes after which no more are read in the same go.
 pub const STORE_PAGE_RELEASES_BYTES: usize = 8 * 1024 * 1024;
-/// Bytes of a roster file: all seats that a cluster ever gives, with the longest names.
-pub const ROSTER_BYTES_MAX: u64 = 1024 * 1024;
 /// Payloads of a host without a vote that are on their way to members at a time.
 pub const FORWARDS_MAX: usize = 512;
 /// Payloads that one member was handed and has not answered for.
@@ -191,3 +189,11 @@ pub const HANDED_UNORDERED_PER_PEER_MAX: usize = 4096;
 pub const HANDED_UNORDERED_BYTES_PER_PEER_MAX: usize = 16 * 1024 * 1024;
 /// How long each part of an orderly stop may take.
 pub const STOP_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How often the child is looked after, and systemd told that the start goes on.
+pub const SCAN_LOOK_EVERY: Duration = Duration::from_millis(20);
+/// How much longer systemd shall wait, counted from each look.
+pub const START_EXTENSION_US: u32 = 60_000_000;
+/// Pause before a request is handed again to a writer whose queue is full.
+pub const WRITER_FULL_PAUSE: Duration = Duration::from_millis(1);
+/// Shortest sleep of the driver: a wake-up that is due already comes after it.
+pub const DRIVER_SLEEP_MIN: Duration = Duration::from_millis(1);

@@ -11,18 +11,15 @@ use std::io::{self, Read};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
 use crate::exit::Exit;
-use crate::limits::{DAMAGED_STORES_MAX, SCAN_MESSAGE_BYTES_MAX, SCAN_WHOLE_BYTES_MAX};
+use crate::limits::{
+    DAMAGED_STORES_MAX, SCAN_LOOK_EVERY, SCAN_MESSAGE_BYTES_MAX, SCAN_WHOLE_BYTES_MAX,
+    START_EXTENSION_US,
+};
 use crate::store::scan::Depth;
-
-/// How often the child is looked after, and systemd told that the start goes on.
-const LOOK_EVERY: Duration = Duration::from_millis(20);
-/// How much longer systemd shall wait, counted from each look.
-const START_EXTENSION_US: u32 = 60_000_000;
 
 /// Why the store cannot be used, and cannot be replaced either.
 #[derive(Debug, thiserror::Error)]
@@ -222,7 +219,7 @@ fn until_ended(child: &mut Child) -> io::Result<ExitStatus> {
         let extension = sd_notify::NotifyState::ExtendTimeoutUsec(START_EXTENSION_US);
         // Without systemd nobody waits for it; with it, a lost message means a later one.
         let _ = sd_notify::notify(&[extension]);
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(SCAN_LOOK_EVERY);
     }
 }
 

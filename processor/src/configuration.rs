@@ -5,8 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::Context;
-use dagger_payload::genesis::{Genesis, GenesisMode};
+use dagger_bus::setup::{self, SetupError};
+use dagger_payload::genesis::Genesis;
 use dagger_payload::id::ClusterId;
 use serde::Deserialize;
 
@@ -45,11 +45,8 @@ impl Configuration {
     ///
     /// # Errors
     /// It cannot be read, or has an unknown key.
-    pub fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the configuration {}", path.display()))?;
-        let mut configuration: Self = toml::from_str(&text)
-            .with_context(|| format!("the configuration {} is refused", path.display()))?;
+    pub fn read(path: &Path) -> Result<Self, SetupError> {
+        let mut configuration: Self = setup::read_configuration(path)?;
         let directory = path.parent().unwrap_or(Path::new("."));
         for path in [&mut configuration.genesis, &mut configuration.genesis_signatures]
             .into_iter()
@@ -65,17 +62,7 @@ impl Configuration {
     ///
     /// # Errors
     /// It cannot be read, contradicts itself, is not signed, or is not for judging.
-    pub fn read_genesis(&self) -> anyhow::Result<(Genesis, ClusterId)> {
-        let bytes = std::fs::read(&self.genesis)
-            .with_context(|| format!("cannot read {}", self.genesis.display()))?;
-        let signatures = std::fs::read_to_string(&self.genesis_signatures)
-            .with_context(|| format!("cannot read {}", self.genesis_signatures.display()))?;
-        let (genesis, cluster) = Genesis::read_signed(&bytes, &signatures)?;
-        match genesis.mode {
-            GenesisMode::Judged => Ok((genesis, cluster)),
-            GenesisMode::Opaque => {
-                anyhow::bail!("the genesis has mode `opaque`: there is nothing to judge")
-            }
-        }
+    pub fn read_genesis(&self) -> Result<(Genesis, ClusterId), SetupError> {
+        setup::read_judged_genesis(&self.genesis, &self.genesis_signatures)
     }
 }

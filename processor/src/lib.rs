@@ -8,6 +8,7 @@ pub mod admit;
 pub mod configuration;
 pub mod daemon;
 pub mod judge;
+mod limits;
 pub mod predict;
 pub mod sandbox;
 pub mod verify;

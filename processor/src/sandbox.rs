@@ -14,11 +14,7 @@ use seccompiler::{
     SeccompRule,
 };
 
-/// Address space of the process, in bytes: room for some ten million objects. An allocation beyond
-/// it aborts the process, and its supervisor starts it anew.
-const ADDRESS_SPACE_BYTES_MAX: u64 = 16 << 30;
-/// Open files: sockets of two peers, and what the runtime needs.
-const OPEN_FILES_MAX: u64 = 256;
+use crate::limits::{ADDRESS_SPACE_BYTES_MAX, OPEN_FILES_MAX};
 
 /// Why the sandbox could not be closed: the daemon does not start without it.
 #[derive(Debug, thiserror::Error)]

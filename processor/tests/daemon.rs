@@ -537,3 +537,34 @@ async fn the_running_daemon_has_its_limits() {
     }
     daemon.stop();
 }
+
+/// How the daemon ends with `text` as its configuration, and what it says.
+fn end_with(text: &str, arguments: &[&str]) -> (Option<i32>, String) {
+    let directory = tempfile::tempdir().expect("a directory");
+    write_genesis(directory.path());
+    let path = directory.path().join("processor.toml");
+    std::fs::write(&path, text).expect("written");
+    let output = Command::new(env!("CARGO_BIN_EXE_dagger-processor"))
+        .arg("--configuration")
+        .arg(path)
+        .args(arguments)
+        .output()
+        .expect("started");
+    (output.status.code(), String::from_utf8(output.stderr).expect("text"))
+}
+
+#[test]
+fn what_no_other_start_would_mend_is_no_defect_but_a_refused_configuration() {
+    let genesis = "genesis = 'genesis.json'\ngenesis_signatures = 'genesis.json.sig'\n";
+    let (code, log) = end_with(genesis, &[]);
+    assert_eq!(code, Some(64), "{log}");
+    assert!(log.contains("start dagger-processor-ledger.socket"), "{log}");
+    let nowhere = format!("{genesis}[sockets]\nledger = 'nowhere/a.sock'\nseal = 'seal.sock'\n");
+    let (code, log) = end_with(&nowhere, &[]);
+    assert_eq!(code, Some(64), "{log}");
+    for arguments in [&[][..], &["--check"]] {
+        let (code, log) = end_with(&format!("{genesis}log = 'info,='\n"), arguments);
+        assert_eq!(code, Some(64), "{log}");
+        assert!(log.contains("`log` is no filter"), "{log}");
+    }
+}

@@ -71,7 +71,15 @@ fn files_and_lines_are_short_enough_to_be_read() {
     let rust: Vec<_> = sources.iter().filter(|source| source.is_rust()).collect();
     let words = rust_words(&sources);
     let pairs = rust.iter().zip(&words);
-    none(pairs.flat_map(|(source, words)| text::sizes(source, words, size)).collect());
+    none(pairs.flat_map(|(source, words)| text::sizes(source, words, &size)).collect());
+    let documents = sources.iter().filter(|source| size.documents.contains(&source.path));
+    assert_eq!(documents.count(), size.documents.len(), "each is there");
+    none(sources.iter().flat_map(|source| text::document_lines(source, &size)).collect());
+}
+
+#[test]
+fn waits_queues_and_retries_have_their_bounds_in_a_limits_file() {
+    none_in_rust(|words| words.bounds(&Rules::of_this_tree()));
 }
 
 #[test]

@@ -27,13 +27,25 @@ pub struct FsckView {
     /// Files in quarantine. Those of what was deleted go after the retention time, if the operator
     /// gave one; all others only by his hand.
     pub quarantined: u64,
+    /// Below which directory of the host they are, in folders that are called `quarantine`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub storage_directory: Option<String>,
 }
 
 impl FsckView {
     /// Nothing was looked at yet.
     pub fn of(host: HostId) -> Self {
         let (findings, unknown) = (Vec::new(), Vec::new());
-        Self { host, findings, unknown, owners: 0, machines: 0, files: 0, quarantined: 0 }
+        Self {
+            host,
+            findings,
+            unknown,
+            owners: 0,
+            machines: 0,
+            files: 0,
+            quarantined: 0,
+            storage_directory: None,
+        }
     }
 }
 

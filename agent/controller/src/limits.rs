@@ -39,3 +39,5 @@ pub(super) const FETCH_HOSTS_MAX: usize = 16;
 pub(super) const FETCH_WAIT_FIRST: Duration = Duration::from_secs(2);
 /// The longest wait before an image is fetched again: a source that lies sends all of it each time.
 pub(super) const FETCH_WAIT_MAX: Duration = Duration::from_secs(600);
+/// Versions of one generation that are kept as evidence.
+pub(super) const EVIDENCE_MAX: usize = 8;

@@ -9,10 +9,8 @@ use dagger_payload::id::{CommitIndex, Generation, HostId, PayloadDigest, VmId};
 use dagger_payload::kind::StopManner;
 use serde::{Deserialize, Serialize};
 
+use crate::limits::EVIDENCE_MAX;
 use crate::step::Step;
-
-/// Versions of one generation that are kept as evidence.
-const EVIDENCE_MAX: usize = 8;
 
 /// One VM in the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -53,8 +53,8 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     pub(crate) command: Command,
 
-    /// Agents to talk to, tried in this order: unix:/path/api.sock or http://127.0.0.1:7480,
-    /// separated by commas
+    /// Agents to talk to, tried in this order: unix:/path/api.sock, http://127.0.0.1:7480 or
+    /// https://HOST, separated by commas
     #[arg(
         long,
         global = true,

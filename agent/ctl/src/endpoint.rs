@@ -1,4 +1,4 @@
-//! Where an agent listens: a Unix socket or a TCP address.
+//! Where an agent listens: a Unix socket or a TCP address, or a proxy before it.
 //!
 //! Owns the text form of `--api` and opening a connection. Never sends a request. Called by
 //! `client`.
@@ -7,10 +7,16 @@ use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use hyper::http::uri::Authority;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
 
 use crate::limits::{CONNECT_MAX, ENDPOINTS_MAX};
+use crate::tls;
+
+/// Where a server listens that names no port.
+const HTTPS_PORT: u16 = 443;
 
 /// One agent's API.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,12 +25,15 @@ pub(crate) enum Endpoint {
     Unix(PathBuf),
     /// `http://address:port`; the text after `http://`.
     Tcp(String),
+    /// `https://name` or `https://name:port`: a proxy before it; what comes after `https://`.
+    Tls(Authority),
 }
 
-/// Either kind of stream.
+/// Any kind of stream.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl Stream for UnixStream {}
 impl Stream for TcpStream {}
+impl Stream for TlsStream<TcpStream> {}
 
 impl FromStr for Endpoint {
     type Err = String;
@@ -44,8 +53,22 @@ impl FromStr for Endpoint {
             }
             return Ok(Self::Tcp(authority.to_owned()));
         }
+        if let Some(authority) = text.strip_prefix("https://") {
+            let authority = authority.strip_suffix('/').unwrap_or(authority);
+            let is_name = |read: &Authority| {
+                let has_port = read.port().is_some_and(|port| port.as_str().parse::<u16>().is_ok());
+                let is_whole = read.host().len() == authority.len() || has_port;
+                is_whole && !read.host().is_empty() && !authority.contains('@')
+            };
+            let read = authority.parse::<Authority>().ok().filter(is_name);
+            return read.map(Self::Tls).ok_or_else(|| {
+                let rule = "an address is https://HOST or https://HOST:PORT, without a path";
+                format!("{text:?}: {rule}")
+            });
+        }
         Err(format!(
-            "{text:?} is no address of an agent; write unix:/path/api.sock or http://127.0.0.1:7480"
+            "{text:?} is no address of an agent; write unix:/path/api.sock, http://127.0.0.1:7480 or \
+             https://HOST"
         ))
     }
 }
@@ -55,6 +78,7 @@ impl fmt::Display for Endpoint {
         match self {
             Self::Unix(path) => write!(formatter, "unix:{}", path.display()),
             Self::Tcp(authority) => write!(formatter, "http://{authority}"),
+            Self::Tls(authority) => write!(formatter, "https://{authority}"),
         }
     }
 }
@@ -76,6 +100,7 @@ impl Endpoint {
         match self {
             Self::Unix(_) => "localhost",
             Self::Tcp(authority) => authority,
+            Self::Tls(authority) => authority.as_str(),
         }
     }
 
@@ -85,6 +110,13 @@ impl Endpoint {
             Ok::<Box<dyn Stream>, std::io::Error>(match self {
                 Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
                 Self::Tcp(authority) => Box::new(TcpStream::connect(authority.as_str()).await?),
+                Self::Tls(authority) => {
+                    // An IPv6 address stands in brackets there, and in nothing else.
+                    let host = authority.host().trim_start_matches('[').trim_end_matches(']');
+                    let port = authority.port_u16().unwrap_or(HTTPS_PORT);
+                    let stream = TcpStream::connect((host, port)).await?;
+                    Box::new(tls::shake_hands(host, stream).await?)
+                }
             })
         };
         tokio::time::timeout(CONNECT_MAX, connecting)
@@ -99,12 +131,34 @@ mod tests {
 
     #[test]
     fn an_address_reads_back_what_it_prints_and_others_are_refused() {
-        for text in ["unix:/run/dagger/api.sock", "http://127.0.0.1:7480", "http://[::1]:7480"] {
+        for text in [
+            "unix:/run/dagger/api.sock",
+            "http://127.0.0.1:7480",
+            "http://[::1]:7480",
+            "https://dagger.example",
+            "https://dagger.example:8443",
+            "https://[2001:db8::1]",
+            "https://[2001:db8::1]:8443",
+        ] {
             let endpoint: Endpoint = text.parse().expect(text);
             assert_eq!(endpoint.to_string(), text);
         }
-        for text in ["", "unix:", "/run/x", "https://h:1", "http://h", "http://h:1/x", "http://h:x"]
-        {
+        for text in [
+            "",
+            "unix:",
+            "/run/x",
+            "http://h",
+            "http://h:1/x",
+            "http://h:x",
+            "https://",
+            "https://:443",
+            "https://h/x",
+            "https://h:x",
+            "https://h:",
+            "https://u@h",
+            "https://h?q",
+            "ftp://h",
+        ] {
             assert!(text.parse::<Endpoint>().is_err(), "{text:?} was accepted");
         }
         let list = parse_list("unix:/a, http://127.0.0.1:1/").expect("a list");

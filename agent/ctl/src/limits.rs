@@ -64,3 +64,9 @@ pub(crate) const VIRSH_MAX: Duration = Duration::from_secs(30);
 pub(crate) const KVM_PROBE_MAX: Duration = Duration::from_secs(3);
 /// Longest path of a Unix socket: `sun_path` has 108 bytes, one of which ends it.
 pub(crate) const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// Between two looks at the daemons.
+pub(crate) const SUPERVISION_PAUSE: Duration = Duration::from_millis(500);
+/// Ports that are tried before giving up.
+pub(crate) const PORT_ATTEMPTS_MAX: u16 = 4096;
+/// Between two pictures of a spinner.
+pub(crate) const SPINNER_TURN: Duration = Duration::from_millis(120);

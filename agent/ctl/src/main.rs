@@ -19,6 +19,7 @@ mod output;
 mod progress;
 mod session;
 mod signer;
+mod tls;
 mod units;
 mod vm_file;
 

@@ -5,10 +5,11 @@
 //! waits.
 
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
+use crate::limits::SPINNER_TURN;
 use crate::output::Format;
 
 /// Stages of one piece of work.
@@ -35,7 +36,7 @@ impl Progress {
                 let bar = ProgressBar::new_spinner();
                 let style = ProgressStyle::with_template("{spinner} {msg} ({elapsed})");
                 bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-                bar.enable_steady_tick(Duration::from_millis(120));
+                bar.enable_steady_tick(SPINNER_TURN);
                 Look::Spinner(bar)
             }
             Format::Text => Look::Lines,

@@ -8,16 +8,13 @@
 
 use dagger_payload::id::HostId;
 
+use crate::limits::{BEGUN_MAX, BEGUN_MINUTES};
 use crate::names;
 use crate::request::BridgedCard;
 use crate::rules::{allowed, remove_tables};
 
 /// The families in which a card on a bridge has a table.
 const FAMILIES: [&str; 2] = ["netdev", "bridge"];
-/// Conversations of a guest, besides those over TCP, that are known at a time.
-const BEGUN_MAX: u16 = 4096;
-/// For how long they are known after the guest's last word.
-const BEGUN_MINUTES: u8 = 3;
 
 /// The transaction after which the card's filters are these and no others.
 pub fn ensure(host: HostId, card: &BridgedCard) -> String {

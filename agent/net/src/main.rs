@@ -11,7 +11,9 @@ use std::process::ExitCode;
 use dagger_net::apply::apply;
 use dagger_net::list::LIST;
 use dagger_net::request::{Answer, REQUEST_BYTES_MAX, Request};
+use dagger_net::told::{what_it_is, wrong_usage};
 
+const PROGRAM: &str = "dagger-net";
 const USAGE: &str = "\
 Usage: dagger-net [--bridges FILE]
 Reads a request on standard input and writes the answer to standard output:
@@ -30,32 +32,25 @@ line each, root's alone to write:
 Without it guests are on no bridge, and private networks are closed. Link-local
 addresses and the providers' own are never open.
 
+Options: --help, --version.
 Exit codes: 0 answered, also with a refusal; 1 it could not answer; 2 wrong
-usage.";
+usage, or no request.";
 
 fn main() -> ExitCode {
     let words: Vec<_> = std::env::args_os().skip(1).collect();
     let list = match &words[..] {
-        // Whoever types the name wants to know what it is.
-        [] if io::stdin().is_terminal() => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
         [] => Path::new(LIST),
-        [word] if word == "--help" || word == "-h" => return say(USAGE),
-        [word] if word == "--version" || word == "-V" => {
-            return say(concat!("dagger-net ", env!("CARGO_PKG_VERSION")));
-        }
         [option, file] if option == "--bridges" => Path::new(file),
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => match what_it_is(&words, PROGRAM, USAGE) {
+            Some(end) => return end,
+            None => return wrong_usage(PROGRAM, "unknown options", USAGE),
+        },
     };
-    let done =
-        answer(io::stdin().lock(), list).and_then(|said| io::stdout().lock().write_all(&said));
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match serve(list) {
+        Ok(Served::Answered) => ExitCode::SUCCESS,
+        Ok(Served::NoRequest) => {
+            wrong_usage(PROGRAM, "no request on standard input; the agent sends them", USAGE)
+        }
         Err(error) => {
             eprintln!("dagger-net: {error}");
             ExitCode::FAILURE
@@ -63,17 +58,25 @@ fn main() -> ExitCode {
     }
 }
 
-fn say(text: &str) -> ExitCode {
-    println!("{text}");
-    ExitCode::SUCCESS
+/// What became of it.
+enum Served {
+    Answered,
+    NoRequest,
 }
 
-fn answer(request: impl Read, list: &Path) -> io::Result<Vec<u8>> {
+fn serve(list: &Path) -> io::Result<Served> {
     let mut bytes = Vec::new();
-    request.take(REQUEST_BYTES_MAX).read_to_end(&mut bytes)?;
+    let input = io::stdin();
+    if !input.is_terminal() {
+        input.lock().take(REQUEST_BYTES_MAX).read_to_end(&mut bytes)?;
+    }
+    if bytes.is_empty() {
+        return Ok(Served::NoRequest);
+    }
     let answer = match serde_json::from_slice::<Request>(&bytes) {
         Ok(request) => apply(&request, list),
         Err(error) => Answer::Refused(format!("request_malformed: {error}")),
     };
-    Ok(serde_json::to_vec(&answer)?)
+    io::stdout().lock().write_all(&serde_json::to_vec(&answer)?)?;
+    Ok(Served::Answered)
 }

@@ -11,17 +11,13 @@ use std::fmt::Write as _;
 use dagger_payload::id::HostId;
 use dagger_payload::network::{Allowed, Ipv4Prefix, Protocol};
 
+use crate::limits::{QUESTIONS_AT_ONCE_MAX, QUESTIONS_PER_SECOND_MAX};
 use crate::names;
 use crate::outward::{Outward, Way};
 use crate::request::Card;
 
 /// The families in which a guest has a table.
 const FAMILIES: [&str; 2] = ["ip", "netdev"];
-
-/// Questions for an address that a guest may ask in a second, and at once: a client asks twice when
-/// it starts, and then in seconds.
-const QUESTIONS_PER_SECOND_MAX: u8 = 4;
-const QUESTIONS_AT_ONCE_MAX: u8 = 16;
 
 /// The transaction after which the guest's filters are these and no others.
 pub fn ensure(host: HostId, card: &Card, outward: &Outward) -> String {

@@ -1,5 +1,5 @@
-//! `/v1/cluster`, `/v1/ledger`, `/v1/health`, `/metrics`, `/v1/problems` and the OpenAPI document:
-//! how the answering host is, and how it is spoken to.
+//! `/v1/cluster`, `/v1/ledger`, `/metrics`, `/v1/problems` and the OpenAPI document: how the
+//! answering host is, and how it is spoken to. `/v1/health` is in `health`.
 
 use std::collections::BTreeMap;
 
@@ -8,16 +8,16 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use dagger_api::{
-    ClusterView, ForkView, HealthPart, HealthStatus, HealthView, HostLink, JunkView, LedgerView,
-    MemberView, Problem, ProblemKind,
+    ClusterView, ForkView, HostLink, JunkView, LedgerView, MemberView, Problem, ProblemKind,
 };
 use dagger_bus::ledger::{ForkStatus, LedgerStatus, LinkStatus, MemberStatus};
 use dagger_payload::id::{CommitIndex, HostId, ProtocolVersion};
 
 use super::problem::{ApiProblem, unavailable_text};
-use super::{Api, Shared};
+use super::{Api, Shared, health};
+use crate::metrics::HostNow;
 use crate::model::{JunkCount, Members, Model};
-use crate::verify::reader::Trust;
+use crate::room;
 
 /// Media type of the metrics.
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -57,7 +57,7 @@ pub(super) async fn ledger(State(api): State<Api>) -> Result<Json<LedgerView>, A
     Ok(Json(ledger_view(&api, status)))
 }
 
-fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
+pub(super) fn ledger_view(api: &Shared, status: LedgerStatus) -> LedgerView {
     api.parts.model.read(|model| LedgerView {
         junk: junk_views(model),
         ..ledger_view_of(model.members(), status)
@@ -156,94 +156,6 @@ fn link(link: LinkStatus) -> HostLink {
     }
 }
 
-/// How each part of this host is, and why. Always 200: read `status`.
-#[utoipa::path(
-    get,
-    path = "/v1/health",
-    tag = "host",
-    responses((status = 200, body = HealthView))
-)]
-pub(super) async fn health(State(api): State<Api>) -> Json<HealthView> {
-    let parts = vec![
-        part("ledger", ledger_health(&api)),
-        part("quorum", quorum_health(&api).await),
-        part("processor", processor_health(&api)),
-        part("history", history_health(&api)),
-        part("hypervisor", hypervisor_health(&api)),
-    ];
-    let well = parts.iter().all(|part| part.status == HealthStatus::Ok);
-    let status = if well { HealthStatus::Ok } else { HealthStatus::Degraded };
-    Json(HealthView { status, parts })
-}
-
-fn part(name: &str, health: Result<String, String>) -> HealthPart {
-    let (status, detail) = match health {
-        Ok(detail) => (HealthStatus::Ok, detail),
-        Err(detail) => (HealthStatus::Degraded, detail),
-    };
-    HealthPart { name: name.to_owned(), status, detail }
-}
-
-fn ledger_health(api: &Shared) -> Result<String, String> {
-    api.parts.ledger.reached()?;
-    let stream = api.parts.stream.borrow().clone();
-    stream.map_err(|why| format!("the release stream is down: {why}"))?;
-    Ok("answers, and its releases are followed".to_owned())
-}
-
-async fn quorum_health(api: &Shared) -> Result<String, String> {
-    let status = api.ledger_status().await;
-    let status = status.map_err(|_| "unknown: the ledger does not answer".to_owned())?;
-    match &status.unavailable {
-        Some(reason) => Err(unavailable_text(reason)),
-        None => {
-            let view = ledger_view(api, status);
-            Ok(format!(
-                "{} of {} voters reached, {} needed",
-                view.reached,
-                view.epoch.voters.len(),
-                view.quorum
-            ))
-        }
-    }
-}
-
-fn processor_health(api: &Shared) -> Result<String, String> {
-    let key = api.parts.seal.borrow().clone()?;
-    Ok(format!("seals releases with {}", key.fingerprint()))
-}
-
-fn history_health(api: &Shared) -> Result<String, String> {
-    let progress = api.parts.model.progress();
-    match progress.trust {
-        Trust::Hold(why) => return Err(format!("on hold: {why}")),
-        Trust::Reading(what) => return Err(what),
-        Trust::CaughtUp => {}
-    }
-    if let Some((author, commit)) = progress.contradicting.first() {
-        let name = api.parts.model.read(|model| model.members().seat_name(*author).cloned());
-        let name = name.map(|name| name.to_string());
-        let name = name.unwrap_or_else(|| author.to_string());
-        return Err(format!(
-            "{name} attests another history at commit {commit}, a quorum attests this one: that \
-             member is broken or lies"
-        ));
-    }
-    Ok(format!(
-        "judged up to commit {}, attested up to commit {}",
-        progress.judged, progress.attested
-    ))
-}
-
-fn hypervisor_health(api: &Shared) -> Result<String, String> {
-    let (hypervisor, hold) =
-        api.parts.board.read(|sights| (sights.hypervisor.clone(), sights.hold.clone()));
-    if let Some(why) = hold {
-        return Err(format!("on hold: {why}"));
-    }
-    hypervisor.unwrap_or_else(|| Err("not asked yet".to_owned()))
-}
-
 /// Metrics for Prometheus (OpenMetrics text).
 #[utoipa::path(
     get,
@@ -252,11 +164,15 @@ fn hypervisor_health(api: &Shared) -> Result<String, String> {
     responses((status = 200, body = String, content_type = "application/openmetrics-text"))
 )]
 pub(super) async fn metrics(State(api): State<Api>) -> Response {
-    // What a ledger that does not answer said last stays.
-    if let Ok(status) = api.ledger_status().await {
-        api.parts.metrics.note_forks(&status.forks);
-    }
-    let text = api.parts.metrics.scrape(&api.parts.model, &api.parts.board);
+    let health = health::look(&api).await;
+    let storage = api.parts.storage_directory.clone();
+    let free = tokio::task::spawn_blocking(move || room::free_bytes(&storage)).await;
+    let host = HostNow {
+        health: &health.parts,
+        ledger: health.ledger.as_ref().ok(),
+        storage_free_bytes: free.ok().flatten(),
+    };
+    let text = api.parts.metrics.scrape(&api.parts.model, &api.parts.board, host);
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 

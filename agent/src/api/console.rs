@@ -5,7 +5,6 @@
 //! guest, and with the right of the reader's key. Consoles are on the VM's host and need no ledger.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Bytes;
 use axum::extract::State;
@@ -25,17 +24,15 @@ use super::problem::ApiProblem;
 use super::reader::{LongReader, Reader};
 use super::request::{Path, Query};
 use super::vms;
+use crate::actuator::store::console_directory;
 use crate::handover::{ConsoleProblem, ConsoleRequest, ConsoleTyping};
 use crate::limits::{
     API_WRITE_WAIT_MAX, CONSOLE_CLOSE_WAIT_MAX, CONSOLE_HISTORY_BYTES_DEFAULT,
-    CONSOLE_HISTORY_BYTES_MAX, CONSOLE_MESSAGE_BYTES_MAX, CONSOLE_OPEN_WAIT_MAX,
-    CONSOLE_PING_EVERY, CONSOLE_REASON_BYTES_MAX, CONSOLE_SILENCE_MAX,
+    CONSOLE_HISTORY_BYTES_MAX, CONSOLE_LOOK_EVERY, CONSOLE_MESSAGE_BYTES_MAX,
+    CONSOLE_OPEN_WAIT_MAX, CONSOLE_PING_EVERY, CONSOLE_REASON_BYTES_MAX, CONSOLE_SILENCE_MAX,
 };
 use crate::model::{Model, VmQuery};
 use crate::observation::ConsoleTail;
-
-/// How often it is looked whether the guest still runs, and whether the reader may still sit here.
-const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Query of the console.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -153,7 +150,7 @@ fn unreadable(error: std::io::Error) -> ApiProblem {
 }
 
 async fn tail(api: &Api, vm: VmId, history_bytes: u64) -> Result<ConsoleTail, ApiProblem> {
-    let file = api.parts.console_directory.join(format!("{vm}.log"));
+    let file = console_directory(&api.parts.storage_directory).join(format!("{vm}.log"));
     ConsoleTail::open(file, history_bytes).await.map_err(unreadable)
 }
 
@@ -224,7 +221,7 @@ impl Sitting {
     }
 
     async fn talk(&mut self, socket: &mut WebSocket) -> Ended {
-        let mut look = interval(LOOK_EVERY);
+        let mut look = interval(CONSOLE_LOOK_EVERY);
         let mut ping = interval(CONSOLE_PING_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {

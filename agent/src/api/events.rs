@@ -23,10 +23,10 @@ use super::Api;
 use super::problem::ApiProblem;
 use super::reader::LongReader;
 use super::request::Query;
-use crate::limits::{EVENT_STREAM_COMMENT_EVERY, EVENT_STREAM_WAIT_MAX, EVENT_STREAM_WAITING_MAX};
-
-/// Commits that are looked up at a time.
-const COMMITS_TOGETHER_MAX: usize = 16;
+use crate::limits::{
+    EVENT_COMMITS_TOGETHER_MAX, EVENT_STREAM_COMMENT_EVERY, EVENT_STREAM_WAIT_MAX,
+    EVENT_STREAM_WAITING_MAX,
+};
 
 /// The comment that stands last in a stream that is cut.
 const CUT: &str = "this stream ends here; resume with Last-Event-ID";
@@ -145,7 +145,7 @@ impl Teller {
             let reader = self.long.reader;
             let sees = |account: AccountId| reader.sees(account);
             let model = &self.api.parts.model;
-            let commits = model.whole_after(self.after, COMMITS_TOGETHER_MAX).await;
+            let commits = model.whole_after(self.after, EVENT_COMMITS_TOGETHER_MAX).await;
             // Cut: he resumes.
             let commits = commits.map_err(|_| ReaderLost)?;
             if commits.is_empty() {

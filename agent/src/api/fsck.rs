@@ -41,10 +41,12 @@ pub(super) async fn fsck(
     let found = inspector.look().await;
     let gone = gone(&api, &found).await?;
     let after = owners(&api, &gone);
-    Ok(Json(match (before, after) {
+    let view = match (before, after) {
         (Ok(before), Ok(after)) => inspection::compare(api.me, &before, &after, found),
         (Err(why), _) | (_, Err(why)) => unknown(&api, &why),
-    }))
+    };
+    let storage_directory = Some(api.parts.storage_directory.display().to_string());
+    Ok(Json(FsckView { storage_directory, ..view }))
 }
 
 /// Deleted VMs and volumes of which something is left.

@@ -11,6 +11,7 @@ mod events;
 mod exports;
 mod fsck;
 mod guard;
+mod health;
 mod image_files;
 mod images;
 mod local_stop;
@@ -91,8 +92,8 @@ pub struct ApiParts {
     pub stream: watch::Receiver<StreamState>,
     /// To the consoles of this host's machines.
     pub consoles: ConsoleSender,
-    /// Where what guests have said is kept.
-    pub console_directory: PathBuf,
+    /// Where everything that VMs are made of lies, and what their guests have said.
+    pub storage_directory: PathBuf,
     /// To the switches of this host's machines.
     pub local_stops: LocalStopSender,
 }
@@ -167,7 +168,7 @@ fn documented() -> OpenApiRouter<Api> {
     let working = OpenApiRouter::with_openapi(Document::openapi())
         .routes(routes!(cluster::cluster))
         .routes(routes!(cluster::ledger))
-        .routes(routes!(cluster::health))
+        .routes(routes!(health::health))
         .routes(routes!(cluster::metrics))
         .routes(routes!(cluster::openapi))
         .routes(routes!(cluster::problems))

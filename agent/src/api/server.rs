@@ -4,7 +4,6 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -21,13 +20,10 @@ use super::{ApiParts, Door, TcpDoor, router};
 use crate::configuration::ApiConfiguration;
 use crate::daemon::Listeners;
 use crate::limits::{
-    API_CONNECTIONS_MAX, API_HEAD_BYTES_MAX, API_HEAD_WAIT_MAX,
+    ACCEPT_PAUSE, API_CONNECTIONS_MAX, API_HEAD_BYTES_MAX, API_HEAD_WAIT_MAX,
     API_IMAGE_CONNECTIONS_PER_ADDRESS_MAX, API_WRITE_WAIT_MAX, STOP_WAIT_MAX,
 };
 use crate::turns::Turns;
-
-/// Pause after the system could not give a connection (no descriptors left, for one).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Serves until `stop`, then lets open requests end.
 pub async fn serve(

@@ -3,7 +3,7 @@
 //! Owns the mark: it is durable before anything that follows from it is told. What concerns this
 //! host says [`Selection`]. Called once by the daemon.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dagger_controller::selection::{Concerning, Selection};
 use dagger_payload::id::{CommitIndex, HostId};
@@ -13,15 +13,12 @@ use tracing::error;
 
 use super::Pauses;
 use crate::handover::Order;
-use crate::limits::{DISK_FULL_WAIT_MAX, DISK_FULL_WAIT_MIN};
+use crate::limits::{
+    DISK_FULL_WAIT_MAX, DISK_FULL_WAIT_MIN, MARK_EVERY_MAX, ORDER_RELEASES_TOGETHER_MAX,
+};
 use crate::model::{LookProblem, SharedModel};
 use crate::verify::mark::{Mark, MarkFile};
 use crate::verify::reader::{Progress, Trust};
-
-/// Releases that are looked at between two looks at the progress.
-const RELEASES_TOGETHER_MAX: usize = 256;
-/// How far the mark may lag behind commits that do not concern this host.
-const MARK_EVERY_MAX: Duration = Duration::from_secs(1);
 
 /// Tells orders from the model to `orders`.
 pub struct OrderTeller {
@@ -133,7 +130,7 @@ impl OrderTeller {
             }
         }
         while self.told < progress.attested {
-            let releases = self.model.whole_after(self.told, RELEASES_TOGETHER_MAX).await;
+            let releases = self.model.whole_after(self.told, ORDER_RELEASES_TOGETHER_MAX).await;
             let releases = match releases {
                 Ok(releases) => releases,
                 // The daemon is ending.

@@ -16,9 +16,7 @@ use dagger_payload::roster::{EpochMembers, Roster, Seat, SeatStanding};
 use dagger_payload::votes::Votes;
 
 use super::Model;
-
-/// Proposals that nothing can come of any more, and that are still shown.
-const PAST_PROPOSALS_SHOWN_MAX: usize = 32;
+use crate::limits::PAST_PROPOSALS_SHOWN_MAX;
 
 /// Everything about who takes part.
 #[derive(Debug, Clone)]

@@ -156,7 +156,7 @@ impl Agent {
             seal,
             stream: stream.clone(),
             consoles: console_sender,
-            console_directory: at("consoles"),
+            storage_directory: directory.path().to_owned(),
             local_stops: stop_sender,
         };
         let [unix, tcp, images] = serve(parts, at("api"), stop.clone()).await;

@@ -21,6 +21,7 @@ mod lagging;
 mod local_stops;
 mod log;
 mod lookups;
+mod metrics;
 mod proofs;
 mod reader;
 mod reports;

@@ -26,7 +26,7 @@ use crate::delivery::evidence::Evidence;
 use crate::delivery::forwarding::Heard as Receipt;
 use crate::delivery::handing::Hands;
 use crate::exit::{Stop, StopHandle};
-use crate::limits::{CORE_INPUTS_PER_TURN_MAX, HELD_BYTES_MAX, HELD_WAIT_MAX};
+use crate::limits::{CORE_INPUTS_PER_TURN_MAX, DRIVER_SLEEP_MIN, HELD_BYTES_MAX, HELD_WAIT_MAX};
 use crate::link::heard::Heard as LinksHeard;
 use crate::link::inspect::KnownEvents;
 use crate::link::{LinkEvent, Links};
@@ -210,7 +210,7 @@ impl Driver {
                     // Never in the past: a wish that is due already is met by the next turn of the
                     // timer.
                     let at = self.started + Duration::from_millis(moment.0.min(FAR_AHEAD_MS));
-                    self.wake_at = at.max(Instant::now() + Duration::from_millis(1));
+                    self.wake_at = at.max(Instant::now() + DRIVER_SLEEP_MIN);
                 }
                 Output::Halted(reason) => {
                     self.stop.stop(Stop::Broken(Box::new(reason)));

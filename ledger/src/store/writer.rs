@@ -18,7 +18,8 @@ use super::witness::{Signed, Testimony, Witness};
 use super::{Change, Store, StoreError};
 use crate::exit::{Stop, StopHandle};
 use crate::limits::{
-    COMMIT_BYTES_MAX, STORE_FULL_WAIT_MAX, STORE_FULL_WAIT_MIN, WRITER_REQUESTS_MAX,
+    COMMIT_BYTES_MAX, STORE_FULL_WAIT_MAX, STORE_FULL_WAIT_MIN, WRITER_FULL_PAUSE,
+    WRITER_REQUESTS_MAX,
 };
 
 /// Who waits for a write.
@@ -78,7 +79,7 @@ impl WriterHandle {
                 Err(TrySendError::Full(back)) => request = back,
                 Err(TrySendError::Disconnected(_)) => return Err(WriterGone),
             }
-            tokio::time::sleep(Duration::from_millis(1)).await;
+            tokio::time::sleep(WRITER_FULL_PAUSE).await;
         }
     }
 

@@ -19,5 +19,6 @@ pub mod ledger;
 pub mod limits;
 pub mod listener;
 pub mod seal;
+pub mod setup;
 
 pub use connection::{BusError, Connection, Receiver};

@@ -1,7 +1,10 @@
-//! Maxima of the local streams. Both ends of a stream are daemons of the same host, so these bound
-//! mistakes rather than attacks. Called by the connection and by the daemons' servers.
+//! Maxima of the local streams, and of the files that daemons read at start. Both ends of a stream
+//! are daemons of the same host, so these bound mistakes rather than attacks. Called by the
+//! connection, by the daemons' servers, and by `setup`.
 
 use std::time::Duration;
+
+use dagger_payload::limits::SEATS_MAX;
 
 /// One message, in bytes: the payloads of one commit after a long partition fit.
 pub const MESSAGE_BYTES_MAX: usize = 256 * 1024 * 1024;
@@ -22,3 +25,7 @@ pub const JUDGED_KEPT_MAX: usize = 64;
 pub const JUDGED_KEPT_BYTES_MAX: usize = 256 * 1024 * 1024;
 /// Proofs that wait at the processor for the state of the next checkpoint.
 pub const PROOFS_WAITING_MAX: usize = 64;
+/// Bytes of a daemon's configuration file, and of its key file, that are read at most.
+pub const CONFIGURATION_BYTES_MAX: usize = 64 * 1024;
+/// Bytes of a roster file that are read at most: 1 KiB for each seat.
+pub const ROSTER_BYTES_MAX: usize = 1024 * SEATS_MAX;

@@ -13,12 +13,9 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 use tokio::sync::oneshot;
 
 use crate::judge::snapshot::{ReadChunk, SnapshotError};
+use crate::limits::{JOBS_WAITING_MAX, THREADS_MAX};
 use crate::verify::{Verified, verify};
 
-/// Batches and chunks that may wait; beyond that a conversation waits, and with it the ledger.
-const JOBS_WAITING_MAX: usize = 64;
-/// Threads at most.
-const THREADS_MAX: usize = 8;
 /// Payloads of one commit that one thread takes at a time.
 const BATCH_PAYLOADS: usize = 256;
 

@@ -9,7 +9,6 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
 
 use dagger_bus::judging::{
     Admission, AdmissionOutcome, Admit, Asked, Judge, Judged, Open, Purpose, Restore, Restored,
@@ -25,15 +24,9 @@ use super::court::Court;
 use super::pool::Pool;
 use super::proofs::Proving;
 use crate::judge::snapshot::SnapshotError;
+use crate::limits::{ACCEPT_PAUSE, CHUNKS_AHEAD_MAX};
 
 type SharedCourt = Rc<RefCell<Court>>;
-
-/// Pause after a failed accept (out of descriptors, mostly).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-
-/// Chunks of a snapshot that are read ahead of the one that is taken in: enough that no thread
-/// waits, and few beside the state that they make.
-const CHUNKS_AHEAD_MAX: usize = 16;
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]

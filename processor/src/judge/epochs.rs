@@ -22,9 +22,7 @@ use dagger_payload::votes::Votes;
 use super::members::{removed, require_removable};
 use super::refuse;
 use super::state::State;
-
-/// So many hosts are named where some lack something.
-const TOLD_MAX: usize = 4;
+use crate::limits::LACKING_HOSTS_TOLD_MAX;
 
 /// Members as they will be.
 #[derive(Debug, Clone)]
@@ -167,7 +165,7 @@ impl Draft {
             return Ok(());
         }
         let others: Vec<&str> =
-            others.iter().take(TOLD_MAX).map(|seat| seat.name.as_str()).collect();
+            others.iter().take(LACKING_HOSTS_TOLD_MAX).map(|seat| seat.name.as_str()).collect();
         let detail = format!(
             "{knowing} of {} hosts that will vote declare that they know version {} of the rules, \
              and it takes {quorum}; not: {}",

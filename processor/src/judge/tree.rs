@@ -16,9 +16,7 @@ use dagger_payload::id::StateRoot;
 use dagger_payload::proof::{Finding, Path, StateProof};
 use dagger_payload::state_tree::{EMPTY, Hash, StateHasher, Subject, key_hash, side};
 
-/// Changes that wait for the root to be asked for; more are taken in at once. Only beginning from a
-/// snapshot makes so many: all together they are made a tree without a look at one that is there.
-const CHANGES_WAITING_MAX: usize = 1 << 21;
+use crate::limits::TREE_CHANGES_WAITING_MAX;
 
 /// For so many changes memory is kept; what a snapshot needed beyond that is given back.
 const CHANGES_KEPT: usize = 1 << 14;
@@ -209,7 +207,7 @@ impl StateTree {
     /// Takes in one change, whoever hashed it.
     pub(crate) fn change(&mut self, change: Change) {
         self.changes.push(change);
-        if self.changes.len() >= CHANGES_WAITING_MAX {
+        if self.changes.len() >= TREE_CHANGES_WAITING_MAX {
             self.settle();
         }
     }

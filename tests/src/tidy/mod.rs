@@ -69,6 +69,9 @@ pub struct Rules {
     pub unsafe_code: BTreeMap<String, String>,
     /// Files of tests that sleep, and why.
     pub sleeping_tests: BTreeMap<String, String>,
+    /// Maxima that stand beside the format or algorithm of which they are a part: by file and name,
+    /// and why.
+    pub bounds_elsewhere: BTreeMap<String, BTreeMap<String, String>>,
     /// Banned words.
     pub words: Words,
     /// Licences.
@@ -86,13 +89,17 @@ pub struct Pure {
 }
 
 /// Sizes.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Size {
     /// Lines of one file.
     pub file_lines_max: usize,
     /// Characters of one line.
     pub line_columns_max: usize,
+    /// Characters of one line of a document.
+    pub document_columns_max: usize,
+    /// What people read first, in a terminal too.
+    pub documents: Vec<String>,
 }
 
 /// Banned words.

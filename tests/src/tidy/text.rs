@@ -8,7 +8,7 @@ use super::{Finding, Size, Words};
 
 /// Files and lines of Rust are short enough to be read. What cannot be wrapped may be longer: a
 /// literal, or a comment that is one address.
-pub fn sizes(source: &Source, words: &Rust, size: Size) -> Vec<Finding> {
+pub fn sizes(source: &Source, words: &Rust, size: &Size) -> Vec<Finding> {
     let mut found = Vec::new();
     let lines = source.text.lines().count();
     if lines > size.file_lines_max {
@@ -25,6 +25,20 @@ pub fn sizes(source: &Source, words: &Rust, size: Size) -> Vec<Finding> {
         }
     }
     found
+}
+
+/// The lines of documents fit a terminal.
+pub fn document_lines(source: &Source, size: &Size) -> Vec<Finding> {
+    if !size.documents.contains(&source.path) {
+        return Vec::new();
+    }
+    let columns = source.text.lines().map(|line| line.chars().count());
+    let long = columns.enumerate().filter(|(_, columns)| *columns > size.document_columns_max);
+    long.map(|(index, columns)| {
+        let message = format!("{columns} columns; at most {}", size.document_columns_max);
+        Finding::at(&source.path, index + 1, message)
+    })
+    .collect()
 }
 
 fn is_address(comment: &str) -> bool {
@@ -68,11 +82,14 @@ mod tests {
     use super::*;
     use crate::tidy::Rules;
 
-    const SIZE: Size = Size { file_lines_max: 3, line_columns_max: 20 };
+    fn size() -> Size {
+        let documents = vec!["A.md".to_owned()];
+        Size { file_lines_max: 3, line_columns_max: 20, document_columns_max: 30, documents }
+    }
 
     fn sizes_of(text: &str) -> Vec<usize> {
         let source = Source::new("a/src/b.rs", text);
-        let found = sizes(&source, &Rust::of(&source).unwrap(), SIZE);
+        let found = sizes(&source, &Rust::of(&source).unwrap(), &size());
         found.iter().map(|finding| finding.line).collect()
     }
 
@@ -93,6 +110,14 @@ mod tests {
         for text in [prose, comment, "fn a_very_long_name_of_nothing() {}\n"] {
             assert_eq!(sizes_of(text), [1], "{text}");
         }
+    }
+
+    #[test]
+    fn a_long_line_of_a_document_is_found_and_of_no_other_text() {
+        let text = format!("short\n{}\n{}\n", "é".repeat(30), "x".repeat(31));
+        let found = document_lines(&Source::new("A.md", &text), &size());
+        assert_eq!(found.iter().map(|finding| finding.line).collect::<Vec<_>>(), [3]);
+        assert!(document_lines(&Source::new("decisions.md", &text), &size()).is_empty());
     }
 
     #[test]

@@ -155,6 +155,45 @@ impl Words {
         )
     }
 
+    /// Waits have their length, and queues, retries and groups their maximum, in a `limits.rs`:
+    /// there somebody sees them all. A number of bytes may belong to a format, and stands beside
+    /// it.
+    pub fn bounds(&self, rules: &Rules) -> Vec<Finding> {
+        let is_elsewhere = self.test_file || self.path.contains("benches/");
+        if is_elsewhere || self.path.ends_with("/limits.rs") {
+            return Vec::new();
+        }
+        let known = rules.bounds_elsewhere.get(&self.path);
+        self.find(
+            |index, word| {
+                word.region == Region::Product
+                    && (self.is_length_of_time(index) || self.is_maximum(index))
+                    && known.is_none_or(|known| !known.contains_key(&word.text))
+            },
+            |word| format!("`{}` is a bound: it stands in the package's `limits.rs`", word.text),
+        )
+    }
+
+    /// `Duration::from_secs(3)`, with a number and not with a name.
+    fn is_length_of_time(&self, index: usize) -> bool {
+        self.text(index) == "Duration"
+            && self.follows(index, &[":", ":"])
+            && self.text(index + 3).starts_with("from_")
+            && self.follows(index + 3, &["(", "\""])
+    }
+
+    /// The name in `const NAME_MAX: usize`.
+    fn is_maximum(&self, index: usize) -> bool {
+        const NUMBERS: [&str; 5] = ["u8", "u16", "u32", "u64", "usize"];
+        let name = self.text(index);
+        index > 0
+            && self.text(index - 1) == "const"
+            && name.ends_with("_MAX")
+            && !name.ends_with("_BYTES_MAX")
+            && self.text(index + 1) == ":"
+            && NUMBERS.contains(&self.text(index + 2))
+    }
+
     /// The identifiers that occur.
     pub fn identifiers(&self) -> BTreeSet<&str> {
         self.words.iter().map(|word| word.text.as_str()).collect()
@@ -174,6 +213,19 @@ pub fn stale_exceptions(all: &[Words], rules: &Rules) -> Vec<Finding> {
         });
         if !needed {
             found.push(Finding::about(path, format!("needs no exception in `{list}` any longer")));
+        }
+    }
+    for (path, names) in &rules.bounds_elsewhere {
+        let here = all.iter().find(|words| words.path == *path);
+        for name in names.keys() {
+            let is_needed = here.is_some_and(|words| {
+                (0..words.words.len()).any(|at| words.text(at) == name && words.is_maximum(at))
+            });
+            if !is_needed {
+                let message =
+                    format!("`{name}` needs no exception in `bounds_elsewhere` any longer");
+                found.push(Finding::about(path, message));
+            }
         }
     }
     found
@@ -291,9 +343,27 @@ mod tests {
     }
 
     #[test]
+    fn a_bound_is_found_outside_of_limits_and_tests() {
+        let rules = Rules::of_this_tree();
+        let text = "const A: Duration = Duration::from_secs(3);\npub const B_MAX: usize = 4;\n\
+                    fn c() { sleep(std::time::Duration::from_millis(1)); }\n\
+                    const D_BYTES_MAX: usize = 8;\nfn e(x: u64) { Duration::from_secs(x); }\n\
+                    const F_MAX: &str = \"\";\n#[cfg(test)]\nmod tests { const G_MAX: u8 = 1; }\n";
+        assert_eq!(lines(&words("a/src/b.rs", text).bounds(&rules)), [1, 2, 3]);
+        for path in ["a/src/limits.rs", "a/src/b/limits.rs", "a/tests/b.rs", "a/benches/b.rs"] {
+            assert!(words(path, text).bounds(&rules).is_empty(), "{path}");
+        }
+        let (path, names) = rules.bounds_elsewhere.iter().next().expect("there are some");
+        let allowed = format!("const {}: usize = 1;\n", names.keys().next().expect("it has one"));
+        assert!(words(path, &allowed).bounds(&rules).is_empty());
+        assert_eq!(lines(&words(path, text).bounds(&rules)), [1, 2, 3]);
+    }
+
+    #[test]
     fn an_exception_that_nothing_needs_is_found() {
         let rules = Rules::of_this_tree();
         let found = stale_exceptions(&[], &rules);
-        assert_eq!(found.len(), rules.unsafe_code.len() + rules.sleeping_tests.len());
+        let bounds: usize = rules.bounds_elsewhere.values().map(|names| names.len()).sum();
+        assert_eq!(found.len(), rules.unsafe_code.len() + rules.sleeping_tests.len() + bounds);
     }
 }

@@ -36,6 +36,9 @@ found() {
   daggerctl genesis make --name one --operator "op1=$keys/operator.pub" \
     --host "host1=op1,$keys/ledger.pub,127.0.0.1:7400" >/etc/dagger/genesis.json
   daggerctl genesis sign /etc/dagger/genesis.json --key "$keys/operator"
+  for daemon in processor ledger agent; do
+    CREDENTIALS_DIRECTORY=/etc/dagger/keys "dagger-$daemon" --check
+  done
   systemctl enable --now dagger.target
   wait_until 30 daggerctl ledger status
   daggerctl host join host1 --region eu-1 --cpus 8 --memory 16GiB --disk 100GiB \

@@ -101,6 +101,14 @@ wait_until 20 came_back dagger-ledger.service
 wait_until 20 daggerctl account grant "$keys/agent.pub" --cpus 1 --memory 1GiB --disk 1GiB \
   --key "$keys/operator"
 
+echo "== a stopped ledger's store is read by its own user, and goes on"
+systemctl stop dagger-agent.service dagger-ledger.socket dagger-ledger.service
+systemd-run --quiet --pipe --wait --uid dagger-ledger \
+  --property LoadCredential=ledger_key:/etc/dagger/keys/ledger_key dagger-ledger --scan all
+systemctl start dagger.target
+wait_until 20 daggerctl ledger status
+[[ -z $(find /var/lib/dagger-ledger ! -user dagger-ledger) ]]
+
 echo "== a refused configuration is not tried again"
 echo 'unknown = 1' >>/etc/dagger/ledger.toml
 systemctl stop dagger-agent.service dagger-agent.socket dagger-agent-tcp.socket

@@ -5,7 +5,7 @@
 //! `cluster`.
 
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dagger_api::LedgerView;
 use dagger_payload::name::Name;
@@ -22,14 +22,12 @@ use super::{
 use crate::client::Client;
 use crate::endpoint::Endpoint;
 use crate::failure::Failure;
-use crate::limits::CLUSTER_START_MAX;
+use crate::limits::{CLUSTER_START_MAX, SUPERVISION_PAUSE};
 use crate::progress::{Progress, say};
 use crate::session::{Pause, Session};
 
 /// Hosts of a new cluster: the fewest that tolerate a dishonest one.
 const HOSTS_DEFAULT: u16 = 4;
-/// Between two looks at the daemons.
-const SUPERVISION_PAUSE: Duration = Duration::from_millis(500);
 
 /// A daemon that this process started.
 struct Started {

@@ -6,12 +6,11 @@
 use std::net::{Ipv4Addr, TcpListener};
 
 use crate::failure::Failure;
+use crate::limits::PORT_ATTEMPTS_MAX;
 
 /// Below Linux's default range for outgoing connections (32768 and above), so that none of them
 /// takes a port of ours while a host is down.
 const PORTS: std::ops::Range<u16> = 20_000..32_000;
-/// Ports that are tried before giving up.
-const PORT_ATTEMPTS_MAX: u16 = 4096;
 
 fn random() -> Result<u32, Failure> {
     let mut bytes = [0; 4];

@@ -37,7 +37,7 @@ Examples:
   # A bill, and whether another operator's host comes to the same one, byte
   # for byte; else it ends with 4
   daggerctl account usage --commit 1200 --json > bill.json
-  daggerctl --api http://other-host:7480 account usage --check bill.json
+  daggerctl --api https://other-host account usage --check bill.json
   # The same without asking anybody: from the history that an operator has
   # exported for you, and a proof of any host
   daggerctl ledger export > history               # as an operator

@@ -49,8 +49,12 @@ fn text(view: &FsckView) -> String {
     for unknown in &view.unknown {
         text.push_str(&format!("\nunknown: {unknown}"));
     }
+    let place = match &view.storage_directory {
+        Some(directory) if view.quarantined > 0 => format!(" (`quarantine` below {directory})"),
+        _ => String::new(),
+    };
     text.push_str(&format!(
-        "\nCompared {} VMs and volumes with {} machines and {} files; {} files are in quarantine.",
+        "\nCompared {} VMs and volumes with {} machines and {} files; {} files are in quarantine{place}.",
         view.owners, view.machines, view.files, view.quarantined
     ));
     text

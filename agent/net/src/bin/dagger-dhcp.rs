@@ -9,8 +9,10 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use dagger_net::dhcp::{End, GuestSocket, PORT, serve};
+use dagger_net::told::{what_it_is, wrong_usage};
 use listenfd::ListenFd;
 
+const PROGRAM: &str = "dagger-dhcp";
 const USAGE: &str = "\
 Usage: dagger-dhcp [--bind]
 Answers guests that ask for their address by DHCP on taps that dagger-net made,
@@ -21,6 +23,7 @@ Without --bind it answers by the socket that systemd hands over, and ends when
 nobody has asked for a while. With --bind it binds UDP port 67 itself, beside
 servers that share it, and ends with its standard input.
 
+Options: --help, --version.
 Exit codes: 0 nobody needs it any more; 1 it could not answer; 2 wrong usage.";
 
 fn main() -> ExitCode {
@@ -28,14 +31,10 @@ fn main() -> ExitCode {
     let done = match &words[..] {
         [] => by_systemd(),
         [option] if option == "--bind" => bound(),
-        [word] if word == "--help" || word == "-h" => return say(USAGE),
-        [word] if word == "--version" || word == "-V" => {
-            return say(concat!("dagger-dhcp ", env!("CARGO_PKG_VERSION")));
-        }
-        _ => {
-            eprintln!("{USAGE}");
-            return ExitCode::from(2);
-        }
+        _ => match what_it_is(&words, PROGRAM, USAGE) {
+            Some(end) => return end,
+            None => return wrong_usage(PROGRAM, "unknown options", USAGE),
+        },
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -46,10 +45,6 @@ fn main() -> ExitCode {
     }
 }
 
-fn say(text: &str) -> ExitCode {
-    println!("{text}");
-    ExitCode::SUCCESS
-}
 
 fn by_systemd() -> io::Result<()> {
     let missing = || io::Error::other("systemd has handed over no UDP socket; see --help");

@@ -23,15 +23,9 @@ use virt::domain::Domain;
 use virt::error::{Error, ErrorNumber};
 use virt::sys;
 
+use super::limits::{COPY_END_WAIT_MAX, COPY_LOOK_EVERY, COPY_WAIT_MAX};
 use super::{domain_xml, failed, is, volumes, words};
 use crate::hypervisor::{HypervisorError, LiveCopy};
-
-/// How long one copy may take.
-const COPY_WAIT_MAX: Duration = Duration::from_secs(6 * 60 * 60);
-/// How long a job may take to end that was told to.
-const END_WAIT_MAX: Duration = Duration::from_secs(30);
-/// Pause between two looks at a job.
-const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// Copies the volume; what a job of an earlier agent does is ended.
 pub(super) fn copy(domain: &Domain, copy: &LiveCopy) -> Result<(), HypervisorError> {
@@ -153,7 +147,7 @@ fn end_orphan(domain: &Domain, copy: &Path) -> Result<(), HypervisorError> {
     }
     tracing::info!("ending a copy of a volume that an earlier agent began");
     abort(domain)?;
-    wait(domain, END_WAIT_MAX)
+    wait(domain, COPY_END_WAIT_MAX)
 }
 
 /// Waits until no job goes on.
@@ -167,7 +161,7 @@ fn wait(domain: &Domain, wait_max: Duration) -> Result<(), HypervisorError> {
         if Instant::now() >= end {
             return Err(HypervisorError::Failed("copy_late: the copy does not end".to_owned()));
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(COPY_LOOK_EVERY);
     }
 }
 

@@ -20,6 +20,7 @@ use std::sync::OnceLock;
 use virt::connect::Connect;
 use virt::sys;
 
+use super::limits::EVENT_LOOP_PAUSE;
 use crate::hypervisor::Change;
 use crate::hypervisor::announcer::Announcer;
 
@@ -44,7 +45,7 @@ pub(super) fn ensure_event_loop() -> Result<(), String> {
                     if let Err(error) = virt::event::event_run_default_impl() {
                         tracing::warn!(%error, "libvirt's event loop stumbled");
                         // The loop fails only while the process has no memory or descriptors left.
-                        std::thread::sleep(std::time::Duration::from_millis(100));
+                        std::thread::sleep(EVENT_LOOP_PAUSE);
                     }
                 }
             };

@@ -8,12 +8,9 @@ use std::time::Duration;
 
 use virt::connect::Connect;
 
+use super::limits::KVM_ANSWER_MS_MAX;
 use crate::hypervisor::HypervisorError;
 use crate::machines::Accelerator;
-
-/// How long libvirt may take to say whether KVM works. It probes QEMU for that; on a machine whose
-/// `/dev/kvm` exists but is very slow this takes a minute, and such a KVM is of no use anyway.
-const KVM_ANSWER_MS_MAX: u64 = 10_000;
 
 /// The driver behind a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

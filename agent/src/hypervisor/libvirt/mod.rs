@@ -10,6 +10,7 @@ mod console;
 mod domain_xml;
 mod events;
 mod flavour;
+mod limits;
 mod volumes;
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,13 +33,8 @@ use super::{
 };
 use crate::controller::proof::{DeleteProof, StopProof};
 use crate::machines::Accelerator;
+use limits::{KEEP_ALIVE_MISSING_MAX, KEEP_ALIVE_SECONDS, LISTINGS_MAX};
 
-/// Seconds between two signs of life that libvirt and we ask of each other.
-const KEEP_ALIVE_SECONDS: i32 = 3;
-/// Signs of life that may be missing before the connection counts as ended.
-const KEEP_ALIVE_MISSING_MAX: u32 = 3;
-/// How often a listing is begun again because a domain went while it was looked at.
-const LISTINGS_MAX: u32 = 5;
 /// The daemon through which libvirt writes console files, as its error messages name it.
 const CONSOLE_DAEMON: &str = "virtlogd";
 /// The prefix under which our tags stand in a domain's metadata.
