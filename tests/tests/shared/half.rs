@@ -10,8 +10,9 @@ use std::time::Duration;
 use dagger_agent::controller::{LocalPolicy, Retention};
 use dagger_agent::handover::{
     AttestedVm, AttestedVolume, ConsoleProblem, ConsoleRequest, ConsoleTyping, HostReport,
-    LocalStopRequest, ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
+    LocalStopRequest, Order, Requests, SightBoard,
 };
+use dagger_agent::limits::{ORDERS_WAITING_MAX, REPORTS_WAITING_MAX};
 use dagger_agent::machines::{Backend, Broken, MachineConfiguration, NetworkKind, run};
 use dagger_agent::one_shot::HelperConfiguration;
 use dagger_api::Sight;

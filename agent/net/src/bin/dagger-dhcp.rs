@@ -45,7 +45,6 @@ fn main() -> ExitCode {
     }
 }
 
-
 fn by_systemd() -> io::Result<()> {
     let missing = || io::Error::other("systemd has handed over no UDP socket; see --help");
     let socket = ListenFd::from_env().take_udp_socket(0)?.ok_or_else(missing)?;
