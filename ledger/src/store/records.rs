@@ -6,6 +6,7 @@
 //! written. Called by driver and delivery.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use dagger_ledger_core::interface::{CommitRecord, Memory, Record};
@@ -25,9 +26,9 @@ use minicbor::{Decode, Encode};
 use super::pool::Pool;
 use super::witness::Signed;
 use super::{Change, Direction, Store, StoreError, Table};
-use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RELEASES, STORE_PAGE_RELEASES_BYTES};
+use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_EVENTS_BYTES};
 
-const CHECKSUM_BYTES: usize = 8;
+pub(super) const CHECKSUM_BYTES: usize = 8;
 const INSTANCE_KEY: &[u8] = b"instance";
 pub(super) const OWN_LAST_KEY: &[u8] = b"own_last";
 const RELEASED_KEY: &[u8] = b"released";
@@ -111,6 +112,18 @@ impl EventKey {
         Self { epoch, round, author, digest }
     }
 
+    fn read(key: &[u8]) -> Option<Self> {
+        let (epoch, rest) = key.split_first_chunk()?;
+        let (round, rest) = rest.split_first_chunk()?;
+        let (author, digest) = rest.split_first_chunk()?;
+        Some(Self {
+            epoch: Epoch(u64::from_be_bytes(*epoch)),
+            round: Round(u64::from_be_bytes(*round)),
+            author: AuthorIndex(u16::from_be_bytes(*author)),
+            digest: EventDigest(digest.try_into().ok()?),
+        })
+    }
+
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let (epoch, round) = (self.epoch.0.to_be_bytes(), self.round.0.to_be_bytes());
         [&epoch[..], &round, &self.author.0.to_be_bytes(), self.digest.as_bytes()].concat()
@@ -144,14 +157,21 @@ pub(super) fn put_encoded<T: Encode<()>>(table: Table, key: Vec<u8>, content: &T
     put(table, key, codec::encode(content))
 }
 
+/// What a record holds, if it is as it was written.
+pub(super) fn content<'v>(
+    table: Table,
+    key: &[u8],
+    value: &'v [u8],
+) -> Result<&'v [u8], StoreError> {
+    let (content, seal) =
+        value.split_last_chunk::<CHECKSUM_BYTES>().ok_or_else(|| damaged(table, key))?;
+    if *seal == checksum(table, key, content) { Ok(content) } else { Err(damaged(table, key)) }
+}
+
 pub(super) fn open(table: Table, key: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
-    let length = value.len().checked_sub(CHECKSUM_BYTES).ok_or_else(|| damaged(table, key))?;
-    if value[length..] == checksum(table, key, &value[..length]) {
-        value.truncate(length);
-        Ok(value)
-    } else {
-        Err(damaged(table, key))
-    }
+    let length = content(table, key, &value)?.len();
+    value.truncate(length);
+    Ok(value)
 }
 
 pub(super) fn open_encoded<T>(table: Table, key: &[u8], value: Vec<u8>) -> Result<T, StoreError>
@@ -411,19 +431,25 @@ impl Records {
         &self,
         from: EventKey,
     ) -> Result<(Vec<Arc<Event>>, Option<EventKey>), StoreError> {
-        let start = from.to_bytes();
-        let count = STORE_PAGE_EVENTS + 1;
-        let mut page = self.store.page(Table::Events, &start, Direction::Forward, count)?;
-        let more = page.len() == count;
-        let last = if more { page.pop() } else { None };
-        let of_epoch = |event: &Arc<Event>| event.header.epoch == from.epoch;
-        let events: Vec<_> = page
-            .into_iter()
-            .map(|(key, value)| open_event(&key, value))
-            .collect::<Result<_, _>>()?;
-        let next = last.map(|(key, value)| open_event(&key, value)).transpose()?;
-        let next = next.filter(of_epoch).map(|event| EventKey::of(&event));
-        Ok((events.into_iter().filter(of_epoch).collect(), next))
+        let epoch = from.epoch.0.to_be_bytes();
+        let (mut page, mut bytes, mut next) = (Vec::new(), 0, None);
+        self.store.visit(Table::Events, &from.to_bytes(), &mut |key, value| {
+            if !key.starts_with(&epoch) {
+                return ControlFlow::Break(());
+            }
+            bytes += value.len();
+            let is_full = page.len() == STORE_PAGE_EVENTS || bytes > STORE_PAGE_EVENTS_BYTES;
+            if is_full && !page.is_empty() {
+                next = Some(key.to_vec());
+                return ControlFlow::Break(());
+            }
+            page.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        let events = page.into_iter().map(|(key, value)| open_event(&key, value));
+        let events = events.collect::<Result<_, _>>()?;
+        let read = |key: Vec<u8>| EventKey::read(&key).ok_or_else(|| damaged(Table::Events, &key));
+        Ok((events, next.map(read).transpose()?))
     }
 
     /// A commit.
@@ -515,76 +541,6 @@ impl Records {
     /// [`StoreError`].
     pub fn released(&self) -> Result<Option<Released>, StoreError> {
         self.get(Table::Meta, RELEASED_KEY)
-    }
-
-    /// Up to `count_max` releases of the commits after `after` and up to `through`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn releases(
-        &self,
-        after: CommitIndex,
-        through: CommitIndex,
-        count_max: usize,
-    ) -> Result<Vec<SealedRelease>, StoreError> {
-        self.releases_in(Table::Releases, (after, through), count_max)
-    }
-
-    /// The next releases after `after` and up to `through` until they come to `bytes_max`: at least
-    /// one, unless there are no more.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn releases_of_bytes(
-        &self,
-        after: CommitIndex,
-        through: CommitIndex,
-        bytes_max: usize,
-    ) -> Result<Vec<SealedRelease>, StoreError> {
-        self.releases_until(Table::Releases, (after, through), (STORE_PAGE_RELEASES, bytes_max))
-    }
-
-    /// The same of any table that holds releases by commit.
-    pub(super) fn releases_in(
-        &self,
-        table: Table,
-        range: (CommitIndex, CommitIndex),
-        count_max: usize,
-    ) -> Result<Vec<SealedRelease>, StoreError> {
-        self.releases_until(table, range, (count_max, STORE_PAGE_RELEASES_BYTES))
-    }
-
-    /// Reads one at a time: each may be large, and a peer may have made it so.
-    fn releases_until(
-        &self,
-        table: Table,
-        (after, through): (CommitIndex, CommitIndex),
-        (count_max, bytes_max): (usize, usize),
-    ) -> Result<Vec<SealedRelease>, StoreError> {
-        let (mut from, last) = (index_key(after.next()), index_key(through));
-        let (mut releases, mut bytes) = (Vec::new(), 0);
-        while releases.len() < count_max && bytes < bytes_max {
-            let next = self.store.page(table, &from, Direction::Forward, 1)?.pop();
-            let Some((key, value)) = next.filter(|(key, _)| *key <= last) else {
-                break;
-            };
-            bytes += value.len();
-            releases.push(open_encoded(table, &key, value)?);
-            // The first key that may follow.
-            from = [&key[..], &[0]].concat();
-        }
-        Ok(releases)
-    }
-
-    /// The commit of the newest release that is stored; 0 for none.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn last_release(&self) -> Result<CommitIndex, StoreError> {
-        let last = self.store.last(Table::Releases)?;
-        let last: Option<SealedRelease> =
-            last.map(|(key, value)| open_encoded(Table::Releases, &key, value)).transpose()?;
-        Ok(last.map_or(CommitIndex(0), |sealed| sealed.release.end.index))
     }
 
     /// The highest stored round of each author.

@@ -7,12 +7,12 @@ use bytes::Bytes;
 use dagger_payload::codec;
 use dagger_payload::id::CommitIndex;
 use dagger_payload::peer::Part;
-use dagger_payload::snapshot::PastReleases;
 
 use super::Piece;
 use crate::limits::{PART_BYTES_MAX, PIECE_BYTES_MAX};
 use crate::store::StoreError;
 use crate::store::records::Records;
+use crate::store::releases::Cut;
 
 /// The bytes of a part; empty when it is not here, or too large to be sent.
 ///
@@ -38,19 +38,12 @@ pub fn part(records: &Records, part: Part) -> Result<Bytes, StoreError> {
 /// A piece of the next releases. One alone may be larger than a frame.
 fn past(
     records: &Records,
-    (after, through): (CommitIndex, CommitIndex),
+    range: (CommitIndex, CommitIndex),
     offset: u64,
 ) -> Result<Bytes, StoreError> {
-    let mut releases = Vec::new();
-    let mut bytes = 0;
-    for release in records.releases_of_bytes(after, through, PIECE_BYTES_MAX)? {
-        bytes += codec::encode(&release).len();
-        if bytes > PIECE_BYTES_MAX && !releases.is_empty() {
-            break;
-        }
-        releases.push(release);
-    }
-    Ok(piece(&codec::encode(&PastReleases(releases)).into(), offset))
+    let Cut { total, bytes } = records.past_piece(range, offset)?;
+    let total = u64::try_from(total).expect("a length fits into 64 bits");
+    Ok(codec::encode(&Piece { total, bytes: bytes.into() }).into())
 }
 
 /// What of `whole` follows `offset`, as far as one answer carries it.
@@ -63,6 +56,7 @@ fn piece(whole: &Bytes, offset: u64) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -71,6 +65,7 @@ mod tests {
     use dagger_payload::key::Signature;
     use dagger_payload::payload::{SignatureKind, SignedPayload};
     use dagger_payload::release::{CommitRelease, OrderedPayload, Release, SealedRelease, Verdict};
+    use dagger_payload::snapshot::PastReleases;
 
     use super::*;
     use crate::store::memory::MemoryStore;
@@ -80,7 +75,7 @@ mod tests {
     const RELEASES: u64 = 32;
     const RELEASE_BYTES: usize = 2 * 1024 * 1024;
 
-    /// Counts what is read.
+    /// Counts what is copied.
     #[derive(Default)]
     struct Counting {
         store: MemoryStore,
@@ -107,6 +102,15 @@ mod tests {
             let bytes = page.iter().map(|(_, value)| value.len()).sum();
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
             Ok(page)
+        }
+
+        fn visit(
+            &self,
+            table: Table,
+            from: &[u8],
+            look: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        ) -> Result<(), StoreError> {
+            self.store.visit(table, from, look)
         }
 
         fn room(&self) -> Result<Room, StoreError> {
@@ -147,14 +151,14 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_of_large_releases_costs_reading_one_of_them_and_small_ones_share_a_piece() {
+    fn a_piece_of_a_large_release_is_cut_out_of_it_unread_and_small_ones_share_a_piece() {
         let store = Arc::new(Counting::default());
         let changes: Vec<_> =
             (1..=RELEASES).map(|index| release_change(&release(index, RELEASE_BYTES))).collect();
         store.commit(&changes).expect("commits");
         let first = asked(&store, 0);
         let read = store.bytes.load(Ordering::Relaxed);
-        assert!(read < 2 * RELEASE_BYTES, "{read} bytes were read for one piece");
+        assert!(read <= PIECE_BYTES_MAX, "{read} bytes were copied for one piece");
         assert_eq!(first.bytes.len(), PIECE_BYTES_MAX);
         // Its rest follows, and nothing of the next release.
         let mut whole = first.bytes.to_vec();
@@ -171,5 +175,16 @@ mod tests {
         store.commit(&small).expect("commits");
         let page: PastReleases = codec::decode(&asked(&store, 0).bytes).expect("is whole");
         assert_eq!(page.0.len(), small.len());
+        // From wherever the asker goes on, the rest is that of the same whole.
+        let whole = codec::encode(&page);
+        for offset in [1, 2, 3, 4, 100, whole.len() - 1, whole.len(), whole.len() + 9] {
+            let rest = asked(&store, u64::try_from(offset).expect("fits"));
+            assert_eq!(rest.bytes, whole[offset.min(whole.len())..], "from {offset}");
+            assert_eq!(rest.total, u64::try_from(whole.len()).expect("fits"));
+        }
+        let none = Part::Past { after: CommitIndex(RELEASES), through: CommitIndex(99), offset: 0 };
+        let none: Piece =
+            codec::decode(&part(&Records::new(store), none).expect("reads")).expect("a piece");
+        assert_eq!(none.bytes, codec::encode(&PastReleases(Vec::new())));
     }
 }
