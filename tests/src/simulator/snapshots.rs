@@ -168,14 +168,17 @@ impl World {
 
     /// A liar offers what an honest host could, with another state or its own word on the rest.
     pub(super) fn offer_falsely(&mut self, liar: usize) -> Option<PeerMessage> {
-        if !self.injecting || !self.transfer.happens(FALSE_OFFER_PERMILLE) {
+        let has_false_frontier = self.settings.false_frontiers;
+        if !has_false_frontier
+            && (!self.injecting || !self.transfer.happens(FALSE_OFFER_PERMILLE))
+        {
             return None;
         }
         let honest = self.honest_hosts();
         let of = self.transfer.choose(&honest);
         let bytes = self.part_of(of, Part::Offer);
         let mut offer: SnapshotOffer = codec::decode(&bytes).ok()?;
-        if self.transfer.happens(500) {
+        if !has_false_frontier && self.transfer.happens(500) {
             offer.head.end.state_root = StateRoot([7; 32]);
         }
         self.liars.get_mut(&liar)?.told(LieKind::FalseOffer);
@@ -233,7 +236,7 @@ impl World {
         self.log.explain(self.now(), host, || format!("  offer of {peer}: {failure:?}"));
         let transfers = &mut self.hosts[host].transfers;
         transfers.asks = false;
-        if !matches!(failure, Failure::NotAhead | Failure::NotAgreed) {
+        if !matches!(failure, Failure::NotAhead) {
             *transfers.failures.entry(peer).or_default() += 1;
         }
         if !matches!(failure, Failure::NotAhead) {
