@@ -102,9 +102,7 @@ impl World {
         self.send_lies(host, answers);
         let offers = match message {
             PeerMessage::Have { .. } => attacking,
-            PeerMessage::AskPart { part: Part::Offer } => {
-                founded && self.settings.false_frontiers
-            }
+            PeerMessage::AskPart { part: Part::Offer } => founded && self.settings.false_frontiers,
             _ => false,
         };
         if offers {

@@ -3,7 +3,7 @@
 //! Owns the ranges. Never changes during a run. Called by the world. Each run draws its own mixture
 //! ("swarm testing": Groce and others, 2012), for faults that are always all on hide each other.
 
-use dagger_payload::limits::COMMIT_BYTES_MAX;
+use dagger_payload::limits::COMMIT_BYTES_DEFAULT;
 
 use super::faults::FaultKind;
 use super::random::Random;
@@ -112,8 +112,8 @@ impl Settings {
         let drawn = Self {
             collection_depth_rounds: random.choose(&[8, 12, 20, 60]),
             commit_bytes_max: Random::new(seed, "commits").choose(&[
-                COMMIT_BYTES_MAX,
-                COMMIT_BYTES_MAX,
+                COMMIT_BYTES_DEFAULT,
+                COMMIT_BYTES_DEFAULT,
                 4_096,
                 512,
             ]),

@@ -169,8 +169,7 @@ impl World {
     /// A liar offers what an honest host could, with another state or its own word on the rest.
     pub(super) fn offer_falsely(&mut self, liar: usize) -> Option<PeerMessage> {
         let has_false_frontier = self.settings.false_frontiers;
-        if !has_false_frontier
-            && (!self.injecting || !self.transfer.happens(FALSE_OFFER_PERMILLE))
+        if !has_false_frontier && (!self.injecting || !self.transfer.happens(FALSE_OFFER_PERMILLE))
         {
             return None;
         }

@@ -12,7 +12,7 @@ use dagger_payload::event::{Event, Header, SignedHeader};
 use dagger_payload::handover::{EpochEnd, Founding, Handover};
 use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, EventDigest, Round};
 use dagger_payload::key::{Domain, PublicKey, SecretKey, Signature};
-use dagger_payload::limits::COMMIT_BYTES_MAX;
+use dagger_payload::limits::COMMIT_BYTES_DEFAULT;
 use dagger_payload::peer::{Highest, Part, PeerMessage, Receipt};
 use dagger_payload::proof::{Finding, Path, StateProof};
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -107,7 +107,7 @@ fn started(outputs: &mut Vec<Output>) -> Core {
         me: AuthorIndex(3),
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
-        commit_bytes_max: COMMIT_BYTES_MAX,
+        commit_bytes_max: COMMIT_BYTES_DEFAULT,
         founding: Founding { end: world.anchor.anchor.end, ledger_time: NOW },
     };
     let signer = Box::new(Signer(key(23)));
