@@ -379,7 +379,7 @@ mod tests {
 
     fn stored() -> Records {
         let store = Arc::new(MemoryStore::default());
-        let mut recorder = Recorder::new(AuthorIndex(2), &[], Pool::default());
+        let mut recorder = Recorder::new(AuthorIndex(2), (Epoch(0), &[]), Pool::default());
         let events = (1..=EVENTS).map(|round| Record::Event(Arc::new(event(round))));
         let (changes, _) = recorder.changes_of(&events.collect::<Vec<_>>());
         store.commit(&changes).expect("commits");

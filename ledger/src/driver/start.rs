@@ -297,7 +297,7 @@ pub fn start(
         known.remember(event.digest);
         evidence.note(event);
     }
-    let recorder = Recorder::new(configuration.me, &state.highest, pool);
+    let recorder = Recorder::new(configuration.me, (configuration.epoch, &state.highest), pool);
     let servers = Servers::new(records, runtime, stop.clone());
     let core = Core::restore(configuration, Box::new(LedgerSigner(key)), state);
     std::thread::Builder::new().name("core".to_owned()).spawn(move || {

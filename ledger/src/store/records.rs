@@ -26,6 +26,7 @@ use minicbor::{Decode, Encode};
 use super::pool::Pool;
 use super::witness::Signed;
 use super::{Change, Direction, Store, StoreError, Table};
+use crate::driver::start::FIRST_EPOCH;
 use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_EVENTS_BYTES};
 
 pub(super) const CHECKSUM_BYTES: usize = 8;
@@ -208,14 +209,15 @@ pub(super) fn index_key(index: CommitIndex) -> Vec<u8> {
 #[derive(Debug)]
 pub struct Recorder {
     me: AuthorIndex,
-    highest: BTreeMap<AuthorIndex, Round>,
+    highest: BTreeMap<(Epoch, AuthorIndex), Round>,
     pool: Pool,
 }
 
 impl Recorder {
-    /// For the member `me`, with the `highest` rounds and the `pool` that the store has.
-    pub fn new(me: AuthorIndex, highest: &[Highest], pool: Pool) -> Self {
-        let highest = highest.iter().map(|entry| (entry.author, entry.round)).collect();
+    /// For the member `me`, with the `highest` rounds of an epoch and the `pool` that the store
+    /// has.
+    pub fn new(me: AuthorIndex, (epoch, highest): (Epoch, &[Highest]), pool: Pool) -> Self {
+        let highest = highest.iter().map(|entry| ((epoch, entry.author), entry.round)).collect();
         Self { me, highest, pool }
     }
 
@@ -263,26 +265,31 @@ impl Recorder {
         let key = handover.epoch.0.to_be_bytes().to_vec();
         changes.push(put_encoded(Table::Handovers, key, handover));
         changes.push(Change::Delete { table: Table::Meta, key: OWN_LAST_KEY.to_vec() });
-        for author in std::mem::take(&mut self.highest).into_keys() {
-            let key = author.0.to_be_bytes().to_vec();
-            changes.push(Change::Delete { table: Table::Highest, key });
+        for (epoch, author) in std::mem::take(&mut self.highest).into_keys() {
+            changes.push(Change::Delete { table: Table::Highest, key: highest_key(epoch, author) });
         }
     }
 
     fn event_changes(&mut self, event: &Event, changes: &mut Vec<Change>) {
-        let (author, round) = (event.header.author, event.header.round);
+        let (epoch, author, round) = (event.header.epoch, event.header.author, event.header.round);
         let place = EventKey::of(event).to_bytes();
         changes.push(put(Table::Events, place.clone(), event.bytes.to_vec()));
-        let highest = self.highest.entry(author).or_default();
+        let highest = self.highest.entry((epoch, author)).or_default();
         if round > *highest {
             *highest = round;
-            let key = author.0.to_be_bytes().to_vec();
+            let key = highest_key(epoch, author);
             changes.push(put_encoded(Table::Highest, key, &Highest { author, round }));
             if author == self.me {
                 changes.push(put(Table::Meta, OWN_LAST_KEY.to_vec(), place));
             }
         }
     }
+}
+
+/// By epoch, too: what the core writes of an epoch that a snapshot has left behind is of no account
+/// in the one that it began.
+pub(super) fn highest_key(epoch: Epoch, author: AuthorIndex) -> Vec<u8> {
+    [&epoch.0.to_be_bytes()[..], &author.0.to_be_bytes()].concat()
 }
 
 fn fork_key(author: AuthorIndex, round: Round) -> Vec<u8> {
@@ -397,7 +404,17 @@ impl Records {
         Ok(end.filter(|end| began.is_none_or(|began| end.last > began)))
     }
 
-    /// This host's newest event of the present epoch.
+    /// The epoch that this host is in, as far as the store knows.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn epoch(&self) -> Result<Epoch, StoreError> {
+        Ok(self.last_handover()?.map_or(FIRST_EPOCH, |handover| handover.epoch))
+    }
+
+    /// This host's newest event of the present epoch. One of an epoch before says nothing: the core
+    /// may have written it after a snapshot of this epoch was begun with, of which it was yet to
+    /// hear.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -406,6 +423,10 @@ impl Records {
             return Ok(None);
         };
         let place = open(Table::Meta, OWN_LAST_KEY, value)?;
+        let of = EventKey::read(&place).ok_or_else(|| damaged(Table::Meta, OWN_LAST_KEY))?.epoch;
+        if of != self.epoch()? {
+            return Ok(None);
+        }
         match self.store.get(Table::Events, &place)? {
             Some(value) => open_event(&place, value).map(Some),
             None => Err(damaged(Table::Events, &place)),
@@ -543,13 +564,14 @@ impl Records {
         self.get(Table::Meta, RELEASED_KEY)
     }
 
-    /// The highest stored round of each author.
+    /// The highest stored round of each author in the present epoch.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn highest(&self) -> Result<Vec<Highest>, StoreError> {
-        let page =
-            self.store.page(Table::Highest, &[], Direction::Forward, MEMBERS_MAX)?.into_iter();
+        let of_epoch = self.epoch()?.0.to_be_bytes();
+        let page = self.store.page(Table::Highest, &of_epoch, Direction::Forward, MEMBERS_MAX)?;
+        let page = page.into_iter().take_while(|(key, _)| key.starts_with(&of_epoch));
         page.map(|(key, value)| open_encoded(Table::Highest, &key, value)).collect()
     }
 }
