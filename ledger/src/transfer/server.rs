@@ -21,8 +21,9 @@ use crate::store::releases::Cut;
 pub fn part(records: &Records, part: Part) -> Result<Bytes, StoreError> {
     let bytes: Bytes = match part {
         Part::Offer => records.newest_offer()?.map(|offer| codec::encode(&offer).into()),
-        Part::Frontier { commit } => {
-            records.frontier(commit)?.map(|frontier| codec::encode(&frontier).into())
+        Part::Frontier { commit, offset } => {
+            let frontier = records.frontier(commit)?;
+            frontier.map(|frontier| piece(&codec::encode(&frontier).into(), offset))
         }
         Part::Chunk { made_after, number } => records.snapshot_chunk_here(made_after, number)?,
         Part::Past { after, through, offset } => Some(past(records, (after, through), offset)?),
@@ -60,8 +61,11 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use dagger_payload::event::CommitEnd;
-    use dagger_payload::id::{AuthorIndex, LedgerTime, Position, PrefixHash, StateRoot};
+    use dagger_ledger_core::{CommitRecord, Frontier, Record};
+    use dagger_payload::event::{CommitEnd, Parent};
+    use dagger_payload::id::{
+        AuthorIndex, Epoch, EventDigest, LedgerTime, Position, PrefixHash, Round, StateRoot,
+    };
     use dagger_payload::key::Signature;
     use dagger_payload::payload::{SignatureKind, SignedPayload};
     use dagger_payload::release::{CommitRelease, OrderedPayload, Release, SealedRelease, Verdict};
@@ -69,7 +73,8 @@ mod tests {
 
     use super::*;
     use crate::store::memory::MemoryStore;
-    use crate::store::records::release_change;
+    use crate::store::pool::Pool;
+    use crate::store::records::{Recorder, release_change};
     use crate::store::{Change, Direction, Entry, Room, Store, Table};
 
     const RELEASES: u64 = 32;
@@ -148,6 +153,48 @@ mod tests {
         let (after, through) = (CommitIndex(0), CommitIndex(RELEASES));
         let bytes = part(&records, Part::Past { after, through, offset }).expect("reads");
         codec::decode(&bytes).expect("a piece")
+    }
+
+    #[test]
+    fn a_frontier_that_is_larger_than_a_frame_comes_in_pieces() {
+        let store = Arc::new(MemoryStore::default());
+        let records = Records::new(store.clone());
+        let parent = |round, author| Parent { author, round, digest: EventDigest([7; 32]) };
+        let commit = |index: u64| CommitRecord {
+            index: CommitIndex(index),
+            leader: parent(Round(index), AuthorIndex(0)),
+            slot: 0,
+            events: (0..128).map(|author| parent(Round(index), AuthorIndex(author))).collect(),
+            forked: Vec::new(),
+            first_position: Position(1),
+            last_position: Position(0),
+            ledger_time: LedgerTime(index),
+            prefix_hash: PrefixHash::ZERO,
+            collection_round: Round(1),
+            floor: Round(0),
+            epoch: Epoch(0),
+        };
+        let last = 400;
+        let commits: Vec<_> = (1..=last).map(|index| Record::Commit(commit(index))).collect();
+        let mut recorder = Recorder::new(AuthorIndex(0), (Epoch(0), &[]), Pool::default());
+        store.commit(&recorder.changes_of(&commits).0).expect("commits");
+        let frontier = records.frontier(CommitIndex(last)).expect("reads").expect("whole");
+        let mut whole = Vec::new();
+        loop {
+            let offset = u64::try_from(whole.len()).expect("fits");
+            let asked = Part::Frontier { commit: CommitIndex(last), offset };
+            let answer = part(&records, asked).expect("reads");
+            assert!(answer.len() <= PART_BYTES_MAX);
+            let piece: Piece = codec::decode(&answer).expect("a piece");
+            whole.extend_from_slice(&piece.bytes);
+            if u64::try_from(whole.len()).expect("fits") == piece.total {
+                break;
+            }
+        }
+        assert!(whole.len() > PART_BYTES_MAX, "{}", whole.len());
+        assert_eq!(codec::decode::<Frontier>(&whole).expect("reads"), frontier);
+        let none = Part::Frontier { commit: CommitIndex(last + 1), offset: 0 };
+        assert_eq!(part(&records, none).expect("reads"), Bytes::new());
     }
 
     #[test]

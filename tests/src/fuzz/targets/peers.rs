@@ -55,7 +55,7 @@ fn frames(world: &World) -> Vec<Vec<u8>> {
     let (commit, after, through) = (CommitIndex(100), CommitIndex(3), CommitIndex(99));
     let parts = [
         (Part::Offer, codec::encode(&world.offer())),
-        (Part::Frontier { commit }, codec::encode(&world.frontier)),
+        (Part::Frontier { commit, offset: 0 }, codec::encode(&world.frontier)),
         (Part::Chunk { made_after: commit, number: 3 }, world.snapshot.1[0].clone()),
         (Part::Past { after, through, offset: 7 }, codec::encode(&world.releases[0])),
         (Part::Handover { epoch, offset: 0 }, handovers(world).swap_remove(0)),
