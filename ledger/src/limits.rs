@@ -6,7 +6,9 @@ use std::time::Duration;
 use dagger_ledger_core::{
     SUSPENDED_BYTES_MAX, SUSPENDED_BYTES_OF_OTHERS_MAX, TWINS_BYTES_PER_AUTHOR_MAX,
 };
-use dagger_payload::limits::{FRAME_BYTES_MAX, MEMBERS_MAX, UNORDERED_BYTES_MAX};
+use dagger_payload::limits::{
+    FRAME_BYTES_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, UNORDERED_BYTES_MAX,
+};
 
 /// TLS handshake and `Hello` together.
 pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -126,8 +128,8 @@ pub fn frontier_bytes_max(collection_depth_rounds: u64) -> u64 {
 }
 /// How long a peer may take to send one part.
 pub const PART_WAIT_MAX: Duration = Duration::from_secs(10);
-/// Bytes of one offer: a quorum of headers of 128, and room to spare.
-pub const OFFER_BYTES_MAX: usize = FRAME_BYTES_MAX;
+/// Bytes of one offer: a quorum of headers of 128, each with 128 parents of at most 48 bytes.
+pub const OFFER_BYTES_MAX: usize = 640 * 1024;
 /// Offers of peers without a vote that are kept until they are looked at.
 pub const OFFERS_OF_OTHERS_MAX: usize = 16;
 /// How long offers of other peers are waited for after the first.
@@ -252,6 +254,7 @@ const OF_ALL: usize = OF_VOTERS
     + OF_CORE
     + LARGE_READS_MAX * LARGE_READ_BYTES_MAX
     + UNORDERED_BYTES_MAX
+    + HANDED_WAITING_MAX * PAYLOAD_BYTES_MAX
     + COMMITS_IN_MEMORY_BYTES
     + RELEASES_IN_MEMORY_BYTES;
 const _: () = assert!(OF_ALL <= MEMORY_BYTES_MAX / 4 * 3);
