@@ -46,7 +46,7 @@ pub enum Table {
     Pool,
     /// Pairs of signed headers that prove a fork, by (author, round).
     Forks,
-    /// Highest round of an author's events in the present epoch, by author.
+    /// Highest round of an author's events in an epoch, by (epoch, author).
     Highest,
     /// Certificates with which epochs began, by epoch.
     Handovers,
