@@ -3,7 +3,12 @@
 
 use std::time::Duration;
 
-use dagger_payload::limits::FRAME_BYTES_MAX;
+use dagger_ledger_core::{
+    SUSPENDED_BYTES_MAX, SUSPENDED_BYTES_OF_OTHERS_MAX, TWINS_BYTES_PER_AUTHOR_MAX,
+};
+use dagger_payload::limits::{
+    FRAME_BYTES_MAX, MEMBERS_MAX, PAYLOAD_BYTES_MAX, UNORDERED_BYTES_MAX,
+};
 
 /// TLS handshake and `Hello` together.
 pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(5);
@@ -20,6 +25,12 @@ pub const HANDSHAKES_PER_ADDRESS_MAX: usize = 16;
 pub const PEER_QUEUE_FRAMES_MAX: usize = 8192;
 /// Bytes that may wait for one peer.
 pub const PEER_QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that may wait for all peers that vote; each has an equal share, which no other peer takes.
+pub const QUEUES_OF_VOTERS_BYTES_MAX: usize = 512 * 1024 * 1024;
+/// Bytes that may wait for all other peers together; each has an equal share of them.
+pub const QUEUES_OF_OTHERS_BYTES_MAX: usize = 128 * 1024 * 1024;
+/// The least share: where more peers than that is enough for have no vote, who comes first has it.
+pub const QUEUE_SHARE_BYTES_MIN: usize = 2 * FRAME_BYTES_MAX;
 /// First wait before dialling again.
 pub const REDIAL_WAIT_MIN: Duration = Duration::from_millis(100);
 /// Longest wait before dialling again. It is what a host that comes back may wait for its peers:
@@ -44,7 +55,9 @@ pub const UNORDERED_WAIT_MAX: Duration = Duration::from_secs(2);
 pub const UNORDERED_BYTES_WHEN_LATE_MAX: usize = 8 * 1024 * 1024;
 
 /// Bytes of frames of one peer that may wait for the core; more are not read.
-pub const RECEIVED_BYTES_PER_PEER_MAX: usize = 4 * FRAME_BYTES_MAX;
+pub const RECEIVED_BYTES_PER_PEER_MAX: usize = 2 * FRAME_BYTES_MAX;
+/// The same of all peers without a vote together.
+pub const RECEIVED_OF_OTHERS_BYTES_MAX: usize = 64 * FRAME_BYTES_MAX;
 /// Answers to one peer that may wait for a write: what is sent at once then fits its queue.
 pub const ANSWERS_WAITING_PER_PEER_MAX: usize = PEER_QUEUE_FRAMES_MAX / 2;
 /// Bytes of them.
@@ -107,8 +120,18 @@ pub const PAST_PAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes of one handover with what shows its voters: a quorum of headers of 128, and as many ways
 /// through the state.
 pub const HANDOVER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Bytes of one frontier: how its epoch began, and in each round that can still be ordered one event
+/// of each of 128 members and as many twins, which take less than 64 bytes each.
+pub fn frontier_bytes_max(collection_depth_rounds: u64) -> u64 {
+    let members = u64::try_from(MEMBERS_MAX).expect("few");
+    HANDOVER_BYTES_MAX + (collection_depth_rounds + 1) * members * 2 * 64
+}
 /// How long a peer may take to send one part.
 pub const PART_WAIT_MAX: Duration = Duration::from_secs(10);
+/// Bytes of one offer: a quorum of headers of 128, each with 128 parents of at most 48 bytes.
+pub const OFFER_BYTES_MAX: usize = 640 * 1024;
+/// Offers of peers without a vote that are kept until they are looked at.
+pub const OFFERS_OF_OTHERS_MAX: usize = 16;
 /// How long offers of other peers are waited for after the first.
 pub const OFFERS_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Between a transfer that failed and the next.
@@ -145,6 +168,12 @@ pub const PROCESSOR_WAIT_MIN: Duration = Duration::from_millis(100);
 pub const PROCESSOR_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Frames from the store that may wait for one peer; the reader of the store waits for room.
 pub const STORED_FRAMES_MAX: usize = 16;
+/// Bytes from the store for one peer, from before they are read until they are sent.
+pub const STORED_BYTES_PER_PEER_MAX: usize = 2 * FRAME_BYTES_MAX;
+/// The same for all peers without a vote together.
+pub const STORED_OF_OTHERS_BYTES_MAX: usize = 128 * FRAME_BYTES_MAX;
+/// Reads, for all peers together, of what is put together from many records or may be large.
+pub const LARGE_READS_MAX: usize = 2;
 /// Frames that are written to a link before it is flushed.
 pub const SEND_FRAMES_PER_FLUSH: usize = 64;
 /// Newest commits that are kept in memory for the judge.
@@ -157,8 +186,10 @@ pub const SMALL_TRANSFERS_PER_PEER_MAX: usize = 4;
 pub const RELEASES_IN_MEMORY: usize = 1024;
 /// Bytes of payloads in them.
 pub const RELEASES_IN_MEMORY_BYTES: usize = 16 * 1024 * 1024;
-/// Events that are read from the store in one go; each has up to a mebibyte.
+/// Events that are read from the store in one go.
 pub const STORE_PAGE_EVENTS: usize = 32;
+/// Bytes of them, if they are more than one.
+pub const STORE_PAGE_EVENTS_BYTES: usize = FRAME_BYTES_MAX - 1024;
 /// Judged commits without content after which the mark of what is stored moves on.
 pub const UNMARKED_COMMITS_MAX: u64 = 16;
 /// Releases that are read from the store in one go for one stream.
@@ -197,3 +228,40 @@ pub const START_EXTENSION_US: u32 = 60_000_000;
 pub const WRITER_FULL_PAUSE: Duration = Duration::from_millis(1);
 /// Shortest sleep of the driver: a wake-up that is due already comes after it.
 pub const DRIVER_SLEEP_MIN: Duration = Duration::from_millis(1);
+
+/// Memory that the service may take (`MemoryMax` of `dagger-ledger.service`).
+pub const MEMORY_BYTES_MAX: usize = 4 * 1024 * 1024 * 1024;
+/// Links to peers without a vote that the sum below is made for; each further one may hold
+/// [`LINK_BYTES_MAX`] more.
+pub const OTHERS_LINKED_USUALLY_MAX: usize = 256;
+/// What one link holds besides: a frame that is being read, one that is being written, and TLS.
+pub const LINK_BYTES_MAX: usize = 2 * FRAME_BYTES_MAX + 128 * 1024;
+/// What one read of [`LARGE_READS_MAX`] holds: a handover or a usual frontier, read and written.
+pub const LARGE_READ_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+// What others may make this host hold, all at once, where 128 vote: some 3 GiB (see `decisions.md`,
+// "One budget for all links"). The rest is for what is ordered: the graph, commits and the store.
+const OF_VOTERS: usize = QUEUES_OF_VOTERS_BYTES_MAX
+    + MEMBERS_MAX
+        * (STORED_BYTES_PER_PEER_MAX
+            + RECEIVED_BYTES_PER_PEER_MAX
+            + OFFER_BYTES_MAX
+            + LINK_BYTES_MAX);
+const OF_OTHERS: usize = QUEUES_OF_OTHERS_BYTES_MAX
+    + STORED_OF_OTHERS_BYTES_MAX
+    + RECEIVED_OF_OTHERS_BYTES_MAX
+    + OFFERS_OF_OTHERS_MAX * OFFER_BYTES_MAX
+    + OTHERS_LINKED_USUALLY_MAX * LINK_BYTES_MAX;
+const OF_CORE: usize = SUSPENDED_BYTES_MAX
+    + SUSPENDED_BYTES_OF_OTHERS_MAX
+    + MEMBERS_MAX / 3 * TWINS_BYTES_PER_AUTHOR_MAX;
+const OF_ALL: usize = OF_VOTERS
+    + OF_OTHERS
+    + OF_CORE
+    + LARGE_READS_MAX * LARGE_READ_BYTES_MAX
+    + UNORDERED_BYTES_MAX
+    + HANDED_WAITING_MAX * PAYLOAD_BYTES_MAX
+    + COMMITS_IN_MEMORY_BYTES
+    + RELEASES_IN_MEMORY_BYTES;
+const _: () = assert!(OF_ALL <= MEMORY_BYTES_MAX / 4 * 3);
+const _: () = assert!(MEMBERS_MAX * QUEUE_SHARE_BYTES_MIN <= QUEUES_OF_VOTERS_BYTES_MAX);

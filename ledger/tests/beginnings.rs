@@ -5,22 +5,26 @@
 
 use std::sync::Arc;
 
-use dagger_ledger::driver::start::FIRST_EPOCH;
+use dagger_ledger::driver::start::{FIRST_EPOCH, overdue_testimony};
 use dagger_ledger::store::Store;
 use dagger_ledger::store::memory::MemoryStore;
 use dagger_ledger::store::past::fetched_release_change;
 use dagger_ledger::store::pool::Pool;
 use dagger_ledger::store::pruning::{Pruned, pruned_change};
-use dagger_ledger::store::records::{EventKey, Recorder, Records, release_change};
+use dagger_ledger::store::records::{EventKey, InstanceId, Recorder, Records, release_change};
+use dagger_ledger::store::witness::{Signed, Testimony};
 use dagger_ledger_core::interface::Record;
 use dagger_ledger_core::{CommitRecord, Frontier};
+use dagger_payload::committee::Committee;
 use dagger_payload::event::{Attestation, CommitEnd, EVENT_VERSION, Event, Header, Parent};
+use dagger_payload::handover::{Founding, Handover};
 use dagger_payload::id::{
-    AuthorIndex, ClusterId, CommitIndex, EventDigest, LedgerTime, MerkleRoot, Position, PrefixHash,
-    Round, StateRoot,
+    AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, MerkleRoot, Position,
+    PrefixHash, Round, StateRoot,
 };
 use dagger_payload::key::Signature;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
+use dagger_payload::peer::Highest;
 use dagger_payload::release::{CommitRelease, QuorumEvidence, SealedRelease};
 use dagger_payload::snapshot::{SnapshotHead, SnapshotOffer};
 
@@ -65,7 +69,7 @@ fn who_began_from_a_snapshot_can_offer_it_to_the_next() {
     assert_eq!(records.newest_offer().expect("reads"), Some(offer));
     assert_eq!(records.frontier(CommitIndex(20)).expect("reads"), Some(frontier));
     assert_eq!(records.frontier(CommitIndex(19)).expect("reads"), None, "parts of it are not here");
-    let (changes, _) = Recorder::new(AuthorIndex(0), &[], Pool::default())
+    let (changes, _) = Recorder::new(AuthorIndex(0), (Epoch(0), &[]), Pool::default())
         .changes_of(&[Record::Commit(commit(21))]);
     store.commit(&changes).expect("commits");
     let next = records.frontier(CommitIndex(21)).expect("reads").expect("whole");
@@ -74,6 +78,11 @@ fn who_began_from_a_snapshot_can_offer_it_to_the_next() {
 
 fn event(author: u16, round: u64, parents: Vec<Parent>) -> Arc<Event> {
     carrying(Vec::new(), author, round, parents)
+}
+
+fn event_of(epoch: Epoch, author: u16, round: u64) -> Arc<Event> {
+    let header = Header { epoch, ..event(author, round, Vec::new()).header.clone() };
+    Arc::new(Event::make(header, Vec::new(), |_| Signature([1; 64])))
 }
 
 fn carrying(
@@ -116,7 +125,8 @@ fn what_a_snapshot_leaves_behind_is_back_in_the_pool_before_the_core_hears_of_it
     last.events = vec![ordered.as_parent()];
     let kept = [&ordered, &left, &other, &above].map(|event| Record::Event(event.clone()));
     let kept: Vec<_> = kept.into_iter().chain([Record::Commit(last)]).collect();
-    let (changes, _) = Recorder::new(AuthorIndex(0), &[], pool.clone()).changes_of(&kept);
+    let (changes, _) =
+        Recorder::new(AuthorIndex(0), (Epoch(0), &[]), pool.clone()).changes_of(&kept);
     store.commit(&changes).expect("commits");
     let begin = |frontier: &Frontier| {
         let head = SnapshotHead { end: end(20), chunks: 0, bytes: 0, made_after: CommitIndex(20) };
@@ -137,7 +147,7 @@ fn the_newest_own_event_is_not_pruned_until_there_is_a_newer_one() {
     let newer = event(0, 9, vec![own.as_parent()]);
     let store = Arc::new(MemoryStore::default());
     let records = Records::new(store.clone());
-    let mut recorder = Recorder::new(AuthorIndex(0), &[], Pool::default());
+    let mut recorder = Recorder::new(AuthorIndex(0), (Epoch(0), &[]), Pool::default());
     let mut record = |event: &Arc<Event>| {
         let (changes, _) = recorder.changes_of(&[Record::Event(event.clone())]);
         store.commit(&changes).expect("commits");
@@ -157,6 +167,47 @@ fn the_newest_own_event_is_not_pruned_until_there_is_a_newer_one() {
     prune();
     assert_eq!(records.own_last().expect("reads"), Some(newer));
     assert_eq!(records.event(EventKey::of(&own)).expect("reads"), None);
+}
+
+#[test]
+fn what_the_core_writes_of_an_epoch_that_a_snapshot_left_behind_counts_for_nothing_in_the_next() {
+    let store = Arc::new(MemoryStore::default());
+    let records = Records::new(store.clone());
+    let (me, pool) = (AuthorIndex(0), Pool::default());
+    let mut recorder = Recorder::new(me, (FIRST_EPOCH, &[]), pool.clone());
+    let mut write = |record: Record| {
+        let (changes, signed) = recorder.changes_of(&[record]);
+        store.commit(&changes).expect("commits");
+        signed
+    };
+    write(Record::Event(event(0, 7, vec![])));
+    let committee = Committee::new(4).expect("four may vote");
+    let (epoch, headers) = (Epoch(2), Vec::new());
+    let founding = Founding { end: end(15), ledger_time: LedgerTime(15) };
+    let handover = Handover { epoch, committee, founding, headers };
+    let commits = (16..=20).map(|index| CommitRecord { epoch, ..commit(index) }).collect();
+    let frontier = Frontier { handover: Some(handover.clone()), commits };
+    let head = SnapshotHead { end: end(20), chunks: 0, bytes: 0, made_after: CommitIndex(20) };
+    let offer = SnapshotOffer { head, evidence: QuorumEvidence { headers: Vec::new() } };
+    let changes = records.beginning_changes(&offer, &frontier, (me, &pool)).expect("reads");
+    store.commit(&changes).expect("commits");
+    // The core has not heard of it yet when this becomes durable, and power goes.
+    let signed = write(Record::Event(event(0, 8, vec![])));
+    let instance = InstanceId([7; 16].into());
+    let testimony = signed.map(|signed| Testimony { instance, signed });
+    assert_eq!(records.own_last().expect("reads"), None);
+    assert_eq!(records.highest().expect("reads"), []);
+    let overdue = overdue_testimony(&records, committee, instance, testimony).expect("reads");
+    let began = Signed { epoch, round: Round(0) };
+    assert_eq!(overdue, Some(Testimony { instance, signed: began }));
+    // In the next life it goes on in that epoch.
+    let mut recorder = Recorder::new(me, (epoch, &[]), pool);
+    let own = event_of(epoch, 0, 3);
+    let (changes, _) = recorder.changes_of(&[Record::Event(own.clone())]);
+    store.commit(&changes).expect("commits");
+    assert_eq!(records.own_last().expect("reads"), Some(own));
+    assert_eq!(records.highest().expect("reads"), [Highest { author: me, round: Round(3) }]);
+    assert_eq!(records.last_handover().expect("reads"), Some(handover));
 }
 
 /// What the judge called `by` released of a commit.

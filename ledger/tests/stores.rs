@@ -3,6 +3,7 @@
 //! Pins: commits are whole and survive a reopening, pages are in order both ways, a full store
 //! writes nothing and still reads, and a changed byte is found at the next read.
 
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +30,17 @@ fn keys(store: &dyn Store, from: &[u8], direction: Direction, count_max: usize) 
     page.into_iter().map(|(key, _)| key).collect()
 }
 
+/// The first `count` keys that a visitor from `from` on is shown, and their values.
+fn visited(store: &dyn Store, from: &[u8], count: usize) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut shown = Vec::new();
+    let look = &mut |key: &[u8], value: &[u8]| {
+        shown.push((key.to_vec(), value.to_vec()));
+        if shown.len() < count { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    store.visit(Table::Events, from, look).expect("reads");
+    shown
+}
+
 fn conforms(store: &dyn Store) {
     assert_eq!(store.get(Table::Meta, b"x").expect("reads"), None);
     assert_eq!(store.first(Table::Events).expect("reads"), None);
@@ -53,6 +65,11 @@ fn conforms(store: &dyn Store) {
     assert!(keys(store, b"g", Forward, 9).is_empty());
     assert!(keys(store, b"a", Backward, 9).is_empty());
     assert!(keys(store, b"", Forward, 0).is_empty());
+    let entry = |key: &[u8]| (key.to_vec(), key.to_vec());
+    assert_eq!(visited(store, b"", 2), [entry(b"b"), entry(b"d")]);
+    assert_eq!(visited(store, b"c", 9), [entry(b"d"), entry(b"f")]);
+    assert_eq!(visited(store, b"f", 9), [entry(b"f")]);
+    assert_eq!(visited(store, b"g", 9), []);
     assert_eq!(store.first(Table::Events).expect("reads").expect("some").0, b"b");
     assert_eq!(store.last(Table::Events).expect("reads").expect("some").0, b"f");
 

@@ -211,7 +211,7 @@ fn falsify_frontier(host: &Host) {
     let end = records.newest_offer().expect("reads").expect("it has one").head.end;
     let mut commit = records.commit(end.index).expect("reads").expect("it is kept");
     commit.floor = Round(commit.floor.0 - 1);
-    let mut recorder = Recorder::new(AuthorIndex(0), &[], Pool::default());
+    let mut recorder = Recorder::new(AuthorIndex(0), (Epoch(0), &[]), Pool::default());
     let (changes, _) = recorder.changes_of(&[Record::Commit(commit)]);
     store.commit(&changes).expect("commits");
 }

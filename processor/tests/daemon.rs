@@ -49,6 +49,7 @@ fn write_genesis(directory: &Path) -> ClusterId {
         }],
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
+        commit_bytes_max: None,
     };
     let bytes = genesis.to_bytes();
     let signature = sshsig::sign(&key(1), Namespace::Genesis, &bytes);

@@ -47,6 +47,7 @@ fn genesis() -> Genesis {
         }],
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
+        commit_bytes_max: None,
     }
 }
 

@@ -91,6 +91,7 @@ fn genesis(places: &[Place]) -> anyhow::Result<Genesis> {
         hosts: hosts.collect(),
         collection_depth_rounds: 60,
         handover_distance_commits: 256,
+        commit_bytes_max: None,
     })
 }
 

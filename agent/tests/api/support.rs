@@ -79,6 +79,7 @@ impl World {
             hosts: (0..4).map(host).collect(),
             collection_depth_rounds: 60,
             handover_distance_commits: 10,
+            commit_bytes_max: None,
         };
         let cluster = ClusterId::of(&genesis.to_bytes());
         Self { genesis: Arc::new(genesis), cluster }

@@ -5,9 +5,10 @@
 
 use crate::Core;
 use crate::limits::{
-    MISSING_PER_PEER_MAX, OWN_SHOWN_MAX, ROUNDS_HELD_MAX, SUSPENDED_BYTES_PER_PEER_MAX,
+    MISSING_PER_PEER_MAX, OWN_SHOWN_MAX, ROUNDS_HELD_MAX, SUSPENDED_BYTES_OF_OTHERS_MAX,
     SUSPENDED_PER_PEER_MAX, TWINS_AT_ONCE_MAX, TWINS_HELD_MAX, TWINS_PER_AUTHOR_MAX,
 };
+use crate::quota::suspended_bytes_max;
 
 /// How much of something is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct Held {
 
 impl Core {
     /// Everything whose size others have a say in.
-    pub fn held(&self) -> [Held; 10] {
+    pub fn held(&self) -> [Held; 11] {
         let configuration = &self.configuration;
         let depth = configuration.collection_depth_rounds;
         let members = u64::try_from(configuration.committee.members()).expect("few");
@@ -42,7 +43,12 @@ impl Core {
             held("twins", twins, most(TWINS_HELD_MAX) + 2 * members * TWINS_AT_ONCE_MAX),
             held("fates of events that are not here", fates, 2 * rounds_max * members),
             held("waiting events of a peer", of_one.count, most(SUSPENDED_PER_PEER_MAX)),
-            held("their bytes", of_one.bytes, most(SUSPENDED_BYTES_PER_PEER_MAX)),
+            held("their bytes", of_one.bytes, most(suspended_bytes_max(configuration.committee))),
+            held(
+                "bytes of waiting events of all that have no vote",
+                self.intake.held_of_others().bytes,
+                most(SUSPENDED_BYTES_OF_OTHERS_MAX),
+            ),
             held(
                 "parents that events of a peer wait for",
                 of_one.parents,

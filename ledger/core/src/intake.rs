@@ -14,11 +14,9 @@ use dagger_payload::limits::WANT_EVENTS_MAX;
 use dagger_payload::peer::PeerMessage;
 
 use crate::gossip::following;
-use crate::limits::{
-    EVIDENCE_PER_AUTHOR_MAX, MISSING_PER_PEER_MAX, SUSPENDED_BYTES_PER_PEER_MAX,
-    SUSPENDED_PER_PEER_MAX, WANT_AGAIN_MS, WANT_TURNS_MAX,
-};
+use crate::limits::{EVIDENCE_PER_AUTHOR_MAX, WANT_AGAIN_MS, WANT_TURNS_MAX};
 use crate::missing::Missing;
+use crate::quota::{Quotas, Taken};
 use crate::twins::Twins;
 use crate::{Core, Fork, HaltReason, Moment, Output, Record, Turn};
 
@@ -31,12 +29,10 @@ struct Suspended {
     parents: usize,
 }
 
-/// What suspended events of one peer take.
-#[derive(Debug, Default, Clone, Copy)]
-pub(crate) struct Taken {
-    pub(crate) count: usize,
-    pub(crate) bytes: usize,
-    pub(crate) parents: usize,
+impl Suspended {
+    fn taken(&self) -> Taken {
+        Taken { count: 1, bytes: self.event.bytes.len(), parents: self.parents }
+    }
 }
 
 /// What to do about a missing event.
@@ -57,7 +53,7 @@ enum Wish {
 pub(crate) struct Intake {
     committee: Committee,
     suspended: BTreeMap<EventDigest, Suspended>,
-    suspended_of: BTreeMap<AuthorIndex, Taken>,
+    quotas: Quotas,
     missing: BTreeMap<EventDigest, Missing>,
     twins: Twins,
     evidence: BTreeMap<AuthorIndex, usize>,
@@ -78,7 +74,7 @@ impl Intake {
         Self {
             committee,
             suspended: BTreeMap::new(),
-            suspended_of: BTreeMap::new(),
+            quotas: Quotas::new(committee),
             missing: BTreeMap::new(),
             twins: Twins::default(),
             evidence: BTreeMap::new(),
@@ -150,6 +146,11 @@ impl Intake {
         let count = of.values().map(|taken| taken.count).max().unwrap_or_default();
         let bytes = of.values().map(|taken| taken.bytes).max().unwrap_or_default();
         (Taken { count, bytes, parents }, self.suspended.len(), self.missing.len())
+    }
+
+    /// What events of all peers take that have no vote.
+    pub(crate) fn held_of_others(&self) -> Taken {
+        self.quotas.of_others()
     }
 
     /// Twins of one author that nobody needs yet, at most.
@@ -276,11 +277,7 @@ impl Intake {
     /// Takes a suspended event out, with its wishes.
     fn release(&mut self, digest: &EventDigest) -> Option<Suspended> {
         let suspended = self.suspended.remove(digest)?;
-        if let Some(taken) = self.suspended_of.get_mut(&suspended.from) {
-            taken.count = taken.count.saturating_sub(1);
-            taken.bytes = taken.bytes.saturating_sub(suspended.event.bytes.len());
-            taken.parents = taken.parents.saturating_sub(suspended.parents);
-        }
+        self.quotas.give_back(suspended.from, suspended.taken());
         for parent in &suspended.missing {
             if let Some(missing) = self.missing.get_mut(parent) {
                 missing.children.remove(digest);
@@ -293,16 +290,10 @@ impl Intake {
     }
 
     fn suspend(&mut self, from: AuthorIndex, event: Arc<Event>, missing: Vec<Parent>, now: Moment) {
-        let taken = self.suspended_of.entry(from).or_default();
-        let bytes = taken.bytes.saturating_add(event.bytes.len());
-        let parents = taken.parents.saturating_add(missing.len());
-        if taken.count >= SUSPENDED_PER_PEER_MAX
-            || bytes > SUSPENDED_BYTES_PER_PEER_MAX
-            || parents > MISSING_PER_PEER_MAX
-        {
+        let more = Taken { count: 1, bytes: event.bytes.len(), parents: missing.len() };
+        if !self.quotas.take(from, more) {
             return; // it comes again when somebody names it, or tells what he has
         }
-        *taken = Taken { count: taken.count + 1, bytes, parents };
         for parent in &missing {
             if !self.missing.contains_key(&parent.digest) {
                 self.asks.insert((now, parent.digest));

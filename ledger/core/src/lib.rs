@@ -35,6 +35,7 @@ mod missing;
 mod pace;
 #[cfg(feature = "planted-bugs")]
 pub mod planted;
+mod quota;
 mod recovery;
 mod twins;
 
@@ -54,6 +55,7 @@ pub use interface::{
     CommitRecord, CoreConfiguration, CoreStatus, EventSigner, Fork, HaltReason, Input, Memory,
     Moment, Output, Phase, Record, RestoredState, WriteNumber,
 };
+pub use limits::{SUSPENDED_BYTES_MAX, SUSPENDED_BYTES_OF_OTHERS_MAX, TWINS_BYTES_PER_AUTHOR_MAX};
 
 use catchup::CatchUp;
 use clock::Clock;

@@ -6,6 +6,13 @@ use dagger_payload::limits::{ACCEPTANCE_MS_MAX, EVENT_BODY_BYTES_MAX};
 pub(crate) const SUSPENDED_PER_PEER_MAX: usize = 4096;
 /// Their bytes: a few of the largest, and all of the usual ones.
 pub(crate) const SUSPENDED_BYTES_PER_PEER_MAX: usize = 32 * EVENT_BODY_BYTES_MAX;
+/// The same of all members together; each has an equal share.
+pub const SUSPENDED_BYTES_MAX: usize = 256 * EVENT_BODY_BYTES_MAX;
+/// The same of a peer that has no vote in this epoch.
+pub(crate) const SUSPENDED_BYTES_PER_OTHER_MAX: usize = 2 * EVENT_BODY_BYTES_MAX;
+/// The same of all such peers together. It is not nothing: who is left behind in an epoch whose
+/// members have gone learns the rest of it from them.
+pub const SUSPENDED_BYTES_OF_OTHERS_MAX: usize = 16 * EVENT_BODY_BYTES_MAX;
 /// How long a leader or a certificate is waited for at first, in milliseconds.
 pub(crate) const WAIT_MS_MIN: u64 = 50;
 /// To how much that wait grows while nothing commits, in milliseconds.
@@ -92,7 +99,7 @@ pub(crate) const OWN_SHOWN_MAX: usize = 256;
 /// they are named.
 pub(crate) const TWINS_PER_AUTHOR_MAX: usize = 64;
 /// Their bytes.
-pub(crate) const TWINS_BYTES_PER_AUTHOR_MAX: usize = 4 * EVENT_BODY_BYTES_MAX;
+pub const TWINS_BYTES_PER_AUTHOR_MAX: usize = 4 * EVENT_BODY_BYTES_MAX;
 /// Second events of others that one peer may make this host take in at once: more than an honest
 /// member ever names before it has seen both twins, a branch of one liar as long as the graph that
 /// is kept at the usual collection depth.

@@ -158,7 +158,8 @@ mod tests {
         let store = Arc::new(MemoryStore::default());
         let records = Records::new(store.clone());
         let commits: Vec<_> = (1..=50).map(commit).collect();
-        let (changes, _) = Recorder::new(AuthorIndex(0), &[], Pool::default()).changes_of(&commits);
+        let (changes, _) =
+            Recorder::new(AuthorIndex(0), (Epoch(0), &[]), Pool::default()).changes_of(&commits);
         store.commit(&changes).expect("commits");
         let goes = |hours| may_go(&records, hours).expect("reads").map(|pruned| pruned.round.0);
         store.commit(&[head_change(&head(20))]).expect("commits");

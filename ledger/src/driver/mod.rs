@@ -16,7 +16,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use dagger_ledger_core::{
     ClockDoubt, Core, CoreStatus, Input, Moment, Output, Record, WriteNumber,
 };
-use dagger_payload::id::LedgerTime;
+use dagger_payload::id::{AuthorIndex, LedgerTime};
 use dagger_payload::peer::PeerMessage;
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -29,6 +29,7 @@ use crate::exit::{Stop, StopHandle};
 use crate::limits::{CORE_INPUTS_PER_TURN_MAX, DRIVER_SLEEP_MIN, HELD_BYTES_MAX, HELD_WAIT_MAX};
 use crate::link::heard::Heard as LinksHeard;
 use crate::link::inspect::KnownEvents;
+use crate::link::share::Standing;
 use crate::link::{LinkEvent, Links};
 use crate::seats::Seats;
 use crate::store::Change;
@@ -160,7 +161,9 @@ impl Driver {
                 None
             }
             LinkEvent::Message(from, PeerMessage::Part { part, bytes }) => {
-                self.parts.take(from, part, bytes);
+                let votes = self.seats.voters().contains(from);
+                let standing = if votes { Standing::Votes } else { Standing::Follows };
+                self.parts.take((from, standing), part, bytes);
                 None
             }
             LinkEvent::Message(from, PeerMessage::Submit { payload }) => {
@@ -282,7 +285,7 @@ impl Driver {
             match what {
                 // Encoded only now, and for nobody who is gone: what a peer asks for again and
                 // again shares its bytes until then.
-                Waiting::Send(to, message) if self.links.is_connected(to) => {
+                Waiting::Send(to, message) if self.may_send(to, &message) => {
                     self.links.send(to, message.to_bytes().into());
                 }
                 Waiting::Send(..) => {}
@@ -300,6 +303,14 @@ impl Driver {
                     self.seats.epoch_began(handover.committee);
                 }
             }
+        }
+    }
+
+    /// An event that a peer lacks is left out while much waits for it already: it asks again.
+    fn may_send(&self, to: AuthorIndex, message: &PeerMessage) -> bool {
+        match message {
+            PeerMessage::Event { bytes } => self.links.has_room_for_answer(to, bytes.len()),
+            _ => self.links.is_connected(to),
         }
     }
 

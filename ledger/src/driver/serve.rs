@@ -2,22 +2,27 @@
 //! memory.
 //!
 //! Owns the bounds: of each peer one long transfer at a time (a newer wish replaces an older) and a
-//! few small ones. Reads block, so they run on threads for that, and only they: a transfer goes as
-//! fast as the peer takes it, and while it waits it holds no thread. Called by the driver.
+//! few small ones, and of all peers together few reads of what may be large. Nothing is read before
+//! there is room for it in the peer's share. Reads block, so they run on threads for that, and only
+//! they: a transfer goes as fast as the peer takes it, and while it waits it holds no thread.
+//! Called by the driver.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use dagger_payload::event::{Event, Parent};
 use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
+use dagger_payload::limits::FRAME_BYTES_MAX;
 use dagger_payload::peer::{Highest, Part, PeerMessage};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::exit::{Stop, StopHandle};
-use crate::limits::SMALL_TRANSFERS_PER_PEER_MAX;
+use crate::limits::{LARGE_READS_MAX, SMALL_TRANSFERS_PER_PEER_MAX};
 use crate::link::Links;
-use crate::link::queue::PeerQueue;
+use crate::link::queue::{Gone, PeerQueue};
+use crate::link::share::Held;
 use crate::store::StoreError;
 use crate::store::records::{EventKey, Records};
 use crate::transfer::server;
@@ -40,7 +45,7 @@ pub(super) struct Servers {
 impl Servers {
     /// Reads from `records`, on the blocking threads of `runtime`.
     pub(super) fn new(records: Records, runtime: Handle, stop: StopHandle) -> Self {
-        Self { reader: Reader { records }, runtime, stop, peers: BTreeMap::new() }
+        Self { reader: Reader::new(records), runtime, stop, peers: BTreeMap::new() }
     }
 
     /// Sends all events of `epoch` above `above` and below round `below`, by round; after the last
@@ -121,9 +126,29 @@ impl Servers {
 #[derive(Clone)]
 struct Reader {
     records: Records,
+    /// For what is put together from many records before a piece of it is sent.
+    large: Arc<Semaphore>,
 }
 
 impl Reader {
+    fn new(records: Records) -> Self {
+        Self { records, large: Arc::new(Semaphore::new(LARGE_READS_MAX)) }
+    }
+
+    /// Reads a part. Where a small question makes much to be read, few are answered at a time,
+    /// whoever asks.
+    async fn part(&self, part: Part) -> Result<Bytes, StoreError> {
+        let turn = match part {
+            Part::Past { .. } | Part::Frontier { .. } | Part::Handover { .. } => {
+                Some(self.large.acquire().await.expect("nobody closes it"))
+            }
+            Part::Offer | Part::Chunk { .. } => None,
+        };
+        let bytes = self.read(move |records| server::part(records, part)).await;
+        drop(turn);
+        bytes
+    }
+
     async fn read<T: Send + 'static>(
         &self,
         reading: impl FnOnce(&Records) -> Result<T, StoreError> + Send + 'static,
@@ -146,8 +171,11 @@ async fn send_each(
     keys: impl Iterator<Item = EventKey>,
 ) -> Result<(), StoreError> {
     for key in keys {
+        let Ok(room) = queue.room(FRAME_BYTES_MAX).await else {
+            return Ok(());
+        };
         if let Some(event) = reader.read(move |records| records.event(key)).await?
-            && queue.push_stored(PeerMessage::event(&event).to_bytes().into()).await.is_err()
+            && push(queue, PeerMessage::event(&event), room).await.is_err()
         {
             return Ok(());
         }
@@ -156,10 +184,20 @@ async fn send_each(
 }
 
 async fn send_part(reader: &Reader, queue: &PeerQueue, part: Part) -> Result<(), StoreError> {
-    let bytes = reader.read(move |records| server::part(records, part)).await?;
     // The link may be gone: the peer asks again.
-    let _ = queue.push_stored(PeerMessage::Part { part, bytes }.to_bytes().into()).await;
+    if let Ok(room) = queue.room(FRAME_BYTES_MAX).await {
+        let bytes = reader.part(part).await?;
+        let _ = push(queue, PeerMessage::Part { part, bytes }, room).await;
+    }
     Ok(())
+}
+
+/// Takes of the room what the message needs; the rest is free at once.
+async fn push(queue: &PeerQueue, message: PeerMessage, mut room: Held) -> Result<(), Gone> {
+    let frame = Bytes::from(message.to_bytes());
+    let of_this = room.split(frame.len());
+    drop(room);
+    queue.push_stored(frame, of_this).await
 }
 
 /// Carries out the newest wish of one peer, again and again, until nobody can wish any more.
@@ -220,13 +258,14 @@ impl Transfer {
         let epoch = self.epoch;
         let lowest = self.above.values().min().copied().unwrap_or_default();
         if reader.read(move |records| records.lacks_above(epoch, lowest)).await? {
-            let part = Part::Offer;
-            let bytes = reader.read(move |records| server::part(records, part)).await?;
-            return self.send(PeerMessage::Part { part, bytes }, &mut newer).await;
+            let (part, mut room) = (Part::Offer, self.room(&mut newer).await?);
+            let bytes = reader.part(part).await?;
+            return self.send(PeerMessage::Part { part, bytes }, &mut room, &mut newer).await;
         }
         let (round, author, digest) = (lowest.next(), AuthorIndex(0), EventDigest::ZERO);
         let mut next = Some(EventKey { epoch, round, author, digest });
         while let Some(from) = next {
+            let mut room = self.room(&mut newer).await?;
             let (events, following) = reader.read(move |records| records.events(from)).await?;
             for event in events {
                 if newer.has_come() {
@@ -236,7 +275,7 @@ impl Transfer {
                     return Ok(());
                 }
                 if self.lacks(&event) {
-                    self.send(PeerMessage::event(&event), &mut newer).await?;
+                    self.send(PeerMessage::event(&event), &mut room, &mut newer).await?;
                 }
             }
             next = following;
@@ -249,14 +288,28 @@ impl Transfer {
         event.header.round > has
     }
 
-    /// Waits for room, unless there is a newer wish.
-    async fn send(&self, message: PeerMessage, newer: &mut Newer) -> Result<(), Ended> {
+    /// Waits for room for a page, unless there is a newer wish.
+    async fn room(&self, newer: &mut Newer) -> Result<Held, Ended> {
         tokio::select! {
             biased;
             () = newer.comes() => Err(Ended::Early),
-            sent = self.queue.push_stored(message.to_bytes().into()) => {
-                sent.map_err(|_| Ended::Early)
-            }
+            room = self.queue.room(FRAME_BYTES_MAX) => room.map_err(|_| Ended::Early),
+        }
+    }
+
+    /// Waits for a place, unless there is a newer wish. The page's room goes along with its events.
+    async fn send(
+        &self,
+        message: PeerMessage,
+        room: &mut Held,
+        newer: &mut Newer,
+    ) -> Result<(), Ended> {
+        let frame = Bytes::from(message.to_bytes());
+        let of_this = room.split(frame.len());
+        tokio::select! {
+            biased;
+            () = newer.comes() => Err(Ended::Early),
+            sent = self.queue.push_stored(frame, of_this) => sent.map_err(|_| Ended::Early),
         }
     }
 
@@ -266,7 +319,8 @@ impl Transfer {
         let following = self.epoch.next();
         let handover = reader.read(move |records| records.handover(following)).await?;
         for header in handover.into_iter().flat_map(|handover| handover.headers) {
-            self.send(PeerMessage::Closing { header }, &mut newer).await?;
+            let mut room = self.room(&mut newer).await?;
+            self.send(PeerMessage::Closing { header }, &mut room, &mut newer).await?;
         }
         Ok(())
     }
@@ -289,6 +343,7 @@ mod tests {
     use crate::exit;
     use crate::limits::STORED_FRAMES_MAX;
     use crate::link::queue::{Outgoing, queue};
+    use crate::link::share::{Share, Standing};
     use crate::store::Store;
     use crate::store::memory::MemoryStore;
     use crate::store::pool::Pool;
@@ -324,7 +379,7 @@ mod tests {
 
     fn stored() -> Records {
         let store = Arc::new(MemoryStore::default());
-        let mut recorder = Recorder::new(AuthorIndex(2), &[], Pool::default());
+        let mut recorder = Recorder::new(AuthorIndex(2), (Epoch(0), &[]), Pool::default());
         let events = (1..=EVENTS).map(|round| Record::Event(Arc::new(event(round))));
         let (changes, _) = recorder.changes_of(&events.collect::<Vec<_>>());
         store.commit(&changes).expect("commits");
@@ -351,7 +406,7 @@ mod tests {
         let runtime = runtime.expect("a runtime");
         let (stop, _reasons) = exit::channel();
         let mut servers = Servers::new(stored(), runtime.handle().clone(), stop);
-        let (queue, mut outgoing) = queue();
+        let (queue, mut outgoing) = queue(Arc::new(Share::of(Standing::Follows, 1)));
         let mut wish = |has: u64| {
             let (epoch, below, queue) = (Epoch(0), Round(u64::MAX), queue.clone());
             let above = BTreeMap::from([(AuthorIndex(0), Round(has))]);

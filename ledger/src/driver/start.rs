@@ -17,7 +17,6 @@ use dagger_payload::id::{
     AuthorIndex, ClusterId, CommitIndex, Epoch, EventDigest, LedgerTime, Round,
 };
 use dagger_payload::key::{Domain, SecretKey, Signature};
-use dagger_payload::limits::COMMIT_BYTES_MAX;
 use tokio::runtime::{Builder, Handle};
 use tokio::sync::{mpsc, watch};
 use tokio::time::Instant;
@@ -190,7 +189,7 @@ pub fn configuration(
         me,
         collection_depth_rounds: genesis.collection_depth_rounds,
         handover_distance_commits: genesis.handover_distance_commits,
-        commit_bytes_max: COMMIT_BYTES_MAX,
+        commit_bytes_max: genesis.commit_bytes_max(),
         founding: handover.map_or(first, |last| last.founding),
     })
 }
@@ -298,7 +297,7 @@ pub fn start(
         known.remember(event.digest);
         evidence.note(event);
     }
-    let recorder = Recorder::new(configuration.me, &state.highest, pool);
+    let recorder = Recorder::new(configuration.me, (configuration.epoch, &state.highest), pool);
     let servers = Servers::new(records, runtime, stop.clone());
     let core = Core::restore(configuration, Box::new(LedgerSigner(key)), state);
     std::thread::Builder::new().name("core".to_owned()).spawn(move || {

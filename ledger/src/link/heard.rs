@@ -1,36 +1,14 @@
 //! What links hear, on its way to the driver.
 //!
 //! Owns the bounds of what waits while the driver is busy: so many events of all peers together,
-//! and of each peer so many bytes, beyond which nothing is read from it. Never reads a message.
+//! and of each peer the bytes of its share, beyond which nothing is read from it. Never reads a
+//! message.
 //! Filled by the links' sessions, emptied by the driver.
 
-use std::sync::Arc;
-
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 use super::LinkEvent;
-use crate::limits::RECEIVED_BYTES_PER_PEER_MAX;
-
-/// What one peer may make wait.
-pub(super) struct Room(Arc<Semaphore>);
-
-impl Default for Room {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(RECEIVED_BYTES_PER_PEER_MAX)))
-    }
-}
-
-/// Held by what waits.
-pub(super) struct Held(#[expect(dead_code, reason = "frees its room")] OwnedSemaphorePermit);
-
-impl Room {
-    /// Waits until so many bytes more may wait; a frame is never longer than all of them.
-    pub(super) async fn take(&self, bytes: usize) -> Held {
-        let bytes = u32::try_from(bytes.min(RECEIVED_BYTES_PER_PEER_MAX)).expect("some mebibytes");
-        let permit = self.0.clone().acquire_many_owned(bytes).await;
-        Held(permit.expect("nobody closes it"))
-    }
-}
+use super::share::Held;
 
 struct Told {
     event: LinkEvent,

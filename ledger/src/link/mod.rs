@@ -12,6 +12,7 @@ mod peers;
 pub mod queue;
 mod refusals;
 mod session;
+pub mod share;
 pub mod tls;
 
 use std::collections::BTreeMap;
@@ -36,12 +37,13 @@ use tokio_util::sync::CancellationToken;
 use crate::limits::{
     HANDSHAKES_MAX, HANDSHAKES_PER_ADDRESS_MAX, LINK_SETTLED, REDIAL_WAIT_MAX, REDIAL_WAIT_MIN,
 };
-use heard::{Room, Teller};
+use heard::Teller;
 use inspect::{Inspector, Keys, KnownEvents};
 use peers::{Finding, Peer, Peers};
 use queue::PeerQueue;
 use refusals::{Refusals, TOO_MANY_HANDSHAKES};
 use session::LinkError;
+use share::{Share, Standing};
 use tls::Identity;
 
 /// A member, as far as links need it.
@@ -76,7 +78,7 @@ pub struct LinkConfiguration {
     pub cluster: ClusterId,
     /// This member.
     pub me: AuthorIndex,
-    /// Members of the first moment, by author; [`Links::update`] names others.
+    /// Members of the first moment, by author, who vote; [`Links::update`] names others.
     pub members: Vec<Member>,
 }
 
@@ -105,8 +107,13 @@ impl Shared {
     }
 
     /// Tells of what a peer sent, as soon as it may make so much more wait.
-    async fn pass_on(&self, room: &Room, bytes: usize, event: LinkEvent) -> Result<(), LinkError> {
-        let held = room.take(bytes).await;
+    async fn pass_on(
+        &self,
+        share: &Share,
+        bytes: usize,
+        event: LinkEvent,
+    ) -> Result<(), LinkError> {
+        let held = share.received(bytes).await;
         self.events.tell(event, Some(held)).await.map_err(|_| LinkError::GivenUp)
     }
 }
@@ -143,7 +150,7 @@ impl Links {
         });
         let links = Self { shared };
         let keys = members.iter().map(|member| member.key.clone()).collect();
-        links.link_to(keys, (0..).map(AuthorIndex).zip(members).collect());
+        links.link_to(keys, (0..).map(AuthorIndex).zip(members).collect(), |_| true);
         tokio::spawn(listen(links.shared.clone(), listener));
         links
     }
@@ -162,10 +169,15 @@ impl Links {
             let (name, key, address) = (seat.name.clone(), seat.ledger_key.clone(), seat.address);
             (seat.index, Member { name, key, address })
         });
-        self.link_to(keys, members.collect());
+        self.link_to(keys, members.collect(), |author| voters.contains(author));
     }
 
-    fn link_to(&self, keys: Vec<PublicKey>, mut wanted: BTreeMap<AuthorIndex, Member>) {
+    fn link_to(
+        &self,
+        keys: Vec<PublicKey>,
+        mut wanted: BTreeMap<AuthorIndex, Member>,
+        votes: impl Fn(AuthorIndex) -> bool,
+    ) {
         let shared = &self.shared;
         shared.inspector.keys.replace(keys);
         wanted.remove(&shared.me);
@@ -173,7 +185,8 @@ impl Links {
         shared.identity.set_members(members.collect());
         // The member with the lower index dials.
         let finding = |author| if author > shared.me { Finding::Dials } else { Finding::Accepts };
-        for peer in shared.peers.replace(wanted, finding, &shared.stopping) {
+        let standing = |author| if votes(author) { Standing::Votes } else { Standing::Follows };
+        for peer in shared.peers.replace(wanted, (finding, standing), &shared.stopping) {
             shared.runtime.spawn(keep_dialling(shared.clone(), peer));
         }
     }
@@ -198,6 +211,12 @@ impl Links {
         let peer = self.shared.peers.get(peer)?;
         let live = peer.place.live.lock().expect("no holder of this lock panics");
         live.as_ref().map(|live| live.queue.clone())
+    }
+
+    /// Whether an answer of so many bytes may be sent to `peer` now; else it is left out, and the
+    /// peer asks again.
+    pub fn has_room_for_answer(&self, peer: AuthorIndex, bytes: usize) -> bool {
+        self.queue(peer).is_some_and(|queue| queue.has_room_for_answer(bytes))
     }
 
     /// Whether a link to `peer` is up.

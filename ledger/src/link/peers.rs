@@ -14,9 +14,9 @@ use tokio::sync::OwnedMutexGuard;
 use tokio_util::sync::CancellationToken;
 
 use super::Member;
-use super::heard::Room;
 use super::queue::PeerQueue;
 use super::session::LinkError;
+use super::share::{Others, Share, Standing};
 
 /// A link that is up.
 pub(super) struct Live {
@@ -25,7 +25,6 @@ pub(super) struct Live {
 }
 
 /// Where the one link to a peer is.
-#[derive(Default)]
 pub(super) struct Place {
     /// Held for a link's whole life, so that the driver never hears of two.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -33,8 +32,16 @@ pub(super) struct Place {
     /// end. So at most two are kept, however many a peer opens.
     newest: Mutex<Option<CancellationToken>>,
     pub(super) live: Mutex<Option<Live>>,
-    /// For what the peer sent and the driver has not heard yet, whichever link it came by.
-    pub(super) room: Room,
+    /// For what waits to be sent to the peer, and what it sent and the driver has not heard yet,
+    /// whichever link it goes by.
+    pub(super) share: Arc<Share>,
+}
+
+impl Place {
+    fn new(others: Arc<Others>) -> Self {
+        let (turn, newest, live) = (Arc::default(), Mutex::default(), Mutex::default());
+        Self { turn, newest, live, share: Arc::new(Share::new(others)) }
+    }
 }
 
 /// A peer, as it is reached now.
@@ -92,6 +99,8 @@ impl Peer {
 pub(super) struct Peers {
     peers: RwLock<BTreeMap<AuthorIndex, Arc<Peer>>>,
     places: Mutex<BTreeMap<AuthorIndex, Arc<Place>>>,
+    /// What those of them share that do not vote.
+    others: Arc<Others>,
 }
 
 /// How this ledger and its peers find each other.
@@ -133,7 +142,7 @@ impl Peers {
     pub(super) fn replace(
         &self,
         wanted: BTreeMap<AuthorIndex, Member>,
-        finding: impl Fn(AuthorIndex) -> Finding,
+        (finding, standing): (impl Fn(AuthorIndex) -> Finding, impl Fn(AuthorIndex) -> Standing),
         stopping: &CancellationToken,
     ) -> Vec<Arc<Peer>> {
         let mut peers = self.peers.write().expect("no holder of this lock panics");
@@ -143,6 +152,8 @@ impl Peers {
             tracing::info!(peer = %peer.member.name, "has left; no link to it is kept");
             peer.leaving.cancel();
         }
+        let kinds: Vec<Standing> = wanted.keys().map(|author| standing(*author)).collect();
+        let linked = |kind| kinds.iter().filter(|each| **each == kind).count();
         let mut to_dial = Vec::new();
         for (author, member) in wanted {
             let dials = finding(author) == Finding::Dials;
@@ -155,7 +166,9 @@ impl Peers {
             let leaving =
                 stays.map_or_else(|| stopping.child_token(), |known| known.leaving.clone());
             let is_new = stays.is_none();
-            let place = places.entry(author).or_default().clone();
+            let place = places.entry(author);
+            let place = place.or_insert_with(|| Arc::new(Place::new(self.others.clone()))).clone();
+            place.share.is_of(standing(author), linked(standing(author)));
             let peer = Arc::new(Peer { author, member, leaving, place });
             if is_new && dials {
                 to_dial.push(peer.clone());

@@ -176,7 +176,7 @@ async fn serve<S>(
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let (filling, emptying) = queue();
+    let (filling, emptying) = queue(peer.place.share.clone());
     let author = peer.author;
     let given_up = peer.leaving.child_token();
     // The newest link counts: only one side of a pair dials, and it dials only when its own link
@@ -217,7 +217,7 @@ async fn receive_all<R: AsyncRead + Unpin>(
             Inbound::Closing(header, signed) => LinkEvent::Closing(header, signed),
             Inbound::Message(message) => LinkEvent::Message(peer.author, message),
         };
-        shared.pass_on(&peer.place.room, frame.len(), event).await?;
+        shared.pass_on(&peer.place.share, frame.len(), event).await?;
     }
 }
 

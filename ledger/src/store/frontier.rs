@@ -16,7 +16,8 @@ use dagger_payload::snapshot::SnapshotOffer;
 use super::pool::Pool;
 use super::pruning::{Pruned, pruned_change};
 use super::records::{
-    EventKey, OWN_LAST_KEY, Records, index_key, judged_change, open_encoded, put_encoded,
+    EventKey, OWN_LAST_KEY, Records, highest_key, index_key, judged_change, open_encoded,
+    put_encoded,
 };
 use super::snapshots::{evidence_change, head_change};
 use super::{Change, Direction, StoreError, Table};
@@ -167,8 +168,9 @@ impl Records {
             let key = handover.epoch.0.to_be_bytes().to_vec();
             changes.push(put_encoded(Table::Handovers, key, handover));
             changes.push(Change::Delete { table: Table::Meta, key: OWN_LAST_KEY.to_vec() });
+            let left = self.epoch()?;
             for highest in self.highest()? {
-                let key = highest.author.0.to_be_bytes().to_vec();
+                let key = highest_key(left, highest.author);
                 changes.push(Change::Delete { table: Table::Highest, key });
             }
         }

@@ -1,6 +1,6 @@
 //! The store in LMDB. **The only file that imports `lmdb`** (a test keeps it so): the crate is
 //! archived and unsound where an iterator outlives its cursor, so no iterator is used at all, and
-//! no cursor or slice leaves the function that made it.
+//! no cursor or slice leaves the function that made it (`visit` lends one for a call).
 //!
 //! Owns the environment: opened once per path and process, with a sparse map of the configured size
 //! that never changes, and LMDB's default, fully synchronous commits. Never sets `NOSYNC`,
@@ -9,6 +9,7 @@
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
+use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -252,6 +253,33 @@ impl Store for LmdbStore {
         }
         page.truncate(count_max);
         Ok(page)
+    }
+
+    fn visit(
+        &self,
+        table: Table,
+        from: &[u8],
+        look: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let reading = |cause| failed("read", cause);
+        let transaction = self.environment.begin_ro_txn().map_err(reading)?;
+        let cursor = transaction.open_ro_cursor(self.database(table)).map_err(reading)?;
+        let (mut key, mut to) = match from.is_empty() {
+            true => (None, position::FIRST),
+            false => (Some(from), position::AT_OR_AFTER),
+        };
+        loop {
+            match cursor.get(key, None, to) {
+                Ok((found, value)) => {
+                    if look(found.unwrap_or_default(), value).is_break() {
+                        return Ok(());
+                    }
+                }
+                Err(lmdb::Error::NotFound) => return Ok(()),
+                Err(cause) => return Err(reading(cause)),
+            }
+            (key, to) = (None, position::NEXT);
+        }
     }
 
     fn first_keys(&self, table: Table, count_max: usize) -> Result<Vec<Vec<u8>>, StoreError> {

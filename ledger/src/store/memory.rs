@@ -5,7 +5,7 @@
 //! commit wrote survives [`MemoryStore::crash`]. Never used by the daemon.
 
 use std::collections::BTreeMap;
-use std::ops::Bound;
+use std::ops::{Bound, ControlFlow};
 use std::sync::{Mutex, MutexGuard};
 
 use super::{Change, Direction, Entry, Room, Store, StoreError, Table};
@@ -115,6 +115,23 @@ impl Store for MemoryStore {
             }
         };
         Ok(page)
+    }
+
+    fn visit(
+        &self,
+        table: Table,
+        from: &[u8],
+        look: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let state = self.state();
+        let records = state.tables.get(&table).into_iter();
+        let range = (Bound::Included(from), Bound::Unbounded);
+        for (key, value) in records.flat_map(|records| records.range::<[u8], _>(range)) {
+            if look(key, value).is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn room(&self) -> Result<Room, StoreError> {

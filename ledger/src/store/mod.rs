@@ -1,9 +1,8 @@
 //! What must survive: ordered tables of bytes in one store, and the records in them.
 //!
 //! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
-//! simulations and tests), the typed records with their checksums (`records`, `snapshots`,
-//! `frontier`, `forks`, `chain`, `pool`, `pruning`,
-//! `seats`), the thread that commits groups of changes
+//! simulations and tests), the typed records with their checksums (`records`, `releases`,
+//! `snapshots`, `frontier`, `forks`, `chain`, `pool`, `pruning`, `seats`), the thread that commits groups of changes
 //! (`writer`), the search for damage (`scan`, `pages`) and the witness file beside the store
 //! (`witness`). Never interprets an event. Called by driver and delivery.
 
@@ -17,11 +16,14 @@ pub mod past;
 pub mod pool;
 pub mod pruning;
 pub mod records;
+pub mod releases;
 pub mod scan;
 pub mod seats;
 pub mod snapshots;
 pub mod witness;
 pub mod writer;
+
+use std::ops::ControlFlow;
 
 /// The tables. Keys of the large ones grow with time, so that writes stay sequential.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -44,7 +46,7 @@ pub enum Table {
     Pool,
     /// Pairs of signed headers that prove a fork, by (author, round).
     Forks,
-    /// Highest round of an author's events in the present epoch, by author.
+    /// Highest round of an author's events in an epoch, by (epoch, author).
     Highest,
     /// Certificates with which epochs began, by epoch.
     Handovers,
@@ -243,6 +245,18 @@ pub trait Store: Send + Sync {
         direction: Direction,
         count_max: usize,
     ) -> Result<Vec<Entry>, StoreError>;
+
+    /// Shows `look` the records from `from` (included) on where they lie, until it wants no more:
+    /// nothing is copied, so a large record costs no memory.
+    ///
+    /// # Errors
+    /// `Failed`.
+    fn visit(
+        &self,
+        table: Table,
+        from: &[u8],
+        look: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
 
     /// The first record of a table.
     ///

@@ -6,6 +6,7 @@
 //! written. Called by driver and delivery.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use dagger_ledger_core::interface::{CommitRecord, Memory, Record};
@@ -25,9 +26,10 @@ use minicbor::{Decode, Encode};
 use super::pool::Pool;
 use super::witness::Signed;
 use super::{Change, Direction, Store, StoreError, Table};
-use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_RELEASES, STORE_PAGE_RELEASES_BYTES};
+use crate::driver::start::FIRST_EPOCH;
+use crate::limits::{STORE_PAGE_EVENTS, STORE_PAGE_EVENTS_BYTES};
 
-const CHECKSUM_BYTES: usize = 8;
+pub(super) const CHECKSUM_BYTES: usize = 8;
 const INSTANCE_KEY: &[u8] = b"instance";
 pub(super) const OWN_LAST_KEY: &[u8] = b"own_last";
 const RELEASED_KEY: &[u8] = b"released";
@@ -111,6 +113,18 @@ impl EventKey {
         Self { epoch, round, author, digest }
     }
 
+    fn read(key: &[u8]) -> Option<Self> {
+        let (epoch, rest) = key.split_first_chunk()?;
+        let (round, rest) = rest.split_first_chunk()?;
+        let (author, digest) = rest.split_first_chunk()?;
+        Some(Self {
+            epoch: Epoch(u64::from_be_bytes(*epoch)),
+            round: Round(u64::from_be_bytes(*round)),
+            author: AuthorIndex(u16::from_be_bytes(*author)),
+            digest: EventDigest(digest.try_into().ok()?),
+        })
+    }
+
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let (epoch, round) = (self.epoch.0.to_be_bytes(), self.round.0.to_be_bytes());
         [&epoch[..], &round, &self.author.0.to_be_bytes(), self.digest.as_bytes()].concat()
@@ -144,14 +158,21 @@ pub(super) fn put_encoded<T: Encode<()>>(table: Table, key: Vec<u8>, content: &T
     put(table, key, codec::encode(content))
 }
 
+/// What a record holds, if it is as it was written.
+pub(super) fn content<'v>(
+    table: Table,
+    key: &[u8],
+    value: &'v [u8],
+) -> Result<&'v [u8], StoreError> {
+    let (content, seal) =
+        value.split_last_chunk::<CHECKSUM_BYTES>().ok_or_else(|| damaged(table, key))?;
+    if *seal == checksum(table, key, content) { Ok(content) } else { Err(damaged(table, key)) }
+}
+
 pub(super) fn open(table: Table, key: &[u8], mut value: Vec<u8>) -> Result<Vec<u8>, StoreError> {
-    let length = value.len().checked_sub(CHECKSUM_BYTES).ok_or_else(|| damaged(table, key))?;
-    if value[length..] == checksum(table, key, &value[..length]) {
-        value.truncate(length);
-        Ok(value)
-    } else {
-        Err(damaged(table, key))
-    }
+    let length = content(table, key, &value)?.len();
+    value.truncate(length);
+    Ok(value)
 }
 
 pub(super) fn open_encoded<T>(table: Table, key: &[u8], value: Vec<u8>) -> Result<T, StoreError>
@@ -188,14 +209,15 @@ pub(super) fn index_key(index: CommitIndex) -> Vec<u8> {
 #[derive(Debug)]
 pub struct Recorder {
     me: AuthorIndex,
-    highest: BTreeMap<AuthorIndex, Round>,
+    highest: BTreeMap<(Epoch, AuthorIndex), Round>,
     pool: Pool,
 }
 
 impl Recorder {
-    /// For the member `me`, with the `highest` rounds and the `pool` that the store has.
-    pub fn new(me: AuthorIndex, highest: &[Highest], pool: Pool) -> Self {
-        let highest = highest.iter().map(|entry| (entry.author, entry.round)).collect();
+    /// For the member `me`, with the `highest` rounds of an epoch and the `pool` that the store
+    /// has.
+    pub fn new(me: AuthorIndex, (epoch, highest): (Epoch, &[Highest]), pool: Pool) -> Self {
+        let highest = highest.iter().map(|entry| ((epoch, entry.author), entry.round)).collect();
         Self { me, highest, pool }
     }
 
@@ -243,26 +265,31 @@ impl Recorder {
         let key = handover.epoch.0.to_be_bytes().to_vec();
         changes.push(put_encoded(Table::Handovers, key, handover));
         changes.push(Change::Delete { table: Table::Meta, key: OWN_LAST_KEY.to_vec() });
-        for author in std::mem::take(&mut self.highest).into_keys() {
-            let key = author.0.to_be_bytes().to_vec();
-            changes.push(Change::Delete { table: Table::Highest, key });
+        for (epoch, author) in std::mem::take(&mut self.highest).into_keys() {
+            changes.push(Change::Delete { table: Table::Highest, key: highest_key(epoch, author) });
         }
     }
 
     fn event_changes(&mut self, event: &Event, changes: &mut Vec<Change>) {
-        let (author, round) = (event.header.author, event.header.round);
+        let (epoch, author, round) = (event.header.epoch, event.header.author, event.header.round);
         let place = EventKey::of(event).to_bytes();
         changes.push(put(Table::Events, place.clone(), event.bytes.to_vec()));
-        let highest = self.highest.entry(author).or_default();
+        let highest = self.highest.entry((epoch, author)).or_default();
         if round > *highest {
             *highest = round;
-            let key = author.0.to_be_bytes().to_vec();
+            let key = highest_key(epoch, author);
             changes.push(put_encoded(Table::Highest, key, &Highest { author, round }));
             if author == self.me {
                 changes.push(put(Table::Meta, OWN_LAST_KEY.to_vec(), place));
             }
         }
     }
+}
+
+/// By epoch, too: what the core writes of an epoch that a snapshot has left behind is of no account
+/// in the one that it began.
+pub(super) fn highest_key(epoch: Epoch, author: AuthorIndex) -> Vec<u8> {
+    [&epoch.0.to_be_bytes()[..], &author.0.to_be_bytes()].concat()
 }
 
 fn fork_key(author: AuthorIndex, round: Round) -> Vec<u8> {
@@ -377,7 +404,17 @@ impl Records {
         Ok(end.filter(|end| began.is_none_or(|began| end.last > began)))
     }
 
-    /// This host's newest event of the present epoch.
+    /// The epoch that this host is in, as far as the store knows.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn epoch(&self) -> Result<Epoch, StoreError> {
+        Ok(self.last_handover()?.map_or(FIRST_EPOCH, |handover| handover.epoch))
+    }
+
+    /// This host's newest event of the present epoch. One of an epoch before says nothing: the core
+    /// may have written it after a snapshot of this epoch was begun with, of which it was yet to
+    /// hear.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -386,6 +423,10 @@ impl Records {
             return Ok(None);
         };
         let place = open(Table::Meta, OWN_LAST_KEY, value)?;
+        let of = EventKey::read(&place).ok_or_else(|| damaged(Table::Meta, OWN_LAST_KEY))?.epoch;
+        if of != self.epoch()? {
+            return Ok(None);
+        }
         match self.store.get(Table::Events, &place)? {
             Some(value) => open_event(&place, value).map(Some),
             None => Err(damaged(Table::Events, &place)),
@@ -411,19 +452,25 @@ impl Records {
         &self,
         from: EventKey,
     ) -> Result<(Vec<Arc<Event>>, Option<EventKey>), StoreError> {
-        let start = from.to_bytes();
-        let count = STORE_PAGE_EVENTS + 1;
-        let mut page = self.store.page(Table::Events, &start, Direction::Forward, count)?;
-        let more = page.len() == count;
-        let last = if more { page.pop() } else { None };
-        let of_epoch = |event: &Arc<Event>| event.header.epoch == from.epoch;
-        let events: Vec<_> = page
-            .into_iter()
-            .map(|(key, value)| open_event(&key, value))
-            .collect::<Result<_, _>>()?;
-        let next = last.map(|(key, value)| open_event(&key, value)).transpose()?;
-        let next = next.filter(of_epoch).map(|event| EventKey::of(&event));
-        Ok((events.into_iter().filter(of_epoch).collect(), next))
+        let epoch = from.epoch.0.to_be_bytes();
+        let (mut page, mut bytes, mut next) = (Vec::new(), 0, None);
+        self.store.visit(Table::Events, &from.to_bytes(), &mut |key, value| {
+            if !key.starts_with(&epoch) {
+                return ControlFlow::Break(());
+            }
+            bytes += value.len();
+            let is_full = page.len() == STORE_PAGE_EVENTS || bytes > STORE_PAGE_EVENTS_BYTES;
+            if is_full && !page.is_empty() {
+                next = Some(key.to_vec());
+                return ControlFlow::Break(());
+            }
+            page.push((key.to_vec(), value.to_vec()));
+            ControlFlow::Continue(())
+        })?;
+        let events = page.into_iter().map(|(key, value)| open_event(&key, value));
+        let events = events.collect::<Result<_, _>>()?;
+        let read = |key: Vec<u8>| EventKey::read(&key).ok_or_else(|| damaged(Table::Events, &key));
+        Ok((events, next.map(read).transpose()?))
     }
 
     /// A commit.
@@ -517,83 +564,14 @@ impl Records {
         self.get(Table::Meta, RELEASED_KEY)
     }
 
-    /// Up to `count_max` releases of the commits after `after` and up to `through`.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn releases(
-        &self,
-        after: CommitIndex,
-        through: CommitIndex,
-        count_max: usize,
-    ) -> Result<Vec<SealedRelease>, StoreError> {
-        self.releases_in(Table::Releases, (after, through), count_max)
-    }
-
-    /// The next releases after `after` and up to `through` until they come to `bytes_max`: at least
-    /// one, unless there are no more.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn releases_of_bytes(
-        &self,
-        after: CommitIndex,
-        through: CommitIndex,
-        bytes_max: usize,
-    ) -> Result<Vec<SealedRelease>, StoreError> {
-        self.releases_until(Table::Releases, (after, through), (STORE_PAGE_RELEASES, bytes_max))
-    }
-
-    /// The same of any table that holds releases by commit.
-    pub(super) fn releases_in(
-        &self,
-        table: Table,
-        range: (CommitIndex, CommitIndex),
-        count_max: usize,
-    ) -> Result<Vec<SealedRelease>, StoreError> {
-        self.releases_until(table, range, (count_max, STORE_PAGE_RELEASES_BYTES))
-    }
-
-    /// Reads one at a time: each may be large, and a peer may have made it so.
-    fn releases_until(
-        &self,
-        table: Table,
-        (after, through): (CommitIndex, CommitIndex),
-        (count_max, bytes_max): (usize, usize),
-    ) -> Result<Vec<SealedRelease>, StoreError> {
-        let (mut from, last) = (index_key(after.next()), index_key(through));
-        let (mut releases, mut bytes) = (Vec::new(), 0);
-        while releases.len() < count_max && bytes < bytes_max {
-            let next = self.store.page(table, &from, Direction::Forward, 1)?.pop();
-            let Some((key, value)) = next.filter(|(key, _)| *key <= last) else {
-                break;
-            };
-            bytes += value.len();
-            releases.push(open_encoded(table, &key, value)?);
-            // The first key that may follow.
-            from = [&key[..], &[0]].concat();
-        }
-        Ok(releases)
-    }
-
-    /// The commit of the newest release that is stored; 0 for none.
-    ///
-    /// # Errors
-    /// [`StoreError`].
-    pub fn last_release(&self) -> Result<CommitIndex, StoreError> {
-        let last = self.store.last(Table::Releases)?;
-        let last: Option<SealedRelease> =
-            last.map(|(key, value)| open_encoded(Table::Releases, &key, value)).transpose()?;
-        Ok(last.map_or(CommitIndex(0), |sealed| sealed.release.end.index))
-    }
-
-    /// The highest stored round of each author.
+    /// The highest stored round of each author in the present epoch.
     ///
     /// # Errors
     /// [`StoreError`].
     pub fn highest(&self) -> Result<Vec<Highest>, StoreError> {
-        let page =
-            self.store.page(Table::Highest, &[], Direction::Forward, MEMBERS_MAX)?.into_iter();
+        let of_epoch = self.epoch()?.0.to_be_bytes();
+        let page = self.store.page(Table::Highest, &of_epoch, Direction::Forward, MEMBERS_MAX)?;
+        let page = page.into_iter().take_while(|(key, _)| key.starts_with(&of_epoch));
         page.map(|(key, value)| open_encoded(Table::Highest, &key, value)).collect()
     }
 }

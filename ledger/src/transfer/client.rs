@@ -28,7 +28,7 @@ use crate::delivery::{Delivery, DeliveryError};
 use crate::driver::start::FIRST_EPOCH;
 use crate::limits::{
     HANDOVER_BYTES_MAX, OFFERS_WAIT_MAX, PAST_PAGE_BYTES_MAX, PIECE_BYTES_MAX,
-    SNAPSHOT_WRITE_BYTES, TRANSFER_REST,
+    SNAPSHOT_WRITE_BYTES, TRANSFER_REST, frontier_bytes_max,
 };
 use crate::link::Links;
 use crate::store::{Change, StoreError, chain, past, snapshots};
@@ -387,7 +387,9 @@ impl Client {
         peer: AuthorIndex,
         head: &SnapshotHead,
     ) -> Result<Frontier, TransferError> {
-        let bytes = self.ask(peer, Part::Frontier { commit: head.end.index }).await?;
+        let part = |offset| Part::Frontier { commit: head.end.index, offset };
+        let bytes_max = frontier_bytes_max(self.delivery.genesis.collection_depth_rounds);
+        let bytes = self.pieces(peer, part, bytes_max).await?;
         let frontier: Frontier = codec::decode(&bytes).map_err(|_| TransferError::Malformed)?;
         let fits = frontier.last().is_some_and(|last| {
             (last.index, last.last_position, last.prefix_hash)

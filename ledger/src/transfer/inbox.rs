@@ -1,8 +1,8 @@
 //! What peers send of snapshots, on its way from the driver to the client.
 //!
 //! Owns what is let in: the one part that is asked for now, of the peer that is asked for it, and
-//! the newest offer of each peer. What a peer sends unasked takes no place from anybody. Never
-//! reads a part. Filled by the driver, emptied by the client.
+//! the newest offer of each peer that votes and of some others. What a peer sends unasked takes no
+//! place from who votes. Never reads a part. Filled by the driver, emptied by the client.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -12,10 +12,22 @@ use dagger_payload::id::AuthorIndex;
 use dagger_payload::peer::Part;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::limits::{OFFER_BYTES_MAX, OFFERS_OF_OTHERS_MAX};
+use crate::link::share::Standing;
+
 #[derive(Default)]
 struct Waiting {
     asked: Option<Asked>,
-    offers: BTreeMap<AuthorIndex, Bytes>,
+    offers: BTreeMap<AuthorIndex, (Standing, Bytes)>,
+}
+
+impl Waiting {
+    /// Who votes always has a place; of the others a few have.
+    fn has_place_for(&self, peer: AuthorIndex, standing: Standing) -> bool {
+        let others =
+            self.offers.iter().filter(|(other, (of, _))| **other != peer && *of == standing);
+        standing == Standing::Votes || others.count() < OFFERS_OF_OTHERS_MAX
+    }
 }
 
 /// The question that is open.
@@ -56,13 +68,15 @@ pub fn inbox() -> (Inbox, Parts) {
 
 impl Inbox {
     /// A peer has sent a part.
-    pub fn take(&self, from: AuthorIndex, part: Part, bytes: Bytes) {
+    pub fn take(&self, (from, standing): (AuthorIndex, Standing), part: Part, bytes: Bytes) {
         if self.offered.is_closed() {
             return;
         }
         let mut waiting = self.waiting.lock();
         if part == Part::Offer {
-            waiting.offers.insert(from, bytes);
+            if bytes.len() <= OFFER_BYTES_MAX && waiting.has_place_for(from, standing) {
+                waiting.offers.insert(from, (standing, bytes));
+            }
             // A note that lies there already says the same.
             let _ = self.offered.try_send(());
         } else if let Some(asked) =
@@ -90,7 +104,8 @@ impl Parts {
 
     /// The offers that are here.
     pub fn offers_now(&self) -> BTreeMap<AuthorIndex, Bytes> {
-        std::mem::take(&mut self.waiting.lock().offers)
+        let offers = std::mem::take(&mut self.waiting.lock().offers);
+        offers.into_iter().map(|(peer, (_, offer))| (peer, offer)).collect()
     }
 }
 
@@ -102,6 +117,24 @@ mod tests {
 
     const HONEST: AuthorIndex = AuthorIndex(1);
     const LIAR: AuthorIndex = AuthorIndex(2);
+    const FROM_HONEST: (AuthorIndex, Standing) = (HONEST, Standing::Votes);
+    const FROM_LIAR: (AuthorIndex, Standing) = (LIAR, Standing::Votes);
+
+    #[tokio::test]
+    async fn offers_of_many_without_a_vote_hold_little_and_crowd_no_voter_out() {
+        let (inbox, mut parts) = inbox();
+        let offer = Bytes::from(vec![0; OFFER_BYTES_MAX]);
+        for other in 3..1_000 {
+            let from = (AuthorIndex(other), Standing::Follows);
+            inbox.take(from, Part::Offer, offer.clone());
+            inbox.take(from, Part::Offer, offer.clone());
+        }
+        inbox.take(FROM_HONEST, Part::Offer, offer.clone());
+        inbox.take(FROM_LIAR, Part::Offer, Bytes::from(vec![0; OFFER_BYTES_MAX + 1]));
+        let offers = parts.offers().await.expect("many are there");
+        assert_eq!(offers.len(), OFFERS_OF_OTHERS_MAX + 1);
+        assert!(offers.contains_key(&HONEST));
+    }
 
     #[tokio::test]
     async fn parts_that_nobody_asked_a_peer_for_crowd_no_answer_and_no_offer_out() {
@@ -110,13 +143,13 @@ mod tests {
         let mut answer = parts.expect(HONEST, part);
         let other = Part::Chunk { made_after: CommitIndex(9), number: 4 };
         for _ in 0..10_000 {
-            inbox.take(LIAR, part, Bytes::from_static(b"false"));
-            inbox.take(LIAR, Part::Offer, Bytes::from_static(b"false"));
-            inbox.take(HONEST, other, Bytes::from_static(b"late"));
+            inbox.take(FROM_LIAR, part, Bytes::from_static(b"false"));
+            inbox.take(FROM_LIAR, Part::Offer, Bytes::from_static(b"false"));
+            inbox.take(FROM_HONEST, other, Bytes::from_static(b"late"));
         }
         assert!(answer.try_recv().is_err(), "another peer's part passed");
-        inbox.take(HONEST, Part::Offer, Bytes::from_static(b"offer"));
-        inbox.take(HONEST, part, Bytes::from_static(b"true"));
+        inbox.take(FROM_HONEST, Part::Offer, Bytes::from_static(b"offer"));
+        inbox.take(FROM_HONEST, part, Bytes::from_static(b"true"));
         assert_eq!(answer.try_recv().expect("comes through"), "true");
         let offers = parts.offers().await.expect("both are there");
         assert_eq!(offers.get(&HONEST).expect("is there"), "offer");
@@ -126,14 +159,14 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_kept_for_nobody_and_who_waits_for_offers_learns_of_the_end() {
         let (inbox, mut parts) = inbox();
-        inbox.take(LIAR, Part::Offer, Bytes::from_static(b"offer"));
+        inbox.take(FROM_LIAR, Part::Offer, Bytes::from_static(b"offer"));
         drop(inbox);
         assert_eq!(parts.offers().await.expect("one is there").len(), 1);
         assert!(parts.offers().await.is_none());
 
         let (inbox, parts) = super::inbox();
         drop(parts);
-        inbox.take(LIAR, Part::Offer, Bytes::from_static(b"offer"));
+        inbox.take(FROM_LIAR, Part::Offer, Bytes::from_static(b"offer"));
         assert!(inbox.waiting.lock().offers.is_empty());
     }
 }

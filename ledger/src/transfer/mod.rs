@@ -24,7 +24,7 @@ use dagger_payload::snapshot::SnapshotOffer;
 use minicbor::{Decode, Encode};
 use tokio::sync::mpsc;
 
-/// A piece of a page of past releases, or of a handover.
+/// A piece of a frontier, of a page of past releases, or of a handover.
 #[derive(Debug, Encode, Decode)]
 pub struct Piece {
     /// Bytes of the whole.

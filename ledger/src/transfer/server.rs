@@ -7,12 +7,12 @@ use bytes::Bytes;
 use dagger_payload::codec;
 use dagger_payload::id::CommitIndex;
 use dagger_payload::peer::Part;
-use dagger_payload::snapshot::PastReleases;
 
 use super::Piece;
 use crate::limits::{PART_BYTES_MAX, PIECE_BYTES_MAX};
 use crate::store::StoreError;
 use crate::store::records::Records;
+use crate::store::releases::Cut;
 
 /// The bytes of a part; empty when it is not here, or too large to be sent.
 ///
@@ -21,8 +21,9 @@ use crate::store::records::Records;
 pub fn part(records: &Records, part: Part) -> Result<Bytes, StoreError> {
     let bytes: Bytes = match part {
         Part::Offer => records.newest_offer()?.map(|offer| codec::encode(&offer).into()),
-        Part::Frontier { commit } => {
-            records.frontier(commit)?.map(|frontier| codec::encode(&frontier).into())
+        Part::Frontier { commit, offset } => {
+            let frontier = records.frontier(commit)?;
+            frontier.map(|frontier| piece(&codec::encode(&frontier).into(), offset))
         }
         Part::Chunk { made_after, number } => records.snapshot_chunk_here(made_after, number)?,
         Part::Past { after, through, offset } => Some(past(records, (after, through), offset)?),
@@ -38,19 +39,12 @@ pub fn part(records: &Records, part: Part) -> Result<Bytes, StoreError> {
 /// A piece of the next releases. One alone may be larger than a frame.
 fn past(
     records: &Records,
-    (after, through): (CommitIndex, CommitIndex),
+    range: (CommitIndex, CommitIndex),
     offset: u64,
 ) -> Result<Bytes, StoreError> {
-    let mut releases = Vec::new();
-    let mut bytes = 0;
-    for release in records.releases_of_bytes(after, through, PIECE_BYTES_MAX)? {
-        bytes += codec::encode(&release).len();
-        if bytes > PIECE_BYTES_MAX && !releases.is_empty() {
-            break;
-        }
-        releases.push(release);
-    }
-    Ok(piece(&codec::encode(&PastReleases(releases)).into(), offset))
+    let Cut { total, bytes } = records.past_piece(range, offset)?;
+    let total = u64::try_from(total).expect("a length fits into 64 bits");
+    Ok(codec::encode(&Piece { total, bytes: bytes.into() }).into())
 }
 
 /// What of `whole` follows `offset`, as far as one answer carries it.
@@ -63,24 +57,30 @@ fn piece(whole: &Bytes, offset: u64) -> Bytes {
 
 #[cfg(test)]
 mod tests {
+    use std::ops::ControlFlow;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use dagger_payload::event::CommitEnd;
-    use dagger_payload::id::{AuthorIndex, LedgerTime, Position, PrefixHash, StateRoot};
+    use dagger_ledger_core::{CommitRecord, Frontier, Record};
+    use dagger_payload::event::{CommitEnd, Parent};
+    use dagger_payload::id::{
+        AuthorIndex, Epoch, EventDigest, LedgerTime, Position, PrefixHash, Round, StateRoot,
+    };
     use dagger_payload::key::Signature;
     use dagger_payload::payload::{SignatureKind, SignedPayload};
     use dagger_payload::release::{CommitRelease, OrderedPayload, Release, SealedRelease, Verdict};
+    use dagger_payload::snapshot::PastReleases;
 
     use super::*;
     use crate::store::memory::MemoryStore;
-    use crate::store::records::release_change;
+    use crate::store::pool::Pool;
+    use crate::store::records::{Recorder, release_change};
     use crate::store::{Change, Direction, Entry, Room, Store, Table};
 
     const RELEASES: u64 = 32;
     const RELEASE_BYTES: usize = 2 * 1024 * 1024;
 
-    /// Counts what is read.
+    /// Counts what is copied.
     #[derive(Default)]
     struct Counting {
         store: MemoryStore,
@@ -107,6 +107,15 @@ mod tests {
             let bytes = page.iter().map(|(_, value)| value.len()).sum();
             self.bytes.fetch_add(bytes, Ordering::Relaxed);
             Ok(page)
+        }
+
+        fn visit(
+            &self,
+            table: Table,
+            from: &[u8],
+            look: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
+        ) -> Result<(), StoreError> {
+            self.store.visit(table, from, look)
         }
 
         fn room(&self) -> Result<Room, StoreError> {
@@ -147,14 +156,56 @@ mod tests {
     }
 
     #[test]
-    fn a_piece_of_large_releases_costs_reading_one_of_them_and_small_ones_share_a_piece() {
+    fn a_frontier_that_is_larger_than_a_frame_comes_in_pieces() {
+        let store = Arc::new(MemoryStore::default());
+        let records = Records::new(store.clone());
+        let parent = |round, author| Parent { author, round, digest: EventDigest([7; 32]) };
+        let commit = |index: u64| CommitRecord {
+            index: CommitIndex(index),
+            leader: parent(Round(index), AuthorIndex(0)),
+            slot: 0,
+            events: (0..128).map(|author| parent(Round(index), AuthorIndex(author))).collect(),
+            forked: Vec::new(),
+            first_position: Position(1),
+            last_position: Position(0),
+            ledger_time: LedgerTime(index),
+            prefix_hash: PrefixHash::ZERO,
+            collection_round: Round(1),
+            floor: Round(0),
+            epoch: Epoch(0),
+        };
+        let last = 400;
+        let commits: Vec<_> = (1..=last).map(|index| Record::Commit(commit(index))).collect();
+        let mut recorder = Recorder::new(AuthorIndex(0), (Epoch(0), &[]), Pool::default());
+        store.commit(&recorder.changes_of(&commits).0).expect("commits");
+        let frontier = records.frontier(CommitIndex(last)).expect("reads").expect("whole");
+        let mut whole = Vec::new();
+        loop {
+            let offset = u64::try_from(whole.len()).expect("fits");
+            let asked = Part::Frontier { commit: CommitIndex(last), offset };
+            let answer = part(&records, asked).expect("reads");
+            assert!(answer.len() <= PART_BYTES_MAX);
+            let piece: Piece = codec::decode(&answer).expect("a piece");
+            whole.extend_from_slice(&piece.bytes);
+            if u64::try_from(whole.len()).expect("fits") == piece.total {
+                break;
+            }
+        }
+        assert!(whole.len() > PART_BYTES_MAX, "{}", whole.len());
+        assert_eq!(codec::decode::<Frontier>(&whole).expect("reads"), frontier);
+        let none = Part::Frontier { commit: CommitIndex(last + 1), offset: 0 };
+        assert_eq!(part(&records, none).expect("reads"), Bytes::new());
+    }
+
+    #[test]
+    fn a_piece_of_a_large_release_is_cut_out_of_it_unread_and_small_ones_share_a_piece() {
         let store = Arc::new(Counting::default());
         let changes: Vec<_> =
             (1..=RELEASES).map(|index| release_change(&release(index, RELEASE_BYTES))).collect();
         store.commit(&changes).expect("commits");
         let first = asked(&store, 0);
         let read = store.bytes.load(Ordering::Relaxed);
-        assert!(read < 2 * RELEASE_BYTES, "{read} bytes were read for one piece");
+        assert!(read <= PIECE_BYTES_MAX, "{read} bytes were copied for one piece");
         assert_eq!(first.bytes.len(), PIECE_BYTES_MAX);
         // Its rest follows, and nothing of the next release.
         let mut whole = first.bytes.to_vec();
@@ -171,5 +222,16 @@ mod tests {
         store.commit(&small).expect("commits");
         let page: PastReleases = codec::decode(&asked(&store, 0).bytes).expect("is whole");
         assert_eq!(page.0.len(), small.len());
+        // From wherever the asker goes on, the rest is that of the same whole.
+        let whole = codec::encode(&page);
+        for offset in [1, 2, 3, 4, 100, whole.len() - 1, whole.len(), whole.len() + 9] {
+            let rest = asked(&store, u64::try_from(offset).expect("fits"));
+            assert_eq!(rest.bytes, whole[offset.min(whole.len())..], "from {offset}");
+            assert_eq!(rest.total, u64::try_from(whole.len()).expect("fits"));
+        }
+        let none = Part::Past { after: CommitIndex(RELEASES), through: CommitIndex(99), offset: 0 };
+        let none: Piece =
+            codec::decode(&part(&Records::new(store), none).expect("reads")).expect("a piece");
+        assert_eq!(none.bytes, codec::encode(&PastReleases(Vec::new())));
     }
 }

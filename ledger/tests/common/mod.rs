@@ -127,6 +127,7 @@ impl Cluster {
             hosts: hosts.collect(),
             collection_depth_rounds: 60,
             handover_distance_commits: judge::HANDOVER_DISTANCE_COMMITS,
+            commit_bytes_max: None,
         };
         let bytes = genesis.to_bytes();
         let signature = sshsig::sign(&key(1), Namespace::Genesis, &bytes);

@@ -91,6 +91,7 @@ impl World {
                 .collect(),
             collection_depth_rounds: 60,
             handover_distance_commits: 10,
+            commit_bytes_max: None,
         };
         let cluster = ClusterId::of(&genesis.to_bytes());
         let mut world = Self {

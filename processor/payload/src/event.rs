@@ -16,7 +16,8 @@ use crate::id::{
 };
 use crate::key::{Domain, PublicKey, Signature};
 use crate::limits::{
-    EVENT_BODY_BYTES_MAX, EVENT_HEADER_BYTES_MAX, EVENT_PAYLOADS_MAX, PAYLOAD_BYTES_MAX,
+    EVENT_BODY_BYTES_MAX, EVENT_HEADER_BYTES_MAX, EVENT_PAYLOADS_MAX, MEMBERS_MAX,
+    PAYLOAD_BYTES_MAX,
 };
 use crate::merkle::{self, Leaf};
 use crate::payload::{SignatureKind, SignedPayload};
@@ -123,7 +124,8 @@ pub struct SignedHeader {
 }
 
 impl SignedHeader {
-    /// Reads the header and checks its signature under the key that `key_of` names for its author.
+    /// Reads the header and checks its signature under the key that `key_of` names for its author,
+    /// and that its parents are such as an event may have: so it is no larger than that needs.
     ///
     /// # Errors
     /// [`EventError`].
@@ -132,6 +134,7 @@ impl SignedHeader {
         key_of: impl Fn(AuthorIndex) -> Option<&'k PublicKey>,
     ) -> Result<(Header, EventDigest), EventError> {
         let header = read_header(&self.header)?;
+        check_parents(&header)?;
         let digest = EventDigest::of(&self.header);
         let key = key_of(header.author).ok_or(EventError::UnknownAuthor)?;
         if key.verifies_in(Domain::Event, digest.as_bytes(), &self.signature) {
@@ -317,6 +320,7 @@ pub fn order_key(leader: &EventDigest, event: &EventDigest) -> [u8; 32] {
 fn check_parents(header: &Header) -> Result<(), EventError> {
     let parents = &header.parents;
     let require = |holds: bool| if holds { Ok(()) } else { Err(EventError::BadParents) };
+    require(parents.len() <= MEMBERS_MAX)?;
     if header.round.0 <= 1 {
         return require(header.round.0 == 1 && parents.is_empty());
     }
@@ -448,6 +452,32 @@ mod tests {
             let verdict = event.verify(&ClusterId([2; 32]), Epoch(0), |_| Some(&own));
             assert_eq!(verdict, Err(EventError::Foreign));
             assert!(event.signed_header().verify(|_| Some(&own)).is_ok());
+        }
+    }
+
+    #[test]
+    fn a_signed_header_with_parents_that_no_event_may_have_does_not_count() {
+        let own = key().public_key();
+        let parent = |author| Parent {
+            author: AuthorIndex(author),
+            round: Round(1),
+            digest: EventDigest([7; 32]),
+        };
+        let verdict = |parents: Vec<Parent>| {
+            let event = Event::make(Header { parents, ..header(2) }, Vec::new(), |digest| {
+                key().sign_in(Domain::Event, digest.as_bytes())
+            });
+            event.signed_header().verify(|_| Some(&own)).map(drop)
+        };
+        let members = u16::try_from(MEMBERS_MAX).expect("few");
+        assert_eq!(verdict((0..members).map(parent).collect()), Ok(()));
+        for parents in [
+            (0..=members).map(parent).collect(),
+            vec![parent(0); 300],
+            vec![parent(2), parent(1)],
+            Vec::new(),
+        ] {
+            assert_eq!(verdict(parents), Err(EventError::BadParents));
         }
     }
 

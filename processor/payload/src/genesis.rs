@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use crate::committee::Committee;
 use crate::id::{AuthorIndex, ClusterId, HostId, OperatorId};
 use crate::key::PublicKey;
-use crate::limits::{GENESIS_BYTES_MAX, MEMBERS_MAX};
+use crate::limits::{
+    COMMIT_BYTES_DEFAULT, COMMIT_BYTES_MAX, COMMIT_BYTES_MIN, GENESIS_BYTES_MAX, MEMBERS_MAX,
+};
 use crate::name::Name;
 use crate::sshsig::{self, Namespace};
 use crate::strict_json;
@@ -70,6 +72,10 @@ pub struct Genesis {
     pub collection_depth_rounds: u64,
     /// Commits between a decision on membership and the first commit of the next epoch.
     pub handover_distance_commits: u64,
+    /// Bytes of payloads in one commit, as they are counted for an event; without it
+    /// [`COMMIT_BYTES_DEFAULT`]. The same on every host, whatever version it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit_bytes_max: Option<usize>,
 }
 
 /// Why a genesis was refused.
@@ -129,6 +135,10 @@ impl Genesis {
             (1..=1_000).contains(&self.handover_distance_commits),
             "handover_distance_commits must be 1 to 1000",
         )?;
+        require(
+            (COMMIT_BYTES_MIN..=COMMIT_BYTES_MAX).contains(&self.commit_bytes_max()),
+            "commit_bytes_max must be 20971520 to 33554432",
+        )?;
         let operators: BTreeSet<_> = self.operators.iter().map(|operator| &operator.name).collect();
         require(operators.len() == self.operators.len(), "operators' names must differ")?;
         let hosts: BTreeSet<_> = self.hosts.iter().map(|host| &host.name).collect();
@@ -178,6 +188,11 @@ impl Genesis {
     /// The founding committee.
     pub fn committee(&self) -> Committee {
         Committee::new(self.hosts.len()).expect("checked when read")
+    }
+
+    /// Bytes of payloads in one commit.
+    pub fn commit_bytes_max(&self) -> usize {
+        self.commit_bytes_max.unwrap_or(COMMIT_BYTES_DEFAULT)
     }
 
     /// The member at `author`.
@@ -232,6 +247,7 @@ mod tests {
             }],
             collection_depth_rounds: 60,
             handover_distance_commits: 10,
+            commit_bytes_max: None,
         }
     }
 
@@ -254,6 +270,29 @@ mod tests {
             Genesis::read_signed(&other, &sign(&key(1))),
             Err(GenesisError::Signature(_))
         ));
+    }
+
+    #[test]
+    fn how_large_a_commit_is_stands_in_the_genesis_or_is_what_it_always_was_and_has_a_range() {
+        let unsaid = genesis();
+        let bytes = unsaid.to_bytes();
+        assert!(!String::from_utf8_lossy(&bytes).contains("commit_bytes_max"));
+        assert_eq!(Genesis::read(&bytes).expect("reads").commit_bytes_max(), 24 << 20);
+        for (said, is_taken) in [
+            (COMMIT_BYTES_MIN - 1, false),
+            (COMMIT_BYTES_MIN, true),
+            (24 << 20, true),
+            (COMMIT_BYTES_MAX, true),
+            (COMMIT_BYTES_MAX + 1, false),
+        ] {
+            let genesis = Genesis { commit_bytes_max: Some(said), ..genesis() };
+            let read = Genesis::read(&genesis.to_bytes());
+            assert_eq!(read.as_ref().ok(), Some(&genesis).filter(|_| is_taken), "{said}");
+            if let Err(error) = read {
+                let range = format!("{COMMIT_BYTES_MIN} to {COMMIT_BYTES_MAX}");
+                assert!(error.to_string().contains(&range), "{error}");
+            }
+        }
     }
 
     #[test]

@@ -158,9 +158,16 @@ pub const SNAPSHOT_CHUNKS_MAX: u32 = 16 * 1024;
 pub const HANDOVERS_SHOWN_MAX: usize = 1024;
 /// One release in an exported history, in bytes: what the bus carries as one message.
 pub const RELEASE_BYTES_MAX: usize = 256 * 1024 * 1024;
-/// Bytes of payloads in one commit, counted as in an event. With three commits a round and 128
-/// members it is more than all liars can make in a round, so what honest members make is ordered.
-pub const COMMIT_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of payloads in one commit, counted as in an event, where the genesis says nothing else.
+/// Part of the consensus: it never changes, else hosts of two versions order otherwise. Where
+/// a third of 128 members lies, two commits a round remain, which take more than the liars make: so
+/// what honest members make is ordered.
+pub const COMMIT_BYTES_DEFAULT: usize = 24 * 1024 * 1024;
+/// The least that a genesis may say: with less a third of the largest cluster could make more than
+/// is ordered, if it lies.
+pub const COMMIT_BYTES_MIN: usize = 20 * 1024 * 1024;
+/// The most that a genesis may say: a commit, and what is released of it, is one message.
+pub const COMMIT_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Bytes that a commit adds to the chain over everything judged, its effects above all. With so
 /// many no further payload changes anything; the last one may go beyond it.
 pub const COMMIT_CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -175,7 +182,12 @@ pub const COMMIT_LOOKS_PER_ACCOUNT_MAX: usize = 100_000;
 pub const COMMIT_LOOKS_TOGETHER_MAX: usize = 1_000_000;
 
 const _: () = assert!(EVENT_BODY_BYTES_MAX + EVENT_HEADER_BYTES_MAX + 1024 <= FRAME_BYTES_MAX);
-const _: () = assert!(EVENT_BODY_BYTES_MAX <= COMMIT_BYTES_MAX);
+const _: () = assert!(EVENT_BODY_BYTES_MAX <= COMMIT_BYTES_MIN);
+const _: () = assert!(COMMIT_BYTES_MIN <= COMMIT_BYTES_DEFAULT);
+const _: () = assert!(COMMIT_BYTES_DEFAULT <= COMMIT_BYTES_MAX);
+// Three leaders a round; of those that lie, and withhold what they show together later, the slots
+// are skipped: two of three are left where a third of the members lies.
+const _: () = assert!(2 * COMMIT_BYTES_MIN >= (MEMBERS_MAX - 1) / 3 * EVENT_BODY_BYTES_MAX);
 // Each payload of a commit takes 80 bytes of it at least, and a refusal of one by name some 600.
 const _: () = assert!(2 * COMMIT_BYTES_MAX + 2 * COMMIT_CHANGES_BYTES_MAX < RELEASE_BYTES_MAX);
 const _: () = assert!(PAYLOAD_BYTES_MAX + 256 <= EVENT_BODY_BYTES_MAX);

@@ -168,12 +168,16 @@ pub enum Part {
     /// A [`crate::snapshot::SnapshotOffer`]: which snapshot the sender has, and who attests it.
     #[n(0)]
     Offer,
-    /// How ordering goes on after this commit: opaque here, made and read by the ledger core.
+    /// A piece of how ordering goes on after this commit: opaque here, made and read by the ledger
+    /// core.
     #[n(1)]
     Frontier {
         /// The commit.
         #[n(0)]
         commit: CommitIndex,
+        /// Bytes of it that are known already.
+        #[n(1)]
+        offset: u64,
     },
     /// One chunk of a snapshot.
     #[n(2)]
@@ -309,7 +313,7 @@ mod tests {
                 epoch: Epoch(2),
             },
             PeerMessage::AskPart { part: Part::Offer },
-            PeerMessage::AskPart { part: Part::Frontier { commit: CommitIndex(7) } },
+            PeerMessage::AskPart { part: Part::Frontier { commit: CommitIndex(7), offset: 9 } },
             PeerMessage::Part {
                 part: Part::Chunk { made_after: CommitIndex(100), number: 3 },
                 bytes: Bytes::from_static(b"bytes"),

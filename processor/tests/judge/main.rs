@@ -106,6 +106,7 @@ impl Court {
                 .collect(),
             collection_depth_rounds: 60,
             handover_distance_commits: 10,
+            commit_bytes_max: None,
         };
         let cluster = ClusterId::of(&genesis.to_bytes());
         let judge = Judge::found(genesis.clone(), cluster);

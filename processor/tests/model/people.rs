@@ -159,5 +159,6 @@ pub(crate) fn genesis() -> Genesis {
         hosts: hosts.collect(),
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
+        commit_bytes_max: None,
     }
 }

@@ -105,6 +105,7 @@ fn genesis() -> Genesis {
         hosts: (0..4).map(host).collect(),
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
+        commit_bytes_max: None,
     }
 }
 

@@ -123,6 +123,7 @@ impl Court {
             hosts: (0..hosts).map(host).collect(),
             collection_depth_rounds: 60,
             handover_distance_commits: 10,
+            commit_bytes_max: None,
         };
         let cluster = ClusterId::of(&genesis.to_bytes());
         let ids = (0..hosts).map(|index| HostId::of(&key(20, index).public_key())).collect();

@@ -236,7 +236,7 @@ impl Disk {
             store: Arc::default(),
             instance: InstanceId([0; 16].into()),
             pool: Pool::default(),
-            recorder: Recorder::new(me, &[], Pool::default()),
+            recorder: Recorder::new(me, (Epoch(0), &[]), Pool::default()),
             pending: VecDeque::new(),
             witness: Device::default(),
             next_slot: 0,
@@ -260,7 +260,8 @@ impl Disk {
         let state = restored_state(&records, founders, self.instance, testimony);
         let state = state.expect("the store gives back what was written");
         self.pool = Pool::restore(&records).expect("the store gives back what was written");
-        self.recorder = Recorder::new(self.me, &state.highest, self.pool.clone());
+        let epoch = records.epoch().expect("the store gives back what was written");
+        self.recorder = Recorder::new(self.me, (epoch, &state.highest), self.pool.clone());
         state
     }
 

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use dagger_ledger_core::Core;
 use dagger_ledger_core::interface::Input;
 use dagger_payload::id::{Epoch, Round};
-use dagger_payload::peer::PeerMessage;
+use dagger_payload::peer::{Part, PeerMessage};
 
 use super::faults::{self, FaultKind};
 use super::host::{Host, Incarnation};
@@ -100,7 +100,12 @@ impl World {
             None => liar.found(from, message),
         };
         self.send_lies(host, answers);
-        if let (PeerMessage::Have { .. }, true) = (message, attacking) {
+        let offers = match message {
+            PeerMessage::Have { .. } => attacking,
+            PeerMessage::AskPart { part: Part::Offer } => founded && self.settings.false_frontiers,
+            _ => false,
+        };
+        if offers {
             let offer = self.offer_falsely(host);
             self.send_lies(host, offer.into_iter().map(|offer| (from, offer)).collect());
         }

@@ -3,7 +3,7 @@
 //! Owns the ranges. Never changes during a run. Called by the world. Each run draws its own mixture
 //! ("swarm testing": Groce and others, 2012), for faults that are always all on hide each other.
 
-use dagger_payload::limits::COMMIT_BYTES_MAX;
+use dagger_payload::limits::COMMIT_BYTES_DEFAULT;
 
 use super::faults::FaultKind;
 use super::random::Random;
@@ -73,6 +73,8 @@ pub(crate) struct Settings {
     pub(crate) checks_store: bool,
     /// How many hosts lie.
     pub(crate) liars: usize,
+    /// Whether a liar that is asked for a snapshot always offers a true one, with a false frontier.
+    pub(crate) false_frontiers: bool,
     /// Changes of members while faults last.
     pub(crate) changes: Vec<Change>,
     /// After so many changes of the judged state a host makes a snapshot; none in most runs.
@@ -110,8 +112,8 @@ impl Settings {
         let drawn = Self {
             collection_depth_rounds: random.choose(&[8, 12, 20, 60]),
             commit_bytes_max: Random::new(seed, "commits").choose(&[
-                COMMIT_BYTES_MAX,
-                COMMIT_BYTES_MAX,
+                COMMIT_BYTES_DEFAULT,
+                COMMIT_BYTES_DEFAULT,
                 4_096,
                 512,
             ]),
@@ -131,6 +133,7 @@ impl Settings {
             crash_after_return_permille: Random::new(seed, "returns").choose(&[0, 300, 700]),
             checks_store: seed.is_multiple_of(10),
             liars,
+            false_frontiers: Random::new(seed, "false frontiers").happens(500),
             changes: Self::draw_changes(&mut Random::new(seed, "members"), hosts, liars),
             snapshot_every_changes: has_snapshots.then(|| retention.choose(&[2, 5, 12])),
             prunes: (0..hosts).map(|_| retention.happens(800)).collect(),

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dagger_ledger::limits::SNAPSHOTS_KEPT;
-use dagger_ledger::transfer::server;
+use dagger_ledger::transfer::{Piece, server};
 use dagger_ledger_core::interface::Input;
 use dagger_ledger_core::{Core, Frontier};
 use dagger_payload::codec;
@@ -160,6 +160,19 @@ impl World {
         bytes.expect("the store gives back what was written")
     }
 
+    /// What is larger than a part, piece by piece.
+    fn pieces_of(&self, host: usize, part: impl Fn(u64) -> Part) -> Option<Vec<u8>> {
+        let mut whole = Vec::new();
+        loop {
+            let offset = u64::try_from(whole.len()).expect("a length fits into 64 bits");
+            let piece: Piece = codec::decode(&self.part_of(host, part(offset))).ok()?;
+            whole.extend_from_slice(&piece.bytes);
+            if u64::try_from(whole.len()).expect("a length fits into 64 bits") >= piece.total {
+                return Some(whole);
+            }
+        }
+    }
+
     /// Offers what there is to whoever asks for it or for what is pruned.
     pub(super) fn offer_snapshot(&mut self, host: usize, to: usize) -> Step {
         let bytes = self.part_of(host, Part::Offer);
@@ -168,14 +181,16 @@ impl World {
 
     /// A liar offers what an honest host could, with another state or its own word on the rest.
     pub(super) fn offer_falsely(&mut self, liar: usize) -> Option<PeerMessage> {
-        if !self.injecting || !self.transfer.happens(FALSE_OFFER_PERMILLE) {
+        let has_false_frontier = self.settings.false_frontiers;
+        if !has_false_frontier && (!self.injecting || !self.transfer.happens(FALSE_OFFER_PERMILLE))
+        {
             return None;
         }
         let honest = self.honest_hosts();
         let of = self.transfer.choose(&honest);
         let bytes = self.part_of(of, Part::Offer);
         let mut offer: SnapshotOffer = codec::decode(&bytes).ok()?;
-        if self.transfer.happens(500) {
+        if !has_false_frontier && self.transfer.happens(500) {
             offer.head.end.state_root = StateRoot([7; 32]);
         }
         self.liars.get_mut(&liar)?.told(LieKind::FalseOffer);
@@ -233,7 +248,7 @@ impl World {
         self.log.explain(self.now(), host, || format!("  offer of {peer}: {failure:?}"));
         let transfers = &mut self.hosts[host].transfers;
         transfers.asks = false;
-        if !matches!(failure, Failure::NotAhead | Failure::NotAgreed) {
+        if !matches!(failure, Failure::NotAhead) {
             *transfers.failures.entry(peer).or_default() += 1;
         }
         if !matches!(failure, Failure::NotAhead) {
@@ -295,8 +310,8 @@ impl World {
         if connection.is_none() || self.network.connection(host, of) != connection {
             return None;
         }
-        let part = Part::Frontier { commit: head.end.index };
-        let read = |of: usize| codec::decode::<Frontier>(&self.part_of(of, part)).ok();
+        let part = |offset| Part::Frontier { commit: head.end.index, offset };
+        let read = |of: usize| codec::decode::<Frontier>(&self.pieces_of(of, part)?).ok();
         let frontier = if self.liars.contains_key(&of) {
             let honest = self.honest_hosts();
             let mut frontier = honest.into_iter().find_map(read)?;

@@ -118,6 +118,7 @@ fn genesis() -> Genesis {
         hosts: vec![host],
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
+        commit_bytes_max: None,
     }
 }
 

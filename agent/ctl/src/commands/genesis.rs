@@ -177,6 +177,7 @@ pub(crate) fn compose(
         hosts,
         collection_depth_rounds: COLLECTION_DEPTH_ROUNDS,
         handover_distance_commits: HANDOVER_DISTANCE_COMMITS,
+        commit_bytes_max: None,
     };
     let bytes = genesis.to_bytes();
     Genesis::read(&bytes).map_err(|error| {

@@ -24,7 +24,7 @@ use dagger_payload::id::{
     StateRoot,
 };
 use dagger_payload::key::Signature;
-use dagger_payload::limits::COMMIT_BYTES_MAX;
+use dagger_payload::limits::COMMIT_BYTES_DEFAULT;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
 use dagger_payload::peer::{Highest, PeerMessage};
 use dagger_payload::release::{OrderedCommit, initial_prefix};
@@ -128,7 +128,7 @@ fn core(members: usize, me: usize, last: Option<&Handover>, state: RestoredState
         me: author(me),
         collection_depth_rounds: 20,
         handover_distance_commits: HANDOVER_DISTANCE_COMMITS,
-        commit_bytes_max: COMMIT_BYTES_MAX,
+        commit_bytes_max: COMMIT_BYTES_DEFAULT,
         founding: last.map_or(founding(), |handover| handover.founding),
     };
     Core::restore(configuration, Box::new(CheapSigner(u8::try_from(me).expect("few"))), state)

@@ -60,9 +60,10 @@ fn changes(world: &World) -> Vec<Change> {
     records.extend(world.frontier.commits.iter().cloned().map(Record::Commit));
     records.push(Record::Returned(world.lived.clone()));
     records.push(Record::Fork(fork));
-    let (mut changes, _) = Recorder::new(author, &[], Pool::default()).changes_of(&records);
+    let (mut changes, _) =
+        Recorder::new(author, (Epoch(0), &[]), Pool::default()).changes_of(&records);
     let began = [Record::Handover { handover, memory: Memory::Agrees }];
-    changes.extend(Recorder::new(author, &[], Pool::default()).changes_of(&began).0);
+    changes.extend(Recorder::new(author, (Epoch(0), &[]), Pool::default()).changes_of(&began).0);
     let (head, chunks) = &world.snapshot;
     let digest = world.lived[0].digest();
     let through = Released { seal_key: key(9).public_key(), through: commit };

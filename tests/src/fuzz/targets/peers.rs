@@ -12,7 +12,7 @@ use dagger_payload::event::{Event, Header, SignedHeader};
 use dagger_payload::handover::{EpochEnd, Founding, Handover};
 use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, EventDigest, Round};
 use dagger_payload::key::{Domain, PublicKey, SecretKey, Signature};
-use dagger_payload::limits::COMMIT_BYTES_MAX;
+use dagger_payload::limits::COMMIT_BYTES_DEFAULT;
 use dagger_payload::peer::{Highest, Part, PeerMessage, Receipt};
 use dagger_payload::proof::{Finding, Path, StateProof};
 use dagger_payload::refusal::{Refusal, RefusalCode};
@@ -55,7 +55,7 @@ fn frames(world: &World) -> Vec<Vec<u8>> {
     let (commit, after, through) = (CommitIndex(100), CommitIndex(3), CommitIndex(99));
     let parts = [
         (Part::Offer, codec::encode(&world.offer())),
-        (Part::Frontier { commit }, codec::encode(&world.frontier)),
+        (Part::Frontier { commit, offset: 0 }, codec::encode(&world.frontier)),
         (Part::Chunk { made_after: commit, number: 3 }, world.snapshot.1[0].clone()),
         (Part::Past { after, through, offset: 7 }, codec::encode(&world.releases[0])),
         (Part::Handover { epoch, offset: 0 }, handovers(world).swap_remove(0)),
@@ -107,7 +107,7 @@ fn started(outputs: &mut Vec<Output>) -> Core {
         me: AuthorIndex(3),
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
-        commit_bytes_max: COMMIT_BYTES_MAX,
+        commit_bytes_max: COMMIT_BYTES_DEFAULT,
         founding: Founding { end: world.anchor.anchor.end, ledger_time: NOW },
     };
     let signer = Box::new(Signer(key(23)));

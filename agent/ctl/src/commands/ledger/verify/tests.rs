@@ -47,6 +47,7 @@ pub(crate) fn genesis(nonce: &str) -> (Genesis, ClusterId) {
         hosts: (0..4).map(host).collect(),
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
+        commit_bytes_max: None,
     };
     let cluster = ClusterId::of(&genesis.to_bytes());
     (genesis, cluster)
