@@ -11,11 +11,12 @@ use std::time::Duration;
 use dagger_agent::controller::{LocalPolicy, Retention};
 use dagger_agent::handover::{
     AttestedVm, AttestedVolume, HostReport, LocalStopRequest, LocalStopSender, NoSuchMachine,
-    ORDERS_WAITING_MAX, Order, REPORTS_WAITING_MAX, Requests, SightBoard,
+    Order, Requests, SightBoard,
 };
 use dagger_agent::hypervisor::Inventory;
 use dagger_agent::hypervisor::names::{HostNames, TAGS_NAMESPACE, uuid};
 use dagger_agent::inspection::{Files, Found, Owners, compare};
+use dagger_agent::limits::{ORDERS_WAITING_MAX, REPORTS_WAITING_MAX};
 use dagger_agent::machines::{
     Accelerator, Backend, Broken, MachineConfiguration, NetworkKind, run,
 };
