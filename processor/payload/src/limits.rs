@@ -176,7 +176,7 @@ pub const COMMIT_CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub const COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX: usize = 16 * 1024 * 1024;
 
 /// VMs of one account that are looked at with one commit, to find hosts for VMs that are to be kept
-/// apart from them. With so many no further search begins; the last one may go beyond it. TIMEHERE
+/// apart from them. With so many no further search begins; the last one may go beyond it.
 pub const COMMIT_LOOKS_PER_ACCOUNT_MAX: usize = 100_000;
 /// The same for all accounts that one operator opened.
 pub const COMMIT_LOOKS_TOGETHER_MAX: usize = 1_000_000;
