@@ -31,21 +31,27 @@ pub(crate) enum Lack {
 /// The file system; gone when this is.
 pub(crate) struct SmallDisk {
     directory: TempDir,
+    bytes: u64,
 }
 
 impl SmallDisk {
     /// An empty one, which nobody sees but this thread and what it starts.
     pub(crate) fn new() -> Self {
+        Self::holding(BYTES)
+    }
+
+    /// One of so many bytes.
+    pub(crate) fn holding(bytes: u64) -> Self {
         unshare(CloneFlags::CLONE_NEWNS).expect("a mount namespace of one's own needs root");
         let nothing: Option<&str> = None;
         let all = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
         mount(nothing, "/", nothing, all, nothing).unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let size = format!("size={BYTES},nr_inodes={FILES}");
+        let size = format!("size={bytes},nr_inodes={FILES}");
         let kind = Some("tmpfs");
         mount(kind, directory.path(), kind, MsFlags::empty(), Some(size.as_str())).unwrap();
         fs::create_dir(directory.path().join("ballast")).unwrap();
-        Self { directory }
+        Self { directory, bytes }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -81,7 +87,7 @@ impl SmallDisk {
         }
     }
 
-    /// Becomes so small that this many pages are left: somebody else takes the rest.
+    /// Becomes so small that this many pages are left: for one that is too large to be filled.
     pub(crate) fn shrink(&self, left: u64) {
         let there = statvfs(self.path()).unwrap();
         let used = (there.blocks() - there.blocks_free()) * there.fragment_size();
@@ -92,7 +98,7 @@ impl SmallDisk {
 
     /// As large as it was.
     pub(crate) fn grow(&self) {
-        self.resize(BYTES);
+        self.resize(self.bytes);
     }
 
     fn resize(&self, bytes: u64) {
