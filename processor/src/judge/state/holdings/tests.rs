@@ -33,6 +33,7 @@ fn founded() -> State {
         }],
         collection_depth_rounds: 60,
         handover_distance_commits: 10,
+        commit_bytes_max: None,
     };
     let cluster = ClusterId::of(&genesis.to_bytes());
     State::found(&genesis, cluster)
