@@ -250,6 +250,7 @@ mod tests {
             }],
             collection_depth_rounds: 60,
             handover_distance_commits: 10,
+            commit_bytes_max: None,
         }
     }
 
