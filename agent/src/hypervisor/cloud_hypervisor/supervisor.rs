@@ -118,9 +118,7 @@ impl Supervisor for Direct {
         match listener(&place.api())? {
             Listener::Nobody => Ok(()),
             Listener::Process(process) => end(&process),
-            Listener::Unreachable => {
-                started_for(place)?.iter().try_for_each(|process| end(process))
-            }
+            Listener::Unreachable => started_for(place)?.iter().try_for_each(end),
         }
     }
 
