@@ -9,7 +9,6 @@
 
 use std::collections::BTreeSet;
 use std::fs::{DirBuilder, File};
-use std::ops::ControlFlow;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -19,7 +18,7 @@ use lmdb::{
 };
 use nix::fcntl::{Flock, FlockArg};
 
-use super::{Change, Direction, Entry, Room, Store, StoreError, Table};
+use super::{Change, Direction, Entry, Look, Room, Store, StoreError, Table};
 use crate::limits::{STORE_READERS_MAX, STORE_RESERVE_BYTES};
 
 /// `MDB_cursor_op` of `lmdb.h`: the five positions that are used here.
@@ -255,12 +254,7 @@ impl Store for LmdbStore {
         Ok(page)
     }
 
-    fn visit(
-        &self,
-        table: Table,
-        from: &[u8],
-        look: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn visit(&self, table: Table, from: &[u8], look: &mut Look<'_>) -> Result<(), StoreError> {
         let reading = |cause| failed("read", cause);
         let transaction = self.environment.begin_ro_txn().map_err(reading)?;
         let cursor = transaction.open_ro_cursor(self.database(table)).map_err(reading)?;

@@ -5,10 +5,10 @@
 //! commit wrote survives [`MemoryStore::crash`]. Never used by the daemon.
 
 use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::Bound;
 use std::sync::{Mutex, MutexGuard};
 
-use super::{Change, Direction, Entry, Room, Store, StoreError, Table};
+use super::{Change, Direction, Entry, Look, Room, Store, StoreError, Table};
 
 /// What goes wrong in the next commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,12 +117,7 @@ impl Store for MemoryStore {
         Ok(page)
     }
 
-    fn visit(
-        &self,
-        table: Table,
-        from: &[u8],
-        look: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
+    fn visit(&self, table: Table, from: &[u8], look: &mut Look<'_>) -> Result<(), StoreError> {
         let state = self.state();
         let records = state.tables.get(&table).into_iter();
         let range = (Bound::Included(from), Bound::Unbounded);

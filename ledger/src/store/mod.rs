@@ -210,6 +210,9 @@ pub struct Room {
     pub reusable_bytes: u64,
 }
 
+/// Looks at a record's key and value, and says whether to go on.
+pub type Look<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
+
 /// Ordered tables of bytes with atomic, durable commits. All calls block and may be made from any
 /// thread; commits are made by one thread at a time.
 pub trait Store: Send + Sync {
@@ -251,12 +254,7 @@ pub trait Store: Send + Sync {
     ///
     /// # Errors
     /// `Failed`.
-    fn visit(
-        &self,
-        table: Table,
-        from: &[u8],
-        look: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
+    fn visit(&self, table: Table, from: &[u8], look: &mut Look<'_>) -> Result<(), StoreError>;
 
     /// The first record of a table.
     ///

@@ -57,7 +57,6 @@ fn piece(whole: &Bytes, offset: u64) -> Bytes {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::ControlFlow;
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -75,7 +74,7 @@ mod tests {
     use crate::store::memory::MemoryStore;
     use crate::store::pool::Pool;
     use crate::store::records::{Recorder, release_change};
-    use crate::store::{Change, Direction, Entry, Room, Store, Table};
+    use crate::store::{Change, Direction, Entry, Look, Room, Store, Table};
 
     const RELEASES: u64 = 32;
     const RELEASE_BYTES: usize = 2 * 1024 * 1024;
@@ -109,12 +108,7 @@ mod tests {
             Ok(page)
         }
 
-        fn visit(
-            &self,
-            table: Table,
-            from: &[u8],
-            look: &mut dyn FnMut(&[u8], &[u8]) -> ControlFlow<()>,
-        ) -> Result<(), StoreError> {
+        fn visit(&self, table: Table, from: &[u8], look: &mut Look<'_>) -> Result<(), StoreError> {
             self.store.visit(table, from, look)
         }
 
