@@ -82,6 +82,8 @@ pub const API_REQUESTS_TOGETHER_MAX: usize = 128;
 pub const API_HEAD_WAIT_MAX: Duration = Duration::from_secs(10);
 /// How long a request's body may take to arrive.
 pub const API_BODY_WAIT_MAX: Duration = Duration::from_secs(10);
+/// What is taken, and thrown away, of a body that is refused for its length.
+pub const API_REFUSED_BODY_BYTES_MAX: usize = 1024 * 1024;
 /// How long an API client may take nothing of an answer.
 pub const API_WRITE_WAIT_MAX: Duration = Duration::from_secs(20);
 /// Bytes of one request's head.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::problem::ApiProblem;
-use crate::limits::API_BODY_WAIT_MAX;
+use crate::limits::{API_BODY_WAIT_MAX, API_REFUSED_BODY_BYTES_MAX};
 
 /// A path's parameters.
 #[derive(FromRequestParts)]
@@ -34,6 +34,7 @@ pub(super) async fn read_body(request: Request, bytes_max: usize) -> Result<Byte
     if let Some(length) = told_length(request.headers())?
         && length > bytes_max as u64
     {
+        discard(request.into_body()).await;
         return Err(ApiProblem::too_large(bytes_max));
     }
     let read = collect(request.into_body(), bytes_max);
@@ -52,6 +53,20 @@ pub(super) async fn received(request: Request, bytes_max: usize) -> Result<Reque
     *whole.headers_mut() = head.headers.clone();
     let bytes = read_body(whole, bytes_max).await?;
     Ok(Request::from_parts(head, Body::from(bytes)))
+}
+
+/// Takes what comes of a body that is refused: who is still sending when its connection ends might
+/// not hear why.
+async fn discard(body: Body) {
+    let all = async {
+        let (mut chunks, mut bytes) = (body.into_data_stream(), 0);
+        while bytes < API_REFUSED_BODY_BYTES_MAX
+            && let Some(Ok(chunk)) = chunks.next().await
+        {
+            bytes += chunk.len();
+        }
+    };
+    let _ = tokio::time::timeout(API_BODY_WAIT_MAX, all).await;
 }
 
 fn told_length(headers: &HeaderMap) -> Result<Option<u64>, ApiProblem> {

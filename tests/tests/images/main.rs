@@ -149,7 +149,8 @@ fn lies_and_detours_are_refused(cluster: &Cluster, source: &Source) {
     create(cluster, "detour", "op1/detour", 1, "ordered");
     let vm = cluster.until_state(1, "detour", "degraded");
     let reason = vm["reason"].as_str().expect("a reason");
-    assert!(reason.contains("address_refused") && reason.contains("10.0.0.1"), "{reason}");
+    // The report is public: where the name led is not.
+    assert!(reason.contains("address_refused") && !reason.contains("10.0.0.1"), "{reason}");
 }
 
 #[test]
