@@ -33,7 +33,7 @@ pub const FLATTEN_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 /// what runs there meanwhile.
 pub const RESERVE_BYTES_MAX: u64 = 1 << 30;
 /// Of a small file system it leaves one part of so many.
-pub const RESERVE_SHARE: u64 = 16;
+pub const RESERVE_SHARE: u64 = 64;
 /// How long a file that an image is fetched into is kept while nothing is added to it, by its own
 /// time: it is no more than some bytes that can be had again.
 pub const INCOMING_KEPT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
