@@ -209,7 +209,7 @@ impl Setting {
                 domain.destroy().unwrap();
             }
             Backend::Contract | Backend::Real(_) => {
-                let definition = self.path().join(format!("vm/{vm}/machine.json"));
+                let definition = self.path().join(format!("vm/{vm}.json"));
                 std::fs::remove_file(definition).unwrap();
                 self.kill(vm);
             }
