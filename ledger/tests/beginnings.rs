@@ -81,7 +81,8 @@ fn event(author: u16, round: u64, parents: Vec<Parent>) -> Arc<Event> {
 }
 
 fn event_of(epoch: Epoch, author: u16, round: u64) -> Arc<Event> {
-    let header = Header { epoch, ..event(author, round, Vec::new()).header.clone() };
+    let first = event(author, 1, Vec::new());
+    let header = Header { epoch, ..event(author, round, vec![first.as_parent()]).header.clone() };
     Arc::new(Event::make(header, Vec::new(), |_| Signature([1; 64])))
 }
 
@@ -180,7 +181,8 @@ fn what_the_core_writes_of_an_epoch_that_a_snapshot_left_behind_counts_for_nothi
         store.commit(&changes).expect("commits");
         signed
     };
-    write(Record::Event(event(0, 7, vec![])));
+    let first = event(0, 1, vec![]).as_parent();
+    write(Record::Event(event(0, 7, vec![first])));
     let committee = Committee::new(4).expect("four may vote");
     let (epoch, headers) = (Epoch(2), Vec::new());
     let founding = Founding { end: end(15), ledger_time: LedgerTime(15) };
@@ -192,7 +194,7 @@ fn what_the_core_writes_of_an_epoch_that_a_snapshot_left_behind_counts_for_nothi
     let changes = records.beginning_changes(&offer, &frontier, (me, &pool)).expect("reads");
     store.commit(&changes).expect("commits");
     // The core has not heard of it yet when this becomes durable, and power goes.
-    let signed = write(Record::Event(event(0, 8, vec![])));
+    let signed = write(Record::Event(event(0, 8, vec![first])));
     let instance = InstanceId([7; 16].into());
     let testimony = signed.map(|signed| Testimony { instance, signed });
     assert_eq!(records.own_last().expect("reads"), None);

@@ -249,7 +249,7 @@ async fn a_false_roster_ends_the_daemon_in_plain_words() {
     let refused = check(new);
     let said = String::from_utf8_lossy(&refused.stderr).into_owned();
     assert_eq!(refused.status.code(), Some(64), "{said}");
-    assert!(said.contains("seat 1 is not that of the genesis"), "{said}");
+    assert!(said.contains("seat 1 is not that of host2 in the genesis"), "{said}");
 
     // Of seat 4 nobody knows better until the own judge has come so far.
     new.write_roster(&with_other_key(&roster, 4));

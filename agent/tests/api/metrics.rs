@@ -54,7 +54,7 @@ async fn the_metrics_say_of_each_part_what_health_says_also_when_the_ledger_is_g
     assert_eq!(sample(&metrics, "dagger_agent_health{part=\"quorum\"}"), Some(0));
     // Unknown now, and not what they were.
     assert!(!metrics.contains("dagger_agent_voters{"), "{metrics}");
-    assert!(!metrics.contains("ledger_store"), "{metrics}");
+    assert_eq!(sample(&metrics, "dagger_agent_bytes{which=\"ledger_store\"}"), None);
     // Who has signed twice stays named.
     assert_eq!(sample(&metrics, "dagger_agent_members_forked"), Some(1));
 }
