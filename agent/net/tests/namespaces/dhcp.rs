@@ -257,7 +257,8 @@ fn nothing_that_a_guest_says_ends_the_server_or_keeps_it_from_others() {
     let answered =
         said.split_once(" answered").and_then(|(before, _)| before.split(' ').next_back());
     let answered: u32 = answered.and_then(|number| number.parse().ok()).expect(&said);
-    assert!((3..200).contains(&answered), "{said}");
+    // Both that were waited for, and few of those that nobody could wait for.
+    assert!((2..200).contains(&answered), "{said}");
 }
 
 #[test]
