@@ -1,6 +1,6 @@
 //! Maxima of the agent: of its ledger-facing half, of the machines' half, and of what passes
-//! between them. What only one neighbourhood needs (actuator, observation, network, each hypervisor)
-//! stands in a `limits.rs` there. Maxima that cross a package border stand in
+//! between them. What only one neighbourhood needs (actuator, observation, network, each
+//! hypervisor) stands in a `limits.rs` there. Maxima that cross a package border stand in
 //! `dagger_payload::limits`. Called by all modules.
 
 use std::time::Duration;

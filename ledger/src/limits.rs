@@ -120,8 +120,8 @@ pub const PAST_PAGE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 /// Bytes of one handover with what shows its voters: a quorum of headers of 128, and as many ways
 /// through the state.
 pub const HANDOVER_BYTES_MAX: u64 = 4 * 1024 * 1024;
-/// Bytes of one frontier: how its epoch began, and in each round that can still be ordered one event
-/// of each of 128 members and as many twins, which take less than 64 bytes each.
+/// Bytes of one frontier: how its epoch began, and in each round that can still be ordered one
+/// event of each of 128 members and as many twins, which take less than 64 bytes each.
 pub fn frontier_bytes_max(collection_depth_rounds: u64) -> u64 {
     let members = u64::try_from(MEMBERS_MAX).expect("few");
     HANDOVER_BYTES_MAX + (collection_depth_rounds + 1) * members * 2 * 64

@@ -8,6 +8,7 @@
 
 use dagger_payload::id::HostId;
 
+use crate::limits::{BEGUN_AT_ONCE_MAX, BEGUN_PER_SECOND_MAX};
 use crate::names;
 use crate::request::Card;
 
@@ -21,9 +22,6 @@ const MET_PART: u32 = 16;
 /// The least and the most of each: what is counted is looked through, so it must not be too much.
 const BEGUN: (u32, u32) = (1024, 8192);
 const MET: (u32, u32) = (2048, 16_384);
-/// Conversations that a guest may begin in a second, and at once; and others with it.
-const BEGUN_PER_SECOND_MAX: u16 = 1000;
-const BEGUN_AT_ONCE_MAX: u16 = 4000;
 
 /// How many conversations one guest may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

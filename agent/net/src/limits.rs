@@ -10,3 +10,9 @@ pub(crate) const BEGUN_MINUTES: u8 = 3;
 pub(crate) const QUESTIONS_PER_SECOND_MAX: u8 = 4;
 /// At once.
 pub(crate) const QUESTIONS_AT_ONCE_MAX: u8 = 16;
+/// Conversations that a guest may begin in a second, and others with it.
+pub(crate) const BEGUN_PER_SECOND_MAX: u16 = 1000;
+/// At once.
+pub(crate) const BEGUN_AT_ONCE_MAX: u16 = 4000;
+/// Lines of an operator's list that open or close networks.
+pub(crate) const OUTWARD_WORDS_MAX: usize = 256;

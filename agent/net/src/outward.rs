@@ -10,8 +10,7 @@ use std::net::Ipv4Addr;
 
 use dagger_payload::network::Ipv4Prefix;
 
-/// What of an operator's list is taken.
-const WORDS_MAX: usize = 256;
+use crate::limits::OUTWARD_WORDS_MAX;
 
 /// Never open: link-local, and Azure's wire server.
 const NEVER: [Ipv4Prefix; 2] = [network([169, 254, 0, 0], 16), network([168, 63, 129, 16], 32)];
@@ -64,8 +63,8 @@ impl Outward {
     }
 
     fn say(&mut self, network: Ipv4Prefix, way: Way) -> Result<(), String> {
-        if self.0.len() == WORDS_MAX {
-            return Err(format!("more than {WORDS_MAX} networks are opened or closed"));
+        if self.0.len() == OUTWARD_WORDS_MAX {
+            return Err(format!("more than {OUTWARD_WORDS_MAX} networks are opened or closed"));
         }
         self.0.push((network, way));
         Ok(())

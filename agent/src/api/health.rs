@@ -1,7 +1,7 @@
 //! `/v1/health`: how each part of this host is.
 //!
-//! Owns what counts as well. The metrics say the same as numbers, so that an alert and a look agree.
-//! Called by the router and by `cluster::metrics`.
+//! Owns what counts as well. The metrics say the same as numbers, so that an alert and a look
+//! agree. Called by the router and by `cluster::metrics`.
 
 use axum::Json;
 use axum::extract::State;

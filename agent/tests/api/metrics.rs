@@ -1,4 +1,5 @@
-//! What there is to alert on: the metrics say what `/v1/health` says, and no old number for a new one.
+//! What there is to alert on: the metrics say what `/v1/health` says, and no old number for a new
+//! one.
 
 use dagger_api::{HealthStatus, HealthView};
 

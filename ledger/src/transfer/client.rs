@@ -148,8 +148,8 @@ impl Client {
 
     /// Who may be at fault when it ended so. A false whole may hold parts of an earlier peer, whose
     /// transfer was interrupted. What the judge did not take counts, too: it may be made to be too
-    /// much for it. So does a frontier that too few name: an honest peer is only asked later for it,
-    /// and one who names a false one would else be the first for ever.
+    /// much for it. So does a frontier that too few name: an honest peer is only asked later for
+    /// it, and one who names a false one would else be the first for ever.
     fn blamed(&mut self, peer: AuthorIndex, error: &TransferError) -> BTreeSet<AuthorIndex> {
         match error {
             TransferError::FalseSnapshot | TransferError::FalsePast | TransferError::NoRoom => {

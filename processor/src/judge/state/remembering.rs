@@ -17,8 +17,8 @@ impl State {
         self.memory.get(digest).is_some()
     }
 
-    /// Whether one more payload of `author`, accepted or refused, may be remembered, signed by a key
-    /// that may fill so much of his room.
+    /// Whether one more payload of `author`, accepted or refused, may be remembered, signed by a
+    /// key that may fill so much of his room.
     pub(crate) fn has_room(
         &self,
         author: &Author,

@@ -1,3 +1,5 @@
+//! What a look at kept bytes says against what the whole objects say. Called by the test runner.
+
 use dagger_payload::bridge::Bridged;
 use dagger_payload::codec::encode;
 use dagger_payload::id::{Generation, ImageDigest, LedgerTime, PayloadDigest, Position, VmId};

@@ -1,3 +1,6 @@
+//! What is read when hosts leave, and that their VMs and volumes are found. Called by the test
+//! runner.
+
 use dagger_payload::codec::encode;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::{ClusterId, Generation, OperatorId, PayloadDigest, Position};
