@@ -56,7 +56,7 @@ DAGGER_API=http://127.0.0.1:7480 daggerctl image register /srv/other.img --name 
 daggerctl vm create web-2 --image op1/other --cpus 1 --memory 512MiB --disk 2GiB \
   --ssh-key "$keys/developer.pub" --key "$keys/developer" --wait ordered
 why() { daggerctl vm why web-2 --key "$keys/developer" | grep -q "$1"; }
-wait_until 30 why 'image_refused: address_refused: https://127.0.0.1:7480/other: 127.0.0.1 is no public address'
+wait_until 30 why 'image_refused: address_refused: https://127.0.0.1:7480/other: it leads to an address that is not public'
 daggerctl vm delete web-2 --key "$keys/developer" --wait applied
 
 echo "== nothing failed"
