@@ -4,7 +4,8 @@
 //! different machines can be compared: hashing a payload's record once, which no judge can do
 //! without. Names after `--` choose parts: `vm_create`, `vm_create_at_10_000`, `placement`,
 //! `neighbours`, `state_root`, `proof`, `restart`. Times are of this thread's processor, in
-//! nanoseconds of the scheduler's own clock: what `getrusage` says advances with the tick, by 4 ms on some machines.
+//! nanoseconds of the scheduler's own clock: what `getrusage` says advances with the tick, by 4 ms
+//! on some machines.
 
 mod world;
 

@@ -2,8 +2,8 @@
 //!
 //! Owns what a guest may send (its own MAC and address, IPv4 and ARP alone; before it has an
 //! address, a question for it) and to whom, what may reach it, and which ports of the host lead to
-//! it. Every guest has tables of its own, replaced as a whole in one transaction, so that no moment lies
-//! between the old rules and the new ones. Pure; called by [`crate::apply`].
+//! it. Every guest has tables of its own, replaced as a whole in one transaction, so that no moment
+//! lies between the old rules and the new ones. Pure; called by [`crate::apply`].
 
 use std::fmt::Write as _;
 

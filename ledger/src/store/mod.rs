@@ -3,8 +3,8 @@
 //! Owns the store's interface ([`Store`]), its two implementations (`lmdb`, and `memory` for
 //! simulations and tests), the typed records with their checksums (`records`, `releases`,
 //! `snapshots`, `frontier`, `forks`, `chain`, `pool`, `pruning`, `seats`), the thread that commits
-//! groups of changes (`writer`), the search for damage (`scan`, `pages`) and the witness file beside the store
-//! (`witness`). Never interprets an event. Called by driver and delivery.
+//! groups of changes (`writer`), the search for damage (`scan`, `pages`) and the witness file
+//! beside the store (`witness`). Never interprets an event. Called by driver and delivery.
 
 pub mod chain;
 pub mod forks;
