@@ -9,8 +9,15 @@ use dagger_payload::id::VmId;
 
 use super::{Observed, Scene};
 
-/// By VM, the ticket of the newest look and whether it showed a stranger.
-type Looks = BTreeMap<VmId, (u64, Shown)>;
+/// What was seen of the machines of one host.
+#[derive(Debug, Clone, Default)]
+struct Looks {
+    /// The ticket of the newest listing: what it does not show is not there, whether anything was
+    /// known of it before or not.
+    listed: u64,
+    /// By VM, the ticket of the newest look and whether it showed a stranger.
+    newest: BTreeMap<VmId, (u64, Shown)>,
+}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shown {
@@ -22,7 +29,7 @@ pub(super) struct Watch(Vec<Looks>);
 
 impl Watch {
     pub(super) fn new(hosts: usize) -> Self {
-        Self(vec![Looks::new(); hosts])
+        Self(vec![Looks::default(); hosts])
     }
 
     pub(super) fn watch(
@@ -32,22 +39,23 @@ impl Watch {
     ) -> Result<(), String> {
         let looks = &mut self.0[scene.host];
         match observed {
-            Observed::AgentBegan => looks.clear(),
+            Observed::AgentBegan => *looks = Looks::default(),
             Observed::Told(Input::Inventory { ticket, machines }) => {
-                let known = looks.keys().chain(machines.keys()).copied();
+                let known = looks.newest.keys().chain(machines.keys()).copied();
                 for vm in known.collect::<Vec<_>>() {
-                    note(looks, vm, *ticket, machines.get(&vm));
+                    looks.note(vm, *ticket, machines.get(&vm));
                 }
+                looks.listed = looks.listed.max(*ticket);
             }
             Observed::Told(Input::Sighting(vm, sighting)) => {
                 let machine = match &sighting.seen {
                     Seen::Present(machine) => Some(machine),
                     Seen::Absent | Seen::Unknown => None,
                 };
-                note(looks, *vm, sighting.ticket, machine);
+                looks.note(*vm, sighting.ticket, machine);
             }
             Observed::Begins(work) => {
-                let shown = work.vm().and_then(|vm| looks.get(&vm)).map(|(_, shown)| *shown);
+                let shown = work.vm().and_then(|vm| looks.newest.get(&vm)).map(|(_, shown)| *shown);
                 if shown == Some(Shown::Stranger) {
                     return Err(format!("{}, and a stranger has the name", work.line()));
                 }
@@ -58,13 +66,15 @@ impl Watch {
     }
 }
 
-fn note(looks: &mut Looks, vm: VmId, ticket: u64, machine: Option<&Machine>) {
-    let shown = match machine {
-        Some(Machine::Foreign(_)) => Shown::Stranger,
-        Some(Machine::Ours { .. }) | None => Shown::Other,
-    };
-    let newest = looks.entry(vm).or_insert((0, Shown::Other));
-    if ticket > newest.0 {
-        *newest = (ticket, shown);
+impl Looks {
+    fn note(&mut self, vm: VmId, ticket: u64, machine: Option<&Machine>) {
+        let shown = match machine {
+            Some(Machine::Foreign(_)) => Shown::Stranger,
+            Some(Machine::Ours { .. }) | None => Shown::Other,
+        };
+        let newest = self.newest.entry(vm).or_insert((self.listed, Shown::Other));
+        if ticket > newest.0 {
+            *newest = (ticket, shown);
+        }
     }
 }
