@@ -267,6 +267,11 @@ impl Host {
         self.process = Some(process);
     }
 
+    /// Whether it was started, and neither killed nor stopped since.
+    pub fn is_started(&self) -> bool {
+        self.process.is_some()
+    }
+
     /// kill -9
     pub fn kill(&mut self) {
         let mut process = self.process.take().expect("runs");
