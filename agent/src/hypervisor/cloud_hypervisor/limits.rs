@@ -37,6 +37,8 @@ pub(super) const WRITTEN_LOOK_EVERY: Duration = Duration::from_secs(2);
 pub(super) const CONSOLE_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How long a guest may take nothing from its serial line while somebody types.
 pub(super) const CONSOLE_WRITE_WAIT_MAX: Duration = Duration::from_secs(2);
+/// How long the serial line of a machine that runs may take to be held when somebody types.
+pub(super) const CONSOLE_LINE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// Bytes that are taken from a guest's serial line at a time.
 pub(super) const CONSOLE_READ_BYTES: usize = 4096;
 /// How often a serial line that does not take us is tried, once per [`WATCH_TICK`].

@@ -44,7 +44,7 @@ use self::shapes::{Landlock, State, VmInfo};
 use self::supervisor::{Direct, Listener, Supervisor, listener, wait_end};
 use self::systemd::Systemd;
 use self::volumes::Running;
-use self::watch::Watch;
+use self::watch::{LineInput, Watch};
 use super::announcer::Announcer;
 use super::names::HostNames;
 use super::{
@@ -576,11 +576,11 @@ impl Hypervisor for CloudHypervisor {
     fn open_console(&self, vm: VmId) -> Result<Box<dyn ConsoleInput>, HypervisorError> {
         self.ours(vm)?;
         let watch = self.watch.lock().unwrap_or_else(PoisonError::into_inner);
-        let watch = watch.as_ref().ok_or_else(|| {
+        let writers = watch.as_ref().map(Watch::writers).ok_or_else(|| {
             HypervisorError::Unavailable("the machines are not watched yet".to_owned())
         })?;
-        let line = watch.line(vm).map_err(|error| HypervisorError::Failed(error.to_string()))?;
-        Ok(Box::new(line))
+        drop(watch);
+        Ok(Box::new(LineInput::open(writers, vm).map_err(|error| unavailable(&error))?))
     }
 }
 

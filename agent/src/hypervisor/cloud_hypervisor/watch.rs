@@ -15,8 +15,8 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use dagger_payload::id::VmId;
 use nix::errno::Errno;
@@ -25,8 +25,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 
 use super::events::ending;
 use super::limits::{
-    CONSOLE_FILE_BYTES_MAX, CONSOLE_READ_BYTES, CONSOLE_TRIES_MAX, CONSOLE_WRITE_WAIT_MAX,
-    WATCH_TICK, WRITTEN_BYTES_MAX, WRITTEN_LOOK_EVERY,
+    CONSOLE_FILE_BYTES_MAX, CONSOLE_LINE_WAIT_MAX, CONSOLE_READ_BYTES, CONSOLE_TRIES_MAX,
+    CONSOLE_WRITE_WAIT_MAX, WATCH_TICK, WRITTEN_BYTES_MAX, WRITTEN_LOOK_EVERY,
 };
 use super::place::{EVENTS, Place, SERIAL};
 use super::socket::connect_to;
@@ -41,19 +41,32 @@ pub(super) struct Watch {
 
 /// The serial lines that are held now, for typing.
 #[derive(Clone, Default)]
-pub(super) struct Writers(Arc<Mutex<BTreeMap<VmId, UnixStream>>>);
+pub(super) struct Writers(Arc<Held>);
+
+#[derive(Default)]
+struct Held {
+    lines: Mutex<BTreeMap<VmId, UnixStream>>,
+    comes: Condvar,
+}
 
 impl Writers {
     fn set(&self, vm: VmId, line: Option<UnixStream>) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut lines = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
         match line {
             Some(line) => drop(lines.insert(vm, line)),
             None => drop(lines.remove(&vm)),
         }
+        drop(lines);
+        self.0.comes.notify_all();
     }
 
-    fn line(&self, vm: VmId) -> io::Result<UnixStream> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    /// The line of a machine that runs. One that has just been started or reset has none for a
+    /// moment: the watch has to hear of it first.
+    fn line(&self, vm: VmId, wait_max: Duration) -> io::Result<UnixStream> {
+        let lines = self.0.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let waits = |lines: &mut BTreeMap<_, _>| !lines.contains_key(&vm);
+        let waited = self.0.comes.wait_timeout_while(lines, wait_max, waits);
+        let (lines, _) = waited.unwrap_or_else(PoisonError::into_inner);
         let gone = || io::Error::new(io::ErrorKind::NotConnected, "the serial line is not held");
         lines.get(&vm).ok_or_else(gone)?.try_clone()
     }
@@ -65,10 +78,21 @@ pub(super) struct LineInput {
     vm: VmId,
 }
 
+impl LineInput {
+    /// Typing at the serial line of `vm`, which is waited for.
+    ///
+    /// # Errors
+    /// It is not held in time.
+    pub(super) fn open(writers: Writers, vm: VmId) -> io::Result<Self> {
+        writers.line(vm, CONSOLE_LINE_WAIT_MAX).map(|_| Self { writers, vm })
+    }
+}
+
 impl ConsoleInput for LineInput {
     fn write(&mut self, bytes: &[u8]) -> Result<(), HypervisorError> {
         let failed = |error: &dyn std::fmt::Display| HypervisorError::Failed(error.to_string());
-        let line = self.writers.line(self.vm).map_err(|error| failed(&error))?;
+        let line = self.writers.line(self.vm, CONSOLE_LINE_WAIT_MAX);
+        let line = line.map_err(|error| failed(&error))?;
         write_all(&line, bytes).map_err(|error| failed(&error))
     }
 }
@@ -161,12 +185,9 @@ impl Watch {
         Ok(Self { writers, _end: ours })
     }
 
-    /// Typing at the serial line of `vm`, if it is held.
-    ///
-    /// # Errors
-    /// It is not.
-    pub(super) fn line(&self, vm: VmId) -> io::Result<LineInput> {
-        self.writers.line(vm).map(|_| LineInput { writers: self.writers.clone(), vm })
+    /// What types at serial lines.
+    pub(super) fn writers(&self) -> Writers {
+        self.writers.clone()
     }
 }
 
