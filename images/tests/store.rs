@@ -233,6 +233,22 @@ fn a_disk_over_another_image_is_reported_and_left_alone() {
 }
 
 #[test]
+fn a_disk_whose_hypervisor_forgot_the_format_of_its_image_is_kept_and_can_be_copied() {
+    let place = Place::new();
+    let image = place.image();
+    let disks = place.disks(HOST);
+    let disk = disks.ensure_disk(VM, &image, 64 * MIB).unwrap().path;
+    let file = File::options().read(true).write(true).open(&disk).unwrap();
+    let mut length = [0; 4];
+    file.read_exact_at(&mut length, 100).unwrap();
+    // The list of what a header says besides ends where it begins.
+    file.write_all_at(&[0; 8], u32::from_be_bytes(length).into()).unwrap();
+    assert_eq!(read_overlay(&file).unwrap().backing_format, None);
+    assert_eq!(disks.ensure_disk(VM, &image, 64 * MIB).unwrap().outcome, Outcome::Kept);
+    assert_eq!(disks.flatten(VM, &image).unwrap().virtual_size_bytes, 64 * MIB);
+}
+
+#[test]
 fn a_disk_smaller_than_its_image_or_of_an_odd_size_is_refused() {
     let place = Place::new();
     let disks = place.disks(HOST);

@@ -13,6 +13,8 @@ use crate::take_lock;
 
 /// Where a qcow2 of version 3 says in its last bit whether it was closed.
 const UNCLOSED_OFFSET: u64 = 79;
+/// Where a qcow2 of version 3 says how long its header is: what else it says follows.
+const HEADER_LENGTH_OFFSET: u64 = 100;
 /// Where a qcow2 says how large a cluster is, by its bits.
 const CLUSTER_BITS_OFFSET: u64 = 20;
 /// Where a qcow2 says how large the guest sees it.
@@ -45,7 +47,7 @@ impl Confined {
 }
 
 /// A disk that a machine holds. A qcow2 says so of itself until it is closed, and for ever after a
-/// kill; the next who opens it mends it.
+/// kill; the next who opens it mends it, and forgets in which format the file below it is.
 pub(crate) struct HeldDisk {
     id: String,
     file: File,
@@ -73,14 +75,30 @@ impl HeldDisk {
         }
         let id = disk["id"].as_str().unwrap_or("_disk").to_owned();
         let held = Self { id, file, is_qcow2: is_qcow2 && is_written, is_leaving: false };
+        held.mend();
         held.mark(1);
         Ok(held)
     }
 
-    fn mark(&self, unclosed: u8) {
+    /// What says more of itself, and can be marked.
+    fn is_version_3(&self) -> bool {
         let mut version = [0; 4];
         let is_read = self.file.read_exact_at(&mut version, 4).is_ok();
-        if self.is_qcow2 && is_read && u32::from_be_bytes(version) == 3 {
+        self.is_qcow2 && is_read && u32::from_be_bytes(version) == 3
+    }
+
+    fn mend(&self) {
+        let (mut unclosed, mut length) = ([0; 1], [0; 4]);
+        let read = self.file.read_exact_at(&mut unclosed, UNCLOSED_OFFSET);
+        let read = read.and_then(|()| self.file.read_exact_at(&mut length, HEADER_LENGTH_OFFSET));
+        if self.is_version_3() && read.is_ok() && unclosed != [0] {
+            // Nothing follows its header any more.
+            let _ = self.file.write_all_at(&[0; 8], u32::from_be_bytes(length).into());
+        }
+    }
+
+    fn mark(&self, unclosed: u8) {
+        if self.is_version_3() {
             let _ = self.file.write_all_at(&[unclosed], UNCLOSED_OFFSET);
         }
     }
