@@ -5,6 +5,7 @@
 //! units.
 
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{major, minor};
 use nix::unistd::{Pid, Uid};
 
 use crate::tidy;
@@ -49,6 +51,8 @@ journalctl --no-pager --output=short-monotonic >journal 2>&1
 #[derive(Debug)]
 pub struct Machine {
     root: PathBuf,
+    /// Devices of this host, by the names that they have inside.
+    devices: Vec<PathBuf>,
 }
 
 /// What a script left.
@@ -96,7 +100,7 @@ impl Machine {
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);
         let name = format!("machine-{}-{number}", std::process::id());
-        let machine = Self { root: cache.join(name) };
+        let machine = Self { root: cache.join(name), devices: Vec::new() };
         machine.remove()?;
         succeed(privileged("cp").args(["-a", "--reflink=auto", tree]).arg(&machine.root))?;
         let install = workspace.join("scripts/install.sh");
@@ -140,6 +144,27 @@ impl Machine {
         succeed(privileged("install").args(["-D", "-m", "755"]).arg(program).arg(to)).map(drop)
     }
 
+    /// Lends it a character device of this host, under the same name and open to all its users:
+    /// no udev is inside that would give it to a group.
+    ///
+    /// # Errors
+    /// There is no such device, or no other node of it can be made.
+    pub fn lend(&mut self, device: &Path) -> anyhow::Result<()> {
+        let number = std::fs::metadata(device).context("there is no such device")?.rdev();
+        let numbers = [major(number), minor(number)].map(|number| number.to_string());
+        let node = self.node(device);
+        succeed(privileged("mkdir").args(["-p"]).arg(node.parent().context("a folder")?))?;
+        let mut make = privileged("mknod");
+        succeed(make.args(["-m", "666"]).arg(&node).arg("c").args(&numbers))?;
+        self.devices.push(device.to_owned());
+        Ok(())
+    }
+
+    /// Where the node of a lent device stands.
+    fn node(&self, device: &Path) -> PathBuf {
+        self.root.join(FOLDER).join(device.strip_prefix("/").unwrap_or(device))
+    }
+
     /// Writes a file below the machine's root, readable by all.
     fn write(&self, path: &str, text: &str) -> anyhow::Result<()> {
         let mut file = tempfile::NamedTempFile::new().context("cannot make a file")?;
@@ -161,7 +186,11 @@ impl Machine {
         }
         command
             .args(["systemd-nspawn", "--quiet", "--boot", "--register=no", "--keep-unit"])
-            .args(["--private-network", "--link-journal=no", "--console=pipe", "--directory"])
+            .args(["--private-network", "--link-journal=no", "--console=pipe"])
+            .args(self.devices.iter().map(|device| {
+                format!("--bind={}:{}", self.node(device).display(), device.display())
+            }))
+            .arg("--directory")
             .arg(&self.root)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

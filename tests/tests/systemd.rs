@@ -6,12 +6,18 @@
 //! made through all of them, they come back by themselves after a reboot, the walls around each
 //! daemon hold from inside, and Cloud Hypervisor's machines are units of their own.
 
+#[path = "shared/program_under_test.rs"]
+#[allow(dead_code, reason = "here the units start the program, not the backend")]
+mod program_under_test;
+
 use std::path::Path;
 use std::time::Duration;
 
 use dagger_tests::built;
 use dagger_tests::nspawn::{Machine, Outcome};
 use dagger_tests::tidy::root;
+
+use program_under_test::{contract_program, firmware, real_program};
 
 /// Generous: everything together takes seconds.
 const WAIT_MAX: Duration = Duration::from_secs(180);
@@ -46,9 +52,15 @@ fn the_walls_around_each_daemon_hold_and_a_daemon_that_ends_comes_back() {
 
 #[test]
 fn machines_of_cloud_hypervisor_are_units_in_walls_that_outlive_the_agent_and_a_reboot() {
-    let machine = machine();
-    let program = Path::new(env!("CARGO_BIN_EXE_cloud-hypervisor-contract"));
-    machine.add(program, "usr/bin/cloud-hypervisor").expect("it is installed");
+    let mut machine = machine();
+    let made = tempfile::tempdir().expect("a directory");
+    let guest = firmware(made.path());
+    machine.add(&guest, "srv/firmware").expect("it is there");
+    let program = real_program().unwrap_or_else(contract_program);
+    machine.add(&program, "usr/bin/cloud-hypervisor").expect("it is installed");
+    if real_program().is_some() {
+        machine.lend(Path::new("/dev/kvm")).expect("it is there");
+    }
     run(&machine, include_str!("systemd/machines.sh")).succeeded();
     run(&machine, include_str!("systemd/machines_again.sh")).succeeded();
 }

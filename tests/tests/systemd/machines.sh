@@ -1,6 +1,5 @@
 # Machines of Cloud Hypervisor as instances of dagger-vm@.service, which the agent asks for over D-Bus.
 hypervisor() {
-  truncate -s 64K /srv/firmware
   sed -i -e 's|^uri = .*|kind = "cloud_hypervisor"|' -e 's|^accelerator = .*|firmware = "/srv/firmware"|' \
     /etc/dagger/agent.toml
 }
@@ -23,6 +22,10 @@ id=${unit#dagger-vm@}; id=${id%.service}
 pid=$(property "$unit" MainPID)
 [[ $(stat -c %U:%G "/proc/$pid") == dagger-vm:dagger-vm ]]
 grep -q "$unit" "/proc/$pid/cgroup"
+# Its sockets and its events are the agent's too, whatever the program means to keep to itself.
+[[ $(stat -c %a "/run/dagger/vm/$id/"{api.sock,serial.sock,events}) == $'770\n770\n660' ]]
+said() { grep -q UP "/var/lib/dagger-storage/consoles/$id.log"; }
+wait_until 30 said
 
 echo "== its walls"
 status() { awk -v name="$1:" '$1 == name {print $2}' "/proc/$pid/status"; }
