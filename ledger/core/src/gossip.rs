@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 
+use dagger_payload::committee::Committee;
 use dagger_payload::event::Parent;
 use dagger_payload::id::{AuthorIndex, Epoch, Round};
 use dagger_payload::peer::{Highest, PeerMessage};
@@ -13,8 +14,9 @@ use dagger_payload::peer::{Highest, PeerMessage};
 use crate::allowance::Allowances;
 use crate::catchup::end_of_stretch;
 use crate::limits::{
-    ANSWER_EVERY_MS, ANSWERS_AT_ONCE_MAX, EPOCH_HINT_MS, HAVE_MS, QUESTION_EVERY_MS,
-    QUESTIONS_AT_ONCE_MAX, WISH_EVERY_MS, WISHES_AT_ONCE_MAX,
+    ANSWER_EVERY_MS, ANSWER_OF_OTHERS_EVERY_MS, ANSWERS_AT_ONCE_MAX, ANSWERS_OF_OTHERS_AT_ONCE_MAX,
+    EPOCH_HINT_MS, HAVE_MS, QUESTION_EVERY_MS, QUESTIONS_AT_ONCE_MAX, WISH_EVERY_MS,
+    WISHES_AT_ONCE_MAX,
 };
 use crate::{Core, Moment, Output, Turn};
 
@@ -27,6 +29,8 @@ pub(crate) struct Gossip {
     hint_at: Moment,
     /// How often each peer may still be sent what it lacks.
     answers: Allowances,
+    /// How often all those without a vote may, together.
+    answers_of_others: Allowances,
     /// How many events that it names each may still be sent.
     wishes: Allowances,
     /// How often each may still ask about its past.
@@ -40,6 +44,10 @@ impl Default for Gossip {
             have_at: Moment(0),
             hint_at: Moment(0),
             answers: Allowances::new(ANSWERS_AT_ONCE_MAX, ANSWER_EVERY_MS),
+            answers_of_others: Allowances::new(
+                ANSWERS_OF_OTHERS_AT_ONCE_MAX,
+                ANSWER_OF_OTHERS_EVERY_MS,
+            ),
             wishes: Allowances::new(WISHES_AT_ONCE_MAX, WISH_EVERY_MS),
             questions: Allowances::new(QUESTIONS_AT_ONCE_MAX, QUESTION_EVERY_MS),
         }
@@ -79,6 +87,15 @@ impl Gossip {
     /// Whether `peer` may ask about its past once more; if so, it has.
     pub(crate) fn may_ask(&mut self, peer: AuthorIndex, now: Moment) -> bool {
         self.questions.spend(peer, now) || planted!(QuestionsUnlimited)
+    }
+
+    /// Whether `peer` may be sent once more what it lacks; if so, it has been.
+    fn may_be_answered(&mut self, committee: Committee, peer: AuthorIndex, now: Moment) -> bool {
+        // All the others have one allowance, as if they were one.
+        let votes = committee.contains(peer);
+        let spends = self.answers.spend(peer, now)
+            && (votes || self.answers_of_others.spend(AuthorIndex(0), now));
+        spends || planted!(AnswersUnlimited)
     }
 
     /// Tell peers soon what is here.
@@ -154,7 +171,7 @@ impl Core {
             self.hint_that_behind(turn, peer);
             return;
         }
-        if !self.gossip.answers.spend(peer, turn.now) && !planted!(AnswersUnlimited) {
+        if !self.gossip.may_be_answered(self.configuration.committee, peer, turn.now) {
             return;
         }
         if epoch < self.configuration.epoch {
@@ -220,5 +237,23 @@ impl Core {
         if !stored.is_empty() {
             turn.outputs.push(Output::ServeEvents { to: peer, events: stored, epoch });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_that_have_no_vote_are_answered_as_one_and_no_voter_pays_for_it() {
+        let (committee, now) = (Committee::new(4).expect("four may vote"), Moment(5));
+        let mut gossip = Gossip::default();
+        let mut answered = |peers: std::ops::Range<u16>, now| {
+            let asks = peers.flat_map(|peer| std::iter::repeat_n(AuthorIndex(peer), 1_000));
+            asks.filter(|peer| gossip.may_be_answered(committee, *peer, now)).count() as u64
+        };
+        assert_eq!(answered(4..52, now), ANSWERS_OF_OTHERS_AT_ONCE_MAX);
+        assert_eq!(answered(0..4, now), 4 * ANSWERS_AT_ONCE_MAX);
+        assert_eq!(answered(52..53, now.plus_ms(ANSWER_OF_OTHERS_EVERY_MS)), 1);
     }
 }

@@ -16,7 +16,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::Signature;
 use dagger_payload::payload::SignedPayload;
-use dagger_payload::peer::{Highest, PeerMessage};
+use dagger_payload::peer::{EndOfEpoch, Highest, PeerMessage};
 use dagger_payload::release::OrderedCommit;
 
 use crate::adopt::Frontier;
@@ -92,12 +92,8 @@ pub enum Input {
     RecoveryAnswered {
         /// Which peer.
         from: AuthorIndex,
-        /// As asked.
-        nonce: u64,
-        /// Highest round of this host's events that the peer holds.
-        highest_of_asker: Round,
-        /// Highest round at which the peer holds events of a quorum.
-        quorum_round: Round,
+        /// What it says.
+        answer: RecoveryAnswer,
         /// As asked.
         epoch: Epoch,
     },
@@ -142,8 +138,9 @@ impl Input {
             PeerMessage::AskRecovery { nonce, epoch } => {
                 Some(Self::RecoveryAsked { from, nonce, epoch })
             }
-            PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch } => {
-                Some(Self::RecoveryAnswered { from, nonce, highest_of_asker, quorum_round, epoch })
+            PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch, end } => {
+                let answer = RecoveryAnswer { nonce, highest_of_asker, quorum_round, end };
+                Some(Self::RecoveryAnswered { from, answer, epoch })
             }
             PeerMessage::Hello { .. }
             | PeerMessage::Event { .. }
@@ -154,6 +151,19 @@ impl Input {
             | PeerMessage::Taken { .. } => None,
         }
     }
+}
+
+/// What a peer says when it is asked for this host's past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecoveryAnswer {
+    /// As asked.
+    pub nonce: u64,
+    /// Highest round of this host's events that the peer holds.
+    pub highest_of_asker: Round,
+    /// Highest round at which the peer holds events of a quorum.
+    pub quorum_round: Round,
+    /// Whether the end of the epoch may have come.
+    pub end: EndOfEpoch,
 }
 
 /// What the core wants done, in this order.

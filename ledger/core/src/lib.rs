@@ -211,9 +211,9 @@ impl Core {
             Input::RecoveryAsked { from, nonce, epoch } => {
                 self.answer_recovery(turn, from, nonce, epoch);
             }
-            Input::RecoveryAnswered { from, nonce, quorum_round, epoch, highest_of_asker } => {
+            Input::RecoveryAnswered { from, answer, epoch } => {
                 if epoch == self.configuration.epoch {
-                    self.recovery.answered(from, nonce, highest_of_asker, quorum_round);
+                    self.recovery.answered(from, answer);
                 }
             }
             Input::Submitted(payload) => self.pace.submit(payload),

@@ -50,6 +50,11 @@ pub(crate) const HAVE_MS: u64 = 30_000;
 pub(crate) const ANSWERS_AT_ONCE_MAX: u64 = 64;
 /// After so many milliseconds it is sent that once more.
 pub(crate) const ANSWER_EVERY_MS: u64 = 20;
+/// How often all peers without a vote together are sent what they lack at once: each answer looks
+/// through all rounds that are in memory, and who has no vote needed nobody's consent.
+pub(crate) const ANSWERS_OF_OTHERS_AT_ONCE_MAX: u64 = 256;
+/// After so many milliseconds they are sent that once more.
+pub(crate) const ANSWER_OF_OTHERS_EVERY_MS: u64 = 4;
 /// How many events that a peer names it is sent at once: as many as may wait here because of it.
 pub(crate) const WISHES_AT_ONCE_MAX: u64 = 4096;
 /// After so many milliseconds it is sent one more.

@@ -56,6 +56,8 @@ pub enum Bug {
     CommitsPastTheEnd,
     /// A host that forgot takes the next epoch for a new beginning.
     DoubtEndsWithTheEpoch,
+    /// A member that forgot near the end of an epoch counts as new in the next.
+    AnEpochHasNoEarlierLife,
     /// A host that begins from a snapshot forgets what was ordered just before it.
     FrontierFatesForgotten,
     /// A payload that returned once does not return again.

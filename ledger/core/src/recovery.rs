@@ -11,10 +11,10 @@ use std::sync::Arc;
 use dagger_payload::committee::Committee;
 use dagger_payload::event::Event;
 use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
-use dagger_payload::peer::PeerMessage;
+use dagger_payload::peer::{EndOfEpoch, PeerMessage};
 
 use crate::graph::Graph;
-use crate::interface::Memory;
+use crate::interface::{Memory, RecoveryAnswer};
 use crate::limits::{OWN_SHOWN_MAX, RECOVERY_ASK_MS, RECOVERY_HELPS_MAX, RECOVERY_MARGIN_ROUNDS};
 use crate::{Core, HaltReason, Moment, Output, Turn};
 
@@ -26,6 +26,8 @@ pub(crate) struct Recovery {
     memory: Memory,
     /// What each peer answered last.
     answers: BTreeMap<AuthorIndex, Answer>,
+    /// Who has told this life that he has not attested the end of this epoch.
+    end_is_ahead: BTreeSet<AuthorIndex>,
     /// Highest round of own events that peers have shown.
     own_seen: Round,
     /// Those events.
@@ -104,6 +106,7 @@ impl Recovery {
             beginning,
             memory,
             answers: BTreeMap::new(),
+            end_is_ahead: BTreeSet::new(),
             own_seen: Round(0),
             shown: BTreeMap::new(),
             groundless: BTreeSet::new(),
@@ -150,16 +153,27 @@ impl Recovery {
     }
 
     /// The same question in the next epoch: who may sign here may sign there, from the first round
-    /// on; who does not know of his past does not know of it there either. Who had no vote here was
-    /// never asked for his past: an earlier life of his may have been further.
+    /// on, unless an earlier life of his that he has forgotten may have been there before; who does
+    /// not know of his past does not know of it there either. Who had no vote here was never asked
+    /// for his past: an earlier life of his may have been further.
     pub(crate) fn in_next_epoch(&self, committee: Committee, me: AuthorIndex, now: Moment) -> Self {
-        let (voted, memory) = (self.committee.contains(me), self.memory());
-        let state = if voted { self.state } else { State::at_start(committee, me, memory) };
+        let is_sure = self.memory == Memory::Agrees || self.is_first_life(me);
+        let (state, memory) = match (self.committee.contains(me), self.state) {
+            (true, State::Over) if is_sure || planted!(AnEpochHasNoEarlierLife) => {
+                (State::Over, Memory::Agrees)
+            }
+            (true, _) => (State::Asking, self.memory),
+            (false, _) => {
+                let memory = self.memory();
+                (State::at_start(committee, me, memory), memory)
+            }
+        };
         Self {
             committee,
             beginning: Beginning::Handover,
             memory,
             answers: BTreeMap::new(),
+            end_is_ahead: BTreeSet::new(),
             own_seen: Round(0),
             shown: BTreeMap::new(),
             groundless: BTreeSet::new(),
@@ -172,13 +186,13 @@ impl Recovery {
         }
     }
 
-    /// Whether this host, which has no vote in this epoch, knows that no earlier life of it signed
-    /// in a later one: a quorum of this epoch's members has told this life that they have not
-    /// attested its end. Any certificate of that end would have the word of an honest one of them,
-    /// who would have answered nothing. So the next epoch has not begun before, and from here on
-    /// this life's store holds all that is signed.
-    fn is_first_life(&self) -> bool {
-        self.answers.len() >= self.committee.quorum()
+    /// Whether this host knows that no earlier life of it signed in a later epoch: a quorum of this
+    /// epoch's members, or all others, have told this life that they have not attested its end. Any
+    /// certificate of that end would have the word of an honest one of them. So the next epoch has
+    /// not begun before, and from here on this life's store holds all that is signed.
+    fn is_first_life(&self, me: AuthorIndex) -> bool {
+        let others = self.committee.members() - usize::from(self.committee.contains(me));
+        self.end_is_ahead.len() >= self.committee.quorum().min(others)
     }
 
     /// When a host without a vote asks again, while it may have forgotten something.
@@ -201,16 +215,17 @@ impl Recovery {
         self.ask_at = self.ask_at.min(moment);
     }
 
-    pub(crate) fn answered(
-        &mut self,
-        from: AuthorIndex,
-        nonce: u64,
-        highest_of_asker: Round,
-        quorum_round: Round,
-    ) {
+    pub(crate) fn answered(&mut self, from: AuthorIndex, answer: RecoveryAnswer) {
+        let RecoveryAnswer { nonce, highest_of_asker, quorum_round, end } = answer;
         // Whoever was paused may answer an earlier life, and knows nothing of what it signed since.
         let was_asked = nonce > self.nonces_above && nonce <= self.nonce;
-        if self.is_over() || !was_asked || !self.committee.contains(from) {
+        if !was_asked || !self.committee.contains(from) {
+            return;
+        }
+        if end == EndOfEpoch::Ahead {
+            self.end_is_ahead.insert(from);
+        }
+        if self.is_over() {
             return;
         }
         let answer = self.answers.entry(from).or_insert(Answer { highest_of_asker, quorum_round });
@@ -347,7 +362,7 @@ impl Core {
         if self.recovery.is_over() {
             return;
         }
-        if self.recovery.is_first_life() {
+        if self.recovery.is_first_life(self.configuration.me) {
             self.recovery.memory = Memory::Agrees;
             self.recovery.state = State::Over;
             return;
@@ -405,12 +420,21 @@ impl Core {
         if epoch != self.configuration.epoch || !self.gossip.may_ask(from, turn.now) {
             return;
         }
+        let end = match self.has_not_attested_the_end() {
+            true => EndOfEpoch::Ahead,
+            false => EndOfEpoch::MayHaveCome,
+        };
         if !self.configuration.committee.contains(from) {
-            // It has signed nothing here. That it is answered says that this epoch goes on.
-            if self.has_not_attested_the_end() {
+            // It has signed nothing here, and asks for nothing but whether this epoch goes on.
+            if end == EndOfEpoch::Ahead {
                 let (highest_of_asker, quorum_round) = (Round(0), Round(0));
-                let message =
-                    PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch };
+                let message = PeerMessage::AnswerRecovery {
+                    nonce,
+                    highest_of_asker,
+                    quorum_round,
+                    epoch,
+                    end,
+                };
                 turn.outputs.push(Output::Send { to: from, message, after: self.written });
             }
             return;
@@ -426,6 +450,7 @@ impl Core {
             highest_of_asker: self.graph.highest_of(from),
             quorum_round: self.graph.quorum_round_with_forkers(),
             epoch,
+            end,
         };
         turn.outputs.push(Output::Send { to: from, message, after: self.written });
     }
@@ -435,6 +460,12 @@ impl Core {
 mod tests {
     use super::*;
 
+    /// An answer of who has not attested the end of the epoch.
+    fn ahead(nonce: u64, highest_of_asker: u64, quorum_round: u64) -> RecoveryAnswer {
+        let (highest_of_asker, quorum_round) = (Round(highest_of_asker), Round(quorum_round));
+        RecoveryAnswer { nonce, highest_of_asker, quorum_round, end: EndOfEpoch::Ahead }
+    }
+
     #[test]
     fn a_host_without_a_past_signs_the_first_round_at_a_founding_only() {
         let committee = Committee::new(4).expect("four may vote");
@@ -443,7 +474,7 @@ mod tests {
             let mut recovery = Recovery::new(vote, AuthorIndex(0), Memory::Doubtful, 0);
             recovery.nonce = 1;
             for peer in 1..4 {
-                recovery.answered(AuthorIndex(peer), 1, Round(0), Round(0));
+                recovery.answered(AuthorIndex(peer), ahead(1, 0, 0));
             }
             recovery.floor(Round(0), Round(0), Round(0))
         };
@@ -458,7 +489,7 @@ mod tests {
         for asked in 1..10 {
             recovery.nonce = asked;
             for peer in 1..4 {
-                recovery.answered(AuthorIndex(peer), asked, Round(0), Round(100 * asked));
+                recovery.answered(AuthorIndex(peer), ahead(asked, 0, 100 * asked));
             }
             let here = Round(50 * asked);
             let floor = recovery.floor(Round(0), Round(0), here);
@@ -474,7 +505,7 @@ mod tests {
         let mut floor = |asked: u64, own: u64, rounds: u64| {
             recovery.nonce = asked;
             for peer in 1..4 {
-                recovery.answered(AuthorIndex(peer), asked, Round(own), Round(rounds));
+                recovery.answered(AuthorIndex(peer), ahead(asked, own, rounds));
             }
             recovery.floor(Round(0), Round(5), Round(20))
         };
@@ -492,24 +523,50 @@ mod tests {
         let mut follower = Recovery::new(vote, AuthorIndex(4), Memory::Doubtful, 0);
         follower.nonce = 1;
         for peer in [0, 1, 1, 4, 7] {
-            follower.answered(AuthorIndex(peer), 1, Round(0), Round(0));
+            follower.answered(AuthorIndex(peer), ahead(1, 0, 0));
         }
-        assert!(!follower.is_first_life(), "two of four, one of them twice, and two strangers");
+        assert!(
+            !follower.is_first_life(AuthorIndex(4)),
+            "two of four, one of them twice, and two strangers"
+        );
         // Nothing of an earlier question, or of one that was not asked yet.
-        follower.answered(AuthorIndex(2), 2, Round(0), Round(0));
-        assert!(!follower.is_first_life());
+        follower.answered(AuthorIndex(2), ahead(2, 0, 0));
+        assert!(!follower.is_first_life(AuthorIndex(4)));
         let doubtful = follower.in_next_epoch(five, AuthorIndex(4), Moment(0));
         assert_eq!((doubtful.memory(), doubtful.is_over()), (Memory::Doubtful, false));
-        follower.answered(AuthorIndex(2), 1, Round(0), Round(0));
-        assert!(follower.is_first_life());
+        follower.answered(AuthorIndex(2), ahead(1, 0, 0));
+        assert!(follower.is_first_life(AuthorIndex(4)));
         (follower.memory, follower.state) = (Memory::Agrees, State::Over);
         // With a vote it asks as after a plain restart: f + 1 answers are enough.
         let mut votes = follower.in_next_epoch(five, AuthorIndex(4), Moment(0));
         assert_eq!((votes.memory(), votes.is_over()), (Memory::Agrees, false));
-        votes.answered(AuthorIndex(0), 1, Round(0), Round(0));
+        votes.answered(AuthorIndex(0), ahead(1, 0, 0));
         assert_eq!(votes.floor(Round(0), Round(0), Round(0)), None);
-        votes.answered(AuthorIndex(2), 1, Round(0), Round(0));
+        votes.answered(AuthorIndex(2), ahead(1, 0, 0));
         assert_eq!(votes.floor(Round(0), Round(0), Round(0)), Some(Round(0)));
+    }
+
+    #[test]
+    fn a_member_that_forgot_while_an_epoch_may_have_ended_asks_again_in_the_next() {
+        let vote = (Committee::new(4).expect("four may vote"), Beginning::Founding);
+        let next = |memory, last| {
+            let mut recovery = Recovery::new(vote, AuthorIndex(0), memory, 0);
+            recovery.nonce = 1;
+            for (peer, end) in [(1, EndOfEpoch::Ahead), (2, EndOfEpoch::Ahead), (3, last)] {
+                let answer = RecoveryAnswer { end, ..ahead(1, 0, 0) };
+                recovery.answered(AuthorIndex(peer), answer);
+            }
+            assert_eq!(recovery.floor(Round(0), Round(0), Round(0)), Some(Round(0)));
+            recovery.state = State::Over;
+            let next = recovery.in_next_epoch(vote.0, AuthorIndex(0), Moment(0));
+            (next.is_over(), next.memory())
+        };
+        // With a liar's word the third one may have ended the epoch with an earlier life of this
+        // host, which then signed in the next.
+        let (open, sure) = ((false, Memory::Doubtful), (true, Memory::Agrees));
+        assert_eq!(next(Memory::Doubtful, EndOfEpoch::MayHaveCome), open);
+        assert_eq!(next(Memory::Doubtful, EndOfEpoch::Ahead), sure);
+        assert_eq!(next(Memory::Agrees, EndOfEpoch::MayHaveCome), sure);
     }
 
     #[test]
@@ -519,7 +576,7 @@ mod tests {
         recovery.nonce = 1_001;
         let mut floor = |nonce| {
             for peer in 1..4 {
-                recovery.answered(AuthorIndex(peer), nonce, Round(0), Round(0));
+                recovery.answered(AuthorIndex(peer), ahead(nonce, 0, 0));
             }
             recovery.floor(Round(7), Round(7), Round(7))
         };

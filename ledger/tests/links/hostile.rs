@@ -25,7 +25,7 @@ use dagger_payload::id::{
 use dagger_payload::key::{Domain, Signature};
 use dagger_payload::limits::FRAME_BYTES_MAX;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
-use dagger_payload::peer::{Highest, Part, PeerMessage, Receipt};
+use dagger_payload::peer::{EndOfEpoch, Highest, Part, PeerMessage, Receipt};
 use futures_util::SinkExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -88,6 +88,7 @@ fn frames_of_every_kind() -> Vec<(&'static str, Vec<u8>)> {
             highest_of_asker: Round(400),
             quorum_round: Round(500),
             epoch: Epoch(1),
+            end: EndOfEpoch::MayHaveCome,
         },
         PeerMessage::AskPart { part: Part::Chunk { made_after: CommitIndex(100), number: 3 } },
         PeerMessage::Part { part: Part::Offer, bytes: Bytes::from_static(b"an offer") },

@@ -29,6 +29,18 @@ pub struct Highest {
     pub round: Round,
 }
 
+/// What a host can say of the end of its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
+#[cbor(index_only)]
+pub enum EndOfEpoch {
+    /// It has not attested it, in this life or an earlier one.
+    #[n(0)]
+    Ahead,
+    /// It may have, so that a quorum may have: the next epoch may have begun.
+    #[n(1)]
+    MayHaveCome,
+}
+
 /// A message between ledgers.
 #[derive(Debug, Clone, PartialEq, Eq, minicbor::Encode, minicbor::Decode)]
 pub enum PeerMessage {
@@ -97,6 +109,9 @@ pub enum PeerMessage {
         /// As asked.
         #[n(3)]
         epoch: Epoch,
+        /// Whether that epoch's end may have come.
+        #[n(4)]
+        end: EndOfEpoch,
     },
     /// The sender wants this, at most one thing at a time of one peer.
     #[n(6)]
@@ -311,6 +326,7 @@ mod tests {
                 highest_of_asker: Round(2),
                 quorum_round: Round(3),
                 epoch: Epoch(2),
+                end: EndOfEpoch::Ahead,
             },
             PeerMessage::AskPart { part: Part::Offer },
             PeerMessage::AskPart { part: Part::Frontier { commit: CommitIndex(7), offset: 9 } },

@@ -22,7 +22,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::Signature;
 use dagger_payload::payload::{SignatureKind, SignedPayload};
-use dagger_payload::peer::{Highest, PeerMessage};
+use dagger_payload::peer::{EndOfEpoch, Highest, PeerMessage};
 
 use self::habits::Habits;
 pub(crate) use self::kind::LieKind;
@@ -165,7 +165,13 @@ impl Liar {
         let (nonce, highest_of_asker, quorum_round) = (*nonce, Round(0), Round(0));
         vec![(
             from,
-            PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch: *epoch },
+            PeerMessage::AnswerRecovery {
+                nonce,
+                highest_of_asker,
+                quorum_round,
+                epoch: *epoch,
+                end: EndOfEpoch::Ahead,
+            },
         )]
     }
 
@@ -190,6 +196,7 @@ impl Liar {
                     highest_of_asker: Round(claim),
                     quorum_round: Round(quorum),
                     epoch: *epoch,
+                    end: self.random.choose(&[EndOfEpoch::Ahead, EndOfEpoch::MayHaveCome]),
                 };
                 vec![(from, answer)]
             }
@@ -361,6 +368,7 @@ impl Liar {
                     highest_of_asker: Round(u64::MAX),
                     quorum_round: Round(u64::MAX / 2),
                     epoch: self.configuration.epoch,
+                    end: EndOfEpoch::Ahead,
                 },
             ),
         ];

@@ -270,7 +270,15 @@ impl World {
         if self.faulty_max == 0 && !self.others_have_all_of(host) {
             return false;
         }
-        let others = self.forgetful.keys().filter(|other| **other != host).count();
+        // Who has come to know again and asks once more, in an epoch that may have begun before, is
+        // one of them too.
+        let asks = |other: usize| {
+            let core = self.hosts[other].core.as_ref();
+            core.is_some_and(|core| core.status().phase == Phase::Recovering)
+        };
+        let others = (0..self.hosts.len())
+            .filter(|other| *other != host && (self.forgetful.contains_key(other) || asks(*other)))
+            .count();
         let faulty = others + self.liars.len();
         faulty < self.faulty_max.max(1)
     }

@@ -13,7 +13,7 @@ use dagger_payload::handover::{EpochEnd, Founding, Handover};
 use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, EventDigest, Round};
 use dagger_payload::key::{Domain, PublicKey, SecretKey, Signature};
 use dagger_payload::limits::COMMIT_BYTES_DEFAULT;
-use dagger_payload::peer::{Highest, Part, PeerMessage, Receipt};
+use dagger_payload::peer::{EndOfEpoch, Highest, Part, PeerMessage, Receipt};
 use dagger_payload::proof::{Finding, Path, StateProof};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::snapshot::{PastReleases, SnapshotHead, SnapshotOffer};
@@ -66,7 +66,13 @@ fn frames(world: &World) -> Vec<Vec<u8>> {
         PeerMessage::Have { highest: vec![Highest { author, round: Round(u64::MAX) }], epoch },
         PeerMessage::Want { events: world.events.iter().map(Event::as_parent).collect(), epoch },
         PeerMessage::AskRecovery { nonce, epoch },
-        PeerMessage::AnswerRecovery { nonce, highest_of_asker, quorum_round, epoch },
+        PeerMessage::AnswerRecovery {
+            nonce,
+            highest_of_asker,
+            quorum_round,
+            epoch,
+            end: EndOfEpoch::MayHaveCome,
+        },
         PeerMessage::Closing { header: world.events[1].signed_header() },
         PeerMessage::Submit { payload: world.lived[0].clone() },
     ];
