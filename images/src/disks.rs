@@ -15,6 +15,7 @@ use std::str::FromStr;
 
 use dagger_payload::id::{AccountId, HostId, SnapshotId, VmId, VolumeId};
 use dagger_payload::kind::{ImageFormat, ImageUse};
+use serde_json::json;
 
 use crate::error::ImageError;
 use crate::files::{self, Existing, Partial};
@@ -474,12 +475,24 @@ fn expected_overlay(image: &StoredImage, size_bytes: u64) -> Overlay {
     }
 }
 
+/// A disk over its image, as `qemu-img` opens it: told, whatever the disk's own header says of what
+/// lies below it and in which format.
+fn chain(disk: &Path, image: &StoredImage) -> String {
+    let file = |path: &Path| json!({ "driver": "file", "filename": path.to_string_lossy() });
+    let chain = json!({
+        "driver": "qcow2",
+        "file": file(disk),
+        "backing": { "driver": format_name(image.format), "file": file(&image.path) },
+    });
+    format!("json:{chain}")
+}
+
 /// A disk that was here must lie over the same image. While its VM runs, a hypervisor may own it
 /// and we may not be allowed to read it; its name then says enough.
 ///
 /// The image's format may be lost: Cloud Hypervisor forgets it when it mends a disk that was not
-/// closed. Who guesses then guesses right, since no image claims to be what it is not (see
-/// [`header`]); another format than the image's is refused.
+/// closed. So nothing here lets a tool guess it: who opens the disk is told the image and its
+/// format (see [`chain`]). Another format than the image's is refused.
 fn check_kept(path: &Path, image: &StoredImage) -> Result<(), ImageError> {
     let file = match OpenOptions::new().read(true).open(path) {
         Ok(file) => file,

@@ -38,7 +38,7 @@ const EXTENSION_ENCRYPTION: u32 = 0x0537_be77;
 const EXTENSION_BITMAPS: u32 = 0x2385_2875;
 
 /// Beginnings by which other formats are known; a raw disk may not begin so.
-const FOREIGN_BEGINNINGS: [(usize, &[u8], &str); 15] = [
+const FOREIGN_BEGINNINGS: [(usize, &[u8], &str); 16] = [
     (0, QCOW_MAGIC, "qcow2"),
     (0, b"QED\0", "qed"),
     (0, b"KDMV", "vmdk"),
@@ -50,6 +50,7 @@ const FOREIGN_BEGINNINGS: [(usize, &[u8], &str); 15] = [
     (0, b"WithoutFreeSpace", "parallels"),
     (0, b"WithouFreSpacExt", "parallels"),
     (0, b"Bochs Virtual HD Image", "bochs"),
+    (0, b"#!/bin/sh\n#V2.0 Format", "cloop"),
     (0, b"LUKS\xba\xbe", "luks"),
     (0, b"\x1f\x8b\x08", "gzip"),
     (0, b"\xfd7zXZ\0", "xz"),
@@ -186,12 +187,27 @@ pub fn judge_raw(beginning: &[u8], end: &[u8], bytes: u64) -> Result<Geometry, H
             return Err(HeaderRefusal::RawClaimsFormat(format));
         }
     }
+    if is_vmdk_text(beginning) {
+        return Err(HeaderRefusal::RawClaimsFormat("vmdk"));
+    }
     for (magic, format) in FOREIGN_ENDS {
         if end.starts_with(magic) {
             return Err(HeaderRefusal::RawClaimsFormat(format));
         }
     }
     checked_virtual_size(bytes)
+}
+
+/// Whether a tool that guesses takes this for the text that describes a VMDK, which names other
+/// files: comments and blank lines, then a version. Source: `vmdk_probe` in QEMU's `block/vmdk.c`.
+fn is_vmdk_text(mut beginning: &[u8]) -> bool {
+    loop {
+        beginning = beginning.trim_ascii_start();
+        match beginning.iter().position(|byte| *byte == b'\n') {
+            Some(end) if beginning.starts_with(b"#") => beginning = &beginning[end..],
+            _ => return beginning.starts_with(b"version="),
+        }
+    }
 }
 
 fn checked_virtual_size(bytes: u64) -> Result<Geometry, HeaderRefusal> {

@@ -134,6 +134,13 @@ fn a_file_is_only_what_it_is_declared_to_be() {
         assert_eq!(code_of(&path, ImageFormat::Raw), "image_raw_claims_format", "{format}");
     }
     let directory = TempDir::new().unwrap();
+    let mut described = b"# Disk\n\n #\r\nversion=1\nRW 8 FLAT \"/etc/hostname\" 0\n".to_vec();
+    described.resize(4096, 0);
+    for beginning in [0, 6, 7] {
+        let path = directory.path().join(format!("described-{beginning}"));
+        std::fs::write(&path, &described[beginning..beginning + 3584]).unwrap();
+        assert_eq!(code_of(&path, ImageFormat::Raw), "image_raw_claims_format", "{beginning}");
+    }
     let fixed = made(&directory, &["-f", "vpc", "-o", "subformat=fixed,force_size=on"]);
     assert_eq!(code_of(&fixed, ImageFormat::Raw), "image_raw_claims_format");
     let directory = TempDir::new().unwrap();

@@ -4,12 +4,11 @@
 //! while no hypervisor holds the disk: `qemu-img` takes QEMU's own locks. Changes nothing.
 
 use std::fs::{self, File};
-use std::path::Path;
 
 use dagger_payload::id::VmId;
 use dagger_payload::kind::ImageFormat;
 
-use super::{DiskStore, check_kept};
+use super::{DiskStore, chain, check_kept};
 use crate::error::ImageError;
 use crate::files::Partial;
 use crate::header::{self, HeaderRefusal};
@@ -38,13 +37,14 @@ impl DiskStore {
     pub fn flatten(&self, vm: VmId, image: &StoredImage) -> Result<FlatDisk, ImageError> {
         let path = self.disk_path(vm);
         check_kept(&path, image)?;
-        let copy_bytes = self.copy_bytes(&path)?;
+        let chain = chain(&path, image);
+        let copy_bytes = self.copy_bytes(&chain)?;
         require_image_size(copy_bytes)?;
         room::require(&self.directory, copy_bytes)?;
         let copy = Partial::create(&self.directory)?;
         let tool = self.tool.within(FLATTEN_WAIT_MAX);
         let mut command = tool.command();
-        command.args(["convert", "-q", "-f", "qcow2", "-O", "qcow2"]).arg(&path).arg(copy.path());
+        command.args(["convert", "-q", "-O", "qcow2", &chain]).arg(copy.path());
         tool.run(&mut command)?;
         let failed = |error| ImageError::file("cannot read", copy.path())(error);
         let geometry = header::inspect(copy.file(), ImageFormat::Qcow2);
@@ -61,9 +61,9 @@ impl DiskStore {
 
     /// How large a copy of this disk, with all that lies below it, can become. Neither file's own
     /// size tells: what is compressed in the image is not in the copy.
-    fn copy_bytes(&self, path: &Path) -> Result<u64, ImageError> {
+    fn copy_bytes(&self, chain: &str) -> Result<u64, ImageError> {
         let mut command = self.tool.command();
-        command.args(["measure", "--output=json", "-f", "qcow2", "-O", "qcow2"]).arg(path);
+        command.args(["measure", "--output=json", "-O", "qcow2", chain]);
         let answer = self.tool.ask(command)?;
         serde_json::from_str(&answer).map(|Measured { required }| required).map_err(|error| {
             let message = format!("what it measured does not read: {error}");
