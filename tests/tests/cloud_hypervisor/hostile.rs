@@ -118,6 +118,33 @@ fn cloud_hypervisor_a_hung_process_whose_queue_is_full_is_alive_and_ended_by_the
     fill.join().unwrap();
 }
 
+#[test]
+fn cloud_hypervisor_a_process_that_hides_is_ended_before_what_it_has_may_be_anothers() {
+    let host = Host::new();
+    for settle in [Settle::Tag, Settle::Define] {
+        host.running(VM);
+        let process = host.pid(VM);
+        fs::remove_file(host.place(VM, "api.sock")).unwrap();
+        assert_eq!(host.power(VM), Some(Power::Stopped), "nobody listens");
+        assert!(is_alive(process));
+        let specification = host.specification(VM);
+        match settle {
+            Settle::Tag => host.hypervisor.tag(&specification.tags).unwrap(),
+            Settle::Define => host.hypervisor.define(&specification).unwrap(),
+        }
+        assert!(!is_alive(process));
+    }
+}
+
+enum Settle {
+    Tag,
+    Define,
+}
+
+fn is_alive(process: i32) -> bool {
+    fs::exists(format!("/proc/{process}")).unwrap()
+}
+
 /// Whether no connection is taken any more.
 fn is_full(host: &Host) -> bool {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};

@@ -50,6 +50,13 @@ for path in /etc/look /usr/look /var/lib/look /run/dagger/look /var/lib/dagger-s
   refused inside touch "$path"
 done
 inside touch "/run/dagger/vm/$id/look" && inside rm "/run/dagger/vm/$id/look"
+# Nor does it reach into another machine, whose user is the same.
+other=$(property "$(units | grep -v "$id")" MainPID)
+as_machine() {
+  nsenter --mount --user --target "$pid" --setuid "$(id -u dagger-vm)" --setgid "$(id -g dagger-vm)" -- "$@"
+}
+as_machine ls "/proc/$pid/root/run/dagger/vm" | grep -Fx "$id"
+refused as_machine ls "/proc/$other/root/run/dagger/vm"
 # Nobody but the agent and the machine itself speaks to it.
 [[ $(stat -c %U:%G:%a "/run/dagger/vm/$id") == dagger-agent:dagger-vm:*770 ]]
 

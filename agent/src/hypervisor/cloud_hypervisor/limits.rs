@@ -38,11 +38,14 @@ pub(super) const CONSOLE_FILE_BYTES_MAX: u64 = 4 << 20;
 /// How long a guest may take nothing from its serial line while somebody types.
 pub(super) const CONSOLE_WRITE_WAIT_MAX: Duration = Duration::from_secs(2);
 /// How long the serial line of a machine that runs may take to be held when somebody types.
-pub(super) const CONSOLE_LINE_WAIT_MAX: Duration = Duration::from_secs(2);
+pub(super) const CONSOLE_LINE_WAIT_MAX: Duration = Duration::from_secs(1);
 /// Bytes that are taken from a guest's serial line at a time.
 pub(super) const CONSOLE_READ_BYTES: usize = 4096;
 /// How often a serial line that does not take us is tried, once per [`WATCH_TICK`].
 pub(super) const CONSOLE_TRIES_MAX: u32 = 50;
+/// How often in a row the watch takes what happened before it reads the lines again: a process may
+/// make files without an end.
+pub(super) const WATCH_READS_TOGETHER_MAX: usize = 16;
 /// The watch's longest sleep while a serial line is to be tried again.
 pub(super) const WATCH_TICK: Duration = Duration::from_millis(200);
 /// Bytes of the path of a Unix socket, without the zero at its end.

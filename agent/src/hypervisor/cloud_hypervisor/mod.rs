@@ -262,6 +262,21 @@ impl CloudHypervisor {
         ended.map_err(|error| failed(&error))
     }
 
+    /// Sees that nothing of a machine that is off is left: what it had may be another's from now
+    /// on. That it is off is what its process says, or that nobody listens at its socket; both are
+    /// up to that process, which its guest may have taken over, so it is ended where one may live.
+    fn take_off(&self, vm: VmId, process: &Process) -> Result<(), HypervisorError> {
+        match process {
+            Process::Guest(_) | Process::Silent => Ok(()),
+            Process::Idle => self.end(vm),
+            Process::Gone => match self.supervisor.may_live(vm) {
+                Ok(true) => self.end(vm),
+                Ok(false) => self.attached(vm).clear().map_err(|error| failed(&error)),
+                Err(error) => Err(unavailable(&error)),
+            },
+        }
+    }
+
     /// Starts a process and waits until it serves.
     fn serve(&self, vm: VmId, place: &Place) -> Result<(), HypervisorError> {
         if self.supervisor.may_live(vm).map_err(|error| unavailable(&error))? {
@@ -439,8 +454,12 @@ impl Hypervisor for CloudHypervisor {
                 place.serial().display()
             )));
         }
-        if let Some((Power::Running | Power::Paused, ..)) = self.ours(machine.tags.vm)? {
-            return Err(HypervisorError::Failed("it runs".to_owned()));
+        match self.ours(machine.tags.vm)? {
+            Some((Power::Running | Power::Paused, ..)) => {
+                return Err(HypervisorError::Failed("it runs".to_owned()));
+            }
+            Some((Power::Stopped, _, process)) => self.take_off(machine.tags.vm, &process)?,
+            None => {}
         }
         let firmware = &self.configuration.firmware;
         let cards = shapes::cards(machine, &self.names);
@@ -461,10 +480,7 @@ impl Hypervisor for CloudHypervisor {
     fn tag(&self, tags: &Tags) -> Result<(), HypervisorError> {
         let (_, _, process) = self.existing(tags.vm)?;
         let place = self.place(tags.vm);
-        // Whatever was asked of it is at an end: what it had may be another's after these tags.
-        if matches!(process, Process::Gone | Process::Idle) {
-            self.attached(tags.vm).clear().map_err(|error| failed(&error))?;
-        }
+        self.take_off(tags.vm, &process)?;
         let definition = match (place.read(), process) {
             (Ok(Some(definition)), _) => definition.tagged(tags),
             // Its definition was lost: the running machine knows it.

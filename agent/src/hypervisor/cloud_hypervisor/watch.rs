@@ -26,7 +26,8 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use super::events::ending;
 use super::limits::{
     CONSOLE_FILE_BYTES_MAX, CONSOLE_LINE_WAIT_MAX, CONSOLE_READ_BYTES, CONSOLE_TRIES_MAX,
-    CONSOLE_WRITE_WAIT_MAX, WATCH_TICK, WRITTEN_BYTES_MAX, WRITTEN_LOOK_EVERY,
+    CONSOLE_WRITE_WAIT_MAX, WATCH_READS_TOGETHER_MAX, WATCH_TICK, WRITTEN_BYTES_MAX,
+    WRITTEN_LOOK_EVERY,
 };
 use super::place::{EVENTS, Place, SERIAL};
 use super::socket::connect_to;
@@ -239,9 +240,9 @@ impl Watcher {
         Ok(fds[0].revents().is_none_or(|events| events.is_empty()))
     }
 
-    /// Takes what happened in the directories.
+    /// Takes what happened in the directories, or its beginning.
     fn follow(&mut self) -> io::Result<()> {
-        loop {
+        for _ in 0..WATCH_READS_TOGETHER_MAX {
             let events = match self.inotify.read_events() {
                 Ok(events) => events,
                 Err(Errno::EAGAIN | Errno::EINTR) => return Ok(()),
@@ -267,6 +268,7 @@ impl Watcher {
                 }
             }
         }
+        Ok(())
     }
 
     fn take(&mut self, vm: VmId, name: &[u8], mask: AddWatchFlags) {
