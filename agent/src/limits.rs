@@ -110,6 +110,10 @@ pub const API_IMAGE_PIECE_BYTES: usize = 256 * 1024;
 pub const API_IMAGE_STREAM_WAIT_MAX: Duration = Duration::from_secs(60 * 60);
 /// How long sending a VM's file may take.
 pub const API_EXPORT_STREAM_WAIT_MAX: Duration = Duration::from_secs(6 * 60 * 60);
+/// Long polls at the same time; connections are left for all else.
+pub const API_POLLS_MAX: usize = 256;
+/// Those of them that wait for a payload that this host does not know: anybody may ask for any.
+pub const API_POLLS_FOR_UNKNOWN_MAX: usize = 64;
 /// Longest long poll.
 pub const API_POLL_WAIT_MAX: Duration = Duration::from_secs(60);
 /// Long poll when the caller names no time.

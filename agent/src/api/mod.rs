@@ -53,9 +53,9 @@ use crate::configuration::HostIdentity;
 use crate::handover::{ConsoleSender, LocalStopSender, SightBoard};
 use crate::limits::{
     API_IMAGE_STREAMS_MAX, API_IMAGE_STREAMS_PER_KEY_MAX, API_IMPORTS_TOGETHER_MAX,
-    API_REQUESTS_TOGETHER_MAX, API_STATUS_WAIT_MAX, API_WORK_WAIT_MAX, CONSOLES_MAX,
-    CONSOLES_OF_OPERATORS_MAX, CONSOLES_PER_ACCOUNT_MAX, EVENT_STREAMS_MAX,
-    EVENT_STREAMS_PER_ACCOUNT_MAX,
+    API_POLLS_FOR_UNKNOWN_MAX, API_POLLS_MAX, API_REQUESTS_TOGETHER_MAX, API_STATUS_WAIT_MAX,
+    API_WORK_WAIT_MAX, CONSOLES_MAX, CONSOLES_OF_OPERATORS_MAX, CONSOLES_PER_ACCOUNT_MAX,
+    EVENT_STREAMS_MAX, EVENT_STREAMS_PER_ACCOUNT_MAX,
 };
 use crate::link::releases::StreamState;
 use crate::link::requests::LedgerClient;
@@ -106,6 +106,8 @@ struct Shared {
     working: Semaphore,
     working_here: Semaphore,
     importing: Semaphore,
+    polling: Semaphore,
+    polling_for_unknown: Semaphore,
     streaming: Arc<Semaphore>,
     streams: AccountTurns,
     consoles: Arc<Semaphore>,
@@ -225,6 +227,8 @@ pub fn router(parts: ApiParts, stop: CancellationToken) -> (Router, utoipa::open
         working: Semaphore::new(API_REQUESTS_TOGETHER_MAX),
         working_here: Semaphore::new(API_REQUESTS_TOGETHER_MAX),
         importing: Semaphore::new(API_IMPORTS_TOGETHER_MAX),
+        polling: Semaphore::new(API_POLLS_MAX),
+        polling_for_unknown: Semaphore::new(API_POLLS_FOR_UNKNOWN_MAX),
         streaming: Arc::new(Semaphore::new(EVENT_STREAMS_MAX)),
         streams: AccountTurns::new(EVENT_STREAMS_PER_ACCOUNT_MAX),
         consoles: Arc::new(Semaphore::new(CONSOLES_MAX)),

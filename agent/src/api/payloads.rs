@@ -257,7 +257,8 @@ pub(super) struct ShowQuery {
         (status = 404, body = Problem, content_type = "application/problem+json",
             description = "This host knows no such payload (yet)"),
         (status = 503, body = Problem, content_type = "application/problem+json",
-            description = "`ledger_unavailable`: it is not judged here, and the ledger does not answer")
+            description = "`ledger_unavailable`: it is not judged here, and the ledger does not answer; \
+                `overloaded`: too many wait for payloads")
     )
 )]
 pub(super) async fn show(
@@ -270,6 +271,9 @@ pub(super) async fn show(
     };
     let wait_max = query.timeout_ms.map_or(API_POLL_WAIT_DEFAULT, Duration::from_millis);
     let until = Instant::now() + wait_max.min(API_POLL_WAIT_MAX);
+    let too_many = |_| ApiProblem::overloaded("too many wait for payloads");
+    let _turn = api.polling.try_acquire().map_err(too_many)?;
+    let mut turn_for_unknown = None;
     let mut news = api.parts.model.subscribe();
     loop {
         news.mark_unchanged();
@@ -277,6 +281,14 @@ pub(super) async fn show(
         let done = seen.as_ref().is_ok_and(|view| is_reached(view, wait));
         if done || Instant::now() >= until {
             return seen.map(Json);
+        }
+        match (&seen, &turn_for_unknown) {
+            (Ok(_), _) => turn_for_unknown = None,
+            (Err(_), Some(_)) => {}
+            (Err(_), None) => {
+                let turn = api.polling_for_unknown.try_acquire().map_err(too_many)?;
+                turn_for_unknown = Some(turn);
+            }
         }
         let pause = until.min(Instant::now() + API_POLL_LOOK_EVERY);
         tokio::select! {
