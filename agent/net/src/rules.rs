@@ -45,6 +45,7 @@ table ip {table} {{
 {}  }}
   chain forward {{
     type filter hook forward priority 0; policy accept;
+    iifname \"{interface}\" ct state invalid drop
     iifname \"{interface}\" ip daddr {}/{} oifname != \"{}*\" \
 reject with icmp type host-unreachable
     iifname \"{interface}\" oifname != \"{}*\" ct direction original jump outward
