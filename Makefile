@@ -47,8 +47,9 @@ guest-image: ## make the small guest image from Debian packages (kept in .cache)
 debian-image: ## make the full Debian 12 cloud image with cloud-init (kept in .cache; needs root or sudo)
 	@images/recipes/debian-12/build.sh --cache "$(CACHE)"
 
-debian-tree: ## make the Debian tree in which the systemd units are tested (kept in .cache)
+debian-tree: ## make the Debian trees in which the systemd units are tested (kept in .cache)
 	@scripts/debian-tree.sh "$(CACHE)"
+	@scripts/debian-tree.sh "$(CACHE)" libvirt
 
 verify: ## formatting, lints, and the house rules; writes nothing
 	$(CARGO) fmt --all --check

@@ -55,6 +55,15 @@ pub struct Machine {
     devices: Vec<PathBuf>,
 }
 
+/// What is in a machine besides systemd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tree {
+    /// What every host has.
+    Plain,
+    /// libvirt's daemon and QEMU, too.
+    Libvirt,
+}
+
 /// What a script left.
 #[derive(Debug)]
 pub struct Outcome {
@@ -89,13 +98,17 @@ fn cache() -> PathBuf {
 }
 
 impl Machine {
-    /// A fresh Debian machine with `programs` installed as `make install` does it.
+    /// A fresh Debian machine of this kind with `programs` installed as `make install` does it.
     ///
     /// # Errors
     /// No root, no debootstrap, no mirror of Debian, or no space.
-    pub fn installed(programs: &Path) -> anyhow::Result<Self> {
+    pub fn installed(tree: Tree, programs: &Path) -> anyhow::Result<Self> {
         let (workspace, cache) = (tidy::root(), cache());
-        let answer = succeed(Command::new(workspace.join("scripts/debian-tree.sh")).arg(&cache))?;
+        let mut make = Command::new(workspace.join("scripts/debian-tree.sh"));
+        let answer = succeed(make.arg(&cache).arg(match tree {
+            Tree::Plain => "plain",
+            Tree::Libvirt => "libvirt",
+        }))?;
         let tree = answer.lines().last().context("debian-tree.sh prints the tree's path")?;
         static COUNTER: AtomicU32 = AtomicU32::new(0);
         let number = COUNTER.fetch_add(1, Ordering::Relaxed);

@@ -1,8 +1,8 @@
 //! The units, installed into a Debian machine and run by its systemd.
 //!
 //! Setting: a minimal Debian 12 tree, `make install` into it, systemd as PID 1 in a container, a
-//! cluster of this one host, libvirt's test driver or the program that behaves like Cloud
-//! Hypervisor. Pinned: the units start in order with their sockets, keys and directories, a VM is
+//! cluster of this one host, libvirt's daemon with QEMU, its test driver, or the program that behaves
+//! like Cloud Hypervisor. Pinned: the units start in order with their sockets, keys and directories, a VM is
 //! made through all of them, they come back by themselves after a reboot, the walls around each
 //! daemon hold from inside, and Cloud Hypervisor's machines are units of their own.
 
@@ -14,7 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use dagger_tests::built;
-use dagger_tests::nspawn::{Machine, Outcome};
+use dagger_tests::nspawn::{Machine, Outcome, Tree};
 use dagger_tests::tidy::root;
 
 use program_under_test::{contract_program, firmware, real_program};
@@ -23,9 +23,13 @@ use program_under_test::{contract_program, firmware, real_program};
 const WAIT_MAX: Duration = Duration::from_secs(180);
 const FOUND: &str = include_str!("systemd/found.sh");
 
-fn machine() -> Machine {
+fn machine_of(tree: Tree) -> Machine {
     let programs = built::programs().expect("the programs are built");
-    Machine::installed(&programs).expect("a machine can be made")
+    Machine::installed(tree, &programs).expect("a machine can be made")
+}
+
+fn machine() -> Machine {
+    machine_of(Tree::Plain)
 }
 
 fn run(machine: &Machine, script: &str) -> Outcome {
@@ -43,6 +47,13 @@ fn a_host_under_systemd_makes_a_vm_and_comes_back_by_itself_after_a_reboot() {
     let outcome = run(&machine, include_str!("systemd/again.sh"));
     let output = outcome.succeeded();
     assert!(output.contains("created by account"), "{output}");
+}
+
+#[test]
+fn a_host_under_systemd_with_libvirts_own_daemon_makes_a_guest_that_is_logged_in_to() {
+    let machine = machine_of(Tree::Libvirt);
+    machine.add(&built::image("small"), "srv/small.qcow2").expect("it is there");
+    run(&machine, include_str!("systemd/libvirt.sh")).succeeded();
 }
 
 #[test]
