@@ -11,7 +11,7 @@ CACHE ?= $(CURDIR)/.cache
 PREFIX ?= /usr
 SYSCONFDIR ?= /etc
 DESTDIR ?=
-BINARIES := dagger-agent dagger-dhcp dagger-fetch dagger-ledger dagger-net dagger-processor daggerctl
+BINARIES := dagger-agent dagger-console dagger-dhcp dagger-fetch dagger-ledger dagger-net dagger-processor daggerctl
 SEEDS ?= 1000
 # The first of the fresh seeds; give it to repeat a run. Each tree is tested with its own, so that a
 # green tree stays green; `make soak` takes others each time.

@@ -12,7 +12,7 @@ put() { # MODE FILE TARGET
   mv -f "$3.new" "$3"
 }
 
-for binary in dagger-agent dagger-dhcp dagger-fetch dagger-ledger dagger-net dagger-processor daggerctl; do
+for binary in dagger-agent dagger-console dagger-dhcp dagger-fetch dagger-ledger dagger-net dagger-processor daggerctl; do
   [[ -x $built/$binary ]] || { echo "install.sh: $built/$binary is missing; run make release" >&2; exit 1; }
   put 755 "$built/$binary" "$destination$prefix/bin/$binary"
 done

@@ -33,6 +33,7 @@ use crate::link::seal;
 use crate::machines;
 use crate::metrics::Metrics;
 use crate::model::{ArchiveError, Archives, Model, SharedModel};
+use crate::observation::ConsoleFiles;
 use crate::submit::Submitter;
 use crate::verify::mark::MarkFile;
 use crate::verify::reader::{Progress, Reader};
@@ -168,6 +169,7 @@ fn start(
         stream,
         consoles: console_sender,
         local_stops: stop_sender,
+        console_files: ConsoleFiles::new(storage_directory, &configuration.machines.helpers),
         storage_directory: configuration.machines.storage_directory.clone(),
     };
     let (configuration_api, mut machines) = (configuration.api, configuration.machines);

@@ -219,7 +219,7 @@ pub const JOURNAL_SPACE_WAIT_MAX: Duration = Duration::from_secs(600);
 pub const JOURNAL_SPACE_LOOK_EVERY: Duration = Duration::from_secs(2);
 /// Proposals that nothing can come of any more, and that are still shown.
 pub const PAST_PROPOSALS_SHOWN_MAX: usize = 32;
-/// Open files that may go with a request to a helper.
+/// Open files that may go with a request to a helper, or come with its answer.
 pub const HELPER_FILES_MAX: usize = 1;
 /// Bytes of one line that a helper says.
 pub const HELPER_LINE_BYTES_MAX: usize = 64 * 1024;

@@ -44,7 +44,8 @@ use crate::limits::{
 };
 use crate::network::{Helper, Networks, Responder};
 use crate::observation::{
-    CHANGES_WAITING_MAX, ConsoleDesk, ConsoleReader, LOOKS_WAITING_MAX, Observation, Tickets,
+    CHANGES_WAITING_MAX, ConsoleDesk, ConsoleFiles, ConsoleReader, LOOKS_WAITING_MAX, Observation,
+    Tickets,
 };
 use crate::one_shot::HelperConfiguration;
 use crate::room;
@@ -200,7 +201,6 @@ pub async fn run(
     let imports = ImportDirectories::new(configuration.import_directories);
     let disks = StoredDisks::open(&storage_directory, *host_id, imports).map_err(Broken::Disks)?;
     let disks = Arc::new(disks);
-    let consoles = console_directory(&storage_directory);
     let (announced, changes) = mpsc::channel(CHANGES_WAITING_MAX);
     let announcer = Announcer::new(*host_id, announced);
     let hypervisor = configuration.backend.hypervisor(&storage_directory, announcer.clone());
@@ -227,7 +227,7 @@ pub async fn run(
         names: HostNames::of(*host_id),
         networks: networks.map(|networks| (networks, configuration.backend.card_owner())),
         nameservers: configuration.nameservers.clone(),
-        consoles: consoles.clone(),
+        consoles: console_directory(&storage_directory),
     };
     let downloads = Downloads::new(configuration.downloads, &disks, &observation, &stop);
     let observing = tokio::spawn(observation.run(stop.clone()));
@@ -244,7 +244,7 @@ pub async fn run(
         announcer,
         looks,
         inputs,
-        consoles,
+        console_files: ConsoleFiles::new(&storage_directory, &configuration.helpers),
         console_readers: JoinSet::new(),
         outbox: BTreeMap::new(),
         board,
@@ -302,7 +302,7 @@ struct Machines {
     announcer: Announcer,
     looks: mpsc::Sender<VmId>,
     inputs: mpsc::Sender<Input>,
-    consoles: PathBuf,
+    console_files: ConsoleFiles,
     console_readers: JoinSet<()>,
     /// The newest report of each VM and volume that the other half has not taken yet: an older one
     /// is superseded.
@@ -413,8 +413,8 @@ impl Machines {
                     }
                 }
                 Output::ReadConsole(vm) => {
-                    let path = self.consoles.join(format!("{vm}.log"));
-                    let reader = ConsoleReader { vm, path, inputs: self.inputs.clone() };
+                    let file = self.console_files.of(vm);
+                    let reader = ConsoleReader { vm, file, inputs: self.inputs.clone() };
                     self.console_readers.spawn(reader.run(self.stop.clone()));
                 }
                 Output::Alarm(vm, reason) => {

@@ -7,9 +7,10 @@
 //! connection as its standard input; elsewhere the helper is a child of the agent with the same
 //! socket in the same place. Dropping the conversation ends the helper either way, and so does the
 //! agent's own end, which each helper sees. Never decides what is asked. Called by `downloads`, in
-//! a conversation, and by `network`, for one answer.
+//! a conversation, by `network`, for one answer, and by `observation`, for one with an open file.
 
-use std::io::{self, IoSlice, Read, Write};
+use std::fs::File;
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::Shutdown;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -19,7 +20,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
+};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio_util::codec::{FramedRead, LinesCodec};
@@ -82,6 +86,19 @@ impl OneShot {
         Self { start: program.map_or_else(|| Start::Socket(socket()), Start::Program) }
     }
 
+    /// The helper `dagger-NAME`, if systemd starts it: elsewhere it would be a child of the agent's
+    /// and could do no more than the agent.
+    pub fn by_systemd(name: &str, configuration: &HelperConfiguration) -> Option<Self> {
+        let helper = Self::new(name, configuration);
+        matches!(helper.start, Start::Socket(_)).then_some(helper)
+    }
+
+    /// The helper behind this socket, as systemd would start it.
+    #[cfg(test)]
+    pub(crate) fn at(socket: PathBuf) -> Self {
+        Self { start: Start::Socket(socket) }
+    }
+
     /// Starts one and gives it its request. Within a runtime; blocks for a moment.
     ///
     /// # Errors
@@ -106,17 +123,46 @@ impl OneShot {
     pub fn ask<A: DeserializeOwned>(
         &self,
         request: &impl Serialize,
+        bounds: (Duration, usize),
+    ) -> io::Result<A> {
+        self.listen(request, bounds, |mut stream, piece| stream.read(piece))
+    }
+
+    /// The same, with the open file that comes beside the answer, if there is one.
+    ///
+    /// # Errors
+    /// The same, or more files come than one.
+    pub fn ask_for_file<A: DeserializeOwned>(
+        &self,
+        request: &impl Serialize,
+        bounds: (Duration, usize),
+    ) -> io::Result<(A, Option<File>)> {
+        let mut files = Vec::new();
+        let answer = self.listen(request, bounds, |stream, piece| {
+            let length = receive(stream, piece, &mut files)?;
+            if files.len() > HELPER_FILES_MAX {
+                return Err(io::Error::other("it hands over more than one file"));
+            }
+            Ok(length)
+        })?;
+        Ok((answer, files.pop()))
+    }
+
+    fn listen<A: DeserializeOwned>(
+        &self,
+        request: &impl Serialize,
         (wait_max, bytes_max): (Duration, usize),
+        mut take: impl FnMut(&UnixStream, &mut [u8]) -> io::Result<usize>,
     ) -> io::Result<A> {
         let end = Instant::now() + wait_max;
-        let (mut stream, _child) = self.start(request, &[])?;
+        let (stream, _child) = self.start(request, &[])?;
         stream.shutdown(Shutdown::Write)?;
         let (mut answer, mut piece) = (Vec::new(), vec![0; HELPER_LINE_BYTES_MAX]);
         loop {
             let left = end.saturating_duration_since(Instant::now());
             // No time left would mean for ever.
             stream.set_read_timeout(Some(left.max(HELPER_READ_WAIT_MIN)))?;
-            match stream.read(&mut piece)? {
+            match take(&stream, &mut piece)? {
                 0 if answer.is_empty() => return Err(io::Error::other("it ended without a word")),
                 0 => return Ok(serde_json::from_slice(&answer)?),
                 length if answer.len() + length <= bytes_max => {
@@ -191,6 +237,25 @@ fn send(
     let pieces = [IoSlice::new(&line)];
     let sent = rustix::net::sendmsg(stream, &pieces, &mut control, SendFlags::NOSIGNAL)?;
     stream.write_all(&line[sent..])
+}
+
+/// Takes what there is of an answer, and the files beside it; none of them outlives an `exec`.
+fn receive(stream: &UnixStream, piece: &mut [u8], files: &mut Vec<File>) -> io::Result<usize> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(HELPER_FILES_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut pieces = [IoSliceMut::new(piece)];
+    let flags = RecvFlags::CMSG_CLOEXEC;
+    let received = rustix::net::recvmsg(stream, &mut pieces, &mut control, flags)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(each) = message {
+            files.extend(each.map(File::from));
+        }
+    }
+    // Files for which there was no room are closed by the kernel, and not to be missed silently.
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        return Err(io::Error::other("it hands over more than one file"));
+    }
+    Ok(received.bytes)
 }
 
 /// A helper at work; dropped, it ends.

@@ -2,12 +2,15 @@
 //!
 //! Owns one directory. A hypervisor writes there, `VM.log` and, where it begins a new file when one
 //! is full, older ones as `VM.log.0` and on, or one as `VM.log.old`; nothing here reads or writes
-//! them. None is ever deleted: quarantine renames. Called by the agent's actuator.
+//! them. None is ever deleted: quarantine renames. Owns also what the agent and the one-shot helper
+//! `dagger-console` say to each other about a file that the agent may not open. Called by the
+//! agent's actuator, its readers of consoles, and the helper.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use dagger_payload::id::{AccountId, VmId};
+use serde::{Deserialize, Serialize};
 
 use crate::error::ImageError;
 use crate::files;
@@ -16,6 +19,28 @@ use crate::files;
 #[derive(Debug)]
 pub struct ConsoleStore {
     directory: PathBuf,
+}
+
+/// What the helper is asked: to open a console's file. One line of JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleFileRequest {
+    /// Whose console. The helper makes the path of it, and takes none.
+    pub vm: VmId,
+}
+
+/// What the helper answers, in one line of JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ConsoleFileAnswer {
+    /// The file is open for reading, and comes beside this line.
+    Opened,
+    /// There is no such file.
+    Missing,
+    /// What has its name is no file that it hands out.
+    Refused(String),
+    /// It could not be opened.
+    Failed(String),
 }
 
 /// The file of a VM's console in `directory`.

@@ -50,3 +50,7 @@ pub const QUARANTINE_SAME_NAME_MAX: u32 = 10_000;
 pub const SEED_BYTES: usize = 1 << 20;
 /// Between two looks at a tool that has closed its output and is about to end.
 pub const TOOL_LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
+/// Bytes of a request for a console's file.
+pub const CONSOLE_FILE_REQUEST_BYTES_MAX: usize = 256;
+/// Bytes of the answer.
+pub const CONSOLE_FILE_ANSWER_BYTES_MAX: usize = 4096;

@@ -17,7 +17,7 @@ pub fn programs() -> anyhow::Result<PathBuf> {
     // <target>/<profile>/deps/<test>
     let profile = test.ancestors().nth(2).context("cargo keeps tests below the programs")?;
     let daemons = ["dagger-agent", "dagger-ledger", "dagger-processor"];
-    let helpers = ["dagger-dhcp", "dagger-fetch", "dagger-net", "daggerctl"];
+    let helpers = ["dagger-console", "dagger-dhcp", "dagger-fetch", "dagger-net", "daggerctl"];
     for name in daemons.into_iter().chain(helpers) {
         let program = profile.join(name);
         ensure!(program.is_file(), "{} is missing; run `make build` first", program.display());

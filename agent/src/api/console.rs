@@ -24,7 +24,6 @@ use super::problem::ApiProblem;
 use super::reader::{LongReader, Reader};
 use super::request::{Path, Query};
 use super::vms;
-use crate::actuator::store::console_directory;
 use crate::handover::{ConsoleProblem, ConsoleRequest, ConsoleTyping};
 use crate::limits::{
     API_WRITE_WAIT_MAX, CONSOLE_CLOSE_WAIT_MAX, CONSOLE_HISTORY_BYTES_DEFAULT,
@@ -150,8 +149,7 @@ fn unreadable(error: std::io::Error) -> ApiProblem {
 }
 
 async fn tail(api: &Api, vm: VmId, history_bytes: u64) -> Result<ConsoleTail, ApiProblem> {
-    let file = console_directory(&api.parts.storage_directory).join(format!("{vm}.log"));
-    ConsoleTail::open(file, history_bytes).await.map_err(unreadable)
+    ConsoleTail::open(api.parts.console_files.of(vm), history_bytes).await.map_err(unreadable)
 }
 
 /// The history alone; also of a guest that does not run.

@@ -62,6 +62,7 @@ use crate::link::requests::LedgerClient;
 use crate::link::seal::SealState;
 use crate::metrics::Metrics;
 use crate::model::{Model, SharedModel};
+use crate::observation::ConsoleFiles;
 use crate::turns::{AccountTurns, Turns};
 
 pub use guard::{Door, TcpDoor};
@@ -92,7 +93,9 @@ pub struct ApiParts {
     pub stream: watch::Receiver<StreamState>,
     /// To the consoles of this host's machines.
     pub consoles: ConsoleSender,
-    /// Where everything that VMs are made of lies, and what their guests have said.
+    /// What the guests of this host's machines have said.
+    pub console_files: ConsoleFiles,
+    /// Where everything that VMs are made of lies.
     pub storage_directory: PathBuf,
     /// To the switches of this host's machines.
     pub local_stops: LocalStopSender,

@@ -10,14 +10,17 @@
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::ops::RangeInclusive;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dagger_payload::id::VmId;
 use dagger_payload::name::SshKeyLine;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::limits::{CONSOLE_BYTES_MAX, CONSOLE_READ_EVERY, CONSOLE_READS_MAX};
+use super::files::{ConsoleFile, is_same};
+use super::limits::{
+    CONSOLE_BYTES_MAX, CONSOLE_FAILURES_MAX, CONSOLE_READ_EVERY, CONSOLE_READS_MAX,
+};
 use crate::controller::Input;
 
 /// The beginning of the line, as our small guest prints it.
@@ -63,7 +66,7 @@ pub struct ConsoleReader {
     /// Whose.
     pub vm: VmId,
     /// The file.
-    pub path: PathBuf,
+    pub file: ConsoleFile,
     /// To the controller.
     pub inputs: mpsc::Sender<Input>,
 }
@@ -72,32 +75,47 @@ impl ConsoleReader {
     /// Reads until the key shows, `stop` is cancelled, or it has taken too long: not every guest
     /// shows one.
     pub async fn run(self, stop: CancellationToken) {
+        let (mut open, mut failures) = (None, 0);
         for _ in 0..CONSOLE_READS_MAX {
             if stop.run_until_cancelled(tokio::time::sleep(CONSOLE_READ_EVERY)).await.is_none() {
                 return;
             }
-            let path = self.path.clone();
-            let read = tokio::task::spawn_blocking(move || read_end(&path)).await;
-            match read {
-                Ok(Ok(text)) => {
+            match self.read_end(&mut open).await {
+                Ok(text) => {
+                    failures = 0;
                     if let Some(key) = find_host_key(&text) {
                         let _ = self.inputs.send(Input::GuestHostKey(self.vm, key)).await;
                         return;
                     }
                 }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {}
-                Ok(Err(error)) => {
+                Err(error) => {
                     tracing::debug!(vm = %self.vm, %error, "the console cannot be read");
-                    return;
+                    (open, failures) = (None, failures + 1);
+                    if failures > CONSOLE_FAILURES_MAX {
+                        return;
+                    }
                 }
-                Err(_) => return,
             }
         }
     }
+
+    /// The last that was said, and nothing where there is no file. The file stays open between two
+    /// looks: to open it may cost a process.
+    async fn read_end(&self, open: &mut Option<Arc<File>>) -> io::Result<String> {
+        if let (Some(file), Ok(now)) = (&*open, tokio::fs::metadata(self.file.path()).await)
+            && !is_same(&now, &file.metadata()?)
+        {
+            *open = None;
+        }
+        if open.is_none() {
+            *open = self.file.open().await?.map(Arc::new);
+        }
+        let Some(file) = open.clone() else { return Ok(String::new()) };
+        tokio::task::spawn_blocking(move || read_end(&file)).await?
+    }
 }
 
-fn read_end(path: &Path) -> io::Result<String> {
-    let mut file = File::open(path)?;
+fn read_end(mut file: &File) -> io::Result<String> {
     let length = file.metadata()?.len();
     file.seek(SeekFrom::Start(length.saturating_sub(CONSOLE_BYTES_MAX)))?;
     let mut bytes = Vec::new();
@@ -140,6 +158,30 @@ fn key_in(line: &str) -> Option<(usize, SshKeyLine)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observation::ConsoleFiles;
+    use crate::one_shot::HelperConfiguration;
+
+    #[tokio::test]
+    async fn a_file_that_stays_is_opened_once_and_the_next_one_is_found() {
+        let storage = tempfile::tempdir().unwrap();
+        let vm = VmId([7; 16]);
+        let file = ConsoleFiles::new(storage.path(), &HelperConfiguration::default()).of(vm);
+        let path = file.path().to_owned();
+        let reader = ConsoleReader { vm, file, inputs: mpsc::channel(1).0 };
+        let mut open = None;
+        assert_eq!(reader.read_end(&mut open).await.unwrap(), "", "there is none yet");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "boot").unwrap();
+        assert_eq!(reader.read_end(&mut open).await.unwrap(), "boot");
+        let first = Arc::clone(open.as_ref().unwrap());
+        std::fs::write(&path, "boot, login: ").unwrap();
+        assert_eq!(reader.read_end(&mut open).await.unwrap(), "boot, login: ");
+        assert!(Arc::ptr_eq(&first, open.as_ref().unwrap()));
+        std::fs::rename(&path, path.with_extension("log.0")).unwrap();
+        assert_eq!(reader.read_end(&mut open).await.unwrap(), "boot, login: ");
+        std::fs::write(&path, "more").unwrap();
+        assert_eq!(reader.read_end(&mut open).await.unwrap(), "more");
+    }
 
     const KEY: &str =
         "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIIfIOPEQsiFf4wGEFp77wpsEx4PJOeSJWZ+GBGvdg2fM";

@@ -25,6 +25,16 @@ pub(super) const CONSOLE_READ_EVERY: Duration = Duration::from_millis(500);
 /// How often in all, for one start of one guest: ten minutes, since a large guest whose processor
 /// is emulated takes minutes to start.
 pub(super) const CONSOLE_READS_MAX: u32 = 1200;
+/// How often in a row it may fail to be opened, other than by not being there.
+pub(super) const CONSOLE_FAILURES_MAX: u32 = 20;
+/// Consoles' files for which the helper is asked at the same time, by those who read over the API
+/// and again by those who look for host keys; `dagger-console.socket` lets in some more, which are
+/// just ending.
+pub(super) const CONSOLE_ASKS_TOGETHER_MAX: usize = 4;
+/// How long one waits for a turn to ask it.
+pub(super) const CONSOLE_ASK_TURN_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How long it may take to answer.
+pub(super) const CONSOLE_ASK_WAIT_MAX: Duration = Duration::from_secs(5);
 /// The last bytes of a console that are searched.
 pub(super) const CONSOLE_BYTES_MAX: u64 = 64 * 1024;
 /// Consoles that are opened at the same time, those included that hang.

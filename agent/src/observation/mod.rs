@@ -8,6 +8,7 @@
 
 mod console;
 mod desk;
+mod files;
 mod limits;
 mod tail;
 
@@ -30,6 +31,7 @@ use crate::hypervisor::{Change, Hypervisor, HypervisorError, Inventory};
 
 pub use console::{ConsoleReader, find_host_key};
 pub use desk::ConsoleDesk;
+pub use files::{ConsoleFile, ConsoleFiles};
 pub use limits::{CHANGES_WAITING_MAX, LOOKS_WAITING_MAX};
 pub use tail::ConsoleTail;
 

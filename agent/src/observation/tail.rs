@@ -7,21 +7,24 @@
 use std::cmp::Ordering;
 use std::io::{self, SeekFrom};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio::net::unix::pipe;
+use tokio::task::JoinHandle;
 
+use super::files::{ConsoleFile, is_same};
 use super::limits::{CONSOLE_EVENTS_BYTES, CONSOLE_PART_BYTES};
 
 /// A reader of one console file.
 pub struct ConsoleTail {
-    path: PathBuf,
+    console: ConsoleFile,
     file: Option<File>,
+    /// To open it may take longer than one waits at a time.
+    opening: Option<JoinHandle<io::Result<Option<std::fs::File>>>>,
     changes: Option<Changes>,
 }
 
@@ -34,13 +37,12 @@ enum Look {
 }
 
 impl ConsoleTail {
-    /// From the last `history_bytes` of the file at `path` on; a file that is not there yet is
-    /// waited for.
+    /// From the last `history_bytes` of this file on; one that is not there yet is waited for.
     ///
     /// # Errors
     /// It cannot be read.
-    pub async fn open(path: PathBuf, history_bytes: u64) -> io::Result<Self> {
-        let mut tail = Self { path, file: None, changes: None };
+    pub async fn open(console: ConsoleFile, history_bytes: u64) -> io::Result<Self> {
+        let mut tail = Self { console, file: None, opening: None, changes: None };
         if let Some(mut file) = tail.find().await? {
             let length = file.metadata().await?.len();
             file.seek(SeekFrom::Start(length.saturating_sub(history_bytes))).await?;
@@ -49,12 +51,15 @@ impl ConsoleTail {
         Ok(tail)
     }
 
-    async fn find(&self) -> io::Result<Option<File>> {
-        match File::open(&self.path).await {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+    async fn find(&mut self) -> io::Result<Option<File>> {
+        let console = &self.console;
+        let open = || {
+            let console = console.clone();
+            tokio::spawn(async move { console.open().await })
+        };
+        let opened = self.opening.get_or_insert_with(open).await;
+        self.opening = None;
+        Ok(opened??.map(File::from_std))
     }
 
     /// What comes next, as soon as there is something. Dropped while it waits, it loses nothing.
@@ -64,7 +69,7 @@ impl ConsoleTail {
     pub async fn next(&mut self) -> io::Result<Bytes> {
         // Watched before it is read: what is written in between is announced.
         if self.changes.is_none() {
-            self.changes = Some(Changes::watch(&self.path)?);
+            self.changes = Some(Changes::watch(self.console.path())?);
         }
         loop {
             let part = self.ready().await?;
@@ -103,8 +108,8 @@ impl ConsoleTail {
             return Ok(Look::Said(part.into()));
         }
         let own = file.metadata().await?;
-        match tokio::fs::metadata(&self.path).await {
-            Ok(now) if (now.dev(), now.ino()) == (own.dev(), own.ino()) => {
+        match tokio::fs::metadata(self.console.path()).await {
+            Ok(now) if is_same(&now, &own) => {
                 match own.len().cmp(&file.stream_position().await?) {
                     Ordering::Equal => return Ok(Look::Nothing),
                     // The read may be one that was begun, and came back empty, before this.
@@ -159,7 +164,23 @@ impl Changes {
 mod tests {
     use super::*;
     use std::io::Write;
+    use std::path::PathBuf;
     use std::time::Duration;
+
+    use dagger_payload::id::VmId;
+
+    use crate::hypervisor::cloud_hypervisor::Supervision;
+    use crate::observation::ConsoleFiles;
+    use crate::one_shot::HelperConfiguration;
+
+    const VM: VmId = VmId([7; 16]);
+
+    fn console(storage: &Path) -> (PathBuf, ConsoleFile) {
+        let direct = HelperConfiguration { supervision: Supervision::Direct, ..Default::default() };
+        let file = ConsoleFiles::new(storage, &direct).of(VM);
+        std::fs::create_dir(file.path().parent().expect("a directory")).expect("makes it");
+        (file.path().to_owned(), file)
+    }
 
     fn say(path: &std::path::Path, words: &str) {
         let mut file =
@@ -170,14 +191,14 @@ mod tests {
     #[tokio::test]
     async fn a_reader_gets_the_history_then_what_is_said_and_follows_into_the_next_file() {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("console.log");
+        let (path, console) = console(directory.path());
         say(&path, "long ago, before");
-        let mut tail = ConsoleTail::open(path.clone(), 6).await.expect("opens");
+        let mut tail = ConsoleTail::open(console, 6).await.expect("opens");
         assert_eq!(tail.next().await.expect("reads"), "before");
         say(&path, "now");
         assert_eq!(tail.next().await.expect("reads"), "now");
         say(&path, " last words");
-        std::fs::rename(&path, directory.path().join("console.log.0")).expect("renames");
+        std::fs::rename(&path, path.with_extension("log.0")).expect("renames");
         say(&path, "first words");
         assert_eq!(tail.next().await.expect("reads"), " last words");
         assert_eq!(tail.next().await.expect("reads"), "first words");
@@ -190,8 +211,8 @@ mod tests {
     #[tokio::test]
     async fn a_reader_that_waits_hears_of_what_is_said() {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("console.log");
-        let mut tail = ConsoleTail::open(path.clone(), 0).await.expect("opens");
+        let (path, console) = console(directory.path());
+        let mut tail = ConsoleTail::open(console, 0).await.expect("opens");
         for words in ["hello", "again"] {
             let mut waiting = Box::pin(tail.next());
             let early = tokio::time::timeout(Duration::from_millis(30), &mut waiting).await;
@@ -204,8 +225,8 @@ mod tests {
     #[tokio::test]
     async fn a_console_without_a_file_is_silent_until_there_is_one() {
         let directory = tempfile::tempdir().expect("a directory");
-        let path = directory.path().join("console.log");
-        let mut tail = ConsoleTail::open(path.clone(), 100).await.expect("opens");
+        let (path, console) = console(directory.path());
+        let mut tail = ConsoleTail::open(console, 100).await.expect("opens");
         assert!(tail.ready().await.expect("reads").is_empty());
         say(&path, "hello");
         assert_eq!(tail.next().await.expect("reads"), "hello");

@@ -15,6 +15,8 @@ use dagger_agent::link::requests::LedgerClient;
 use dagger_agent::link::seal;
 use dagger_agent::metrics::Metrics;
 use dagger_agent::model::{ArchiveError, Archives, Model, SharedModel};
+use dagger_agent::observation::ConsoleFiles;
+use dagger_agent::one_shot::HelperConfiguration;
 use dagger_agent::submit::Submitter;
 use dagger_agent::verify::mark::{Mark, MarkFile};
 use dagger_agent::verify::reader::{Progress, Reader};
@@ -156,6 +158,7 @@ impl Agent {
             seal,
             stream: stream.clone(),
             consoles: console_sender,
+            console_files: ConsoleFiles::new(directory.path(), &HelperConfiguration::default()),
             storage_directory: directory.path().to_owned(),
             local_stops: stop_sender,
         };

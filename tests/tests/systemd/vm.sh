@@ -49,6 +49,36 @@ echo "== nobody else reads state or disks"
 [[ $(stat -c %a /var/lib/dagger-agent /var/lib/dagger-storage) == $'700\n711' ]]
 [[ $(stat -c %a /var/lib/dagger-storage/disks /var/lib/dagger-storage/disks/*.qcow2) == $'711\n600' ]]
 
+echo "== what a guest says is read where libvirt's daemon wrote it as root, and after it began a new file"
+id=$(ls /var/lib/dagger-storage/disks/*.qcow2 | grep -o '[0-9a-f]\{32\}' | head -1)
+log=/var/lib/dagger-storage/consoles/$id.log
+said() { daggerctl vm console web-1 --log --key "$keys/developer"; }
+[[ -z $(said) ]]
+say() { install -m 600 /dev/null "$log"; printf '%s\n' "$1" >"$log"; }
+say hello
+[[ $(said) == hello && $(stat -c %U:%a "$log") == root:600 ]]
+shown="ssh-ed25519 $(cut -d' ' -f2 "$keys/ledger.pub")"
+has_shown() { daggerctl vm show web-1 --json --key "$keys/developer" | grep -qF "$shown"; }
+mv "$log" "$log.0"
+say "dagger-guest: ssh=ready host_key=$shown"
+[[ $(said) == *"$shown"* ]]
+wait_until 30 has_shown
+gone() { [[ -z $(systemctl list-units --no-legend 'dagger-console@*.service') ]]; }
+wait_until 10 gone
+
+echo "== what could stand for a file elsewhere is not opened for the agent"
+is_refused() { { said 2>&1 || true; } | grep -F "console_file_refused: $log: $1"; }
+mv "$log" "$log.1"
+ln -s /etc/dagger/keys/ledger_key "$log"
+is_refused 'it is a link'
+ln -f /etc/dagger/keys/ledger_key "$log"
+is_refused 'it has another name'
+rm "$log"
+mkfifo -m 600 "$log"
+is_refused 'it is no regular file'
+rm "$log"
+[[ -z $(said) ]]
+
 echo "== what is not here is asked for by a process of its own, and not at this host's own addresses"
 truncate -s 1M /srv/other.img
 DAGGER_API=http://127.0.0.1:7480 daggerctl image register /srv/other.img --name op1/other --format raw \

@@ -10,7 +10,7 @@ while read -r expected command; do
 done </run/look.lines
 exit $((failures > 0))
 LOOK
-  sed -e 's|^ExecStart=.*|ExecStart=/bin/bash /run/look.sh|' -e 's/^Type=.*/Type=oneshot/' \
+  sed -e 's|^ExecStart=.*|ExecStart=/usr/bin/bash /run/look.sh\nBindReadOnlyPaths=/run/look.sh /run/look.lines|' -e 's/^Type=.*/Type=oneshot/' \
     -e '/^Sockets=/d; /^Standard/d; /^NoExecPaths=/d; /^ExecPaths=/d; /^Requires=/d; /^Restart/d; /^WatchdogSec=/d; /^NotifyAccess=/d' \
     "/lib/systemd/system/dagger-$1.service" >/run/systemd/system/look.service
   systemctl daemon-reload
@@ -23,6 +23,7 @@ ledger=/run/dagger/agent-ledger/ledger.sock
 processor=/run/dagger/ledger-processor/processor.sock
 seal=/run/dagger/processor-agent/seal.sock
 api=/run/dagger/api/api.sock
+console=/run/dagger/agent-console/console.sock
 everyone="cannot cat /etc/dagger/keys/ledger_key
 cannot cat /etc/dagger/keys/agent_key
 cannot head -c 1 /dev/kmsg
@@ -37,6 +38,7 @@ from_inside agent <<LINES
 $everyone
 can $(connect $ledger)
 can $(connect $seal)
+can $(connect $console)
 cannot $(connect $processor)
 cannot exec 3<>/dev/tcp/127.0.0.1/7400
 can touch /var/lib/dagger-agent/look; rm /var/lib/dagger-agent/look
@@ -49,6 +51,7 @@ echo "== the ledger reaches its processor and the network"
 from_inside ledger <<LINES
 $everyone
 can $(connect $processor)
+cannot $(connect $console)
 cannot $(connect $seal)
 cannot $(connect $ledger)
 cannot $(connect $api)
@@ -73,7 +76,37 @@ cannot $(connect $ledger)
 cannot $(connect $processor)
 cannot $(connect $seal)
 cannot $(connect $api)
+cannot $(connect $console)
 LINES
+
+echo "== who opens consoles' files may read every file, and sees no other"
+consoles=/var/lib/dagger-storage/consoles
+printf 'login: ' >$consoles/look.log
+chmod 600 $consoles/look.log
+from_inside console@ <<LINES
+can [[ \$(<$consoles/look.log) == 'login: ' ]]
+can [[ \$(grep -Ec '^Cap(Prm|Eff|Bnd|Amb):.0000000000000004\$' /proc/self/status) == 4 ]]
+can [[ \$(echo /*) == '/dev /lib /lib64 /proc /run /sys /tmp /usr /var' ]]
+can [[ \$(echo /var/* /var/lib/* /run/*) == '/var/lib /var/tmp /var/lib/dagger-storage /run/look.lines /run/look.sh' ]]
+can [[ \$(echo /var/lib/dagger-storage/*) == $consoles ]]
+cannot ls /etc
+cannot cat /etc/shadow
+cannot ls /root
+cannot ls /srv
+cannot cat /proc/1/environ
+cannot ls /proc/1/root
+cannot touch $consoles/look.log
+cannot touch $consoles/look
+cannot rm $consoles/look.log
+cannot touch /look
+cannot touch /var/look
+cannot unshare --user true
+cannot exec 3<>/dev/tcp/127.0.0.1/7400
+cannot $(connect $console)
+cannot $(connect $api)
+can perl -e 'syscall 304, -100, pack("I2 x128", 8, 1), 0; exit \$! != 1'
+LINES
+rm $consoles/look.log
 
 echo "== the processor reaches nothing"
 from_inside processor <<LINES
@@ -82,6 +115,7 @@ cannot $(connect $processor)
 cannot $(connect $seal)
 cannot $(connect $ledger)
 cannot $(connect $api)
+cannot $(connect $console)
 cannot exec 3<>/dev/tcp/127.0.0.1/7400
 cannot ls /var/lib/dagger-ledger
 cannot ls /var/lib/dagger-agent
