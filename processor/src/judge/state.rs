@@ -362,9 +362,17 @@ impl State {
     }
 
     /// The volumes to which a VM may write, or may still.
-    pub(crate) fn volumes_used_by(&self, vm: &VmId) -> impl Iterator<Item = &Volume> {
+    pub(crate) fn volumes_used_by<'s>(
+        &'s self,
+        vm: &VmId,
+    ) -> impl Iterator<Item = &'s Volume> + use<'s> {
         let ids = self.volumes_used_by.get(vm).into_iter().flatten();
         ids.filter_map(|id| self.volumes.get(id))
+    }
+
+    /// How many they are.
+    pub(crate) fn volumes_used_count(&self, vm: &VmId) -> usize {
+        self.volumes_used_by.get(vm).map_or(0, BTreeSet::len)
     }
 
     /// What `publisher` has registered with this digest: others' names for the same file are not
