@@ -433,12 +433,15 @@ impl State {
         self.offered.add(image);
     }
 
-    /// Takes in an effect whose bytes are not at hand.
-    pub(crate) fn absorb_alone(&mut self, effect: &Effect) {
+    /// Takes in an effect whose bytes are not at hand, and says how many the object has.
+    pub(crate) fn absorb_alone(&mut self, effect: &Effect) -> usize {
         let mut bytes = std::mem::take(&mut self.scratch);
         encode_over(effect, &mut bytes);
-        self.absorb(effect, &bytes[EFFECT_HEAD_BYTES..]);
+        let object = &bytes[EFFECT_HEAD_BYTES..];
+        self.absorb(effect, object);
+        let length = object.len();
         self.scratch = bytes;
+        length
     }
 
     /// Takes in the new version of an object, whose canonical bytes are `object`, and brings every
