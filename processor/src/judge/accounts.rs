@@ -139,9 +139,11 @@ pub(crate) fn remove_key(state: &State, case: &Case<'_>, body: &AccountRemoveKey
     with_keys(account, keys, case)
 }
 
-/// Payloads of the old key that are ordered later are refused, whenever they were signed.
+/// Payloads of the old key that are ordered later are refused, whenever they were signed. Only an
+/// owner's: whoever stole another one could else change it with every commit, and an owner who
+/// takes it out would always name the one before.
 pub(crate) fn rotate_key(state: &State, case: &Case<'_>, body: &AccountRotateKey) -> Ruling {
-    let (account, _) = signing(state, case)?;
+    let account = owned(state, case)?;
     require_generation(body.expected_generation, ("account", account.generation))?;
     require_free(state, account, &body.new_key)?;
     let mut keys = account.keys.clone();

@@ -85,6 +85,25 @@ fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
 }
 
 #[test]
+#[test]
+fn a_key_that_was_stolen_is_removed_by_the_owner_however_fast_the_thief_signs() {
+    let mut court = Court::furnished();
+    for (number, role) in [(0, KeyRole::Operate), (10, KeyRole::Read)] {
+        let stolen = spare(number);
+        court.accept(&developer(), add(&stolen, role));
+        // In one commit, the thief first; both are judged in the order in which they came.
+        let flight = court.sign(&stolen, rotate(&spare(number + 1)));
+        let removal = court.sign(&developer(), remove(stolen.public_key()));
+        let release = court.commit(vec![flight, removal]);
+        let Verdict::Refused(refusal) = &release.releases[0].verdict else { panic!("{release:?}") };
+        assert_eq!(refusal.code, RefusalCode::NotAuthorized);
+        assert_eq!(release.releases[1].verdict, Verdict::Accepted);
+        for key in [stolen, spare(number + 1)] {
+            assert_eq!(court.submit(&key, on("web", 1)), Err(RefusalCode::AccountUnknown));
+        }
+    }
+}
+
 fn what_is_granted_to_a_key_never_goes_to_an_account_that_claimed_it() {
     let mut court = Court::furnished();
     let newcomer = spare(0);

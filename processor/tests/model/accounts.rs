@@ -217,6 +217,9 @@ fn judge_rotate(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let (account, role) = model.signing(asked.signer)?;
     require_generation(body.expected_generation, account.generation)?;
     require_unused(model, account, &body.new_key)?;
+    if role != KeyRole::Owner {
+        return Err(RefusalCode::NotAuthorized);
+    }
     let new = AccountKey { key: body.new_key.clone(), role, cause: asked.cause };
     let old = |own: &AccountKey| own.key == *asked.signer;
     let keys = account.keys.iter().map(|own| if old(own) { new.clone() } else { own.clone() });
