@@ -14,7 +14,7 @@ use dagger_payload::limits::{ACCOUNT_KEYS_MAX, ACCOUNTS_PER_OPERATOR_MAX};
 use dagger_payload::object::{Account, AccountKey, Effect, Grant};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
-use super::members::{is_of_member, is_proposed};
+use super::members::{is_of_host, is_of_member, is_proposed};
 use super::state::State;
 use super::{Case, Ruling, refuse, require_generation};
 
@@ -63,6 +63,9 @@ pub(crate) fn grant(state: &State, case: &Case<'_>, body: &AccountGrant) -> Ruli
 fn require_opening(state: &State, operator: &OperatorId, key: &PublicKey) -> Result<(), Refusal> {
     if is_proposed(state, key) {
         return refuse(RefusalCode::Conflict, "key: it is proposed as an operator's");
+    }
+    if is_of_host(state, key) {
+        return refuse(RefusalCode::Conflict, "key: it is a host's");
     }
     if state.tallies.accounts_opened_by(operator) >= ACCOUNTS_PER_OPERATOR_MAX {
         let detail = format!("you have opened {ACCOUNTS_PER_OPERATOR_MAX} accounts");
