@@ -146,11 +146,7 @@ pub(crate) fn is_of_host(state: &State, key: &PublicKey) -> bool {
     let is_coming = state.proposals.values().any(|proposal| {
         matches!(&proposal.change, Change::LedgerKey { key: coming, .. } if coming == key)
     });
-    is_coming
-        || state.roster.author_of(key).is_some()
-        || state.host_of_agent(key).is_some()
-        || state.operator(key).is_some()
-        || state.operators.contains_key(&OperatorId::of(key))
+    is_coming || state.roster.author_of(key).is_some() || state.host_of_agent(key).is_some()
 }
 
 /// Whether `key` signs for an account, or is the first one of an account.
@@ -203,7 +199,7 @@ fn executed(state: &State, case: &Case<'_>, proposal: &Proposal) -> Ruling {
         | Change::Voters { .. }
         | Change::Protocol { .. }
         | Change::LedgerKey { .. }) => {
-            Draft::planned(state).with(state, change)?;
+            Draft::planned(state).take(state, change)?;
             let standing = ProposalStanding::Passed;
             Ok(vec![effect(Proposal { standing, ..proposal.clone() })])
         }
