@@ -174,7 +174,10 @@ fn so_much_is_written_anew_for_one_operator_with_a_commit_however_little_is_told
     let mut vms = court.vms.values();
     let wide = vms.find(|vm| vm.public_user_data.is_some()).expect("it was made").id;
     let turned = |vm: VmId, at: usize| {
-        let protection = if at % 2 == 0 { Protection::Protected } else { Protection::Unprotected };
+        let protection = match at.is_multiple_of(2) {
+            true => Protection::Protected,
+            false => Protection::Unprotected,
+        };
         Body::VmProtect(VmProtect { vm, protection, expected_generation: None })
     };
     let count = COMMIT_REWRITTEN_BYTES_PER_OPERATOR_MAX / WIDE_BYTES;
