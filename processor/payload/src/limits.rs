@@ -174,6 +174,12 @@ pub const COMMIT_CHANGES_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Of these bytes, what payloads of one operator, of his hosts and of the accounts that he opened
 /// add: so that one alone keeps nobody else from changing something with the same commit.
 pub const COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX: usize = 16 * 1024 * 1024;
+/// Bytes of objects that are written anew with a commit for payloads of one operator, of his hosts
+/// and of the accounts that he opened, where only what changed is told: a VM has up to 64 KiB, and
+/// some 300 are told of its change. With so many none of these payloads changes anything more; the
+/// last one may go beyond it. Writing so much takes some 0.4 s, and as many changes as a commit has
+/// room for stay below it, where VMs are as long as they mostly are.
+pub const COMMIT_REWRITTEN_BYTES_PER_OPERATOR_MAX: usize = 128 * 1024 * 1024;
 
 /// VMs of one account that are looked at with one commit, to find hosts for VMs that are to be kept
 /// apart from them. With so many no further search begins; the last one may go beyond it. A look

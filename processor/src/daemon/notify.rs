@@ -8,6 +8,10 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::time::Duration;
 
+/// So often the supervisor hears from a daemon within the time after which it would end it: what
+/// the judge's thread does at a stretch may take nearly all of that time, whenever it begins.
+const FED_WITHIN_WATCHDOG: u32 = 10;
+
 /// The supervisor, if there is one.
 pub(super) struct Supervisor {
     socket: Option<UnixDatagram>,
@@ -28,8 +32,7 @@ impl Supervisor {
             }
             Err(_) => None,
         };
-        let micros = std::env::var("WATCHDOG_USEC").ok().and_then(|text| text.parse().ok());
-        let watchdog = micros.map(|micros| Duration::from_micros(micros) / 2);
+        let watchdog = std::env::var("WATCHDOG_USEC").ok().and_then(|text| feeding(&text));
         Ok(Self { socket, watchdog })
     }
 
@@ -57,5 +60,23 @@ impl Supervisor {
         {
             tracing::warn!(%error, "the supervisor could not be told {message}");
         }
+    }
+}
+
+/// How often the watchdog is fed that waits so many microseconds; one that waits none is none.
+fn feeding(micros: &str) -> Option<Duration> {
+    let micros = micros.parse().ok().filter(|micros| *micros > 0);
+    micros.map(|micros| Duration::from_micros(micros) / FED_WITHIN_WATCHDOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_judge_does_at_a_stretch_may_take_nine_tenths_of_the_watchdogs_time() {
+        assert_eq!(feeding("30000000"), Some(Duration::from_secs(3)));
+        assert!(feeding("1").is_some_and(|every| every > Duration::ZERO));
+        assert_eq!([feeding("0"), feeding("soon")], [None, None]);
     }
 }

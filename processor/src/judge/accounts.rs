@@ -14,7 +14,7 @@ use dagger_payload::limits::{ACCOUNT_KEYS_MAX, ACCOUNTS_PER_OPERATOR_MAX};
 use dagger_payload::object::{Account, AccountKey, Effect, Grant};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
-use super::members::{is_of_member, is_proposed};
+use super::members::{is_of_host, is_of_member, is_proposed};
 use super::state::State;
 use super::{Case, Ruling, refuse, require_generation};
 
@@ -63,6 +63,9 @@ pub(crate) fn grant(state: &State, case: &Case<'_>, body: &AccountGrant) -> Ruli
 fn require_opening(state: &State, operator: &OperatorId, key: &PublicKey) -> Result<(), Refusal> {
     if is_proposed(state, key) {
         return refuse(RefusalCode::Conflict, "key: it is proposed as an operator's");
+    }
+    if is_of_host(state, key) {
+        return refuse(RefusalCode::Conflict, "key: it is a host's");
     }
     if state.tallies.accounts_opened_by(operator) >= ACCOUNTS_PER_OPERATOR_MAX {
         let detail = format!("you have opened {ACCOUNTS_PER_OPERATOR_MAX} accounts");
@@ -139,9 +142,11 @@ pub(crate) fn remove_key(state: &State, case: &Case<'_>, body: &AccountRemoveKey
     with_keys(account, keys, case)
 }
 
-/// Payloads of the old key that are ordered later are refused, whenever they were signed.
+/// Payloads of the old key that are ordered later are refused, whenever they were signed. Only an
+/// owner's: whoever stole another one could else change it with every commit, and an owner who
+/// takes it out would always name the one before.
 pub(crate) fn rotate_key(state: &State, case: &Case<'_>, body: &AccountRotateKey) -> Ruling {
-    let (account, _) = signing(state, case)?;
+    let account = owned(state, case)?;
     require_generation(body.expected_generation, ("account", account.generation))?;
     require_free(state, account, &body.new_key)?;
     let mut keys = account.keys.clone();

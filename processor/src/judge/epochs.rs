@@ -5,6 +5,8 @@
 //! by the rules, to see whether a change is possible, and by the judge at the end of each commit,
 //! to decide.
 
+use std::borrow::Cow;
+
 use dagger_payload::committee::Committee;
 use dagger_payload::handover::EpochEnd;
 use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, HostId, OperatorId, ProtocolVersion};
@@ -25,9 +27,10 @@ use super::state::State;
 use crate::limits::LACKING_HOSTS_TOLD_MAX;
 
 /// Members as they will be.
-#[derive(Debug, Clone)]
-pub(crate) struct Draft {
-    roster: Roster,
+#[derive(Debug)]
+pub(crate) struct Draft<'s> {
+    /// The present one until a change gives a seat: most changes only look at it.
+    roster: Cow<'s, Roster>,
     committee: Committee,
     protocol: ProtocolVersion,
     /// Operators who go.
@@ -41,58 +44,58 @@ pub(crate) enum Seated {
     Follower,
 }
 
-impl Draft {
+impl<'s> Draft<'s> {
     /// As the newest decided epoch has them.
-    pub(crate) fn decided(state: &State) -> Self {
+    pub(crate) fn decided(state: &'s State) -> Self {
         let EpochMembers { committee, protocol, .. } = *state.newest_epoch();
-        Self { roster: state.roster.clone(), committee, protocol, removed: Vec::new() }
+        let roster = Cow::Borrowed(&state.roster);
+        Self { roster, committee, protocol, removed: Vec::new() }
     }
 
     /// With everything that has passed and waits for the next epoch.
-    pub(crate) fn planned(state: &State) -> Self {
+    pub(crate) fn planned(state: &'s State) -> Self {
         let mut draft = Self::decided(state);
         for proposal in queue(state) {
-            if let Ok(next) = draft.with(state, &proposal.change) {
-                draft = next;
-            }
+            // One that does not fit any more changes nothing.
+            let _ = draft.take(state, &proposal.change);
         }
         draft
     }
 
-    /// With one change more.
+    /// Takes one change more.
     ///
     /// # Errors
-    /// It does not fit what the members will be.
-    pub(crate) fn with(&self, state: &State, change: &Change) -> Result<Self, Refusal> {
+    /// It does not fit what the members will be; nothing has changed then.
+    pub(crate) fn take(&mut self, state: &State, change: &Change) -> Result<(), Refusal> {
         match change {
             // What is about operators waits for no epoch.
-            Change::AddOperator { .. } => Ok(self.clone()),
-            Change::RemoveOperator { operator } => self.without(state, operator),
-            Change::Voters { add, remove } => self.with_voters(state, add, remove),
+            Change::AddOperator { .. } => Ok(()),
+            Change::RemoveOperator { operator } => self.take_out(state, operator),
+            Change::Voters { add, remove } => self.take_voters(state, add, remove),
             Change::Protocol { version } => {
                 if *version != self.protocol.next() {
                     let next = self.protocol.next();
                     let detail = format!("version: {next} is the one after the present rules");
                     return refuse(RefusalCode::Conflict, detail);
                 }
-                let draft = Self { protocol: *version, ..self.clone() };
-                draft.require_known(state)?;
-                Ok(draft)
+                self.require_known(state, &self.committee, *version)?;
+                self.protocol = *version;
+                Ok(())
             }
-            Change::LedgerKey { host, key } => self.with_ledger_key(state, host, key),
+            Change::LedgerKey { host, key } => self.take_ledger_key(state, host, key),
         }
     }
 
     /// His hosts keep their seats until the epoch ends, and vote no more afterwards.
-    fn without(&self, state: &State, operator: &OperatorId) -> Result<Self, Refusal> {
+    fn take_out(&mut self, state: &State, operator: &OperatorId) -> Result<(), Refusal> {
         require_removable(state, operator, &self.removed)?;
         let is_his = |author: &AuthorIndex| {
             self.roster.seat(*author).is_some_and(|seat| seat.operator == *operator)
         };
         let voters = self.committee.authors().filter(|author| !is_his(author)).collect();
-        let mut draft = self.with_committee(state, voters)?;
-        draft.removed.push(*operator);
-        Ok(draft)
+        self.take_committee(state, voters)?;
+        self.removed.push(*operator);
+        Ok(())
     }
 
     /// The newest seat of a host that stays.
@@ -107,12 +110,12 @@ impl Draft {
         Ok(seat)
     }
 
-    fn with_voters(
-        &self,
+    fn take_voters(
+        &mut self,
         state: &State,
         add: &[HostId],
         remove: &[HostId],
-    ) -> Result<Self, Refusal> {
+    ) -> Result<(), Refusal> {
         let mut voters: Vec<AuthorIndex> = self.committee.authors().collect();
         for host in remove {
             let seat = self.seat(state, host)?;
@@ -130,10 +133,10 @@ impl Draft {
             }
             voters.push(seat.index);
         }
-        self.with_committee(state, voters)
+        self.take_committee(state, voters)
     }
 
-    fn with_committee(&self, state: &State, voters: Vec<AuthorIndex>) -> Result<Self, Refusal> {
+    fn take_committee(&mut self, state: &State, voters: Vec<AuthorIndex>) -> Result<(), Refusal> {
         if voters.is_empty() {
             return refuse(RefusalCode::StateWrong, "remove: at least one host must vote");
         }
@@ -146,61 +149,64 @@ impl Draft {
             let detail = words.unwrap_or_else(|| unbalanced.to_string());
             Refusal::new(RefusalCode::Unbalanced, detail)
         })?;
-        let draft = Self { committee, ..self.clone() };
-        draft.require_known(state)?;
-        Ok(draft)
+        self.require_known(state, &committee, self.protocol)?;
+        self.committee = committee;
+        Ok(())
     }
 
     /// Whether a quorum of those who will vote has declared that it knows the rules that will
     /// count: fewer would judge nothing, and no build could say so from what it knows itself.
-    fn require_known(&self, state: &State) -> Result<(), Refusal> {
-        let seats = self.committee.authors().filter_map(|author| self.roster.seat(author));
+    fn require_known(
+        &self,
+        state: &State,
+        committee: &Committee,
+        protocol: ProtocolVersion,
+    ) -> Result<(), Refusal> {
+        let seats = committee.authors().filter_map(|author| self.roster.seat(author));
         let knows = |seat: &&Seat| {
             let declared = state.hosts.get(&seat.host).and_then(|host| host.protocol_max);
-            declared.unwrap_or(ProtocolVersion::FIRST) >= self.protocol
+            declared.unwrap_or(ProtocolVersion::FIRST) >= protocol
         };
         let (knowing, others): (Vec<&Seat>, Vec<&Seat>) = seats.partition(knows);
-        let (knowing, quorum) = (knowing.len(), self.committee.quorum());
+        let (knowing, quorum) = (knowing.len(), committee.quorum());
         if knowing >= quorum {
             return Ok(());
         }
         let others: Vec<&str> =
             others.iter().take(LACKING_HOSTS_TOLD_MAX).map(|seat| seat.name.as_str()).collect();
         let detail = format!(
-            "{knowing} of {} hosts that will vote declare that they know version {} of the rules, \
-             and it takes {quorum}; not: {}",
-            self.committee.members(),
-            self.protocol,
+            "{knowing} of {} hosts that will vote declare that they know version {protocol} of the \
+             rules, and it takes {quorum}; not: {}",
+            committee.members(),
             others.join(", ")
         );
         refuse(RefusalCode::StateWrong, detail)
     }
 
     /// A host that votes sits on both seats until the epoch ends; any other one moves.
-    fn with_ledger_key(
-        &self,
+    fn take_ledger_key(
+        &mut self,
         state: &State,
         host: &HostId,
         key: &PublicKey,
-    ) -> Result<Self, Refusal> {
-        let old = self.seat(state, host)?;
+    ) -> Result<(), Refusal> {
+        let old = self.seat(state, host)?.clone();
         let seated = match self.committee.contains(old.index) {
             true => Seated::Voter,
             false => Seated::Follower,
         };
         let index = next_seat(&self.roster, &old.operator, seated)?;
-        let mut draft = self.clone();
         let new = Seat { index, ledger_key: key.clone(), ..old.clone() };
-        let placed = draft.roster.put(&new);
+        let placed = self.roster.to_mut().put(&new);
         placed.map_err(|_| Refusal::new(RefusalCode::Conflict, "this key has a seat already"))?;
         if self.committee.contains(old.index) {
             let others = self.committee.authors().filter(|voter| *voter != old.index);
-            draft.committee = Committee::of(others.chain([index])).expect("as many as before");
+            self.committee = Committee::of(others.chain([index])).expect("as many as before");
         } else {
-            let left = Seat { standing: SeatStanding::Left, ..old.clone() };
-            draft.roster.put(&left).expect("the same key");
+            let left = Seat { standing: SeatStanding::Left, ..old };
+            self.roster.to_mut().put(&left).expect("the same key");
         }
-        Ok(draft)
+        Ok(())
     }
 
     /// Seats that are new, or other than they were.
@@ -307,11 +313,12 @@ pub(crate) fn decide(state: &State, commit: CommitIndex) -> Vec<Effect> {
     let mut draft = Draft::decided(state);
     let (mut effects, mut going) = (Vec::new(), Vec::new());
     for proposal in queue {
-        let next = draft.with(state, &proposal.change);
-        let standing = if next.is_ok() { ProposalStanding::Done } else { ProposalStanding::Failed };
+        let is_done = draft.take(state, &proposal.change).is_ok();
+        let standing = if is_done { ProposalStanding::Done } else { ProposalStanding::Failed };
         effects.push(Effect::Proposal(Box::new(Proposal { standing, ..proposal.clone() })));
-        let Ok(next) = next else { continue };
-        draft = next;
+        if !is_done {
+            continue;
+        }
         match &proposal.change {
             Change::LedgerKey { host, key } => {
                 let host = state.hosts.get(host);
@@ -339,3 +346,6 @@ pub(crate) fn with_key(host: &Host, key: &PublicKey, cause: Cause) -> Effect {
     let (ledger_key, generation) = (key.clone(), host.generation.next());
     Effect::Host(Box::new(Host { ledger_key, generation, cause, ..host.clone() }))
 }
+
+#[cfg(test)]
+mod tests;

@@ -185,7 +185,7 @@ pub(crate) fn rotate_ledger_key(
     }
     let change = Change::LedgerKey { host: body.host, key: key.clone() };
     if epochs::votes(state, &body.host, case.judged) {
-        Draft::planned(state).with(state, &change)?;
+        Draft::planned(state).take(state, &change)?;
         require_few_proposals(state, &seat.operator)?;
         return Ok(vec![Effect::Proposal(Box::new(Proposal {
             id: case.cause.digest,
@@ -197,7 +197,8 @@ pub(crate) fn rotate_ledger_key(
             cause: case.cause,
         }))]);
     }
-    let draft = Draft::decided(state).with(state, &change)?;
+    let mut draft = Draft::decided(state);
+    draft.take(state, &change)?;
     let host = state.hosts.get(&body.host).map(|host| epochs::with_key(host, key, case.cause));
     Ok(draft.seats_since(&state.roster).into_iter().chain(host).collect())
 }

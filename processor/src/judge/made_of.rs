@@ -4,7 +4,7 @@
 //! Called by the rules of VMs.
 
 use dagger_payload::kind::{ImageFormat, ImageUse, VmCreate, VmImage};
-use dagger_payload::object::{Account, Image, ImageStatus};
+use dagger_payload::object::Account;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 
 use super::state::State;
@@ -39,24 +39,19 @@ fn require_image(
     if named.format.use_of() != as_what {
         return wrong(named.format);
     }
-    let registered = || {
+    let trusted = || {
         let live = account.grants.iter().filter(|grant| state.is_live(grant, case.now));
         let granting = live.filter_map(|grant| state.operators.get(&grant.operator));
-        let trusted = granting.map(|operator| &operator.first_key).chain([&account.key]);
-        let images = trusted.flat_map(|publisher| state.images_with(&named.digest, publisher));
-        images.filter(|image| image.status == ImageStatus::Offered)
+        granting.map(|operator| &operator.first_key).chain([&account.key])
     };
-    let is_named = |image: &Image| {
-        image.format == named.format && image.virtual_size_bytes == named.virtual_size_bytes
-    };
-    if registered().any(is_named) {
+    if trusted().any(|publisher| state.offered.has(named, publisher)) {
         return Ok(());
     }
-    match registered().next() {
+    let formats =
+        || trusted().flat_map(|publisher| state.offered.formats(&named.digest, publisher));
+    match formats().next() {
         // Whoever calls it otherwise than it was registered gets no further.
-        Some(first) if registered().all(|image| image.format.use_of() != as_what) => {
-            wrong(first.format)
-        }
+        Some(first) if formats().all(|format| format.use_of() != as_what) => wrong(first),
         _ => {
             let detail = format!(
                 "{}: no image of yours or of an operator who granted you capacity has this digest, \

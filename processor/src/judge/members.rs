@@ -136,14 +136,17 @@ pub(crate) fn is_of_member(state: &State, key: &PublicKey) -> bool {
 
 /// The same without those who are only proposed as operators.
 fn is_present_member(state: &State, key: &PublicKey) -> bool {
+    is_of_host(state, key)
+        || state.operator(key).is_some()
+        || state.operators.contains_key(&OperatorId::of(key))
+}
+
+/// Whether `key` is, was or is to be a ledger's, or is an agent's.
+pub(crate) fn is_of_host(state: &State, key: &PublicKey) -> bool {
     let is_coming = state.proposals.values().any(|proposal| {
         matches!(&proposal.change, Change::LedgerKey { key: coming, .. } if coming == key)
     });
-    is_coming
-        || state.roster.author_of(key).is_some()
-        || state.host_of_agent(key).is_some()
-        || state.operator(key).is_some()
-        || state.operators.contains_key(&OperatorId::of(key))
+    is_coming || state.roster.author_of(key).is_some() || state.host_of_agent(key).is_some()
 }
 
 /// Whether `key` signs for an account, or is the first one of an account.
@@ -196,7 +199,7 @@ fn executed(state: &State, case: &Case<'_>, proposal: &Proposal) -> Ruling {
         | Change::Voters { .. }
         | Change::Protocol { .. }
         | Change::LedgerKey { .. }) => {
-            Draft::planned(state).with(state, change)?;
+            Draft::planned(state).take(state, change)?;
             let standing = ProposalStanding::Passed;
             Ok(vec![effect(Proposal { standing, ..proposal.clone() })])
         }
@@ -212,8 +215,10 @@ fn admitted(
     let id = OperatorId::of(key);
     // One who was removed may come back, with his first key.
     let old = state.operators.get(&id).filter(|old| old.standing == OperatorStanding::Left);
-    let is_used = old.is_none() && is_present_member(state, key);
-    if is_used || is_of_account(state, key) {
+    // Anybody may have opened an account for that key meanwhile, so it bars nobody who was here; a
+    // present operator's key may have one, too.
+    let is_used = is_present_member(state, key) || is_of_account(state, key);
+    if old.is_none() && is_used {
         return refuse(RefusalCode::Conflict, "key: this key has another use in the cluster");
     }
     // What was published under a name is somebody's for ever, and so is the name.

@@ -8,6 +8,7 @@
 
 mod accounts;
 mod burdens;
+mod changes;
 mod digest_map;
 mod epochs;
 mod estate;
@@ -33,8 +34,6 @@ mod tree;
 mod vms;
 mod volumes;
 
-use std::collections::BTreeMap;
-
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::handover::{EpochEnd, NextMembers};
@@ -44,10 +43,7 @@ use dagger_payload::id::{
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::Body;
-use dagger_payload::limits::{
-    COMMIT_CHANGES_BYTES_MAX, COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX, LAPSED_PER_COMMIT_MAX,
-    NOT_AFTER_AHEAD_MS_MAX,
-};
+use dagger_payload::limits::{LAPSED_PER_COMMIT_MAX, NOT_AFTER_AHEAD_MS_MAX};
 use dagger_payload::object::{Cause, Effect, HostDuty};
 use dagger_payload::payload::Payload;
 use dagger_payload::prediction::HostOutlook;
@@ -62,6 +58,7 @@ use dagger_payload::snapshot::HistoryRecord;
 use dagger_payload::state_tree::{Author, Judgement, Subject};
 
 use crate::verify::{Newborn, Verified};
+use changes::Changes;
 use looks::Looks;
 pub use looks::LooksMax;
 use memory::Share;
@@ -133,8 +130,8 @@ pub struct Judge {
     /// The last commit end that changed anything.
     changed: CommitEnd,
     record: HistoryRecord,
-    /// How many bytes payloads for which each operator answers have added with the commit in hand.
-    changed_by: BTreeMap<OperatorId, usize>,
+    /// What payloads have changed with the commit in hand.
+    changes: Changes,
     /// The newest rules that it knows.
     protocol_max: ProtocolVersion,
     looks_max: LooksMax,
@@ -155,9 +152,9 @@ impl Judge {
 
     /// One that stands where everything up to `end` is judged.
     fn at(state: State, end: CommitEnd) -> Self {
-        let (record, changed_by) = (HistoryRecord::default(), BTreeMap::new());
+        let (record, changes) = (HistoryRecord::default(), Changes::default());
         let (protocol_max, looks_max) = (ProtocolVersion::KNOWN, LooksMax::default());
-        Self { state, end, changed: end, record, changed_by, protocol_max, looks_max }
+        Self { state, end, changed: end, record, changes, protocol_max, looks_max }
     }
 
     /// The same judge, of a build that knows other rules: in a test, one that comes later.
@@ -168,6 +165,11 @@ impl Judge {
     /// The same judge with other maxima: in a test, such as are reached soon.
     pub fn looking_at(self, looks_max: LooksMax) -> Self {
         Self { looks_max, ..self }
+    }
+
+    /// The same where so many bytes may be written anew for one operator with a commit.
+    pub fn rewriting(self, bytes_max: usize) -> Self {
+        Self { changes: Changes::new(bytes_max), ..self }
     }
 
     /// The last judged commit end.
@@ -245,7 +247,7 @@ impl Judge {
             self.state.forget_expired();
         }
         let payloads = commit.payloads.len();
-        self.changed_by.clear();
+        self.changes.begin();
         let looks = Looks::new(self.looks_max);
         self.record.begin(&self.state.history, commit.index, commit.ledger_time, payloads);
         let mut releases = Vec::with_capacity(payloads);
@@ -291,12 +293,10 @@ impl Judge {
         self.record.judged(position, &digest, &verdict);
         self.record.begin_effects(effects.len());
         let newborn = verified.newborn.as_ref();
-        let told = effects.into_iter().map(|effect| self.take_in(effect, newborn));
+        let operator = signer.operator;
+        let told = effects.into_iter().map(|effect| self.take_in(effect, newborn, operator));
         let effects = told.collect();
-        if let Some(operator) = signer.operator {
-            let added = self.record.size_bytes() - before;
-            *self.changed_by.entry(operator).or_default() += added;
-        }
+        self.changes.tell(operator, self.record.size_bytes() - before);
         Release { position, digest, ordered, verdict, effects }
     }
 
@@ -307,8 +307,14 @@ impl Judge {
         Signer { signing, author, operator }
     }
 
-    /// Takes in what a payload made, and writes down what is told of it, which this gives.
-    fn take_in(&mut self, effect: Effect, newborn: Option<&Newborn>) -> Effect {
+    /// Takes in what a payload made for which `operator` answers, and writes down what is told of
+    /// it, which this gives.
+    fn take_in(
+        &mut self,
+        effect: Effect,
+        newborn: Option<&Newborn>,
+        operator: Option<OperatorId>,
+    ) -> Effect {
         let Effect::Vm(vm) = &effect else {
             self.state.absorb(&effect, self.record.effect(&effect));
             return effect;
@@ -317,7 +323,8 @@ impl Judge {
             self.state.absorb_newborn(vm, self.record.effect(&effect), newborn);
             return effect;
         }
-        self.state.absorb_alone(&effect);
+        let rewritten_bytes = self.state.absorb_alone(&effect);
+        self.changes.rewrite(operator, rewritten_bytes);
         let told = effect.told();
         self.record.effect(&told);
         told
@@ -337,7 +344,7 @@ impl Judge {
             return Err(Refusal::new(RefusalCode::Duplicate, detail));
         }
         let Signer { signing, author, operator } = *signer;
-        self.require_room_in_commit(operator)?;
+        self.changes.require_room(operator, self.record.size_bytes())?;
         let cause = Cause { digest: verified.digest, position };
         let (judged, newborn) = (self.end.index, verified.newborn);
         let case = Case { signer: &payload.signer, cause, now, judged, signing, newborn, looks };
@@ -354,22 +361,6 @@ impl Judge {
             self.state.remember(verified.digest, &verified.place, judgement);
         }
         ruling
-    }
-
-    /// Whether a payload for which `operator` answers may still change something with this commit.
-    ///
-    /// # Errors
-    /// `commit_full`.
-    fn require_room_in_commit(&self, operator: Option<OperatorId>) -> Result<(), Refusal> {
-        let own = operator.and_then(|operator| self.changed_by.get(&operator));
-        let own = own.copied().unwrap_or(0);
-        if own >= COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX
-            || self.record.size_bytes() >= COMMIT_CHANGES_BYTES_MAX
-        {
-            let detail = "too much changed with this commit; nothing of this payload counts";
-            return refuse(RefusalCode::CommitFull, detail);
-        }
-        Ok(())
     }
 
     /// What the rules say about a payload now, without changing anything. What has expired and is
@@ -490,7 +481,7 @@ impl Judge {
 
     /// Takes in what no payload made, and gives what is told of it: no VM is made so.
     fn absorbed(&mut self, effects: Vec<Effect>) -> Vec<Effect> {
-        effects.iter().for_each(|effect| self.state.absorb_alone(effect));
+        effects.iter().for_each(|effect| _ = self.state.absorb_alone(effect));
         self.state.find_stranded();
         effects.into_iter().map(Effect::told).collect()
     }

@@ -12,6 +12,7 @@ mod glance;
 mod holdings;
 mod kept;
 pub(crate) mod loading;
+mod offered;
 mod proofs;
 pub(crate) mod reading;
 mod remembering;
@@ -19,7 +20,6 @@ pub(crate) mod snapshot;
 
 use std::borrow::Cow;
 use std::cmp::Ordering;
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::Ipv4Addr;
 use std::ops::Bound;
@@ -27,8 +27,8 @@ use std::ops::Bound;
 use dagger_payload::codec::encode_over;
 use dagger_payload::genesis::Genesis;
 use dagger_payload::id::{
-    AccountId, ClusterId, CommitIndex, Epoch, HistoryHash, HostId, ImageDigest, LedgerTime,
-    OperatorId, PayloadDigest, StateRoot, VmId, VolumeId, cmp_digests,
+    AccountId, ClusterId, CommitIndex, Epoch, HistoryHash, HostId, LedgerTime, OperatorId,
+    PayloadDigest, StateRoot, VmId, VolumeId, cmp_digests,
 };
 use dagger_payload::key::PublicKey;
 use dagger_payload::kind::{Capacity, GuestSubnet, KeyRole};
@@ -57,6 +57,7 @@ use crate::verify::NameWord;
 use accounts::Accounts;
 use addresses::Addresses;
 use kept::{Called, KeptVm};
+use offered::Offered;
 use snapshot::Order;
 
 /// A public key, as the 32 bytes that name it.
@@ -149,8 +150,7 @@ pub(crate) struct State {
     agent_keys: SmallDigestMap<KeyBytes, HostId>,
     /// Of those who have left.
     departed: BTreeSet<OperatorId>,
-    /// By digest and publisher.
-    images_of: BTreeMap<(ImageDigest, KeyBytes), BTreeSet<ImageName>>,
+    pub(crate) offered: Offered,
     volume_names: BTreeMap<(AccountId, Name), VolumeId>,
     pub(crate) snapshots: SnapshotIndex,
     /// By the VM that may write to them.
@@ -205,7 +205,7 @@ impl State {
             operator_keys: BTreeMap::new(),
             agent_keys: SmallDigestMap::default(),
             departed: BTreeSet::new(),
-            images_of: BTreeMap::new(),
+            offered: Offered::default(),
             volume_names: BTreeMap::new(),
             snapshots: SnapshotIndex::default(),
             volumes_used_by: BTreeMap::new(),
@@ -362,21 +362,17 @@ impl State {
     }
 
     /// The volumes to which a VM may write, or may still.
-    pub(crate) fn volumes_used_by(&self, vm: &VmId) -> impl Iterator<Item = &Volume> {
+    pub(crate) fn volumes_used_by<'s>(
+        &'s self,
+        vm: &VmId,
+    ) -> impl Iterator<Item = &'s Volume> + use<'s> {
         let ids = self.volumes_used_by.get(vm).into_iter().flatten();
         ids.filter_map(|id| self.volumes.get(id))
     }
 
-    /// What `publisher` has registered with this digest: others' names for the same file are not
-    /// looked at, however many they are.
-    pub(crate) fn images_with(
-        &self,
-        digest: &ImageDigest,
-        publisher: &PublicKey,
-    ) -> impl Iterator<Item = &Image> {
-        let key = (*digest, KeyBytes::from(publisher));
-        let names = self.images_of.get(&key).into_iter().flatten();
-        names.filter_map(|name| self.images.get(name))
+    /// How many they are.
+    pub(crate) fn volumes_used_count(&self, vm: &VmId) -> usize {
+        self.volumes_used_by.get(vm).map_or(0, BTreeSet::len)
     }
 
     pub(crate) fn used_on(&self, host: &HostId) -> Usage {
@@ -427,30 +423,25 @@ impl State {
 
     fn absorb_image(&mut self, image: &Image, object: &[u8]) {
         self.tree.set(&Subject::Image(image.name.clone()), object);
-        let key = |image: &Image| (image.digest, KeyBytes::from(&image.publisher));
         match self.images.insert(image.name.clone(), image.clone()) {
             None => {
                 let account = account_of(image).and_then(|id| self.accounts.get(&id));
                 self.tallies.add_image(image, account.map(|account| account.opened_by));
             }
-            Some(old) => {
-                if let Entry::Occupied(mut names) = self.images_of.entry(key(&old)) {
-                    names.get_mut().remove(&old.name);
-                    if names.get().is_empty() {
-                        names.remove();
-                    }
-                }
-            }
+            Some(old) => self.offered.remove(&old),
         }
-        self.images_of.entry(key(image)).or_default().insert(image.name.clone());
+        self.offered.add(image);
     }
 
-    /// Takes in an effect whose bytes are not at hand.
-    pub(crate) fn absorb_alone(&mut self, effect: &Effect) {
+    /// Takes in an effect whose bytes are not at hand, and says how many the object has.
+    pub(crate) fn absorb_alone(&mut self, effect: &Effect) -> usize {
         let mut bytes = std::mem::take(&mut self.scratch);
         encode_over(effect, &mut bytes);
-        self.absorb(effect, &bytes[EFFECT_HEAD_BYTES..]);
+        let object = &bytes[EFFECT_HEAD_BYTES..];
+        self.absorb(effect, object);
+        let length = object.len();
         self.scratch = bytes;
+        length
     }
 
     /// Takes in the new version of an object, whose canonical bytes are `object`, and brings every

@@ -9,6 +9,7 @@ use dagger_payload::kind::{
     Capacity, Protection, ReportPhase, ReportVm, ReportVolume, VmChange, VolumeAttach,
     VolumeCreate, VolumeDelete, VolumeDetach, VolumeGrow, VolumePhase, VolumeProtect,
 };
+use dagger_payload::limits::VM_VOLUMES_MAX;
 use dagger_payload::object::{Account, Effect, HostDuty, Placement, Vm, Wanted};
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::usage::{Meter, Metered, PastUsage, Used};
@@ -99,14 +100,29 @@ pub(crate) fn attach(state: &State, case: &Case<'_>, body: &VolumeAttach) -> Rul
         return refuse(RefusalCode::StateWrong, detail);
     }
     require_not_paused(&vm)?;
-    let Some(slot) = free_slot(&vm.volumes) else {
-        let detail = format!("the VM has {} volumes, and may have no more", vm.volumes.len());
-        return refuse(RefusalCode::LimitExceeded, detail);
-    };
+    let slot = free_slot_of(state, &vm)?;
     let mut volumes = vm.volumes.clone();
     volumes.push(VmVolume { volume: volume.id, slot, size_gib: volume.size_gib });
     let used_by = VolumeUse::Attached { vm: vm.id };
     Ok(give(vm, volumes, Volume { used_by, ..volume.clone() }, case))
+}
+
+/// A slot for one more volume. What the VM is still to lose counts: else detaching would make room
+/// for volume after volume, all of which each report about the VM looks at.
+///
+/// # Errors
+/// `limit_exceeded`.
+fn free_slot_of(state: &State, vm: &Vm) -> Result<u8, Refusal> {
+    let used = state.volumes_used_count(&vm.id);
+    let slot = free_slot(&vm.volumes).filter(|_| used < usize::from(VM_VOLUMES_MAX));
+    slot.ok_or_else(|| {
+        let detail = format!(
+            "the VM has {} volumes, those included that its host has not said it lost, and may \
+             have no more",
+            used.max(vm.volumes.len())
+        );
+        Refusal::new(RefusalCode::LimitExceeded, detail)
+    })
 }
 
 pub(crate) fn detach(state: &State, case: &Case<'_>, body: &VolumeDetach) -> Ruling {
@@ -269,27 +285,22 @@ pub(crate) fn report(state: &State, case: &Case<'_>, body: &ReportVolume) -> Rul
 /// lose, once it is as wanted, and all when it is gone.
 pub(crate) fn released_by<'s>(
     state: &'s State,
-    vm: &'s Vm,
-    report: &'s ReportVm,
-) -> impl Iterator<Item = Effect> + 's {
-    let is_released = |volume: &&Volume| match (report.phase, volume.used_by) {
-        (ReportPhase::Deleted, _) => true,
-        (
-            ReportPhase::Running | ReportPhase::Stopped | ReportPhase::Paused,
-            VolumeUse::Detaching { .. },
-        ) => true,
-        (
-            ReportPhase::Accepted
-            | ReportPhase::Refused
-            | ReportPhase::Running
-            | ReportPhase::Stopped
-            | ReportPhase::Paused
-            | ReportPhase::Degraded,
-            _,
-        ) => false,
+    vm: &Vm,
+    report: &ReportVm,
+) -> impl Iterator<Item = Effect> + use<'s> {
+    let is_released: Option<fn(&VolumeUse) -> bool> = match report.phase {
+        ReportPhase::Deleted => Some(|_| true),
+        ReportPhase::Running | ReportPhase::Stopped | ReportPhase::Paused => {
+            Some(|used_by| matches!(used_by, VolumeUse::Detaching { .. }))
+        }
+        // It sets nothing free, and nothing is looked at.
+        ReportPhase::Accepted | ReportPhase::Refused | ReportPhase::Degraded => None,
     };
-    let released = state.volumes_used_by(&vm.id).filter(is_released);
-    released.map(|volume| {
+    let used = is_released.map(|is_released| {
+        let used = state.volumes_used_by(&vm.id);
+        used.filter(move |volume| is_released(&volume.used_by))
+    });
+    used.into_iter().flatten().map(|volume| {
         Effect::Volume(Box::new(Volume { used_by: VolumeUse::Free {}, ..volume.clone() }))
     })
 }

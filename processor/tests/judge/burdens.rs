@@ -1,9 +1,10 @@
 //! How much one operator's hosts carry of everybody's state, and one account has.
 
-use dagger_payload::kind::{VolumeCreate, VolumePhase};
+use dagger_payload::kind::{Protection, VmProtect, VolumeCreate, VolumePhase};
 use dagger_payload::limits::{
-    COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX, LAPSED_PER_COMMIT_MAX, OBJECTS_PER_ACCOUNT_MAX,
-    OBJECTS_PER_OPERATOR_MAX, USER_DATA_BYTES_MAX, VM_BYTES_PER_OPERATOR_MAX,
+    COMMIT_CHANGES_BYTES_PER_OPERATOR_MAX, COMMIT_REWRITTEN_BYTES_PER_OPERATOR_MAX,
+    LAPSED_PER_COMMIT_MAX, OBJECTS_PER_ACCOUNT_MAX, OBJECTS_PER_OPERATOR_MAX, USER_DATA_BYTES_MAX,
+    VM_BYTES_PER_OPERATOR_MAX,
 };
 use dagger_payload::volume::Volume;
 
@@ -158,6 +159,41 @@ fn so_much_changes_for_one_operator_with_a_commit_and_what_found_no_room_may_be_
     let of = |code| verdicts.iter().filter(|other| **other == code).count();
     assert_eq!(of(Some(RefusalCode::Duplicate)), accepted, "they left a trace, the others none");
     assert_eq!(of(None) + of(Some(RefusalCode::LimitExceeded)), full);
+}
+
+#[test]
+fn so_much_is_written_anew_for_one_operator_with_a_commit_however_little_is_told_of_it() {
+    let mut court = boasting();
+    court.accept(&operator(2), large(2));
+    court.accept(&operator(2), image("op2/small"));
+    let (own, other) = (friend_key(0), friend_key(9));
+    court.accept(&operator(2), everything(&other));
+    let small = court.vm(&own, on("small", 1)).id;
+    let elsewhere = court.vm(&other, on("small", 2)).id;
+    assert_eq!(codes(&court.many(&own, [wide(0)].into_iter())), [None]);
+    let mut vms = court.vms.values();
+    let wide = vms.find(|vm| vm.public_user_data.is_some()).expect("it was made").id;
+    let turned = |vm: VmId, at: usize| {
+        let protection = match at.is_multiple_of(2) {
+            true => Protection::Protected,
+            false => Protection::Unprotected,
+        };
+        Body::VmProtect(VmProtect { vm, protection, expected_generation: None })
+    };
+    let count = COMMIT_REWRITTEN_BYTES_PER_OPERATOR_MAX / WIDE_BYTES;
+    let wishes = (0..count + 2).map(|at| (own.public_key(), turned(wide, at)));
+    let others = [(own.public_key(), turned(small, 0)), (other.public_key(), turned(elsewhere, 0))];
+    let verdicts = codes(&court.many_of(wishes.chain(others)));
+    let full = Some(RefusalCode::CommitFull);
+    let accepted = verdicts.iter().take_while(|code| code.is_none()).count();
+    assert!((count - 10..=count).contains(&accepted), "{accepted} of {count}");
+    // Of his no other one counts, of another operator's all do.
+    let (of_other, of_own) = verdicts.split_last().expect("some");
+    assert!(of_own[accepted..].iter().all(|code| *code == full));
+    assert_eq!(*of_other, None);
+    // The next commit begins anew, also for a judge that began from a snapshot.
+    court.judge = copy(&court);
+    court.accept(&own, turned(small, 0));
 }
 
 #[test]

@@ -7,6 +7,7 @@ use dagger_payload::kind::{
 };
 use dagger_payload::limits::ACCOUNT_KEYS_MAX;
 
+use super::members::{add_operator, propose, remove_operator};
 use super::*;
 
 fn spare(number: u8) -> SecretKey {
@@ -85,6 +86,25 @@ fn a_rotated_key_signs_no_more_also_for_what_it_signed_before() {
 }
 
 #[test]
+fn a_key_that_was_stolen_is_removed_by_the_owner_however_fast_the_thief_signs() {
+    let mut court = Court::furnished();
+    for (number, role) in [(0, KeyRole::Operate), (10, KeyRole::Read)] {
+        let stolen = spare(number);
+        court.accept(&developer(), add(&stolen, role));
+        // In one commit, the thief first; both are judged in the order in which they came.
+        let flight = court.sign(&stolen, rotate(&spare(number + 1)));
+        let removal = court.sign(&developer(), remove(stolen.public_key()));
+        let release = court.commit(vec![flight, removal]);
+        let Verdict::Refused(refusal) = &release.releases[0].verdict else { panic!("{release:?}") };
+        assert_eq!(refusal.code, RefusalCode::NotAuthorized);
+        assert_eq!(release.releases[1].verdict, Verdict::Accepted);
+        for key in [stolen, spare(number + 1)] {
+            assert_eq!(court.submit(&key, on("web", 1)), Err(RefusalCode::AccountUnknown));
+        }
+    }
+}
+
+#[test]
 fn what_is_granted_to_a_key_never_goes_to_an_account_that_claimed_it() {
     let mut court = Court::furnished();
     let newcomer = spare(0);
@@ -133,4 +153,39 @@ fn no_host_declares_the_key_of_an_account_as_its_agents() {
     body.agent_key = developer().public_key();
     assert_eq!(court.submit(&operator(2), Body::HostJoin(body)), Err(RefusalCode::Conflict));
     court.vm(&developer(), on("web", 2));
+}
+
+/// An account for a key.
+fn account_of(key: &SecretKey) -> Body {
+    let Body::AccountGrant(body) = grant(1, 1) else { panic!("a grant") };
+    Body::AccountGrant(AccountGrant { key: key.public_key(), ..body })
+}
+
+#[test]
+fn a_removed_operator_comes_back_also_when_somebody_opened_an_account_for_his_key() {
+    let mut court = Court::of(4);
+    court.agree(&[0, 1, 2], add_operator(4));
+    court.agree(&[0, 1, 2, 3], remove_operator(4));
+    court.accept(&operator(3), account_of(&operator(4)));
+    court.agree(&[0, 1, 2], add_operator(4));
+    court.accept(&operator(4), image("op4/small"));
+    // Whoever was never here does not come with an account's key.
+    court.accept(&operator(3), account_of(&operator(5)));
+    let new = court.submit(&operator(0), propose(add_operator(5)));
+    assert_eq!(new, Err(RefusalCode::Conflict));
+}
+
+#[test]
+fn no_account_is_opened_for_a_key_of_a_host() {
+    let mut court = Court::of(4);
+    court.accept(&operator(1), join(1));
+    for key in [ledger_key(1), agent_key(1)] {
+        let opened = court.submit(&operator(0), account_of(&key));
+        assert_eq!(opened, Err(RefusalCode::Conflict));
+    }
+    // Agents' keys that hosts have no more are anybody's.
+    let Body::HostJoin(mut body) = join(1) else { panic!("a host.join") };
+    body.agent_key = agent_key(9).public_key();
+    court.accept(&operator(1), Body::HostJoin(body));
+    court.accept(&operator(0), account_of(&agent_key(1)));
 }

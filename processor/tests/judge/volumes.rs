@@ -161,25 +161,53 @@ fn a_volume_goes_to_no_vm_of_another_host_or_account_and_to_none_that_is_paused(
     court.vm(&developer(), attach(&volume, &vm));
 }
 
+/// A small volume that its host has made.
+fn small(court: &mut Court, name: &str) -> Volume {
+    let made = changed(&court.accept(&developer(), new_volume(name, 1)));
+    changed(&court.accept(&agent_key(1), told(&made, VolumePhase::Ready)))
+}
+
 #[test]
-fn a_vm_has_so_many_volumes_and_a_place_that_came_free_is_given_again() {
+fn a_vm_has_so_many_volumes_and_a_place_is_given_again_once_its_host_says_that_it_is_free() {
     let mut court = Court::furnished();
     let mut vm = running(&mut court, "web");
     let mut volumes = Vec::new();
     for number in 0..VM_VOLUMES_MAX {
-        let name = format!("data{number}");
-        let made = changed(&court.accept(&developer(), new_volume(&name, 1)));
-        let made = changed(&court.accept(&agent_key(1), told(&made, VolumePhase::Ready)));
+        let made = small(&mut court, &format!("data{number}"));
         vm = court.vm(&developer(), attach(&made, &vm));
         volumes.push(made);
     }
-    let made = changed(&court.accept(&developer(), new_volume("more", 1)));
-    let made = changed(&court.accept(&agent_key(1), told(&made, VolumePhase::Ready)));
+    let made = small(&mut court, "more");
     let full = court.submit(&developer(), attach(&made, &vm));
     assert_eq!(full, Err(RefusalCode::LimitExceeded));
-    court.accept(&developer(), detach(&volumes[3]));
+    let vm = court.vm(&developer(), detach(&volumes[3]));
+    court.report(&vm, 1, ReportPhase::Running).expect("it has lost it");
     let vm = court.vm(&developer(), attach(&made, &vm));
     assert_eq!(vm.volumes.last().map(|used| used.slot), Some(3));
+}
+
+#[test]
+fn volumes_that_a_vm_is_still_to_lose_make_no_room_for_others() {
+    let mut court = Court::furnished();
+    let mut vm = running(&mut court, "web");
+    for number in 0..VM_VOLUMES_MAX {
+        let made = small(&mut court, &format!("data{number}"));
+        court.vm(&developer(), attach(&made, &vm));
+        vm = court.vm(&developer(), detach(&made));
+    }
+    let made = small(&mut court, "more");
+    // A judge that begins from a snapshot counts the same, and other reports free none.
+    for _ in 0..2 {
+        let full = court.submit(&developer(), attach(&made, &vm));
+        assert_eq!(full, Err(RefusalCode::LimitExceeded));
+        let body = report(vm.id, vm.generation, ReportPhase::Degraded);
+        assert!(court.accept(&agent_key(1), body).len() <= 1);
+        court.judge = snapshot::copy(&court);
+    }
+    let body = report(vm.id, vm.generation, ReportPhase::Running);
+    let effects = court.accept(&agent_key(1), body);
+    assert_eq!(effects.len(), 1 + usize::from(VM_VOLUMES_MAX));
+    court.vm(&developer(), attach(&made, &vm));
 }
 
 pub(crate) fn grow(volume: &Volume, size_gib: u64) -> Body {

@@ -10,7 +10,7 @@ use dagger_payload::object::{Account, AccountKey, Effect, Grant};
 use dagger_payload::refusal::RefusalCode;
 
 use super::kinds::{Kind, of_kind};
-use super::members::{is_member_key, is_proposed_key};
+use super::members::{is_host_key, is_member_key, is_proposed_key};
 use super::people::{Person, Scene};
 use super::random::Random;
 use super::state::{Asked, Model, Ruling, require_generation};
@@ -26,7 +26,8 @@ pub(crate) const KINDS: &[Kind] = &[
 
 fn draw_grant(scene: &Scene, random: &mut Random) -> (Person, Body) {
     let ahead = random.of(&[1_000, 60_000, 10_000_000, 1_000_000_000]);
-    let key = scene.key(Person::Developer(random.index(4)));
+    let other = random.happens(50).then(|| Person::any(random));
+    let key = scene.key(other.unwrap_or(Person::Developer(random.index(4))));
     let body = AccountGrant {
         expected_generation: expected(scene, AccountId::of(&key), random),
         key,
@@ -51,7 +52,8 @@ fn judge_grant(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let old = model.account(id);
     require_generation(body.expected_generation, old.map_or(Generation(0), |old| old.generation))?;
     let is_opened = |one: &&Account| one.opened_by == operator;
-    if old.is_none() && is_proposed_key(model, &body.key) {
+    let is_taken = is_proposed_key(model, &body.key) || is_host_key(model, &body.key);
+    if old.is_none() && is_taken {
         return Err(RefusalCode::Conflict);
     }
     if old.is_none() && model.accounts.iter().filter(is_opened).count() >= 16_384 {
@@ -215,6 +217,9 @@ fn judge_remove(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
 fn judge_rotate(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     let body = of_kind!(body, AccountRotateKey);
     let (account, role) = model.signing(asked.signer)?;
+    if role != KeyRole::Owner {
+        return Err(RefusalCode::NotAuthorized);
+    }
     require_generation(body.expected_generation, account.generation)?;
     require_unused(model, account, &body.new_key)?;
     let new = AccountKey { key: body.new_key.clone(), role, cause: asked.cause };

@@ -5,6 +5,7 @@
 
 mod accounts;
 mod boot;
+mod changes;
 mod door;
 mod eviction;
 mod history;
@@ -63,7 +64,7 @@ fn random_payloads_are_judged_as_a_slow_model_of_the_rules_judges_them() {
     assert_eq!(lack(&run), None);
 }
 
-/// How many payloads were refused because too much was looked at.
+/// How many payloads were refused because too much was looked at, or written anew.
 fn full(run: &Run) -> u64 {
     let full = run.verdicts.iter().filter(|((_, verdict), _)| verdict == "commit_full");
     full.map(|(_, count)| count).sum()
@@ -107,6 +108,20 @@ fn where_little_may_be_looked_at_payloads_are_refused_and_offers_wait_as_in_the_
         let (judged, full, waited) = (run.judged, full(&run), run.waited);
         println!("{max:?}: of {judged} {full} refused, {waited} times an offer waited");
         assert!(!lacks(&run), "DAGGER_FIRST_SEED={seed}");
+    }
+}
+
+#[test]
+fn where_little_may_be_written_anew_payloads_are_refused_as_in_the_model() {
+    let seed = number("DAGGER_FIRST_SEED").unwrap_or(1_796_070_000);
+    for bytes_max in [1, 600, 1_000] {
+        let mut run = Run::new(seed, Signing::Sample).rewriting(bytes_max);
+        while run.judged < FEW_PAYLOADS || (full(&run) == 0 && run.judged < LONGER * FEW_PAYLOADS) {
+            let _ = run.commit();
+        }
+        let (judged, full) = (run.judged, full(&run));
+        println!("{bytes_max}: of {judged} {full} refused");
+        assert!(full > 0, "DAGGER_FIRST_SEED={seed}");
     }
 }
 

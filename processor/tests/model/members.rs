@@ -254,13 +254,18 @@ pub(crate) fn is_member_key(model: &Model, key: &PublicKey) -> bool {
 }
 
 fn is_present_key(model: &Model, key: &PublicKey) -> bool {
+    let signs = |own: &Operator| is_present(own) && own.key == *key;
+    let is_operators = model.operators.iter().any(|own| own.first_key == *key || signs(own));
+    is_operators || is_host_key(model, key)
+}
+
+/// A key with which a host signs, or one that was or is to be a ledger's.
+pub(crate) fn is_host_key(model: &Model, key: &PublicKey) -> bool {
     let coming = model.proposals.iter().any(|proposal| match &proposal.change {
         Change::LedgerKey { key: coming, .. } => coming == key,
         _ => false,
     });
-    let signs = |own: &Operator| is_present(own) && own.key == *key;
     coming
-        || model.operators.iter().any(|own| own.first_key == *key || signs(own))
         || model.seats.iter().any(|seat| seat.ledger_key == *key)
         || model.host_of_agent(key).is_some()
 }
@@ -287,10 +292,8 @@ fn executed(model: &Model, asked: &Asked<'_>, proposal: &Proposal) -> Ruling {
     match &proposal.change {
         Change::AddOperator { name, key } => {
             let before = model.operators.iter().find(|old| old.first_key == *key);
-            if before.is_some_and(is_present)
-                || before.is_none() && is_present_key(model, key)
-                || is_account_key(model, key)
-            {
+            let is_used = is_present_key(model, key) || is_account_key(model, key);
+            if before.is_some_and(is_present) || before.is_none() && is_used {
                 return Err(RefusalCode::Conflict);
             }
             require_name(model, key, name)?;

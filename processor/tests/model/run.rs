@@ -19,6 +19,7 @@ use dagger_payload::volume::VolumeDisk;
 use dagger_processor::judge::{Judge, LooksMax};
 use dagger_processor::verify::{Verified, verify};
 
+use super::changes;
 use super::door;
 use super::eviction::{leaving, lose};
 use super::kinds;
@@ -109,6 +110,12 @@ impl Run {
         Self { judge: self.judge.looking_at(max), ..self }
     }
 
+    /// The same, where only so much may be written anew with a commit.
+    pub(crate) fn rewriting(mut self, bytes_max: usize) -> Self {
+        self.scene.model.rewritten.bytes_max = bytes_max;
+        Self { judge: self.judge.rewriting(bytes_max), ..self }
+    }
+
     /// One commit, judged twice.
     pub(crate) fn commit(&mut self) -> (OrderedCommit, CommitEnd) {
         self.pass_time();
@@ -148,7 +155,9 @@ impl Run {
         if self.random.happens(10) {
             let cluster = self.scene.model.cluster;
             if let Some(reborn) = door::reborn(&self.judge, genesis(), cluster) {
-                self.judge = reborn.looking_at(self.scene.model.looked.max);
+                let model = &self.scene.model;
+                self.judge =
+                    reborn.looking_at(model.looked.max).rewriting(model.rewritten.bytes_max);
                 self.reborn += 1;
             }
         }
@@ -232,6 +241,7 @@ impl Run {
         let model = &mut self.scene.model;
         model.observe(commit);
         model.looked.begin();
+        model.rewritten.begin();
         if !commit.payloads.is_empty() {
             let mut expired: Vec<_> = model
                 .remembered
@@ -290,6 +300,7 @@ fn judge_payload(model: &mut Model, verified: &Verified, release: &Release) -> R
     if model.remembered.contains_key(&digest) {
         return Err(RefusalCode::Duplicate);
     }
+    changes::require(model, &payload.signer)?;
     if payload.cluster != model.cluster {
         return Err(RefusalCode::ClusterWrong);
     }
@@ -320,6 +331,7 @@ fn judge_payload(model: &mut Model, verified: &Verified, release: &Release) -> R
         return Err(RefusalCode::TooManyRemembered);
     }
     model.remembered.insert(digest, Judgement { position, not_after, refused, author });
+    ruling.iter().for_each(|effects| changes::count(model, &payload.signer, effects));
     ruling
 }
 
@@ -345,7 +357,7 @@ fn has_room(model: &Model, (key, author): (&PublicKey, &Author), is_refused: boo
 }
 
 /// Whose accounts, or whose hosts, an author is one of.
-fn answered_for(model: &Model, author: &Author) -> Option<(bool, OperatorId)> {
+pub(crate) fn answered_for(model: &Model, author: &Author) -> Option<(bool, OperatorId)> {
     match author {
         Author::Account(id) => Some((true, model.account(*id)?.opened_by)),
         Author::Host(id) => Some((false, model.host(*id)?.operator)),

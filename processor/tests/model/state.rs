@@ -23,6 +23,7 @@ use dagger_payload::state_tree::{Author, Judgement};
 use dagger_payload::usage::PastUsage;
 use dagger_payload::volume::{Volume, VolumeState};
 
+use super::changes::Rewritten;
 use super::looks::Looked;
 use super::members::is_present;
 use super::snapshots;
@@ -71,6 +72,8 @@ pub(crate) struct Model {
     pub(crate) remembered: BTreeMap<PayloadDigest, Judgement>,
     /// What the commit in hand has looked at.
     pub(crate) looked: Looked,
+    /// What the commit in hand has written anew.
+    pub(crate) rewritten: Rewritten,
     /// For each host the index of the address after the one that was given last.
     pub(crate) cursors: BTreeMap<HostId, u32>,
     /// What the order shows of the voters of an epoch.
@@ -133,6 +136,7 @@ impl Model {
             past_usage: Vec::new(),
             remembered: BTreeMap::new(),
             looked: Looked::default(),
+            rewritten: Rewritten::default(),
             cursors: BTreeMap::new(),
             activity: (Epoch(0), genesis.committee().authors().map(quiet).collect()),
             history: HistoryHash::ZERO,

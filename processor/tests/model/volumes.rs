@@ -253,6 +253,10 @@ fn judge_attach(model: &Model, asked: &Asked<'_>, body: &Body) -> Ruling {
     }
     let taken: Vec<u8> = vm.volumes.iter().map(|used| used.slot).collect();
     let slot = (0..8).find(|slot| !taken.contains(slot)).ok_or(RefusalCode::LimitExceeded)?;
+    // Those, too, that its host has not said it lost.
+    if model.volumes.iter().filter(|other| other.used_by.vm() == Some(vm.id)).count() >= 8 {
+        return Err(RefusalCode::LimitExceeded);
+    }
     vm.volumes.push(VmVolume { volume: volume.id, slot, size_gib: volume.size_gib });
     volume.used_by = VolumeUse::Attached { vm: vm.id };
     given(vm, volume, asked)

@@ -18,13 +18,14 @@ use crate::signer::read_public_key;
 pub(crate) const EXAMPLES: &str = "\
 Examples:
   ssh-keygen -t ed25519 -f new_key
-  # Signed with the old key, which then signs no more
+  # Signed with an owner's old key, which then signs no more
   daggerctl account key rotate new_key.pub
   daggerctl account key add colleague.pub --role operate
   daggerctl account key remove colleague.pub
 
 Roles: owner (everything), operate (everything but keys), read (look, and
-change nothing). One key stays owner. A request that was signed with an old
+change nothing). One key stays owner. Only an owner's key is rotated; an owner
+replaces any other one: he adds the new key and removes the old. A request that was signed with an old
 key and gets its place in the order after the change is refused.";
 
 /// The group's commands.
@@ -34,7 +35,7 @@ pub(crate) enum KeyCommand {
     Add(KeyChange<AddArguments>),
     /// Let a key sign for your account no more
     Remove(KeyChange<RemoveArguments>),
-    /// Put a new key in the place of the one that signs this
+    /// Put a new key in the place of the owner's that signs this
     Rotate(KeyChange<RotateArguments>),
 }
 

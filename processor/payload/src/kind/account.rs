@@ -86,7 +86,8 @@ pub struct AccountRemoveKey {
     pub expected_generation: Option<Generation>,
 }
 
-/// `account.rotate_key`, signed with the old key: the new one takes its place and role at once.
+/// `account.rotate_key`, signed with an owner's old key: the new one takes its place at once. A key
+/// with another role is replaced by an owner, who adds one and removes one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AccountRotateKey {

@@ -283,7 +283,7 @@ impl State {
             operator_keys: _,
             agent_keys: _,
             departed: _,
-            images_of: _,
+            offered: _,
             volume_names: _,
             snapshots: _,
             volumes_used_by: _,
