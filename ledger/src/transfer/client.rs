@@ -206,12 +206,16 @@ impl Client {
         let name = self.name(peer);
         let (commit, bytes) = (head.end.index, head.bytes);
         tracing::info!(%name, %commit, bytes, "a peer's snapshot is fetched");
-        let frontier = self.frontier_of(peer, &head).await?;
+        let mut frontier = self.frontier_of(peer, &head).await?;
         let walked = self.walk(peer, frontier.epoch(FIRST_EPOCH)).await?;
         if !same_beginning(frontier.handover.as_ref(), walked.began.as_ref()) {
             return Err(TransferError::OtherEpoch);
         }
-        let Walked { of_commit, newest, .. } = walked;
+        let Walked { of_commit, began, newest } = walked;
+        // Nobody has checked the headers that the peer shows, and others name none.
+        if let (Some(claimed), Some(checked)) = (&mut frontier.handover, began) {
+            claimed.headers = checked.headers;
+        }
         let read = |signed: &SignedHeader| {
             let read = signed.verify(|author| of_commit.key(author));
             read.ok().map(|(header, _)| header)
@@ -560,9 +564,10 @@ struct Walked {
     newest: Walk,
 }
 
-/// Whether both say the same of how an epoch began; which headers they show is their own business.
+/// Whether both say the same of how an epoch began, as far as its certificate goes: ledger time is
+/// under no signature, and that of the walk is one peer's word for ever. The frontier's is agreed on.
 fn same_beginning(one: Option<&Handover>, other: Option<&Handover>) -> bool {
-    let said = |handover: &Handover| (handover.epoch, handover.committee, handover.founding);
+    let said = |handover: &Handover| (handover.epoch, handover.committee, handover.founding.end);
     one.map(said) == other.map(said)
 }
 
