@@ -19,7 +19,7 @@ use super::records::{
     EventKey, OWN_LAST_KEY, Records, handover_change, highest_key, index_key, judged_change,
     open_encoded, put_encoded,
 };
-use super::snapshots::{evidence_change, head_change};
+use super::snapshots::{Kept, Source, whole_changes};
 use super::{Change, Direction, StoreError, Table};
 use crate::driver::start::{FIRST_EPOCH, recent_commits};
 
@@ -146,9 +146,9 @@ impl Records {
         let left = self.left_behind(me, frontier)?;
         let mut changes = self.frontier_changes(frontier)?;
         changes.extend(left.iter().map(|payload| pool.entry(&payload.digest(), payload)));
+        let kept = Kept { head: head.clone(), source: Source::Fetched };
+        changes.extend(whole_changes(&kept, &offer.evidence));
         changes.extend([
-            head_change(head),
-            evidence_change(head.made_after, &offer.evidence),
             judged_change(end),
             began_change(end.index),
             pruned_change(&lacking.max(self.pruned()?)),

@@ -31,6 +31,7 @@ use crate::limits::{
     SNAPSHOT_WRITE_BYTES, TRANSFER_REST, frontier_bytes_max,
 };
 use crate::link::Links;
+use crate::store::snapshots::SnapshotKey;
 use crate::store::{Change, StoreError, chain, past, snapshots};
 
 /// Why a transfer ended early.
@@ -444,7 +445,8 @@ impl Client {
                 match self.chunk(peer, head.made_after, number).await {
                     Ok(Some(chunk)) => {
                         bytes += chunk.len();
-                        changes.push(snapshots::chunk_change(head.made_after, number, &chunk));
+                        let of = SnapshotKey::fetched(head.made_after);
+                        changes.push(snapshots::chunk_change(of, number, &chunk));
                     }
                     Ok(None) => {}
                     Err(error) => {
@@ -466,7 +468,8 @@ impl Client {
         made_after: CommitIndex,
         number: u32,
     ) -> Result<Option<Bytes>, TransferError> {
-        if self.delivery.records.snapshot_chunk_here(made_after, number)?.is_some() {
+        let of = SnapshotKey::fetched(made_after);
+        if self.delivery.records.snapshot_chunk(of, number)?.is_some() {
             return Ok(None);
         }
         let chunk = self.ask(peer, Part::Chunk { made_after, number }).await?;
@@ -536,12 +539,13 @@ impl Client {
         }
     }
 
-    /// Takes away all that was fetched: who sent one false part is believed in none. What the own
-    /// judge has made since stays.
+    /// Takes away all that was fetched: who sent one false part is believed in none. What counts
+    /// already stays.
     async fn forget(&self, head: &SnapshotHead) -> Result<(), TransferError> {
         let records = &self.delivery.records;
-        if records.snapshots()?.iter().all(|own| own.made_after != head.made_after) {
-            let changes = records.chunk_removals(head.made_after)?;
+        let of = SnapshotKey::fetched(head.made_after);
+        if records.snapshots()?.iter().all(|kept| kept.key() != of) {
+            let changes = records.chunk_removals(of)?;
             self.delivery.writer.store(changes).await?;
         }
         loop {
