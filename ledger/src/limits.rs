@@ -14,7 +14,7 @@ use dagger_payload::limits::{
 pub const HANDSHAKE_WAIT_MAX: Duration = Duration::from_secs(5);
 /// From the first byte of a frame to its last.
 pub const FRAME_WAIT_MAX: Duration = Duration::from_secs(10);
-/// How long one write to a peer may make no progress before the link is given up.
+/// How long a peer may take to take one frame before the link is given up.
 pub const SEND_WAIT_MAX: Duration = Duration::from_secs(15);
 /// Connections that are not yet authenticated, from all addresses.
 pub const HANDSHAKES_MAX: usize = 64;
@@ -89,8 +89,9 @@ pub const SCAN_WHOLE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 pub const SCAN_MESSAGE_BYTES_MAX: u64 = 4096;
 /// Damaged stores that stand aside.
 pub const DAMAGED_STORES_MAX: usize = 2;
-/// Read transactions at a time.
-pub const STORE_READERS_MAX: u32 = 512;
+/// Read transactions at a time: more than there are threads, 512 that may block and those that may
+/// not, for each of them may read.
+pub const STORE_READERS_MAX: u32 = 1024;
 /// Records that are read from the store in one go.
 pub const STORE_PAGE_RECORDS: usize = 256;
 
@@ -174,6 +175,8 @@ pub const STORED_BYTES_PER_PEER_MAX: usize = 2 * FRAME_BYTES_MAX;
 pub const STORED_OF_OTHERS_BYTES_MAX: usize = 128 * FRAME_BYTES_MAX;
 /// Reads, for all peers together, of what is put together from many records or may be large.
 pub const LARGE_READS_MAX: usize = 2;
+/// Those of them that only peers that vote may have.
+pub const LARGE_READS_OF_VOTERS: usize = 1;
 /// Frames that are written to a link before it is flushed.
 pub const SEND_FRAMES_PER_FLUSH: usize = 64;
 /// Newest commits that are kept in memory for the judge.
@@ -212,7 +215,8 @@ pub const FORWARD_LOOK_EVERY: Duration = Duration::from_secs(10);
 pub const RECEIPTS_WAITING_MAX: usize = 1024;
 /// Payloads that peers handed over and that wait for the door, of all peers.
 pub const HANDED_WAITING_MAX: usize = 1024;
-/// The same, of one peer; more are dropped, and their sender asks another member.
+/// The same, of one peer, or its equal share where that is less; more are dropped, and their sender
+/// asks another member.
 pub const HANDED_WAITING_PER_PEER_MAX: usize = FORWARDS_UNANSWERED_PER_MEMBER_MAX;
 /// Payloads of one peer that were taken here and are not ordered.
 pub const HANDED_UNORDERED_PER_PEER_MAX: usize = 4096;

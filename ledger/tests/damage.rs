@@ -15,7 +15,7 @@ use common::{Cluster, Host};
 use dagger_bus::ledger::{Answer, LedgerStatus, Unavailable};
 use dagger_ledger::store::lmdb::LmdbStore;
 use dagger_ledger::store::records::{EventKey, Records};
-use dagger_ledger::store::snapshots::chunk_change;
+use dagger_ledger::store::snapshots::{SnapshotKey, chunk_change};
 use dagger_ledger::store::{Store, StoreError};
 use dagger_payload::id::{AuthorIndex, CommitIndex, Epoch, EventDigest, PayloadDigest, Round};
 
@@ -273,7 +273,7 @@ fn fill(host: &Host) {
     // To the last page: not even a small record fits then.
     while bytes >= 64 {
         let chunk = bytes::Bytes::from(vec![0x5a; bytes]);
-        let change = chunk_change(CommitIndex(u64::MAX - 1), number, &chunk);
+        let change = chunk_change(SnapshotKey::own(CommitIndex(u64::MAX - 1)), number, &chunk);
         match store.commit(&[change]) {
             Ok(()) => number += 1,
             Err(StoreError::Full(_)) => bytes /= 2,

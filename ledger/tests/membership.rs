@@ -183,7 +183,6 @@ async fn a_host_with_another_key_is_another_member_and_keeps_its_history() {
     let text = std::fs::read_to_string(&path).expect("reads");
     std::fs::write(&path, format!("roster = \"roster.json\"\n{text}")).expect("writes");
     last.write_roster(&cluster.hosts[0].judge.roster());
-    cluster.later.insert(4, 60);
     cluster.hosts[3].start();
     let status = cluster.hosts[3].until(in_epoch(1)).await;
     assert_eq!(status.author, AuthorIndex(4));

@@ -4,6 +4,10 @@
 mod common;
 
 use common::{Cluster, Host};
+use dagger_ledger::store::Store;
+use dagger_ledger::store::lmdb::LmdbStore;
+use dagger_ledger::store::records::Records;
+use dagger_ledger::store::snapshots::SnapshotKey;
 use dagger_payload::id::{CommitIndex, PayloadDigest};
 
 /// Bytes of one payload; a snapshot is asked for every few mebibytes.
@@ -72,4 +76,28 @@ async fn a_judge_that_refuses_its_snapshot_judges_the_history_again() {
     let stream = host.read(&digests, |_| true).await;
     assert_eq!(stream.seen.anchor, None);
     assert!(host.log().contains("the processor refuses the snapshot"), "{}", host.log());
+}
+
+/// Takes the last chunk of a stopped host's newest snapshot away.
+fn lose_chunk(host: &Host) {
+    let directory = host.directory.join("state/store");
+    let store = std::sync::Arc::new(LmdbStore::open(&directory, 16 << 30).expect("opens"));
+    let records = Records::new(store.clone());
+    let head = records.newest_offer().expect("reads").expect("it has one").head;
+    let removals = records.chunk_removals(SnapshotKey::own(head.made_after)).expect("reads");
+    store.commit(&removals[removals.len() - 1..]).expect("commits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_snapshot_that_lacks_a_chunk_is_forgotten_and_the_store_is_not_taken_for_damaged() {
+    let mut cluster = Cluster::start(1).await;
+    let host = &mut cluster.hosts[0];
+    let (digests, _) = fill(host, "payload", CommitIndex(0)).await;
+    host.stop();
+    lose_chunk(host);
+    host.judge.restart().await;
+    host.start();
+    let stream = host.read(&digests, |_| true).await;
+    assert_eq!(stream.seen.anchor, None);
+    assert!(host.log().contains("the snapshot lacks a chunk"), "{}", host.log());
 }

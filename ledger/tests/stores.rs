@@ -273,3 +273,28 @@ fn a_whole_file_passes_and_a_flip_in_the_header_of_a_used_page_does_not() {
     // Of one page all flips are found, or none.
     assert_eq!((found % 14, unused % 14), (0, 0), "{found} found, {unused} not");
 }
+
+/// Reads within a read within a read, so many in all.
+fn read_within(store: &LmdbStore, depth: usize) {
+    let mut seen = false;
+    let mut look = |_: &[u8], _: &[u8]| {
+        seen = true;
+        if depth > 1 {
+            read_within(store, depth - 1);
+        }
+        std::ops::ControlFlow::Break(())
+    };
+    store.visit(Table::Meta, &[], &mut look).expect("there is a place for one more reader");
+    assert!(seen);
+}
+
+#[test]
+fn every_thread_of_the_runtime_may_read_at_the_same_time() {
+    // As many as tokio has that may block, and more workers than a host has cores.
+    const THREADS: usize = 512 + 256;
+    let directory = tempfile::tempdir().expect("a directory");
+    let store = LmdbStore::open(directory.path(), 1 << 30).expect("opens");
+    let (key, value) = (b"key".to_vec(), b"value".to_vec());
+    store.commit(&[Change::Put { table: Table::Meta, key, value }]).expect("commits");
+    read_within(&store, THREADS);
+}

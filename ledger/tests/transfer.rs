@@ -18,8 +18,8 @@ use dagger_ledger::store::Store;
 use dagger_ledger::store::chain::fetched_change;
 use dagger_ledger::store::lmdb::LmdbStore;
 use dagger_ledger::store::pool::Pool;
-use dagger_ledger::store::records::{self, EventKey, Recorder, Records};
-use dagger_ledger::store::snapshots::{chunk_change, head_change};
+use dagger_ledger::store::records::{self, EventKey, Recorder, Records, handover_change};
+use dagger_ledger::store::snapshots::{Kept, SnapshotKey, Source, chunk_change, head_change};
 use dagger_ledger::transfer::Piece;
 use dagger_ledger_core::Record;
 use dagger_payload::codec;
@@ -199,7 +199,7 @@ fn lose_chunks(host: &Host) {
     let (store, records) = open(host);
     let offer = records.newest_offer().expect("reads").expect("it has one");
     assert!(offer.head.chunks > 5, "{:?}", offer.head);
-    let removals = records.chunk_removals(offer.head.made_after).expect("reads");
+    let removals = records.chunk_removals(SnapshotKey::own(offer.head.made_after)).expect("reads");
     store.commit(&removals[4..]).expect("commits");
 }
 
@@ -207,10 +207,10 @@ fn lose_chunks(host: &Host) {
 fn falsify(host: &Host) {
     let (store, records) = open(host);
     let offer = records.newest_offer().expect("reads").expect("it has one");
-    let commit = offer.head.made_after;
-    let chunk = records.snapshot_chunk(commit, 1).expect("reads");
+    let own = SnapshotKey::own(offer.head.made_after);
+    let chunk = records.snapshot_chunk(own, 1).expect("reads").expect("it has it");
     let other: Bytes = chunk.iter().map(|byte| byte ^ 1).collect();
-    store.commit(&[chunk_change(commit, 1, &other)]).expect("commits");
+    store.commit(&[chunk_change(own, 1, &other)]).expect("commits");
 }
 
 /// Changes what no header attests of the commit of a stopped host's newest snapshot.
@@ -254,14 +254,14 @@ fn swell(host: &Host) {
     let chunk = Bytes::from(vec![7; 2 * SNAPSHOT_CHUNK_BYTES_MAX]);
     let bytes = u64::try_from(chunk.len()).expect("fits");
     let chunks = u32::try_from((SMALL_MAP_GIB << 30) / bytes).expect("fits") + 100;
-    let commit = offer.head.made_after;
+    let own = SnapshotKey::own(offer.head.made_after);
     let numbers: Vec<_> = (0..chunks).collect();
     for some in numbers.chunks(64) {
-        let changes = some.iter().map(|number| chunk_change(commit, *number, &chunk));
+        let changes = some.iter().map(|number| chunk_change(own, *number, &chunk));
         store.commit(&changes.collect::<Vec<_>>()).expect("commits");
     }
     let head = SnapshotHead { chunks, ..offer.head };
-    store.commit(&[head_change(&head)]).expect("commits");
+    store.commit(&[head_change(&Kept { head, source: Source::Own })]).expect("commits");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -417,4 +417,58 @@ async fn a_host_from_outside_the_genesis_begins_from_a_snapshot_in_a_later_epoch
     let theirs = cluster.hosts[0].read(&digests, |_| true).await;
     let own = cluster.hosts[4].read(&digests, |seen| seen.anchor.is_some()).await;
     assert_same_order(&own.seen, &theirs.seen);
+}
+
+/// A cluster in its second epoch whose last host has lost everything and finds two peers up, the
+/// first of which was changed so; and what was ordered.
+async fn begin_again_in_a_later_epoch(damage: fn(&Host)) -> (Cluster, Vec<PayloadDigest>) {
+    let mut cluster = pruning_cluster().await;
+    let mut digests = vec![cluster.hosts[0].submitted("members 0 1 2 3").await];
+    until_epoch(&cluster.hosts, 1).await;
+    cluster.hosts[3].kill();
+    fill(&cluster, &mut digests).await;
+    for host in &mut cluster.hosts[..3] {
+        host.stop();
+    }
+    damage(&cluster.hosts[0]);
+    wipe_the_last(&mut cluster).await;
+    for index in [0, 1, 3] {
+        cluster.hosts[index].start();
+    }
+    cluster.hosts[3].until_log(|log| log.contains("begun from a peer's snapshot")).await;
+    cluster.hosts[2].start();
+    (cluster, digests)
+}
+
+/// Shows how the epoch began as it was, but not in the frontier: there its headers certify nothing.
+fn falsify_frontier_headers(host: &Host) {
+    let (store, records) = open(host);
+    let beginning = records.beginning_of(Epoch(1)).expect("reads").expect("it was there");
+    let mut handover = beginning.handover.clone();
+    handover.headers.truncate(1);
+    let changes = [fetched_change(beginning), handover_change(&handover)];
+    store.commit(&changes).expect("commits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_a_frontier_brings_is_never_shown_to_anybody_unchecked() {
+    let (cluster, mut digests) = begin_again_in_a_later_epoch(falsify_frontier_headers).await;
+    let begun = "a peer's snapshot is fetched";
+    assert_eq!(cluster.hosts[3].log().matches(begun).count(), 1, "the first one asked is used");
+    assert_goes_on(&cluster, &mut digests).await;
+}
+
+/// Shows a true certificate with a false ledger time, which nobody has signed.
+fn falsify_ledger_time(host: &Host) {
+    let (store, records) = open(host);
+    let mut beginning = records.beginning_of(Epoch(1)).expect("reads").expect("it was there");
+    beginning.handover.founding.ledger_time.0 += 1;
+    store.commit(&[fetched_change(beginning)]).expect("commits");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_false_ledger_time_beside_a_true_certificate_keeps_nobody_out() {
+    let (cluster, mut digests) = begin_again_in_a_later_epoch(falsify_ledger_time).await;
+    assert!(!cluster.hosts[3].log().contains("its epoch began otherwise"));
+    assert_goes_on(&cluster, &mut digests).await;
 }

@@ -17,6 +17,7 @@ use crate::limits::STORE_PAGE_RELEASES;
 use crate::store::StoreError;
 use crate::store::records::{self, Records};
 use crate::store::seats::roster_change;
+use crate::store::snapshots::{Kept, Source};
 use crate::transfer::{Fetched, Outcome};
 
 /// Lets store, core and readers go on from a snapshot that the processor has begun with.
@@ -48,7 +49,7 @@ pub(super) async fn settle(
     changes.push(roster_change(&opened.roster));
     delivery.seats.take(opened.roster.clone())?;
     delivery.writer.store(changes).await?;
-    delivery.snapshots.add(offer.head.clone());
+    delivery.snapshots.add(Kept { head: offer.head.clone(), source: Source::Fetched });
     delivery.commits.begin_after(end.index);
     delivery.evidence.began(&end);
     let frontier = Box::new(frontier.clone());
@@ -87,8 +88,12 @@ async fn take_past(delivery: &Delivery, through: CommitIndex) -> Result<(), Deli
     }
 }
 
-/// Lets the payloads of the fetched releases be found, and forgets those that waited here.
-async fn note_places(delivery: &Delivery, through: CommitIndex) -> Result<(), DeliveryError> {
+/// Lets the payloads of stored releases up to a commit be found whose places were not noted yet,
+/// and forgets those that waited here.
+pub(super) async fn note_places(
+    delivery: &Delivery,
+    through: CommitIndex,
+) -> Result<(), DeliveryError> {
     let mut after = delivery.places.noted();
     loop {
         let page = delivery.records.releases(after, through, STORE_PAGE_RELEASES)?;

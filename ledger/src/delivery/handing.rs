@@ -42,11 +42,18 @@ pub fn hands() -> (Hands, mpsc::Receiver<Handed>) {
 
 impl Hands {
     /// Takes in what a linked peer hands over. More than it may is dropped; it asks another member.
+    /// All who ever handed anything over have equal shares, also who found no room yet.
     pub fn take(&mut self, from: AuthorIndex, payload: SignedPayload) {
         let of_peer = self.peers.entry(from);
         let of_peer =
             of_peer.or_insert_with(|| Arc::new(Semaphore::new(HANDED_WAITING_PER_PEER_MAX)));
-        if let Ok(permit) = of_peer.clone().try_acquire_owned() {
+        let of_peer = of_peer.clone();
+        let share = HANDED_WAITING_MAX / self.peers.len();
+        let waiting = HANDED_WAITING_PER_PEER_MAX - of_peer.available_permits();
+        if waiting >= share.max(1) {
+            return;
+        }
+        if let Ok(permit) = of_peer.try_acquire_owned() {
             let _ = self.handed.try_send(Handed { from, payload, _permit: permit });
         }
     }
@@ -136,6 +143,28 @@ mod tests {
 
     use super::super::submissions::Owner;
     use super::*;
+
+    #[test]
+    fn a_peer_that_comes_when_others_have_all_places_gets_its_share_of_those_that_become_free() {
+        let (mut hands, mut handed) = hands();
+        let (signature_kind, signature) = (SignatureKind::SshEd25519, Signature([3; 64]));
+        let payload = SignedPayload { signature_kind, signature, bytes: "{}".into() };
+        let mut hand = |peer: usize| {
+            let author = AuthorIndex(u16::try_from(peer).expect("few"));
+            for _ in 0..HANDED_WAITING_PER_PEER_MAX {
+                hands.take(author, payload.clone());
+            }
+        };
+        let peers = HANDED_WAITING_MAX / HANDED_WAITING_PER_PEER_MAX;
+        (0..=peers).for_each(&mut hand);
+        let late = AuthorIndex(u16::try_from(peers).expect("few"));
+        let mut all = std::iter::from_fn(|| handed.try_recv().ok());
+        assert!(all.by_ref().take(HANDED_WAITING_MAX / 2).all(|each| each.from != late));
+        // Who had places asks for more first.
+        (0..=peers).for_each(&mut hand);
+        let of_late = all.filter(|each| each.from == late).count();
+        assert!(of_late >= HANDED_WAITING_MAX / (peers + 1), "{of_late}");
+    }
 
     #[test]
     fn what_is_ordered_makes_room_for_more_of_the_same_peer() {

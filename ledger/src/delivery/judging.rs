@@ -14,7 +14,6 @@ use dagger_bus::limits::{JUDGED_KEPT_MAX, OPEN_WAIT_MAX};
 use dagger_bus::{BusError, Connection};
 use dagger_payload::event::CommitEnd;
 use dagger_payload::id::CommitIndex;
-use dagger_payload::snapshot::SnapshotHead;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 
@@ -24,6 +23,7 @@ use crate::exit::in_words;
 use crate::limits::{PROCESSOR_WAIT_MAX, PROCESSOR_WAIT_MIN};
 use crate::store::pruning::Pruned;
 use crate::store::records;
+use crate::store::snapshots::{Kept, Source};
 use crate::transfer::{Fetched, Outcome};
 
 /// Opens a conversation with the processor.
@@ -87,18 +87,20 @@ enum How {
     /// With a new one, from the founding.
     Anew,
     /// With a new one, from a snapshot.
-    From(SnapshotHead),
+    From(Kept),
     /// With a new one, from another host's snapshot.
     Fetched(Box<Fetched>),
 }
 
 impl How {
     /// The snapshot.
-    fn head(&self) -> Option<&SnapshotHead> {
+    fn snapshot(&self) -> Option<Kept> {
         match self {
             Self::AsItStands | Self::Anew => None,
-            Self::From(head) => Some(head),
-            Self::Fetched(fetched) => Some(&fetched.offer.head),
+            Self::From(kept) => Some(kept.clone()),
+            Self::Fetched(fetched) => {
+                Some(Kept { head: fetched.offer.head.clone(), source: Source::Fetched })
+            }
         }
     }
 }
@@ -134,7 +136,7 @@ pub async fn run(
                     return;
                 }
                 tracing::info!(
-                    from = newest.as_ref().map_or(0, |head| head.end.index.0),
+                    from = newest.as_ref().map_or(0, |kept| kept.head.end.index.0),
                     "the processor begins a new life"
                 );
                 how = newest.map_or(How::Anew, How::From);
@@ -182,9 +184,9 @@ async fn serve(
         How::From(_) | How::Fetched(_) => Purpose::JudgementFrom,
     };
     let (mut connection, mut opened) = open(delivery, socket, purpose).await?;
-    if let Some(head) = how.head() {
+    if let Some(kept) = how.snapshot() {
         learn_founding(delivery, &opened, founding).await?;
-        let begun = snapshots::hand_in(delivery, &mut connection, head).await?;
+        let begun = snapshots::hand_in(delivery, &mut connection, &kept).await?;
         let refused = begun.is_none();
         opened = begun.unwrap_or(opened);
         if let How::Fetched(fetched) = how {
@@ -222,8 +224,8 @@ async fn serve(
 /// Compares the processor's life with the store: up to where all its answers are here.
 fn stands(delivery: &Delivery, opened: &Opened, how: &How) -> Result<Standing, DeliveryError> {
     let judged = opened.judged.index;
-    let through = match (how.head(), delivery.records.released()?) {
-        (Some(head), _) if head.end.index == judged => judged,
+    let through = match (how.snapshot(), delivery.records.released()?) {
+        (Some(kept), _) if kept.head.end.index == judged => judged,
         (_, Some(stored)) if stored.seal_key == opened.seal_key => stored.through,
         _ => CommitIndex(0),
     };

@@ -23,7 +23,7 @@ use dagger_payload::snapshot::SealedAnchor;
 use futures_util::FutureExt;
 use tokio::sync::{Semaphore, mpsc};
 
-use super::{Delivery, DeliveryError, Released, snapshots};
+use super::{Delivery, DeliveryError, Released, beginning, snapshots};
 use crate::limits::{JUDGING_WINDOW, UNMARKED_COMMITS_MAX};
 use crate::store::records::{self, OrderedAt};
 use crate::store::seats::roster_change;
@@ -138,6 +138,9 @@ impl Session {
     /// Tells store, core and streams where this life stands.
     pub(super) async fn begin(&self) -> Result<(), DeliveryError> {
         let delivery = &self.delivery;
+        // A session may end while its last releases become durable: the mark is beyond them then,
+        // and nobody judges them again.
+        beginning::note_places(delivery, self.last.index).await?;
         let known = delivery.records.released()?;
         if known.is_none_or(|known| known.seal_key != self.seal_key) {
             // Places are read from releases up to the mark, which goes back now.
@@ -419,5 +422,153 @@ async fn send_all(
         let commit = OrderedCommit::clone(&commit);
         sender.send(&Judge { commit, then }).await?;
         next = next.next();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
+    use dagger_payload::id::{AuthorIndex, ClusterId, Position, PrefixHash, StateRoot};
+    use dagger_payload::key::{SecretKey, Signature};
+    use dagger_payload::payload::{SignatureKind, SignedPayload};
+    use dagger_payload::release::{CommitRelease, OrderedPayload, Release};
+    use tokio::sync::watch;
+
+    use super::super::evidence::Evidence;
+    use super::super::places::Places;
+    use super::super::{Admissions, Snapshots};
+    use super::*;
+    use crate::configuration::Retention;
+    use crate::driver::commits::Commits;
+    use crate::seats::Seats;
+    use crate::store::Store;
+    use crate::store::memory::MemoryStore;
+    use crate::store::pool::Pool;
+    use crate::store::records::{InstanceId, Records, Released};
+    use crate::store::witness::Witness;
+    use crate::store::writer;
+
+    fn key(byte: u8) -> SecretKey {
+        SecretKey::from_seed(&[byte; 32].into())
+    }
+
+    fn genesis() -> Genesis {
+        let name = |text: &str| text.parse().expect("a name");
+        let host = GenesisHost {
+            name: name("host1"),
+            operator: name("op1"),
+            ledger_key: key(10).public_key(),
+            address: "127.0.0.1:1".parse().expect("an address"),
+        };
+        Genesis {
+            dagger: 1,
+            nonce: "0".repeat(32),
+            name: name("test"),
+            mode: GenesisMode::Judged,
+            operators: vec![GenesisOperator { name: name("op1"), key: key(1).public_key() }],
+            hosts: vec![host],
+            collection_depth_rounds: 60,
+            handover_distance_commits: 10,
+            commit_bytes_max: None,
+        }
+    }
+
+    fn end(index: u64) -> CommitEnd {
+        CommitEnd {
+            index: CommitIndex(index),
+            position: Position(index),
+            prefix_hash: PrefixHash::ZERO,
+            state_root: StateRoot::ZERO,
+        }
+    }
+
+    fn sealed(index: u64) -> SealedRelease {
+        let (signature_kind, signature) = (SignatureKind::SshEd25519, Signature([3; 64]));
+        let payload = SignedPayload { signature_kind, signature, bytes: "{}".into() };
+        let release = Release {
+            position: Position(index),
+            digest: payload.digest(),
+            ordered: OrderedPayload { author: AuthorIndex(0), payload },
+            verdict: Verdict::Accepted,
+            effects: Vec::new(),
+        };
+        let (releases, time_effects) = (vec![release], Vec::new());
+        let (end, ledger_time) = (end(index), LedgerTime(index));
+        let release = CommitRelease { end, ledger_time, releases, time_effects };
+        SealedRelease { release, seal: Signature([1; 64]) }
+    }
+
+    /// What judging shares, over a store in memory; the core's end and the links' are gone.
+    fn delivery(store: Arc<MemoryStore>, directory: &std::path::Path) -> Arc<Delivery> {
+        let records = Records::new(store.clone());
+        let genesis = genesis();
+        let cluster = ClusterId::of(&genesis.to_bytes());
+        let roster = Roster::founding(&genesis);
+        let committee = genesis.committee();
+        let seats = Seats::new(roster, None, None, BTreeMap::new(), committee).expect("one list");
+        let (stop, _) = crate::exit::channel();
+        let (witness, _) = Witness::open(&directory.join("witness")).expect("opens");
+        let instance = InstanceId([0; 16].into());
+        let (writer, _) = writer::start(store, witness, instance, stop.clone()).expect("starts");
+        Arc::new(Delivery {
+            cluster,
+            me: AuthorIndex(0),
+            evidence: Arc::new(Evidence::new(records.clone(), committee).expect("reads")),
+            seats: Arc::new(seats),
+            commits: Arc::new(Commits::new(records.clone()).expect("reads")),
+            writer,
+            submissions: Default::default(),
+            forwarding: Default::default(),
+            recent: Default::default(),
+            snapshots: Snapshots::restore(&records).expect("reads"),
+            pool: Pool::restore(&records).expect("reads"),
+            places: Places::restore(records.clone(), genesis.mode).expect("reads"),
+            records,
+            genesis: Arc::new(genesis),
+            admissions: Admissions::open(),
+            proofs: Default::default(),
+            core: mpsc::channel(1).0,
+            status: watch::channel(None).1,
+            links: watch::channel(None).1,
+            released: watch::Sender::new(None),
+            upgrade_needed: watch::Sender::new(None),
+            retention: Retention::Forever,
+            stop,
+        })
+    }
+
+    #[tokio::test]
+    async fn a_session_that_ends_while_its_releases_become_durable_loses_no_place() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let store = Arc::new(MemoryStore::default());
+        store.commit(&[records::judged_change(&end(0))]).expect("commits");
+        let delivery = delivery(store.clone(), directory.path());
+        // As an earlier session left it to the writer, which never came to show it.
+        let (seal_key, through) = (key(5).public_key(), CommitIndex(1));
+        let released = Released { seal_key: seal_key.clone(), through };
+        let changes = [
+            records::release_change(&sealed(1)),
+            records::judged_change(&end(1)),
+            records::released_change(&released),
+        ];
+        store.commit(&changes).expect("commits");
+        let digest = sealed(1).release.releases[0].digest;
+        assert_eq!(delivery.places.find(&digest).expect("reads"), None);
+
+        let opened = Opened {
+            cluster: delivery.cluster,
+            seal_key,
+            judged: end(1),
+            next_deadline: None,
+            epoch_end: None,
+            anchor: None,
+            roster: Roster::founding(&delivery.genesis),
+        };
+        let session = Session::new(delivery.clone(), opened, through, Keeping::Releases);
+        session.expect("the same life").begin().await.expect("begins");
+        let place = delivery.places.find(&digest).expect("reads");
+        assert_eq!(place, Some(OrderedAt { position: Position(1), commit: through }));
     }
 }

@@ -366,7 +366,7 @@ fn status(delivery: &Delivery) -> Result<Answer, DeliveryError> {
         pruned_epoch: pruned.epoch,
         committee,
         epoch_end: delivery.records.epoch_end()?,
-        snapshot: delivery.snapshots.newest().map_or(CommitIndex(0), |head| head.end.index),
+        snapshot: delivery.snapshots.newest().map_or(CommitIndex(0), |kept| kept.head.end.index),
     };
     Ok(Answer::Status { status: Box::new(status) })
 }

@@ -62,11 +62,11 @@ pub(super) async fn prune(delivery: &Arc<Delivery>) -> Result<(), DeliveryError>
 /// # Errors
 /// [`StoreError`].
 pub fn may_go(records: &Records, hours: u64) -> Result<Option<Pruned>, StoreError> {
-    let heads = records.snapshots()?;
-    if heads.len() < SNAPSHOTS_KEPT || records.newest_offer()?.is_none() {
+    let whole = records.snapshots()?;
+    if whole.len() < SNAPSHOTS_KEPT || records.newest_offer()?.is_none() {
         return Ok(None);
     }
-    let oldest = heads.first().map_or(CommitIndex(0), |head| head.end.index);
+    let oldest = whole.first().map_or(CommitIndex(0), |kept| kept.head.end.index);
     let Some(limit) = older_than(records, oldest, hours)? else {
         return Ok(None);
     };
@@ -120,7 +120,7 @@ mod tests {
     use crate::store::memory::MemoryStore;
     use crate::store::pool::Pool;
     use crate::store::records::Recorder;
-    use crate::store::snapshots::{evidence_change, head_change};
+    use crate::store::snapshots::{Kept, Source, head_change, whole_changes};
 
     const HOUR_MS: u64 = 3_600_000;
 
@@ -143,14 +143,15 @@ mod tests {
         })
     }
 
-    fn head(index: u64) -> SnapshotHead {
+    fn kept(index: u64) -> Kept {
         let end = CommitEnd {
             index: CommitIndex(index),
             position: Position(0),
             prefix_hash: PrefixHash([1; 32]),
             state_root: StateRoot([2; 32]),
         };
-        SnapshotHead { end, chunks: 0, bytes: 0, made_after: CommitIndex(index) }
+        let head = SnapshotHead { end, chunks: 0, bytes: 0, made_after: CommitIndex(index) };
+        Kept { head, source: Source::Own }
     }
 
     #[test]
@@ -162,12 +163,12 @@ mod tests {
             Recorder::new(AuthorIndex(0), (Epoch(0), &[]), Pool::default()).changes_of(&commits);
         store.commit(&changes).expect("commits");
         let goes = |hours| may_go(&records, hours).expect("reads").map(|pruned| pruned.round.0);
-        store.commit(&[head_change(&head(20))]).expect("commits");
+        store.commit(&[head_change(&kept(20))]).expect("commits");
         assert_eq!(goes(0), None, "one snapshot could turn out to be unreadable");
-        store.commit(&[head_change(&head(40))]).expect("commits");
+        store.commit(&[head_change(&kept(40))]).expect("commits");
         assert_eq!(goes(0), None, "nobody else could begin here");
         let evidence = QuorumEvidence { headers: Vec::new() };
-        store.commit(&[evidence_change(CommitIndex(40), &evidence)]).expect("commits");
+        store.commit(&whole_changes(&kept(40), &evidence)).expect("commits");
         assert_eq!(goes(0), Some(20));
         assert_eq!(goes(30), Some(20));
         assert_eq!(goes(35), Some(15));

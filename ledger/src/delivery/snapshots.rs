@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use dagger_bus::connection::Receiver;
+use dagger_bus::connection::{Receiver, Sender};
 use dagger_bus::judging::{Judged, Opened, Restore, Restored, Then};
 use dagger_bus::limits::ANSWER_WAIT_MAX;
 use dagger_bus::{BusError, Connection};
@@ -23,12 +23,13 @@ use crate::limits::{
     SNAPSHOT_COMMIT_BYTES, SNAPSHOT_WORK_BYTES_MIN, SNAPSHOT_WRITE_BYTES, SNAPSHOTS_KEPT,
 };
 use crate::store::records::Records;
+use crate::store::snapshots::{Kept, SnapshotKey, Source};
 use crate::store::{StoreError, snapshots};
 
 /// What is known of this store's snapshots.
 pub struct Snapshots {
     /// Whole ones, the oldest first.
-    heads: Mutex<Vec<SnapshotHead>>,
+    whole: Mutex<Vec<Kept>>,
     /// Bytes that were ordered since the last one was asked for.
     work: AtomicU64,
 }
@@ -39,28 +40,28 @@ impl Snapshots {
     /// # Errors
     /// [`StoreError`].
     pub fn restore(records: &Records) -> Result<Self, StoreError> {
-        Ok(Self { heads: Mutex::new(records.snapshots()?), work: AtomicU64::new(0) })
+        Ok(Self { whole: Mutex::new(records.snapshots()?), work: AtomicU64::new(0) })
     }
 
-    fn heads(&self) -> MutexGuard<'_, Vec<SnapshotHead>> {
-        self.heads.lock().expect("no holder of this lock panics")
+    fn whole(&self) -> MutexGuard<'_, Vec<Kept>> {
+        self.whole.lock().expect("no holder of this lock panics")
     }
 
     /// The newest whole one.
-    pub fn newest(&self) -> Option<SnapshotHead> {
-        self.heads().last().cloned()
+    pub fn newest(&self) -> Option<Kept> {
+        self.whole().last().cloned()
     }
 
     /// A snapshot of another host counts here too; which ones are kept.
-    pub(super) fn add(&self, head: SnapshotHead) -> CommitIndex {
-        let mut heads = self.heads();
-        let commit = head.made_after;
-        heads.retain(|known| known.made_after != commit);
-        heads.push(head);
-        heads.sort_by_key(|head| head.made_after);
-        let too_many = heads.len().saturating_sub(SNAPSHOTS_KEPT);
-        heads.drain(..too_many);
-        heads.first().map_or(commit, |head| head.made_after)
+    pub(super) fn add(&self, kept: Kept) -> CommitIndex {
+        let mut whole = self.whole();
+        let commit = kept.head.made_after;
+        whole.retain(|known| known.head.made_after != commit);
+        whole.push(kept);
+        whole.sort_by_key(|kept| kept.head.made_after);
+        let too_many = whole.len().saturating_sub(SNAPSHOTS_KEPT);
+        whole.drain(..too_many);
+        whole.first().map_or(commit, |kept| kept.head.made_after)
     }
 
     /// Whether a snapshot is wanted after this commit: at a checkpoint, which all members attest,
@@ -74,7 +75,7 @@ impl Snapshots {
         let commit_bytes = if before + bytes > 0 { SNAPSHOT_COMMIT_BYTES } else { 0 };
         let work = before + bytes + commit_bytes;
         self.work.store(work, Ordering::Relaxed);
-        let last = self.heads().last().map_or(0, |head| head.bytes);
+        let last = self.whole().last().map_or(0, |kept| kept.head.bytes);
         let is_checkpoint = commit.index.0.is_multiple_of(CHECKPOINT_COMMITS);
         if !is_checkpoint || work < last.max(SNAPSHOT_WORK_BYTES_MIN) {
             return Then::Nothing;
@@ -100,7 +101,7 @@ pub(super) async fn receive(
             Judged::Chunk { bytes: chunk } if number < SNAPSHOT_CHUNKS_MAX => {
                 waiting += chunk.len();
                 bytes += u64::try_from(chunk.len()).expect("fits into 64 bits");
-                changes.push(snapshots::chunk_change(end.index, number, &chunk));
+                changes.push(snapshots::chunk_change(SnapshotKey::own(end.index), number, &chunk));
                 number += 1;
                 if waiting >= SNAPSHOT_WRITE_BYTES {
                     delivery.writer.store(std::mem::take(&mut changes)).await?;
@@ -143,13 +144,13 @@ async fn keep(delivery: &Arc<Delivery>, head: SnapshotHead) -> Result<(), Delive
     let Some(evidence) = seeking.await.expect("reading events does not panic")? else {
         // In its place would go one that can be offered, and what lies before it is pruned.
         tracing::info!(%commit, "a snapshot is not kept: it could not be offered to other hosts");
-        let removals = delivery.records.chunk_removals(commit)?;
+        let removals = delivery.records.chunk_removals(SnapshotKey::own(commit))?;
         delivery.writer.store(removals).await?;
         return Ok(());
     };
-    let evidence = snapshots::evidence_change(commit, &evidence);
-    delivery.writer.store(vec![snapshots::head_change(&head), evidence]).await?;
-    let oldest = delivery.snapshots.add(head);
+    let kept = Kept { head, source: Source::Own };
+    delivery.writer.store(snapshots::whole_changes(&kept, &evidence).into()).await?;
+    let oldest = delivery.snapshots.add(kept);
     tracing::info!(%commit, bytes, "a snapshot of the judged state is kept");
     loop {
         let removals = delivery.records.snapshot_removals(oldest)?;
@@ -161,53 +162,73 @@ async fn keep(delivery: &Arc<Delivery>, head: SnapshotHead) -> Result<(), Delive
     retention::prune(delivery).await
 }
 
-/// Takes a snapshot away that the processor refused.
-async fn forget(delivery: &Delivery, commit: CommitIndex) -> Result<(), DeliveryError> {
-    delivery.snapshots.heads().retain(|head| head.made_after != commit);
-    delivery.writer.store(vec![snapshots::head_removal(commit)]).await?;
+/// Takes a snapshot away that is of no use.
+async fn forget(delivery: &Delivery, of: SnapshotKey) -> Result<(), DeliveryError> {
+    delivery.snapshots.whole().retain(|kept| kept.key() != of);
+    delivery.writer.store(vec![snapshots::head_removal(of)]).await?;
     Ok(())
 }
 
-/// Hands a snapshot to the processor. None when it was refused: then it is gone.
+/// What the processor was sent of a snapshot.
+enum Handed {
+    All,
+    /// Not this chunk, which is not here.
+    AllBefore(u32),
+}
+
+async fn send_chunks(
+    delivery: &Delivery,
+    sender: &mut Sender,
+    kept: &Kept,
+) -> Result<Handed, DeliveryError> {
+    let of = kept.key();
+    for number in 0..kept.head.chunks {
+        let records = delivery.records.clone();
+        let reading = tokio::task::spawn_blocking(move || records.snapshot_chunk(of, number));
+        let Some(bytes) = reading.await.expect("reading a chunk does not panic")? else {
+            return Ok(Handed::AllBefore(number));
+        };
+        let chunk = Restore::Chunk { bytes };
+        let sent = timeout(ANSWER_WAIT_MAX, sender.send(&chunk)).await;
+        sent.map_err(|_| BusError::TimedOut)??;
+    }
+    Ok(Handed::All)
+}
+
+/// Hands a snapshot to the processor. None when it was refused, or lacks a chunk: then it is gone.
 ///
 /// # Errors
 /// The processor went away, or the store cannot be read.
 pub(super) async fn hand_in(
     delivery: &Delivery,
     connection: &mut Connection,
-    head: &SnapshotHead,
+    kept: &Kept,
 ) -> Result<Option<Opened>, DeliveryError> {
-    let (commit, chunks) = (head.made_after, head.chunks);
+    let (commit, chunks) = (kept.head.made_after, kept.head.chunks);
     tracing::info!(%commit, chunks, "the processor begins from a snapshot");
-    connection.sender.send(&Restore::Head { head: head.clone() }).await?;
-    let sender = &mut connection.sender;
-    let sending = async {
-        for number in 0..chunks {
-            let records = delivery.records.clone();
-            let reading =
-                tokio::task::spawn_blocking(move || records.snapshot_chunk(commit, number));
-            let bytes = reading.await.expect("reading a chunk does not panic")?;
-            let chunk = Restore::Chunk { bytes };
-            let sent = timeout(ANSWER_WAIT_MAX, sender.send(&chunk)).await;
-            sent.map_err(|_| BusError::TimedOut)??;
-        }
-        Ok::<(), DeliveryError>(())
-    };
+    connection.sender.send(&Restore::Head { head: kept.head.clone() }).await?;
+    let sending = send_chunks(delivery, &mut connection.sender, kept);
     let answering = connection.receiver.receive::<Restored>();
     tokio::pin!(answering);
     // It may refuse before it has all chunks.
     let answer = tokio::select! {
         answer = &mut answering => answer?,
-        sent = sending => {
-            sent?;
-            timeout(ANSWER_WAIT_MAX, answering).await.map_err(|_| BusError::TimedOut)??
+        sent = sending => match sent? {
+            Handed::All => {
+                timeout(ANSWER_WAIT_MAX, answering).await.map_err(|_| BusError::TimedOut)??
+            }
+            Handed::AllBefore(number) => {
+                tracing::error!(%commit, number, "the snapshot lacks a chunk; it is not used again");
+                forget(delivery, kept.key()).await?;
+                return Ok(None);
+            }
         }
     };
     match answer {
         Restored::Done { opened } => Ok(Some(*opened)),
         Restored::Refused { why } => {
             tracing::error!(%commit, why, "the processor refuses the snapshot; it is not used again");
-            forget(delivery, commit).await?;
+            forget(delivery, kept.key()).await?;
             Ok(None)
         }
     }

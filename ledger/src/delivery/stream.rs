@@ -175,9 +175,11 @@ impl Stream {
             let next = self.epoch.next();
             if self.boundary.is_none() {
                 let records = self.delivery.records.clone();
-                let reading = tokio::task::spawn_blocking(move || records.handover(next));
+                // An epoch that this host never was in has left what was fetched of it only.
+                let reading = tokio::task::spawn_blocking(move || records.beginning_of(next));
                 let read = reading.await.expect("reading a handover does not panic");
-                self.boundary = read.map_err(|error| lost(&self.delivery, error))?;
+                let beginning = read.map_err(|error| lost(&self.delivery, error))?;
+                self.boundary = beginning.map(|beginning| beginning.handover);
             }
             let is_ahead = |handover: &Handover| handover.founding.end.index >= commit;
             if self.boundary.as_ref().is_some_and(is_ahead) {

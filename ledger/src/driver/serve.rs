@@ -16,13 +16,13 @@ use dagger_payload::id::{AuthorIndex, Epoch, EventDigest, Round};
 use dagger_payload::limits::FRAME_BYTES_MAX;
 use dagger_payload::peer::{Highest, Part, PeerMessage};
 use tokio::runtime::Handle;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit, watch};
 
 use crate::exit::{Stop, StopHandle};
-use crate::limits::{LARGE_READS_MAX, SMALL_TRANSFERS_PER_PEER_MAX};
+use crate::limits::{LARGE_READS_MAX, LARGE_READS_OF_VOTERS, SMALL_TRANSFERS_PER_PEER_MAX};
 use crate::link::Links;
 use crate::link::queue::{Gone, PeerQueue};
-use crate::link::share::Held;
+use crate::link::share::{Held, Standing};
 use crate::store::StoreError;
 use crate::store::records::{EventKey, Records};
 use crate::transfer::server;
@@ -128,19 +128,35 @@ struct Reader {
     records: Records,
     /// For what is put together from many records before a piece of it is sent.
     large: Arc<Semaphore>,
+    /// The same, for peers that vote alone.
+    large_of_voters: Arc<Semaphore>,
 }
 
 impl Reader {
     fn new(records: Records) -> Self {
-        Self { records, large: Arc::new(Semaphore::new(LARGE_READS_MAX)) }
+        let large = Arc::new(Semaphore::new(LARGE_READS_MAX - LARGE_READS_OF_VOTERS));
+        let large_of_voters = Arc::new(Semaphore::new(LARGE_READS_OF_VOTERS));
+        Self { records, large, large_of_voters }
+    }
+
+    /// Waits for the turn of a large read.
+    async fn turn(&self, of: Standing) -> SemaphorePermit<'_> {
+        let turn = match of {
+            Standing::Votes => tokio::select! {
+                turn = self.large_of_voters.acquire() => turn,
+                turn = self.large.acquire() => turn,
+            },
+            Standing::Follows => self.large.acquire().await,
+        };
+        turn.expect("nobody closes it")
     }
 
     /// Reads a part. Where a small question makes much to be read, few are answered at a time,
-    /// whoever asks.
-    async fn part(&self, part: Part) -> Result<Bytes, StoreError> {
+    /// whoever asks; but who votes does not stand behind all others.
+    async fn part(&self, part: Part, of: Standing) -> Result<Bytes, StoreError> {
         let turn = match part {
             Part::Past { .. } | Part::Frontier { .. } | Part::Handover { .. } => {
-                Some(self.large.acquire().await.expect("nobody closes it"))
+                Some(self.turn(of).await)
             }
             Part::Offer | Part::Chunk { .. } => None,
         };
@@ -186,7 +202,7 @@ async fn send_each(
 async fn send_part(reader: &Reader, queue: &PeerQueue, part: Part) -> Result<(), StoreError> {
     // The link may be gone: the peer asks again.
     if let Ok(room) = queue.room(FRAME_BYTES_MAX).await {
-        let bytes = reader.part(part).await?;
+        let bytes = reader.part(part, queue.standing()).await?;
         let _ = push(queue, PeerMessage::Part { part, bytes }, room).await;
     }
     Ok(())
@@ -259,7 +275,7 @@ impl Transfer {
         let lowest = self.above.values().min().copied().unwrap_or_default();
         if reader.read(move |records| records.lacks_above(epoch, lowest)).await? {
             let (part, mut room) = (Part::Offer, self.room(&mut newer).await?);
-            let bytes = reader.part(part).await?;
+            let bytes = reader.part(part, self.queue.standing()).await?;
             return self.send(PeerMessage::Part { part, bytes }, &mut room, &mut newer).await;
         }
         let (round, author, digest) = (lowest.next(), AuthorIndex(0), EventDigest::ZERO);
@@ -336,6 +352,7 @@ mod tests {
         ClusterId, CommitIndex, LedgerTime, MerkleRoot, Position, PrefixHash, StateRoot,
     };
     use dagger_payload::key::Signature;
+    use futures_util::FutureExt;
     use tokio::runtime::Builder;
     use tokio::time::timeout;
 
@@ -343,7 +360,7 @@ mod tests {
     use crate::exit;
     use crate::limits::STORED_FRAMES_MAX;
     use crate::link::queue::{Outgoing, queue};
-    use crate::link::share::{Share, Standing};
+    use crate::link::share::Share;
     use crate::store::Store;
     use crate::store::memory::MemoryStore;
     use crate::store::pool::Pool;
@@ -397,6 +414,16 @@ mod tests {
                 return frames;
             }
         }
+    }
+
+    #[tokio::test]
+    async fn who_votes_does_not_wait_for_the_large_reads_of_peers_without_a_vote() {
+        let reader = Reader::new(stored());
+        let held = reader.turn(Standing::Follows).await;
+        assert!(reader.turn(Standing::Follows).now_or_never().is_none(), "all of theirs is taken");
+        assert!(reader.turn(Standing::Votes).now_or_never().is_some());
+        drop(held);
+        assert!(reader.turn(Standing::Follows).now_or_never().is_some());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::share::{Held, Queued, Share};
+use super::share::{Held, Queued, Share, Standing};
 use crate::limits::{PEER_QUEUE_FRAMES_MAX, STORED_FRAMES_MAX};
 
 /// The filling end.
@@ -63,6 +63,11 @@ impl PeerQueue {
         self.bytes.load(Ordering::Relaxed).saturating_add(bytes) <= self.share.queue_bytes_max() / 2
     }
 
+    /// Of which kind the peer is now.
+    pub fn standing(&self) -> Standing {
+        self.share.standing()
+    }
+
     /// Waits for room in the second lane for what is about to be read from the store.
     ///
     /// # Errors
@@ -101,7 +106,6 @@ impl Outgoing {
 
 #[cfg(test)]
 mod tests {
-    use super::super::share::Standing;
     use super::*;
     use crate::limits::QUEUES_OF_VOTERS_BYTES_MAX;
 

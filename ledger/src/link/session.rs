@@ -7,6 +7,7 @@
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dagger_payload::peer::{PEER_VERSION, PeerMessage};
@@ -183,7 +184,7 @@ where
     // has ended.
     let place = peer.take_place(filling, given_up.clone()).await?;
     tracing::info!(peer = %shared.name(author), "linked");
-    let sending = tokio::spawn(send_all(writer, emptying, given_up.clone()));
+    let sending = tokio::spawn(send_all(writer, emptying, given_up.clone(), SEND_WAIT_MAX));
     let received = tokio::select! {
         () = given_up.cancelled() => Err(LinkError::GivenUp),
         received = async {
@@ -221,27 +222,31 @@ async fn receive_all<R: AsyncRead + Unpin>(
     }
 }
 
+/// Each step writes what was fed before it: hardly more than one frame.
+async fn in_time(
+    wait_max: Duration,
+    step: impl Future<Output = io::Result<()>>,
+) -> Result<(), LinkError> {
+    let taken = timeout(wait_max, step).await;
+    taken.map_err(|_| LinkError::SendTimedOut)?.map_err(LinkError::from)
+}
+
 async fn send_all<W: AsyncWrite + Unpin>(
     mut writer: FrameWriter<W>,
     mut outgoing: Outgoing,
     given_up: CancellationToken,
+    wait_max: Duration,
 ) -> Result<(), LinkError> {
     let sending = async {
         while let Some(frame) = outgoing.next().await {
-            let flushing = async {
-                writer.feed(frame).await?;
-                for _ in 0..SEND_FRAMES_PER_FLUSH {
-                    let Some(frame) = outgoing.next_now() else {
-                        break;
-                    };
-                    writer.feed(frame).await?;
-                }
-                SinkExt::<Bytes>::flush(&mut writer).await
-            };
-            match timeout(SEND_WAIT_MAX, flushing).await {
-                Ok(sent) => sent?,
-                Err(_) => return Err(LinkError::SendTimedOut),
+            in_time(wait_max, writer.feed(frame)).await?;
+            for _ in 0..SEND_FRAMES_PER_FLUSH {
+                let Some(frame) = outgoing.next_now() else {
+                    break;
+                };
+                in_time(wait_max, writer.feed(frame)).await?;
             }
+            in_time(wait_max, SinkExt::<Bytes>::flush(&mut writer)).await?;
         }
         Ok(())
     };
@@ -251,4 +256,48 @@ async fn send_all<W: AsyncWrite + Unpin>(
     };
     given_up.cancel();
     sent
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, duplex};
+    use tokio::time::sleep;
+
+    use super::super::share::{Share, Standing};
+    use super::*;
+
+    const FRAMES: u32 = 8;
+    const WAIT_MAX: Duration = Duration::from_secs(2);
+
+    /// Sends some frames to a peer that rests before it reads each of them; how many it got.
+    async fn frames_taken(rest: Duration) -> (u32, Result<(), LinkError>) {
+        let (ours, mut theirs) = duplex(16 * 1024);
+        let (filling, outgoing) = queue(Arc::new(Share::of(Standing::Votes, 1)));
+        let frame = Bytes::from(vec![7; 64 * 1024]);
+        for _ in 0..FRAMES {
+            filling.push(frame.clone()).expect("there is room");
+        }
+        drop(filling);
+        let (_, writing) = split(ours);
+        let given_up = CancellationToken::new();
+        let sending = tokio::spawn(send_all(frames::writer(writing), outgoing, given_up, WAIT_MAX));
+        let (mut taken, mut bytes) = (0, vec![0; frame.len() + 4]);
+        while taken < FRAMES && !sending.is_finished() {
+            sleep(rest).await;
+            if theirs.read_exact(&mut bytes).await.is_err() {
+                break;
+            }
+            taken += 1;
+        }
+        (taken, sending.await.expect("does not panic"))
+    }
+
+    #[tokio::test]
+    async fn a_slow_peer_that_takes_each_frame_in_time_keeps_its_link_and_another_loses_it() {
+        let (taken, sent) = frames_taken(WAIT_MAX / 4).await;
+        assert!(sent.is_ok(), "{sent:?}");
+        assert_eq!(taken, FRAMES);
+        let (_, sent) = frames_taken(WAIT_MAX * 2).await;
+        assert!(matches!(sent, Err(LinkError::SendTimedOut)), "{sent:?}");
+    }
 }

@@ -86,6 +86,11 @@ impl Share {
         self.queue_bytes_max.store(queue_bytes_max(standing, peers), Ordering::Relaxed);
     }
 
+    /// Of which kind the peer is now.
+    pub(super) fn standing(&self) -> Standing {
+        if self.votes.load(Ordering::Relaxed) { Standing::Votes } else { Standing::Follows }
+    }
+
     /// What its queue may hold now.
     pub(super) fn queue_bytes_max(&self) -> usize {
         self.queue_bytes_max.load(Ordering::Relaxed)
@@ -93,7 +98,7 @@ impl Share {
 
     /// What it shares with others, if it has no vote.
     fn others(&self) -> Option<&Others> {
-        if self.votes.load(Ordering::Relaxed) { None } else { Some(&self.others) }
+        (self.standing() == Standing::Follows).then_some(&*self.others)
     }
 
     /// Counts so many bytes of a queue; none where there is no room for them.

@@ -16,10 +16,10 @@ use dagger_payload::snapshot::SnapshotOffer;
 use super::pool::Pool;
 use super::pruning::{Pruned, pruned_change};
 use super::records::{
-    EventKey, OWN_LAST_KEY, Records, highest_key, index_key, judged_change, open_encoded,
-    put_encoded,
+    EventKey, OWN_LAST_KEY, Records, handover_change, highest_key, index_key, judged_change,
+    open_encoded, put_encoded,
 };
-use super::snapshots::{evidence_change, head_change};
+use super::snapshots::{Kept, Source, whole_changes};
 use super::{Change, Direction, StoreError, Table};
 use crate::driver::start::{FIRST_EPOCH, recent_commits};
 
@@ -146,9 +146,9 @@ impl Records {
         let left = self.left_behind(me, frontier)?;
         let mut changes = self.frontier_changes(frontier)?;
         changes.extend(left.iter().map(|payload| pool.entry(&payload.digest(), payload)));
+        let kept = Kept { head: head.clone(), source: Source::Fetched };
+        changes.extend(whole_changes(&kept, &offer.evidence));
         changes.extend([
-            head_change(head),
-            evidence_change(head.made_after, &offer.evidence),
             judged_change(end),
             began_change(end.index),
             pruned_change(&lacking.max(self.pruned()?)),
@@ -165,8 +165,7 @@ impl Records {
             .collect();
         let known = self.last_handover()?.map(|known| known.epoch);
         if let Some(handover) = frontier.handover.as_ref().filter(|new| Some(new.epoch) > known) {
-            let key = handover.epoch.0.to_be_bytes().to_vec();
-            changes.push(put_encoded(Table::Handovers, key, handover));
+            changes.push(handover_change(handover));
             changes.push(Change::Delete { table: Table::Meta, key: OWN_LAST_KEY.to_vec() });
             let left = self.epoch()?;
             for highest in self.highest()? {

@@ -262,8 +262,7 @@ impl Recorder {
 
     /// A new epoch begins without events.
     fn handover_changes(&mut self, handover: &Handover, changes: &mut Vec<Change>) {
-        let key = handover.epoch.0.to_be_bytes().to_vec();
-        changes.push(put_encoded(Table::Handovers, key, handover));
+        changes.push(handover_change(handover));
         changes.push(Change::Delete { table: Table::Meta, key: OWN_LAST_KEY.to_vec() });
         for (epoch, author) in std::mem::take(&mut self.highest).into_keys() {
             changes.push(Change::Delete { table: Table::Highest, key: highest_key(epoch, author) });
@@ -294,6 +293,11 @@ pub(super) fn highest_key(epoch: Epoch, author: AuthorIndex) -> Vec<u8> {
 
 fn fork_key(author: AuthorIndex, round: Round) -> Vec<u8> {
     [&author.0.to_be_bytes()[..], &round.0.to_be_bytes()].concat()
+}
+
+/// Keeps the certificate with which an epoch began.
+pub fn handover_change(handover: &Handover) -> Change {
+    put_encoded(Table::Handovers, handover.epoch.0.to_be_bytes().to_vec(), handover)
 }
 
 /// Keeps what the store is for.

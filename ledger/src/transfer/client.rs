@@ -31,6 +31,7 @@ use crate::limits::{
     SNAPSHOT_WRITE_BYTES, TRANSFER_REST, frontier_bytes_max,
 };
 use crate::link::Links;
+use crate::store::snapshots::SnapshotKey;
 use crate::store::{Change, StoreError, chain, past, snapshots};
 
 /// Why a transfer ended early.
@@ -206,12 +207,16 @@ impl Client {
         let name = self.name(peer);
         let (commit, bytes) = (head.end.index, head.bytes);
         tracing::info!(%name, %commit, bytes, "a peer's snapshot is fetched");
-        let frontier = self.frontier_of(peer, &head).await?;
+        let mut frontier = self.frontier_of(peer, &head).await?;
         let walked = self.walk(peer, frontier.epoch(FIRST_EPOCH)).await?;
         if !same_beginning(frontier.handover.as_ref(), walked.began.as_ref()) {
             return Err(TransferError::OtherEpoch);
         }
-        let Walked { of_commit, newest, .. } = walked;
+        let Walked { of_commit, began, newest } = walked;
+        // Nobody has checked the headers that the peer shows, and others name none.
+        if let (Some(claimed), Some(checked)) = (&mut frontier.handover, began) {
+            claimed.headers = checked.headers;
+        }
         let read = |signed: &SignedHeader| {
             let read = signed.verify(|author| of_commit.key(author));
             read.ok().map(|(header, _)| header)
@@ -440,7 +445,8 @@ impl Client {
                 match self.chunk(peer, head.made_after, number).await {
                     Ok(Some(chunk)) => {
                         bytes += chunk.len();
-                        changes.push(snapshots::chunk_change(head.made_after, number, &chunk));
+                        let of = SnapshotKey::fetched(head.made_after);
+                        changes.push(snapshots::chunk_change(of, number, &chunk));
                     }
                     Ok(None) => {}
                     Err(error) => {
@@ -462,7 +468,8 @@ impl Client {
         made_after: CommitIndex,
         number: u32,
     ) -> Result<Option<Bytes>, TransferError> {
-        if self.delivery.records.snapshot_chunk_here(made_after, number)?.is_some() {
+        let of = SnapshotKey::fetched(made_after);
+        if self.delivery.records.snapshot_chunk(of, number)?.is_some() {
             return Ok(None);
         }
         let chunk = self.ask(peer, Part::Chunk { made_after, number }).await?;
@@ -532,12 +539,13 @@ impl Client {
         }
     }
 
-    /// Takes away all that was fetched: who sent one false part is believed in none. What the own
-    /// judge has made since stays.
+    /// Takes away all that was fetched: who sent one false part is believed in none. What counts
+    /// already stays.
     async fn forget(&self, head: &SnapshotHead) -> Result<(), TransferError> {
         let records = &self.delivery.records;
-        if records.snapshots()?.iter().all(|own| own.made_after != head.made_after) {
-            let changes = records.chunk_removals(head.made_after)?;
+        let of = SnapshotKey::fetched(head.made_after);
+        if records.snapshots()?.iter().all(|kept| kept.key() != of) {
+            let changes = records.chunk_removals(of)?;
             self.delivery.writer.store(changes).await?;
         }
         loop {
@@ -560,9 +568,10 @@ struct Walked {
     newest: Walk,
 }
 
-/// Whether both say the same of how an epoch began; which headers they show is their own business.
+/// Whether both say the same of how an epoch began, as far as its certificate goes: ledger time is
+/// under no signature, and that of the walk is one peer's word for ever. The frontier's is agreed on.
 fn same_beginning(one: Option<&Handover>, other: Option<&Handover>) -> bool {
-    let said = |handover: &Handover| (handover.epoch, handover.committee, handover.founding);
+    let said = |handover: &Handover| (handover.epoch, handover.committee, handover.founding.end);
     one.map(said) == other.map(said)
 }
 

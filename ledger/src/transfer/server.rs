@@ -25,7 +25,7 @@ pub fn part(records: &Records, part: Part) -> Result<Bytes, StoreError> {
             let frontier = records.frontier(commit)?;
             frontier.map(|frontier| piece(&codec::encode(&frontier).into(), offset))
         }
-        Part::Chunk { made_after, number } => records.snapshot_chunk_here(made_after, number)?,
+        Part::Chunk { made_after, number } => records.offered_chunk(made_after, number)?,
         Part::Past { after, through, offset } => Some(past(records, (after, through), offset)?),
         Part::Handover { epoch, offset } => {
             let beginning = records.beginning_of(epoch)?;

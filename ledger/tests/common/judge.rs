@@ -24,6 +24,7 @@ use dagger_payload::id::{
     Position, ProtocolVersion,
 };
 use dagger_payload::key::{Domain, SecretKey};
+use dagger_payload::object::Effect;
 use dagger_payload::proof::JudgedProof;
 use dagger_payload::refusal::{Refusal, RefusalCode};
 use dagger_payload::release::{
@@ -169,11 +170,14 @@ impl Life {
         let before = self.roster.clone();
         for (position, ordered) in (commit.first_position.0..).zip(&commit.payloads) {
             let digest = ordered.payload.digest();
+            let mut effects = Vec::new();
             let verdict = if self.seen.insert(digest) {
                 self.seen_hash = hash_after(self.seen_hash, &digest);
                 self.seen_hash[0] ^= self.salt;
-                self.change_members(&ordered.payload.bytes, commit.index);
-                self.change_seats(&ordered.payload.bytes);
+                let members = self.change_members(&ordered.payload.bytes, commit.index);
+                effects.extend(members.map(|members| Effect::Epoch(Box::new(members))));
+                let seats = self.change_seats(&ordered.payload.bytes).into_iter();
+                effects.extend(seats.map(|seat| Effect::Seat(Box::new(seat))));
                 Verdict::Accepted
             } else {
                 Verdict::Refused(Refusal::new(RefusalCode::Duplicate, "seen"))
@@ -183,7 +187,7 @@ impl Life {
                 digest,
                 ordered: ordered.clone(),
                 verdict,
-                effects: vec![],
+                effects,
             });
         }
         if !releases.is_empty() {
@@ -269,7 +273,7 @@ impl Life {
 
     /// The payload `members 0 2 3` names who votes in the next epoch, `protocol 2` the version of
     /// the rules that counts from then on.
-    fn change_members(&mut self, payload: &[u8], decided: CommitIndex) {
+    fn change_members(&mut self, payload: &[u8], decided: CommitIndex) -> Option<EpochMembers> {
         let text = String::from_utf8_lossy(payload);
         let present = *self.epochs.last_key_value().expect("the first one").1;
         let (committee, protocol) = if let Some(members) = text.strip_prefix("members ") {
@@ -279,21 +283,23 @@ impl Life {
         } else if let Some(version) = text.strip_prefix("protocol ") {
             (present.committee, ProtocolVersion(version.parse().expect("a version")))
         } else {
-            return;
+            return None;
         };
         if self.epoch_end.is_some() {
-            return;
+            return None;
         }
         let last = CommitIndex(decided.0 + HANDOVER_DISTANCE_COMMITS);
         self.epoch_end = Some(EpochEnd { last, committee });
         let (epoch, begins_after) = (present.epoch.next(), last);
-        self.epochs.insert(epoch, EpochMembers { epoch, committee, begins_after, protocol });
+        let members = EpochMembers { epoch, committee, begins_after, protocol };
+        self.epochs.insert(epoch, members);
+        Some(members)
     }
 
     /// `seat 4 SEED ADDRESS` gives the next seat to a new host, `rotate 5 SEED FROM` to the host of
     /// another seat, which it leaves; `leave 3` empties one; `move 2 ADDRESS` says where its host
     /// listens now.
-    fn change_seats(&mut self, payload: &[u8]) {
+    fn change_seats(&mut self, payload: &[u8]) -> Vec<Seat> {
         let text = String::from_utf8_lossy(payload);
         let words: Vec<&str> = text.split(' ').collect();
         let number = |word: &str| word.parse::<u16>().expect("a number");
@@ -321,9 +327,10 @@ impl Life {
             }
             _ => Vec::new(),
         };
-        for seat in new {
-            self.roster.put(&seat).expect("in order");
+        for seat in &new {
+            self.roster.put(seat).expect("in order");
         }
+        new
     }
 
     /// The last commit end that changed anything.

@@ -5,12 +5,14 @@
 pub mod judge;
 pub mod peer;
 pub mod tree;
+pub mod voters;
 
 use std::net::{SocketAddr, TcpListener};
 use std::ops::Deref;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dagger_bus::Connection;
@@ -21,15 +23,16 @@ use dagger_bus::ledger::{
 use dagger_payload::event::CommitEnd;
 use dagger_payload::genesis::{Genesis, GenesisHost, GenesisMode, GenesisOperator};
 use dagger_payload::id::{AuthorIndex, ClusterId, CommitIndex, PayloadDigest, Position};
-use dagger_payload::key::{PublicKey, SecretKey, Signature};
+use dagger_payload::key::{SecretKey, Signature};
 use dagger_payload::payload::{SignatureKind, SignedPayload};
-use dagger_payload::release::QuorumEvidence;
+use dagger_payload::release::CommitRelease;
 use dagger_payload::roster::Roster;
 use dagger_payload::sshsig::{self, Namespace};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep, timeout};
 
 use judge::TestJudge;
+use voters::Voters;
 
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -50,8 +53,6 @@ pub struct Cluster {
     pub genesis: Genesis,
     pub id: ClusterId,
     pub hosts: Vec<Host>,
-    /// Seeds of the keys of later seats, by number.
-    pub later: std::collections::BTreeMap<u16, u8>,
 }
 
 /// Where a host belongs.
@@ -73,6 +74,7 @@ pub struct Host {
 pub struct Door {
     pub directory: PathBuf,
     cluster: ClusterId,
+    genesis: Arc<Genesis>,
 }
 
 impl Deref for Host {
@@ -138,7 +140,7 @@ impl Cluster {
         let founder = |index| Founded { directory: directory.path(), id, genesis: &genesis, index };
         let hosts =
             (0..count).map(|index| Host::prepare(&founder(index), index + 10, "")).collect();
-        Self { directory, genesis, id, hosts, later: std::collections::BTreeMap::new() }
+        Self { directory, genesis, id, hosts }
     }
 
     /// A host from outside the genesis, whose seat a member knows already; its judge runs, its
@@ -152,13 +154,6 @@ impl Cluster {
         let host = Host::prepare(&founded, seed, "roster = \"roster.json\"");
         host.write_roster(&roster);
         self.hosts.push(host);
-        self.later.insert(seat, seed);
-    }
-
-    /// The key of a seat.
-    pub fn key_of(&self, author: AuthorIndex) -> Option<PublicKey> {
-        let founder = self.genesis.host(author).map(|host| host.ledger_key.clone());
-        founder.or_else(|| self.later.get(&author.0).map(|seed| key(*seed).public_key()))
     }
 
     /// Founds a cluster and starts all of its ledgers.
@@ -184,8 +179,6 @@ impl Cluster {
         for host in self.hosts.iter().filter(|host| host.process.is_some()) {
             let mut stream = host.stream(0).await;
             stream.until_attested(digests).await;
-            let evidence = stream.seen.evidence.clone().expect("is attested");
-            self.check_evidence(&evidence, &stream.seen.ends);
             all.push(stream.seen);
         }
         let shortest = all.iter().map(|seen| seen.ordered.len()).min().expect("some host runs");
@@ -195,24 +188,6 @@ impl Cluster {
         }
         let positions = first.ordered.iter().map(|(position, _)| position.0);
         assert!(positions.eq(1..=u64::try_from(first.ordered.len()).expect("few")), "no gap");
-    }
-
-    /// Checks that the evidence shows a quorum of members attesting `end`'s chain.
-    pub fn check_evidence(&self, evidence: &QuorumEvidence, ends: &[CommitEnd]) {
-        let seats = (0..32).map(AuthorIndex);
-        let keys: std::collections::BTreeMap<_, _> =
-            seats.filter_map(|author| Some((author, self.key_of(author)?))).collect();
-        let mut authors = std::collections::BTreeSet::new();
-        for header in &evidence.headers {
-            let (header, _) = header.verify(|author| keys.get(&author)).expect("a member's word");
-            let attested = header.attestation.newest;
-            let own = ends.iter().rfind(|end| end.index <= attested.index).expect("known");
-            assert_eq!(attested.prefix_hash, own.prefix_hash);
-            assert_eq!(attested.state_root, own.state_root);
-            authors.insert(header.author);
-        }
-        // The founders' quorum, or that of a later epoch: of three or four.
-        assert!(authors.len() >= self.genesis.committee().quorum().min(3));
     }
 }
 
@@ -237,7 +212,8 @@ impl Host {
         std::fs::write(directory.join("ledger.toml"), configuration).expect("writes");
         let (cluster, socket) = (founded.id, directory.join("processor.sock"));
         let judge = TestJudge::start(cluster, founded.genesis, &socket, index + 1);
-        let host = Self { judge, process: None, door: Door { directory, cluster } };
+        let genesis = Arc::new(founded.genesis.clone());
+        let host = Self { judge, process: None, door: Door { directory, cluster, genesis } };
         host.write_key(seed);
         host
     }
@@ -466,7 +442,10 @@ impl Door {
             }
         };
         let connection = timeout(PATIENCE, asking).await.expect("a ledger that serves");
-        Stream { connection, log: self.log_path(), seen: Seen::default() }
+        // Who comes later is not told of seats and epochs before.
+        let founding = || Voters::founding(self.cluster, &self.genesis);
+        let voters = (after == CommitIndex(0)).then(founding);
+        Stream { connection, log: self.log_path(), voters, seen: Seen::default() }
     }
 
     /// Reads from the beginning until all of this is attested, in a life that began as wanted.
@@ -500,7 +479,6 @@ pub struct Seen {
     pub ordered: Vec<(Position, PayloadDigest)>,
     pub ends: Vec<CommitEnd>,
     pub attested: CommitIndex,
-    pub evidence: Option<QuorumEvidence>,
     pub caught_up: Option<CommitIndex>,
     pub anchor: Option<CommitIndex>,
 }
@@ -516,6 +494,7 @@ impl Seen {
 pub struct Stream {
     connection: Connection,
     log: PathBuf,
+    voters: Option<Voters>,
     pub seen: Seen,
 }
 
@@ -528,40 +507,38 @@ impl Stream {
             return false;
         };
         match item {
-            StreamItem::Release { sealed } => {
-                let release = sealed.release;
-                let commit = release.end.index;
-                assert!(self.seen.ends.last().is_none_or(|last| last.index < commit));
-                let placed = release.releases.iter().map(|each| (each.position, each.digest));
-                self.seen.ordered.extend(placed);
-                self.seen.ends.push(release.end);
-                // A stream that has just ended shows so at the next item.
-                let _ = self.connection.sender.send(&Consumed { commit }).await;
-            }
-            StreamItem::Past { release } => {
-                let commit = release.end.index;
-                assert!(self.seen.ends.last().is_none_or(|last| last.index < commit));
-                let placed = release.releases.iter().map(|each| (each.position, each.digest));
-                self.seen.ordered.extend(placed);
-                self.seen.ends.push(release.end);
-                let _ = self.connection.sender.send(&Consumed { commit }).await;
-            }
+            StreamItem::Release { sealed } => self.take_release(sealed.release).await,
+            StreamItem::Past { release } => self.take_release(*release).await,
             StreamItem::Anchor { anchor } => {
                 assert_eq!(self.seen.ends.last(), Some(&anchor.anchor.end));
                 self.seen.anchor = Some(anchor.anchor.end.index);
             }
-            // Where an epoch ended its certificate comes too, and says nothing new then.
-            StreamItem::Attested { commit, evidence } if commit > self.seen.attested => {
-                self.seen.attested = commit;
-                self.seen.evidence = Some(evidence);
+            StreamItem::Attested { commit, evidence } => {
+                if let Some(voters) = &mut self.voters {
+                    voters.check(commit, &evidence, &self.seen.ends);
+                }
+                // Where an epoch ended its certificate comes too, and says nothing new then.
+                self.seen.attested = self.seen.attested.max(commit);
             }
-            StreamItem::Attested { .. } => {}
             StreamItem::CaughtUp { commit } => {
                 assert_eq!(self.seen.caught_up, None);
                 self.seen.caught_up = Some(commit);
             }
         }
         true
+    }
+
+    async fn take_release(&mut self, release: CommitRelease) {
+        let commit = release.end.index;
+        assert!(self.seen.ends.last().is_none_or(|last| last.index < commit));
+        let placed = release.releases.iter().map(|each| (each.position, each.digest));
+        self.seen.ordered.extend(placed);
+        self.seen.ends.push(release.end);
+        if let Some(voters) = &mut self.voters {
+            voters.learn(&release);
+        }
+        // A stream that has just ended shows so at the next item.
+        let _ = self.connection.sender.send(&Consumed { commit }).await;
     }
 
     /// Takes in items until `wanted`.
