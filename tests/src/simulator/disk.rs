@@ -14,7 +14,7 @@ use dagger_ledger::store::memory::MemoryStore;
 use dagger_ledger::store::pool::Pool;
 use dagger_ledger::store::pruning::{Pruned, pruned_change};
 use dagger_ledger::store::records::{EventKey, InstanceId, Recorder, Records};
-use dagger_ledger::store::snapshots::{evidence_change, head_change};
+use dagger_ledger::store::snapshots::{Kept, Source, whole_changes};
 use dagger_ledger::store::witness::{SLOT_BYTES, Signed, Testimony, newest_of, to_slot};
 use dagger_ledger::store::{Change, Store};
 use dagger_ledger_core::Frontier;
@@ -291,7 +291,9 @@ impl Disk {
         judge: Judge,
         kept_max: usize,
     ) {
-        let changes = [head_change(head), evidence_change(head.made_after, evidence)];
+        // Whose it is makes no difference here: none has chunks.
+        let kept = Kept { head: head.clone(), source: Source::Own };
+        let changes = whole_changes(&kept, evidence);
         self.store.commit(&changes).expect("memory has room");
         self.durable.snapshots.insert(head.made_after, judge);
         self.forget_snapshots(kept_max);

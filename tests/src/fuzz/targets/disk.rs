@@ -65,6 +65,7 @@ fn changes(world: &World) -> Vec<Change> {
     let began = [Record::Handover { handover, memory: Memory::Agrees }];
     changes.extend(Recorder::new(author, (Epoch(0), &[]), Pool::default()).changes_of(&began).0);
     let (head, chunks) = &world.snapshot;
+    let kept = snapshots::Kept { head: head.clone(), source: snapshots::Source::Own };
     let digest = world.lived[0].digest();
     let through = Released { seal_key: key(9).public_key(), through: commit };
     changes.extend([
@@ -74,11 +75,10 @@ fn changes(world: &World) -> Vec<Change> {
         records::released_change(&through),
         records::ordered_change(&digest, &OrderedAt { position, commit }),
         records::placed_change(commit),
-        snapshots::chunk_change(head.made_after, 0, &Bytes::from(chunks[0].clone())),
-        snapshots::head_change(head),
-        snapshots::evidence_change(head.made_after, &world.evidence()),
+        snapshots::chunk_change(kept.key(), 0, &Bytes::from(chunks[0].clone())),
         pruned_change(&Pruned { epoch: Epoch(0), round: Round(3) }),
     ]);
+    changes.extend(snapshots::whole_changes(&kept, &world.evidence()));
     changes.extend(world.releases.iter().map(records::release_change));
     changes
 }
