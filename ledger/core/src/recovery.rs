@@ -195,6 +195,15 @@ impl Recovery {
         self.end_is_ahead.len() >= self.committee.quorum().min(others)
     }
 
+    /// This host may sign above `floor`. Who begins with the cluster has forgotten nothing: nobody
+    /// has come to any round.
+    fn come_to_know(&mut self, floor: Round) {
+        self.state = State::Over;
+        if self.beginning == Beginning::Founding && floor.0 == 0 {
+            self.memory = Memory::Agrees;
+        }
+    }
+
     /// When a host without a vote asks again, while it may have forgotten something.
     pub(crate) fn wakes_follower_at(&self) -> Option<Moment> {
         (!self.is_over()).then_some(self.ask_at)
@@ -342,7 +351,7 @@ impl Core {
         if let Some(floor) = floor {
             // Own events that only peers had must be here before anything is built on them.
             if own_highest >= self.recovery.own_seen {
-                self.recovery.state = State::Over;
+                self.recovery.come_to_know(floor);
                 self.recovery.shown.clear();
                 self.recovery.groundless.clear();
                 let newest = self.graph.highest_below(me, Round(u64::MAX));
@@ -549,24 +558,26 @@ mod tests {
     #[test]
     fn a_member_that_forgot_while_an_epoch_may_have_ended_asks_again_in_the_next() {
         let vote = (Committee::new(4).expect("four may vote"), Beginning::Founding);
-        let next = |memory, last| {
+        let next = |memory, rounds: Round, last| {
             let mut recovery = Recovery::new(vote, AuthorIndex(0), memory, 0);
             recovery.nonce = 1;
             for (peer, end) in [(1, EndOfEpoch::Ahead), (2, EndOfEpoch::Ahead), (3, last)] {
-                let answer = RecoveryAnswer { end, ..ahead(1, 0, 0) };
+                let answer = RecoveryAnswer { end, ..ahead(1, 0, rounds.0) };
                 recovery.answered(AuthorIndex(peer), answer);
             }
-            assert_eq!(recovery.floor(Round(0), Round(0), Round(0)), Some(Round(0)));
-            recovery.state = State::Over;
+            let floor = recovery.floor(Round(0), Round(0), rounds).expect("all have answered");
+            recovery.come_to_know(floor);
             let next = recovery.in_next_epoch(vote.0, AuthorIndex(0), Moment(0));
             (next.is_over(), next.memory())
         };
         // With a liar's word the third one may have ended the epoch with an earlier life of this
         // host, which then signed in the next.
         let (open, sure) = ((false, Memory::Doubtful), (true, Memory::Agrees));
-        assert_eq!(next(Memory::Doubtful, EndOfEpoch::MayHaveCome), open);
-        assert_eq!(next(Memory::Doubtful, EndOfEpoch::Ahead), sure);
-        assert_eq!(next(Memory::Agrees, EndOfEpoch::MayHaveCome), sure);
+        assert_eq!(next(Memory::Doubtful, Round(9), EndOfEpoch::MayHaveCome), open);
+        assert_eq!(next(Memory::Doubtful, Round(9), EndOfEpoch::Ahead), sure);
+        assert_eq!(next(Memory::Agrees, Round(9), EndOfEpoch::MayHaveCome), sure);
+        // Who begins with all others has none.
+        assert_eq!(next(Memory::Doubtful, Round(0), EndOfEpoch::MayHaveCome), sure);
     }
 
     #[test]
