@@ -12,6 +12,7 @@ use dagger_payload::id::ClusterId;
 use dagger_payload::key::SecretKey;
 use dagger_payload::limits::SESSION_LIFE_MS_MAX;
 use dagger_payload::session::SessionDocument;
+use futures_util::FutureExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -144,8 +145,8 @@ fn start(
         seal: seal.clone(),
         state: stream_sender,
     };
-    let host = configuration.host.id;
-    let teller = OrderTeller::new(host, model.clone(), order_sender, mark_file, mark);
+    let here = configuration.host.id;
+    let teller = OrderTeller::new(here, model.clone(), order_sender, mark_file, mark);
     let key = Arc::new(configuration.key);
     let submitter = Submitter {
         cluster,
@@ -183,8 +184,7 @@ fn start(
     parts.spawn(infallible("reports", submitter.run(reports, stop.clone())));
     let serve = api::serve(api_parts, configuration_api, listeners, stop.clone());
     parts.spawn(infallible("api", serve));
-    let tell = teller.run(stop.clone());
-    parts.spawn(async move { ("orders", tell.await.map_err(Broken::State)) });
+    parts.spawn(teller.run(stop.clone()).map(|told| ("orders", told.map_err(Broken::State))));
     let requests = Requests { consoles: console_requests, local_stops };
     let work = machines::run(machines, orders, report_sender, board, requests, stop.clone());
     parts.spawn(async move { ("machines", work.await.map_err(Broken::Machines)) });

@@ -1,10 +1,13 @@
 //! The units, installed into a Debian machine and run by its systemd.
 //!
 //! Setting: a minimal Debian 12 tree, `make install` into it, systemd as PID 1 in a container, a
-//! cluster of this one host, libvirt's daemon with QEMU, its test driver, or the program that behaves
-//! like Cloud Hypervisor. Pinned: the units start in order with their sockets, keys and directories, a VM is
-//! made through all of them, they come back by themselves after a reboot, the walls around each
-//! daemon hold from inside, and Cloud Hypervisor's machines are units of their own.
+//! cluster of this one host, libvirt's daemon with QEMU, its test driver, or the program that
+//! behaves like Cloud Hypervisor. Pinned: the units start in order with their sockets, keys and
+//! directories, a VM is made through all of them, they come back by themselves after a reboot, the
+//! walls around each daemon hold from inside, and Cloud Hypervisor's machines are units of their
+//! own.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 #[path = "shared/program_under_test.rs"]
 #[allow(dead_code, reason = "here the units start the program, not the backend")]

@@ -123,8 +123,7 @@ impl Agent {
         let (order_sender, orders) = mpsc::channel(64);
         let (reports, report_receiver) = mpsc::channel(64);
         let (client, client_work) = LedgerClient::new(at("ledger"), world.cluster, stop.clone());
-        let metrics = Arc::new(Metrics::new());
-        let board = SightBoard::default();
+        let (metrics, board) = (Arc::new(Metrics::new()), SightBoard::default());
         tokio::spawn(seal::keep(at("seal"), world.cluster, seal_sender, stop.clone()));
         tokio::spawn(client_work);
         let follower = Follower {

@@ -3,6 +3,8 @@
 //! Setting: the program itself, a socket as its standard input. Pinned: what it answers and what
 //! lies beside the answer; where help, version and complaints go, and the exit codes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::fs::File;
 use std::io::{IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;

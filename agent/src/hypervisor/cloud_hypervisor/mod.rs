@@ -8,6 +8,7 @@
 
 mod api;
 mod attached;
+mod ends;
 mod events;
 mod limits;
 mod place;
@@ -35,8 +36,8 @@ use serde::{Deserialize, Serialize};
 use self::api::{Api, ApiError};
 use self::attached::Attached;
 use self::limits::{
-    ASK_WAIT_MAX, ASKED_TOGETHER_MAX, CHANGE_WAIT_MAX, END_WAIT_MAX, SERVE_LOOK_EVERY,
-    SERVE_WAIT_MAX, SOCKET_PATH_BYTES_MAX,
+    ASK_WAIT_MAX, ASKED_TOGETHER_MAX, CHANGE_WAIT_MAX, SERVE_LOOK_EVERY, SERVE_WAIT_MAX,
+    SOCKET_PATH_BYTES_MAX,
 };
 use self::place::{Definition, Place};
 use self::program::{find_landlock, release};
@@ -240,41 +241,6 @@ impl CloudHypervisor {
     fn existing(&self, vm: VmId) -> Result<(Power, Tags, Process), HypervisorError> {
         self.ours(vm)?
             .ok_or_else(|| HypervisorError::Failed("the machine is not defined".to_owned()))
-    }
-
-    /// Ends the process: told first, so that disks are closed in order, then killed.
-    fn end(&self, vm: VmId) -> Result<(), HypervisorError> {
-        let place = self.place(vm);
-        match listener(&place.api()) {
-            Ok(Listener::Process(process)) => {
-                // It may go before its answer is out, and some releases hang here while a guest is
-                // paused.
-                let _ = Api::new(&place.api()).put("vmm.shutdown", ASK_WAIT_MAX);
-                let _ = wait_end(&process, END_WAIT_MAX);
-            }
-            Ok(Listener::Nobody | Listener::Unreachable) => {}
-            // Whoever that is, systemd kills its own unit's process and no other.
-            Err(_) if self.supervision == Supervision::Systemd => {}
-            Err(error) => return Err(failed(&error)),
-        }
-        let killed = self.supervisor.kill(vm, &place);
-        let ended = killed.and_then(|()| place.unplug()).and_then(|()| self.attached(vm).clear());
-        ended.map_err(|error| failed(&error))
-    }
-
-    /// Sees that nothing of a machine that is off is left: what it had may be another's from now
-    /// on. That it is off is what its process says, or that nobody listens at its socket; both are
-    /// up to that process, which its guest may have taken over, so it is ended where one may live.
-    fn take_off(&self, vm: VmId, process: &Process) -> Result<(), HypervisorError> {
-        match process {
-            Process::Guest(_) | Process::Silent => Ok(()),
-            Process::Idle => self.end(vm),
-            Process::Gone => match self.supervisor.may_live(vm) {
-                Ok(true) => self.end(vm),
-                Ok(false) => self.attached(vm).clear().map_err(|error| failed(&error)),
-                Err(error) => Err(unavailable(&error)),
-            },
-        }
     }
 
     /// Starts a process and waits until it serves.
