@@ -314,7 +314,7 @@ mod tests {
         let removals = records.snapshot_removals(CommitIndex(9)).expect("reads");
         assert_eq!(removals.len(), 4);
         store.commit(&removals).expect("commits");
-        assert_eq!(records.snapshots().expect("reads"), [last.clone()]);
+        assert_eq!(records.snapshots().expect("reads"), std::slice::from_ref(&last));
         store.commit(&[head_removal(last.key())]).expect("commits");
         assert_eq!(records.snapshots().expect("reads"), []);
     }
