@@ -569,7 +569,7 @@ struct Walked {
 }
 
 /// Whether both say the same of how an epoch began, as far as its certificate goes: ledger time is
-/// under no signature, and that of the walk is one peer's word for ever. The frontier's is agreed on.
+/// under no signature, and that of the walk is one peer's word. The frontier's is agreed on.
 fn same_beginning(one: Option<&Handover>, other: Option<&Handover>) -> bool {
     let said = |handover: &Handover| (handover.epoch, handover.committee, handover.founding.end);
     one.map(said) == other.map(said)
