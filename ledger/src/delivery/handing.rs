@@ -160,10 +160,11 @@ mod tests {
         let late = AuthorIndex(u16::try_from(peers).expect("few"));
         let mut all = std::iter::from_fn(|| handed.try_recv().ok());
         assert!(all.by_ref().take(HANDED_WAITING_MAX / 2).all(|each| each.from != late));
-        // Who had places asks for more first.
+        // Who had places asks for more first, and leaves what is beyond his share.
         (0..=peers).for_each(&mut hand);
         let of_late = all.filter(|each| each.from == late).count();
-        assert!(of_late >= HANDED_WAITING_MAX / (peers + 1), "{of_late}");
+        let share = HANDED_WAITING_MAX / (peers + 1);
+        assert_eq!(of_late, HANDED_WAITING_MAX / 2 - peers / 2 * share);
     }
 
     #[test]

@@ -218,7 +218,7 @@ pub(super) async fn hand_in(
                 timeout(ANSWER_WAIT_MAX, answering).await.map_err(|_| BusError::TimedOut)??
             }
             Handed::AllBefore(number) => {
-                tracing::error!(%commit, number, "the snapshot lacks a chunk; it is not used again");
+                tracing::error!(%commit, number, "the snapshot lacks a chunk: it is forgotten");
                 forget(delivery, kept.key()).await?;
                 return Ok(None);
             }
