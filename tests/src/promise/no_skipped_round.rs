@@ -1,5 +1,6 @@
 //! No skipped round: above the collection round a host makes one event for every round, unless it
-//! lost its memory and must leave out what it may have signed.
+//! lost its memory and must leave out what it may have signed, also at the beginning of a later
+//! epoch.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,6 +15,9 @@ pub(super) struct NoSkippedRound {
     newest: BTreeMap<AuthorIndex, (Epoch, Round)>,
     /// Hosts that may leave out rounds once.
     doubtful: BTreeSet<AuthorIndex>,
+    /// Hosts that ever were: where an epoch may have ended meanwhile, they ask once more in the
+    /// next.
+    ever_doubtful: BTreeSet<AuthorIndex>,
 }
 
 impl Promise for NoSkippedRound {
@@ -25,7 +29,7 @@ impl Promise for NoSkippedRound {
         match observed {
             Observed::Restarted { memory, disk } => {
                 if *memory == Memory::Doubtful {
-                    self.doubtful.insert(host);
+                    self.forgot(host);
                 }
                 // What is stored was made before; it may leave only now.
                 let stored =
@@ -42,7 +46,8 @@ impl Promise for NoSkippedRound {
                 let own = event.header.parents.iter().find(|parent| parent.author == host);
                 let before = own.map_or(Round(0), |parent| parent.round);
                 let passed = before < disk.collection_round(epoch);
-                if before.next() != round && !passed && !self.doubtful.remove(&host) {
+                let begins = before == Round(0) && self.ever_doubtful.contains(&host);
+                if before.next() != round && !passed && !begins && !self.doubtful.remove(&host) {
                     return Err(format!("went from round {before} to {round}"));
                 }
             }
@@ -53,5 +58,6 @@ impl Promise for NoSkippedRound {
 
     fn forgot(&mut self, host: AuthorIndex) {
         self.doubtful.insert(host);
+        self.ever_doubtful.insert(host);
     }
 }
