@@ -50,7 +50,7 @@ echo "== nobody else reads state or disks"
 [[ $(stat -c %a /var/lib/dagger-storage/disks /var/lib/dagger-storage/disks/*.qcow2) == $'711\n600' ]]
 
 echo "== what a guest says is read where libvirt's daemon wrote it as root, and after it began a new file"
-id=$(ls /var/lib/dagger-storage/disks/*.qcow2 | grep -o '[0-9a-f]\{32\}' | head -1)
+id=$(daggerctl vm show web-1 --key "$keys/developer" | sed -n 's/^id *//p')
 log=/var/lib/dagger-storage/consoles/$id.log
 said() { daggerctl vm console web-1 --log --key "$keys/developer"; }
 [[ -z $(said) ]]
