@@ -24,10 +24,10 @@ Examples:
   daggerctl account key remove colleague.pub
 
 Roles: owner (everything), operate (everything but keys), read (look, and
-change nothing). One key stays owner. Only an owner's key is rotated; any other
-one an owner replaces: he adds the new key and removes the old. A request that
-was signed with an old key and gets its place in the order after the change is
-refused.";
+change nothing). One key stays owner. Only an owner's key is rotated; an
+owner replaces any other: he adds the new key and removes the old. A request
+that was signed with an old key and gets its place in the order after the
+change is refused.";
 
 /// The group's commands.
 #[derive(Subcommand)]
