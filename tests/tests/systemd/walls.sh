@@ -129,7 +129,8 @@ came_back() { [[ $(property "$1" NRestarts) == 1 && $(property "$1" ActiveState)
 wait_until 20 came_back dagger-processor.service
 kill -KILL "$(property dagger-ledger.service MainPID)"
 wait_until 20 came_back dagger-ledger.service
-wait_until 20 daggerctl account grant "$keys/agent.pub" --cpus 1 --memory 1GiB --disk 1GiB \
+ssh-keygen -q -t ed25519 -N '' -C other -f "$keys/other"
+wait_until 20 daggerctl account grant "$keys/other.pub" --cpus 1 --memory 1GiB --disk 1GiB \
   --key "$keys/operator"
 
 echo "== a stopped ledger's store is read by its own user, and goes on"
